@@ -1,0 +1,37 @@
+"""What several rooms of tests need: a configuration of its own in an empty folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vecap_tasks.config import Config, load_config
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEMO = REPOSITORY / "configs" / "demo.yaml"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty VECAP_HOME, with no service named by the environment."""
+    monkeypatch.setenv("VECAP_HOME", str(tmp_path))
+    for name in ("VECAP_DASK_ADDRESS", "VECAP_MLFLOW_URI", "VECAP_WEB_PORT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def demo_config(home: Path) -> Config:
+    """The demo's configuration, with its files in an empty folder."""
+    return load_config(DEMO)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real input that is not part of the project; tests that need it skip, by name, where it is absent."""
+    place = Path(os.environ.get("VECAP_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not place.is_dir():
+        pytest.skip(f"no real input at {place}; name its folder in VECAP_SHARED_DATA")
+    return place

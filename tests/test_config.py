@@ -1,0 +1,89 @@
+"""A configuration is read once, checked whole, and its mistakes are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import DEMO
+from vecap_tasks.config import expand, load_config
+from vecap_tasks.errors import ConfigError
+
+
+def test_the_demo_configuration_loads(home: Path) -> None:
+    config = load_config(DEMO)
+    assert config.dataset == "demo"
+    assert config.resolve(config.root) == str(home / "store")
+    assert config.resolve(config.crawl.source.paths[0], interval="2026-01-01") == str(
+        home / "web" / "warc" / "2026-01-01.warc.gz"
+    )
+
+
+def test_no_path_or_address_enters_what_is_made(home: Path) -> None:
+    identity = str(load_config(DEMO).identity())
+    assert str(home) not in identity
+    assert "127.0.0.1:" not in identity
+
+
+def test_moving_and_scaling_do_not_change_the_identity(home: Path) -> None:
+    here = load_config(DEMO)
+    there = load_config(
+        DEMO, ["root=s3://bucket/x", "dask.workers=64", "crawl.fetch.connections=500", "rewrite.vlm.device=cuda"]
+    )
+    assert here.identity() == there.identity()
+    assert here.identity() != load_config(DEMO, ["rewrite.vlm.max_new_tokens=7"]).identity()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("crawl.source.kind=ftp", r"crawl\.source.*ftp.*'warc', 'pages'"),
+        ("crawl.shard_size=0", r"crawl\.shard_size.*greater than or equal to 1, not 0"),
+        ("crawl.image.quality=high", r"crawl\.image\.quality.*valid integer.*not 'high'"),
+        ("crawl.fech.retries=1", r"crawl\.fech.*not permitted"),
+        ("root=ftp://x", r"root: stores are a folder, file:// or s3://, not ftp://"),
+        ("dataset=Über", r"dataset"),
+        ("train.arms=[alttext, best]", r"train\.arms\.1"),
+        ("quality.gate.min_accepted_share=1.5", r"min_accepted_share"),
+        ("dataset.name=x", r"dataset is a value"),
+        ("nonsense", r"key=value"),
+        ("dataset=[", r"not valid YAML"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_in_one_line(home: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(DEMO, [override])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no configuration"),
+        (b"- a\n- b\n", "holds no configuration"),
+        (b"a: [", "not valid YAML"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"dataset: x\n", "root: Field required"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(file)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*no\.yaml: No such file"):
+        load_config(tmp_path / "no.yaml")
+
+
+def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME", "value")
+    monkeypatch.delenv("NONE", raising=False)
+    assert expand("${SOME}/${NONE:-else}/${NONE:-}") == "value/else/"
+    assert expand("${NONE:-a/${SOME}/${NONE:-b}}") == "a/value/b"
+    assert expand("${SOME:-a/${NONE:-b}}") == "value"
+    with pytest.raises(ConfigError, match=r"\$\{NONE\}, which is not set"):
+        expand("${NONE}")

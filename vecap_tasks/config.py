@@ -1,0 +1,389 @@
+"""One validated configuration object for every stage, read from a YAML file.
+
+A field is either part of what is made (it changes the bytes, so it enters the fingerprint) or it only says how
+and where the work is done (addresses, paths, workers). The latter are marked `Runtime` and never enter a
+fingerprint: moving a dataset or adding workers does not make a new revision.
+
+Strings that name a place may hold `${NAME}` or `${NAME:-default}`; they are kept as written, so that no manifest
+records a machine's paths or a secret, and are expanded by `Config.resolve` at the moment of use.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+
+from vecap_tasks.errors import ConfigError
+
+
+class Runtime:
+    """Marks a field that does not change the bytes a stage makes."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown names and later changes are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that decide what is made, as plain JSON values, `Runtime` fields left out."""
+        made: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            if any(mark is Runtime or isinstance(mark, Runtime) for mark in field.metadata):
+                continue
+            value = getattr(self, name)
+            made[name] = value.identity() if isinstance(value, Section) else _plain(value)
+        return made
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.identity()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+class WarcSource(Section):
+    """Pages from WARC files; the images they name are fetched."""
+
+    kind: Literal["warc"]
+    paths: list[str] = Field(min_length=1, description="Files or globs; `{interval}` is the version's interval.")
+
+
+class PagesSource(Section):
+    """Pages fetched from a web site, starting at seed addresses and following links on the same host."""
+
+    kind: Literal["pages"]
+    seeds: list[str] = Field(min_length=1, description="Addresses of the first pages.")
+    max_pages: int = Field(1000, ge=1)
+    max_depth: int = Field(2, ge=0, description="Links to follow from a seed; 0 reads the seeds alone.")
+
+
+Source = Annotated[WarcSource | PagesSource, Field(discriminator="kind")]
+
+
+class FetchConfig(Section):
+    """How images and pages are fetched over HTTP."""
+
+    user_agent: str = "vecap/0.1 (+https://example.org/vecap-bot; bot@example.org)"
+    deadline: float = Field(30.0, gt=0, description="Seconds of wall clock for one download, retries included.")
+    max_bytes: int = Field(50_000_000, gt=0)
+    retries: int = Field(2, ge=0)
+    robots: bool = Field(True, description="Obey robots.txt (RFC 9309) and X-Robots-Tag opt-outs.")
+    allow_networks: list[str] = Field(
+        default_factory=list, description="Networks (CIDR) that may be reached although they are not public."
+    )
+    connections: Annotated[int, Runtime] = Field(64, ge=1)
+    connections_per_host: Annotated[int, Runtime] = Field(8, ge=1)
+    connect_to: Annotated[dict[str, str], Runtime] = Field(
+        default_factory=dict, description="Host pattern to `address:port`, as curl's --connect-to."
+    )
+
+    @field_validator("allow_networks")
+    @classmethod
+    def _networks(cls, networks: list[str]) -> list[str]:
+        for network in networks:
+            ip_network(network, strict=False)  # its ValueError says what is wrong
+        return networks
+
+
+class ImageConfig(Section):
+    """How a downloaded image is decoded and stored."""
+
+    size: int = Field(256, ge=16, description="Shorter side in pixels; smaller images are not enlarged.")
+    quality: int = Field(95, ge=1, le=100, description="JPEG quality.")
+    max_pixels: int = Field(100_000_000, ge=1, description="Read from the header before a byte is decoded.")
+
+
+class CrawlConfig(Section):
+    source: Source
+    fetch: FetchConfig = FetchConfig()
+    image: ImageConfig = ImageConfig()
+    shard_size: int = Field(10_000, ge=1)
+
+
+class RowRules(Section):
+    """Thresholds of the rules over single rows."""
+
+    min_side: int = Field(32, ge=1, description="Pixels of the shorter side of the image as downloaded.")
+    max_aspect: float = Field(4.0, ge=1)
+    min_alttext_chars: int = Field(3, ge=0)
+    max_alttext_chars: int = Field(1000, ge=1)
+    max_same_alttext: int = Field(100, ge=1, description="Rows that may share one AltText before it is boilerplate.")
+    require_alttext: bool = Field(
+        False, description="Refuse rows without a usable AltText instead of keeping the image."
+    )
+    languages: list[Annotated[str, Field(pattern="^[a-z]{2}$")]] = Field(
+        default_factory=list,
+        description="ISO 639-1 codes of the languages the LLM reads, told apart by script alone; empty takes all.",
+    )
+
+
+class Gate(Section):
+    """Expectations over the whole crawl; one that fails stops the version."""
+
+    min_accepted_rows: int = Field(1, ge=0)
+    min_download_share: float = Field(0.1, ge=0, le=1)
+    min_accepted_share: float = Field(0.1, ge=0, le=1)
+    max_duplicate_share: float = Field(0.9, ge=0, le=1)
+
+
+class QualityConfig(Section):
+    rows: RowRules = RowRules()
+    gate: Gate = Gate()
+    sample_rows: int = Field(2_000, ge=1, description="Rows that Great Expectations is shown.")
+    memory_limit: Annotated[str, Runtime] = "1GB"
+
+
+class ModelConfig(Section):
+    """A model that writes text: a checkpoint in a folder (or a hub's name, if the user puts one here)."""
+
+    backend: Literal["transformers"] = "transformers"
+    model: str
+    prompt: str = Field(description="Name of a file in vecap_tasks/rewrite/prompts, without its ending.")
+    max_new_tokens: int = Field(64, ge=1)
+    batch_size: int = Field(
+        32, ge=1, description="Rows per forward pass; part of the fingerprint, as rounding may follow it."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Annotated[str, Runtime] = "auto"
+    threads: Annotated[int, Runtime] = Field(1, ge=1, description="CPU threads per worker.")
+
+
+class RewriteConfig(Section):
+    vlm: ModelConfig
+    llm: ModelConfig
+    max_alttext_chars: int = Field(512, ge=16, description="Characters of an AltText that the LLM is shown.")
+    shard_size: int = Field(10_000, ge=1)
+
+
+class AssembleConfig(Section):
+    shard_size: int = Field(10_000, ge=1)
+    licence: str = Field("unknown", description="Stated in the dataset card.")
+    memory_limit: Annotated[str, Runtime] = "1GB"
+
+
+Arm = Literal["alttext", "vec", "vecap", "mixed"]
+
+
+class ClipConfig(Section):
+    """The CLIP model and how long it is trained."""
+
+    image_size: int = Field(224, ge=16)
+    patch_size: int = Field(16, ge=1)
+    vision_width: int = Field(768, ge=16)
+    vision_layers: int = Field(12, ge=1)
+    vision_heads: int = Field(12, ge=1)
+    text_width: int = Field(512, ge=16)
+    text_layers: int = Field(12, ge=1)
+    text_heads: int = Field(8, ge=1)
+    projection: int = Field(512, ge=8)
+    context: int = Field(77, ge=8, description="Text tokens, the marks of begin and end among them.")
+    tokenizer: Annotated[str, Runtime] = Field(
+        description="Folder (or a hub's name) of the tokenizer; its files' digest enters the fingerprint."
+    )
+    lowercase: bool = True
+
+
+class TrainConfig(Section):
+    """How CLIP is trained: the same for every arm. The optimiser's defaults are those of the neighbouring recipe."""
+
+    arms: list[Arm] = Field(["alttext", "vec", "vecap", "mixed"], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    mixed_p: float = Field(0.5, ge=0, le=1, description="Probability of AltText in the arm `mixed`; our choice.")
+    model: ClipConfig
+    epochs: int = Field(32, ge=1)
+    batch_size: int = Field(1024, ge=2)
+    learning_rate: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(0.2, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.98, ge=0, lt=1)
+    warmup_steps: int = Field(2000, ge=0)
+    gradient_clip: float = Field(1.0, gt=0, description="Largest norm of a step's gradient.")
+    crop_scale: float = Field(
+        1.0, gt=0, le=1, description="Smallest share of the image that a random crop may take; 1 never crops."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU.")
+    threads: int = Field(1, ge=1, description="CPU threads of a run; part of the fingerprint, as rounding follows it.")
+    checkpoint_steps: Annotated[int, Runtime] = Field(500, ge=1)
+    device: Annotated[str, Runtime] = "auto"
+    image_cache_bytes: Annotated[int, Runtime] = Field(
+        4 << 30, ge=0, description="Decoded images are kept in memory up to this size, else decoded for each batch."
+    )
+
+    @field_validator("arms", "seeds")
+    @classmethod
+    def _once(cls, values: list[Any]) -> list[Any]:
+        if len(set(values)) != len(values):
+            raise ValueError("the same value stands twice; name each once")
+        return values
+
+
+class EvaluateConfig(Section):
+    dataset: Annotated[str, Runtime] = Field(
+        description="Folder with captions.csv, labels.csv, classes.txt, templates.txt and images; its digest "
+        "enters the fingerprint."
+    )
+    batch_size: Annotated[int, Runtime] = Field(128, ge=1)
+    device: Annotated[str, Runtime] = "auto"
+
+
+class DaskConfig(Section):
+    address: str | None = Field(None, description="Scheduler to connect to; none starts workers for the run.")
+    workers: int = Field(2, ge=1, description="Worker processes to start when there is no address.")
+    resources: dict[str, float] = Field(default_factory=dict, description="Asked of a worker per captioning shard.")
+
+
+class MlflowConfig(Section):
+    """Where runs are recorded. `sqlite:///relative.db` starts from the configuration's folder."""
+
+    tracking_uri: str = "sqlite:///${VECAP_HOME:-.vecap}/mlflow.db"
+    timeout: float = Field(20, gt=0, description="Seconds to wait for a server's answer.")
+
+
+class Config(Section):
+    """Everything a run needs to know. Made by `load_config`."""
+
+    dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    root: Annotated[str, Runtime]
+    crawl: CrawlConfig
+    quality: QualityConfig = QualityConfig()
+    rewrite: RewriteConfig
+    assemble: AssembleConfig = AssembleConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    dask: Annotated[DaskConfig, Runtime] = DaskConfig()
+    mlflow: Annotated[MlflowConfig, Runtime] = MlflowConfig()
+
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @field_validator("root")
+    @classmethod
+    def _known_store(cls, root: str) -> str:
+        scheme, separator, _ = root.partition("://")
+        if separator and scheme not in ("file", "s3"):
+            raise ValueError(f"stores are a folder, file:// or s3://, not {scheme}://")
+        return root
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths in the configuration start from: where the file lies."""
+        return self._base
+
+    def resolve(self, text: str, *, interval: str | None = None) -> str:
+        """Expand `${NAME}`, `{interval}` and, for a plain path, the folder that it is relative to.
+
+        Raises ConfigError when a variable without a default is not set.
+        """
+        expanded = expand(text)
+        if interval is not None:
+            expanded = expanded.replace("{interval}", interval)
+        if "://" in expanded:
+            return expanded
+        return str((self._base / Path(expanded).expanduser()).resolve())
+
+    def with_base(self, base: Path) -> Config:
+        """Return the same configuration with relative paths starting from *base*."""
+        other = self.model_copy()
+        other._base = base
+        return other
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
+_VARIABLE_NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
+
+
+def expand(text: str) -> str:
+    """Replace `${NAME}` and `${NAME:-default}` by the environment's values; a default may hold variables itself.
+
+    Raises ConfigError for a variable that is not set and has no default.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        found = os.environ.get(name) or default
+        if found is None:
+            raise ConfigError(f"the configuration uses ${{{name}}}, which is not set; export {name}=… first")
+        return found
+
+    for _ in range(text.count("${")):  # from the inside out; what a value holds is bounded, were it to name itself
+        text = _VARIABLE.sub(value, text)
+    return text
+
+
+def environment(text: str) -> tuple[tuple[str, str | None], ...]:
+    """Return the variables that *text* names, by name, with their values here; None where one is not set."""
+    names = sorted({match.group(1) for match in _VARIABLE_NAME.finditer(text)})
+    return tuple((name, os.environ.get(name)) for name in names)
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read and validate the YAML file *path*, with `key.subkey=value` *overrides* (values are YAML).
+
+    Raises ConfigError, in one line that names the file and the key, for anything that is not usable.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration {file}: {error.strerror}; give its path with --config"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the configuration {file} is not UTF-8 text; save it as UTF-8") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds no configuration: a mapping with `dataset`, `root`, `crawl` … is expected")
+    for override in overrides or []:
+        _apply(values, override)
+    return parse_config(values, file.resolve().parent, str(file))
+
+
+def parse_config(values: dict[str, Any], base: Path, name: str = "configuration") -> Config:
+    """Validate *values*; relative paths start from *base*. Raises ConfigError naming the first wrong key."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_first(error, name)) from error
+    return config.with_base(base)
+
+
+def _first(error: ValidationError, name: str) -> str:
+    problems = error.errors()
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the top level"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict | list) else f", not {first['input']!r}"
+    if first["type"] == "missing":
+        given = ""
+    return f"{name}: {where}: {message}{given}{more}"
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, separator, raw = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set takes key=value, such as crawl.shard_size=1000, not {override!r}")
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, it has nothing called {last}")
+        place = inner
+    try:
+        place[last] = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from error

@@ -1,0 +1,30 @@
+"""The errors a user sees: one clear line that says what is wrong, where, and what to do."""
+
+import errno
+
+
+class VecapError(Exception):
+    """A failure the user can act on. The message is one line; the command line prints it and exits with 1."""
+
+
+class ConfigError(VecapError):
+    """The configuration is missing, unreadable or holds a value that cannot be used."""
+
+
+class GateClosed(VecapError):
+    """The quality gate refused a crawl. Nothing is published; trying again without a change cannot help."""
+
+
+class DamagedError(VecapError):
+    """A file differs from what its manifest says."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return *error* as a single line for a person, naming the remedy where the cause is a known one."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" writing {error.filename}" if error.filename else ""
+        return f"no space left on the disk{where}; free some or move `root` elsewhere, then run the same command again"
+    text = " ".join(str(error).split())
+    if isinstance(error, VecapError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
