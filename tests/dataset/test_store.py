@@ -1,0 +1,77 @@
+"""The store keeps its promises on a file system and on S3 alike."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from vecap_tasks.dataset.query import connect
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.errors import VecapError
+
+
+def test_what_is_put_is_read_and_replaced(store: Store) -> None:
+    store.put("d/v/a.txt", b"one")
+    store.put("d/v/a.txt", b"two")
+    assert store.read("d/v/a.txt") == b"two"
+    assert store.size("d/v/a.txt") == 3
+    assert store.files("d/v") == ["a.txt"]
+    assert store.folders("d") == ["v"]
+
+
+def test_the_staging_folder_is_not_seen(store: Store) -> None:
+    store.put("d/a.txt", b"one")
+    with store.workspace():
+        assert store.folders("") == ["d"]
+
+
+def test_absent_things_are_absent(store: Store) -> None:
+    assert not store.exists("no/such.txt")
+    assert store.files("no") == []
+    with pytest.raises(FileNotFoundError):
+        store.read("no/such.txt")
+    with pytest.raises(FileNotFoundError):
+        store.size("no/such.txt")
+
+
+def test_of_sixteen_that_create_one_wins(store: Store) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda racer: store.create("d/v/version.json", f"racer {racer}".encode()), range(16)))
+    assert sum(won) == 1
+    assert store.read("d/v/version.json") == f"racer {won.index(True)}".encode()
+
+
+def test_upload_publishes_a_file_whole(store: Store) -> None:
+    with store.workspace() as work:
+        (work / "x.bin").write_bytes(b"x" * 3_000_000)
+        store.upload("d/x.bin", work / "x.bin")
+    assert store.size("d/x.bin") == 3_000_000
+    with store.local("d/x.bin") as path:
+        assert path.read_bytes() == b"x" * 3_000_000
+
+
+def test_duckdb_reads_and_globs_the_store(store: Store) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with store.workspace() as work:
+        for number in range(3):
+            pq.write_table(pa.table({"n": [number]}), work / "n.parquet")
+            store.upload(f"d/{number}.parquet", work / "n.parquet")
+    with connect(store) as connection:
+        query = f"SELECT sum(n) FROM read_parquet('{store.query_path('d/*.parquet')}')"
+        assert connection.execute(query).fetchall() == [(3,)]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../outside", "d/../../outside"])
+def test_names_stay_inside(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="inside the store"):
+        Store(str(tmp_path)).put(name, b"")
+
+
+def test_a_root_that_cannot_be_written_is_said_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(VecapError, match="cannot write to"):
+        Store(str(tmp_path / "file")).put("a", b"")

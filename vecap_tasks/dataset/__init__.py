@@ -1,0 +1,1 @@
+"""The contract that every stage keeps: schemas, store, manifest, version, stage."""

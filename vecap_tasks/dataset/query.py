@@ -1,0 +1,51 @@
+"""DuckDB over a store: one connection that reads its files, local or on S3, within a memory limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from vecap_tasks.dataset.store import Store
+
+
+def connect(store: Store, memory_limit: str = "1GB", threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """Open an in-memory DuckDB that reads `store.query_path(…)`.
+
+    DuckDB's own S3 support is an extension that is downloaded at run time; pyarrow's needs no download.
+    """
+    connection = duckdb.connect(":memory:")
+    connection.execute(f"SET memory_limit = '{memory_limit}'")
+    connection.execute("SET preserve_insertion_order = true")
+    if threads is not None:
+        connection.execute(f"SET threads = {threads}")
+    if store.remote:
+        connection.register_filesystem(_s3(store))
+    return connection
+
+
+def create_view(
+    connection: duckdb.DuckDBPyConnection, store: Store, view: str, names: Sequence[str], schema: pa.Schema
+) -> None:
+    """Make *view* of the store's parquet files *names*, with the column `filename`; of no files, an empty one."""
+    if not names:
+        connection.register(view, schema.append(pa.field("filename", pa.string())).empty_table())
+        return
+    quoted = ", ".join("'" + store.query_path(name).replace("'", "''") + "'" for name in names)
+    connection.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet([{quoted}], filename = true)")  # noqa: S608
+
+
+def _s3(store: Store) -> object:
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    class ArrowS3(ArrowFSWrapper):  # type: ignore[misc]
+        protocol = "s3"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path.removeprefix("s3://").rstrip("/")
+
+    return ArrowS3(store.filesystem)

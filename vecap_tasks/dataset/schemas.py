@@ -1,0 +1,103 @@
+"""Every table that stages hand to each other, as Arrow schemas: the one place where columns are declared.
+
+Names follow img2dataset and DataComp where those have one (`url, caption, key, status, error_message, width,
+height, original_width, original_height, exif, sha256, uid`), so that their users' tools read these files.
+"""
+
+import pyarrow as pa
+
+# What a crawl's sources name, before anything is fetched: one row per (image, AltText) pair, one per `uid`.
+CANDIDATES = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),  # shard (5+ digits) followed by 4+ digits within it; no dots
+        pa.field("uid", pa.string(), nullable=False),  # 32 hex digits of the canonical URL and the AltText
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("caption", pa.string()),  # the AltText as crawled, null where the page has none
+        pa.field("page_url", pa.string()),
+        pa.field("page_title", pa.string()),
+        pa.field("figcaption", pa.string()),
+        pa.field("language", pa.string()),  # `lang` around the image, else null
+        pa.field("source", pa.string(), nullable=False),  # file or seed that the row was found in
+    ]
+)
+
+# One row per candidate, whatever became of it.
+CRAWL = pa.schema(
+    [
+        *CANDIDATES,
+        pa.field("status", pa.string(), nullable=False),  # success, failed_to_download, failed_to_resize
+        pa.field("error_message", pa.string()),  # why not success, else null
+        pa.field("width", pa.int32()),  # pixels of the stored JPEG
+        pa.field("height", pa.int32()),
+        pa.field("original_width", pa.int32()),
+        pa.field("original_height", pa.int32()),
+        pa.field("original_format", pa.string()),  # JPEG, PNG, WEBP, GIF …
+        pa.field("original_bytes", pa.int64()),
+        pa.field("exif", pa.string()),  # JSON, `{}` where there is none
+        pa.field("sha256", pa.string()),  # of the bytes as downloaded, 64 hex digits
+    ]
+)
+
+# One row per downloaded image whose bytes another row of the version has already: which one is kept, and why.
+DUPLICATES = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("duplicate_of", pa.string(), nullable=False),  # uid of the row that is kept: the first by key
+        pa.field("kind", pa.string(), nullable=False),  # exact: the same sha256
+    ]
+)
+
+# One row per row of CRAWL: may it go on?
+VERDICTS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("accepted", pa.bool_(), nullable=False),
+        pa.field("alttext", pa.string()),  # AltText cleaned of markup and white space; null where it is no caption
+        pa.field("alttext_problem", pa.string()),  # why the AltText is no caption: missing, file_name, boilerplate …
+        pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why the row is refused; empty where accepted
+    ]
+)
+
+# One row per accepted row: what was written about it, by whom, and what screening found.
+CAPTIONS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("alttext", pa.string()),
+        pa.field("vec", pa.string()),  # null where the VLM wrote nothing usable
+        pa.field("vec_problem", pa.string()),  # what screening found, else null
+        pa.field("vec_model", pa.string(), nullable=False),
+        pa.field("vec_revision", pa.string(), nullable=False),  # sha256 over the model's files, 16 hex digits
+        pa.field("vec_prompt", pa.string(), nullable=False),  # id@digest
+        pa.field("vec_parameters", pa.string(), nullable=False),  # JSON
+        pa.field("vec_tokens", pa.int32(), nullable=False),
+        pa.field("vecap", pa.string()),
+        pa.field("vecap_from", pa.string(), nullable=False),  # llm, vec, alttext, none: the step that gave the text
+        pa.field("vecap_problem", pa.string()),
+        pa.field("vecap_model", pa.string(), nullable=False),
+        pa.field("vecap_revision", pa.string(), nullable=False),
+        pa.field("vecap_prompt", pa.string(), nullable=False),
+        pa.field("vecap_parameters", pa.string(), nullable=False),
+        pa.field("vecap_tokens", pa.int32(), nullable=False),
+    ]
+)
+
+# One row per training sample; the same values are in the shard's `.json` members.
+SAMPLES = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),  # of the training shard
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("alttext", pa.string(), nullable=False),  # "" where there is none: open_clip wants plain strings
+        pa.field("vec", pa.string(), nullable=False),
+        pa.field("vecap", pa.string(), nullable=False),
+        pa.field("vecap_from", pa.string(), nullable=False),
+    ]
+)

@@ -1,0 +1,274 @@
+"""A stage: plan, run, commit. The base class keeps the contract, a stage says only what its shards are and make.
+
+plan()    which shards are still to be done
+run(s)    do one: its files appear whole, and its receipt last, so a kill at any moment costs that shard alone
+commit()  check that every shard is done, write what belongs to the whole, then the manifest: the stage exists
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vecap_tasks import __version__
+from vecap_tasks.config import Config
+from vecap_tasks.dataset.manifest import NAME, FileEntry, Input, Manifest, digest, read_manifest
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.version import Version, list_versions
+from vecap_tasks.errors import DamagedError, VecapError
+
+RECEIPTS = "_shards"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a shard, or the end of a stage, left in its work folder: file name to rows (None where rows mean nothing).
+
+    `counters` are added up over shards into the manifest. `attachments` are files whose bytes carry times. `notes`
+    are counters of how it was done, such as what was found ready-made: they go to the manifest's provenance.
+    """
+
+    files: Mapping[str, int | None]
+    counters: Mapping[str, int] = field(default_factory=dict)
+    attachments: tuple[str, ...] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """The receipt of one finished shard. `seconds` is wall clock; it and `notes` enter no digest."""
+
+    shard: str
+    files: tuple[FileEntry, ...]
+    counters: dict[str, int]
+    seconds: float
+    notes: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ShardResult:
+        body = json.loads(data)
+        files = tuple(FileEntry(**item) for item in body["files"])
+        return cls(body["shard"], files, body["counters"], body["seconds"], body["notes"])
+
+
+class Stage(ABC):
+    """One stage of one version. Subclasses say `name`, `upstream`, and fill in the abstract methods."""
+
+    name: ClassVar[str]
+    upstream: ClassVar[tuple[str, ...]] = ()
+    revision: ClassVar[int] = 1  # raised when a change of code changes the bytes that the stage makes
+    on_workers: ClassVar[bool] = True  # shards go to Dask workers; False for work that a task does itself
+    rates: ClassVar[tuple[str, ...]] = ()  # counters that a shard's log line gives per second
+    keyed: ClassVar[bool] = False  # True: one version may hold several, by fingerprint (train, evaluate)
+
+    def __init__(self, config: Config, version: Version) -> None:
+        self.config = config
+        self.version = version
+        self.store = Store(config.resolve(config.root))
+
+    # What a stage fills in.
+
+    def identity(self) -> dict[str, Any]:
+        """Return the configuration that decides this stage's bytes; models add their digests."""
+        section: dict[str, Any] = getattr(self.config, self.name).identity()
+        return section
+
+    def inputs(self) -> list[Input]:
+        """Return what this stage reads besides the stages before it: sources, models, prompts."""
+        return []
+
+    @abstractmethod
+    def shards(self) -> list[str]:
+        """Return the names of all shards, in order. May prepare what they share, safely and more than once."""
+
+    @abstractmethod
+    def process(self, shard: str, work: Path) -> Made:
+        """Write the shard's files into the empty folder *work*: a pure function of inputs and configuration."""
+
+    def finish(self, results: list[ShardResult], work: Path) -> Made:
+        """Write what belongs to the whole stage into *work*, all shards being done."""
+        return Made({})
+
+    # What every stage has.
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over configuration, upstream fingerprints, dataset, interval and the stage's revision."""
+        return digest(
+            {
+                "stage": self.name,
+                "revision": self.revision,
+                "dataset": self.config.dataset,
+                "interval": self.version.interval,
+                "config": self.identity(),
+                "upstream": {name: self.before(name).fingerprint for name in self.upstream},
+            }
+        )
+
+    @property
+    def folder(self) -> str:
+        """Where in the store this stage of this version lies."""
+        place = f"{self.version.folder}/{self.name}"
+        return f"{place}/{self.fingerprint[:12]}" if self.keyed else place
+
+    def before(self, name: str) -> Stage:
+        """Return the stage *name* of the same version and configuration."""
+        from vecap_tasks.stages import load_stage
+
+        return load_stage(name, self.config, self.version)
+
+    def manifest(self) -> Manifest | None:
+        """Return this stage's manifest, or None while it has none. Raises DamagedError."""
+        found = read_manifest(self.store, self.folder)
+        if found is not None and found.fingerprint != self.fingerprint:
+            raise DamagedError(f"{self.folder}/{NAME} belongs to other settings than its version; restore it")
+        return found
+
+    def upstream_manifest(self, name: str) -> Manifest:
+        """Return the manifest of the stage *name* before this one. Raises VecapError if it is not done."""
+        found = self.before(name).manifest()
+        if found is None:
+            raise VecapError(f"version {self.version.name} has no {name} yet; run `vecap {name}` first")
+        return found
+
+    def receipts(self) -> list[ShardResult]:
+        """Return the receipts of the finished shards, by name."""
+        place = f"{self.folder}/{RECEIPTS}"
+        names = [name for name in self.store.files(place) if name.endswith(".json")]
+        return [ShardResult.from_json(self.store.read(f"{place}/{name}")) for name in names]
+
+    def plan(self) -> list[str]:
+        """Return the shards still to be done; none where the stage is committed or another version has the same."""
+        if self.manifest() is not None or self.adopt() is not None:
+            return []
+        for name in self.upstream:
+            self.upstream_manifest(name)
+        place = f"{self.folder}/{RECEIPTS}"
+        done = {name.removesuffix(".json") for name in self.store.files(place)}
+        return [shard for shard in self.shards() if shard not in done]
+
+    def adopt(self) -> Manifest | None:
+        """Take over this stage from another revision of the interval that made the very same, if there is one."""
+        for other in list_versions(self.store, self.version.dataset, self.version.interval):
+            if other.name == self.version.name:
+                continue
+            found = read_manifest(self.store, f"{other.folder}/{self.name}")
+            if found is not None and found.fingerprint == self.fingerprint:
+                self.store.create(f"{self.folder}/{NAME}", found.to_json())
+                return found
+        return None
+
+    def run(self, shard: str) -> ShardResult:
+        """Do one shard and publish its files, the receipt last. Doing it again gives the same bytes."""
+        start = time.monotonic()
+        with self.store.workspace() as work:
+            made = self.process(shard, work)
+            files = self._publish(made.files, work)
+        result = ShardResult(shard, files, dict(made.counters), round(time.monotonic() - start, 3), dict(made.notes))
+        receipt = json.dumps(asdict(result), sort_keys=True).encode()
+        self.store.put(f"{self.folder}/{RECEIPTS}/{shard}.json", receipt)
+        return result
+
+    def commit(self) -> Manifest:
+        """Write the manifest, all shards being done; a stage that has one is left as it is.
+
+        Raises VecapError when shards are missing, or when another process committed something else meanwhile.
+        """
+        found = self.manifest() or self.adopt()
+        if found is not None:
+            return found
+        missing = self.plan()
+        if missing:
+            raise VecapError(
+                f"{len(missing)} shards of {self.folder} are not done (the first is {missing[0]}); "
+                f"run `vecap {self.name}` again, it does only what is missing"
+            )
+        results = self.receipts()
+        with self.store.workspace() as work:
+            made = self.finish(results, work)
+            files = self._publish(made.files, work)
+            attachments = self._publish(dict.fromkeys(made.attachments), work)
+        counters = _total((*(result.counters for result in results), made.counters))
+        everything = sorted(
+            (*(entry for result in results for entry in result.files), *files), key=lambda entry: entry.path
+        )
+        manifest = Manifest(
+            dataset=self.config.dataset,
+            interval=self.version.interval,
+            stage=self.name,
+            fingerprint=self.fingerprint,
+            config=self.identity(),
+            inputs=(*self._upstream_inputs(), *self.inputs()),
+            files=tuple(everything),
+            counters=counters,
+            attachments=tuple(sorted(attachments, key=lambda entry: entry.path)),
+            location=self.folder,
+            provenance=self._provenance(results),
+        )
+        if self.store.create(f"{self.folder}/{NAME}", manifest.to_json()):
+            return manifest
+        winner = self.manifest()
+        if winner is None or winner.digest != manifest.digest:
+            raise VecapError(f"another run committed different content to {self.folder} at the same time; run verify")
+        return winner
+
+    def _upstream_inputs(self) -> list[Input]:
+        return [Input("stage", name, self.upstream_manifest(name).digest) for name in self.upstream]
+
+    def _publish(self, files: Mapping[str, int | None], work: Path) -> tuple[FileEntry, ...]:
+        entries = []
+        for name, rows in sorted(files.items()):
+            local = work / name
+            with local.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            entries.append(FileEntry(name, local.stat().st_size, rows, sha256))
+            self.store.upload(f"{self.folder}/{name}", local)
+        return tuple(entries)
+
+    def _provenance(self, results: list[ShardResult]) -> dict[str, Any]:
+        return {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "vecap": __version__,
+            "code": code_version(),
+            "seconds": round(sum(result.seconds for result in results), 3),
+            "notes": _total([result.notes for result in results]),
+            "config": self.config.model_dump(mode="json"),
+        }
+
+
+def _total(sources: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    counters: dict[str, int] = {}
+    for source in sources:
+        for name, count in source.items():
+            counters[name] = counters.get(name, 0) + count
+    return counters
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Return the commit that runs: `VECAP_CODE_VERSION` where an image bakes it in, else asked of git."""
+    baked = os.environ.get("VECAP_CODE_VERSION")
+    if baked:
+        return baked
+    here = Path(__file__).parent
+    try:
+        asked = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return asked.stdout.strip() or "unknown"

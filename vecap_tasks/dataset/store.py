@@ -1,0 +1,204 @@
+"""Where datasets lie: a folder or a bucket, by one code path.
+
+Everything is written aside and appears whole. `put` replaces, `create` wins or loses a race: on a file system by
+`link(2)`, on object storage by a conditional put. Paths are relative to the root, with forward slashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import pyarrow.fs as pafs
+
+from vecap_tasks.errors import VecapError
+
+_STAGING = ".staging"
+_CHUNK = 1 << 20
+
+
+class Store:
+    """Files under *root*: a path, `file://…` or `s3://bucket/prefix`.
+
+    S3 takes its address and credentials as boto3 does (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID` …).
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root.removesuffix("/")
+        self.remote = root.startswith("s3://")
+        if self.remote:
+            self._fs: pafs.FileSystem = pafs.S3FileSystem(
+                endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
+                region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+            )
+            self._base = self.root.removeprefix("s3://")
+        else:
+            self._fs = pafs.LocalFileSystem()
+            self._base = str(Path(self.root.removeprefix("file://")).absolute())
+
+    def path(self, name: str) -> str:
+        """Return *name* as DuckDB and pyarrow take it: an absolute path, or bucket/key on S3."""
+        clean = PurePosixPath(name)
+        if clean.is_absolute() or ".." in clean.parts:
+            raise ValueError(f"{name} does not lie inside the store")
+        return f"{self._base}/{clean}"
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow file system that `path` names files in."""
+        return self._fs
+
+    def query_path(self, name: str) -> str:
+        """Return *name* (globs allowed) as it stands in a DuckDB query on `connect()`."""
+        return f"s3://{self.path(name)}" if self.remote else self.path(name)
+
+    def exists(self, name: str) -> bool:
+        return bool(self._fs.get_file_info(self.path(name)).type == pafs.FileType.File)
+
+    def size(self, name: str) -> int:
+        info = self._fs.get_file_info(self.path(name))
+        if info.type != pafs.FileType.File:
+            raise FileNotFoundError(self.path(name))
+        return int(info.size)
+
+    def folders(self, name: str = "") -> list[str]:
+        """Return the names of the folders directly under *name*, sorted; none where it does not exist."""
+        return self._list(name, pafs.FileType.Directory)
+
+    def files(self, name: str = "") -> list[str]:
+        """Return the names of the files directly under *name*, sorted; none where it does not exist."""
+        return self._list(name, pafs.FileType.File)
+
+    def _list(self, name: str, kind: pafs.FileType) -> list[str]:
+        base = self.path(name) if name else self._base
+        found = self._fs.get_file_info(pafs.FileSelector(base, allow_not_found=True))
+        return sorted(info.base_name for info in found if info.type == kind and info.base_name != _STAGING)
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open for reading, seekable. Raises FileNotFoundError."""
+        stream: IO[bytes] = self._fs.open_input_file(self.path(name))
+        return stream
+
+    def read(self, name: str) -> bytes:
+        with self.open(name) as stream:
+            return stream.read()
+
+    def sha256(self, name: str) -> str:
+        digest = hashlib.sha256()
+        with self.open(name) as stream:
+            while block := stream.read(_CHUNK):
+                digest.update(block)
+        return digest.hexdigest()
+
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """Give a local path to the file: itself, or a copy that goes afterwards."""
+        if not self.remote:
+            path = Path(self.path(name))
+            if not path.is_file():
+                raise FileNotFoundError(str(path))
+            yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
+            path = Path(folder) / PurePosixPath(name).name
+            with self.open(name) as stream, path.open("wb") as copy:
+                shutil.copyfileobj(stream, copy, _CHUNK)
+            yield path
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write *data* whole, in place of what was there."""
+        if self.remote:
+            with self._fs.open_output_stream(self.path(name)) as stream:
+                stream.write(data)
+            return
+        aside = self._aside()
+        with aside.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._place(aside, name)
+
+    def upload(self, name: str, source: Path) -> None:
+        """Publish the local file *source* whole, in place of what was there; *source* is left or moved."""
+        if self.remote:
+            with source.open("rb") as stream, self._fs.open_output_stream(self.path(name)) as target:
+                shutil.copyfileobj(stream, target, _CHUNK)
+            return
+        aside = self._aside()
+        shutil.move(source, aside)
+        with aside.open("rb") as stream:
+            os.fsync(stream.fileno())
+        self._place(aside, name)
+
+    def remove(self, name: str) -> None:
+        """Delete the file *name*; nothing happens where there is none."""
+        if self.exists(name):
+            self._fs.delete_file(self.path(name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write *data* only if nothing is there, and say whether it was. Of several racers exactly one wins."""
+        if self.remote:
+            return self._create_remote(name, data)
+        aside = self._aside()
+        aside.write_bytes(data)
+        target = Path(self.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(aside, target)
+        except FileExistsError:
+            return False
+        finally:
+            aside.unlink()
+        return True
+
+    def _create_remote(self, name: str, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        bucket, _, key = self.path(name).partition("/")
+        try:
+            self._client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except ClientError as error:
+            # 409 is a racer that is still writing: it, or one after it, wins.
+            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
+                return False
+            raise
+        return True
+
+    def _client(self) -> Any:
+        import boto3
+
+        return boto3.client("s3")
+
+    def _aside(self) -> Path:
+        folder = Path(self._base) / _STAGING
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+            raise VecapError(
+                f"cannot write to {self._base}: {error.strerror}; give a folder of yours as `root`"
+            ) from error
+        return folder / uuid.uuid4().hex
+
+    def _place(self, aside: Path, name: str) -> None:
+        target = Path(self.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside.replace(target)
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """Give an empty local folder for files on their way into the store; it goes afterwards.
+
+        On a file system it lies inside the root, so that publishing is a rename.
+        """
+        parent = None
+        if not self.remote:
+            parent = self._aside().parent
+        with tempfile.TemporaryDirectory(prefix="work-", dir=parent) as folder:
+            yield Path(folder)
