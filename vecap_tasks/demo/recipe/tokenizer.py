@@ -1,0 +1,42 @@
+"""The small VLM's tokenizer: a byte-level BPE in which every word of a caption is one token."""
+
+from collections.abc import Iterable
+from itertools import chain
+from typing import Final
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from vecap_tasks.demo.scene import COLOURS, GROUNDS, KINDS, NUMBERS, PLURALS, RELATIONS
+
+PAD, BEGIN, END, IMAGE = "<pad>", "<s>", "</s>", "<image>"
+VOCABULARY: Final = 768
+CONTEXT: Final = 1024
+# A word of a caption is said this often to the trainer, so that it is merged into one token before anything else.
+_EMPHASIS: Final = 100
+
+
+def train_tokenizer(prompts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Train on the captions' words and on prompts; any other text is encoded too, byte by byte at worst."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, BEGIN, END, IMAGE],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    phrases = (*COLOURS, *KINDS, *PLURALS.values(), *NUMBERS, *RELATIONS, *GROUNDS, "a", "an")
+    words = [f" {word}" for phrase in phrases for word in phrase.split()]
+    backend.train_from_iterator(chain(words * _EMPHASIS, prompts, ["USER: ASSISTANT:"] * _EMPHASIS), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=[IMAGE],
+        padding_side="left",
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
