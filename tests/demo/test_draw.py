@@ -1,0 +1,122 @@
+"""Pictures of scenes: fixed by their scene, in the scene's colours, with every object where the caption says."""
+
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from vecap_tasks.demo.draw import draw, layout
+from vecap_tasks.demo.pen import PAINTS
+from vecap_tasks.demo.scene import COLOURS, GROUNDS, KINDS, Group, Scene, sample_scene
+from vecap_tasks.demo.sprites import DRAWINGS, sprite
+
+
+def pixels(image: Image.Image) -> NDArray[np.float32]:
+    return np.asarray(image, dtype=np.float32)
+
+
+@pytest.mark.parametrize("size", [96, 256, 320])
+def test_picture_is_rgb_of_the_size_asked_for(size: int) -> None:
+    picture = draw(sample_scene(random.Random(1)), size)
+    assert (picture.mode, picture.size) == ("RGB", (size, size))
+
+
+def test_same_scene_gives_the_same_pixels_in_another_process() -> None:
+    code = (
+        "import hashlib, random; from vecap_tasks.demo.draw import draw; "
+        "from vecap_tasks.demo.scene import sample_scene; rng = random.Random(4); "
+        "print(hashlib.sha256(b''.join(draw(sample_scene(rng), 160).tobytes() for _ in range(12))).hexdigest())"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert runs[0] == runs[1] != ""
+
+
+def test_layout_seed_moves_things() -> None:
+    group = (Group("cat", "red", 2),)
+    one, other = (draw(Scene(group, None, "on grass", seed), 96) for seed in (1, 2))
+    assert np.abs(pixels(one) - pixels(other)).mean() > 5
+
+
+def test_relation_holds_for_every_pair_of_objects() -> None:
+    rng = random.Random(2)
+    for _ in range(400):
+        scene = sample_scene(rng)
+        first = [place for place in layout(scene) if place.group == 0]
+        second = [place for place in layout(scene) if place.group == 1]
+        assert [len(first), len(second)][: len(scene.groups)] == [group.count for group in scene.groups]
+        for a in first:
+            for b in second:
+                holds = {
+                    "to the left of": a.x < b.x - 0.2,
+                    "to the right of": a.x > b.x + 0.2,
+                    "above": a.y < b.y - 0.2,
+                    "below": a.y > b.y + 0.2,
+                }
+                assert holds[str(scene.relation)], scene
+
+
+def test_objects_are_large_enough_whole_and_apart() -> None:
+    rng = random.Random(3)
+    for _ in range(400):
+        places = layout(sample_scene(rng))
+        for index, place in enumerate(places):
+            assert place.side * 96 >= 26
+            assert place.x - place.side / 2 >= 0
+            assert place.x + place.side / 2 <= 1.0001
+            for other in places[:index]:
+                apart = max(abs(place.x - other.x), abs(place.y - other.y))
+                assert apart > 0.6 * max(place.side, other.side)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_every_object_shows_its_colour(colour: str) -> None:
+    for kind in KINDS:
+        drawn = pixels(sprite(kind, colour, 96))
+        solid = drawn[drawn[:, :, 3] > 250][:, :3]
+        share = (np.abs(solid - PAINTS[colour].base).max(1) < 40).mean()
+        assert share > 0.25, (kind, share)
+
+
+def test_every_kind_has_a_drawing() -> None:
+    assert set(DRAWINGS) == set(KINDS)
+
+
+def test_no_two_kinds_look_alike() -> None:
+    shapes = np.stack([pixels(sprite(kind, "red", 28)) for kind in KINDS])
+    for index in range(len(KINDS)):
+        for other in range(index):
+            apart = np.abs(shapes[index] - shapes[other]).mean()
+            assert apart > 8, (KINDS[index], KINDS[other], apart)
+
+
+def test_no_object_is_lost_on_any_ground() -> None:
+    for ground in GROUNDS:
+        for colour in COLOURS:
+            with_object = pixels(draw(Scene((Group("cup", colour, 1),), None, ground, 7), 96))
+            place = layout(Scene((Group("cup", colour, 1),), None, ground, 7))[0]
+            other = "black" if colour == "white" else "white"
+            with_other = pixels(draw(Scene((Group("cup", other, 1),), None, ground, 7), 96))
+            # Where the two pictures differ is the object; it must stand out against the ring around it.
+            inside = np.abs(with_object - with_other).max(2) > 25
+            assert inside.sum() > 0.2 * (place.side * 96) ** 2
+            contrast = np.abs(with_object[inside].mean(0) - with_object[~inside].mean(0)).max()
+            assert contrast > 20, (ground, colour)
+
+
+def test_drawing_is_fast_enough_for_a_crawl() -> None:
+    rng = random.Random(5)
+    scenes = [sample_scene(rng) for _ in range(40)]
+    for scene in scenes:
+        draw(scene, 96)
+    start = time.process_time()
+    for scene in scenes:
+        draw(scene, 96)
+    assert (time.process_time() - start) / len(scenes) < 0.010

@@ -1,0 +1,132 @@
+"""Draws a scene: where its objects stand, and the picture.
+
+The same scene gives the same pixels on every machine that has the same Pillow: the layout seed decides all that
+the caption leaves open.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+from typing import Final
+
+from PIL import Image
+
+from vecap_tasks.demo.backdrops import backdrop
+from vecap_tasks.demo.scene import COLOURS, KINDS, Scene
+from vecap_tasks.demo.sprites import sprite
+
+# Sides in pixels at which a sprite is kept; each object is scaled down from the next larger one.
+_SPRITE_SIDES: Final = (40, 56, 80, 112, 160, 224)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One object of group `group`: centre and side as shares of the picture's side, turn in degrees."""
+
+    group: int
+    x: float
+    y: float
+    side: float
+    turn: float
+    mirrored: bool
+
+
+def draw(scene: Scene, size: int) -> Image.Image:
+    """The scene as an RGB picture of `size` by `size` pixels."""
+    picture = backdrop(scene.ground, size, Random(scene.layout_seed ^ 0x5EED))
+    for placement in layout(scene):
+        group = scene.groups[placement.group]
+        _stamp(picture, group.kind, group.colour, placement)
+    return picture
+
+
+def _stamp(picture: Image.Image, kind: str, colour: str, at: Placement) -> None:
+    """Paste one object, turned and mirrored as placed."""
+    side = at.side * picture.width
+    source = _sprite(kind, colour, next((s for s in _SPRITE_SIDES if s >= side), _SPRITE_SIDES[-1]))
+    half = math.ceil(side * 0.56)
+    scale = source.width / side
+    cos, sin = math.cos(math.radians(at.turn)) * scale, math.sin(math.radians(at.turn)) * scale
+    flip = -1 if at.mirrored else 1
+    left, top = round(at.x * picture.width) - half, round(at.y * picture.width) - half
+    middle = source.width / 2
+    # Maps each output pixel, from the centre, back to the sprite.
+    matrix = (
+        flip * cos,
+        flip * sin,
+        middle - flip * (cos + sin) * half,
+        -sin,
+        cos,
+        middle - (cos - sin) * half,
+    )
+    stamp = source.transform((2 * half, 2 * half), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    picture.paste(stamp, (left, top), stamp)
+
+
+@lru_cache(maxsize=4 * len(KINDS) * len(COLOURS))
+def _sprite(kind: str, colour: str, side: int) -> Image.Image:
+    return sprite(kind, colour, side)
+
+
+def layout(scene: Scene) -> tuple[Placement, ...]:
+    """Where each object stands. Groups take opposite halves of the picture, so a relation is never in doubt."""
+    rng = Random(scene.layout_seed)
+    counts = tuple(group.count for group in scene.groups)
+    if scene.relation is None:
+        return tuple(_placed(rng, 0, x, y, side) for x, y, side in _alone(rng, counts[0]))
+    upright = scene.relation in ("to the left of", "to the right of")
+    first_is_low = scene.relation in ("to the left of", "above")
+    placements = []
+    for index, count in enumerate(counts):
+        across = 0.26 if (index == 0) == first_is_low else 0.74
+        for along, off, side in _in_half(rng, count):
+            x, y = (across + off, along) if upright else (along, across + off)
+            placements.append(_placed(rng, index, x, y, side))
+    return tuple(placements)
+
+
+def _placed(rng: Random, group: int, x: float, y: float, side: float) -> Placement:
+    """Turn and mirror at random, and keep the whole object inside the picture."""
+    margin = side / 2
+    return Placement(
+        group=group,
+        x=min(max(x, margin), 1 - margin),
+        y=min(max(y, margin), 1 - margin),
+        side=side,
+        turn=rng.uniform(-9, 9),
+        mirrored=rng.random() < 0.5,
+    )
+
+
+def _alone(rng: Random, count: int) -> list[tuple[float, float, float]]:
+    """Centres and sides of the objects of the only group."""
+    if count == 1:
+        side = rng.uniform(0.45, 0.75)
+        return [(rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.65), side)]
+    side = rng.uniform(0.36, 0.46) if count == 2 else rng.uniform(0.32, 0.4)
+    if count == 2:
+        turn = rng.uniform(0, math.pi)
+        radius = 0.26
+        return [(0.5 + s * radius * math.cos(turn), 0.5 + s * radius * math.sin(turn), side) for s in (-1, 1)]
+    if rng.random() < 0.5:
+        turn = rng.uniform(0, 2 * math.pi)
+        angles = [turn + step * 2 * math.pi / 3 for step in range(3)]
+        return [(0.5 + 0.27 * math.cos(a), 0.5 + 0.27 * math.sin(a), side) for a in angles]
+    side, line = min(side, 0.33), rng.uniform(0.3, 0.7)
+    return [((2 * step + 1) / 6, line + rng.uniform(-0.12, 0.12), side) for step in range(3)]
+
+
+def _in_half(rng: Random, count: int) -> list[tuple[float, float, float]]:
+    """For the objects of one of two groups: place along their half, offset across it, and side."""
+    if count == 1:
+        return [(rng.uniform(0.36, 0.64), rng.uniform(-0.02, 0.02), rng.uniform(0.38, 0.48))]
+    side, step = (rng.uniform(0.34, 0.44), 0.48) if count == 2 else (rng.uniform(0.31, 0.34), 0.335)
+    return [
+        (
+            0.5 + step * (index - (count - 1) / 2) + rng.uniform(-0.01, 0.01),
+            rng.uniform(-0.07, 0.07),
+            side,
+        )
+        for index in range(count)
+    ]

@@ -1,0 +1,100 @@
+"""The miniature web's held-out evaluation set: pictures of scenes that no crawl and no training has, well described.
+
+    images/<number>.jpg    pictures, 256 pixels a side
+    captions.csv           header `image,caption`; one row a caption, several rows an image; for retrieval
+    labels.csv             header `image,label`; pictures of one kind of thing; for zero-shot classification
+    classes.txt            one class a line: every label, whether it occurs or not
+    templates.txt          one template a line, with `{}` where the class goes
+
+`image` is a path relative to the folder. The files are UTF-8 with \n at line ends.
+"""
+
+import csv
+import io
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vecap_tasks.demo.names import choose_name, insert_name
+from vecap_tasks.demo.pictures import Encoding, render
+from vecap_tasks.demo.scene import KINDS, Scene, describe, sample_scene
+
+TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "one or more of a {}", "an image with a {}")
+_ENCODING = Encoding("JPEG", 256, 95)
+# The share of images used for retrieval; the others show one kind and are classified.
+_RETRIEVAL_SHARE = 0.6
+_NAMED_SHARE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSet:
+    """What `write_evalset` wrote: numbers of images, captions and labels."""
+
+    images: int
+    captions: int
+    labels: int
+
+
+def write_evalset(out: Path, seed: int, images: int) -> EvalSet:
+    """Write the evaluation set of `images` pictures into `out`; the same seed and number give the same bytes.
+
+    Every picture for retrieval has a caption that no other has. Raises ValueError for fewer than two images.
+    """
+    if images < 2:
+        raise ValueError(f"an evaluation set has at least two images, not {images}")
+    rng = random.Random(f"evaluation {seed}")
+    described = _scenes(rng, round(images * _RETRIEVAL_SHARE))
+    classified = _single_scenes(rng, images - len(described))
+    captions: list[tuple[str, str]] = []
+    labels: list[tuple[str, str]] = []
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    for number, scene in enumerate([*described, *classified]):
+        image = f"images/{number:05d}.jpg"
+        (out / image).write_bytes(render(scene, _ENCODING))
+        if number < len(described):
+            captions += [(image, caption) for caption in _captions(scene, rng)]
+        else:
+            labels.append((image, scene.groups[0].kind))
+    _write_csv(out / "captions.csv", ("image", "caption"), captions)
+    _write_csv(out / "labels.csv", ("image", "label"), labels)
+    _write_lines(out / "classes.txt", KINDS)
+    _write_lines(out / "templates.txt", TEMPLATES)
+    return EvalSet(images, len(captions), len(labels))
+
+
+def _scenes(rng: random.Random, number: int) -> list[Scene]:
+    """Scenes of the evaluation split, no two of the same content."""
+    found: dict[str, Scene] = {}
+    while len(found) < number:
+        scene = sample_scene(rng, "eval")
+        found.setdefault(describe(scene), scene)
+    return list(found.values())
+
+
+def _single_scenes(rng: random.Random, number: int) -> list[Scene]:
+    """Scenes of one group; the kinds take turns, so that the classes are of nearly one size."""
+    found: list[Scene] = []
+    while len(found) < number:
+        scene = sample_scene(rng, "eval")
+        if len(scene.groups) == 1 and scene.groups[0].kind == KINDS[len(found) % len(KINDS)]:
+            found.append(scene)
+    return found
+
+
+def _captions(scene: Scene, rng: random.Random) -> list[str]:
+    """The canonical caption and a second one: the same with a thing's proper name, or in other words."""
+    caption = describe(scene)
+    if rng.random() < _NAMED_SHARE:
+        return [caption, insert_name(caption, choose_name(rng.choice(scene.groups).kind, rng))]
+    return [caption, rng.choice(("a picture of {}", "{}, nothing else", "this image shows {}")).format(caption)]
+
+
+def _write_csv(path: Path, header: tuple[str, str], rows: Sequence[tuple[str, str]]) -> None:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([header, *rows])
+    path.write_text(out.getvalue(), encoding="utf-8", newline="")
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="")

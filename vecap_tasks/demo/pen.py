@@ -1,0 +1,96 @@
+"""What the objects of the miniature web are drawn with: a pen on a square of 100 by 100 units, and ten paints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from PIL import ImageDraw
+
+Rgb = tuple[int, int, int]
+
+UNITS: Final = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """The shades an object is drawn in, RGB 0-255; `line` is its outline."""
+
+    base: Rgb
+    dark: Rgb
+    light: Rgb
+    ink: Rgb
+    line: Rgb
+
+
+def _paint(base: Rgb) -> Paint:
+    return Paint(
+        base=base,
+        dark=_towards(base, (0, 0, 0), 0.42),
+        light=_towards(base, (255, 255, 255), 0.6),
+        ink=(32, 30, 36),
+        line=_towards(base, (12, 10, 20), 0.72),
+    )
+
+
+def _towards(start: Rgb, end: Rgb, share: float) -> Rgb:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(start, end, strict=True))
+    return red, green, blue
+
+
+# Black and white have no darker and no lighter shade of their own: their details and outlines are greys.
+PAINTS: Final[dict[str, Paint]] = {
+    "red": _paint((222, 38, 40)),
+    "orange": _paint((250, 138, 20)),
+    "yellow": _paint((252, 220, 40)),
+    "green": _paint((36, 158, 62)),
+    "blue": _paint((38, 96, 226)),
+    "purple": _paint((134, 58, 190)),
+    "pink": _paint((255, 138, 190)),
+    "brown": _paint((126, 74, 36)),
+    "black": Paint((40, 40, 46), (112, 112, 122), (176, 176, 186), (222, 222, 228), (206, 206, 214)),
+    "white": Paint((248, 248, 250), (170, 174, 188), (226, 229, 238), (32, 30, 36), (66, 68, 80)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pen:
+    """Draws filled shapes given in units on a canvas of `scale` pixels a unit."""
+
+    canvas: ImageDraw.ImageDraw
+    scale: float
+
+    def poly(self, colour: Rgb, *points: tuple[float, float]) -> None:
+        """A filled polygon."""
+        self.canvas.polygon([(x * self.scale, y * self.scale) for x, y in points], fill=colour)
+
+    def oval(self, colour: Rgb, x: float, y: float, rx: float, ry: float | None = None) -> None:
+        """A filled ellipse about its centre; a circle with one radius."""
+        ry = rx if ry is None else ry
+        self.canvas.ellipse([v * self.scale for v in (x - rx, y - ry, x + rx, y + ry)], fill=colour)
+
+    def box(self, colour: Rgb, x0: float, y0: float, x1: float, y1: float, radius: float = 0) -> None:
+        """A filled rectangle with rounded corners."""
+        corners = [v * self.scale for v in (x0, y0, x1, y1)]
+        self.canvas.rounded_rectangle(corners, radius * self.scale, fill=colour)
+
+    def line(self, colour: Rgb, width: float, *points: tuple[float, float]) -> None:
+        """A stroke with round ends and joints."""
+        scaled = [(x * self.scale, y * self.scale) for x, y in points]
+        self.canvas.line(scaled, fill=colour, width=round(width * self.scale), joint="curve")
+        for x, y in (points[0], points[-1]):
+            self.oval(colour, x, y, width / 2)
+
+    def pie(self, colour: Rgb, x: float, y: float, rx: float, ry: float, start: float, end: float) -> None:
+        """A filled sector, degrees clockwise from three o'clock."""
+        self.canvas.pieslice([v * self.scale for v in (x - rx, y - ry, x + rx, y + ry)], start, end, fill=colour)
+
+    def ring(self, colour: Rgb, x: float, y: float, r: float, width: float) -> None:
+        """A circle's outline, `r` to its outer edge."""
+        self.canvas.ellipse(
+            [v * self.scale for v in (x - r, y - r, x + r, y + r)],
+            outline=colour,
+            width=round(width * self.scale),
+        )
+
+
+Drawing = Callable[[Pen, Paint], None]
