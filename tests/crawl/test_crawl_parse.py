@@ -1,0 +1,108 @@
+"""What is read out of a page."""
+
+import pytest
+
+from vecap_tasks.crawl.page import Page
+from vecap_tasks.crawl.parse import Document
+from vecap_tasks.crawl.srcset import largest, parse_srcset
+
+
+def document(html, url="http://site.example/folder/page.html", charset=None):
+    return Document(Page(url, html if isinstance(html, bytes) else html.encode(), charset, (), "test"))
+
+
+def images(html, **page):
+    return document(html, **page).found().images
+
+
+def addresses(html, **page):
+    return [image.url.removeprefix("http://site.example/") for image in images(html, **page)]
+
+
+def test_alttext_is_kept_as_written_and_missing_differs_from_empty():
+    found = images('<img src=a alt=" A &lt;b&gt; &eacute;\n x "><img src=b alt=""><img src=c><img src=d alt>')
+    assert [image.alttext for image in found] == [" A <b> é\n x ", "", None, ""]
+
+
+def test_addresses_follow_the_base_of_the_page():
+    assert addresses("<img src=a.jpg>") == ["folder/a.jpg"]
+    assert addresses('<base href="/other/"><img src=a.jpg>') == ["other/a.jpg"]
+    assert addresses('<base href="data:x"><img src=a.jpg>') == ["folder/a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("html", "address"),
+    [
+        ('<img src=s.jpg srcset="a.jpg 200w, b.jpg 800w, c.jpg 400w">', "b.jpg"),
+        ('<img src=s.jpg srcset="a.jpg, b.jpg 2x">', "b.jpg"),
+        ('<img src=s.jpg srcset="nonsense.jpg 3q">', "s.jpg"),
+        ('<img src="data:image/gif;base64,R0" data-src=late.jpg>', "late.jpg"),
+        ("<img src=blank.gif data-original=late.jpg>", "late.jpg"),
+        ('<img src=blank.gif data-srcset="a.jpg 1x, b.jpg 2x">', "b.jpg"),
+        ("<picture><source srcset='big.webp 900w'><img src=s.jpg></picture>", "s.jpg"),
+        ("<picture><source srcset='a.jpg 1w, b.jpg 900w'><img alt=x></picture>", "b.jpg"),
+        ("<picture><source srcset=a.jpg><img src='data:image/gif;base64,R0'></picture>", "a.jpg"),
+    ],
+)
+def test_the_best_address_of_an_image_is_taken(html, address):
+    assert addresses(html, url="http://site.example/") == [address]
+
+
+def test_srcset_addresses_may_hold_commas():
+    choices = parse_srcset("/w_300,h_200/a.jpg 300w, /w_600,h_400/a.jpg 600w 400h")
+    assert [choice.address for choice in choices] == ["/w_300,h_200/a.jpg", "/w_600,h_400/a.jpg"]
+    assert largest(choices) == "/w_600,h_400/a.jpg"
+    assert parse_srcset(" , ,") == []
+
+
+def test_images_without_an_address_are_counted_by_reason():
+    found = document("<img alt=x><img src='data:image/gif;base64,R0'><img src=about:blank><img src='http://'>").found()
+    assert found.images == []
+    assert found.skipped == {"no_address": 1, "scheme": 2, "bad_url": 1}
+
+
+def test_figure_language_and_title_around_an_image():
+    html = """<html lang=en><title> A \n title </title><img src=1><div lang=fr-CA><figure><p><img src=2></p>
+        <figcaption>Une <i>jolie</i>\n image</figcaption></figure></div><figure><img src=3></figure>"""
+    document_ = document(html).found()
+    assert document_.title == "A title"
+    assert [(image.figcaption, image.language) for image in document_.images] == [
+        (None, "en"),
+        ("Une jolie image", "fr-CA"),
+        (None, "en"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "header"),
+    [
+        ("<img src=a alt='café “x”'>".encode(), None),
+        ("<meta charset=windows-1252><img src=a alt='café “x”'>".encode("cp1252"), None),
+        ("<meta charset=iso-8859-1><img src=a alt='café “x”'>".encode("cp1252"), None),
+        ("<meta charset=utf-8><img src=a alt='café “x”'>".encode("cp1252"), "windows-1252"),
+        (
+            "<meta http-equiv=Content-Type content='text/html; charset=utf-8'><img src=a alt='café “x”'>".encode(),
+            "x-no",
+        ),
+        ("\ufeff<img src=a alt='café “x”'>".encode("utf-16-le"), "utf-8"),
+        ("<img src=a alt='café “x”'>".encode(), "utf-8"),
+    ],
+)
+def test_charset_by_mark_header_meta_or_content(body, header):
+    assert images(body, charset=header)[0].alttext == "café “x”"
+
+
+def test_a_page_without_any_charset_is_guessed():
+    text = "<p>" + "Съешь же ещё этих мягких французских булок, да выпей чаю. " * 20 + "<img src=a alt='собака'>"
+    assert images(text.encode("cp1251"))[0].alttext == "собака"
+
+
+def test_broken_markup_is_still_read():
+    assert addresses("<p><img src=a.jpg alt='x<b><div></p><img src='b.jpg' alt=\"y\"><im") != []
+    assert addresses(b"\x00\xff<img src=a.jpg>\x00<img src=b.jpg>") == ["folder/a.jpg", "folder/b.jpg"]
+    assert addresses(b"") == []
+
+
+def test_links_are_absolute_and_distinct():
+    html = "<a href=b.html#x>1</a><a href=b.html>2</a><a href=mailto:a@b>3</a><map><area href=/c></map>"
+    assert document(html).links() == ["http://site.example/folder/b.html", "http://site.example/c"]

@@ -1,0 +1,96 @@
+"""robots.txt after RFC 9309, and opt-outs."""
+
+import time
+
+import pytest
+
+from vecap_tasks.crawl.optout import opted_out
+from vecap_tasks.crawl.robots import parse_robots, product_token
+
+HOST = "http://site.example"
+
+
+def allows(text, path, product="vecap"):
+    return parse_robots(text.encode(), product).allows(HOST + path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "matches"),
+    [
+        ("/fish", "/fish.html", True),
+        ("/fish", "/catfish", False),
+        ("/fish/", "/fish", False),
+        ("/*.php", "/folder/any.php.file?x", True),
+        ("/*.php$", "/a.php", True),
+        ("/*.php$", "/a.php?x=1", False),
+        ("/fish*.php", "/fishheads/catfish.php?x", True),
+        ("/a*b*c$", "/axbxbxc", True),
+        ("/a$", "/ab", False),
+        ("/a/%62", "/a/b", True),
+        ("/caf\u00e9", "/caf%C3%A9", True),
+        ("/a%2Fb", "/a/b", False),
+        ("/private?x=", "/private?x=1", True),
+        ("/$", "/", True),
+        ("*", "/any", True),
+    ],
+)
+def test_patterns(pattern, path, matches):
+    assert allows(f"user-agent: *\ndisallow: {pattern}", path) is not matches
+
+
+def test_the_longest_rule_wins_and_allow_wins_a_tie():
+    rules = "User-agent: *\nDisallow: /a\nAllow: /a/b\nDisallow: /a/b/c\nAllow: /same\nDisallow: /same"
+    assert [allows(rules, path) for path in ("/a/x", "/a/b/x", "/a/b/c", "/same", "/other")] == [
+        False, True, False, True, True,
+    ]  # fmt: skip
+
+
+def test_own_groups_are_merged_and_replace_the_general_one():
+    rules = """\ufeff
+        User-agent: other
+        User-Agent: VeCap/2.0   # us, in another spelling
+        Disallow: /one
+        User-agent: *
+        Disallow: /
+        User-agent: vecap
+        Disallow: /two
+    """
+    assert [allows(rules, path) for path in ("/one", "/two", "/three")] == [False, False, True]
+    assert not allows(rules, "/three", "someone")
+    assert allows(rules, "/robots.txt", "someone")
+
+
+def test_empty_disallow_allows_and_other_lines_are_passed_over():
+    assert allows("User-agent: *\nCrawl-delay: 10\nDisallow:\nSitemap: http://x/\nnonsense", "/a")
+    assert allows("", "/a")
+    assert not allows("user-agent: *\r\rdisallow: /a\r", "/a")
+
+
+def test_no_pattern_is_slow():
+    start = time.perf_counter()
+    assert allows("user-agent: *\ndisallow: /" + "*a" * 500 + "$", "/" + "a" * 5000 + "b")
+    assert time.perf_counter() - start < 1
+
+
+def test_product_token():
+    assert product_token("vecap/0.1 (+https://example.org)") == "vecap"
+    assert product_token("My-Crawler") == "my-crawler"
+
+
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [
+        (["noai"], "noai"),
+        (["index, NoImageAI"], "noimageai"),
+        (["unavailable_after: 25 Jun 2030 15:00:00 PST, noai"], "noai"),
+        (["unavailable_after: Fri, 25 Jun 2030 15:00:00 PST", "noimageindex"], "noimageindex"),
+        (["otherbot: noindex"], None),
+        (["otherbot: noindex, noai, vecap: none"], "none"),
+        (["vecap: noai"], "noai"),
+        (["max-image-preview: none, nofollow"], None),
+        (["nosnippet", "all"], None),
+        ([], None),
+    ],
+)
+def test_opt_outs(values, rule):
+    assert opted_out(values, "vecap") == rule

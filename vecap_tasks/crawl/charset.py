@@ -1,0 +1,61 @@
+"""Bytes of a page to text, as browsers do it: byte order mark, HTTP header, meta element, then a guess."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+from charset_normalizer import from_bytes
+
+_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_META = re.compile(rb"<meta[^>]{0,300}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
+_META_BYTES = 4096  # the standard says 1,024; pages that put more before it are read as they are meant
+_GUESS_BYTES = 1 << 16
+# Labels that mean a wider encoding than their name says (WHATWG Encoding Standard, section 4.2).
+_WIDER = {
+    "iso-8859-1": "windows-1252",
+    "iso8859-1": "windows-1252",
+    "latin1": "windows-1252",
+    "latin-1": "windows-1252",
+    "us-ascii": "windows-1252",
+    "ascii": "windows-1252",
+    "iso-8859-9": "windows-1254",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "x-gbk": "gb18030",
+    "shift_jis": "cp932",
+    "shift-jis": "cp932",
+    "x-sjis": "cp932",
+    "euc-kr": "cp949",
+    "ks_c_5601-1987": "cp949",
+    "big5": "big5hkscs",
+}
+
+
+def decode(body: bytes, header: str | None) -> str:
+    """Return *body* as text, with U+FFFD for bytes that do not fit; *header* is the charset of the HTTP header."""
+    for mark, name in _MARKS:
+        if body.startswith(mark):
+            return body[len(mark) :].decode(name, "replace")
+    meta = _META.search(body[:_META_BYTES])
+    for label in (header, meta[1].decode("ascii") if meta else None):
+        codec = _codec(label)
+        if codec and not (label is not header and codec.startswith("utf-16")):  # a page that can be read is not UTF-16
+            return body.decode(codec, "replace")
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        guess = from_bytes(body[:_GUESS_BYTES]).best()
+        return body.decode(guess.encoding if guess else "windows-1252", "replace")
+
+
+def _codec(label: str | None) -> str | None:
+    if not label:
+        return None
+    name = label.strip().strip("\"'").lower()
+    name = _WIDER.get(name, name)
+    try:
+        info = codecs.lookup(name)
+    except (LookupError, ValueError):
+        return None
+    return info.name if info._is_text_encoding else None

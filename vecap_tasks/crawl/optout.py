@@ -1,0 +1,29 @@
+"""Opt-outs from machine use that a server or a page states: X-Robots-Tag and <meta name="robots">.
+
+A value is a list of rules; `name:` before rules speaks to that robot alone. `unavailable_after: 25 Jun 2030, noai`
+holds a rule with a value of its own and then `noai`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_NO = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+_VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+
+
+def opted_out(values: Iterable[str], product: str) -> str | None:
+    """Return the first rule of *values* that forbids our use, else None. *product* is our name in robots.txt."""
+    for value in values:
+        applies = True
+        for part in value.split(","):
+            rule = part.strip().lower()
+            name, colon, rest = (word.strip() for word in rule.partition(":"))
+            if colon and name in _VALUED:
+                continue
+            if colon and " " not in name:
+                applies = name == product.lower()
+                rule = rest
+            if applies and rule in _NO:
+                return rule
+    return None

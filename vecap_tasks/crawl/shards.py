@@ -1,0 +1,78 @@
+"""The files of one shard, as img2dataset names them: images in a tar, every row in a table, and the counts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from vecap_tasks.crawl.download import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, Outcome, Spool
+from vecap_tasks.dataset.parquet import write_rows
+from vecap_tasks.dataset.schemas import CRAWL
+from vecap_tasks.dataset.stage import Made
+from vecap_tasks.dataset.tar import TarWriter
+
+
+def write_shard(shard: str, candidates: pa.Table, outcomes: Mapping[str, Outcome], spool: Spool, work: Path) -> Made:
+    """Write `<shard>.tar`, `.parquet` and `_stats.json` into *work*; *outcomes* has one for each address.
+
+    A shard without a single image gets no tar: webdataset fails on empty ones.
+    """
+    rows = [candidate | _columns(outcomes[candidate["url"]]) for candidate in candidates.to_pylist()]
+    statuses = Counter(row["status"] for row in rows)
+    reasons = Counter((row["error_message"] or SUCCESS).partition(":")[0] for row in rows)
+    table, tar, stats = f"{shard}.parquet", f"{shard}.tar", f"{shard}_stats.json"
+    write_rows(pa.Table.from_pylist(rows, schema=CRAWL).to_batches(), CRAWL, work / table)
+    files: dict[str, int | None] = {table: len(rows), stats: None}
+    if statuses[SUCCESS]:
+        files[tar] = statuses[SUCCESS]
+        with TarWriter(work / tar) as writer:
+            for row in rows:
+                if row["status"] == SUCCESS:
+                    outcome = outcomes[row["url"]]
+                    writer.write(row["key"], _members(row, spool.read(outcome.offset, outcome.length)))
+    (work / stats).write_text(_stats(len(rows), statuses, reasons), encoding="utf-8")
+    counters = {name: statuses[name] for name in (SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE)}
+    counters |= {f"error.{reason}": count for reason, count in reasons.items() if reason != SUCCESS}
+    return Made(files, counters)
+
+
+def _columns(outcome: Outcome) -> dict[str, Any]:
+    """Return the columns that CRAWL has beyond CANDIDATES."""
+    picture = outcome.picture
+    return {
+        "status": outcome.status,
+        "error_message": outcome.failure.message if outcome.failure else None,
+        "width": picture and picture.width,
+        "height": picture and picture.height,
+        "original_width": picture and picture.original_width,
+        "original_height": picture and picture.original_height,
+        "original_format": picture and picture.original_format,
+        "original_bytes": outcome.original_bytes,
+        "exif": picture and picture.exif,
+        "sha256": outcome.sha256,
+    }
+
+
+def _members(row: dict[str, Any], jpeg: bytes) -> dict[str, bytes]:
+    text = (row["caption"] or "").encode("utf-8")
+    return {"jpg": jpeg, "txt": text, "json": json.dumps(row, ensure_ascii=False).encode("utf-8")}
+
+
+def _stats(rows: int, statuses: Counter[str], reasons: Counter[str]) -> str:
+    """Return img2dataset's stats. Its times are null: they are in the receipt, as this file is part of a digest."""
+    body = {
+        "count": rows,
+        "successes": statuses[SUCCESS],
+        "failed_to_download": statuses[FAILED_TO_DOWNLOAD],
+        "failed_to_resize": statuses[FAILED_TO_RESIZE],
+        "duration": None,
+        "start_time": None,
+        "end_time": None,
+        "status_dict": dict(sorted(reasons.items())),
+    }
+    return json.dumps(body, indent=1) + "\n"
