@@ -1,0 +1,177 @@
+"""The published dataset: what webdataset reads back, what the tables and the card say, and that it is reproducible."""
+
+import json
+from hashlib import md5
+
+import pyarrow.parquet as pq
+import pytest
+import webdataset as wds
+import yaml
+
+from tests.quality.given import Row, configure, give_captions, give_crawl, run, stage, use_given
+from vecap_tasks.dataset.schemas import SAMPLES
+from vecap_tasks.dataset.tar import read_samples
+from vecap_tasks.errors import DamagedError, VecapError
+
+ROWS = [
+    *(Row(caption=f"  Beagle\n no. {n} \u00a0at  the fair ") for n in range(20)),
+    Row(caption=None),
+    Row(caption="IMG_2041.jpg"),
+    Row(status="failed_to_download", error_message="http_404"),
+    *(Row(caption=f"Heron {n} & <b>friends</b>") for n in range(20)),
+]
+NO_CAPTION, NO_VEC = f"{3:032x}", f"{4:032x}"
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """A version of 43 rows in 5 crawl shards, 42 accepted, 41 with a caption, up to assemble."""
+    use_given(monkeypatch)
+    config = configure(tmp_path, assemble={"shard_size": 12, "licence": "CC0-1.0 (drawn)"})
+    give_crawl(tmp_path, ROWS)
+    run("crawl", config)
+    run("quality", config)
+    give_captions(config, without=[NO_CAPTION], only_alttext=[NO_VEC])
+    run("rewrite", config)
+    return config
+
+
+def tables(config, manifest):
+    store = stage("assemble", config).store
+    return [pq.read_table(store.path(name)) for name in manifest.files_ending(".parquet")]
+
+
+def test_webdataset_reads_what_the_tables_say(config):
+    manifest = run("assemble", config)
+    store = stage("assemble", config).store
+    tars = [store.path(name) for name in manifest.files_ending(".tar")]
+    samples = list(wds.WebDataset(tars, shardshuffle=False))
+    rows = [row for table in tables(config, manifest) for row in table.to_pylist()]
+    assert [sample["__key__"] for sample in samples] == [row["key"] for row in rows]
+    assert len(rows) == 41
+    for sample, row in zip(samples, rows, strict=True):
+        assert json.loads(sample["json"]) == row
+        assert sample["txt"].decode() == row["vecap"]
+        assert "." not in row["key"]
+        assert all(isinstance(row[name], str) for name in ("alttext", "vec", "vecap"))
+    assert all(table.schema.names == SAMPLES.names for table in tables(config, manifest))
+
+
+def test_images_are_the_crawl_s_byte_for_byte(config):
+    manifest = run("assemble", config)
+    crawl, assemble = stage("crawl", config), stage("assemble", config)
+    crawled = {}
+    for name in crawl.manifest().files_ending(".tar"):
+        with crawl.store.open(name) as stream:
+            crawled |= {json.loads(s.members["json"])["uid"]: s.members["jpg"] for s in read_samples(stream)}
+    for name in manifest.files_ending(".tar"):
+        with assemble.store.open(name) as stream:
+            for sample in read_samples(stream):
+                assert sample.members["jpg"] == crawled[json.loads(sample.members["json"])["uid"]]
+
+
+def test_texts_are_those_of_the_arms(config):
+    rows = {row["uid"]: row for table in tables(config, run("assemble", config)) for row in table.to_pylist()}
+    assert rows[f"{0:032x}"]["alttext"] == "Beagle no. 0 at the fair"
+    assert rows[f"{30:032x}"]["alttext"] == "Heron 7 & <b>friends</b>", "as crawled, not as cleaned"
+    assert rows[f"{30:032x}"]["vecap"].startswith("Heron 7 & friends ")
+    assert rows[f"{20:032x}"]["alttext"] == ""
+    assert rows[f"{21:032x}"]["alttext"] == "IMG_2041.jpg", "the arm alttext trains on noise too"
+    assert rows[NO_VEC]["vec"] == ""
+    assert rows[NO_VEC]["vecap_from"] == "alttext"
+    assert all(row["vecap"] for row in rows.values())
+    assert NO_CAPTION not in rows
+
+
+def test_counts_add_up(config):
+    manifest = run("assemble", config)
+    sizes = json.loads(stage("assemble", config).store.read(manifest.file("sizes.json")))
+    assert manifest.counters == {"rows": 42, "samples": 41, "shards": 4, "left_out.no_caption": 1}
+    assert sizes == {"00000.tar": 11, "00001.tar": 10, "00002.tar": 10, "00003.tar": 10}
+    assert {entry.path: entry.rows for entry in manifest.files if entry.path.endswith(".tar")} == sizes
+
+
+def test_samples_are_mixed_and_the_order_is_that_of_the_uid(config):
+    rows = [row for table in tables(config, run("assemble", config)) for row in table.to_pylist()]
+    orders = [md5(row["uid"].encode(), usedforsecurity=False).hexdigest() for row in rows]
+    assert orders == sorted(orders)
+    assert [row["uid"] for row in rows] != sorted(row["uid"] for row in rows)
+
+
+def test_the_same_inputs_give_the_same_bytes_in_any_order_and_after_a_kill(config, tmp_path):
+    manifest = run("assemble", config)
+    other = configure(tmp_path, root=str(tmp_path / "other"), assemble={"shard_size": 12, "licence": "CC0-1.0 (drawn)"})
+    for name in ("crawl", "quality", "rewrite"):
+        run(name, other)
+    again = stage("assemble", other)
+    for shard in reversed(again.plan()):
+        again.run(shard)
+        stage("assemble", other).run(shard)
+    assert again.commit().digest == manifest.digest
+    assert stage("assemble", config).plan() == []
+
+
+def test_groups_of_crawl_shards_are_done_one_by_one(config, tmp_path):
+    small = configure(tmp_path, root=str(tmp_path / "small"), assemble={"shard_size": 2})
+    for name in ("crawl", "quality", "rewrite"):
+        run(name, small)
+    assemble = stage("assemble", small)
+    assert assemble.plan() == ["00000", "00001", "00002", "00003", "00004"]
+    manifest = run("assemble", small)
+    assert manifest.counters["samples"] == 41
+    assert [entry.path for entry in manifest.files if entry.path.endswith(".tar")] == [
+        f"{number:05d}.tar" for number in range(manifest.counters["shards"])
+    ]
+    uids = [row["uid"] for table in tables(small, manifest) for row in table.to_pylist()]
+    assert len(set(uids)) == 41
+
+
+def test_the_card_is_read_by_its_front_matter_and_states_the_counts(config):
+    manifest = run("assemble", config)
+    card = stage("assemble", config).store.read(manifest.file("README.md")).decode()
+    _, front, body = card.split("---\n", 2)
+    matter = yaml.safe_load(front)
+    assert matter["license"] == "cc0-1.0"
+    assert matter["size_categories"] == ["n<1K"]
+    assert matter["configs"] == [{"config_name": "default", "data_files": "*.tar"}]
+    for said in (
+        "41 samples of image and text from one crawl, 41 distinct images, in 4 shards",
+        "| found on pages | 43 |",
+        "| downloaded | 42 |",
+        "| left out, as no step gave a text | 1 |",
+        "| VeCap | `tiny-vecap` | `0123456789abcdef` | `vecap@abc` |",
+        "--train-data '{00000..00003}.tar'",
+        stage("rewrite", config).manifest().digest,
+    ):
+        assert said in body
+    assert str(config.base) not in card
+
+
+def test_nothing_to_assemble_is_one_clear_line(tmp_path, monkeypatch):
+    use_given(monkeypatch)
+    config = configure(tmp_path)
+    give_crawl(tmp_path, [Row(), Row()])
+    run("crawl", config)
+    run("quality", config)
+    give_captions(config, without=[f"{n:032x}" for n in range(2)])
+    run("rewrite", config)
+    with pytest.raises(VecapError, match="nothing to assemble: none of its 2 accepted rows got a caption") as error:
+        stage("assemble", config).plan()
+    assert "\n" not in str(error.value)
+
+
+def test_a_tar_cut_short_is_named_and_nothing_is_published(config):
+    store = stage("crawl", config).store
+    name = stage("crawl", config).manifest().files_ending(".tar")[0]
+    store.put(name, store.read(name)[:5_000])
+    with pytest.raises(DamagedError, match=r"00000\.tar is cut short or damaged"):
+        run("assemble", config)
+    assert stage("assemble", config).manifest() is None
+
+
+def test_a_lost_image_is_named(config):
+    store = stage("crawl", config).store
+    first, second = stage("crawl", config).manifest().files_ending(".tar")[:2]
+    store.put(first, store.read(second))
+    with pytest.raises(DamagedError, match="images are not in the crawl's tars, such as 000000000"):
+        run("assemble", config)

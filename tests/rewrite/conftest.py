@@ -1,0 +1,266 @@
+"""Two checkpoints with random weights, laid out as LLaVA and Vicuna are, and versions whose crawl is given as files."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from vecap_tasks.config import Config, parse_config
+from vecap_tasks.dataset.manifest import FileEntry, Manifest
+from vecap_tasks.dataset.schemas import CRAWL, VERDICTS
+from vecap_tasks.dataset.tar import TarWriter
+from vecap_tasks.dataset.version import Version
+from vecap_tasks.rewrite.images import Row, Seen
+from vecap_tasks.stages import load_stage
+
+SPECIAL = ("<|pad|>", "<|begin|>", "<|user|>", "<|assistant|>", "<|end|>", "<image>")
+TEXT_TEMPLATE = (
+    "<|begin|>{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] | trim }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+IMAGE_TEMPLATE = (
+    "<|begin|>{% for message in messages %}<|{{ message['role'] }}|>{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+IMAGE_SIDE, PATCH = 32, 16
+
+
+def tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
+    """Byte-level, without merges: any text can be encoded, and decoding gives it back."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate((*SPECIAL, *alphabet))}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|begin|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        extra_special_tokens=["<|user|>", "<|assistant|>", "<image>"],
+        chat_template=chat_template,
+        model_max_length=2048,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _llama(words: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+        initializer_range=0.6,
+    )
+
+
+def _speak_letters(model: torch.nn.Module, words: PreTrainedTokenizerFast) -> None:
+    """Leave the model letters, spaces and its end token to say, so that some of what it says passes for text."""
+    said = words.convert_tokens_to_ids([*"abcdefghijklmnopqrstuvwxyz", "Ġ", "<|end|>"])
+    weights = model.get_output_embeddings().weight.data
+    weights[[number for number in range(len(weights)) if number not in said]] = 0
+    weights[said[-1]] *= 4
+
+
+def save_llm(folder: Path, seed: int = 0, chat_template: str | None = TEXT_TEMPLATE) -> Path:
+    words = tokenizer(chat_template)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(_llama(words))
+    _speak_letters(model, words)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def save_vlm(folder: Path, seed: int = 0) -> Path:
+    words = tokenizer(None)
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=IMAGE_SIDE,
+            patch_size=PATCH,
+            initializer_range=0.6,
+        ),
+        text_config=_llama(words),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        image_seq_length=(IMAGE_SIDE // PATCH) ** 2,
+        pad_token_id=words.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    model = LlavaForConditionalGeneration(config)
+    _speak_letters(model, words)
+    model.save_pretrained(folder)
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": IMAGE_SIDE}, crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE}
+    )
+    LlavaProcessor(
+        image_processor=images,
+        tokenizer=words,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=IMAGE_TEMPLATE,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vlm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_vlm(tmp_path_factory.mktemp("models") / "vlm")
+
+
+@pytest.fixture(scope="session")
+def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llm(tmp_path_factory.mktemp("models") / "llm")
+
+
+def picture(number: int) -> Image.Image:
+    """A picture of noise that no other number has."""
+    return Image.fromarray(np.random.default_rng(number).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+
+
+@dataclass(frozen=True)
+class Given:
+    """A row of a crawl; `image` numbers its picture, None is a file that is no image."""
+
+    alttext: str | None = "A Belvo tulip in the garden"
+    accepted: bool = True
+    image: int | None = 0
+
+
+def jpeg(number: int | None) -> bytes:
+    if number is None:
+        return b"\xff\xd8\xff\xe0 no image"
+    stream = io.BytesIO()
+    picture(number).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+class Place:
+    """A folder with a store in which crawls are laid down as their stages would leave them."""
+
+    def __init__(self, folder: Path, vlm: Path, llm: Path) -> None:
+        self.folder, self.vlm, self.llm = folder, vlm, llm
+
+    def config(self, **rewrite: Any) -> Config:
+        def model(folder: Path, prompt: str) -> dict[str, Any]:
+            return {"model": str(folder), "prompt": prompt, "max_new_tokens": 12, "batch_size": 16}
+
+        section = {"vlm": model(self.vlm, "describe"), "llm": model(self.llm, "fuse"), "shard_size": 8} | rewrite
+        values = {
+            "dataset": "tiny",
+            "root": str(self.folder / "store"),
+            "crawl": {"source": {"kind": "warc", "paths": ["none"]}},
+            "rewrite": section,
+            "train": {"model": {"tokenizer": "none"}},
+            "evaluate": {"dataset": "none"},
+            "dask": {"workers": 1},
+        }
+        return parse_config(values, self.folder)
+
+    def lay_down(
+        self, config: Config, rows: Sequence[Given], name: str = "2026-01-01", shard_size: int = 10
+    ) -> Version:
+        """Write crawl and verdicts of *rows* with their manifests, and return the version."""
+        version = Version(config.dataset, name, 1, "")
+        crawl, quality = load_stage("crawl", config, version), load_stage("quality", config, version)
+        store = crawl.store
+        verdicts, files = [], []
+        with store.workspace() as work:
+            for start in range(0, len(rows), shard_size):
+                shard, lines = f"{start // shard_size:05d}", []
+                with TarWriter(work / f"{shard}.tar") as tar:
+                    for index, row in enumerate(rows[start : start + shard_size]):
+                        data = jpeg(row.image)
+                        line = {
+                            "key": f"{shard}{index:04d}",
+                            "uid": f"{start + index:032x}",
+                            "sha256": hashlib.sha256(data).hexdigest(),
+                        }
+                        tar.write(line["key"], {"jpg": data, "txt": b"", "json": b"{}"})
+                        lines.append(line | {"url": "https://a.example/", "source": "none", "status": "success"})
+                        reasons = [] if row.accepted else ["too_small"]
+                        verdicts.append(line | {"accepted": row.accepted, "alttext": row.alttext, "reasons": reasons})
+                pq.write_table(pa.Table.from_pylist(lines, CRAWL), work / f"{shard}.parquet")
+                files += [f"{shard}.parquet", f"{shard}.tar"]
+            pq.write_table(pa.Table.from_pylist(verdicts, VERDICTS), work / "verdicts.parquet")
+            accepted = sum(row.accepted for row in rows)
+            for stage, names in ((crawl, files), (quality, ["verdicts.parquet"])):
+                entries = []
+                for file in names:
+                    data = (work / file).read_bytes()
+                    entries.append(FileEntry(file, len(data), None, hashlib.sha256(data).hexdigest()))
+                    store.put(f"{stage.folder}/{file}", data)
+                manifest = Manifest(
+                    dataset=config.dataset,
+                    interval=name,
+                    stage=stage.name,
+                    fingerprint=stage.fingerprint,
+                    config=stage.identity(),
+                    inputs=(),
+                    files=tuple(entries),
+                    counters={"rows": len(rows), "accepted": accepted},
+                    location=stage.folder,
+                )
+                store.put(f"{stage.folder}/manifest.json", manifest.to_json())
+        store.put(f"{version.folder}/version.json", json.dumps(asdict(version)).encode())
+        return version
+
+
+@pytest.fixture
+def place(tmp_path: Path, vlm_folder: Path, llm_folder: Path) -> Place:
+    return Place(tmp_path, vlm_folder, llm_folder)
+
+
+@pytest.fixture(scope="session")
+def save_models() -> tuple[Callable[..., Path], Callable[..., Path]]:
+    """The makers of a VLM's and of an LLM's folder, for tests that want another one."""
+    return save_vlm, save_llm
+
+
+@pytest.fixture(scope="session")
+def seen() -> Callable[[int | None], Seen]:
+    """Give the row and the picture of a number; None is a file that is no picture."""
+    return lambda number: Seen(Row(f"{number}", "", f"{number}", None, ""), None if number is None else picture(number))
+
+
+@pytest.fixture(scope="session")
+def given() -> type[Given]:
+    return Given

@@ -1,0 +1,86 @@
+"""The models that the project ships, in the hands of the code that would load LLaVA and Vicuna."""
+
+import random
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from vecap_tasks.config import Config, load_config
+from vecap_tasks.demo.recipe.captions import PROMPTS
+from vecap_tasks.demo.recipe.fusion_pairs import Pair, held_out_pairs, known_name
+from vecap_tasks.demo.recipe.llm import FUSE_PROMPT
+from vecap_tasks.demo.recipe.measure import as_crawled, held_out
+from vecap_tasks.rewrite.checkpoint import find_checkpoint
+from vecap_tasks.rewrite.images import Row, Seen
+from vecap_tasks.rewrite.llm import Llm
+from vecap_tasks.rewrite.prompt import load_prompt
+from vecap_tasks.rewrite.screen import screen_vec, screen_vecap
+from vecap_tasks.rewrite.vlm import Vlm
+
+CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return load_config(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def vlm(config: Config) -> Vlm:
+    settings = config.rewrite.vlm
+    return Vlm(find_checkpoint(config, settings.model), settings, load_prompt(settings.prompt))
+
+
+@pytest.fixture(scope="module")
+def llm(config: Config) -> Llm:
+    settings = config.rewrite.llm
+    limit = config.rewrite.max_alttext_chars
+    return Llm(find_checkpoint(config, settings.model), settings, load_prompt(settings.prompt), limit)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Seen]:
+    drawn = [as_crawled(scene) for scene in held_out(70, 5)]
+    return [Seen(Row(str(number), "", str(number), None, ""), picture) for number, picture in enumerate(drawn)]
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[str, str]]:
+    def texts(pair: Pair) -> tuple[str, str]:
+        return pair.alttext, pair.vec
+
+    return list(dict.fromkeys(map(texts, islice(held_out_pairs(random.Random(3), known_name), 150))))
+
+
+def test_the_demos_models_are_asked_what_they_were_trained_to_answer(config: Config) -> None:
+    assert load_prompt(config.rewrite.vlm.prompt).text in PROMPTS
+    assert load_prompt(config.rewrite.llm.prompt).text == FUSE_PROMPT
+
+
+def test_a_picture_gets_the_same_vec_alone_and_in_a_batch(vlm: Vlm, pictures: list[Seen]) -> None:
+    together = list(vlm.describe(iter(pictures)))
+    for number in (0, 31, 63, 64, 69):
+        assert list(vlm.describe(iter([pictures[number]]))) == [together[number]]
+
+
+def test_a_pair_gets_the_same_vecap_alone_and_in_a_batch(llm: Llm, pairs: list[tuple[str, str]]) -> None:
+    together = llm.fuse(pairs)
+    for pair in pairs[::30]:
+        assert llm.fuse([pair]) == {pair: together[pair]}
+
+
+def test_what_they_write_passes_screening(
+    vlm: Vlm, llm: Llm, pictures: list[Seen], pairs: list[tuple[str, str]]
+) -> None:
+    question = load_prompt("describe").text
+    for _, text in vlm.describe(iter(pictures)):
+        assert text is not None
+        assert screen_vec(text.text, text.ended, question) is None
+    problems = [
+        screen_vecap(text.text, text.ended, FUSE_PROMPT, *pair)
+        for pair, text in llm.fuse(pairs).items()
+        if text is not None
+    ]
+    assert len(problems) == len(pairs)
+    assert sum(problem is None for problem in problems) >= 0.97 * len(pairs)

@@ -1,0 +1,153 @@
+"""Shards over Dask: the same bytes whatever the workers, and a clear line when something is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from distributed import Client, LocalCluster
+
+from vecap_tasks import engine
+from vecap_tasks.config import Config
+from vecap_tasks.engine import run_shards
+from vecap_tasks.errors import VecapError
+from vecap_tasks.rewrite.stage import Rewrite
+
+
+def on(config: Config, **dask) -> Config:
+    """The same configuration, its work done elsewhere."""
+    return config.model_copy(update={"dask": config.dask.model_copy(update=dask)}).with_base(config.base)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def rows(given):
+    return [given(f"A Belvo {number} tulip", image=number) for number in range(16)]
+
+
+def digest_here(place, config: Config, rows) -> str:
+    """The digest of the stage done without workers, under a name of its own that enters no digest."""
+    stage = Rewrite(config, place.lay_down(config, rows))
+    for shard in stage.plan():
+        stage.run(shard)
+    return stage.commit().digest
+
+
+def test_two_workers_of_its_own_make_the_bytes_that_none_makes(place, rows, tmp_path) -> None:
+    wanted = digest_here(place, place.config(shard_size=2), rows)
+    place.folder = tmp_path / "again"
+    place.folder.mkdir()
+    config = on(place.config(shard_size=2), workers=2)
+    stage = Rewrite(config, place.lay_down(config, rows))
+    seen = []
+    results = run_shards(stage, stage.plan(), lambda done, total: seen.append((done, total)))
+    assert [result.shard for result in results] == stage.shards()
+    assert seen == [(done, 8) for done in range(9)]
+    assert stage.commit().digest == wanted
+
+
+def test_a_worker_killed_in_the_middle_costs_no_byte(place, rows, tmp_path, cluster) -> None:
+    wanted = digest_here(place, place.config(shard_size=1), rows)
+    place.folder = tmp_path / "again"
+    place.folder.mkdir()
+    config = on(place.config(shard_size=1), address=cluster.scheduler_address)
+    stage = Rewrite(config, place.lay_down(config, rows))
+    with Client(cluster, set_as_default=False) as client:
+        pids = sorted(client.run(os.getpid).values())
+    killed = []
+
+    def kill(done: int, total: int) -> None:
+        if done == 3 and not killed:
+            os.kill(pids[0], signal.SIGKILL)
+            killed.append(pids[0])
+
+    run_shards(stage, stage.plan(), kill)
+    assert killed
+    assert stage.commit().digest == wanted
+
+
+def test_a_shard_that_fails_is_told_in_one_line_and_the_others_are_kept(place, rows, cluster) -> None:
+    config = on(place.config(shard_size=4), address=cluster.scheduler_address)
+    version = place.lay_down(config, rows, shard_size=8)
+    stage = Rewrite(config, version)
+    tar = f"{version.folder}/crawl/00001.tar"
+    whole = stage.store.read(tar)
+    stage.store.put(tar, b"no tar" * 1000)
+    with pytest.raises(VecapError, match=r"rewrite: 2 of 4 shards failed; shard 00002: .*00001\.tar") as told:
+        run_shards(stage, stage.plan())
+    assert "\n" not in str(told.value)
+    assert stage.plan() == ["00002", "00003"]
+    stage.store.put(tar, whole)
+    run_shards(stage, stage.plan())
+    assert stage.commit().counters["rows"] == 16
+
+
+def test_a_fault_that_is_no_shards_own_is_not_met_by_every_shard(place, rows, cluster, tmp_path) -> None:
+    config = on(place.config(shard_size=1), address=cluster.scheduler_address)
+    version = place.lay_down(config, rows)
+    stage = Rewrite(config, version)
+    stage.store.put(f"{version.folder}/quality/verdicts.parquet", b"no parquet")
+    with pytest.raises(
+        VecapError, match=r"rewrite: (\d+) of 16 shards failed; shard 00000: .*verdicts\.parquet"
+    ) as told:
+        run_shards(stage, stage.plan())
+    assert int(str(told.value).split()[1]) < 16
+
+
+def test_the_workers_use_the_places_that_the_caller_means(place, rows, cluster, monkeypatch, tmp_path) -> None:
+    """A worker started under another environment writes where the configuration of the caller says."""
+    monkeypatch.setenv("VECAP_TEST_ROOT", str(tmp_path / "mine"))
+    config = place.config(shard_size=8)
+    config = on(config, address=cluster.scheduler_address).model_copy(update={"root": "${VECAP_TEST_ROOT}/store"})
+    stage = Rewrite(config, place.lay_down(config, rows))
+    run_shards(stage, stage.plan())
+    assert stage.commit().counters["rows"] == 16
+    assert (tmp_path / "mine" / "store" / "tiny" / "2026-01-01" / "rewrite" / "manifest.json").is_file()
+
+
+def test_no_scheduler_at_the_address_is_told(place, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "_PATIENCE_SECONDS", 1)
+    config = on(place.config(), address="tcp://127.0.0.1:9")
+    with (
+        pytest.raises(VecapError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9; start it"),
+        engine.connect(config),
+    ):
+        pass
+
+
+def test_a_resource_that_no_worker_has_is_told_and_not_waited_for(place, rows, cluster, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "_PATIENCE_SECONDS", 1)
+    config = on(place.config(), address=cluster.scheduler_address, resources={"GPU": 1})
+    stage = Rewrite(config, place.lay_down(config, rows))
+    with pytest.raises(VecapError, match=r"no worker with \{'GPU': 1\}"):
+        run_shards(stage, stage.plan())
+
+
+def test_a_scheduler_that_dies_is_told_and_leaves_what_is_done(place, rows, tmp_path) -> None:
+    file = str(tmp_path / "scheduler.json")
+    command = [sys.executable, "-m", "distributed.cli.dask_{}", "--scheduler-file", file, "--no-dashboard"]
+    more = {"scheduler": ["--host", "127.0.0.1", "--port", "0"], "worker": ["--no-nanny", "--nthreads", "1"]}
+    processes = {
+        name: subprocess.Popen([word.format(name) for word in command] + options, stderr=subprocess.DEVNULL)
+        for name, options in more.items()
+    }
+    try:
+        with Client(scheduler_file=file, timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+            address = client.scheduler.address
+        config = on(place.config(shard_size=1), address=address)
+        stage = Rewrite(config, place.lay_down(config, rows))
+        with pytest.raises(VecapError, match="the Dask scheduler was lost; start it"):
+            run_shards(stage, stage.plan(), lambda done, total: processes["scheduler"].kill() if done == 2 else None)
+        assert len(stage.plan()) <= 14
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()

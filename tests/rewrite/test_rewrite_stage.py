@@ -1,0 +1,161 @@
+"""The stage as a user runs it: every accepted row has its captions, and says who wrote them."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from vecap_tasks.dataset.schemas import CAPTIONS
+from vecap_tasks.dataset.version import Version
+from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.rewrite.stage import Rewrite, choose
+from vecap_tasks.stages import open_version
+
+
+def run(config, version: Version, *, shards: list[str] | None = None):
+    """Run the stage here, without workers, and return it with its manifest and its rows."""
+    stage = Rewrite(config, version)
+    for shard in shards if shards is not None else stage.plan():
+        stage.run(shard)
+    manifest = stage.commit()
+    return stage, manifest, read(stage, manifest)
+
+
+def read(stage: Rewrite, manifest) -> list[dict]:
+    rows = []
+    for name in manifest.files_ending(".parquet"):
+        with stage.store.open(name) as stream:
+            table = pq.read_table(stream)
+        assert table.schema.equals(CAPTIONS)
+        rows += table.to_pylist()
+    return rows
+
+
+@pytest.fixture
+def crawl(given):
+    """Two shards: 24 rows, of which one is refused, one has no AltText and one is no picture."""
+    rows = [given(f"A Belvo {number} tulip", image=number) for number in range(24)]
+    rows[3] = given("refused", accepted=False, image=3)
+    rows[5] = given(None, image=5)
+    rows[11] = given("A name", image=None)
+    return rows
+
+
+def test_every_accepted_row_has_captions_in_the_order_of_keys(place, crawl) -> None:
+    config = place.config()
+    stage, manifest, rows = run(config, place.lay_down(config, crawl))
+    wanted = [f"{number // 10:05d}{number % 10:04d}" for number in range(24) if number != 3]
+    assert [row["key"] for row in rows] == wanted
+    assert [entry.rows for entry in manifest.files] == [8, 8, 7]
+    assert manifest.counters["rows"] == 23
+    assert sum(count for name, count in manifest.counters.items() if name.startswith("vecap_from.")) == 23
+    written = [manifest.counters.get(f"vecap_from.{source}", 0) for source in ("llm", "vec")]
+    assert manifest.counters["captioned"] == sum(written)
+    assert manifest.counters["vec_tokens"] == sum(row["vec_tokens"] for row in rows) > 0
+    problems = [row[name] for row in rows for name in ("vec_problem", "vecap_problem") if row[name]]
+    assert sum(count for name, count in manifest.counters.items() if name.startswith("problem.")) == len(problems)
+    assert stage.plan() == []
+
+
+def test_a_row_says_who_wrote_it(place, crawl) -> None:
+    config = place.config()
+    stage, manifest, rows = run(config, place.lay_down(config, crawl))
+    row = rows[0]
+    assert row["vec_model"] == str(place.vlm)
+    assert len(row["vec_revision"]) == 16
+    assert row["vec_prompt"].startswith("describe@")
+    assert row["vecap_prompt"].startswith("fuse@")
+    parameters = json.loads(row["vec_parameters"])
+    assert (parameters["max_new_tokens"], parameters["dtype"], parameters["image"]["size"]) == (12, "float32", 256)
+    models = {item.name: item.digest for item in manifest.inputs if item.kind == "model"}
+    assert models[str(place.vlm)].startswith(row["vec_revision"])
+    assert [item.name for item in manifest.inputs if item.kind == "prompt"] == ["describe", "fuse"]
+    assert stage.identity()["vlm"]["digest"] == models[str(place.vlm)]
+
+
+def test_what_cannot_be_captioned_stays_with_its_reason(place, crawl) -> None:
+    config = place.config()
+    rows = {row["key"]: row for row in run(config, place.lay_down(config, crawl))[2]}
+    broken = rows["000010001"]
+    assert (broken["vec"], broken["vec_problem"], broken["vec_tokens"]) == (None, "unreadable_image", 0)
+    assert (broken["vecap"], broken["vecap_from"], broken["vecap_problem"]) == ("A name", "alttext", None)
+    nameless = rows["000000005"]
+    assert nameless["vecap_tokens"] == 0
+    assert nameless["vecap_problem"] is None
+    assert nameless["vecap"] == nameless["vec"]
+    assert all(row["vec"] is None or row["vec_problem"] is None for row in rows.values())
+
+
+def test_the_best_text_there_is_becomes_the_vecap() -> None:
+    assert choose("vecap", "vec", "alttext") == ("vecap", "llm")
+    assert choose(None, "vec", "alttext") == ("vec", "vec")
+    assert choose(None, None, "alttext") == ("alttext", "alttext")
+    assert choose(None, None, None) == (None, "none")
+
+
+def test_the_same_picture_twice_is_looked_at_once_and_says_the_same(place, given) -> None:
+    config = place.config()
+    rows = run(config, place.lay_down(config, [given(f"Name {n}", image=1) for n in range(3)]))[2]
+    assert len({(row["vec"], row["vec_problem"], row["vec_tokens"]) for row in rows}) == 1
+
+
+def test_captions_of_an_earlier_version_are_found_again_and_change_no_byte(place, crawl, given) -> None:
+    config = place.config(shard_size=100)
+    later = [*crawl[10:], *(given(f"New {number}", image=100 + number) for number in range(9))]
+    alone = place.lay_down(config, later, "2026-01-02")
+    _, without, _ = run(config, alone)
+    assert without.provenance["notes"] == {"reused_vec": 0, "reused_vecap": 0}
+
+    earlier = place.lay_down(config, crawl, "2026-01-01")
+    _, first, rows = run(config, earlier)
+    assert first.provenance["notes"]["reused_vec"] == 14
+    fused = [row for row in rows[9:] if row["vecap_tokens"]]
+    assert first.provenance["notes"]["reused_vecap"] == len(fused)
+
+    again = place.lay_down(config, later, "2026-01-03")
+    _, found, _ = run(config, again)
+    assert found.provenance["notes"]["reused_vec"] == 23
+    assert [(entry.path, entry.sha256) for entry in found.files] == [(e.path, e.sha256) for e in without.files]
+    assert found.counters == without.counters
+
+
+@pytest.mark.parametrize("change", ["prompt", "tokens", "model"])
+def test_captions_of_another_writer_are_not_taken(place, crawl, save_models, tmp_path, change: str) -> None:
+    config = place.config(shard_size=100)
+    run(config, place.lay_down(config, crawl))
+    vlm = config.rewrite.vlm.model_dump()
+    if change == "prompt":
+        vlm["prompt"] = "describe-llava"
+    elif change == "tokens":
+        vlm["max_new_tokens"] = 9
+    else:
+        vlm["model"] = str(save_models[0](tmp_path / "other", seed=1))
+    other = place.config(shard_size=100, vlm=vlm)
+    _, manifest, _ = run(other, place.lay_down(other, crawl, "2026-01-02"))
+    assert manifest.provenance["notes"]["reused_vec"] == 0
+
+
+def test_a_tar_without_an_accepted_image_is_told(place, crawl) -> None:
+    config = place.config()
+    version = place.lay_down(config, crawl)
+    stage = Rewrite(config, version)
+    data = stage.store.read(f"{version.folder}/crawl/00000.tar")
+    stage.store.put(f"{version.folder}/crawl/00000.tar", data[: len(data) // 3])
+    with pytest.raises(DamagedError, match=r"crawl/00000\.tar"):
+        stage.run("00000")
+    assert stage.receipts() == []
+
+
+def test_a_model_that_is_not_there_stops_the_stage_before_any_work(place, crawl) -> None:
+    config = place.config(llm={"model": "nowhere", "prompt": "fuse"})
+    version = place.lay_down(config, crawl)
+    with pytest.raises(VecapError, match="model nowhere: there is no folder"):
+        open_version(config, Rewrite(config, version).store, "2026-01-01")
+
+
+def test_importing_the_stage_loads_no_model_library() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, vecap_tasks.rewrite.stage; print({'torch', 'transformers', 'airflow'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

@@ -1,0 +1,179 @@
+"""The dataset card: README.md with the front matter that Hugging Face reads. It says nothing of when or where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """What wrote a text: `revision` is a digest of the model's files, `prompt` is name@digest."""
+
+    writes: str  # VeC or VeCap
+    model: str
+    revision: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a card states. Mappings are by text (alttext, vec, vecap) or by stage (crawl, quality, rewrite)."""
+
+    dataset: str
+    interval: str
+    licence: str
+    shards: int
+    samples: int
+    images: int  # distinct ones
+    left_out: int  # accepted rows without a caption
+    with_text: Mapping[str, int]
+    words: Mapping[str, float]  # mean, of the samples that have the text
+    origins: Mapping[str, int]  # vecap_from -> samples
+    writers: tuple[Writer, ...]
+    counters: Mapping[str, Mapping[str, int]]
+    digests: Mapping[str, str]
+
+
+# Identifiers that Hugging Face knows; any other licence is `other` with its name.
+_LICENCES = frozenset(
+    {"apache-2.0", "mit", "unknown", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
+)
+_ORIGINS = {
+    "llm": "the LLM fused AltText and VeC",
+    "vec": "the VeC stands in: there was no usable AltText, or what the LLM wrote was refused",
+    "alttext": "the cleaned AltText stands in: what the VLM wrote was refused",
+}
+_TEXTS = {
+    "alttext": 'AltText as crawled, noise included; only white space is folded; `""` where the page gives none',
+    "vec": 'what the VLM says it sees; `""` where it wrote nothing usable',
+    "vecap": "the caption: AltText and VeC fused; never empty",
+}
+
+
+def write_card(facts: Facts) -> str:
+    """Return the card's text: the same facts, the same bytes."""
+    return "\n".join([_front_matter(facts), _body(facts)])
+
+
+def _front_matter(facts: Facts) -> str:
+    token = facts.licence.split(" ", 1)[0].lower()
+    licence = {"license": token} if token in _LICENCES else {"license": "other", "license_name": facts.licence}
+    matter = {
+        "pretty_name": f"{facts.dataset} {facts.interval}",
+        **licence,
+        "task_categories": ["zero-shot-image-classification", "image-to-text"],
+        "size_categories": [_size(facts.samples)],
+        "tags": ["webdataset", "clip", "vecap", "synthetic-captions"],
+        "configs": [{"config_name": "default", "data_files": "*.tar"}],
+    }
+    return f"---\n{yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)}---"
+
+
+def _size(samples: int) -> str:
+    """Return Hugging Face's name of the power of a thousand: n<1K, 1K<n<10K, 10K<n<100K, 100K<n<1M …"""
+    if samples < 1_000:
+        return "n<1K"
+    if samples >= 10**12:
+        return "n>1T"
+    zeros = len(str(samples)) - 1
+    low, high = ("1" + "0" * (power % 3) + "KMBT"[power // 3 - 1] for power in (zeros, zeros + 1))
+    return f"{low}<n<{high}"
+
+
+def _body(facts: Facts) -> str:
+    crawl, quality, rewrite = (facts.counters[name] for name in ("crawl", "quality", "rewrite"))
+    last = f"{facts.shards - 1:05d}"
+    refused = ", ".join(_named(quality, "reason.")) or "none"
+    problems = ", ".join(_named(quality, "alttext.")) or "none"
+    texts = "\n".join(
+        f"| `{name}` | {says} | {facts.with_text[name]} | {facts.words[name]:.1f} |" for name, says in _TEXTS.items()
+    )
+    origins = "\n".join(f"| `{name}` | {_ORIGINS.get(name, name)} | {n} |" for name, n in facts.origins.items())
+    writers = "\n".join(f"| {w.writes} | `{w.model}` | `{w.revision}` | `{w.prompt}` |" for w in facts.writers)
+    digests = "\n".join(f"| {stage} | `{value}` |" for stage, value in facts.digests.items())
+    return f"""
+# {facts.dataset}, crawl of {facts.interval}
+
+{facts.samples} samples of image and text from one crawl, {facts.images} distinct images, in {facts.shards} shards.
+Each sample has three texts:
+
+| field | what it is | samples that have it | words, mean |
+| --- | --- | ---: | ---: |
+{texts}
+
+The method is that of VeCLIP (Lai et al., ECCV 2024): a vision-language model (VLM) says what it sees (VeC), a language
+model (LLM) fuses that with the AltText (VeCap), and CLIP is trained on a mix of both. Models, prompts and rules are
+this project's own.
+
+## Files
+
+- `00000.tar` …: webdataset shards, in an order that mixes the crawl. A sample is `<key>.jpg`, `<key>.txt` (the VeCap)
+  and `<key>.json` (`uid`, `url`, `sha256`, `width`, `height`, `alttext`, `vec`, `vecap`, `vecap_from`, `key`).
+- `00000.parquet` …: the same values as the `.json`, a row for each sample, in the same order.
+- `sizes.json`: samples in each tar.
+
+`uid` is the same for the same image address and AltText in every crawl. `sha256` is of the image as downloaded; the
+JPEG in the tar is the crawl's, resized.
+
+## Loading
+
+```python
+import webdataset as wds
+samples = wds.WebDataset("{{00000..{last}}}.tar", shardshuffle=False).decode("pil").to_tuple("jpg", "json")
+
+from datasets import load_dataset
+samples = load_dataset("webdataset", data_files="*.tar", split="train", streaming=True)
+```
+
+```sh
+# AltText or VeCap, drawn anew for each sample and epoch; how often which is a choice to measure
+python -m open_clip_train.main --dataset-type webdataset --train-data '{{00000..{last}}}.tar' \\
+    --train-num-samples {facts.samples} --json-text-key "alttext;vecap" --json-text-key-probs 0.5 0.5
+```
+
+## From crawl to sample
+
+| rows | |
+| --- | ---: |
+| found on pages | {crawl.get("candidates", 0)} |
+| downloaded | {crawl.get("success", 0)} |
+| accepted | {quality.get("accepted", 0)} |
+| captioned by a model | {rewrite.get("captioned", 0)} |
+| left out, as no step gave a text | {facts.left_out} |
+| samples | {facts.samples} |
+
+Rows refused, by reason (a row may have several): {refused}.
+AltText not shown to the LLM, by problem: {problems}.
+
+| `vecap_from` | | samples |
+| --- | --- | ---: |
+{origins}
+
+## Provenance
+
+| text | model | revision | prompt |
+| --- | --- | --- | --- |
+{writers}
+
+| stage | digest of its manifest |
+| --- | --- |
+{digests}
+
+## Licence and limits
+
+Licence: {facts.licence}. It is what whoever ran the pipeline stated; the images and the AltText belong to the pages
+that they came from (`url`).
+
+- AltText is as crawled: file names, shop texts and other languages are in it, as are names of persons.
+- VeC and VeCap are written by models. Screening refuses broken texts, not wrong ones: they can name what is not there.
+- Duplicates are found by the bytes of the image alone; near duplicates remain.
+- No filter for unsafe images or personal data has been applied.
+"""
+
+
+def _named(counters: Mapping[str, int], prefix: str) -> list[str]:
+    found = [(name.removeprefix(prefix), n) for name, n in counters.items() if name.startswith(prefix)]
+    return [f"{n} {name}" for name, n in sorted(found, key=lambda item: (-item[1], item[0]))]

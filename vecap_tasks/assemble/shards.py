@@ -1,0 +1,85 @@
+"""Training shards: `<key>.jpg`, `.txt` with the VeCap, `.json` with every text as a plain string, and their table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from vecap_tasks.assemble.plan import Group
+from vecap_tasks.dataset.manifest import canonical
+from vecap_tasks.dataset.parquet import write_rows
+from vecap_tasks.dataset.schemas import SAMPLES
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.tar import TarWriter, read_samples
+from vecap_tasks.errors import DamagedError
+
+_BATCH = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    offset: int
+    length: int
+
+
+def write_shards(store: Store, group: Group, samples: pa.Table, work: Path, digits: int) -> dict[str, int]:
+    """Write the training shards of *group* into *work* and return their files with their rows.
+
+    *samples* has the columns of SAMPLES in the order they are written in; its `key` is that of the crawl. *digits* is
+    how many of the new key count within a shard. Raises DamagedError where a tar lacks an image.
+    """
+    spool = work / "images.spool"
+    with spool.open("w+b") as images:
+        places = _spool(store, group, set(samples["key"].to_pylist()), images)
+        written: dict[str, int] = {}
+        start = 0
+        for number, size in enumerate(group.sizes, group.first):
+            name = f"{number:05d}"
+            _write(samples.slice(start, size), name, digits, images, places, work)
+            written |= {f"{name}.tar": size, f"{name}.parquet": size}
+            start += size
+    spool.unlink()
+    return written
+
+
+def _spool(store: Store, group: Group, wanted: set[str], images: IO[bytes]) -> dict[str, _Place]:
+    """Copy the JPEG of each *wanted* key into *images*, tar after tar, and return where it is."""
+    places: dict[str, _Place] = {}
+    for source in group.sources:
+        with store.local(source.tar) as path, path.open("rb") as stream:
+            for sample in read_samples(stream, source.tar):
+                if sample.key not in wanted:
+                    continue
+                image = sample.members.get("jpg")
+                if image is None:
+                    raise DamagedError(f"{source.tar} has no image for {sample.key}; restore it, or crawl again")
+                places[sample.key] = _Place(images.tell(), len(image))
+                images.write(image)
+    lost = wanted - places.keys()
+    if lost:
+        raise DamagedError(f"{len(lost)} images are not in the crawl's tars, such as {min(lost)}; run `vecap verify`")
+    return places
+
+
+def _write(
+    samples: pa.Table, shard: str, digits: int, images: IO[bytes], places: dict[str, _Place], work: Path
+) -> None:
+    keys = pa.array([f"{shard}{row:0{digits}d}" for row in range(len(samples))])
+    renamed = samples.set_column(samples.schema.get_field_index("key"), SAMPLES.field("key"), keys)
+    write_rows(renamed.to_batches(), SAMPLES, work / f"{shard}.parquet")
+    crawled = iter(samples["key"].to_pylist())
+    with TarWriter(work / f"{shard}.tar") as tar:
+        for row in _rows(renamed):
+            place = places[next(crawled)]
+            images.seek(place.offset)
+            image = images.read(place.length)
+            tar.write(row["key"], {"jpg": image, "txt": row["vecap"].encode(), "json": canonical(row)})
+
+
+def _rows(samples: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in samples.to_batches(max_chunksize=_BATCH):
+        yield from batch.to_pylist()

@@ -1,0 +1,132 @@
+"""The stage `assemble`: crawl, verdicts and captions joined into the dataset that is published."""
+
+# ruff: noqa: S608 - the queries are put together from this file's own text and quoted paths
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+import duckdb
+
+from vecap_tasks.assemble.card import Facts, Writer, write_card
+from vecap_tasks.assemble.plan import Group, Source, plan_groups
+from vecap_tasks.assemble.shards import write_shards
+from vecap_tasks.dataset.query import connect, create_view
+from vecap_tasks.dataset.schemas import CAPTIONS, CRAWL, SAMPLES, VERDICTS
+from vecap_tasks.dataset.stage import Made, ShardResult, Stage
+from vecap_tasks.errors import VecapError
+
+# An accepted row becomes a sample where any step gave it a VeCap: the LLM, or the VeC or AltText in its place.
+_HAS_TEXT = "captions.vecap IS NOT NULL AND captions.vecap_from != 'none'"
+# The arm `alttext` is the crawl's own text, noise and all; only white space is folded. `alttext` of VERDICTS and
+# CAPTIONS is the cleaned text that the LLM was shown.
+_ALTTEXT = r"coalesce(trim(regexp_replace(crawl.caption, '[\s\p{Z}\p{Cc}]+', ' ', 'g')), '')"
+
+
+class Assemble(Stage):
+    """Writes `{shard}.tar`, `{shard}.parquet` (SAMPLES), `sizes.json` and the dataset card."""
+
+    name: ClassVar[str] = "assemble"
+    upstream: ClassVar[tuple[str, ...]] = ("crawl", "quality", "rewrite")
+
+    def shards(self) -> list[str]:
+        """Return the groups of crawl shards (`plan.py`). Raises VecapError where no row has a caption."""
+        groups = [group.name for group in self._groups]
+        if not groups:
+            rows = self.upstream_manifest("rewrite").counters.get("rows", 0)
+            raise VecapError(
+                f"version {self.version.name} has nothing to assemble: none of its {rows} accepted rows got a caption; "
+                f"look at the columns vec_problem and vecap_problem of {self.store.root}/{self.version.folder}/rewrite"
+            )
+        return groups
+
+    def process(self, shard: str, work: Path) -> Made:
+        group = next(group for group in self._groups if group.name == shard)
+        with self._joined([source.table for source in group.sources], work) as connection:
+            samples = connection.sql(f"""
+                SELECT crawl.key, crawl.uid, crawl.url, crawl.sha256, crawl.width, crawl.height,
+                    {_ALTTEXT} AS alttext, coalesce(captions.vec, '') AS vec, captions.vecap, captions.vecap_from
+                FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
+                WHERE verdicts.accepted AND {_HAS_TEXT} ORDER BY md5(crawl.uid), crawl.key""").to_arrow_table()
+        files = write_shards(self.store, group, samples.select(SAMPLES.names), work, self._digits)
+        return Made(files, {"samples": len(samples), "shards": len(group.sizes)})
+
+    def finish(self, results: list[ShardResult], work: Path) -> Made:
+        entries = sorted((entry for result in results for entry in result.files), key=lambda entry: entry.path)
+        sizes = {entry.path: entry.rows for entry in entries if entry.path.endswith(".tar")}
+        (work / "sizes.json").write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+        tables = [f"{self.folder}/{entry.path}" for entry in entries if entry.path.endswith(".parquet")]
+        rows = self.upstream_manifest("rewrite").counters["rows"]
+        left_out = rows - sum(result.counters["samples"] for result in results)
+        (work / "README.md").write_text(write_card(self._facts(tables, left_out)), encoding="utf-8")
+        return Made({"sizes.json": None, "README.md": None}, {"rows": rows, "left_out.no_caption": left_out})
+
+    @property
+    def _digits(self) -> int:
+        return max(4, len(str(self.config.assemble.shard_size - 1)))
+
+    @cached_property
+    def _groups(self) -> list[Group]:
+        crawl = self.upstream_manifest("crawl")
+        tables = {str(PurePosixPath(tar).with_suffix(".parquet")): tar for tar in crawl.files_ending(".tar")}
+        with self.store.workspace() as work, self._joined(list(tables), work) as connection:
+            counted = connection.execute(f"""
+                SELECT crawl.filename, count(*) FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
+                WHERE verdicts.accepted AND {_HAS_TEXT} GROUP BY 1""").fetchall()
+        samples = dict(counted)
+        sources = [Source(table, tar, samples.get(self.store.query_path(table), 0)) for table, tar in tables.items()]
+        return plan_groups(sources, self.config.assemble.shard_size)
+
+    @contextmanager
+    def _joined(self, crawl: list[str], work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Give a connection with the views `crawl` (of the tables named), `verdicts` and `captions`."""
+        verdicts = self.upstream_manifest("quality").file("verdicts.parquet")
+        captions = self.upstream_manifest("rewrite").files_ending(".parquet")
+        views = {"crawl": (crawl, CRAWL), "verdicts": ([verdicts], VERDICTS), "captions": (captions, CAPTIONS)}
+        with connect(self.store, self.config.assemble.memory_limit) as connection:
+            connection.execute(f"SET temp_directory = '{work / 'duckdb'}'")
+            for view, (names, schema) in views.items():
+                create_view(connection, self.store, view, names, schema)
+            yield connection
+
+    def _facts(self, tables: list[str], left_out: int) -> Facts:
+        manifests = {name: self.upstream_manifest(name) for name in self.upstream}
+        with connect(self.store, self.config.assemble.memory_limit) as connection:
+            create_view(connection, self.store, "samples", tables, SAMPLES)
+            create_view(connection, self.store, "captions", manifests["rewrite"].files_ending(".parquet"), CAPTIONS)
+            samples, images, *texts = connection.execute(_COUNTED).fetchall()[0]
+            origins = connection.execute(
+                "SELECT vecap_from, count(*) FROM samples GROUP BY 1 ORDER BY 2 DESC, 1"
+            ).fetchall()
+            writers = connection.execute("""
+                SELECT DISTINCT 'VeC', vec_model, vec_revision, vec_prompt FROM captions
+                UNION SELECT DISTINCT 'VeCap', vecap_model, vecap_revision, vecap_prompt FROM captions
+                ORDER BY ALL""").fetchall()
+        return Facts(
+            dataset=self.config.dataset,
+            interval=self.version.interval,
+            licence=self.config.assemble.licence,
+            shards=len(tables),
+            samples=samples,
+            images=images,
+            left_out=left_out,
+            with_text=dict(zip(_TEXTS, texts[:3], strict=True)),
+            words=dict(zip(_TEXTS, texts[3:], strict=True)),
+            origins=dict(origins),
+            writers=tuple(Writer(*line) for line in writers),
+            counters={name: manifest.counters for name, manifest in manifests.items()},
+            digests={name: manifest.digest for name, manifest in manifests.items()},
+        )
+
+
+_TEXTS = ("alttext", "vec", "vecap")
+_COUNTED = f"""
+    SELECT count(*), count(DISTINCT sha256),
+        {", ".join(f"count(*) FILTER ({text} != '')" for text in _TEXTS)},
+        {", ".join(f"coalesce(avg(len(string_split({text}, ' '))) FILTER ({text} != ''), 0)" for text in _TEXTS)}
+    FROM samples"""

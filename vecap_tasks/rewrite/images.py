@@ -1,0 +1,69 @@
+"""The stored images of accepted rows, out of the crawl's tars, ahead of the model that looks at them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
+
+from PIL import Image
+
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.tar import read_samples
+from vecap_tasks.errors import DamagedError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An accepted row that wants a caption. `tar` is where the store has the shard with its image."""
+
+    key: str
+    uid: str
+    sha256: str
+    alttext: str | None
+    tar: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A row with its picture in RGB, or with None where the stored bytes are no image."""
+
+    row: Row
+    image: Image.Image | None
+
+
+def read_images(store: Store, rows: Iterable[Row]) -> Iterator[Seen]:
+    """Give the image of every row, tar by tar. Raises DamagedError for a tar that is broken or lacks one."""
+    for tar, group in groupby(rows, key=lambda row: row.tar):
+        wanted = {row.key: row for row in group}
+        with store.local(tar) as path, path.open("rb") as stream:
+            for sample in read_samples(stream, tar):
+                row = wanted.pop(sample.key, None)
+                if row is not None:
+                    yield Seen(row, _decode(sample.members.get("jpg", b"")))
+                if not wanted:
+                    break
+        if wanted:
+            raise DamagedError(f"{tar} has no image {min(wanted)}; run `vecap verify`, then restore it or crawl again")
+
+
+def _decode(data: bytes) -> Image.Image | None:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None  # what PIL raises for bytes that are no image, or half of one
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Give *items*, making the next one on a thread while the caller works with the last."""
+    with ThreadPoolExecutor(1, "images") as thread:
+        following = thread.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield item
