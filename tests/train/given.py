@@ -1,0 +1,157 @@
+"""A small published version and an evaluation set: drawn scenes, real tars and manifests, no model to load."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from tests.conftest import DEMO
+from vecap_tasks.config import Config, load_config
+from vecap_tasks.dataset.manifest import FileEntry, Input, Manifest
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.tar import TarWriter
+from vecap_tasks.dataset.version import Version
+from vecap_tasks.demo.draw import draw
+from vecap_tasks.demo.scene import KINDS, describe, sample_scene
+from vecap_tasks.engine import run_shards
+from vecap_tasks.stages import load_stage, open_version
+
+SMALL = {
+    "seeds": "[0]",
+    "model.image_size": 32,
+    "model.patch_size": 16,
+    "model.vision_width": 32,
+    "model.vision_layers": 1,
+    "model.text_width": 32,
+    "model.text_layers": 1,
+    "model.projection": 16,
+    "model.context": 24,
+    "epochs": 2,
+    "batch_size": 8,
+    "warmup_steps": 2,
+    "crop_scale": 0.7,
+}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The three texts of a sample; None takes the scene's own words."""
+
+    alttext: str | None = None
+    vec: str | None = None
+    vecap: str | None = None
+
+
+def configure(home: Path, **train: object) -> Config:
+    """The demo's configuration with a tiny CLIP; its language models are folders with files in them."""
+    for name in ("vlm", "llm"):
+        folder = home / "models" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(name.encode())
+    settings = {**SMALL, **{key.replace("__", "."): value for key, value in train.items()}}
+    models = [f"rewrite.{name}.model={home / 'models' / name}" for name in ("vlm", "llm")]
+    return load_config(DEMO, [*models, *(f"train.{key}={value}" for key, value in settings.items())])
+
+
+def give_version(config: Config, samples: list[Texts], interval: str = "2026-01-01") -> Version:
+    """Publish a version with *samples*: its dataset stages have manifests that refer to each other, and files."""
+    store = Store(config.resolve(config.root))
+    version = open_version(config, store, interval)
+    source = config.resolve(config.crawl.source.paths[0], interval=interval)
+    Path(source).parent.mkdir(parents=True, exist_ok=True)
+    Path(source).write_bytes(b"a crawl of " + interval.encode())
+    written = config.crawl.source.paths[0].replace("{interval}", interval)
+    sources = (Input("source", written, sha256(Path(source).read_bytes()).hexdigest(), Path(source).stat().st_size),)
+    count = len(samples)
+    _publish(config, version, "crawl", {"candidates.parquet": b"candidates"}, sources, {"candidates": count})
+    _publish(config, version, "quality", {"verdicts.parquet": b"v", "findings.json": b"{}"}, (), {"accepted": count})
+    rewrite = tuple(load_stage("rewrite", config, version).inputs())
+    _publish(config, version, "rewrite", {"00000.parquet": b"captions"}, rewrite, {"captioned": count})
+    half = (count + 1) // 2
+    tars = {
+        f"{number:05d}.tar": _tar(samples[part], part.start, store)
+        for number, part in enumerate((slice(0, half), slice(half, count)))
+        if samples[part]
+    }
+    _publish(config, version, "assemble", {**tars, "README.md": b"# Card\n"}, (), {"samples": count})
+    return version
+
+
+def _tar(samples: list[Texts], first: int, store: Store) -> bytes:
+    with store.workspace() as work:
+        with TarWriter(work / "made.tar") as tar:
+            for number, texts in enumerate(samples, start=first):
+                scene = sample_scene(random.Random(number), "crawl")
+                words = describe(scene)
+                body = {
+                    "uid": f"{number:032x}",
+                    "alttext": f"Picture {number}: {words}" if texts.alttext is None else texts.alttext,
+                    "vec": words if texts.vec is None else texts.vec,
+                    "vecap": f"{words}, number {number}" if texts.vecap is None else texts.vecap,
+                }
+                image = io.BytesIO()
+                draw(scene, 48).save(image, "JPEG", quality=90)
+                members = {"jpg": image.getvalue(), "txt": body["vecap"].encode(), "json": json.dumps(body).encode()}
+                tar.write(f"{number:09d}", members)
+        return (work / "made.tar").read_bytes()
+
+
+def _publish(
+    config: Config,
+    version: Version,
+    name: str,
+    files: dict[str, bytes],
+    inputs: tuple[Input, ...],
+    counters: dict[str, int],
+) -> None:
+    stage = load_stage(name, config, version)
+    upstream = tuple(Input("stage", before, stage.upstream_manifest(before).digest) for before in stage.upstream)
+    entries = []
+    for path, data in sorted(files.items()):
+        stage.store.put(f"{stage.folder}/{path}", data)
+        entries.append(FileEntry(path, len(data), None, sha256(data).hexdigest()))
+    manifest = Manifest(
+        dataset=config.dataset,
+        interval=version.interval,
+        stage=name,
+        fingerprint=stage.fingerprint,
+        config=stage.identity(),
+        inputs=(*upstream, *inputs),
+        files=tuple(entries),
+        counters=counters,
+        location=stage.folder,
+        provenance={"code": "abc", "vecap": "0", "config": config.model_dump(mode="json")},
+    )
+    assert stage.store.create(f"{stage.folder}/manifest.json", manifest.to_json())
+
+
+def run(name: str, config: Config, version: Version) -> Manifest:
+    """Plan, run and commit a stage, as the command line does."""
+    stage = load_stage(name, config, version)
+    run_shards(stage, stage.plan())
+    return stage.commit()
+
+
+def give_evaluation(config: Config, images: int = 12) -> Path:
+    """Write an evaluation set where *config* looks for it: two captions an image, labels for all."""
+    folder = Path(config.resolve(config.evaluate.dataset))
+    (folder / "images").mkdir(parents=True)
+    captions, labels = [("image", "caption")], [("image", "label")]
+    for number in range(images):
+        scene = sample_scene(random.Random(f"evaluation {number}"), "eval")
+        name = f"images/{number:03d}.png"
+        draw(scene, 48).save(folder / name)
+        captions += [(name, describe(scene)), (name, f"a picture of {describe(scene)}")]
+        labels.append((name, scene.groups[0].kind))
+    for name, rows in (("captions.csv", captions), ("labels.csv", labels)):
+        with (folder / name).open("w", newline="") as stream:
+            csv.writer(stream).writerows(rows)
+    (folder / "classes.txt").write_text("\n".join(KINDS) + "\n")
+    (folder / "templates.txt").write_text("a {}\na picture of a {}\n")
+    return folder

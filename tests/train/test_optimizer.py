@@ -1,0 +1,54 @@
+"""The rate and what is decayed."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.train.given import configure
+from vecap_tasks.train.loop import contrastive_loss, epoch_order
+from vecap_tasks.train.model import new_model
+from vecap_tasks.train.optimizer import learning_rate, new_optimizer
+from vecap_tasks.train.tokenizer import load_tokenizer
+
+
+def test_rate_warms_up_and_falls_to_nothing(home):
+    config = configure(home, warmup_steps=10, learning_rate=0.5).train
+    rates = [learning_rate(step, 110, config) for step in range(110)]
+    assert rates[0] == pytest.approx(0.05)
+    assert max(rates) == rates[9] == rates[10] == 0.5
+    assert rates[60] == pytest.approx(0.25)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.001
+    assert learning_rate(0, 4, config) > 0, "a warm-up longer than the run"
+
+
+def test_only_matrices_decay(home):
+    config = configure(home)
+    model = new_model(config.train.model, load_tokenizer(config), 0)
+    decayed, free = new_optimizer(model, config.train).param_groups
+    assert decayed["weight_decay"] == config.train.weight_decay
+    assert free["weight_decay"] == 0
+    undecayed = {id(parameter) for parameter in free["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in undecayed}
+    assert "logit_scale" in names
+    assert all(
+        name.endswith(".bias") or "norm" in name or "class_embedding" in name for name in names - {"logit_scale"}
+    )
+    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_loss_is_symmetric_cross_entropy():
+    generator = torch.Generator().manual_seed(0)
+    images, texts = torch.randn(5, 7, generator=generator), torch.randn(5, 7, generator=generator)
+    scale = torch.tensor(1.3)
+    similar = scale.exp() * functional.cosine_similarity(images[:, None], texts[None, :], dim=-1)
+    by_hand = -(similar.log_softmax(1).diag().mean() + similar.log_softmax(0).diag().mean()) / 2
+    torch.testing.assert_close(contrastive_loss(images, texts, scale), by_hand)
+    torch.testing.assert_close(contrastive_loss(texts, images, scale), by_hand)
+
+
+def test_order_follows_seed_and_epoch():
+    orders = {(seed, epoch): tuple(epoch_order(50, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(set(orders.values())) == 4
+    assert all(sorted(order) == list(range(50)) for order in orders.values())
+    assert tuple(epoch_order(50, 0, 1)) == orders[0, 1]

@@ -1,0 +1,212 @@
+"""A trained run: what it leaves, that it is reproducible, and that a kill costs nothing but the time."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+
+from tests.train.given import Texts, configure, give_version, run
+from vecap_tasks.dataset.version import Version
+from vecap_tasks.errors import ConfigError, DamagedError, VecapError
+from vecap_tasks.stages import load_stage
+from vecap_tasks.train.crop import Normalise
+from vecap_tasks.train.data import open_images, read_samples
+from vecap_tasks.train.texts import ArmTexts
+
+NO_VERSION = Version("demo", "2026-01-01", 1, "")
+SAMPLES = [Texts() for _ in range(20)]
+
+
+def digests(manifest):
+    return {entry.path: entry.sha256 for entry in manifest.files}
+
+
+def weights(manifest, shard):
+    return digests(manifest)[f"{shard}/model.safetensors"]
+
+
+@pytest.fixture
+def config(home):
+    return configure(home, arms="[vecap]")
+
+
+def test_exported_folder_works_by_itself(config):
+    """transformers loads it, and its own preprocessing gives the pixels and token ids that training saw."""
+    version = give_version(config, SAMPLES)
+    manifest = run("train", config, version)
+    stage = load_stage("train", config, version)
+    folder = Path(stage.store.path(f"{stage.folder}/vecap-0"))
+    model = CLIPModel.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = CLIPImageProcessorPil.from_pretrained(folder)
+    samples = read_samples(stage.store, stage.upstream_manifest("assemble").files_ending(".tar"))
+    numbers = np.arange(len(samples))
+    images = open_images(stage.store, [s.image for s in samples], processor, cache_bytes=1 << 30, threads=1)
+    seen = Normalise(0, 1.0, torch.device("cpu"))(images.take(numbers), 0)
+    with stage.store.open(samples[0].image.shard) as stream:
+        stream.seek(samples[0].image.offset)
+        picture = Image.open(io.BytesIO(stream.read(samples[0].image.size)))
+        made = processor([picture], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(made, seen[:1], rtol=0, atol=1e-5)
+    ids = ArmTexts(samples, "vecap", tokenizer, seed=0, probability=0.5).take(numbers, 0)
+    padded = tokenizer([s.vecap.upper() for s in samples], padding=True, truncation=True, return_tensors="pt")
+    assert padded["input_ids"].tolist() == ids.tolist(), "lower case is the tokenizer's own"
+    with torch.inference_mode():
+        exported = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], pixel_values=seen)
+        alone = model.get_text_features(**tokenizer([samples[3].vecap], padding="max_length", return_tensors="pt"))
+    text = torch.nn.functional.normalize(alone.pooler_output, dim=-1)
+    torch.testing.assert_close(text[0], exported.text_embeds[3], rtol=1e-4, atol=1e-5)
+    assert {entry.path.split("/")[0] for entry in manifest.files} == {"vecap-0"}
+
+
+def test_the_same_run_has_the_same_bytes_and_another_seed_others(home, tmp_path_factory, monkeypatch):
+    config = configure(home, arms="[mixed]", seeds="[0, 1]")
+    version = give_version(config, SAMPLES)
+    first = run("train", config, version)
+    monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("other")))
+    elsewhere = configure(home, arms="[mixed]", seeds="[0, 1]", image_cache_bytes=0, checkpoint_steps=1)
+    second = run("train", elsewhere, give_version(elsewhere, SAMPLES))
+    assert first.digest == second.digest
+    assert weights(first, "mixed-0") != weights(first, "mixed-1")
+    stage = load_stage("train", config, version)
+    assert not stage.store.files(f"{stage.folder}/_checkpoints")
+
+
+def test_log_has_every_step_and_no_time(config):
+    version = give_version(config, SAMPLES)
+    manifest = run("train", config, version)
+    stage = load_stage("train", config, version)
+    lines = [json.loads(line) for line in stage.store.read(manifest.file("vecap-0/log.jsonl")).splitlines()]
+    summary = json.loads(stage.store.read(manifest.file("vecap-0/training.json")))
+    assert [line["step"] for line in lines] == list(range(1, 6)), "2 epochs of 20 samples in batches of 8"
+    assert set(lines[0]) == {"step", "epoch", "loss", "learning_rate", "logit_scale", "gradient_norm"}
+    assert summary["final_loss"] == lines[-1]["loss"]
+    assert manifest.counters == {"runs": 1, "steps": 5, "samples": 20, "left_out": 0}
+
+
+def test_samples_without_a_text_are_left_out_and_counted(home):
+    config = configure(home, arms="[alttext, vec, mixed]")
+    samples = [*SAMPLES, *(Texts(alttext="") for _ in range(6)), Texts(alttext="", vec="", vecap=""), Texts(vec="")]
+    version = give_version(config, samples)
+    manifest = run("train", config, version)
+    read = load_stage("train", config, version).store.read
+    said = {arm: json.loads(read(manifest.file(f"{arm}-0/training.json"))) for arm in ("alttext", "vec", "mixed")}
+    assert {arm: (one["samples"], one["left_out"]) for arm, one in said.items()} == {
+        "alttext": (21, 7),
+        "vec": (26, 2),
+        "mixed": (27, 1),
+    }
+    assert len({one["steps"] for one in said.values()}) == 1, "every arm sees as many samples"
+
+
+def test_loss_falls_on_what_can_be_learned(home):
+    config = configure(home, arms="[vecap]", epochs=100, learning_rate=0.003)
+    version = give_version(config, SAMPLES)
+    manifest = run("train", config, version)
+    store = load_stage("train", config, version).store
+    losses = [json.loads(line)["loss"] for line in store.read(manifest.file("vecap-0/log.jsonl")).splitlines()]
+    assert losses[0] > 1.8, "about log 8 before anything is learned"
+    assert np.mean(losses[-5:]) < 0.5
+
+
+RUN = """
+import json, sys
+from pathlib import Path
+from vecap_tasks.config import parse_config
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.version import read_version
+from vecap_tasks.stages import load_stage
+config = parse_config(json.loads(sys.argv[1]), Path(sys.argv[2]))
+store = Store(config.resolve(config.root))
+load_stage("train", config, read_version(store, config.dataset, "2026-01-01")).run("mixed-0")
+"""
+
+
+def test_a_run_killed_at_a_checkpoint_ends_as_one_that_was_not(home, tmp_path_factory, monkeypatch):
+    """SIGKILL in another process, at some step after the first checkpoint; then the same run again, here."""
+    settings = {"arms": "[mixed]", "epochs": 40, "checkpoint_steps": 20}
+    config = configure(home, **settings)
+    version = give_version(config, SAMPLES)
+    stage = load_stage("train", config, version)
+    checkpoint = Path(stage.store.path(f"{stage.folder}/_checkpoints/mixed-0.pt"))
+    killed = subprocess.Popen(
+        [sys.executable, "-c", RUN, config.model_dump_json(), str(config.base)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        for _ in range(6000):
+            if checkpoint.exists() or killed.poll() is not None:
+                break
+            time.sleep(0.01)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    assert checkpoint.exists()
+    assert not stage.receipts()
+    steps = []
+    stage.report = lambda progress: steps.append(progress.record.step)
+    stage.run("mixed-0")
+    resumed = stage.commit()
+    assert steps[0] > 20, "it went on from the checkpoint"
+    assert not checkpoint.exists()
+    monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
+    other = configure(home, **settings)
+    assert digests(run("train", other, give_version(other, SAMPLES))) == digests(resumed)
+
+
+def test_a_checkpoint_cut_short_starts_the_run_anew(config):
+    version = give_version(config, SAMPLES)
+    stage = load_stage("train", config, version)
+    stage.store.put(f"{stage.folder}/_checkpoints/vecap-0.pt", b"PK\x03\x04 half of a checkpoint")
+    steps = []
+    stage.report = lambda progress: steps.append(progress.record.step)
+    stage.run("vecap-0")
+    assert steps[0] == 1
+
+
+def test_a_loss_that_is_not_finite_names_the_batch(home):
+    config = configure(home, arms="[vecap]", learning_rate=1e30, epochs=10, gradient_clip=1e30)
+    version = give_version(config, SAMPLES)
+    with pytest.raises(VecapError, match=r"vecap-0: the loss is \S+ at step \d+ \(epoch \d+, batch \d+, .*sample 0"):
+        run("train", config, version)
+    assert load_stage("train", config, version).manifest() is None
+
+
+def test_too_few_texts_is_one_clear_line(config):
+    version = give_version(config, [Texts(), *(Texts(vecap="") for _ in range(5))])
+    with pytest.raises(VecapError, match="1 of 6 samples have a text for the arm vecap"):
+        run("train", config, version)
+
+
+def test_a_shard_that_is_no_tar_is_named(config):
+    version = give_version(config, SAMPLES)
+    store = load_stage("train", config, version).store
+    store.put(f"{version.folder}/assemble/00001.tar", b"not a tar" * 100)
+    with pytest.raises(DamagedError, match=r"assemble/00001\.tar is not a training shard"):
+        run("train", config, version)
+
+
+def test_settings_that_change_the_model_change_the_fingerprint(home):
+    def fingerprint(**train):
+        return load_stage("train", configure(home, **train), NO_VERSION).fingerprint
+
+    base = fingerprint()
+    assert fingerprint(checkpoint_steps=7, device="cpu", image_cache_bytes=0) == base
+    for change in ({"epochs": 3}, {"mixed_p": 0.4}, {"model__context": 16}, {"threads": 2}, {"seeds": "[1]"}):
+        assert fingerprint(**change) != base
+
+
+def test_a_tokenizer_that_is_not_there_is_one_clear_line(home):
+    config = configure(home, model__tokenizer="./nowhere")
+    with pytest.raises(ConfigError, match=r"train\.model\.tokenizer: there is no folder .*nowhere"):
+        load_stage("train", config, NO_VERSION).identity()

@@ -1,0 +1,65 @@
+"""Features of images and texts from an exported model, through its own tokenizer and preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+from transformers.utils.logging import disable_progress_bar
+
+from vecap_tasks.errors import ConfigError, VecapError
+
+
+class Encoder:
+    """A CLIP model in *folder*, as `from_pretrained` loads it."""
+
+    def __init__(self, folder: Path, device: str, batch_size: int) -> None:
+        found = torch.cuda.is_available()
+        if device.startswith("cuda") and not found:
+            raise ConfigError(f"evaluate.device: there is no GPU for {device!r}; use auto or cpu")
+        self._device = torch.device(device if device != "auto" else "cuda" if found else "cpu")
+        disable_progress_bar()  # it writes a bar for each file, into logs too
+        self._model = CLIPModel.from_pretrained(folder).to(self._device).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._processor = CLIPImageProcessorPil.from_pretrained(folder)
+        self._batch_size = batch_size
+
+    @torch.inference_mode()
+    def images(self, files: Sequence[Path]) -> torch.Tensor:
+        """Return float32 [n, d] of length 1. Raises VecapError naming a file that is no image."""
+        made = []
+        for start in range(0, len(files), self._batch_size):
+            opened = [_open(file) for file in files[start : start + self._batch_size]]
+            pixels = self._processor(opened, return_tensors="pt")["pixel_values"].to(self._device)
+            made.append(self._model.get_image_features(pixel_values=pixels).pooler_output)
+        return _finish(made)
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return float32 [n, d] of length 1."""
+        made = []
+        for start in range(0, len(texts), self._batch_size):
+            part = list(texts[start : start + self._batch_size])
+            # Texts of one length for all batches: the same text has the same feature whatever stands beside it.
+            ids = self._tokenizer(part, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
+            made.append(self._model.get_text_features(input_ids=ids.to(self._device)).pooler_output)
+        return _finish(made)
+
+
+def _open(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise VecapError(f"{file} of the evaluation set is no image that can be read; make the set again") from error
+
+
+def _finish(made: list[torch.Tensor]) -> torch.Tensor:
+    features = F.normalize(torch.cat(made).float().cpu(), dim=-1)
+    if not bool(torch.isfinite(features).all()):
+        raise VecapError("the model gives features that are not finite; train it again with a lower learning rate")
+    return features
