@@ -1,0 +1,95 @@
+"""The DAG `vecap_clip`: trains and evaluates CLIP, one model for each arm and seed, on a published version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, PartitionedAssetTimetable, chain, get_current_context, task
+from vecap_airflow.job import DATASET_VERSION, Job, config_param, groups_param, overrides_param
+from vecap_airflow.links import recording_task, remember_run
+from vecap_airflow.tasks import RETRIES, plainly, run_tags, stage_group
+
+DOCS = """
+**Trains the arms and measures them.** Runs for every version that `vecap_dataset` or `vecap_recaption` publishes,
+under the configuration that made it; by hand, give the version. `train` makes one CLIP model for each arm (`alttext`,
+`vec`, `vecap`, `mixed`) and seed, `evaluate` measures retrieval and zero-shot classification, and the result stands
+in MLflow beside the version that the models were trained on. A version that has its results is left as it is.
+"""
+
+with DAG(
+    "vecap_clip",
+    description="A published dataset version in, evaluated CLIP models out",
+    doc_md=DOCS,
+    schedule=PartitionedAssetTimetable(assets=DATASET_VERSION),
+    catchup=False,
+    max_active_runs=3,
+    tags=["vecap"],
+    params={
+        "version": Param(
+            None,
+            type=["null", "string"],
+            title="Version",
+            description="The published version to train on, such as `2026-01-01-r2`. A run that a version started "
+            "takes that one.",
+            section="What to run",
+        ),
+        "config": config_param(),
+        "overrides": overrides_param(),
+        "groups": groups_param(4),
+    },
+) as dag:
+
+    @task(**RETRIES)
+    def find_version() -> dict[str, Any]:
+        """Return the version that the triggering event tells of, else the one that the parameters name."""
+        from vecap_tasks.dataset.store import Store
+        from vecap_tasks.dataset.version import published, read_version
+        from vecap_tasks.errors import ConfigError
+        from vecap_tasks.stages import load_stage
+
+        context = get_current_context()
+        events = [event for found in context["triggering_asset_events"].values() for event in found]
+        params = context["params"]
+        with plainly():
+            if events:
+                extra = events[-1].extra
+                job = Job.read(extra["config"], extra["overrides"], [extra["version"]])
+            else:
+                name = params["version"] or context["dag_run"].partition_key
+                if not name:
+                    raise ConfigError("the run was started by no version and names none; trigger it with a `version`")
+                job = Job.read(params["config"], params["overrides"], [name])
+            config = job.load()
+            store = Store(config.resolve(config.root))
+            for name in job.versions:
+                version = read_version(store, config.dataset, name)
+                if published(store, version) is None:
+                    raise ConfigError(f"version {name} is not published yet; run vecap_dataset for it first")
+                if load_stage("assemble", config, version).fingerprint != version.fingerprint:
+                    raise ConfigError(
+                        f"{job.config} with the overrides given makes another revision than {name}; "
+                        f"give the overrides that made {name}, or undo what was changed in the file since"
+                    )
+            return job.to_xcom()
+
+    @recording_task(**RETRIES)
+    def record(job: dict[str, Any]) -> None:
+        """Record the models and their results in MLflow, with the version that they were trained on."""
+        from vecap_tasks import lineage
+        from vecap_tasks.dataset.store import Store
+        from vecap_tasks.dataset.version import read_version
+
+        with plainly():
+            wanted = Job.from_xcom(job)
+            config = wanted.load()
+            store = Store(config.resolve(config.root))
+            for name in wanted.versions:
+                recorded = lineage.record_clip(config, read_version(store, config.dataset, name), run_tags())
+                remember_run(config, recorded)
+
+    found = find_version()
+    chain(
+        stage_group("train", found, pool="gpu"),
+        stage_group("evaluate", found, pool="gpu"),
+        record(found),
+    )

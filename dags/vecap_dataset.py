@@ -1,0 +1,69 @@
+"""The DAG `vecap_dataset`: one run takes one crawl interval through every stage and publishes a dataset version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, CronPartitionTimetable, Param, chain, get_current_context, task
+from vecap_airflow.job import Job, config_param, groups_param, interval_of_run, overrides_param
+from vecap_airflow.tasks import RETRIES, plainly, publish_each, stage_group
+
+DOCS = """
+**One run = one partition = one dataset version.** Takes the crawl of one day through `crawl` (fetch and decode the
+images), `quality` (judge every row; a bad crawl is refused), `rewrite` (a VLM describes, an LLM fuses that with the
+AltText) and `assemble` (training shards), then publishes the version: it appears in MLflow, and `vecap_clip` starts.
+
+- **By the clock**: every midnight (UTC) for the day that ended.
+- **By hand**: *Trigger* with a partition key such as `2026-01-01`, or with the parameter `interval`.
+- **Many days**: `airflow backfill create --dag-id vecap_dataset --from-date 2026-01-01 --to-date 2026-01-07`.
+
+Running a partition again does only what is missing; a finished one is found and left as it is. Another configuration
+gives a revision (`2026-01-01-r2`) beside the version.
+"""
+
+with DAG(
+    "vecap_dataset",
+    description="A crawl in, a published dataset version out",
+    doc_md=DOCS,
+    schedule=CronPartitionTimetable("0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
+    catchup=False,
+    max_active_runs=3,
+    tags=["vecap"],
+    params={
+        "config": config_param(),
+        "overrides": overrides_param(),
+        "interval": Param(
+            None,
+            type=["null", "string"],
+            title="Interval",
+            description="The crawl interval to make, such as `2026-01-01`, where the run has no partition key.",
+            section="What to run",
+        ),
+        "groups": groups_param(4),
+    },
+) as dag:
+
+    @task(**RETRIES)
+    def open_version() -> dict[str, Any]:
+        """Register the version that the configuration makes of the run's interval, or find it."""
+        from vecap_tasks.dataset.store import Store
+        from vecap_tasks.stages import open_version as find_or_register
+
+        context = get_current_context()
+        params = context["params"]
+        with plainly():
+            job = Job.read(params["config"], params["overrides"])
+            config = job.load()
+            interval = interval_of_run(context["dag_run"].partition_key, params["interval"])
+            version = find_or_register(config, Store(config.resolve(config.root)), interval)
+            return job.with_versions(version.name).to_xcom()
+
+    opened = open_version()
+    assembled = stage_group("assemble", opened)
+    chain(
+        stage_group("crawl", opened),
+        stage_group("quality", opened),
+        stage_group("rewrite", opened, pool="captioning"),
+        assembled,
+        publish_each(opened, assembled),
+    )

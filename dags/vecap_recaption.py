@@ -1,0 +1,102 @@
+"""The DAG `vecap_recaption`: rewrites published versions with another model or prompt, downloading nothing again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, chain, get_current_context, task
+from vecap_airflow.job import Job, config_param, groups_param, overrides_param
+from vecap_airflow.tasks import RETRIES, plainly, publish_each, stage_group
+
+DOCS = """
+**Another VLM, LLM or prompt for versions that are there.** Opens a revision of every published interval from `from`
+to `to` under the changed configuration, takes over its crawl and its verdicts as they are, and runs `rewrite` and
+`assemble`. The old versions stay; the new ones (`2026-01-01-r2`) are published, and `vecap_clip` starts for each.
+"""
+
+
+def change(key: str, title: str, description: str) -> Param:
+    """Return the parameter of one setting that a run may change."""
+    return Param(None, type=["null", "string"], title=title, description=f"{description} (`{key}`)", section="Changes")
+
+
+CHANGES = {
+    "vlm_model": "rewrite.vlm.model",
+    "vlm_prompt": "rewrite.vlm.prompt",
+    "llm_model": "rewrite.llm.model",
+    "llm_prompt": "rewrite.llm.prompt",
+}
+
+with DAG(
+    "vecap_recaption",
+    description="Published versions in, revisions with other captions out",
+    doc_md=DOCS,
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    tags=["vecap"],
+    params={
+        "from": Param(None, type=["null", "string"], title="From", description="First interval; empty: the earliest."),
+        "to": Param(None, type=["null", "string"], title="To", description="Last interval, included; empty: the last."),
+        "vlm_model": change(CHANGES["vlm_model"], "VLM", "Folder of the vision-language model"),
+        "vlm_prompt": change(CHANGES["vlm_prompt"], "VLM prompt", "Name of a prompt"),
+        "llm_model": change(CHANGES["llm_model"], "LLM", "Folder of the language model"),
+        "llm_prompt": change(CHANGES["llm_prompt"], "LLM prompt", "Name of a prompt"),
+        "config": config_param(),
+        "overrides": overrides_param(),
+        "groups": groups_param(8),
+    },
+) as dag:
+
+    @task(**RETRIES)
+    def open_revisions() -> dict[str, Any]:
+        """Register a revision of each published interval in the range, or find it."""
+        from vecap_tasks.dataset.store import Store
+        from vecap_tasks.dataset.version import list_versions, published
+        from vecap_tasks.errors import ConfigError
+        from vecap_tasks.stages import open_version
+
+        params = get_current_context()["params"]
+        changes = [f"{key}={params[name]}" for name, key in CHANGES.items() if params[name]]
+        with plainly():
+            job = Job.read(params["config"], [*params["overrides"], *changes])
+            config = job.load()
+            store = Store(config.resolve(config.root))
+            intervals = {v.interval for v in list_versions(store, config.dataset) if published(store, v) is not None}
+            first, last = params["from"] or "", params["to"]
+            chosen = sorted(name for name in intervals if name >= first and (not last or name <= last))
+            if not chosen:
+                raise ConfigError(f"no published version lies between {first or 'the first'} and {last or 'the last'}")
+            names = [open_version(config, store, interval).name for interval in chosen]
+            return job.with_versions(*names).to_xcom()
+
+    @task(**RETRIES)
+    def adopt(job: dict[str, Any]) -> None:
+        """Take over crawl and verdicts from the versions that are there; nothing is fetched again."""
+        from vecap_tasks.dataset.store import Store
+        from vecap_tasks.dataset.version import read_version
+        from vecap_tasks.errors import ConfigError
+        from vecap_tasks.stages import load_stage
+
+        with plainly():
+            wanted = Job.from_xcom(job)
+            config = wanted.load()
+            store = Store(config.resolve(config.root))
+            for name in wanted.versions:
+                version = read_version(store, config.dataset, name)
+                for part in ("crawl", "quality"):
+                    stage = load_stage(part, config, version)
+                    if stage.manifest() is None and stage.adopt() is None:
+                        raise ConfigError(
+                            f"no version of {version.interval} has the {part} of this configuration; "
+                            "change only rewrite and assemble, or run vecap_dataset"
+                        )
+
+    opened = open_revisions()
+    assembled = stage_group("assemble", opened)
+    chain(
+        adopt(opened),
+        stage_group("rewrite", opened, pool="captioning"),
+        assembled,
+        publish_each(opened, assembled),
+    )

@@ -1,0 +1,144 @@
+"""The tasks that the DAGs are wired from. Each imports the stage's code when it runs, never when a DAG is parsed.
+
+A shard passes between tasks as `version/shard`, so that one mapped task takes shards of any version of the job.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import TaskGroup, TriggerRule, XComArg, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from vecap_airflow.job import DATASET_VERSION, Job, split
+from vecap_airflow.links import recording_task, remember_run
+from vecap_tasks.errors import ConfigError, DamagedError, GateClosed, VecapError, one_line
+
+if TYPE_CHECKING:
+    from vecap_tasks.dataset.stage import Stage
+    from vecap_tasks.dataset.version import Version
+
+log = logging.getLogger(__name__)
+
+RETRIES: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay": timedelta(seconds=5),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=10),
+}
+_CHATTY = ("great_expectations", "distributed", "mlflow", "alembic", "botocore", "urllib3")
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """End the task, without another try, by the one line of an error that trying again cannot mend."""
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    except (GateClosed, ConfigError, DamagedError) as error:
+        raise AirflowFailException(one_line(error)) from None
+
+
+def stage_group(name: str, job: XComArg, pool: str | None = None) -> TaskGroup:
+    """Return the tasks of one stage: plan, one mapped task for each group of shards, commit."""
+    options = {} if pool is None else {"pool": pool}
+    with TaskGroup(name) as group:
+        planned = plan.override(task_id="plan")(name, job)
+        done = run.override(task_id="run", **options).partial(stage=name, job=job).expand(shards=planned)
+        done >> commit.override(task_id="commit")(name, job)
+    return group
+
+
+@task(**RETRIES)
+def plan(stage: str, job: dict[str, Any]) -> list[list[str]]:
+    """Return what is still to be done, in groups; none where another run, or an earlier version, did it all."""
+    with plainly():
+        todo = []
+        for version, work in _stages(stage, Job.from_xcom(job)):
+            shards = work.plan()
+            state = f"{len(shards)} shards to do" if shards else "nothing to do, it is there already"
+            log.info("%s %s: %s", stage, version.name, state)
+            todo += [f"{version.name}/{shard}" for shard in shards]
+        return split(todo, get_current_context()["params"]["groups"])
+
+
+@task(map_index_template="{{ shards_label }}", **RETRIES)
+def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
+    """Do a group of shards on the Dask workers; what an earlier try of this task finished is not done again."""
+    from vecap_tasks.engine import run_shards
+
+    context: dict[str, Any] = get_current_context()  # type: ignore[assignment]
+    context["shards_label"] = shards[0] if len(shards) == 1 else f"{shards[0]} … {shards[-1]}"
+    with plainly():
+        for version, work in _stages(stage, Job.from_xcom(job)):
+            done = {receipt.shard for receipt in work.receipts()}
+            own = [name.removeprefix(f"{version.name}/") for name in shards if name.startswith(f"{version.name}/")]
+            todo = [shard for shard in own if shard not in done]
+            if work.on_workers and not work.config.dask.address:
+                raise ConfigError("in Airflow the shards go to a Dask cluster: set dask.address")
+            label = f"{stage} {version.name}"
+            if todo:
+                run_shards(work, todo, lambda n, total, label=label: log.info("%s: %d of %d shards", label, n, total))
+
+
+@task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
+def commit(stage: str, job: dict[str, Any]) -> list[str]:
+    """Write the stage's manifest: from here on the stage exists. Returns the versions that have it."""
+    with plainly():
+        for version, work in _stages(stage, Job.from_xcom(job)):
+            manifest = work.commit()
+            counters = ", ".join(f"{key} {n:,}" for key, n in manifest.counters.items() if "." not in key)
+            log.info("%s %s: manifest %s (%s)", stage, version.name, manifest.digest, counters)
+    return list(job["versions"])
+
+
+def publish_each(job: XComArg, assembled: TaskGroup) -> XComArg:
+    """Return the task that publishes each version of *job*, once the group *assembled* has committed them."""
+    committed = assembled.get_child_by_label("commit")
+    return publish.partial(job=job).expand(version=XComArg(committed))
+
+
+@recording_task(outlets=[DATASET_VERSION], map_index_template="{{ version_label }}", **RETRIES)
+def publish(job: dict[str, Any], version: str) -> dict[str, Any]:
+    """Record the version in MLflow and tell the DAGs that wait for versions. Returns what the asset event says."""
+    from vecap_tasks import lineage
+
+    context: dict[str, Any] = get_current_context()  # type: ignore[assignment]
+    context["version_label"] = version
+    with plainly():
+        wanted = Job.from_xcom(job)
+        (_, assembled), *_ = _stages("assemble", wanted.with_versions(version))
+        manifest = assembled.manifest()
+        if manifest is None:
+            raise VecapError(f"version {version} is not assembled; clear the task assemble.commit")
+        recorded = lineage.record_version(assembled.config, assembled.version, run_tags())
+        remember_run(assembled.config, recorded)
+        rows = manifest.counters.get("samples", 0)
+        said = {"version": version, "digest": manifest.digest, "rows": rows, "mlflow_run": recorded}
+        event = context["outlet_events"][DATASET_VERSION]
+        event.extra = said | {"config": wanted.config, "overrides": wanted.overrides}
+        event.add_partitions(version)
+        log.info("published %s: %d rows, %s", version, rows, manifest.digest)
+        return said
+
+
+def run_tags() -> dict[str, str]:
+    """Return the tags by which an MLflow run names the DAG run that made it."""
+    dag_run = get_current_context()["dag_run"]
+    return {"airflow.dag_id": dag_run.dag_id, "airflow.run_id": dag_run.run_id}
+
+
+def _stages(name: str, job: Job) -> list[tuple[Version, Stage]]:
+    from vecap_tasks.dataset.store import Store
+    from vecap_tasks.dataset.version import read_version
+    from vecap_tasks.stages import load_stage
+
+    config = job.load()
+    store = Store(config.resolve(config.root))
+    versions = [read_version(store, config.dataset, version) for version in job.versions]
+    return [(version, load_stage(name, config, version)) for version in versions]

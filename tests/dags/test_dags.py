@@ -1,0 +1,83 @@
+"""What a user of the DAGs relies on: they load at once, are wired in the order of the work, and explain themselves."""
+
+from itertools import pairwise
+
+import pytest
+
+HEAVY = ("torch", "transformers", "great_expectations", "mlflow", "distributed", "duckdb", "pyarrow", "pandas")
+
+
+def test_all_load_without_errors(read):
+    assert read.errors == {}
+    assert sorted(read.dags) == ["vecap_clip", "vecap_dataset", "vecap_recaption"]
+
+
+def test_reading_them_is_quick_and_imports_nothing_heavy(read):
+    assert [name for name in HEAVY if name in read.modules] == []
+    assert read.seconds < 3  # 0.3 s on an idle machine; the limit is for a busy one
+
+
+@pytest.mark.parametrize("dag", ["vecap_clip", "vecap_dataset", "vecap_recaption"])
+def test_explains_itself(read, dag):
+    assert len(read.dags[dag]["doc"]) > 200
+    for name, param in read.dags[dag]["params"].items():
+        assert param["description"], name
+        assert param["schema"]["title"], name
+
+
+@pytest.mark.parametrize("dag", ["vecap_clip", "vecap_dataset", "vecap_recaption"])
+def test_every_task_is_tried_again_with_growing_pauses(read, dag):
+    for name, task in read.dags[dag]["tasks"].items():
+        assert 2 <= task["retries"] <= 3, name
+        assert task["backoff"] == 2.0, name
+    assert read.dags[dag]["catchup"] is False
+
+
+@pytest.mark.parametrize(
+    ("dag", "stages"),
+    [
+        ("vecap_dataset", ["crawl", "quality", "rewrite", "assemble"]),
+        ("vecap_recaption", ["rewrite", "assemble"]),
+        ("vecap_clip", ["train", "evaluate"]),
+    ],
+)
+def test_stages_follow_each_other(read, dag, stages):
+    tasks = read.dags[dag]["tasks"]
+    for stage in stages:
+        assert f"{stage}.plan" in tasks[f"{stage}.run"]["upstream"]
+        assert f"{stage}.run" in tasks[f"{stage}.commit"]["upstream"]
+        assert tasks[f"{stage}.run"]["mapped"]
+        # With nothing to do `run` is mapped over nothing and skipped: the stage must be committed all the same.
+        assert tasks[f"{stage}.commit"]["rule"] == "none_failed"
+    for before, after in pairwise(stages):
+        assert f"{before}.commit" in tasks[f"{after}.plan"]["upstream"]
+    assert {name.partition(".")[0] for name in tasks if "." in name} == set(stages)
+
+
+def test_a_version_is_published_after_it_is_assembled(read):
+    for dag in ("vecap_dataset", "vecap_recaption"):
+        assert "assemble.commit" in read.dags[dag]["tasks"]["publish"]["upstream"]
+
+
+def test_pools_bound_captioning_and_the_gpu(read):
+    from vecap_tasks.services.airflow import POOLS
+
+    pools = {
+        (dag, name): task["pool"]
+        for dag, found in read.dags.items()
+        for name, task in found["tasks"].items()
+        if task["pool"] != "default_pool"
+    }
+    assert pools == {
+        ("vecap_dataset", "rewrite.run"): "captioning",
+        ("vecap_recaption", "rewrite.run"): "captioning",
+        ("vecap_clip", "train.run"): "gpu",
+        ("vecap_clip", "evaluate.run"): "gpu",
+    }
+    assert {pool.name for pool in POOLS} == {"captioning", "gpu"}
+
+
+def test_schedules_cascade(read):
+    assert read.dags["vecap_dataset"]["timetable"] == "CronPartitionTimetable"
+    assert read.dags["vecap_clip"]["timetable"] == "PartitionedAssetTimetable"
+    assert read.dags["vecap_recaption"]["timetable"] == "NullTimetable"

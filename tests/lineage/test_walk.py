@@ -1,0 +1,199 @@
+"""From a model back to the crawled files: everything sound, or the one changed byte named."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from vecap_tasks import lineage
+from vecap_tasks.dataset.verify import verify_version
+from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage.tracking import open_tracking
+from vecap_tasks.lineage.walk import format_tree, walk
+from vecap_tasks.stages import load_stage
+
+SAMPLES = [Texts() for _ in range(16)]
+
+
+@pytest.fixture
+def config(home):
+    config = configure(home, arms="[vecap]", epochs=1)
+    give_evaluation(config)
+    return config
+
+
+@pytest.fixture
+def version(config):
+    return give_version(config, SAMPLES)
+
+
+@pytest.fixture
+def trained(config, version):
+    run("train", config, version)
+    return version
+
+
+def store(config):
+    return load_stage("assemble", config, None).store
+
+
+def flip(config, name):
+    """Change one bit of a file in the store."""
+    data = bytearray(store(config).read(name))
+    data[len(data) // 2] ^= 1
+    store(config).put(name, bytes(data))
+
+
+def test_a_version_leads_back_to_its_sources(config, version):
+    tree = walk(config, "2026-01-01")
+    assert tree.sound
+    chain = [(node.kind, node.name.rpartition("/")[2]) for node in tree.walk()]
+    assert chain[:5] == [
+        ("version", "2026-01-01"),
+        ("assemble", "assemble"),
+        ("rewrite", "rewrite"),
+        ("quality", "quality"),
+        ("crawl", "crawl"),
+    ]
+    assert ("source", "2026-01-01.warc.gz") in chain
+    notes = {node.kind: node.note for node in tree.walk()}
+    assert notes["source"] == notes["model"] == notes["prompt"] == "the same as used"
+    text = format_tree(tree)
+    assert "rewrite demo/2026-01-01/rewrite" in text
+    assert "✗" not in text
+    assert tree.as_json()["sound"] is True
+    json.dumps(tree.as_json())
+
+
+def test_every_name_of_a_model_leads_to_the_same_training(config, trained):
+    run("evaluate", config, trained)
+    arms = lineage.record_clip(config, trained)
+    with open_tracking(config) as tracking:
+        (child,) = tracking.client.search_runs(
+            [tracking.client.get_run(arms).info.experiment_id], "tags.`vecap.kind` = 'model'"
+        )
+        model = child.outputs.model_outputs[0].model_id
+    trees = [
+        walk(config, name) for name in ("vecap-0", "2026-01-01/vecap-0", model, f"models:/{model}", child.info.run_id)
+    ]
+    assert all(tree.sound for tree in trees)
+    assert len({tree.digest for tree in trees}) == 1
+    assert all([node.kind for node in tree.walk()][:3] == ["model", "train", "assemble"] for tree in trees)
+    assert walk(config, arms).kind == "version"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("assemble/00001.tar", "assemble"),
+        ("crawl/candidates.parquet", "crawl"),
+        ("quality/findings.json", "quality"),
+        ("rewrite/manifest.json", "rewrite"),
+        ("crawl/manifest.json", "crawl"),
+    ],
+)
+def test_one_changed_byte_is_found_and_named(config, version, name, kind):
+    flip(config, f"demo/2026-01-01/{name}")
+    tree = walk(config, "2026-01-01")
+    assert not tree.sound
+    (node,) = [node for node in tree.walk() if node.problems]
+    assert node.kind == kind
+    assert name in node.problems[0]
+    assert "✗" in format_tree(tree)
+    report = verify_version(store(config), version)
+    assert f"demo/2026-01-01/{name}" in {damage.path for damage in report.damages}
+
+
+def test_changed_weights_source_and_language_model_are_found(config, trained, home):
+    train = load_stage("train", config, trained)
+    flip(config, f"{train.folder}/vecap-0/model.safetensors")
+    source = Path(config.resolve(config.crawl.source.paths[0], interval="2026-01-01"))
+    source.write_bytes(source.read_bytes() + b" and more")
+    (home / "models/llm/model.safetensors").write_bytes(b"another")
+    problems = {node.kind: node for node in walk(config, "vecap-0").walk() if node.problems}
+    assert set(problems) == {"train", "source", "model"}
+    assert (
+        problems["train"]
+        .problems[0]
+        .endswith("vecap-0/model.safetensors was changed: its sha256 is not the manifest's")
+    )
+    assert problems["model"].name.endswith("llm")
+
+
+def test_a_source_that_is_gone_is_not_a_mismatch(config, version):
+    Path(config.resolve(config.crawl.source.paths[0], interval="2026-01-01")).unlink()
+    tree = walk(config, "2026-01-01")
+    assert tree.sound
+    (source,) = [node for node in tree.walk() if node.kind == "source"]
+    assert source.note.startswith("not checked")
+
+
+def test_a_stage_made_again_from_something_else_is_found(config, trained):
+    """Whole manifests, each with its seal, that do not belong together."""
+    assemble = load_stage("assemble", config, trained)
+    other = replace(assemble.manifest(), counters={"samples": 999})
+    store(config).put(f"{assemble.folder}/manifest.json", other.to_json())
+    tree = walk(config, "vecap-0")
+    (node,) = [node for node in tree.walk() if node.problems]
+    assert node.kind == "train"
+    assert node.problems[0].startswith("it was made from another assemble")
+    damages = verify_version(store(config), trained).damages
+    assert any("assemble" in damage.problem and "/train/" in damage.path for damage in damages)
+
+
+def test_a_whole_version_is_whole(config, trained):
+    run("evaluate", config, trained)
+    report = verify_version(store(config), trained)
+    assert report.damages == ()
+    assert report.files == 18
+    assert report.bytes > 100_000
+
+
+def test_missing_and_foreign_files_are_named(config, trained):
+    place = Path(store(config).path("demo/2026-01-01"))
+    (place / "rewrite/00000.parquet").unlink()
+    (place / "quality/report").mkdir()
+    (place / "quality/report/note.txt").write_text("who put this here?")
+    with (place / "assemble/README.md").open("a") as stream:
+        stream.write("more")
+    found = {
+        damage.path.removeprefix("demo/2026-01-01/"): damage.problem
+        for damage in verify_version(store(config), trained).damages
+    }
+    assert found == {
+        "rewrite/00000.parquet": "is missing",
+        "quality/report/note.txt": "stands in no manifest",
+        "assemble/README.md": "has 11 bytes, the manifest says 7",
+    }
+
+
+def test_a_published_version_without_a_manifest_is_damaged(config, version):
+    Path(store(config).path("demo/2026-01-01/quality/manifest.json")).unlink()
+    paths = {damage.path for damage in verify_version(store(config), version).damages}
+    assert "demo/2026-01-01/quality/manifest.json" in paths
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("2025-12-31", "has no version 2025-12-31"),
+        ("mixed-7", "has no model mixed-7"),
+        ("2026-01-01/mixed-7", "version 2026-01-01 has no model mixed-7"),
+        ("m-" + "0" * 32, "has no m-000"),
+        ("0" * 32, "has no 000"),
+    ],
+)
+def test_an_unknown_name_is_one_clear_line(config, version, name, says):
+    with pytest.raises(VecapError) as caught:
+        walk(config, name)
+    assert says in str(caught.value)
+
+
+def test_a_model_of_several_versions_wants_the_version(config, trained):
+    other = give_version(config, SAMPLES, "2026-01-02")
+    run("train", config, other)
+    with pytest.raises(VecapError, match=r"several models vecap-0 \(2026-01-01/vecap-0, 2026-01-02/vecap-0\)"):
+        walk(config, "vecap-0")
+    assert walk(config, "2026-01-02/vecap-0").sound

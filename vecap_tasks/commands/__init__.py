@@ -1,0 +1,1 @@
+"""The command line's commands, by what they are for."""

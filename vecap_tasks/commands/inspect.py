@@ -1,0 +1,114 @@
+"""`vecap versions`, `diff`, `verify`, `lineage`: what there is, what changed, is it whole, where is it from?"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from vecap_tasks.commands.options import Commands, add_command, configuration, print_json, print_table
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.version import list_versions, read_version
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    versions = add_command(
+        commands, "versions", "list the dataset's versions", "vecap versions --config configs/demo.yaml"
+    )
+    versions.set_defaults(command=_versions)
+
+    diff = add_command(
+        commands,
+        "diff",
+        "show what changed between two versions",
+        "vecap diff --config configs/demo.yaml 2026-01-01 2026-01-02",
+    )
+    diff.add_argument("a", metavar="A", help="the earlier version")
+    diff.add_argument("b", metavar="B", help="the later version")
+    diff.set_defaults(command=_diff)
+
+    verify = add_command(
+        commands,
+        "verify",
+        "check every file of a version against its manifests",
+        "vecap verify --config configs/demo.yaml --version 2026-01-01",
+    )
+    verify.add_argument("--version", required=True, metavar="V")
+    verify.set_defaults(command=_verify)
+
+    lineage = add_command(
+        commands,
+        "lineage",
+        "walk from a model or a version back to every crawl file, checking digests on the way",
+        "vecap lineage --config configs/demo.yaml 2026-01-01",
+    )
+    lineage.add_argument("name", metavar="MODEL|VERSION", help="a version, or a model's or run's id in MLflow")
+    lineage.set_defaults(command=_lineage)
+
+
+def _versions(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.dataset.summary import summarise
+
+    config = configuration(arguments)
+    store = Store(config.resolve(config.root))
+    found = [summarise(store, version) for version in list_versions(store, config.dataset)]
+    if arguments.json:
+        print_json([asdict(summary) for summary in found])
+        return 0
+    shown = [summary for summary in found if summary.digest is not None]
+    if not shown:
+        print(f"dataset {config.dataset} has no published version; make one with `vecap run`")
+        return 0
+    print_table(
+        ("version", "crawled", "downloaded", "accepted", "captioned", "assembled", "digest"),
+        [
+            (
+                s.version,
+                *(f"{n:,}" for n in (s.crawled, s.downloaded, s.accepted, s.captioned, s.assembled)),
+                s.digest[:12],
+            )
+            for s in shown
+            if s.digest is not None
+        ],
+    )
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.dataset.diff import diff, format_diff
+
+    config = configuration(arguments)
+    store = Store(config.resolve(config.root))
+    versions = [read_version(store, config.dataset, name) for name in (arguments.a, arguments.b)]
+    found = diff(store, versions[0], versions[1])
+    if arguments.json:
+        print_json(asdict(found))
+    else:
+        print(format_diff(found))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.dataset.verify import verify_version
+
+    config = configuration(arguments)
+    store = Store(config.resolve(config.root))
+    report = verify_version(store, read_version(store, config.dataset, arguments.version))
+    if arguments.json:
+        print_json(asdict(report))
+    else:
+        for damage in report.damages:
+            print(f"{damage.path}: {damage.problem}")
+        state = "damaged" if report.damages else "whole"
+        print(f"{arguments.version} is {state}: {report.files:,} files, {report.bytes:,} bytes checked")
+    return 1 if report.damages else 0
+
+
+def _lineage(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.lineage.walk import format_tree, walk
+
+    tree = walk(configuration(arguments), arguments.name)
+    if arguments.json:
+        print_json(tree.as_json())
+    else:
+        print(format_tree(tree))
+    return 0 if tree.sound else 1

@@ -1,0 +1,180 @@
+"""MLflow as this project uses it: its address from the configuration, experiments by name, runs by their digest.
+
+No global state of MLflow is set, so that a process can record to several places.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vecap_tasks.config import Config, expand
+from vecap_tasks.dataset.manifest import Input
+from vecap_tasks.errors import VecapError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Metric, Run
+
+_SQLITE = "sqlite:///"
+_PARAM_CHARS = 6000  # MLflow's limits
+_PARAMS_AT_ONCE = 100
+_METRICS_AT_ONCE = 1000
+_DATASETS_AT_ONCE = 100
+_DIGEST_CHARS = 32  # MLflow takes at most 36, a sha256 has 64: the full one stands in the dataset's source
+_NAME_CHARS = 500
+_NO_NAME = re.compile(r"[^A-Za-z0-9_\-. :/]")
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """An open connection to MLflow at `uri`."""
+
+    client: MlflowClient
+    uri: str
+
+    def experiment(self, name: str) -> str:
+        """Return the id of the experiment *name*, made where there is none. Raises VecapError for a deleted one."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            self.client.create_experiment(name, artifact_location=_artifacts(self.uri, name))
+            found = self.client.get_experiment_by_name(name)
+        if found.lifecycle_stage != "active":
+            raise VecapError(f"the experiment {name} is deleted in MLflow; run `mlflow experiments restore` for it")
+        return str(found.experiment_id)
+
+    def find_run(self, experiment: str, digest: str) -> Run | None:
+        """Return the finished run tagged with *digest*; what a killed process left half recorded is deleted."""
+        for run in self.client.search_runs([experiment], f"tags.`vecap.digest` = '{digest}'"):
+            if run.info.status == "FINISHED":
+                return run
+            self._delete(run)
+        return None
+
+    def _delete(self, run: Run) -> None:
+        experiment, run_id = run.info.experiment_id, run.info.run_id
+        for child in self.client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'"):
+            self._delete(child)
+        for model in self.client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+            self.client.delete_logged_model(model.model_id)
+        self.client.delete_run(run_id)
+
+    def params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Record the nested *params* under dotted names."""
+        from mlflow.entities import Param
+
+        made = [Param(clean(name), value[:_PARAM_CHARS]) for name, value in sorted(flatten(params).items())]
+        for start in range(0, len(made), _PARAMS_AT_ONCE):
+            self.client.log_batch(run_id, params=made[start : start + _PARAMS_AT_ONCE])
+
+    def metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
+        for start in range(0, len(metrics), _METRICS_AT_ONCE):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
+
+    def inputs(self, run_id: str, datasets: Sequence[DatasetInput]) -> None:
+        for start in range(0, len(datasets), _DATASETS_AT_ONCE):
+            self.client.log_inputs(run_id, datasets=datasets[start : start + _DATASETS_AT_ONCE])
+
+
+@contextmanager
+def open_tracking(config: Config) -> Iterator[Tracking]:
+    """Give a connection to the configured MLflow. Raises VecapError, soon, where none answers or one refuses."""
+    uri = tracking_uri(config)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(config.mlflow.timeout))))
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for `--json`
+    if uri.startswith(("http://", "https://")):
+        _ask(uri, config.mlflow.timeout)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield Tracking(MlflowClient(tracking_uri=uri), uri)
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:300]
+        raise VecapError(
+            f"MLflow at {uri} refused: {reason}; look at its log, or change mlflow.tracking_uri"
+        ) from error
+
+
+def tracking_uri(config: Config) -> str:
+    """Return the address of MLflow; the folder of a SQLite file is made. Raises ConfigError for an unset variable."""
+    uri = expand(config.mlflow.tracking_uri)
+    if not uri.startswith(_SQLITE):
+        return uri.removesuffix("/")
+    file = Path(config.resolve(uri.removeprefix(_SQLITE)))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VecapError(f"cannot make the folder of {uri}: {error.strerror}; change mlflow.tracking_uri") from error
+    return f"{_SQLITE}{file}"
+
+
+def dataset_input(name: str, digest: str, context: str, source: Mapping[str, Any]) -> DatasetInput:
+    """Return a dataset for a run's inputs. *digest* is a sha256; it stands in full in the dataset's source."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    body = json.dumps({**source, "sha256": digest}, sort_keys=True, ensure_ascii=False)
+    dataset = Dataset(name[:_NAME_CHARS], digest[:_DIGEST_CHARS], source_type="vecap", source=body)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+
+
+def source_inputs(inputs: Sequence[Input]) -> list[DatasetInput]:
+    """Return the crawled source files among *inputs* as datasets."""
+    return [
+        dataset_input(item.name, item.digest, "source", {"bytes": item.bytes})
+        for item in inputs
+        if item.kind == "source"
+    ]
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return *nested* with dotted names; lists and other values as JSON, strings as they are."""
+    flat: dict[str, str] = {}
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return flat
+
+
+def clean(name: str) -> str:
+    """Return *name* with what MLflow takes in the name of a param or metric."""
+    return _NO_NAME.sub("_", name)
+
+
+def airflow_tags() -> dict[str, str]:
+    """Return the tags that say which Airflow task records, where one does."""
+    names = ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "AIRFLOW_CTX_TASK_ID", "AIRFLOW_CTX_TRY_NUMBER")
+    found = {f"airflow.{name.removeprefix('AIRFLOW_CTX_').lower()}": os.environ.get(name) for name in names}
+    return {name: value for name, value in found.items() if value}
+
+
+def _artifacts(uri: str, experiment: str) -> str | None:
+    """Return where an experiment's files go: beside the SQLite file, else where the server puts them."""
+    if not uri.startswith(_SQLITE):
+        return None
+    folder = Path(uri.removeprefix(_SQLITE)).parent / "mlflow-artifacts" / experiment
+    return folder.as_uri()
+
+
+def _ask(uri: str, timeout: float) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=timeout):  # noqa: S310 - http or https, see the caller
+            return
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise VecapError(
+            f"no MLflow server answers at {uri} ({error}); start it, or change mlflow.tracking_uri"
+        ) from error

@@ -1,0 +1,45 @@
+"""The stages by name, in the order of the work, and the version that a configuration makes of an interval.
+
+A stage's code is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from vecap_tasks.config import Config
+from vecap_tasks.dataset.stage import Stage
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.version import Version, dataset_identity, interval_of, register
+from vecap_tasks.errors import VecapError
+
+STAGES = {
+    "crawl": "vecap_tasks.crawl.stage:Crawl",
+    "quality": "vecap_tasks.quality.stage:Quality",
+    "rewrite": "vecap_tasks.rewrite.stage:Rewrite",
+    "assemble": "vecap_tasks.assemble.stage:Assemble",
+    "train": "vecap_tasks.train.stage:Train",
+    "evaluate": "vecap_tasks.evaluate.stage:Evaluate",
+}
+
+
+def load_stage(name: str, config: Config, version: Version) -> Stage:
+    """Return the stage *name* of *version*. Raises VecapError for a name that is none."""
+    place = STAGES.get(name)
+    if place is None:
+        raise VecapError(f"there is no stage {name}; the stages are {', '.join(STAGES)}")
+    module, _, kind = place.partition(":")
+    stage: type[Stage] = getattr(import_module(module), kind)
+    return stage(config, version)
+
+
+def open_version(config: Config, store: Store, name: str) -> Version:
+    """Return the version that *config* makes of the interval in *name* (`2026-01-01`, or one of its revisions).
+
+    It is bound to the fingerprint of its last dataset stage, which covers the configuration, the models' files and
+    the release's ways of working: the same always finds the same version, anything else gets a revision beside it.
+    Raises VecapError for a name that cannot be one, and for a model that cannot be read.
+    """
+    interval = interval_of(name)
+    fingerprint = load_stage("assemble", config, Version(config.dataset, interval, 0, "")).fingerprint
+    return register(store, config.dataset, interval, fingerprint, dataset_identity(config))
