@@ -59,16 +59,16 @@ class WarcSource(Section):
     paths: list[str] = Field(min_length=1, description="Files or globs; `{interval}` is the version's interval.")
 
 
-class PagesSource(Section):
+class SiteSource(Section):
     """Pages fetched from a web site, starting at seed addresses and following links on the same host."""
 
-    kind: Literal["pages"]
+    kind: Literal["site"]
     seeds: list[str] = Field(min_length=1, description="Addresses of the first pages.")
     max_pages: int = Field(1000, ge=1)
     max_depth: int = Field(2, ge=0, description="Links to follow from a seed; 0 reads the seeds alone.")
 
 
-Source = Annotated[WarcSource | PagesSource, Field(discriminator="kind")]
+Source = Annotated[WarcSource | SiteSource, Field(discriminator="kind")]
 
 
 class FetchConfig(Section):

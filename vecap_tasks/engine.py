@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vecap_tasks.config import Config, environment, expand, parse_config
 from vecap_tasks.dataset.stage import ShardResult, Stage
@@ -30,12 +30,26 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # shards done, shards in all
 
 _LOG_LEVEL = "DASK_LOGGING__DISTRIBUTED"
 _AHEAD = 2  # tasks a worker holds beyond the one that it runs
 _PATIENCE_SECONDS = 30  # for a scheduler to answer, and for a worker to join it
 _GIVE_UP = 5  # shards that fail for the same reason, none being done: the fault is not theirs, no more are begun
+
+
+def prepare(stage: Stage, progress: Progress | None = None) -> None:
+    """Do what the shards of *stage* follow from, its parts side by side. Raises VecapError after the last one."""
+    parts = stage.unprepared()
+    report = progress or (lambda done, total: None)
+    if len(parts) > 1 and stage.on_workers:
+        with connect(stage.config) as client:
+            _spread(client, stage, parts, report, prepare_part)
+        return
+    for done, part in enumerate(parts, start=1):
+        stage.prepare(part)
+        report(done, len(parts))
 
 
 def run_shards(stage: Stage, shards: Sequence[str], progress: Progress | None = None) -> list[ShardResult]:
@@ -46,7 +60,7 @@ def run_shards(stage: Stage, shards: Sequence[str], progress: Progress | None = 
         return []
     if stage.on_workers:
         with connect(stage.config) as client:
-            return _spread(client, stage, shards, report)
+            return _spread(client, stage, shards, report, run_shard)
     results = []
     for done, shard in enumerate(shards, start=1):
         results.append(stage.run(shard))
@@ -74,12 +88,21 @@ class Job:
 
 def run_shard(job: Job, shard: str) -> ShardResult:
     """Do one shard on a worker. The stage, with the models it loaded, stays for the worker's next shard."""
+    return _stage_here(job).run(shard)
+
+
+def prepare_part(job: Job, part: str) -> None:
+    """Prepare one part on a worker."""
+    _stage_here(job).prepare(part)
+
+
+def _stage_here(job: Job) -> Stage:
     for name, value in job.environment:
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    return _stage(job).run(shard)
+    return _stage(job)
 
 
 @lru_cache(maxsize=2)
@@ -87,7 +110,9 @@ def _stage(job: Job) -> Stage:
     return load_stage(job.stage, parse_config(json.loads(job.config), Path(job.base)), job.version)
 
 
-def _spread(client: Client, stage: Stage, shards: Sequence[str], report: Progress) -> list[ShardResult]:
+def _spread(
+    client: Client, stage: Stage, shards: Sequence[str], report: Progress, task: Callable[[Job, str], T]
+) -> list[T]:
     from distributed import as_completed
 
     resources = stage.config.dask.resources if stage.name == "rewrite" else {}
@@ -98,13 +123,13 @@ def _spread(client: Client, stage: Stage, shards: Sequence[str], report: Progres
 
     def submit(count: int) -> list[Future]:
         begun = {
-            client.submit(run_shard, job, shard, pure=False, retries=1, resources=resources): shard
+            client.submit(task, job, shard, pure=False, retries=1, resources=resources): shard
             for shard in islice(waiting, count)
         }
         running.update(begun)
         return list(begun)
 
-    results: dict[str, ShardResult] = {}
+    results: dict[str, T] = {}
     failures: dict[str, str] = {}
     first = submit(slots * (1 + _AHEAD))
     completed = as_completed(first, loop=client.loop, with_results=True, raise_errors=False)
@@ -117,7 +142,8 @@ def _spread(client: Client, stage: Stage, shards: Sequence[str], report: Progres
             )
         if future.status == "finished":
             results[shard] = outcome
-            _log_rates(stage, outcome)
+            if isinstance(outcome, ShardResult):
+                _log_rates(stage, outcome)
         else:
             failures[shard] = _reason(outcome)
         future.release()

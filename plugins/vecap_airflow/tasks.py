@@ -57,9 +57,12 @@ def stage_group(name: str, job: XComArg, pool: str | None = None) -> TaskGroup:
 @task(**RETRIES)
 def plan(stage: str, job: dict[str, Any]) -> list[list[str]]:
     """Return what is still to be done, in groups; none where another run, or an earlier version, did it all."""
+    from vecap_tasks.engine import prepare
+
     with plainly():
         todo = []
         for version, work in _stages(stage, Job.from_xcom(job)):
+            prepare(work, lambda n, total, name=version.name: log.info("%s: %d of %d parts read", name, n, total))
             shards = work.plan()
             state = f"{len(shards)} shards to do" if shards else "nothing to do, it is there already"
             log.info("%s %s: %s", stage, version.name, state)
@@ -79,8 +82,6 @@ def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
             done = {receipt.shard for receipt in work.receipts()}
             own = [name.removeprefix(f"{version.name}/") for name in shards if name.startswith(f"{version.name}/")]
             todo = [shard for shard in own if shard not in done]
-            if work.on_workers and not work.config.dask.address:
-                raise ConfigError("in Airflow the shards go to a Dask cluster: set dask.address")
             label = f"{stage} {version.name}"
             if todo:
                 run_shards(work, todo, lambda n, total, label=label: log.info("%s: %d of %d shards", label, n, total))
@@ -141,4 +142,6 @@ def _stages(name: str, job: Job) -> list[tuple[Version, Stage]]:
     config = job.load()
     store = Store(config.resolve(config.root))
     versions = [read_version(store, config.dataset, version) for version in job.versions]
+    if load_stage(name, config, versions[0]).on_workers and not config.dask.address:
+        raise ConfigError("in Airflow the work goes to a Dask cluster: set dask.address")
     return [(version, load_stage(name, config, version)) for version in versions]

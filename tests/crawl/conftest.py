@@ -63,7 +63,7 @@ def crawl(config: Config) -> tuple[Crawl, Manifest]:
 
 @pytest.fixture
 def seeds() -> Callable[..., dict[str, Any]]:
-    return lambda *urls, **more: {"kind": "pages", "seeds": list(urls), **more}
+    return lambda *urls, **more: {"kind": "site", "seeds": list(urls), **more}
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from hashlib import sha256
 import pytest
 
 from vecap_tasks.crawl.address import absolute, canonical
-from vecap_tasks.crawl.candidates import shard_names, uid
+from vecap_tasks.crawl.candidates import shard_names
 from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.links import uid
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 
 from tests.crawl.conftest import stage_of
 from vecap_tasks.config import WarcSource
+from vecap_tasks.crawl.links import Tally
 from vecap_tasks.crawl.sources.warc import WarcFiles
 from vecap_tasks.errors import VecapError
 
@@ -30,12 +31,17 @@ def warc_record(kind, block, url="http://site.example/", content="text/plain"):
     return head.encode() + block + b"\r\n\r\n"
 
 
+def all_pages(source):
+    tally = Tally()
+    return [page for part in source.parts() for page in source.pages(part, tally)], tally
+
+
 @pytest.fixture
 def read(tmp_path, demo_config):
     def pages(data, name="x.warc"):
         (tmp_path / name).write_bytes(data)
         source = WarcFiles(demo_config, WarcSource(kind="warc", paths=[str(tmp_path / name)]), "2026-01-01")
-        return list(source.pages()), source
+        return all_pages(source)
 
     return pages
 
@@ -56,7 +62,7 @@ def test_html_answers_are_pages(read, pack):
         record(url="dns:site.example"),
         warc_record("resource", b"<img src=r.png>", "http://site.example/resource", "text/html"),
     )
-    pages, source = read(data)
+    pages, tally = read(data)
     assert [page.url for page in pages] == [
         "http://site.example/",
         "http://site.example/b",
@@ -65,8 +71,8 @@ def test_html_answers_are_pages(read, pack):
     assert pages[0].body == HTML
     assert pages[0].charset == "utf-8"
     assert pages[1].robots_tags == ("noai", "nofollow")
-    assert source.skipped == {"http_404": 1, "not_html": 1, "scheme": 1}
-    assert [(item.digest, item.bytes) for item in source.inputs()] == [(sha256(data).hexdigest(), len(data))]
+    assert tally.counters == {f"page_skipped.{reason}": 1 for reason in ("http_404", "not_html", "scheme")}
+    assert [(item.digest, item.bytes) for item in tally.inputs] == [(sha256(data).hexdigest(), len(data))]
 
 
 def test_codings_of_the_answer_are_undone(read):
@@ -84,9 +90,9 @@ def test_codings_of_the_answer_are_undone(read):
 def test_a_page_whose_coding_is_broken_costs_that_page_alone(read):
     broken = gzip.compress(HTML * 100)[:60] + b"\xff" * 40
     for coding in (b"gzip", b"br", b"gzip, gzip"):
-        pages, source = read(packed(record(broken, head=b"Content-Encoding: %s\r\n" % coding), record()))
+        pages, tally = read(packed(record(broken, head=b"Content-Encoding: %s\r\n" % coding), record()))
         assert [page.body for page in pages] == [HTML]
-        assert source.skipped == {"bad_encoding": 1}
+        assert tally.counters == {"page_skipped.bad_encoding": 1}
 
 
 def test_a_body_stored_plain_under_a_header_of_codings_is_taken(read):
@@ -100,8 +106,9 @@ def test_a_page_that_unpacks_to_far_too_much_is_left_out(tmp_path, configure):
     source = {"kind": "warc", "paths": [str(tmp_path / "x.warc")]}
     config = configure(source, {"max_bytes": 1_000_000})
     files = WarcFiles(config, config.crawl.source, "2026-01-01")
-    assert [page.body for page in files.pages()] == [HTML]
-    assert files.skipped == {"too_large": 1}
+    pages, tally = all_pages(files)
+    assert [page.body for page in pages] == [HTML]
+    assert tally.counters == {"page_skipped.too_large": 1}
 
 
 @pytest.mark.parametrize("pack", [packed, lambda *records: b"".join(records)], ids=["gzip", "plain"])
@@ -149,8 +156,9 @@ def test_files_are_named_without_this_machine(tmp_path, demo_config, monkeypatch
         (tmp_path / name).write_bytes(record())
     paths = ["${WARCS}/{interval}-*.warc", "${WARCS}/{interval}-a.warc"]
     source = WarcFiles(demo_config, WarcSource(kind="warc", paths=paths), "2026-01-01")
-    assert [page.source for page in source.pages()] == ["${WARCS}/2026-01-01-a.warc", "${WARCS}/2026-01-01-b.warc"]
-    assert [item.name for item in source.inputs()] == ["${WARCS}/2026-01-01-a.warc", "${WARCS}/2026-01-01-b.warc"]
+    pages, tally = all_pages(source)
+    assert [page.source for page in pages] == ["${WARCS}/2026-01-01-a.warc", "${WARCS}/2026-01-01-b.warc"]
+    assert [item.name for item in tally.inputs] == ["${WARCS}/2026-01-01-a.warc", "${WARCS}/2026-01-01-b.warc"]
 
 
 @pytest.mark.parametrize("path", ["none.warc", "*.warc", "s3://bucket/a.warc"])
@@ -163,7 +171,7 @@ def test_a_missing_file_is_one_clear_line(configure, path):
 def test_real_files(shared_data, demo_config):
     def pages(name):
         source = WarcSource(kind="warc", paths=[str(shared_data / "warc" / name)])
-        return list(WarcFiles(demo_config, source, "x").pages())
+        return all_pages(WarcFiles(demo_config, source, "x"))[0]
 
     assert [page.url for page in pages("cc-whirlwind.warc.gz")] == ["https://an.wikipedia.org/wiki/Escopete"]
     assert len(pages("cc-link-extraction-test.warc")) == 9

@@ -71,11 +71,12 @@ def _run(names: tuple[str, ...], arguments: argparse.Namespace) -> int:
 
 
 def _stage(name: str, config: Config, version: Version) -> _Done:
-    from vecap_tasks.engine import run_shards
+    from vecap_tasks.engine import prepare, run_shards
     from vecap_tasks.stages import load_stage
 
     start = time.monotonic()
     stage = load_stage(name, config, version)
+    prepare(stage)
     shards = stage.plan()
     if shards:
         with progress(name) as report:

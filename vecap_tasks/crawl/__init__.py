@@ -1,10 +1,13 @@
-"""From pages to shards of images: sources -> parse -> candidates -> fetch -> decode -> shards -> duplicates.
+"""From sources to shards of images: links -> candidates -> fetch, or archive -> decode -> shards -> duplicates.
 
-sources/       pages from WARC files or from a web site
+sources/       pages from WARC files or from web sites
 parse          the images a page names, with AltText and what stands around them
+links          one image as a source names it
+extract        the links of one part of a source, in a table
 address        the one spelling of an address
 candidates     one row per image and AltText, numbered into shards
 fetch          polite downloads: robots.txt (robots), opt-outs (optout), no private addresses (guard)
+archive        images that a file of the source holds already
 decode         bytes to a JPEG of the wanted size
 download       fetch and decode for the rows of a shard
 shards         tar, parquet and stats of a shard

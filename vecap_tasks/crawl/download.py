@@ -1,4 +1,4 @@
-"""Fetch and decode for the images of one shard: each address once, whatever the number of rows that name it."""
+"""Fetch and decode for the images of one shard: each image once, whatever the number of rows that name it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from vecap_tasks.config import CrawlConfig
+import pyarrow as pa
+
+from vecap_tasks.config import Config
+from vecap_tasks.crawl.archive import read_stored
 from vecap_tasks.crawl.decode import Picture, decode
 from vecap_tasks.crawl.failure import Failure
 from vecap_tasks.crawl.fetch import Download, Fetcher
+from vecap_tasks.crawl.links import Stored
 
 SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE = "success", "failed_to_download", "failed_to_resize"
 
@@ -31,6 +35,23 @@ class Outcome:
     picture: Picture | None = None
     offset: int = 0
     length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """An image that rows ask for: at an address, or, where a file of the source holds it already, from there."""
+
+    url: str
+    stored: Stored | None = None
+
+
+def wanted(candidates: pa.Table) -> list[Want]:
+    """Return what each row of *candidates* (CANDIDATES) asks for."""
+    columns = (candidates[name].to_pylist() for name in ("url", "stored_in", "stored_at", "stored_bytes"))
+    return [
+        Want(url, None if archive is None else Stored(archive, offset, length))
+        for url, archive, offset, length in zip(*columns, strict=True)
+    ]
 
 
 class Spool:
@@ -56,41 +77,47 @@ class Spool:
         return self._file.read(length)
 
 
-async def download_all(urls: Iterable[str], config: CrawlConfig, spool: Spool) -> dict[str, Outcome]:
-    """Return what became of each distinct address of *urls*; the JPEGs go to *spool*.
+async def download_all(wants: Iterable[Want], config: Config, spool: Spool) -> dict[Want, Outcome]:
+    """Return what became of each distinct image of *wants*; the JPEGs go to *spool*.
 
     Raises OSError where the spool cannot be written; what fails in a download is its outcome.
     """
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as threads:
-        async with Fetcher(config.fetch) as fetcher:
+        async with Fetcher(config.crawl.fetch) as fetcher:
             try:
                 async with asyncio.TaskGroup() as group:
                     one = _Downloader(config, fetcher, threads, spool).get
-                    tasks = {url: group.create_task(one(url)) for url in dict.fromkeys(urls)}
+                    tasks = {want: group.create_task(one(want)) for want in dict.fromkeys(wants)}
             except ExceptionGroup as failed:
                 raise failed.exceptions[0] from failed
-    return {url: task.result() for url, task in tasks.items()}
+    return {want: task.result() for want, task in tasks.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Downloader:
-    config: CrawlConfig
+    config: Config
     fetcher: Fetcher
     threads: ThreadPoolExecutor
     spool: Spool
 
-    async def get(self, url: str) -> Outcome:
+    async def get(self, want: Want) -> Outcome:
         try:
-            return await self.fetcher.get(url, self._decoded)
+            if want.stored is None:
+                return await self.fetcher.get(want.url, self._fetched)
+            loop = asyncio.get_running_loop()
+            body = await loop.run_in_executor(self.threads, read_stored, self.config, want.stored)
         except Failure as failure:
             return Outcome(FAILED_TO_DOWNLOAD, failure)
+        return await self._decoded(body)
 
-    async def _decoded(self, download: Download) -> Outcome:
-        body = download.body
+    async def _fetched(self, download: Download) -> Outcome:
+        return await self._decoded(download.body)
+
+    async def _decoded(self, body: bytes) -> Outcome:
         sha256 = hashlib.sha256(body).hexdigest()
         loop = asyncio.get_running_loop()
         try:
-            picture, jpeg = await loop.run_in_executor(self.threads, decode, body, self.config.image)
+            picture, jpeg = await loop.run_in_executor(self.threads, decode, body, self.config.crawl.image)
         except Failure as failure:
             return Outcome(FAILED_TO_RESIZE, failure, sha256, len(body))
         return Outcome(SUCCESS, None, sha256, len(body), picture, self.spool.append(jpeg), len(jpeg))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from vecap_tasks.dataset.stage import Made
 from vecap_tasks.dataset.tar import TarWriter
 
 
-def write_shard(shard: str, candidates: pa.Table, outcomes: Mapping[str, Outcome], spool: Spool, work: Path) -> Made:
-    """Write `<shard>.tar`, `.parquet` and `_stats.json` into *work*; *outcomes* has one for each address.
+def write_shard(shard: str, candidates: pa.Table, outcomes: Sequence[Outcome], spool: Spool, work: Path) -> Made:
+    """Write `<shard>.tar`, `.parquet` and `_stats.json` into *work*; *outcomes* has one for each row.
 
     A shard without a single image gets no tar: webdataset fails on empty ones.
     """
-    rows = [candidate | _columns(outcomes[candidate["url"]]) for candidate in candidates.to_pylist()]
+    rows = [candidate | _columns(outcome) for candidate, outcome in zip(candidates.to_pylist(), outcomes, strict=True)]
     statuses = Counter(row["status"] for row in rows)
     reasons = Counter((row["error_message"] or SUCCESS).partition(":")[0] for row in rows)
     table, tar, stats = f"{shard}.parquet", f"{shard}.tar", f"{shard}_stats.json"
@@ -31,9 +31,8 @@ def write_shard(shard: str, candidates: pa.Table, outcomes: Mapping[str, Outcome
     if statuses[SUCCESS]:
         files[tar] = statuses[SUCCESS]
         with TarWriter(work / tar) as writer:
-            for row in rows:
+            for row, outcome in zip(rows, outcomes, strict=True):
                 if row["status"] == SUCCESS:
-                    outcome = outcomes[row["url"]]
                     writer.write(row["key"], _members(row, spool.read(outcome.offset, outcome.length)))
     (work / stats).write_text(_stats(len(rows), statuses, reasons), encoding="utf-8")
     counters = {name: statuses[name] for name in (SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE)}

@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import shutil
 from contextlib import closing
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecap_tasks.crawl.candidates import Origin, read_origin, shard_names, write_candidates
-from vecap_tasks.crawl.download import Outcome, Spool, download_all
+from vecap_tasks.crawl.candidates import shard_names, write_candidates
+from vecap_tasks.crawl.download import Spool, download_all, wanted
 from vecap_tasks.crawl.duplicates import write_duplicates
+from vecap_tasks.crawl.extract import extract, read_tally
+from vecap_tasks.crawl.links import Tally
 from vecap_tasks.crawl.shards import write_shard
+from vecap_tasks.crawl.sources import Source, open_source
 from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
 
 _CANDIDATES = "candidates.parquet"
 _DUPLICATES = "duplicates.parquet"
+_LINKS = "_links"  # a table for each part of the source, from which the candidates are made
 
 
 class Crawl(Stage):
-    """A shard is `crawl.shard_size` rows of the candidates, which are made when the shards are first asked for."""
+    """A shard is `crawl.shard_size` rows of the candidates.
+
+    To prepare is to read the source, part by part; the candidates are made when the shards are first asked for.
+    """
 
     name: ClassVar[str] = "crawl"
     rates: ClassVar[tuple[str, ...]] = ("success",)
 
     def inputs(self) -> list[Input]:
-        return list(self._origin.inputs)
+        return self._tally.inputs
+
+    def preparations(self) -> list[str]:
+        if self.store.exists(f"{self.folder}/{_CANDIDATES}"):
+            return []
+        made = set(self.store.files(f"{self.folder}/{_LINKS}"))
+        return [part for part in self._source.parts() if PurePosixPath(self._links(part)).name not in made]
+
+    def prepare(self, part: str) -> None:
+        with self.store.workspace() as work:
+            path = work / "links.parquet"
+            extract(self._source, part, path)
+            self.store.upload(self._links(part), path)
 
     def shards(self) -> list[str]:
         return shard_names(self._footer.num_rows, self.config.crawl.shard_size)
@@ -38,8 +58,9 @@ class Crawl(Stage):
     def process(self, shard: str, work: Path) -> Made:
         candidates = self._rows(int(shard))
         with closing(Spool(work / "spool")) as spool:
-            outcomes = self._download(candidates, spool)
-            return write_shard(shard, candidates, outcomes, spool, work)
+            wants = wanted(candidates)
+            outcomes = asyncio.run(download_all(wants, self.config, spool))
+            return write_shard(shard, candidates, [outcomes[want] for want in wants], spool, work)
 
     def finish(self, results: list[ShardResult], work: Path) -> Made:
         tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
@@ -47,26 +68,34 @@ class Crawl(Stage):
         with self.store.local(f"{self.folder}/{_CANDIDATES}") as made:
             shutil.copyfile(made, work / _CANDIDATES)
         files = {_CANDIDATES: self._footer.num_rows, _DUPLICATES: duplicates}
-        return Made(files, {**self._origin.counters, "duplicates": duplicates})
-
-    def _download(self, candidates: pa.Table, spool: Spool) -> dict[str, Outcome]:
-        return asyncio.run(download_all(candidates["url"].to_pylist(), self.config.crawl, spool))
+        return Made(files, {**self._tally.counters, "duplicates": duplicates})
 
     def _rows(self, shard: int) -> pa.Table:
         with self.store.open(f"{self.folder}/{_CANDIDATES}") as stream:
             return pq.ParquetFile(stream).read_row_group(shard)
 
     @property
-    def _origin(self) -> Origin:
-        return read_origin(self._footer)
+    def _tally(self) -> Tally:
+        return read_tally(self._footer)
+
+    @cached_property
+    def _source(self) -> Source:
+        return open_source(self.config, self.version.interval)
+
+    def _links(self, part: str) -> str:
+        """Return where the store has the links of *part*, whose name may be no file name."""
+        return f"{self.folder}/{_LINKS}/{hashlib.sha256(part.encode()).hexdigest()[:16]}.parquet"
 
     @cached_property
     def _footer(self) -> Any:
         """The footer of the candidates, which are made if they are not there. Of two who make them one wins."""
         name = f"{self.folder}/{_CANDIDATES}"
         if not self.store.exists(name):
+            for part in self.preparations():
+                self.prepare(part)
+            tables = [self._links(part) for part in self._source.parts()]
             with self.store.workspace() as work:
-                made = write_candidates(self.config, self.version.interval, work)
+                made = write_candidates(self.store, tables, self.config.crawl.shard_size, work)
                 self.store.create(name, made.read_bytes())
         with self.store.open(name) as stream:
             return pq.read_metadata(stream)

@@ -18,6 +18,10 @@ CANDIDATES = pa.schema(
         pa.field("figcaption", pa.string()),
         pa.field("language", pa.string()),  # `lang` around the image, else null
         pa.field("source", pa.string(), nullable=False),  # file or seed that the row was found in
+        pa.field("scores", pa.string()),  # JSON object of the numbers that the source gives with the row, else null
+        pa.field("stored_in", pa.string()),  # file of the source that holds the image, null where it is fetched
+        pa.field("stored_at", pa.int64()),  # offset in that file, bytes
+        pa.field("stored_bytes", pa.int64()),
     ]
 )
 

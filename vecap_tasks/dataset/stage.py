@@ -1,5 +1,6 @@
 """A stage: plan, run, commit. The base class keeps the contract, a stage says only what its shards are and make.
 
+prepare() what must be done before the shards can be named, if a stage has such work (one part at a time)
 plan()    which shards are still to be done
 run(s)    do one: its files appear whole, and its receipt last, so a kill at any moment costs that shard alone
 commit()  check that every shard is done, write what belongs to the whole, then the manifest: the stage exists
@@ -95,6 +96,14 @@ class Stage(ABC):
     def process(self, shard: str, work: Path) -> Made:
         """Write the shard's files into the empty folder *work*: a pure function of inputs and configuration."""
 
+    def preparations(self) -> list[str]:
+        """Return the parts of the work that the shards follow from, and that is not done; most stages have none."""
+        return []
+
+    def prepare(self, part: str) -> None:
+        """Do one of the `preparations`; safe to do twice, and to kill. What nobody did, `shards` does itself."""
+        raise NotImplementedError(f"the stage {self.name} has no part {part}")
+
     def finish(self, results: list[ShardResult], work: Path) -> Made:
         """Write what belongs to the whole stage into *work*, all shards being done."""
         return Made({})
@@ -147,9 +156,16 @@ class Stage(ABC):
         names = [name for name in self.store.files(place) if name.endswith(".json")]
         return [ShardResult.from_json(self.store.read(f"{place}/{name}")) for name in names]
 
+    def unprepared(self) -> list[str]:
+        """Return the parts that can be prepared side by side before `plan` is asked; none where the stage is done."""
+        return [] if self._done() else self.preparations()
+
+    def _done(self) -> bool:
+        return self.manifest() is not None or self.adopt() is not None
+
     def plan(self) -> list[str]:
         """Return the shards still to be done; none where the stage is committed or another version has the same."""
-        if self.manifest() is not None or self.adopt() is not None:
+        if self._done():
             return []
         for name in self.upstream:
             self.upstream_manifest(name)

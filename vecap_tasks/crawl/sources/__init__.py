@@ -1,35 +1,38 @@
-"""Where pages come from. A source gives its pages in an order of its own and then says what it read.
+"""Where images and their AltText come from. A source has parts, which are read side by side, each in its own order.
 
 Another kind of source is a file here, a section in the configuration and a line in `open_source`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Protocol
 
 from vecap_tasks.config import Config, WarcSource
-from vecap_tasks.crawl.page import Page
-from vecap_tasks.crawl.sources.site import Site
-from vecap_tasks.crawl.sources.warc import WarcFiles
-from vecap_tasks.dataset.manifest import Input
+from vecap_tasks.crawl.links import Link, Tally
 
 
 class Source(Protocol):
-    """`skipped` and `inputs` are complete when `pages` has come to its end."""
+    """A source of links. Whatever the process, the same part gives the same links."""
 
-    skipped: Counter[str]
+    def parts(self) -> list[str]:
+        """Return the names of all parts, in order, as the manifest calls them: no paths of this machine.
 
-    def pages(self) -> Iterator[Page]:
-        """Give every page once. Raises VecapError where the source cannot be read to its end."""
+        Raises VecapError where the source names nothing that exists.
+        """
 
-    def inputs(self) -> list[Input]:
-        """Return what was read, with digests."""
+    def read(self, part: str, tally: Tally) -> Iterator[Link]:
+        """Give every link of *part*; *tally* is complete when they have come to their end.
+
+        Raises VecapError where the part cannot be read to its end.
+        """
 
 
 def open_source(config: Config, interval: str) -> Source:
-    """Return the source of the crawl of *interval*. Raises VecapError where it names nothing that exists."""
+    """Return the source of the crawl of *interval*."""
+    from vecap_tasks.crawl.sources.site import Site
+    from vecap_tasks.crawl.sources.warc import WarcFiles
+
     section = config.crawl.source
     if isinstance(section, WarcSource):
         return WarcFiles(config, section, interval)

@@ -5,37 +5,42 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections import Counter
 from collections.abc import Iterator
 
-from vecap_tasks.config import FetchConfig, PagesSource, expand
+from vecap_tasks.config import FetchConfig, SiteSource, expand
 from vecap_tasks.crawl.address import canonical, host_of
 from vecap_tasks.crawl.failure import Failure
 from vecap_tasks.crawl.fetch import Download, Fetcher
+from vecap_tasks.crawl.links import Link, Tally, links_of
 from vecap_tasks.crawl.page import HTML, Page
 from vecap_tasks.crawl.parse import Document
+from vecap_tasks.crawl.robots import product_token
 from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.errors import VecapError
 
 log = logging.getLogger(__name__)
 
+_WHOLE = "site"  # pages lead to pages, so a crawl of sites has one part
 _AT_ONCE = 16  # pages in memory
 
 
 class Site:
     """The pages of the seeds' hosts, seed by seed. The order follows from the links, not from what answers first."""
 
-    def __init__(self, fetch: FetchConfig, section: PagesSource, interval: str) -> None:
-        self.skipped: Counter[str] = Counter()
+    def __init__(self, fetch: FetchConfig, section: SiteSource, interval: str) -> None:
         self._fetch = fetch
+        self._product = product_token(fetch.user_agent) if fetch.robots else None
         self._section = section
         self._seeds = {seed: _seed(seed, interval) for seed in section.seeds}
-        self._inputs: list[Input] = []
 
-    def inputs(self) -> list[Input]:
-        return self._inputs
+    def parts(self) -> list[str]:
+        return [_WHOLE]
 
-    def pages(self) -> Iterator[Page]:
+    def read(self, part: str, tally: Tally) -> Iterator[Link]:
+        for page in self._pages(tally):
+            yield from links_of(page, self._product, tally)
+
+    def _pages(self, tally: Tally) -> Iterator[Page]:
         seen: set[str] = set()
         given = 0
         failed: list[str] = []
@@ -45,7 +50,7 @@ class Site:
                 for seed, url in self._seeds.items():
                     digest, size = hashlib.sha256(), 0
                     before = given
-                    for page in self._follow(runner, fetcher, seed, url, seen, failed):
+                    for page in self._follow(runner, fetcher, seed, url, seen, failed, tally):
                         digest.update(f"{page.url}\n{len(page.body)}\n".encode() + page.body)
                         size += len(page.body)
                         given += 1
@@ -53,7 +58,7 @@ class Site:
                         if given == self._section.max_pages:
                             break
                     if given > before:
-                        self._inputs.append(Input("source", seed, digest.hexdigest(), size))
+                        tally.inputs.append(Input("source", seed, digest.hexdigest(), size))
                     if given == self._section.max_pages:
                         break
             finally:
@@ -62,7 +67,14 @@ class Site:
             raise VecapError(f"no seed gives a page: {'; '.join(failed[:3])}; change crawl.source.seeds")
 
     def _follow(
-        self, runner: asyncio.Runner, fetcher: Fetcher, seed: str, url: str, seen: set[str], failed: list[str]
+        self,
+        runner: asyncio.Runner,
+        fetcher: Fetcher,
+        seed: str,
+        url: str,
+        seen: set[str],
+        failed: list[str],
+        tally: Tally,
     ) -> Iterator[Page]:
         """Give the pages that are reached from one seed."""
         host = host_of(url)
@@ -76,14 +88,14 @@ class Site:
                 for address, answer in zip(asked, answers, strict=True):
                     if isinstance(answer, Failure):
                         log.warning("page %s: %s", address, answer.message)
-                        self.skipped[answer.reason] += 1
+                        tally.counters[f"page_skipped.{answer.reason}"] += 1
                         if not depth:
                             failed.append(f"{address}: {answer.message}")
                         continue
                     if not depth:
                         host = host_of(answer.url)  # a seed may redirect to the host that it means
                     if host_of(answer.url) != host or (answer.url != address and answer.url in seen):
-                        self.skipped["redirected"] += 1
+                        tally.counters["page_skipped.redirected"] += 1
                         continue
                     seen.add(answer.url)
                     page = Page(answer.url, answer.body, answer.charset, answer.robots_tags, seed)

@@ -20,53 +20,58 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from vecap_tasks.config import Config, WarcSource
 from vecap_tasks.crawl.address import canonical
 from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.links import Link, Tally, links_of
 from vecap_tasks.crawl.page import HTML, Page
+from vecap_tasks.crawl.robots import product_token
 from vecap_tasks.crawl.sources.coding import undo
+from vecap_tasks.crawl.sources.files import find_files
 from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.errors import VecapError
 
 _GZIP = b"\x1f\x8b"
 _MAX_HEADER = 1 << 20
-_MAGIC = re.compile(r"[*?\[]")
 _LENGTH = re.compile(rb"^content-length:\s*(\d+)\s*$", re.IGNORECASE | re.MULTILINE)
 _TYPE = re.compile(rb"^warc-type:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 _PAGES = WarcRecordType.response | WarcRecordType.resource
 
 
 class WarcFiles:
-    """The HTML pages of the response and resource records, file by file, in the order of the records."""
+    """The HTML pages of the response and resource records, in the order of the records. A part is a file."""
 
     def __init__(self, config: Config, section: WarcSource, interval: str) -> None:
-        self.skipped: Counter[str] = Counter()
         self._max_bytes = config.crawl.fetch.max_bytes  # as for pages that are fetched
-        self._files = _find(config, section, interval)
-        self._inputs: list[Input] = []
+        self._product = product_token(config.crawl.fetch.user_agent) if config.crawl.fetch.robots else None
+        self._files = find_files(config, section.paths, interval, "WARC")
 
-    def inputs(self) -> list[Input]:
-        return self._inputs
+    def parts(self) -> list[str]:
+        return list(self._files)
 
-    def pages(self) -> Iterator[Page]:
-        for name, path in self._files.items():
-            kinds = _check(path, name)
-            with path.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            self._inputs.append(Input("source", name, sha256, path.stat().st_size))
-            if not kinds["response"] and not kinds["resource"]:
-                held = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
-                raise VecapError(
-                    f"{name} holds no pages ({held}); WAT and WET files have none, "
-                    f"give the WARC file with the responses"
-                )
-            yield from self._read(path, name)
+    def read(self, part: str, tally: Tally) -> Iterator[Link]:
+        for page in self.pages(part, tally):
+            yield from links_of(page, self._product, tally)
 
-    def _read(self, path: Path, name: str) -> Iterator[Page]:
+    def pages(self, part: str, tally: Tally) -> Iterator[Page]:
+        """Give the pages of the file *part*."""
+        path = self._files[part]
+        kinds = _check(path, part)
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        tally.inputs.append(Input("source", part, sha256, path.stat().st_size))
+        if not kinds["response"] and not kinds["resource"]:
+            held = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
+            raise VecapError(
+                f"{part} holds no pages ({held}); WAT and WET files have none, give the WARC file with the responses"
+            )
+        yield from self._read(path, part, tally)
+
+    def _read(self, path: Path, name: str, tally: Tally) -> Iterator[Page]:
         with path.open("rb") as stream:
             try:
                 for record in ArchiveIterator(stream, record_types=_PAGES, strict_mode=False):
                     try:
                         page = self._page(record, name)
                     except Failure as failure:
-                        self.skipped[failure.reason] += 1
+                        tally.counters[f"page_skipped.{failure.reason}"] += 1
                         continue
                     yield page
             except OSError as error:
@@ -89,30 +94,6 @@ class WarcFiles:
         codings = [part.strip().lower() for part in (http.get("Content-Encoding") or "").split(",")]
         body = undo(body, (http.get("Transfer-Encoding") or "").lower(), codings, self._max_bytes)
         return Page(url, body, record.http_charset, tuple(http.get_multiple("X-Robots-Tag")), name)
-
-
-def _find(config: Config, section: WarcSource, interval: str) -> dict[str, Path]:
-    """Return the files by the name that the manifest gives them, which holds no path of this machine."""
-    files: dict[str, Path] = {}
-    for pattern in section.paths:
-        written = pattern.replace("{interval}", interval)
-        magic = _MAGIC.search(written)
-        folder = written[: written.rfind("/", 0, magic.start()) + 1] if magic else ""
-        place = config.resolve(folder or "." if magic else written).removeprefix("file://")
-        if "://" in place:
-            raise VecapError(f"crawl.source.paths: {written} is not on this machine; copy it here first")
-        if magic:
-            tail = written.removeprefix(folder)
-            found = sorted(path for path in Path(place).glob(tail) if path.is_file())
-            named = [(folder + path.relative_to(place).as_posix(), path) for path in found]
-        else:
-            named = [(written, Path(place))] if Path(place).is_file() else []
-        if not named:
-            where = f"{place}/{tail}" if magic else place
-            raise VecapError(f"there is no WARC file {where}; put it there, or change crawl.source.paths")
-        taken = {path.resolve() for path in files.values()}
-        files.update((name, path) for name, path in named if path.resolve() not in taken)
-    return files
 
 
 def _check(path: Path, name: str) -> Counter[str]:

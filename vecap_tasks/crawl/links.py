@@ -1,0 +1,68 @@
+"""An image as a source names it, and what a source counts while it is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vecap_tasks.crawl.optout import opted_out
+from vecap_tasks.crawl.page import Page
+from vecap_tasks.crawl.parse import Document
+from vecap_tasks.dataset.manifest import Input
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where the bytes of an image lie already: `length` bytes from `offset` of a file of the source.
+
+    `archive` is the file's name as the manifest has it; the bytes are a tar's member, or a record of a WARC file.
+    """
+
+    archive: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One image with its AltText. `url` is canonical; `uid` is None unless the source brings one of its own."""
+
+    url: str
+    alttext: str | None
+    page_url: str | None
+    page_title: str | None
+    figcaption: str | None
+    language: str | None
+    source: str  # file or seed that it was found in
+    uid: str | None = None
+    scores: str | None = None  # JSON object of numbers that the source gives with the row
+    stored: Stored | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was read. `counters`: pages, images, `skipped.<reason>` of images, `page_skipped.<reason>` of pages."""
+
+    counters: Counter[str] = field(default_factory=Counter)
+    inputs: list[Input] = field(default_factory=list)
+
+
+def uid(url: str, alttext: str | None) -> str:
+    """Return the name of an image with its AltText, 32 hex digits. No AltText and an empty one are the same."""
+    return hashlib.sha256(f"{url}\0{alttext or ''}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def links_of(page: Page, product: str | None, tally: Tally) -> Iterator[Link]:
+    """Give the images of *page*; none where it opts out of our use. *product* is our name in robots.txt."""
+    found = Document(page).found()
+    counters = tally.counters
+    counters["pages"] += 1
+    counters["images"] += len(found.images) + found.skipped.total()
+    counters.update({f"skipped.{reason}": count for reason, count in found.skipped.items()})
+    if product is not None and opted_out((*page.robots_tags, *found.robots), product):
+        counters["skipped.page_opt_out"] += len(found.images)
+        return
+    for image in found.images:
+        yield Link(image.url, image.alttext, page.url, found.title, image.figcaption, image.language, page.source)
