@@ -20,6 +20,7 @@ from tests.conftest import DEMO, REPOSITORY
 from tests.end_to_end.conftest import IMAGES, INTERVAL, SMALL
 from tests.services.test_services import environment, services
 from vecap_tasks.config import load_config
+from vecap_tasks.errors import VecapError
 from vecap_tasks.services import airflow
 from vecap_tasks.services.http import Api
 from vecap_tasks.services.orphans import end_sessions
@@ -178,5 +179,11 @@ def test_a_backfill_makes_a_version_a_day_and_each_is_trained_on(done):
 
 
 def _runs(api: Api, dag: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = api.get(f"/api/v2/dags/{dag}/dagRuns?limit=100")["dag_runs"]
-    return found
+    """Return the DAG's runs; a busy server that fails to answer is asked again, as the demo does."""
+    for wait in (1, 2, 4):
+        try:
+            found: list[dict[str, Any]] = api.get(f"/api/v2/dags/{dag}/dagRuns?limit=100")["dag_runs"]
+            return found
+        except VecapError:
+            time.sleep(wait)
+    raise AssertionError("Airflow stopped answering")
