@@ -68,7 +68,37 @@ class SiteSource(Section):
     max_depth: int = Field(2, ge=0, description="Links to follow from a seed; 0 reads the seeds alone.")
 
 
-Source = Annotated[WarcSource | SiteSource, Field(discriminator="kind")]
+class UrlSource(Section):
+    """Lists of image addresses with their captions; the images are fetched. The columns are found by their names."""
+
+    kind: Literal["urls"]
+    paths: list[str] = Field(
+        min_length=1,
+        description="parquet, csv, tsv, json, jsonl or txt, also .gz and .zst: files or globs, here or on s3://; "
+        "`{interval}` is the version's interval.",
+    )
+    url_column: str | int | None = Field(
+        None, description="Column of the addresses, where its name does not tell; a number, from 0, without a header."
+    )
+    caption_column: str | int | None = Field(None, description="Column of the AltText, in the same way.")
+    score_columns: list[str] | None = Field(
+        None, description="Columns of numbers to keep in `scores`; none named: those of LAION and DataComp."
+    )
+    quotes: bool | None = Field(
+        None, description="Fields of csv and tsv may stand in quotes; not said: yes, but for tsv without a header."
+    )
+
+
+class WebdatasetSource(Section):
+    """Images with their captions in webdataset tars, as img2dataset writes them; nothing is fetched."""
+
+    kind: Literal["webdataset"]
+    paths: list[str] = Field(
+        min_length=1, description="Tars or globs, here or on s3://; `{interval}` is the version's interval."
+    )
+
+
+Source = Annotated[WarcSource | SiteSource | UrlSource | WebdatasetSource, Field(discriminator="kind")]
 
 
 class FetchConfig(Section):
