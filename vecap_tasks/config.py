@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import date
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -134,11 +135,26 @@ class ImageConfig(Section):
     max_pixels: int = Field(100_000_000, ge=1, description="Read from the header before a byte is decoded.")
 
 
+class RetryConfig(Section):
+    """Failed rows of an earlier version of the interval to try again; all else of its crawl is taken over."""
+
+    of: str = Field(description="The earlier version, such as 2026-01-01 or 2026-01-01-r2.")
+    reasons: list[Annotated[str, Field(pattern="^[a-z0-9_]+$")]] = Field(
+        default_factory=list, description="As in `error_message`, up to its colon; none: all that are not permanent."
+    )
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _version(cls, of: Any) -> Any:
+        return of.isoformat() if isinstance(of, date) else of  # YAML takes 2026-01-01 for a date
+
+
 class CrawlConfig(Section):
     source: Source
     fetch: FetchConfig = FetchConfig()
     image: ImageConfig = ImageConfig()
     shard_size: int = Field(10_000, ge=1)
+    retry_failed: RetryConfig | None = None
 
 
 class RowRules(Section):

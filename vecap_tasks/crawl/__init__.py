@@ -9,6 +9,7 @@ candidates     one row per image and AltText, numbered into shards
 fetch          polite downloads: robots.txt (robots), opt-outs (optout), no private addresses (guard)
 archive        images that a file of the source holds already
 decode         bytes to a JPEG of the wanted size
+retry          an earlier crawl whose failed rows are tried again
 download       fetch and decode for the rows of a shard
 shards         tar, parquet and stats of a shard
 duplicates     rows with the same bytes
