@@ -104,7 +104,9 @@ def find_files(config: Config, patterns: Sequence[str], interval: str, kind: str
 def _find(config: Config, written: str, kind: str) -> list[SourceFile]:
     magic = _MAGIC.search(written)
     folder = written[: written.rfind("/", 0, magic.start()) + 1] if magic else ""
-    place = config.resolve(folder or "." if magic else written).removeprefix("file://").rstrip("/")
+    place = config.resolve(folder or "." if magic else written).removeprefix("file://")
+    if len(place) > 1:
+        place = place.rstrip("/")
     if "://" in place and not place.startswith("s3://"):
         raise VecapError(f"crawl.source.paths: {written} is neither on this machine nor on s3://; copy it first")
     filesystem, base = open_filesystem(place)
