@@ -231,6 +231,8 @@ def test_a_packed_file_that_is_cut_is_refused(read, kind, pack):
         ("x.json", b'{"http://a.example/1": "x"} more', "damaged or cut short"),
         ("x.jsonl", FORMATS["jsonl"][:-5], "cut short: line 4"),
         ("x.csv", b"", "is empty"),
+        ("x.csv", b"\n", "no column of addresses, only nothing"),
+        ("x.csv.gz", gzip.compress(b""), "no column of addresses, only nothing"),
         ("x.csv", b"id,words\n1,a\n", r"no column of addresses, only id, words; name it in crawl\.source\.url_column"),
         ("x.json", b'[{"id": 1}, {"words": 2}]', "no column of addresses, only id"),
         ("x.jsonl", b'{"id": 1}\n', "no column of addresses, only id"),
@@ -254,8 +256,16 @@ def test_a_line_without_an_end_is_refused(read):
 def test_a_named_column_must_be_there(read):
     with pytest.raises(VecapError, match="no column 'link', only id, image_url, caption"):
         read("x.csv", FORMATS["csv"], url_column="link")
+    with pytest.raises(VecapError, match="no column 'link', only 0, 1"):
+        read("x.tsv", b"a\thttp://a.example/1\n", url_column="link")
     with pytest.raises(VecapError, match=r"no column 'alt', .*crawl\.source\.caption_column"):
         read("x.csv", FORMATS["csv"], caption_column="alt")
+
+
+def test_a_table_without_captions_is_told_of(read, caplog):
+    data = csv_bytes(["url", "was"], [("http://a.example/1", "a dog")])
+    assert pairs(read("x.csv", data, 1)[0]) == [("http://a.example/1", None)]
+    assert "no column of captions among url, was" in caplog.text
 
 
 def test_quotes_that_are_text(read):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from io import BufferedReader, TextIOWrapper
 from itertools import chain
 from typing import IO
@@ -25,6 +27,8 @@ from vecap_tasks.crawl.links import Tally
 from vecap_tasks.crawl.sources.columns import Columns, Row, find_columns
 from vecap_tasks.crawl.sources.files import Digesting, SourceFile
 from vecap_tasks.errors import VecapError
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("parquet", "csv", "tsv", "json", "jsonl", "ndjson", "txt")
 _CODECS = {"gz": "gzip", "zst": "zstd"}
@@ -46,46 +50,52 @@ def read_rows(file: SourceFile, section: UrlSource, tally: Tally) -> Iterator[Ro
         with file.open() as stream:
             digesting = Digesting(stream)
             with _unpacked(digesting, codec) as plain:
-                yield from read(_File(file, kind, codec), plain, section)
+                yield from read(_File(file, kind, codec, section), plain)
             tally.inputs.append(digesting.input(file.name))
     except (OSError, EOFError, pa.ArrowException, ijson.JSONError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split()) or type(error).__name__
         raise VecapError(f"{file.name} is damaged or cut short: {problem}; get the file again") from error
 
 
+@dataclass(frozen=True, slots=True)
 class _File:
     """What the readers know of the file beside its bytes."""
 
-    def __init__(self, file: SourceFile, kind: str, codec: str | None) -> None:
-        self.file = file
-        self.name = file.name
-        self.kind = kind
-        self.codec = codec
+    file: SourceFile
+    kind: str
+    codec: str | None
+    section: UrlSource
 
-    def columns(self, names: Iterable[str], section: UrlSource) -> Columns:
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    def find(self, names: Sequence[str]) -> Columns:
+        """Return which of *names* hold what, those first that the configuration names."""
+        section = self.section
+        return find_columns(names, section.url_column, section.caption_column, section.score_columns)
+
+    def columns(self, names: Sequence[str]) -> Columns:
         """Return which of *names* are read. Raises VecapError where none has addresses."""
-        listed = list(names)
-        found = _find(listed, section)
+        found = self.find(names)
         if found.url is None:
-            raise self.no_column(listed, section)
-        if section.caption_column is not None and found.caption is None:
-            raise VecapError(
-                f"{self.name} has no column {section.caption_column!r}, only {', '.join(listed[:20])}; "
-                "change crawl.source.caption_column"
+            raise self.no_column("url_column", names)
+        if found.caption is None and self.section.caption_column is not None:
+            raise self.no_column("caption_column", names)
+        if found.caption is None and len(names) > 1:
+            log.warning(
+                "%s: no column of captions among %s; is it crawl.source.caption_column?", self.name, ", ".join(names)
             )
         return found
 
-    def no_column(self, names: Iterable[str], section: UrlSource) -> VecapError:
-        wanted = f"{section.url_column!r}" if section.url_column is not None else "of addresses"
-        there = ", ".join(list(names)[:20]) or "nothing"
-        return VecapError(f"{self.name} has no column {wanted}, only {there}; name it in crawl.source.url_column")
+    def no_column(self, setting: str, names: Sequence[str]) -> VecapError:
+        said = getattr(self.section, setting)
+        wanted = "of addresses" if said is None else repr(said)
+        there = ", ".join(names[:20]) or "nothing"
+        return VecapError(f"{self.name} has no column {wanted}, only {there}; name it in crawl.source.{setting}")
 
     def cut(self, place: str) -> VecapError:
         return VecapError(f"{self.name} is cut short: {place}; get the whole file")
-
-
-def _find(names: Sequence[str], section: UrlSource) -> Columns:
-    return find_columns(names, section.url_column, section.caption_column, section.score_columns)
 
 
 def _format(name: str) -> tuple[str, str | None]:
@@ -123,18 +133,18 @@ class _Lines:
             yield line
 
 
-def _txt(file: _File, stream: IO[bytes], section: UrlSource) -> Iterator[Row]:
+def _txt(file: _File, stream: IO[bytes]) -> Iterator[Row]:
     columns = Columns("url")
     for line in _Lines(file, stream):
         yield columns.row({"url": line.strip()})
 
 
-def _csv(file: _File, stream: IO[bytes], section: UrlSource) -> Iterator[Row]:
+def _csv(file: _File, stream: IO[bytes]) -> Iterator[Row]:
     lines = _Lines(file, stream)
     text = iter(lines)
-    first = next(text)
+    first = next(text, "")
     headed = "://" not in first
-    quotes = section.quotes if section.quotes is not None else headed or file.kind == "csv"
+    quotes = file.section.quotes if file.section.quotes is not None else headed or file.kind == "csv"
     reader = csv.reader(
         chain([first], text),
         delimiter="\t" if file.kind == "tsv" else ",",
@@ -145,7 +155,7 @@ def _csv(file: _File, stream: IO[bytes], section: UrlSource) -> Iterator[Row]:
     try:
         cells = next(reader)
         names = cells if headed else [str(number) for number in range(len(cells))]
-        columns = file.columns(names, section) if headed else _headless(file, cells, section)
+        columns = file.columns(names) if headed else _headless(file, cells)
         for row in reader if headed else chain([cells], reader):
             short = len(row) < len(names)
             if len(row) == len(names):
@@ -159,26 +169,27 @@ def _csv(file: _File, stream: IO[bytes], section: UrlSource) -> Iterator[Row]:
         raise file.cut(f"line {lines.number} has no end and too few fields")
 
 
-def _headless(file: _File, cells: list[str], section: UrlSource) -> Columns:
+def _headless(file: _File, cells: list[str]) -> Columns:
     """Return the columns of a table whose first row is *cells*: CC3M has the caption first, CC12M the address."""
     names = [str(number) for number in range(len(cells))]
-    url = section.url_column
+    url = file.section.url_column
     if url is None:
         url = next((number for number, cell in enumerate(cells) if "://" in cell[:10]), None)
-    caption = section.caption_column
-    if caption is None and len(cells) == 2 and url is not None:
-        caption = str(1 - int(url)) if str(url) in names else None
+    caption = file.section.caption_column
+    if caption is None and len(cells) == 2 and str(url) in names:
+        caption = names[1 - names.index(str(url))]
     if url is None or (caption is None and len(cells) > 2):
         raise VecapError(
             f"{file.name} has no header and {len(cells)} columns; give crawl.source.url_column and "
             "crawl.source.caption_column as numbers from 0"
         )
-    return file.columns(names, section.model_copy(update={"url_column": url, "caption_column": caption}))
+    known = replace(file, section=file.section.model_copy(update={"url_column": url, "caption_column": caption}))
+    return known.columns(names)
 
 
-def _json_lines(file: _File, stream: IO[bytes], section: UrlSource) -> Iterator[Row]:
+def _json_lines(file: _File, stream: IO[bytes]) -> Iterator[Row]:
     lines = _Lines(file, stream)
-    objects = _Objects(file, section)
+    objects = _Objects(file)
     bad = False
     for line in lines:
         bad = False
@@ -197,13 +208,13 @@ def _json_lines(file: _File, stream: IO[bytes], section: UrlSource) -> Iterator[
     objects.check()
 
 
-def _json(file: _File, stream: IO[bytes], section: UrlSource) -> Iterator[Row]:
+def _json(file: _File, stream: IO[bytes]) -> Iterator[Row]:
     """Read an array of objects, RedCaps' `annotations`, or VeCap-300M's one object of address to caption."""
     prefix = _prefix(file)
     if prefix is None:
-        yield from _json_lines(file, stream, section)
+        yield from _json_lines(file, stream)
     elif prefix:
-        objects = _Objects(file, section)
+        objects = _Objects(file)
         for value in ijson.items(stream, prefix, use_float=True):
             yield objects.row(value)
         objects.check()
@@ -245,9 +256,8 @@ def _prefix(file: _File) -> str | None:
 class _Objects:
     """Makes rows of JSON objects, whose names may differ from one to the next."""
 
-    def __init__(self, file: _File, section: UrlSource) -> None:
+    def __init__(self, file: _File) -> None:
         self._file = file
-        self._section = section
         self._known: dict[tuple[str, ...], Columns] = {}
         self._seen: tuple[str, ...] = ()
         self._rows = 0
@@ -261,7 +271,7 @@ class _Objects:
         if names not in self._known:
             if len(self._known) > _BATCH:
                 self._known.clear()
-            self._known[names] = _find(names, self._section)
+            self._known[names] = self._file.find(names)
             self._seen = self._seen or names
         columns = self._known[names]
         self._found |= columns.url is not None
@@ -270,10 +280,10 @@ class _Objects:
     def check(self) -> None:
         """Raise VecapError where not one row had a column of addresses."""
         if self._rows and not self._found:
-            raise self._file.no_column(self._seen, self._section)
+            raise self._file.no_column("url_column", self._seen)
 
 
-def _parquet(file: _File, stream: IO[bytes], section: UrlSource) -> Iterator[Row]:
+def _parquet(file: _File, stream: IO[bytes]) -> Iterator[Row]:
     """Read the columns that are wanted. A packed file is unpacked aside first: parquet is read from its end."""
     with tempfile.TemporaryFile() if file.codec else file.file.open() as seekable:
         if file.codec:
@@ -281,7 +291,7 @@ def _parquet(file: _File, stream: IO[bytes], section: UrlSource) -> Iterator[Row
         # To read ahead costs the memory of a row group, and saves S3 a request for each page.
         ahead = file.file.remote and not file.codec
         table = pq.ParquetFile(seekable, buffer_size=_BUFFER, pre_buffer=ahead)
-        columns = file.columns(table.schema_arrow.names, section)
+        columns = file.columns(table.schema_arrow.names)
         for group in range(table.num_row_groups):
             for batch in table.iter_batches(_BATCH, [group], columns.names, use_threads=False):
                 cells = [_cells(batch.column(name)) for name in columns.names]
