@@ -11,6 +11,7 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 from tests.crawl.conftest import stage_of
 from vecap_tasks.config import WarcSource
 from vecap_tasks.crawl.links import Tally
+from vecap_tasks.crawl.page import Page
 from vecap_tasks.crawl.sources.warc import WarcFiles
 from vecap_tasks.errors import VecapError
 
@@ -33,7 +34,8 @@ def warc_record(kind, block, url="http://site.example/", content="text/plain"):
 
 def all_pages(source):
     tally = Tally()
-    return [page for part in source.parts() for page in source.pages(part, tally)], tally
+    items = [item for part in source.parts() for item in source.items(part, tally)]
+    return [item for item in items if isinstance(item, Page)], tally
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_html_answers_are_pages(read, pack):
     assert pages[0].body == HTML
     assert pages[0].charset == "utf-8"
     assert pages[1].robots_tags == ("noai", "nofollow")
-    assert tally.counters == {f"page_skipped.{reason}": 1 for reason in ("http_404", "not_html", "scheme")}
+    assert tally.counters == {f"page_skipped.{reason}": 1 for reason in ("http_404", "scheme")} | {"held": 1}
     assert [(item.digest, item.bytes) for item in tally.inputs] == [(sha256(data).hexdigest(), len(data))]
 
 

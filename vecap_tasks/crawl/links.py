@@ -41,9 +41,29 @@ class Link:
     stored: Stored | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An image that the archive holds: at `url`, the answer's record in file `archive`.
+
+    `offset` and `length` are None for a record that says only that the image was the same as another: the one whose
+    payload has the same `digest`, as the archive writes it, or the one of the address `refers_to`.
+    """
+
+    url: str  # canonical, as is `refers_to`
+    archive: str
+    offset: int | None
+    length: int | None
+    digest: str | None
+    refers_to: str | None
+
+
 @dataclass(slots=True)
 class Tally:
-    """What was read. `counters`: pages, images, `skipped.<reason>` of images, `page_skipped.<reason>` of pages."""
+    """What was read.
+
+    `counters`: pages, images, `skipped.<reason>` of images, `page_skipped.<reason>` of pages, and of images that
+    the source holds itself held, revisited, `held_skipped.<reason>`.
+    """
 
     counters: Counter[str] = field(default_factory=Counter)
     inputs: list[Input] = field(default_factory=list)
