@@ -83,6 +83,8 @@ def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work:
         digits = max(_ROW_DIGITS, len(str(shard_size - 1)))
         with pq.ParquetWriter(path, CANDIDATES, compression="zstd", store_schema=False) as writer:
             for name, table in zip(names, _cut(ordered.to_arrow_reader(_BATCH), shard_size), strict=True):
+                if stored := table.num_rows - table["stored_in"].null_count:
+                    tally.counters["stored"] += stored
                 keys = pa.array([f"{name}{row:0{digits}d}" for row in range(table.num_rows)], pa.string())
                 columns = [keys, *(table[field.name] for field in CANDIDATES if field.name != "key")]
                 writer.write_table(pa.Table.from_arrays(columns, schema=CANDIDATES), row_group_size=shard_size)

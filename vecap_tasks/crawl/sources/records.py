@@ -80,12 +80,14 @@ class Records:
 
     def _all(self) -> Iterator[Record]:
         stream = self._bytes
-        while stream.more():
-            stream.blank_lines()
+        while True:
+            self._near = stream.near()
             if not stream.more():
                 break
-            self._near, offset = stream.near(), stream.begins()
+            offset = stream.begins()
             first = stream.line(_MAX_HEADER)
+            if not first.strip():
+                continue
             if first.startswith(_WARC):
                 yield self._record(first, offset)
             elif arc := _ARC_LINE.fullmatch(first):

@@ -55,7 +55,7 @@ class Unpacked:
 
     def near(self) -> int:
         """Return the offset in the file of what is read next, or of the gzip member that holds it."""
-        return self._member_start if self._packed else self._offset()
+        return self._member_start if self._packed and self._same_member() else self._offset()
 
     def begins(self) -> int | None:
         """Return the offset in the file of what is read next, something being left; None within a gzip member."""
