@@ -7,11 +7,12 @@ would be another dataset under the same name. It knows no ARC files either.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+
+from isal.igzip_lib import IsalError
 
 from vecap_tasks.crawl.sources.fields import Fields
 from vecap_tasks.crawl.sources.unpack import Unpacked
@@ -64,7 +65,7 @@ class Records:
             yield from self._all()
         except EOFError as error:
             raise VecapError(f"{self.name} is cut short at {self._place()}; get the whole file") from error
-        except (zlib.error, ValueError) as error:
+        except (IsalError, ValueError) as error:  # type: ignore[misc]  # its stub calls the class an instance
             raise VecapError(
                 f"{self.name} is damaged or no WARC file: {self._place()}: {error}; get the file again"
             ) from error

@@ -2,14 +2,16 @@
 
 What is read is hashed on the way, so that one pass gives the content and its digest, and the places where gzip members
 begin are kept, so that a record can be found again without what stands before it. The checksum of each member is
-checked. Memory holds a block of the file and what it unpacks to.
+checked. Memory holds a block of the file and what a step through it unpacks to. ISA-L unpacks pages in half the time of
+zlib, which is the largest share of reading an archive.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zlib
 from typing import IO
+
+from isal import isal_zlib
 
 _GZIP = b"\x1f\x8b"
 _BLOCK = 1 << 18
@@ -19,7 +21,7 @@ _STEP = 1 << 14  # packed bytes unpacked at a time, some 16 MB at the very most
 class Unpacked:
     """Reads the binary *stream*, which need not be seekable.
 
-    Every method raises EOFError where a gzip member, or what is asked for, does not come to its end, and zlib.error
+    Every method raises EOFError where a gzip member, or what is asked for, does not come to its end, and IsalError
     where the packed bytes are damaged.
     """
 
@@ -30,7 +32,7 @@ class Unpacked:
         self._block = self._next_block()
         self._block_at = 0
         self._packed = self._block.startswith(_GZIP)
-        self._member: zlib._Decompress | None = None
+        self._member: isal_zlib.Decompress | None = None
         self._member_start = 0  # where in the file
         self._member_bytes = 0  # unpacked of it
         self._plain = b""
@@ -142,7 +144,7 @@ class Unpacked:
             self._plain, self._plain_at, self._block = self._block, 0, b""
             return True
         if self._member is None:
-            self._member, self._member_start, self._member_bytes = zlib.decompressobj(31), self._offset(), 0
+            self._member, self._member_start, self._member_bytes = isal_zlib.decompressobj(31), self._offset(), 0
         step = memoryview(self._block)[self._block_at : self._block_at + _STEP]
         self._plain, self._plain_at = self._member.decompress(step), 0
         self._member_bytes += len(self._plain)
