@@ -176,7 +176,25 @@ def test_real_files(shared_data, demo_config):
         return all_pages(WarcFiles(demo_config, source, "x"))[0]
 
     assert [page.url for page in pages("cc-whirlwind.warc.gz")] == ["https://an.wikipedia.org/wiki/Escopete"]
-    assert len(pages("cc-link-extraction-test.warc")) == 9
     for name in ("cc-whirlwind.warc.wat.gz", "cc-whirlwind.warc.wet.gz"):
         with pytest.raises(VecapError, match="holds no pages"):
             pages(name)
+
+
+def test_a_file_made_to_trip_extractors(shared_data, demo_config):
+    source = WarcSource(kind="warc", paths=[str(shared_data / "warc" / "cc-link-extraction-test.warc")])
+    files, tally = WarcFiles(demo_config, source, "x"), Tally()
+    links = list(files.read(files.parts()[0], tally))
+    site = "http://www.example.com/"
+    assert [(link.url, link.alttext, link.page_url, link.page_title) for link in links] == [
+        (site + "image.png", "IMG@/src", site + "html4.html", "Test XHTML Link Extraction"),
+        (site + "image.gif", "IMG@/longdesc", site + "html4.html", "Test XHTML Link Extraction"),
+        (site + "jackbox/img/thumbs/4.jpg", "responsive lightbox", site + "data-href.examples.html", None),
+        (
+            "https://img.example.org/view?id=867&res=10x16",
+            'image URL containing escaped ampersand ("&amp;")',
+            site + "link-extraction-test-unescaped-entities.xhtml",
+            'Title – "Title" written using character entities',
+        ),
+    ]
+    assert tally.counters == {"pages": 9, "images": 4}
