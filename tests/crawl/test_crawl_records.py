@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import tracemalloc
 from hashlib import sha256
 
 import pytest
@@ -75,6 +76,20 @@ def test_a_record_longer_than_asked_for_is_passed_over():
     assert records.number == 2
 
 
+def test_memory_does_not_follow_the_file():
+    film = warc_record("response", b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\n\r\n" + bytes(150_000_000))
+    data = packed(film, *[record(b"x" * 100_000)] * 300)
+    del film
+    tracemalloc.start()
+    try:
+        records = Records(io.BytesIO(data), "x.warc", KINDS, 1_000_000)
+        assert sum(item.block is not None for item in records) == 300
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40_000_000  # what a step through the best packed of files unpacks to, and copies of it
+
+
 @pytest.mark.parametrize("pack", [packed, lambda *records: b"".join(records)], ids=["gzip", "plain"])
 def test_arc_files_are_read(pack):
     data = pack(
@@ -110,10 +125,14 @@ def test_any_cut_of_a_packed_file_is_refused_at_its_record(data):
 
 def test_headers_as_servers_really_send_them():
     block = b"HTTP/1.1 200\nCONTENT-TYPE : text/html;\n\t charset = 'utf-8' ; x=y\nno colon\n"
-    block += b"X-Robots-Tag: a\nX-Robots-Tag: b\n\nbody"
+    block += b"X-Robots-Tag: a\nTDM-Reservation: 1\nX-Robots-Tag: b\n\nbody"
     ((item,), _) = all_records(warc_record("response", block, "<http://site.example/>", "application/http"))
     answer = answer_of(item)
     assert (answer.status, answer.content_type, answer.charset) == (200, "text/html", "utf-8")
-    assert (answer.robots_tags, answer.raw, item.url) == (("a", "b"), b"body", "http://site.example/")
+    assert (answer.robots_tags, answer.raw, item.url) == (
+        ("a", "b", "tdm-reservation: 1"),
+        b"body",
+        "http://site.example/",
+    )
     ((item,), _) = all_records(warc_record("response", b"HTTP/1.1 what\r\n" + b"A: " + b"x" * 100_000))
     assert (answer_of(item).status, answer_of(item).raw) == (0, b"")

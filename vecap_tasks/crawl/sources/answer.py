@@ -12,6 +12,7 @@ from vecap_tasks.crawl.sources.records import Record
 
 MAX_HEADER = 1 << 16  # bytes that a record's block may have beyond the body that is wanted
 
+_TDM = "tdm-reservation"  # of the W3C's TDM Reservation Protocol
 _STATUS = re.compile(rb"HTTP/\S*[ \t]+(\d{3})")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]+)""", re.IGNORECASE)
 
@@ -24,7 +25,7 @@ class Answer:
     status: int | None
     content_type: str  # in lower case, without parameters
     charset: str | None
-    robots_tags: tuple[str, ...]  # values of X-Robots-Tag
+    robots_tags: tuple[str, ...]  # values of X-Robots-Tag, and `tdm-reservation: …` for the header of that name
     codings: tuple[str, ...]  # of the content, in lower case, in the order applied
     transfer: str
     raw: bytes
@@ -47,7 +48,7 @@ def answer_of(record: Record) -> Answer:
     return Answer(
         _status(header),
         *_kind(fields.get("content-type")),
-        fields.all("x-robots-tag"),
+        (*fields.all("x-robots-tag"), *(f"{_TDM}: {value}" for value in fields.all(_TDM))),
         tuple(name for name in written if name),
         fields.get("transfer-encoding").lower(),
         block[start:],

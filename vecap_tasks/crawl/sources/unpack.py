@@ -15,7 +15,7 @@ from isal import isal_zlib
 
 _GZIP = b"\x1f\x8b"
 _BLOCK = 1 << 18
-_STEP = 1 << 14  # packed bytes unpacked at a time, some 16 MB at the very most
+_STEP = 1 << 13  # packed bytes unpacked at a time, to some 8 MB at the very most
 
 
 class Unpacked:

@@ -103,14 +103,21 @@ class _Described:
             return self.url
 
     def _rules(self, head: dict[str, Any]) -> Iterator[str]:
-        """Give what <meta name="robots"> and X-Robots-Tag say."""
+        """Give what <meta name="robots"> and X-Robots-Tag say, and `tdm-reservation: …` for that <meta> and header."""
         metas = head.get("Metas")
-        for meta in metas if isinstance(metas, list) else ():
-            if isinstance(meta, dict) and _text(meta, "name").strip().lower() == "robots":
-                yield _text(meta, "content")
+        said = [
+            (_text(meta, "name").strip().lower(), _text(meta, "content"))
+            for meta in (metas if isinstance(metas, list) else ())
+            if isinstance(meta, dict)
+        ]
         for name, value in self.headers.items():
-            if name.lower() == "x-robots-tag":
-                yield from (item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str))
+            values = value if isinstance(value, list) else [value]
+            said += ((name.lower(), item) for item in values if isinstance(item, str))
+        for name, text in said:
+            if name in ("robots", "x-robots-tag"):
+                yield text
+            elif name == "tdm-reservation":
+                yield f"{name}: {text}"
 
 
 def _page(record: Record, source: str) -> _Described | None:
