@@ -37,11 +37,13 @@ def decode(body: bytes, header: str | None) -> str:
     for mark, name in _MARKS:
         if body.startswith(mark):
             return body[len(mark) :].decode(name, "replace")
-    meta = _META.search(body[:_META_BYTES])
-    for label in (header, meta[1].decode("ascii") if meta else None):
-        codec = _codec(label)
-        if codec and not (label is not header and codec.startswith("utf-16")):  # a page that can be read is not UTF-16
-            return body.decode(codec, "replace")
+    codec = _codec(header)
+    if codec is None and (meta := _META.search(body[:_META_BYTES])):
+        codec = _codec(meta[1].decode("ascii"))
+        if codec and codec.startswith("utf-16"):  # a page whose meta can be read is not UTF-16
+            codec = None
+    if codec:
+        return body.decode(codec, "replace")
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError:
