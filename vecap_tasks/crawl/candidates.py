@@ -66,8 +66,9 @@ def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work:
     with connect(store) as connection:
         connection.execute(f"SET temp_directory = '{work / 'duckdb'}'; SET threads = 2")
         _view(connection, store, "links", tables, LINKS)
-        beside = [str(held_beside(PurePosixPath(name))) for name in tables]
-        _view(connection, store, "held", [name for name in beside if store.exists(name)], HELD)
+        beside = [held_beside(PurePosixPath(name)) for name in tables]
+        there = {place / name for place in {path.parent for path in beside} for name in store.files(str(place))}
+        _view(connection, store, "held", [str(path) for path in beside if path in there], HELD)
         connection.execute(_IMAGES)
         links = connection.execute("SELECT count(*) FROM links").fetchall()[0][0]
         rows = connection.execute("SELECT count(DISTINCT uid) FROM links").fetchall()[0][0]
