@@ -11,7 +11,7 @@ from typing import NamedTuple
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from vecap_tasks.crawl.address import absolute
-from vecap_tasks.crawl.charset import decode
+from vecap_tasks.crawl.charset import to_utf8
 from vecap_tasks.crawl.failure import Failure
 from vecap_tasks.crawl.page import Page
 from vecap_tasks.crawl.srcset import largest, parse_srcset
@@ -54,7 +54,7 @@ class Document:
 
     def __init__(self, page: Page) -> None:
         # A NUL ends the text for lexbor's C interface; the standard makes it U+FFFD.
-        self._tree = LexborHTMLParser(decode(page.body, page.charset).replace("\x00", "\ufffd"))
+        self._tree = LexborHTMLParser(to_utf8(page.body, page.charset).replace(b"\x00", b"\xef\xbf\xbd"))
         self._base = page.url
         self._places: dict[int, tuple[str | None, str | None]] = {}
         for base in self._tree.tags("base"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
-from vecap_tasks.crawl.charset import decode
+from vecap_tasks.crawl.charset import to_utf8
 from vecap_tasks.crawl.failure import Failure
 from vecap_tasks.crawl.sources.coding import undo
 
@@ -33,7 +33,7 @@ def parse_sitemap(body: bytes) -> Sitemap:
         raise Failure("too_large")
     if body.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
         return _Reader().read(body.lstrip())
-    return Sitemap([line.strip() for line in decode(body, None).splitlines() if line.strip()])
+    return Sitemap([line.strip() for line in to_utf8(body, None).decode().splitlines() if line.strip()])
 
 
 class _Reader:
