@@ -8,7 +8,7 @@ import pytest
 from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.test_crawl_records import arc_head, arc_record
 from tests.crawl.test_crawl_stage import SITE, rows_of
-from tests.crawl.test_crawl_warc import packed, record
+from tests.crawl.test_crawl_warc import packed, record, warc_record
 from tests.crawl.web import image
 
 
@@ -84,14 +84,17 @@ def test_revisits_lead_to_the_image_they_mean(web, configure, tmp_path):
     )
     later = picture("later.png", png("green"), fields="WARC-Payload-Digest: sha1:CCCC\r\n")
     again = picture("later.png", b"", fields="WARC-Payload-Digest: sha1:CCCC\r\n", kind="revisit")
-    (tmp_path / "b.warc.gz").write_bytes(packed(again, later))
+    unchanged = b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n"  # the profile server-not-modified
+    bare = [warc_record("revisit", block, SITE + "b.png", "application/http") for block in (unchanged, b"")]
+    page_again = warc_record("revisit", b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n")
+    (tmp_path / "b.warc.gz").write_bytes(packed(again, later, *bare, page_again))
     stage, manifest = crawl(configure(source(tmp_path / "*.warc.gz")))
     rows = {row["caption"]: row for row in rows_of(stage, manifest)}
     assert {name: row["error_message"] for name, row in rows.items()} == {
         "a.png": None, "same.png": None, "moved.png": None, "later.png": None, "lost.png": "http_404",
     }  # fmt: skip
     assert rows["same.png"]["sha256"] == rows["a.png"]["sha256"] != rows["moved.png"]["sha256"]
-    assert (manifest.counters["held"], manifest.counters["revisited"]) == (3, 4)
+    assert (manifest.counters["held"], manifest.counters["revisited"]) == (3, 6)
 
 
 def test_what_cannot_be_taken_is_fetched(web, configure, tmp_path):

@@ -22,7 +22,6 @@ from vecap_tasks.errors import VecapError
 
 _HOLDS = frozenset({"response", "resource"})
 _REVISIT = "revisit"
-_SAME = ("image/", "application/http")  # of revisits: those without a header of the answer say no more
 
 
 class WarcFiles:
@@ -55,18 +54,19 @@ class WarcFiles:
                 try:
                     if record.kind in _HOLDS:
                         yield self._item(record, part, tally)
-                    elif record.kind in kept and answer_of(record).content_type.startswith(_SAME):
+                    elif record.kind in kept and _may_be_image(answer_of(record)):
+                        held = _revisit(record, part)
                         tally.counters["revisited"] += 1
-                        yield _revisit(record, part)
+                        yield held
                 except _Unheld as unheld:
                     tally.counters[f"held_skipped.{unheld.reason}"] += 1
                 except Failure as failure:
                     tally.counters[f"page_skipped.{failure.reason}"] += 1
             tally.inputs.append(records.input())
         if not kinds.keys() & _HOLDS:
-            held = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
+            said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
             raise VecapError(
-                f"{part} holds no pages ({held}); WAT files want `kind: wat` and WET files have none: "
+                f"{part} holds no pages ({said}); WAT files want `kind: wat` and WET files have none: "
                 "give the WARC file with the responses"
             )
 
@@ -91,6 +91,11 @@ class _Unheld(Failure):
 
 def _is_image(answer: Answer) -> bool:
     return answer.content_type.startswith("image/")
+
+
+def _may_be_image(revisit: Answer) -> bool:
+    """Say whether a revisit may be of an image: no type is said without the answer's header, nor by a 304."""
+    return _is_image(revisit) or revisit.content_type in ("", "application/http")
 
 
 def _held(record: Record, name: str) -> Held:
