@@ -123,6 +123,19 @@ def test_any_cut_of_a_packed_file_is_refused_at_its_record(data):
         all_records(whole[:at])
 
 
+@pytest.mark.parametrize("ends", [(b"\r\n", b"\r\n"), (b"\n", b"\n"), (b"\n", b"\r\n"), (b"\r\n", b"\n")])
+@pytest.mark.parametrize("step", [3, 1 << 20])
+def test_headers_end_at_the_first_blank_line(ends, step):
+    line, blank = ends
+    block = b"A: b\n\nC: d\r\n\r\nbody"
+    header = line.join((b"WARC/1.0", b"WARC-Type: response", b"Content-Length: %d" % len(block)))
+    data = (header + line + blank + block + b"\r\n\r\n") * 2
+    found, _ = all_records(data, stream=lambda data: Dribble(data, step))
+    assert [item.block for item in found] == [block, block]
+    with pytest.raises(VecapError, match="no Content-Length"):
+        all_records(b"WARC/1.0\r\n\r\nContent-Length: 0\r\n\r\n")
+
+
 def test_headers_as_servers_really_send_them():
     block = b"HTTP/1.1 200\nCONTENT-TYPE : text/html;\n\t charset = 'utf-8' ; x=y\nno colon\n"
     block += b"X-Robots-Tag: a\nTDM-Reservation: 1\nX-Robots-Tag: b\n\nbody"

@@ -110,17 +110,21 @@ class Document:
 
         Each element is looked at once, whatever the number of images within it.
         """
-        fresh: list[LexborNode] = []
-        while node is not None and node.mem_id not in self._places:
-            fresh.append(node)
+        fresh: list[tuple[int, LexborNode]] = []
+        around = _NOWHERE
+        while node is not None:
+            key = node.mem_id
+            if key in self._places:
+                around = self._places[key]
+                break
+            fresh.append((key, node))
             node = node.parent
-        around = _NOWHERE if node is None else self._places[node.mem_id]
-        for place in reversed(fresh):
+        for key, place in reversed(fresh):
             tag = place.tag
             if tag and tag[0] not in "-#":
                 figcaption = _folded(place.css_first("figcaption")) if tag == "figure" else around[0]
                 around = (figcaption, _language(place.attributes) or around[1])
-            self._places[place.mem_id] = around
+            self._places[key] = around
         return around
 
 

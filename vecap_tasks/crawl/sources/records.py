@@ -101,14 +101,7 @@ class Records:
 
     def _record(self, first: bytes, offset: int | None) -> Record:
         stream = self._bytes
-        header = bytearray(first)
-        while (line := stream.line(_MAX_HEADER)) not in (b"\r\n", b"\n"):
-            if not line:
-                raise EOFError
-            header += line
-            if len(header) > _MAX_HEADER:
-                raise ValueError("the record's header does not end")
-        fields = Fields.parse(bytes(header))
+        fields = Fields.parse(first + stream.header(_MAX_HEADER))
         written = fields.get("content-length")
         if not (written.isascii() and written.isdecimal()):
             raise ValueError("the record has no Content-Length")

@@ -89,6 +89,26 @@ class Unpacked:
                 break
         return bytes(line)
 
+    def header(self, most: int) -> bytes:
+        """Return the lines up to a blank one, without it, a line having been read before.
+
+        Raises ValueError where they have more than *most* bytes.
+        """
+        before = self._plain_at - 1  # the line feed of the line before
+        if before >= 0:
+            end = self._plain.find(b"\n\r\n", before, before + most)
+            if end >= 0 and self._plain.find(b"\n\n", before, end + 1) < 0:  # the usual: all of it is here
+                self._plain_at = end + 3
+                return self._plain[before + 1 : end + 1]
+        header = bytearray()
+        while (line := self.line(most)) not in (b"\r\n", b"\n"):
+            if not line:
+                raise EOFError
+            header += line
+            if len(header) > most:
+                raise ValueError("the record's header does not end")
+        return bytes(header)
+
     def blank_lines(self) -> None:
         """Skip line ends, within a gzip member alone."""
         while self._same_member() and self._plain[self._plain_at] in b"\r\n":
