@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from vecap_tasks.errors import ConfigError
 
@@ -54,19 +54,38 @@ def _plain(value: Any) -> Any:
 
 
 class WarcSource(Section):
-    """Pages from WARC files; the images they name are fetched."""
+    """Pages from WARC and ARC files; the images they name are read from the same files, or fetched."""
 
     kind: Literal["warc"]
+    paths: list[str] = Field(min_length=1, description="Files or globs; `{interval}` is the version's interval.")
+    stored_images: bool = Field(
+        True, description="Take an image from the files where one of them holds it; false fetches every image."
+    )
+
+
+class WatSource(Section):
+    """Links and AltText that Common Crawl has read out of pages (WAT files); the images are fetched."""
+
+    kind: Literal["wat"]
     paths: list[str] = Field(min_length=1, description="Files or globs; `{interval}` is the version's interval.")
 
 
 class SiteSource(Section):
-    """Pages fetched from a web site, starting at seed addresses and following links on the same host."""
+    """Pages fetched from web sites: seeds, and what they link to on the same host, and pages that sitemaps list."""
 
     kind: Literal["site"]
-    seeds: list[str] = Field(min_length=1, description="Addresses of the first pages.")
+    seeds: list[str] = Field(default_factory=list, description="Addresses of the first pages.")
+    sitemaps: list[str] = Field(
+        default_factory=list, description="Addresses of sitemaps or sitemap indexes; pages on their own host count."
+    )
     max_pages: int = Field(1000, ge=1)
     max_depth: int = Field(2, ge=0, description="Links to follow from a seed; 0 reads the seeds alone.")
+
+    @model_validator(mode="after")
+    def _begins(self) -> SiteSource:
+        if not self.seeds and not self.sitemaps:
+            raise ValueError("a site needs seeds or sitemaps; give the address of one")
+        return self
 
 
 class UrlSource(Section):
@@ -99,7 +118,7 @@ class WebdatasetSource(Section):
     )
 
 
-Source = Annotated[WarcSource | SiteSource | UrlSource | WebdatasetSource, Field(discriminator="kind")]
+Source = Annotated[WarcSource | WatSource | SiteSource | UrlSource | WebdatasetSource, Field(discriminator="kind")]
 
 
 class FetchConfig(Section):

@@ -1,12 +1,13 @@
 """The files of a source, by name or glob, here and on S3."""
 
-import gzip
 import hashlib
 import io
 
 import pytest
 
-from tests.crawl.conftest import stage_of
+from tests.crawl.conftest import crawl
+from tests.crawl.test_crawl_warc import packed, record
+from tests.crawl.web import image
 from vecap_tasks.crawl.sources.files import Digesting, find_files
 from vecap_tasks.errors import VecapError
 
@@ -81,9 +82,14 @@ def test_what_passes_is_digested_once():
     assert (item.digest, item.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
 
 
-def test_warc_files_on_s3_are_named_where_they_cannot_be_read(configure, s3_bucket):
+def test_archives_on_s3_are_read_and_their_images_taken_from_there(configure, s3_bucket):
     import boto3
 
-    boto3.client("s3").put_object(Bucket=s3_bucket, Key="a.warc.gz", Body=gzip.compress(b""))
-    with pytest.raises(VecapError, match=r"s3://.*/a\.warc\.gz is not on this machine"):
-        stage_of(configure({"kind": "warc", "paths": [f"s3://{s3_bucket}/a.warc.gz"]})).plan()
+    picture = image("JPEG", (40, 30))
+    page = record(body=b"<img src=a.jpg alt='a dog'>")
+    stored = record(body=picture, url="http://site.example/a.jpg", content=b"image/jpeg")
+    boto3.client("s3").put_object(Bucket=s3_bucket, Key="2026-01-01/a.warc.gz", Body=packed(page, stored))
+    _, manifest = crawl(configure({"kind": "warc", "paths": [f"s3://{s3_bucket}/{{interval}}/*.warc.gz"]}))
+    assert manifest.counters["stored"] == manifest.counters["success"] == 1
+    (source,) = manifest.inputs
+    assert (source.kind, source.name) == ("source", f"s3://{s3_bucket}/2026-01-01/a.warc.gz")

@@ -1,6 +1,6 @@
 """From sources to shards of images: links -> candidates -> fetch, or archive -> decode -> shards -> duplicates.
 
-sources/       pages from WARC files or from web sites
+sources/       pages and images of WARC files, links of WAT files, pages of web sites
 parse          the images a page names, with AltText and what stands around them
 links          one image as a source names it
 extract        the links of one part of a source, in a table

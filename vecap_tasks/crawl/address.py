@@ -22,6 +22,14 @@ _TAB_OR_NEWLINE = re.compile(r"[\t\n\r]")
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 _HOST = re.compile(r"^[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?$")
 _MAX_CHARS = 8_000  # servers refuse longer request lines
+# What most addresses are: in their one spelling already, so that nothing is to be taken apart. A host whose last part
+# begins with a digit may be an IPv4 address; %80 and above, and %20, are never written plainly; parameters (`;`) are
+# read in more than one way.
+_USUAL = re.compile(
+    r"https?://(?:[a-z0-9-]{1,63}\.){1,8}[a-z][a-z0-9-]{0,62}"
+    r"/(?:[A-Za-z0-9._~/:@!$&'()*+,=-]|%(?:[89A-F][0-9A-F]|20))*"
+    r"(?:\?(?:[A-Za-z0-9._~/:@!$&'()*+,;=?-]|%(?:[89A-F][0-9A-F]|20))+)?"
+)
 
 
 def absolute(reference: str, base: str) -> str:
@@ -29,6 +37,8 @@ def absolute(reference: str, base: str) -> str:
 
     Raises Failure: `scheme` where it is not HTTP (data:, javascript:, blob: …), `bad_url` where it is no address.
     """
+    if usual := _usual(reference, base):
+        return usual
     text = _TAB_OR_NEWLINE.sub("", reference).strip("\x00\x0c\x0b ")
     scheme = _SCHEME.match(text)
     if scheme and scheme[1].lower() not in _DEFAULT_PORTS:
@@ -43,6 +53,26 @@ def absolute(reference: str, base: str) -> str:
         return canonical(text if scheme else urljoin(base, text))
     except ValueError as error:
         raise Failure("bad_url") from error
+
+
+def _usual(reference: str, base: str) -> str | None:
+    """Return what `absolute` returns, at a fraction of the cost, for addresses as most are written; else None."""
+    root = base.find("/", 8)
+    if reference.startswith(("http://", "https://")):
+        url = reference
+    elif root < 0 or reference[:1] in "?#.":
+        return None
+    elif reference.startswith("//"):
+        url = base[: base.find(":") + 1] + reference
+    elif reference.startswith("/"):
+        url = base[:root] + reference
+    elif ":" in reference:
+        return None
+    else:
+        url = f"{base.partition('?')[0].rpartition('/')[0]}/{reference}"
+    if len(url) > _MAX_CHARS or "/." in url or url.find("//", 8) >= 0:  # urljoin has views on the last two
+        return None
+    return url if _USUAL.fullmatch(url) else None
 
 
 def canonical(url: str) -> str:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from vecap_tasks.crawl.candidates import shard_names, write_candidates
 from vecap_tasks.crawl.download import SUCCESS, Spool, download_all, wanted
 from vecap_tasks.crawl.duplicates import write_duplicates
-from vecap_tasks.crawl.extract import extract, read_tally
+from vecap_tasks.crawl.extract import extract, held_beside, read_tally
 from vecap_tasks.crawl.links import Tally
 from vecap_tasks.crawl.retry import Earlier, open_earlier
 from vecap_tasks.crawl.shards import write_shard
@@ -53,7 +53,10 @@ class Crawl(Stage):
         with self.store.workspace() as work:
             path = work / "links.parquet"
             extract(self._source, part, path)
-            self.store.upload(self._links(part), path)
+            links = self._links(part)
+            if held_beside(path).exists():
+                self.store.upload(str(held_beside(PurePosixPath(links))), held_beside(path))
+            self.store.upload(links, path)  # last: a part with links is done
 
     def shards(self) -> list[str]:
         return shard_names(self._footer.num_rows, self.config.crawl.shard_size)

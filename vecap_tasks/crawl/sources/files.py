@@ -41,13 +41,6 @@ class SourceFile:
     def remote(self) -> bool:
         return self.place.startswith("s3://")
 
-    @property
-    def path(self) -> Path:
-        """The file's path. Raises VecapError for one on S3."""
-        if self.remote:
-            raise VecapError(f"crawl.source.paths: {self.name} is not on this machine; copy it here first")
-        return Path(self.place)
-
     def open(self) -> IO[bytes]:
         """Open for reading, seekable, with a buffer. Raises OSError."""
         if not self.remote:
