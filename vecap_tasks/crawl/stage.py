@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import shutil
 from contextlib import closing
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vecap_tasks.crawl.candidates import shard_names, write_candidates
+from vecap_tasks.crawl.client import Client
 from vecap_tasks.crawl.download import Spool, download_all, wanted
 from vecap_tasks.crawl.duplicates import write_duplicates
 from vecap_tasks.crawl.extract import extract, read_tally
@@ -59,7 +59,7 @@ class Crawl(Stage):
         candidates = self._rows(int(shard))
         with closing(Spool(work / "spool")) as spool:
             wants = wanted(candidates)
-            outcomes = asyncio.run(download_all(wants, self.config, spool))
+            outcomes = self._client.run(lambda fetcher: download_all(wants, self.config, fetcher, spool))
             return write_shard(shard, candidates, [outcomes[want] for want in wants], spool, work)
 
     def finish(self, results: list[ShardResult], work: Path) -> Made:
@@ -73,6 +73,10 @@ class Crawl(Stage):
     def _rows(self, shard: int) -> pa.Table:
         with self.store.open(f"{self.folder}/{_CANDIDATES}") as stream:
             return pq.ParquetFile(stream).read_row_group(shard)
+
+    @cached_property
+    def _client(self) -> Client:
+        return Client(self.config.crawl.fetch)
 
     @property
     def _tally(self) -> Tally:
