@@ -11,6 +11,7 @@ import aiohttp
 
 from vecap_tasks.crawl.failure import Failure
 
+_DAY = 86_400.0
 _ERRNO = {
     errno.EACCES: "forbidden_address",  # as the guard has it
     errno.ECONNREFUSED: "connection_refused",
@@ -41,15 +42,15 @@ def named(error: aiohttp.ClientError) -> Failure:
 
 
 def seconds(retry_after: str | None) -> float | None:
-    """Return the seconds that Retry-After asks for, as a number or as a date (RFC 9110, 10.2.3)."""
+    """Return the seconds that Retry-After asks for, as a number or as a date (RFC 9110, 10.2.3), at most a day."""
     if not retry_after:
         return None
     if retry_after.strip().isdecimal():
-        return float(retry_after)
+        return min(float(retry_after), _DAY)
     try:
         until = parsedate_to_datetime(retry_after)
-    except ValueError:
+        if until.tzinfo is None:
+            until = until.replace(tzinfo=UTC)
+        return min(max(0.0, (until - datetime.now(UTC)).total_seconds()), _DAY)
+    except (ValueError, OverflowError):
         return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max(0.0, (until - datetime.now(UTC)).total_seconds())
