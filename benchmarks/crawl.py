@@ -71,6 +71,7 @@ class Bench:
             "crawl.shard_size": _shard_size(images, processes),
             "crawl.fetch.connections": _AT_ONCE,
             "crawl.fetch.connections_per_host": _AT_ONCE,
+            "crawl.fetch.user_agent": "vecap-benchmark/1.0 (+https://example.org/benchmark)",
             "dask.address": None,
             "dask.workers": processes,
         }
@@ -138,7 +139,7 @@ def _decode_all(count: int) -> float:
     from vecap_tasks.config import ImageConfig
     from vecap_tasks.crawl.decode import decode
 
-    bodies = [photograph(number) for number in range(8)]
+    bodies = [photograph(number) for number in range(8)]  # two of each size
     start = time.perf_counter()
     for number in range(count):
         decode(bodies[number % len(bodies)], ImageConfig())

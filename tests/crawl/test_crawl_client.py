@@ -2,13 +2,16 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.crawl.conftest import crawl
+from tests.conftest import REPOSITORY
+from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.test_crawl_fetch import URL, _keep
 from tests.crawl.web import Answer, image
 from vecap_tasks.crawl.client import Client
@@ -69,3 +72,22 @@ def test_its_thread_ends_with_it(fetch_config):
     assert gone() is None
     thread.join(timeout=5)
     assert not thread.is_alive()
+
+
+def test_a_process_that_fetches_imports_nothing_heavy(web, configure, seeds, tmp_path):
+    web.page("/", "<img src=/red.png>")
+    web.image("/red.png")
+    stage = stage_of(configure(seeds("http://site.example/")))
+    (shard,) = stage.plan()
+    (tmp_path / "config.json").write_text(stage.config.model_dump_json())
+    asked = """if True:
+        import json, sys
+        from pathlib import Path
+        from tests.crawl.conftest import stage_of
+        from vecap_tasks.config import parse_config
+        path = Path(sys.argv[1])
+        stage = stage_of(parse_config(json.loads(path.read_text()), Path(sys.argv[2])))
+        print(stage.run(sys.argv[3]).counters["success"], sorted({"duckdb", "torch"} & set(sys.modules)))
+    """
+    command = [sys.executable, "-c", asked, str(tmp_path / "config.json"), str(stage.config.base), shard]
+    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True).stdout == "1 []\n"

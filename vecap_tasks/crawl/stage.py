@@ -12,10 +12,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecap_tasks.crawl.candidates import shard_names, write_candidates
 from vecap_tasks.crawl.client import Client
 from vecap_tasks.crawl.download import Spool, download_all, wanted
-from vecap_tasks.crawl.duplicates import write_duplicates
 from vecap_tasks.crawl.extract import extract, read_tally
 from vecap_tasks.crawl.links import Tally
 from vecap_tasks.crawl.shards import write_shard
@@ -52,7 +50,11 @@ class Crawl(Stage):
             extract(self._source, part, path)
             self.store.upload(self._links(part), path)
 
+    # DuckDB is imported by what uses it: the processes that fetch do not, and have more memory for it.
+
     def shards(self) -> list[str]:
+        from vecap_tasks.crawl.candidates import shard_names
+
         return shard_names(self._footer.num_rows, self.config.crawl.shard_size)
 
     def process(self, shard: str, work: Path) -> Made:
@@ -63,6 +65,8 @@ class Crawl(Stage):
             return write_shard(shard, candidates, [outcomes[want] for want in wants], spool, work)
 
     def finish(self, results: list[ShardResult], work: Path) -> Made:
+        from vecap_tasks.crawl.duplicates import write_duplicates
+
         tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
         duplicates = write_duplicates(self.store, tables, work, work / _DUPLICATES)
         with self.store.local(f"{self.folder}/{_CANDIDATES}") as made:
@@ -93,6 +97,8 @@ class Crawl(Stage):
     @cached_property
     def _footer(self) -> Any:
         """The footer of the candidates, which are made if they are not there. Of two who make them one wins."""
+        from vecap_tasks.crawl.candidates import write_candidates
+
         name = f"{self.folder}/{_CANDIDATES}"
         if not self.store.exists(name):
             for part in self.preparations():
