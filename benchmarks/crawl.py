@@ -4,7 +4,8 @@
 
 Both read, resize to a short side of 256 and write JPEGs of quality 95, as the commands that a person runs. A rate
 counts from the first photograph that the server was asked for, as both take seconds to start; CPU counts likewise and
-takes in all processes. Memory is the peak of all processes together, once more at ten times the rows.
+takes in all processes. Memory is the peak of all processes together, once more at ten times the rows. Fetching alone
+decodes nothing: our fetcher keeps the bytes as they come, img2dataset is told to keep them so in its tars.
 """
 
 from __future__ import annotations
@@ -80,7 +81,12 @@ class Bench:
         command = [sys.executable, "-m", "vecap_tasks.cli", "crawl", "--config", config, "--version", "2026-01-01"]
         return self._run([*command, *sets, "--json"], "ours", images)
 
-    def theirs(self, images: int, processes: int) -> Run:
+    def fetch(self, images: int) -> Run:
+        """Ours, without the stage around it: bodies into a file."""
+        words = [str(self.port), str(images), str(_AT_ONCE), str(self._empty("ours") / "bodies")]
+        return self._run([sys.executable, "-m", "benchmarks.fetch", *words], "ours", images)
+
+    def theirs(self, images: int, processes: int, *, decode: bool = True) -> Run:
         folder = self._empty("theirs")
         lines = [f"{self._site}/i/{n}.jpg\tphotograph {n} of a bench" for n in range(images)]
         (folder / "list.tsv").write_text("\n".join(["url\tcaption", *lines]) + "\n")
@@ -90,6 +96,8 @@ class Bench:
             "image_size": 256, "encode_quality": 95, "processes_count": processes, "thread_count": _AT_ONCE,
             "number_sample_per_shard": _shard_size(images, processes), "enable_wandb": False,
         }  # fmt: skip
+        if not decode:
+            options |= {"disable_all_reencoding": True, "resize_mode": "no"}
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         command = [str(environment_with(_OTHER).parent / "img2dataset"), *words]
         return self._run(command, "theirs", images)
@@ -111,7 +119,8 @@ class Bench:
         self._seen()
         usage: Usage = watch(command, os.environ | quiet | ours, self.folder / name)
         asked, first = self._seen()
-        stored = sum(_tar_images(path) for path in (self.folder / name).rglob("*.tar"))
+        tars = list((self.folder / name).rglob("*.tar"))
+        stored = sum(map(_tar_images, tars)) if tars else asked
         if not asked == stored == images:
             raise RuntimeError(f"{name}: {images} photographs wanted, {asked} asked for, {stored} stored")
         return Run(images, usage.end - first, usage.cpu_since(first), usage.peak)
@@ -174,29 +183,31 @@ def measures(bench: Bench, images: int, rounds: int) -> list[Measure]:
     """Run everything and return what was measured."""
     cores = len(os.sched_getaffinity(0))
     where = f"{images} photographs, {machine()}"
-    made: list[Measure] = []
+    how = f"{where}, medians of {rounds} rounds"
+    bare = alternate(rounds, partial(bench.fetch, images), partial(bench.theirs, images, 1, decode=False))
+    made = _pair("fetching alone, 1 process", bare, None, how)
     for processes in dict.fromkeys((1, cores)):
-        limit = decode_limit(cores)
-        ours, theirs = alternate(
-            rounds, partial(bench.ours, images, processes), partial(bench.theirs, images, processes)
-        )
+        runs = alternate(rounds, partial(bench.ours, images, processes), partial(bench.theirs, images, processes))
         of = f"{processes} process{'es' if processes > 1 else ''}"
-        how = f"{where}, medians of {rounds} rounds"
-        for name, unit, value, most in (
-            (f"crawl, {of}", "images/s", Run.rate.fget, limit),
-            (f"crawl CPU, {of}", "ms/image", Run.cpu_each.fget, 1000 * cores / limit),
-        ):
-            assert value is not None
-            both = median(map(value, ours)), median(map(value, theirs))
-            made.append(Measure(name, unit, *both, most, f"{how}; limit: decoding alone on all cores"))
-        once = median(run.peak for run in ours), median(run.peak for run in theirs)
+        made += _pair(f"crawl, {of}", runs, decode_limit(cores), f"{how}; limit: decoding alone on all cores")
+        once = [median(run.peak for run in side) for side in runs]
         made.append(Measure(f"crawl memory, {of}", "MiB", once[0] / 2**20, once[1] / 2**20, None, how))
     tenfold = bench.ours(10 * images, cores).peak, bench.theirs(10 * images, cores).peak
     growth = tenfold[0] / once[0], tenfold[1] / once[1]
-    made.append(
-        Measure("memory at 10x the rows", "times", *growth, 1.2, f"{of}, {10 * images} rows; limit: the target")
-    )
+    how = f"{of}, {10 * images} photographs; wanted: at most 1.2"
+    made.append(Measure("memory at 10x the rows", "times", *growth, None, how))
     return made
+
+
+def _pair(name: str, runs: tuple[list[Run], list[Run]], most: float | None, how: str) -> list[Measure]:
+    """Return rate and CPU of both; *most* images a second are what the machine could do."""
+    rates = [median(run.rate for run in side) for side in runs]
+    each = [median(run.cpu_each for run in side) for side in runs]
+    least = None if most is None else 1000 * len(os.sched_getaffinity(0)) / most
+    return [
+        Measure(name, "images/s", rates[0], rates[1], most, how),
+        Measure(f"{name}: CPU", "ms/image", each[0], each[1], least, how),
+    ]
 
 
 def main() -> None:
