@@ -121,6 +121,10 @@ class WebdatasetSource(Section):
 Source = Annotated[WarcSource | WatSource | SiteSource | UrlSource | WebdatasetSource, Field(discriminator="kind")]
 
 
+# A product token, as robots.txt names it, and somewhere after it an address on the web or a mailbox.
+_USER_AGENT = re.compile(r"[A-Za-z_-]+[ -~]*(https?://[^\s/]+\.[^\s/]|[^\s@(<]+@[^\s@]+\.[^\s@]+)[ -~]*")
+
+
 class FetchConfig(Section):
     """How images and pages are fetched over HTTP."""
 
@@ -128,15 +132,38 @@ class FetchConfig(Section):
     deadline: float = Field(30.0, gt=0, description="Seconds of wall clock for one download, retries included.")
     max_bytes: int = Field(50_000_000, gt=0)
     retries: int = Field(2, ge=0)
-    robots: bool = Field(True, description="Obey robots.txt (RFC 9309) and X-Robots-Tag opt-outs.")
+    robots: bool = Field(
+        True, description="Obey robots.txt (RFC 9309), X-Robots-Tag, TDM-Reservation, and the <meta> of both."
+    )
+    tdmrep: bool = Field(True, description="Read /.well-known/tdmrep.json once per host and obey it.")
+    host_failures: int = Field(
+        5,
+        ge=1,
+        description="Downloads without an answer, over a deadline's time, for which a host is left alone for a while.",
+    )
     allow_networks: list[str] = Field(
         default_factory=list, description="Networks (CIDR) that may be reached although they are not public."
     )
     connections: Annotated[int, Runtime] = Field(64, ge=1)
     connections_per_host: Annotated[int, Runtime] = Field(8, ge=1)
+    host_delay: Annotated[float, Runtime] = Field(0.0, ge=0, description="Seconds between two requests to one host.")
+    max_crawl_delay: Annotated[float, Runtime] = Field(
+        30.0, ge=0, description="Crawl-delay of a robots.txt is kept up to so many seconds."
+    )
+    dns_ttl: Annotated[float, Runtime] = Field(300.0, ge=1, description="Seconds for which an address is remembered.")
     connect_to: Annotated[dict[str, str], Runtime] = Field(
         default_factory=dict, description="Host pattern to `address:port`, as curl's --connect-to."
     )
+
+    @field_validator("user_agent")
+    @classmethod
+    def _honest(cls, agent: str) -> str:
+        if not _USER_AGENT.fullmatch(agent):
+            raise ValueError(
+                "say who crawls, and where to complain: a name, then an http address or a mail address, such as "
+                "my-crawler/1.0 (+https://example.org/crawler)"
+            )
+        return agent
 
     @field_validator("allow_networks")
     @classmethod

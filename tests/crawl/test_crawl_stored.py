@@ -55,7 +55,7 @@ def test_images_of_the_same_file_are_taken_from_it(web, configure, tmp_path, pac
     assert rows["b.png"]["original_bytes"] == len(png("blue"))
     assert rows["web.png"]["stored_in"] is None
     assert (manifest.counters["held"], manifest.counters["stored"]) == (5, 5)
-    assert set(web.asked) == {"site.example/robots.txt", "site.example/web.png"}
+    assert web.asked_for_images() == {"site.example/web.png": 1}
 
 
 def test_an_image_may_lie_in_another_file_than_its_page(web, configure, tmp_path):

@@ -6,7 +6,9 @@ links          one image as a source names it
 extract        the links of one part of a source, in a table
 address        the one spelling of an address
 candidates     one row per image and AltText, numbered into shards
-fetch          polite downloads: robots.txt (robots), opt-outs (optout), no private addresses (guard)
+fetch          polite downloads: each host's pace (turn) and permission (permit, robots), opt-outs (optout), no
+               private addresses (guard, resolver), reasons for what fails (trouble)
+client         one fetcher for all shards of a process
 archive        images that a file of the source holds already
 decode         bytes to a JPEG of the wanted size
 retry          an earlier crawl whose failed rows are tried again

@@ -1,12 +1,15 @@
 """The one spelling of a web address, so that the same image has the same name in every crawl.
 
-RFC 3986, section 6.2.2 and 6.2.3: scheme and host in lower case, host in IDNA form, default port and fragment
-dropped, dot segments removed, percent-encoding only where it must be and in upper case. The query stays in its order.
+RFC 3986, section 6.2.2 and 6.2.3: scheme and host in lower case, host in IDNA form or a plain IP address, default
+port and fragment dropped, dot segments removed, percent-encoding only where it must be and in upper case. The query
+stays in its order.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import socket
 from urllib.parse import urljoin, urlsplit
 
 import idna
@@ -20,7 +23,9 @@ _QUERY = _PATH | frozenset(b"?")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})|([^A-Za-z0-9._~-])")
 _TAB_OR_NEWLINE = re.compile(r"[\t\n\r]")
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
-_HOST = re.compile(r"^[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?$")
+_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?\Z")
+_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\.?\Z")  # what ends in a number is an IPv4 address, to browsers too
+_MAX_HOST = 253
 _MAX_CHARS = 8_000  # servers refuse longer request lines
 # What most addresses are: in their one spelling already, so that nothing is to be taken apart. A host whose last part
 # begins with a digit may be an IPv4 address; %80 and above, and %20, are never written plainly; parameters (`;`) are
@@ -100,16 +105,23 @@ def host_of(url: str) -> str:
 
 
 def _host(name: str) -> str:
-    if ":" in name:
-        return f"[{name.lower()}]"
+    """Return the one spelling of a host; an address in numbers is written as `ipaddress` writes it."""
     lowered = name.lower()
-    if not lowered.isascii():
-        try:
+    try:
+        if ":" in lowered:
+            if "%" in lowered:  # a zone is of one machine alone
+                raise Failure("bad_url", "host")
+            return f"[{ipaddress.IPv6Address(lowered)}]"
+        if not lowered.isascii():
             lowered = idna.encode(lowered, uts46=True).decode("ascii")
-        except idna.IDNAError as error:
-            raise Failure("bad_url", "host") from error
-    if not _HOST.match(lowered) or len(lowered) > 253:
-        raise Failure("bad_url", "host")
+        if "xn--" in lowered:
+            lowered.encode("ascii").decode("idna")  # what cannot be decoded names nothing
+        if not _HOST.match(lowered) or len(lowered) > _MAX_HOST:
+            raise Failure("bad_url", "host")
+        if _NUMBER.match(lowered):
+            return socket.inet_ntoa(socket.inet_aton(lowered.removesuffix(".")))
+    except (ValueError, OSError) as error:  # IDNAError and UnicodeError are ValueErrors
+        raise Failure("bad_url", "host") from error
     return lowered
 
 

@@ -13,6 +13,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from vecap_tasks.crawl.address import absolute
 from vecap_tasks.crawl.charset import to_utf8
 from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.optout import TDM
 from vecap_tasks.crawl.page import Page
 from vecap_tasks.crawl.srcset import largest, parse_srcset
 
@@ -41,7 +42,7 @@ class Found:
     title: str | None
     images: list[Image]
     skipped: Counter[str]
-    robots: tuple[str, ...]  # contents of <meta name="robots">
+    robots: tuple[str, ...]  # contents of <meta name="robots">, and `tdm-reservation: …` of the <meta> of that name
 
 
 def may_have_images(body: bytes) -> bool:
@@ -92,7 +93,9 @@ class Document:
 
     def _robots(self) -> tuple[str, ...]:
         metas = (node.attributes for node in self._tree.tags("meta"))
-        return tuple(a.get("content") or "" for a in metas if (a.get("name") or "").strip().lower() == "robots")
+        named = [((a.get("name") or "").strip().lower(), a.get("content") or "") for a in metas]
+        reserved = (f"{name}: {content}" for name, content in named if name == TDM)
+        return (*(content for name, content in named if name == "robots"), *reserved)
 
     def _address(self, node: LexborNode, attributes: Attributes) -> str:
         """Return the first address of the image that is one: late ones, the largest of `srcset`, `src`, <source>."""

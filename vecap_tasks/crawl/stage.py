@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import shutil
 from contextlib import closing
@@ -14,9 +13,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecap_tasks.crawl.candidates import shard_names, write_candidates
+from vecap_tasks.crawl.client import Client
 from vecap_tasks.crawl.download import SUCCESS, Spool, download_all, wanted
-from vecap_tasks.crawl.duplicates import write_duplicates
 from vecap_tasks.crawl.extract import extract, held_beside, read_tally
 from vecap_tasks.crawl.links import Tally
 from vecap_tasks.crawl.retry import Earlier, open_earlier
@@ -58,7 +56,11 @@ class Crawl(Stage):
                 self.store.upload(str(held_beside(PurePosixPath(links))), held_beside(path))
             self.store.upload(links, path)  # last: a part with links is done
 
+    # DuckDB is imported by what uses it: the processes that fetch do not, and have more memory for it.
+
     def shards(self) -> list[str]:
+        from vecap_tasks.crawl.candidates import shard_names
+
         return shard_names(self._footer.num_rows, self.config.crawl.shard_size)
 
     def process(self, shard: str, work: Path) -> Made:
@@ -67,7 +69,7 @@ class Crawl(Stage):
             wants = wanted(candidates)
             taken = self._earlier.outcomes(shard, spool) if self._earlier else [None] * len(wants)
             again = [want for want, outcome in zip(wants, taken, strict=True) if outcome is None]
-            made = asyncio.run(download_all(again, self.config, spool))
+            made = self._client.run(lambda fetcher: download_all(again, self.config, fetcher, spool))
             outcomes = [outcome or made[want] for want, outcome in zip(wants, taken, strict=True)]
             written = write_shard(shard, candidates, outcomes, spool, work)
         if self._earlier is None:
@@ -76,6 +78,8 @@ class Crawl(Stage):
         return replace(written, counters={**written.counters, "retried": len(again), "recovered": recovered})
 
     def finish(self, results: list[ShardResult], work: Path) -> Made:
+        from vecap_tasks.crawl.duplicates import write_duplicates
+
         tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
         duplicates = write_duplicates(self.store, tables, work, work / _DUPLICATES)
         with self.store.local(f"{self.folder}/{_CANDIDATES}") as made:
@@ -86,6 +90,10 @@ class Crawl(Stage):
     def _rows(self, shard: int) -> pa.Table:
         with self.store.open(f"{self.folder}/{_CANDIDATES}") as stream:
             return pq.ParquetFile(stream).read_row_group(shard)
+
+    @cached_property
+    def _client(self) -> Client:
+        return Client(self.config.crawl.fetch)
 
     @property
     def _tally(self) -> Tally:
@@ -106,6 +114,8 @@ class Crawl(Stage):
     @cached_property
     def _footer(self) -> Any:
         """The footer of the candidates, which are made if they are not there. Of two who make them one wins."""
+        from vecap_tasks.crawl.candidates import write_candidates
+
         name = f"{self.folder}/{_CANDIDATES}"
         if not self.store.exists(name) and self._earlier is not None:
             self.store.create(name, self._earlier.read(_CANDIDATES))
