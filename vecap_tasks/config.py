@@ -101,13 +101,29 @@ class ImageConfig(Section):
 
     size: int = Field(256, ge=16, description="Shorter side in pixels; smaller images are not enlarged.")
     quality: int = Field(95, ge=1, le=100, description="JPEG quality.")
-    max_pixels: int = Field(100_000_000, ge=1, description="Read from the header before a byte is decoded.")
+    max_pixels: int = Field(
+        89_000_000,
+        ge=1,
+        le=178_000_000,
+        description="Read from the header before a byte is decoded. Above the default Pillow warns, and above the "
+        "most that can be set it refuses; its limit is the whole process's and is left as it is.",
+    )
+
+
+class DuplicatesConfig(Section):
+    """What is looked for besides images of the same bytes; what becomes of it is `quality.rows`'."""
+
+    near_distance: int | None = Field(
+        3, ge=0, le=3, description="Bits of 64 that the perceptual hashes of near duplicates differ in; null: off."
+    )
+    earlier: bool = Field(False, description="Look in the versions of other intervals that are published, too.")
 
 
 class CrawlConfig(Section):
     source: Source
     fetch: FetchConfig = FetchConfig()
     image: ImageConfig = ImageConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
     shard_size: int = Field(10_000, ge=1)
 
 

@@ -8,7 +8,8 @@ address        the one spelling of an address
 candidates     one row per image and AltText, numbered into shards
 fetch          polite downloads: robots.txt (robots), opt-outs (optout), no private addresses (guard)
 archive        images that a file of the source holds already
-decode         bytes to a JPEG of the wanted size
+decode         bytes to a JPEG of the wanted size: its pixels (colour), its notes (exif), its hash (phash)
+disguise       what a body that is no image is instead
 download       fetch and decode for the rows of a shard
 shards         tar, parquet and stats of a shard
 duplicates     rows with the same bytes

@@ -35,6 +35,7 @@ class Crawl(Stage):
     """
 
     name: ClassVar[str] = "crawl"
+    revision: ClassVar[int] = 2  # pictures are scaled another way, and have a perceptual hash
     rates: ClassVar[tuple[str, ...]] = ("success",)
 
     def inputs(self) -> list[Input]:

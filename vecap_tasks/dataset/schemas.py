@@ -39,6 +39,7 @@ CRAWL = pa.schema(
         pa.field("original_bytes", pa.int64()),
         pa.field("exif", pa.string()),  # JSON, `{}` where there is none
         pa.field("sha256", pa.string()),  # of the bytes as downloaded, 64 hex digits
+        pa.field("phash", pa.string()),  # perceptual hash of the stored picture, 16 hex digits; null: too flat for one
     ]
 )
 
