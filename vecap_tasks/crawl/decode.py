@@ -43,11 +43,11 @@ _TURNS = {  # EXIF orientation to what makes the picture upright; the last four 
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What is left for the filter, as a multiple of the wanted size, of a JPEG that libjpeg makes smaller while it decodes
-# and of a larger picture that is averaged over whole pixels first: benchmarks/decode.py has what this costs and keeps.
-_DRAFT_GAP = 2
-_REDUCING_GAP = 1.5
-_FILTER = Image.Resampling.BICUBIC
+# libjpeg halves a picture while it decodes, and others are averaged over whole pixels, as long as this many times the
+# wanted size is left for the filter. benchmarks/decode.py has what both cost and keep: with this filter as much as
+# OpenCV's area filter keeps of a picture that is decoded whole.
+_GAP = 1.5
+_FILTER = Image.Resampling.HAMMING
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def decode(body: bytes, config: ImageConfig) -> tuple[Picture, bytes]:
         exif = read_exif(image)
         told = exif_json(exif)
         try:
-            small = _small(image, config.size)
+            small = decode_small(image, config.size)
             # Pillow turns a TIFF itself, and takes the orientation out.
             orientation = (read_exif(image) if kind == "TIFF" else exif).get(_ORIENTATION)
         except _BROKEN as error:
@@ -118,16 +118,16 @@ def _open(body: bytes) -> Image.Image:
         raise Failure("damaged") from error
 
 
-def _small(image: Image.Image, size: int) -> Image.Image:
+def decode_small(image: Image.Image, size: int) -> Image.Image:
     """Return the first frame in sRGB on white, its shorter side *size* or less."""
     short, long = sorted(image.size)
-    if image.format in ("JPEG", "MPO") and short >= 2 * _DRAFT_GAP * size:
-        image.draft(None, (image.width * _DRAFT_GAP * size // short, image.height * _DRAFT_GAP * size // short))
+    if image.format in ("JPEG", "MPO") and short > size:
+        image.draft(None, (int(_GAP * image.width * size / short), int(_GAP * image.height * size / short)))
     image.load()
     profile = image.info.get("icc_profile")
     picture = flat(image)
     if short > size:
         other = max(1, round(long * size / short))
         target = (size, other) if picture.width <= picture.height else (other, size)
-        picture = picture.resize(target, _FILTER, reducing_gap=_REDUCING_GAP)
+        picture = picture.resize(target, _FILTER, reducing_gap=_GAP)
     return srgb(on_white(picture), profile)
