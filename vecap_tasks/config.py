@@ -138,6 +138,12 @@ class RowRules(Section):
     require_alttext: bool = Field(
         False, description="Refuse rows without a usable AltText instead of keeping the image."
     )
+    refuse_near_duplicates: bool = Field(
+        False, description="Refuse all but one of the rows that `crawl.duplicates` finds to be nearly the same picture."
+    )
+    refuse_earlier_duplicates: bool = Field(
+        False, description="Refuse rows whose picture, or nearly, `crawl.duplicates` finds in an earlier version."
+    )
     languages: list[Annotated[str, Field(pattern="^[a-z]{2}$")]] = Field(
         default_factory=list,
         description="ISO 639-1 codes of the languages the LLM reads, told apart by script alone; empty takes all.",

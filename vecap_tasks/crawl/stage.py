@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from vecap_tasks.crawl.candidates import shard_names, write_candidates
 from vecap_tasks.crawl.download import Spool, download_all, wanted
-from vecap_tasks.crawl.duplicates import write_duplicates
+from vecap_tasks.crawl.duplicates import Earlier, earlier_crawls, write_duplicates
 from vecap_tasks.crawl.extract import extract, read_tally
 from vecap_tasks.crawl.links import Tally
 from vecap_tasks.crawl.shards import write_shard
@@ -39,7 +39,7 @@ class Crawl(Stage):
     rates: ClassVar[tuple[str, ...]] = ("success",)
 
     def inputs(self) -> list[Input]:
-        return self._tally.inputs
+        return [*self._tally.inputs, *(Input("version", one.version, one.digest) for one in self._earlier)]
 
     def preparations(self) -> list[str]:
         if self.store.exists(f"{self.folder}/{_CANDIDATES}"):
@@ -65,11 +65,17 @@ class Crawl(Stage):
 
     def finish(self, results: list[ShardResult], work: Path) -> Made:
         tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
-        duplicates = write_duplicates(self.store, tables, work, work / _DUPLICATES)
+        config = self.config.crawl.duplicates
+        duplicates, counters = write_duplicates(self.store, tables, self._earlier, config, work, work / _DUPLICATES)
         with self.store.local(f"{self.folder}/{_CANDIDATES}") as made:
             shutil.copyfile(made, work / _CANDIDATES)
         files = {_CANDIDATES: self._footer.num_rows, _DUPLICATES: duplicates}
-        return Made(files, {**self._tally.counters, "duplicates": duplicates})
+        return Made(files, self._tally.counters | counters)
+
+    @cached_property
+    def _earlier(self) -> list[Earlier]:
+        """The crawls that duplicates are looked for in, as they are published when this is first asked."""
+        return earlier_crawls(self.store, self.version) if self.config.crawl.duplicates.earlier else []
 
     def _rows(self, shard: int) -> pa.Table:
         with self.store.open(f"{self.folder}/{_CANDIDATES}") as stream:
