@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import date
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -68,7 +69,37 @@ class SiteSource(Section):
     max_depth: int = Field(2, ge=0, description="Links to follow from a seed; 0 reads the seeds alone.")
 
 
-Source = Annotated[WarcSource | SiteSource, Field(discriminator="kind")]
+class UrlSource(Section):
+    """Lists of image addresses with their captions; the images are fetched. The columns are found by their names."""
+
+    kind: Literal["urls"]
+    paths: list[str] = Field(
+        min_length=1,
+        description="parquet, csv, tsv, json, jsonl or txt, also .gz and .zst: files or globs, here or on s3://; "
+        "`{interval}` is the version's interval.",
+    )
+    url_column: str | int | None = Field(
+        None, description="Column of the addresses, where its name does not tell; a number, from 0, without a header."
+    )
+    caption_column: str | int | None = Field(None, description="Column of the AltText, in the same way.")
+    score_columns: list[str] | None = Field(
+        None, description="Columns of numbers to keep in `scores`; none named: those of LAION and DataComp."
+    )
+    quotes: bool | None = Field(
+        None, description="Fields of csv and tsv may stand in quotes; not said: yes, but for tsv without a header."
+    )
+
+
+class WebdatasetSource(Section):
+    """Images with their captions in webdataset tars, as img2dataset writes them; nothing is fetched."""
+
+    kind: Literal["webdataset"]
+    paths: list[str] = Field(
+        min_length=1, description="Tars or globs, here or on s3://; `{interval}` is the version's interval."
+    )
+
+
+Source = Annotated[WarcSource | SiteSource | UrlSource | WebdatasetSource, Field(discriminator="kind")]
 
 
 class FetchConfig(Section):
@@ -119,12 +150,27 @@ class DuplicatesConfig(Section):
     earlier: bool = Field(False, description="Look in the versions of other intervals that are published, too.")
 
 
+class RetryConfig(Section):
+    """Failed rows of an earlier version of the interval to try again; all else of its crawl is taken over."""
+
+    of: str = Field(description="The earlier version, such as 2026-01-01 or 2026-01-01-r2.")
+    reasons: list[Annotated[str, Field(pattern="^[a-z0-9_]+$")]] = Field(
+        default_factory=list, description="As in `error_message`, up to its colon; none: all that are not permanent."
+    )
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _version(cls, of: Any) -> Any:
+        return of.isoformat() if isinstance(of, date) else of  # YAML takes 2026-01-01 for a date
+
+
 class CrawlConfig(Section):
     source: Source
     fetch: FetchConfig = FetchConfig()
     image: ImageConfig = ImageConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
     shard_size: int = Field(10_000, ge=1)
+    retry_failed: RetryConfig | None = None
 
 
 class RowRules(Section):

@@ -12,11 +12,11 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -86,14 +86,28 @@ class Job:
         return cls(config, str(stage.config.base), environment(config), stage.name, stage.version)
 
 
-def run_shard(job: Job, shard: str) -> ShardResult:
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """What a worker answers where a task failed for a reason that a person can act on: a line, and no traceback."""
+
+    reason: str
+
+
+def run_shard(job: Job, shard: str) -> ShardResult | Failed:
     """Do one shard on a worker. The stage, with the models it loaded, stays for the worker's next shard."""
-    return _stage_here(job).run(shard)
+    try:
+        return _stage_here(job).run(shard)
+    except (VecapError, OSError) as error:
+        return Failed(one_line(error))
 
 
-def prepare_part(job: Job, part: str) -> None:
+def prepare_part(job: Job, part: str) -> Failed | None:
     """Prepare one part on a worker."""
-    _stage_here(job).prepare(part)
+    try:
+        _stage_here(job).prepare(part)
+    except (VecapError, OSError) as error:
+        return Failed(one_line(error))
+    return None
 
 
 def _stage_here(job: Job) -> Stage:
@@ -111,26 +125,25 @@ def _stage(job: Job) -> Stage:
 
 
 def _spread(
-    client: Client, stage: Stage, shards: Sequence[str], report: Progress, task: Callable[[Job, str], T]
+    client: Client, stage: Stage, shards: Sequence[str], report: Progress, task: Callable[[Job, str], T | Failed]
 ) -> list[T]:
+    """Do *task* for each of *shards*; one that fails is tried once more, after the others."""
     from distributed import as_completed
 
     resources = stage.config.dask.resources if stage.name == "rewrite" else {}
     slots = _slots(client, resources)
     job = Job.of(stage)
-    waiting = iter(shards)
+    waiting = deque(shards)
     running: dict[Future, str] = {}
 
     def submit(count: int) -> list[Future]:
-        begun = {
-            client.submit(task, job, shard, pure=False, retries=1, resources=resources): shard
-            for shard in islice(waiting, count)
-        }
+        names = [waiting.popleft() for _ in range(min(count, len(waiting)))]
+        begun = {client.submit(task, job, name, pure=False, resources=resources): name for name in names}
         running.update(begun)
         return list(begun)
 
     results: dict[str, T] = {}
-    failures: dict[str, str] = {}
+    failures: dict[str, str] = {}  # of the last try
     first = submit(slots * (1 + _AHEAD))
     completed = as_completed(first, loop=client.loop, with_results=True, raise_errors=False)
     for future, outcome in completed:
@@ -140,38 +153,51 @@ def _spread(
                 f"{stage.name}: the Dask scheduler was lost; start it, then run the same command again: "
                 "it does only what is missing"
             )
-        if future.status == "finished":
+        if future.status == "finished" and not isinstance(outcome, Failed):
             results[shard] = outcome
+            failures.pop(shard, None)
             if isinstance(outcome, ShardResult):
                 _log_rates(stage, outcome)
         else:
-            failures[shard] = _reason(outcome)
+            if shard not in failures and not _killed(outcome):
+                waiting.append(shard)
+            failures[shard] = outcome.reason if isinstance(outcome, Failed) else _reason(outcome)
         future.release()
         report(len(results), len(shards))
         if results or len(failures) < _GIVE_UP or len(set(failures.values())) > 1:
             completed.update(submit(1))
     if failures:
-        shard, *others = sorted(failures)
-        for other in others:
-            log.error("%s: shard %s: %s", stage.name, other, failures[other])
-        count = f"{len(failures)} of {len(shards)} shards failed; " if others else ""
-        raise VecapError(f"{stage.name}: {count}shard {shard}: {failures[shard]}")
+        by_reason: dict[str, list[str]] = {}
+        for shard, reason in sorted(failures.items()):
+            by_reason.setdefault(reason, []).append(shard)
+        (reason, (shard, *_)), *others = by_reason.items()
+        for other, names in others:
+            also = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            log.error("%s: shard %s%s: %s", stage.name, names[0], also, other)
+        count = f"{len(failures)} of {len(shards)} shards failed; " if len(failures) > 1 else ""
+        raise VecapError(f"{stage.name}: {count}shard {shard}: {reason}")
     return [results[shard] for shard in shards]
 
 
 def _reason(outcome: Any) -> str:
     """Say in one line why a task has no result; *outcome* is what `as_completed` gave with it."""
-    from distributed import KilledWorker
-
-    error: BaseException = outcome[1] if isinstance(outcome, tuple) else outcome
-    if isinstance(error, KilledWorker):
+    if _killed(outcome):
         return (
             "every worker that tried it was killed, perhaps for want of memory; "
             "give the workers more, or make shard_size or batch_size smaller"
         )
-    if isinstance(error, VecapError | OSError):
-        return one_line(error)
-    return f"{one_line(error)} (the worker's log has the place)"
+    return f"{one_line(_raised(outcome))} (the worker's log has the place)"
+
+
+def _killed(outcome: Any) -> bool:
+    from distributed import KilledWorker
+
+    return isinstance(_raised(outcome), KilledWorker)
+
+
+def _raised(outcome: Any) -> BaseException:
+    error: BaseException = outcome[1] if isinstance(outcome, tuple) else outcome
+    return error
 
 
 def _log_rates(stage: Stage, result: ShardResult) -> None:

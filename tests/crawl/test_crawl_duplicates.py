@@ -13,7 +13,7 @@ from benchmarks.photographs import as_jpeg, photograph
 from tests.crawl.conftest import crawl
 from tests.crawl.web import Answer
 from vecap_tasks.config import DuplicatesConfig
-from vecap_tasks.crawl.duplicates import Earlier, write_duplicates
+from vecap_tasks.crawl.duplicates import PublishedCrawl, write_duplicates
 from vecap_tasks.crawl.phash import phash
 from vecap_tasks.crawl.stage import Crawl
 from vecap_tasks.dataset.manifest import Manifest
@@ -49,7 +49,7 @@ def found(folder, rows, earlier=(), **config):
     given = []
     for number, old in enumerate(earlier):
         pq.write_table(table(old), folder / f"old{number}.parquet")
-        given.append(Earlier(f"v{number}", "0" * 64, (f"old{number}.parquet",)))
+        given.append(PublishedCrawl(f"v{number}", "0" * 64, (f"old{number}.parquet",)))
     path = folder / "made.parquet"
     count, counters = write_duplicates(store, ["now.parquet"], given, DuplicatesConfig(**config), folder, path)
     made = pq.read_table(path)

@@ -161,7 +161,7 @@ def test_files_are_named_without_this_machine(tmp_path, demo_config, monkeypatch
     assert [item.name for item in tally.inputs] == ["${WARCS}/2026-01-01-a.warc", "${WARCS}/2026-01-01-b.warc"]
 
 
-@pytest.mark.parametrize("path", ["none.warc", "*.warc", "s3://bucket/a.warc"])
+@pytest.mark.parametrize("path", ["none.warc", "*.warc", "ftp://site.example/a.warc"])
 def test_a_missing_file_is_one_clear_line(configure, path):
     with pytest.raises(VecapError, match=r"crawl\.source\.paths") as error:
         stage_of(configure({"kind": "warc", "paths": [path]})).plan()

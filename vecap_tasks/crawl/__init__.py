@@ -10,7 +10,8 @@ fetch          polite downloads: robots.txt (robots), opt-outs (optout), no priv
 archive        images that a file of the source holds already
 decode         bytes to a JPEG of the wanted size: its pixels (colour), its notes (exif), its hash (phash)
 disguise       what a body that is no image is instead
+retry          an earlier crawl whose failed rows are tried again
 download       fetch and decode for the rows of a shard
 shards         tar, parquet and stats of a shard
-duplicates     rows with the same bytes
+duplicates     rows with the same bytes, or nearly the same picture (neighbours), here or in earlier versions
 """

@@ -89,7 +89,7 @@ async def download_all(wants: Iterable[Want], config: Config, spool: Spool) -> d
                     one = _Downloader(config, fetcher, threads, spool).get
                     tasks = {want: group.create_task(one(want)) for want in dict.fromkeys(wants)}
             except ExceptionGroup as failed:
-                raise failed.exceptions[0] from failed
+                raise failed.exceptions[0] from None  # the group holds it: a chain of the two would be a circle
     return {want: task.result() for want, task in tasks.items()}
 
 

@@ -30,7 +30,7 @@ _BATCH = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class PublishedCrawl:
     """A published crawl of another interval: the version's name, its manifest's digest, and its tables."""
 
     version: str
@@ -38,9 +38,9 @@ class Earlier:
     tables: tuple[str, ...]
 
 
-def earlier_crawls(store: Store, version: Version) -> list[Earlier]:
+def published_crawls(store: Store, version: Version) -> list[PublishedCrawl]:
     """Return the crawls of the other intervals that are published now, in order; revisions may share one."""
-    found: dict[str, Earlier] = {}
+    found: dict[str, PublishedCrawl] = {}
     for other in list_versions(store, version.dataset):
         if other.interval == version.interval or published(store, other) is None:
             continue
@@ -48,14 +48,14 @@ def earlier_crawls(store: Store, version: Version) -> list[Earlier]:
         if manifest is not None:
             names = manifest.files_ending(".parquet")
             tables = tuple(name for name in names if name.rsplit("/", 1)[1].removesuffix(".parquet").isdigit())
-            found.setdefault(manifest.digest, Earlier(other.name, manifest.digest, tables))
+            found.setdefault(manifest.digest, PublishedCrawl(other.name, manifest.digest, tables))
     return list(found.values())
 
 
 def write_duplicates(
     store: Store,
     tables: Sequence[str],
-    earlier: Sequence[Earlier],
+    earlier: Sequence[PublishedCrawl],
     config: DuplicatesConfig,
     work: Path,
     path: Path,
@@ -81,7 +81,7 @@ def write_duplicates(
     return rows, counters
 
 
-def _view_earlier(connection: duckdb.DuckDBPyConnection, store: Store, earlier: Sequence[Earlier]) -> None:
+def _view_earlier(connection: duckdb.DuckDBPyConnection, store: Store, earlier: Sequence[PublishedCrawl]) -> None:
     """Make the table `before` (number, key, uid, sha256, phash) of earlier images, and `versions` (number, version)."""
     names = pa.table({"number": range(len(earlier)), "version": [one.version for one in earlier]})
     connection.register("given_versions", names.cast(pa.schema([("number", pa.int64()), ("version", pa.string())])))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from vecap_tasks.config import Config, WarcSource
+from vecap_tasks.config import Config, UrlSource, WarcSource, WebdatasetSource
 from vecap_tasks.crawl.links import Link, Tally
 
 
@@ -31,9 +31,15 @@ class Source(Protocol):
 def open_source(config: Config, interval: str) -> Source:
     """Return the source of the crawl of *interval*."""
     from vecap_tasks.crawl.sources.site import Site
+    from vecap_tasks.crawl.sources.urls import UrlFiles
     from vecap_tasks.crawl.sources.warc import WarcFiles
+    from vecap_tasks.crawl.sources.webdataset import WebdatasetFiles
 
     section = config.crawl.source
     if isinstance(section, WarcSource):
         return WarcFiles(config, section, interval)
+    if isinstance(section, UrlSource):
+        return UrlFiles(config, section, interval)
+    if isinstance(section, WebdatasetSource):
+        return WebdatasetFiles(config, section, interval)
     return Site(config.crawl.fetch, section, interval)

@@ -41,7 +41,8 @@ class WarcFiles:
     def __init__(self, config: Config, section: WarcSource, interval: str) -> None:
         self._max_bytes = config.crawl.fetch.max_bytes  # as for pages that are fetched
         self._product = product_token(config.crawl.fetch.user_agent) if config.crawl.fetch.robots else None
-        self._files = find_files(config, section.paths, interval, "WARC")
+        files = find_files(config, section.paths, interval, "WARC")
+        self._files = {name: file.path for name, file in files.items()}
 
     def parts(self) -> list[str]:
         return list(self._files)
