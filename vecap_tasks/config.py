@@ -178,7 +178,22 @@ class ImageConfig(Section):
 
     size: int = Field(256, ge=16, description="Shorter side in pixels; smaller images are not enlarged.")
     quality: int = Field(95, ge=1, le=100, description="JPEG quality.")
-    max_pixels: int = Field(100_000_000, ge=1, description="Read from the header before a byte is decoded.")
+    max_pixels: int = Field(
+        89_000_000,
+        ge=1,
+        le=178_000_000,
+        description="Read from the header before a byte is decoded. Above the default Pillow warns, and above the "
+        "most that can be set it refuses; its limit is the whole process's and is left as it is.",
+    )
+
+
+class DuplicatesConfig(Section):
+    """What is looked for besides images of the same bytes; what becomes of it is `quality.rows`'."""
+
+    near_distance: int | None = Field(
+        3, ge=0, le=3, description="Bits of 64 that the perceptual hashes of near duplicates differ in; null: off."
+    )
+    earlier: bool = Field(False, description="Look in the versions of other intervals that are published, too.")
 
 
 class RetryConfig(Section):
@@ -199,6 +214,7 @@ class CrawlConfig(Section):
     source: Source
     fetch: FetchConfig = FetchConfig()
     image: ImageConfig = ImageConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
     shard_size: int = Field(10_000, ge=1)
     retry_failed: RetryConfig | None = None
 
@@ -213,6 +229,12 @@ class RowRules(Section):
     max_same_alttext: int = Field(100, ge=1, description="Rows that may share one AltText before it is boilerplate.")
     require_alttext: bool = Field(
         False, description="Refuse rows without a usable AltText instead of keeping the image."
+    )
+    refuse_near_duplicates: bool = Field(
+        False, description="Refuse all but one of the rows that `crawl.duplicates` finds to be nearly the same picture."
+    )
+    refuse_earlier_duplicates: bool = Field(
+        False, description="Refuse rows whose picture, or nearly, `crawl.duplicates` finds in an earlier version."
     )
     languages: list[Annotated[str, Field(pattern="^[a-z]{2}$")]] = Field(
         default_factory=list,

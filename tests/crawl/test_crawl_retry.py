@@ -65,7 +65,7 @@ def fates(stage, manifest):
 def test_only_what_may_pass_is_asked_again(ailing, configured):
     first, before = version_of(configured())
     assert fates(first, before) == dict.fromkeys(NAMES) | {
-        "busy.png": "http_503", "none.png": "http_404", "text.png": "not_an_image", "late.png": "http_429",
+        "busy.png": "http_503", "none.png": "http_404", "text.png": "not_an_image: html", "late.png": "http_429",
         "shut.png": "robots",
     }  # fmt: skip
     asked = ailing.asked_for_images()

@@ -48,7 +48,7 @@ def test_images_of_the_same_file_are_taken_from_it(web, configure, tmp_path, pac
     stage, manifest = crawl(configure(source(tmp_path / "x.warc")))
     rows = {row["caption"]: row for row in rows_of(stage, manifest)}
     assert {name: row["error_message"] for name, row in rows.items()} == {
-        "a.png": None, "b.png": None, "c.png": None, "web.png": None, "broken.png": "not_an_image",
+        "a.png": None, "b.png": None, "c.png": None, "web.png": None, "broken.png": "not_an_image: html",
         "noai.png": "opt_out: noai",
     }  # fmt: skip
     assert (rows["a.png"]["original_width"], rows["a.png"]["original_bytes"]) == (300, len(png(size=(300, 200))))

@@ -28,7 +28,8 @@ from vecap_tasks.errors import DamagedError, VecapError
 PERMANENT = frozenset(
     {
         "bad_url", "scheme", "forbidden_address", "robots", "opt_out", "bad_redirect", "too_many_redirects",
-        "too_large", "bad_encoding", "not_an_image", "damaged", "unsupported", "too_many_pixels", "too_long",
+        "too_large", "bad_encoding", "not_an_image", "damaged", "unsupported", "too_many_pixels",
+        "too_many_scans", "too_long",
     }
 )  # fmt: skip
 _REFUSED = re.compile(r"http_[1-4]\d\d")

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,9 @@ from vecap_tasks.crawl.sources import Source, open_source
 from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
 
+if TYPE_CHECKING:
+    from vecap_tasks.crawl.duplicates import PublishedCrawl
+
 _CANDIDATES = "candidates.parquet"
 _DUPLICATES = "duplicates.parquet"
 _LINKS = "_links"  # a table for each part of the source, from which the candidates are made
@@ -36,10 +39,13 @@ class Crawl(Stage):
     """
 
     name: ClassVar[str] = "crawl"
+    revision: ClassVar[int] = 2  # pictures are scaled another way, and have a perceptual hash
     rates: ClassVar[tuple[str, ...]] = ("success",)
 
     def inputs(self) -> list[Input]:
-        return self._tally.inputs if self._earlier is None else [*self._tally.inputs, self._earlier.input]
+        retried = [] if self._earlier is None else [self._earlier.input]
+        published = [Input("version", one.version, one.digest) for one in self._published]
+        return [*self._tally.inputs, *retried, *published]
 
     def preparations(self) -> list[str]:
         if self._earlier is not None or self.store.exists(f"{self.folder}/{_CANDIDATES}"):
@@ -81,11 +87,19 @@ class Crawl(Stage):
         from vecap_tasks.crawl.duplicates import write_duplicates
 
         tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
-        duplicates = write_duplicates(self.store, tables, work, work / _DUPLICATES)
+        config = self.config.crawl.duplicates
+        duplicates, counters = write_duplicates(self.store, tables, self._published, config, work, work / _DUPLICATES)
         with self.store.local(f"{self.folder}/{_CANDIDATES}") as made:
             shutil.copyfile(made, work / _CANDIDATES)
         files = {_CANDIDATES: self._footer.num_rows, _DUPLICATES: duplicates}
-        return Made(files, {**self._tally.counters, "duplicates": duplicates})
+        return Made(files, self._tally.counters | counters)
+
+    @cached_property
+    def _published(self) -> list[PublishedCrawl]:
+        """The crawls that duplicates are looked for in, as they are published when this is first asked."""
+        from vecap_tasks.crawl.duplicates import published_crawls
+
+        return published_crawls(self.store, self.version) if self.config.crawl.duplicates.earlier else []
 
     def _rows(self, shard: int) -> pa.Table:
         with self.store.open(f"{self.folder}/{_CANDIDATES}") as stream:
