@@ -8,7 +8,8 @@ import pytest
 from vecap_tasks.dataset.schemas import CAPTIONS
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import DamagedError, VecapError
-from vecap_tasks.rewrite.stage import Rewrite, choose
+from vecap_tasks.rewrite.stage import Rewrite
+from vecap_tasks.rewrite.table import choose
 from vecap_tasks.stages import open_version
 
 
@@ -104,7 +105,8 @@ def test_captions_of_an_earlier_version_are_found_again_and_change_no_byte(place
     later = [*crawl[10:], *(given(f"New {number}", image=100 + number) for number in range(9))]
     alone = place.lay_down(config, later, "2026-01-02")
     _, without, _ = run(config, alone)
-    assert without.provenance["notes"] == {"reused_vec": 0, "reused_vecap": 0}
+    notes = without.provenance["notes"]
+    assert (notes["reused_vec"], notes["reused_vecap"]) == (0, 0)
 
     earlier = place.lay_down(config, crawl, "2026-01-01")
     _, first, rows = run(config, earlier)
@@ -115,6 +117,7 @@ def test_captions_of_an_earlier_version_are_found_again_and_change_no_byte(place
     again = place.lay_down(config, later, "2026-01-03")
     _, found, _ = run(config, again)
     assert found.provenance["notes"]["reused_vec"] == 23
+    assert "vlm_captions" not in found.provenance["notes"]
     assert [(entry.path, entry.sha256) for entry in found.files] == [(e.path, e.sha256) for e in without.files]
     assert found.counters == without.counters
 
