@@ -264,3 +264,14 @@ def seen() -> Callable[[int | None], Seen]:
 @pytest.fixture(scope="session")
 def given() -> type[Given]:
     return Given
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of() -> Callable[[str | None], PreTrainedTokenizerFast]:
+    """The maker of a tokenizer, by its chat template."""
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def image_template() -> str:
+    return IMAGE_TEMPLATE

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.rewrite.checkpoint import Checkpoint
@@ -22,6 +22,7 @@ from vecap_tasks.rewrite.generation import (
     padded,
 )
 from vecap_tasks.rewrite.images import Seen, ahead
+from vecap_tasks.rewrite.processor import load_processor
 from vecap_tasks.rewrite.prompt import Prompt
 
 _HELD = 512  # pictures that wait for others whose prompts are as long as theirs
@@ -36,7 +37,7 @@ class Vlm:
 
     def __init__(self, checkpoint: Checkpoint, settings: ModelConfig, prompt: Prompt) -> None:
         try:
-            self._processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
+            self._processor = load_processor(checkpoint.folder)
             model = load_weights(AutoModelForImageTextToText, checkpoint, settings)
             self._generator = Generator(model, self._processor.tokenizer, settings)
             self._lengths: dict[tuple[int, int], int] = {}
@@ -54,8 +55,11 @@ class Vlm:
             self._text = f"{self._image_mark()}{prompt.text}"
             return
         content = [{"type": "image"}, {"type": "text", "text": prompt.text}]
-        self._text = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True
+        self._text = self._processor.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=False,
         )
         # LLaVA's template leaves the token that begins a text to the tokenizer, others write it themselves.
         begin = self._processor.tokenizer.bos_token
