@@ -275,3 +275,9 @@ def tokenizer_of() -> Callable[[str | None], PreTrainedTokenizerFast]:
 @pytest.fixture(scope="session")
 def image_template() -> str:
     return IMAGE_TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def jpeg_of() -> Callable[[Row, int], Seen]:
+    """Give a row with the picture of a number and its stored bytes."""
+    return lambda row, number: Seen(row, picture(number), jpeg(number))

@@ -125,6 +125,7 @@ class Client:
             endpoint = await self._room()
             begun = time.monotonic()
             endpoint.flying += 1
+            endpoint.sent += 1
             try:
                 answer = await self._send(endpoint.url, "POST", "/chat/completions", body)
                 if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -164,7 +165,7 @@ class Client:
             open_now = [one for one in self._endpoints if one.closed_until <= now]
             free = [one for one in open_now if one.load < 1]
             if free:
-                return min(free, key=lambda one: one.load)
+                return min(free, key=lambda one: (one.load, one.sent))
             closed = [one.closed_until - now for one in self._endpoints if one.closed_until > now]
             self._changed.clear()
             try:

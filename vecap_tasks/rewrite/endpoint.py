@@ -21,6 +21,7 @@ class Endpoint:
     def __init__(self, url: str, most: int, slow: float) -> None:
         self.url = url
         self.flying = 0
+        self.sent = 0
         self.limit = float(min(_FIRST, most))
         self.closed_until = 0.0  # on the clock of time.monotonic
         self._most = most
