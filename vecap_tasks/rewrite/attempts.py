@@ -13,8 +13,16 @@ S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
+class Screened:
+    """What screening leaves: the text, None where it is refused, and what was found."""
+
+    text: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
-    """One text that a model wrote, as schema ATTEMPT has it; `problem` is None where it was kept."""
+    """One text that a model wrote, as schema ATTEMPT has it; `problem` is what screening found in it."""
 
     variant: int
     temperature: float
@@ -25,9 +33,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What came of asking for a text: the first variant that passed, or None and the problem of the last attempt.
+    """What came of asking for a text: the first variant that passed, or None and the problem of its last attempt.
 
-    `tokens` is what all attempts took. `attempts` is empty where the model was not asked.
+    `tokens` is what all attempts took. `attempts` is empty where there was nothing to ask.
     """
 
     text: str | None
@@ -45,11 +53,11 @@ def write_captions(
     settings: ModelConfig,
     prompt: str,
     write: Callable[[Sequence[tuple[S, Draw]]], Iterable[Written]],
-    screen: Callable[[S, Written], str | None],
+    screen: Callable[[S, Written], Screened],
 ) -> list[Caption]:
     """Return a caption for each of *subjects*, which come with the words that their seeds follow from.
 
-    *prompt* is the prompt's digest, *write* asks the model, *screen* answers None or what is wrong with a text.
+    *prompt* is the prompt's digest, *write* asks the model, *screen* says what is left of a text.
     """
     texts: list[list[str | None]] = [[None] * settings.variants for _ in subjects]
     attempts: list[list[Attempt]] = [[] for _ in subjects]
@@ -59,11 +67,10 @@ def write_captions(
         asked = [(subjects[place][0], one) for (place, _), one in zip(wanted, draws, strict=True)]
         refused = []
         for (place, variant), (subject, one), written in zip(wanted, asked, write(asked), strict=True):
-            problem = written.problem or screen(subject, written)
-            attempts[place].append(Attempt(variant, one.temperature, one.seed, written.tokens, problem))
-            if problem is None:
-                texts[place][variant] = written.text
-            elif written.problem is None:  # else another seed would meet the same
+            left = Screened(None, written.problem) if written.problem else screen(subject, written)
+            attempts[place].append(Attempt(variant, one.temperature, one.seed, written.tokens, left.problem))
+            texts[place][variant] = left.text
+            if left.text is None and written.problem is None:  # else another seed would meet the same
                 refused.append((place, variant))
         wanted = refused
         if not wanted or settings.retry_temperature == 0:
@@ -72,6 +79,6 @@ def write_captions(
 
 
 def _caption(texts: Sequence[str | None], attempts: Sequence[Attempt]) -> Caption:
-    text = next(filter(None, texts), None)
-    problem = None if text else next(one.problem for one in reversed(attempts) if one.variant == 0)
-    return Caption(text, problem, sum(one.tokens for one in attempts), tuple(texts), tuple(attempts))
+    variant = next((number for number, text in enumerate(texts) if text), 0)
+    problem = next(one.problem for one in reversed(attempts) if one.variant == variant)
+    return Caption(texts[variant], problem, sum(one.tokens for one in attempts), tuple(texts), tuple(attempts))

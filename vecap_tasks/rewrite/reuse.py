@@ -70,7 +70,7 @@ _QUERY = """
     )
     WHERE sha256 IN (SELECT sha256 FROM wanted)
         AND {side}_model = $model AND {side}_revision = $revision AND {side}_prompt = $prompt
-        AND {side}_parameters = $parameters
+        AND {side}_parameters = $parameters AND {side}_attempts IS NOT NULL
         AND (({side}_tokens > 0 AND {side}_problem IS DISTINCT FROM 'server_failed')
             OR {side}_problem = 'unreadable_image')
 """

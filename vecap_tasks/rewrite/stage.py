@@ -27,7 +27,7 @@ from vecap_tasks.dataset.stage import Made, ShardResult, Stage
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.errors import DamagedError
 from vecap_tasks.rewrite import screen
-from vecap_tasks.rewrite.attempts import Caption, write_captions
+from vecap_tasks.rewrite.attempts import Caption, Screened, write_captions
 from vecap_tasks.rewrite.checkpoint import Checkpoint, ServedModel, find_model
 from vecap_tasks.rewrite.draw import Draw, Written
 from vecap_tasks.rewrite.images import Row, Seen, read_images
@@ -215,11 +215,11 @@ class Rewrite(Stage):
             meter.count(written, begun)
             return written
 
-        def problem(row: Row, said: Written) -> str | None:
-            return screen.screen_vec(said.text, said.ended, prompt.text)
+        def kept(row: Row, said: Written) -> Screened:
+            return _screened(said, screen.screen_vec(said.text, said.ended, prompt.text))
 
         subjects = [(row, row.sha256) for row in wanted]
-        captions = write_captions(subjects, self._settings["vlm"], prompt.digest, write, problem)
+        captions = write_captions(subjects, self._settings["vlm"], prompt.digest, write, kept)
         return {row.sha256: caption for row, caption in zip(wanted, captions, strict=True)}
 
     def _fuse(
@@ -238,12 +238,16 @@ class Rewrite(Stage):
             meter.count(written, begun)
             return written
 
-        def problem(pair: Texts, said: Written) -> str | None:
-            return screen.screen_vecap(said.text, said.ended, prompt.text, *pair)
+        def kept(pair: Texts, said: Written) -> Screened:
+            return _screened(said, screen.screen_vecap(said.text, said.ended, prompt.text, *pair))
 
         subjects = [(pair, "\n".join(pair)) for pair in wanted]
-        captions = write_captions(subjects, self._settings["llm"], prompt.digest, write, problem)
+        captions = write_captions(subjects, self._settings["llm"], prompt.digest, write, kept)
         return dict(zip(wanted, captions, strict=True))
+
+
+def _screened(said: Written, problem: str | None) -> Screened:
+    return Screened(None if problem else said.text, problem)
 
 
 def _pictures(store: Store, asked: Sequence[tuple[Row, Draw]]) -> Iterator[tuple[Seen, Draw]]:
