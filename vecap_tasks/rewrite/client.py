@@ -30,6 +30,7 @@ _TEMPORARY = frozenset({408, 409, 425, 500, 502, 503, 504, 529})
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds between tries, doubled each time, give or take half
 _MOST_BYTES = 4 << 20  # of an answer
 _CONNECT_SECONDS = 10.0
+_LIST_SECONDS = 10.0  # for what is served; no model works for that
 _TOO_LONG = re.compile(
     r"context.{0,20}(?:length|size|window)|too long|(?:maximum|max|exceed)\b.{0,60}\btokens?\b", re.I
 )
@@ -57,7 +58,7 @@ class _Unusable(Exception):
 
 
 class Client:
-    """Asks one served model. *where* names its settings in errors. Raises VecapError where the key is not set."""
+    """Asks one served model, at all its addresses. Raises VecapError where the key is not set."""
 
     def __init__(self, settings: ModelConfig, server: ServerConfig) -> None:
         self._settings = settings
@@ -186,9 +187,10 @@ class Client:
 
     async def _send(self, url: str, method: str, path: str, body: dict[str, Any] | None = None) -> _Answer:
         """Send one request and read its answer. Raises _Unusable where none came in time."""
+        seconds = self._server.deadline if body else min(self._server.deadline, _LIST_SECONDS)
         try:
             async with (
-                asyncio.timeout(self._server.deadline),
+                asyncio.timeout(seconds),
                 self._http.request(method, url + path, json=body, allow_redirects=False) as response,
             ):
                 data = bytearray()
@@ -199,7 +201,7 @@ class Client:
                 wait = _seconds(response.headers.get("Retry-After"))
                 return _Answer(response.status, response.content_type, wait, bytes(data))
         except TimeoutError:
-            raise _Unusable(f"no answer within {self._server.deadline:g} seconds") from None
+            raise _Unusable(f"no answer within {seconds:g} seconds") from None
         except aiohttp.InvalidURL:
             raise VecapError(f"{url} is no address; correct the model's server.urls") from None
         except (aiohttp.ClientError, OSError) as error:

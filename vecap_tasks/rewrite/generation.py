@@ -147,8 +147,9 @@ class Generator:
         if len(batch) <= self.rows:
             try:
                 rows = self.filled(batch)
-                inputs = prepared or prepare([item for item, _ in rows])
-                return self._generate(inputs, [draw for _, draw in rows])[: len(batch)]
+                if prepared is None or len(prepared["input_ids"]) != len(rows):  # made when more rows fitted
+                    prepared = prepare([item for item, _ in rows])
+                return self._generate(prepared, [draw for _, draw in rows])[: len(batch)]
             except torch.OutOfMemoryError as error:
                 if self.rows == 1 or len(batch) == 1:
                     raise VecapError(
@@ -157,7 +158,7 @@ class Generator:
                     ) from error
                 self.rows = -(-len(batch) // 2)
             log.warning("%s: out of memory with %d rows, going on with %d", self.settings.model, len(rows), self.rows)
-            inputs, prepared = {}, None
+            prepared = None
             if self.model.device.type == "cuda":
                 torch.cuda.empty_cache()
         first, rest = batch[: self.rows], batch[self.rows :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from threading import Lock
 
 from PIL import Image
 from transformers import AutoModelForImageTextToText
@@ -40,6 +41,7 @@ class Vlm:
             self._processor = load_processor(checkpoint.folder)
             model = load_weights(AutoModelForImageTextToText, checkpoint, settings)
             self._generator = Generator(model, self._processor.tokenizer, settings)
+            self._lock = Lock()  # a tokenizer serves one thread: batches are prepared ahead, and halved ones here
             self._lengths: dict[tuple[int, int], int] = {}
             self._one_length = True
             self._ask(prompt)
@@ -111,16 +113,17 @@ class Vlm:
         return tuple(place for place, _ in items), batch, inputs
 
     def _prepare(self, images: Sequence[Image.Image]) -> Inputs:
-        return dict(
-            self._processor(
-                text=[self._text] * len(images),
-                images=[[image] for image in images],
-                padding=True,
-                pad_to_multiple_of=None if self._one_length else LENGTH_STEP,
-                add_special_tokens=self._adds_begin,
-                return_tensors="pt",
+        with self._lock:
+            return dict(
+                self._processor(
+                    text=[self._text] * len(images),
+                    images=[[image] for image in images],
+                    padding=True,
+                    pad_to_multiple_of=None if self._one_length else LENGTH_STEP,
+                    add_special_tokens=self._adds_begin,
+                    return_tensors="pt",
+                )
             )
-        )
 
     def _length(self, shape: tuple[int, int]) -> int:
         """Return how many tokens a prompt with a picture of this width and height has."""
