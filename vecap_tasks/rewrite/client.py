@@ -10,12 +10,9 @@ import asyncio
 import json
 import os
 import random
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -23,6 +20,7 @@ import aiohttp
 
 from vecap_tasks.config import ModelConfig, ServerConfig, expand
 from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.rewrite.answer import Answer, Unusable, seconds
 from vecap_tasks.rewrite.draw import Written, failed
 from vecap_tasks.rewrite.endpoint import Endpoint
 
@@ -31,9 +29,6 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds between tries, doubled each ti
 _MOST_BYTES = 4 << 20  # of an answer
 _CONNECT_SECONDS = 10.0
 _LIST_SECONDS = 10.0  # for what is served; no model works for that
-_TOO_LONG = re.compile(
-    r"context.{0,20}(?:length|size|window)|too long|(?:maximum|max|exceed)\b.{0,60}\btokens?\b", re.I
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +38,6 @@ class Request:
     messages: list[dict[str, Any]]
     temperature: float
     seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    content_type: str
-    retry_after: float | None
-    data: bytes
-
-
-class _Unusable(Exception):
-    """What came back is no use, though the same request may be answered in another try."""
 
 
 class Client:
@@ -131,18 +114,18 @@ class Client:
                 answer = await self._send(endpoint.url, "POST", "/chat/completions", body)
                 if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
                     endpoint.overloaded(begun, answer.retry_after)
-                    reason = self._said(answer)
+                    reason = answer.said()
                 elif answer.status in _TEMPORARY:
                     endpoint.failed(begun)
                     if answer.retry_after is not None:
                         endpoint.overloaded(begun, answer.retry_after)
-                    reason = self._said(answer)
+                    reason = answer.said()
                 else:
                     written = await self._read(endpoint, answer)
                     endpoint.answered(begun)
                     self._answers += 1
                     return written
-            except _Unusable as error:
+            except Unusable as error:
                 endpoint.failed(begun)
                 reason = str(error)
             finally:
@@ -185,55 +168,37 @@ class Client:
             body["seed"] = request.seed % (1 << 31)  # some servers take no more bits
         return body | self._server.body
 
-    async def _send(self, url: str, method: str, path: str, body: dict[str, Any] | None = None) -> _Answer:
-        """Send one request and read its answer. Raises _Unusable where none came in time."""
-        seconds = self._server.deadline if body else min(self._server.deadline, _LIST_SECONDS)
+    async def _send(self, url: str, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
+        """Send one request and read its answer. Raises Unusable where none came in time."""
+        limit = self._server.deadline if body else min(self._server.deadline, _LIST_SECONDS)
         try:
             async with (
-                asyncio.timeout(seconds),
+                asyncio.timeout(limit),
                 self._http.request(method, url + path, json=body, allow_redirects=False) as response,
             ):
                 data = bytearray()
                 async for block in response.content.iter_chunked(1 << 16):
                     data += block
                     if len(data) > _MOST_BYTES:
-                        raise _Unusable(f"an answer of more than {_MOST_BYTES} bytes")
-                wait = _seconds(response.headers.get("Retry-After"))
-                return _Answer(response.status, response.content_type, wait, bytes(data))
+                        raise Unusable(f"an answer of more than {_MOST_BYTES} bytes")
+                wait = seconds(response.headers.get("Retry-After"))
+                text = self._hide(data.decode(errors="replace"))
+                return Answer(response.status, response.content_type, wait, text)
         except TimeoutError:
-            raise _Unusable(f"no answer within {seconds:g} seconds") from None
+            raise Unusable(f"no answer within {limit:g} seconds") from None
         except aiohttp.InvalidURL:
             raise VecapError(f"{url} is no address; correct the model's server.urls") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Unusable(self._hide(one_line(error))) from None
+            raise Unusable(self._hide(one_line(error))) from None
 
-    async def _read(self, endpoint: Endpoint, answer: _Answer) -> Written:
-        """Read a completion. Raises _Unusable for what is none, VecapError for a refusal that will come again."""
-        if answer.status != HTTPStatus.OK:
-            return await self._refused(endpoint, answer)
-        if "json" not in answer.content_type:
-            raise _Unusable(f"the answer is {answer.content_type}, not JSON")
-        try:
-            body = json.loads(answer.data)
-            choice = body["choices"][0]
-            text = choice["message"]["content"] or ""
-            reason, usage = choice.get("finish_reason"), body.get("usage") or {}
-            if reason == "content_filter":
-                return failed("content_filter")
-            tokens, asked = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
-            return Written(" ".join(text.split()), tokens, reason != "length", asked)
-        except ValueError:
-            raise _Unusable("the answer is no whole JSON") from None
-        except (KeyError, IndexError, TypeError, AttributeError):
-            raise _Unusable("the answer is JSON, but no chat completion") from None
-
-    async def _refused(self, endpoint: Endpoint, answer: _Answer) -> Written:
-        said = self._said(answer)
-        name = self._settings.model
-        if answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (answer.status < 500 and _TOO_LONG.search(said)):
-            return failed("prompt_too_long")
-        if "content_filter" in said:
-            return failed("content_filter")
+    async def _read(self, endpoint: Endpoint, answer: Answer) -> Written:
+        """Read a completion. Raises Unusable for what is none, VecapError for a refusal that will come again."""
+        if answer.status == HTTPStatus.OK:
+            return answer.completion()
+        refused = answer.refusal()
+        if refused is not None:
+            return refused
+        said, name = answer.said(), self._settings.model
         if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             variable = self._server.api_key_env
             hint = f"correct the key in {variable} on every worker" if variable else "name its key in api_key_env"
@@ -253,10 +218,10 @@ class Client:
         try:
             answer = await self._send(url, "GET", "/models")
             if answer.status != HTTPStatus.OK:
-                return self._said(answer)
-            listed = json.loads(self._hide(answer.data.decode()))["data"]
+                return answer.said()
+            listed = json.loads(answer.text)["data"]
             return [one for one in listed if isinstance(one, dict)]
-        except _Unusable as error:
+        except Unusable as error:
             return str(error)
         except (ValueError, KeyError, TypeError):
             return "the answer is no list of models"
@@ -273,20 +238,6 @@ class Client:
                 said.append({"url": written, "models": named or listed})
             return said
 
-    def _said(self, answer: _Answer) -> str:
-        """Return status and message of an answer that is an error, in a line, without the key."""
-        text = answer.data.decode(errors="replace")
-        try:
-            body = json.loads(text)
-            error = body.get("error", body.get("detail", body.get("message", body)))
-            text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
-            if isinstance(error, dict) and error.get("code"):
-                text = f"{error['code']}: {text}"
-        except (ValueError, AttributeError):
-            text = re.sub(r"<[^>]*>", " ", text)
-        line = " ".join(self._hide(text).split())[:300]
-        return f"{answer.status} {line}".strip()
-
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
@@ -302,20 +253,6 @@ def _key(server: ServerConfig) -> str | None:
     if not key.isascii() or not key.isprintable():
         raise VecapError(f"{server.api_key_env} holds no key that a header can carry; export it again")
     return key
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Read a Retry-After header: seconds, or a date."""
-    if retry_after is None:
-        return None
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
