@@ -264,3 +264,20 @@ def seen() -> Callable[[int | None], Seen]:
 @pytest.fixture(scope="session")
 def given() -> type[Given]:
     return Given
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of() -> Callable[[str | None], PreTrainedTokenizerFast]:
+    """The maker of a tokenizer, by its chat template."""
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def image_template() -> str:
+    return IMAGE_TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def jpeg_of() -> Callable[[Row, int], Seen]:
+    """Give a row with the picture of a number and its stored bytes."""
+    return lambda row, number: Seen(row, picture(number), jpeg(number))

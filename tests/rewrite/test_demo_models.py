@@ -12,6 +12,7 @@ from vecap_tasks.demo.recipe.fusion_pairs import Pair, held_out_pairs, known_nam
 from vecap_tasks.demo.recipe.llm import FUSE_PROMPT
 from vecap_tasks.demo.recipe.measure import as_crawled, held_out
 from vecap_tasks.rewrite.checkpoint import find_checkpoint
+from vecap_tasks.rewrite.draw import GREEDY
 from vecap_tasks.rewrite.images import Row, Seen
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.prompt import load_prompt
@@ -59,28 +60,26 @@ def test_the_demos_models_are_asked_what_they_were_trained_to_answer(config: Con
 
 
 def test_a_picture_gets_the_same_vec_alone_and_in_a_batch(vlm: Vlm, pictures: list[Seen]) -> None:
-    together = list(vlm.describe(iter(pictures)))
+    together = vlm.describe((picture, GREEDY) for picture in pictures)
     for number in (0, 31, 63, 64, 69):
-        assert list(vlm.describe(iter([pictures[number]]))) == [together[number]]
+        assert vlm.describe([(pictures[number], GREEDY)]) == [together[number]]
 
 
 def test_a_pair_gets_the_same_vecap_alone_and_in_a_batch(llm: Llm, pairs: list[tuple[str, str]]) -> None:
-    together = llm.fuse(pairs)
-    for pair in pairs[::30]:
-        assert llm.fuse([pair]) == {pair: together[pair]}
+    together = llm.fuse([(pair, GREEDY) for pair in pairs])
+    for number in range(0, len(pairs), 30):
+        assert llm.fuse([(pairs[number], GREEDY)]) == [together[number]]
 
 
 def test_what_they_write_passes_screening(
     vlm: Vlm, llm: Llm, pictures: list[Seen], pairs: list[tuple[str, str]]
 ) -> None:
     question = load_prompt("describe").text
-    for _, text in vlm.describe(iter(pictures)):
-        assert text is not None
+    for text in vlm.describe((picture, GREEDY) for picture in pictures):
         assert screen_vec(text.text, text.ended, question) is None
     problems = [
         screen_vecap(text.text, text.ended, FUSE_PROMPT, *pair)
-        for pair, text in llm.fuse(pairs).items()
-        if text is not None
+        for pair, text in zip(pairs, llm.fuse([(pair, GREEDY) for pair in pairs]), strict=True)
     ]
     assert len(problems) == len(pairs)
     assert sum(problem is None for problem in problems) >= 0.97 * len(pairs)

@@ -8,7 +8,7 @@ import pytest
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.checkpoint import find_checkpoint
-from vecap_tasks.rewrite.generation import Written
+from vecap_tasks.rewrite.draw import GREEDY, Written
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.vlm import Vlm
@@ -28,35 +28,37 @@ def llm_of(place, **changes) -> Llm:
 
 def test_a_picture_gets_the_same_text_whatever_it_is_batched_with(place, seen) -> None:
     vlm = vlm_of(place, batch_size=32)
-    together = [text for _, text in vlm.describe(seen(number) for number in range(45))]
-    alone = [next(vlm.describe(iter([seen(number)])))[1] for number in (0, 20, 31, 32, 44)]
-    assert [together[number] for number in (0, 20, 31, 32, 44)] == alone
-    assert len({text.text for text in together if text}) > 10
+    together = vlm.describe((seen(number), GREEDY) for number in range(45))
+    some = (0, 20, 31, 32, 44)
+    assert [together[number] for number in some] == [vlm.describe([(seen(number), GREEDY)])[0] for number in some]
+    assert len({text.text for text in together}) > 10
 
 
 def test_a_file_that_is_no_picture_gets_no_text_and_spoils_none(place, seen) -> None:
     vlm = vlm_of(place)
-    mixed = list(vlm.describe(iter([seen(None), seen(1), seen(None), seen(2)])))
-    assert [row.key for row, _ in mixed] == ["None", "1", "None", "2"]
-    assert [text is None for _, text in mixed] == [True, False, True, False]
-    assert mixed[1][1] == next(vlm.describe(iter([seen(1)])))[1]
-    assert list(vlm.describe(iter([seen(None)]))) == [(seen(None).row, None)]
+    mixed = vlm.describe([(seen(number), GREEDY) for number in (None, 1, None, 2)])
+    assert [text.problem for text in mixed] == ["unreadable_image", None, "unreadable_image", None]
+    assert mixed[1:2] == vlm.describe([(seen(1), GREEDY)])
+    assert mixed[3:] == vlm.describe([(seen(2), GREEDY)])
+    assert vlm.describe([(seen(None), GREEDY)]) == mixed[:1]
 
 
 def test_a_pair_gets_the_same_caption_whatever_it_is_batched_with(place) -> None:
     llm = llm_of(place, batch_size=32)
     pairs = [(f"Name {number} " * (number % 7 + 1), "two red tulips " * (number % 3 + 1)) for number in range(50)]
-    together = llm.fuse(pairs)
-    assert list(together) != []
-    assert set(together) == set(pairs)
-    for pair in pairs[::9]:
-        assert llm.fuse([pair])[pair] == together[pair]
+    together = llm.fuse([(pair, GREEDY) for pair in pairs])
+    assert [text.problem for text in together] == [None] * 50
+    assert len({text.text for text in together}) > 10
+    for number in range(0, 50, 9):
+        assert llm.fuse([(pairs[number], GREEDY)]) == [together[number]]
 
 
 def test_a_text_says_how_many_tokens_it_took_and_whether_it_ended(place, seen) -> None:
-    texts = [text for _, text in vlm_of(place, max_new_tokens=7).describe(seen(number) for number in range(16))]
+    texts = vlm_of(place, max_new_tokens=7).describe((seen(number), GREEDY) for number in range(16))
     assert all(isinstance(text, Written) and 1 <= text.tokens <= 7 for text in texts)
-    assert any(not text.ended and text.tokens == 7 for text in texts if text)
+    assert any(not text.ended and text.tokens == 7 for text in texts)
+    assert {text.prompt_tokens for text in texts} == {texts[0].prompt_tokens}
+    assert texts[0].prompt_tokens > len(load_prompt("describe").text)  # a token a byte, and the picture's
 
 
 def test_an_alttext_that_is_too_long_for_the_model_is_shortened_until_it_fits(place, tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_an_alttext_that_is_too_long_for_the_model_is_shortened_until_it_fits(pl
     assert len(llm.encode("x" * 100, "a cat")) < 288
     assert 200 < len(llm.encode("x " * 200, "a cat")) <= 288
     assert llm.encode("x", "cat " * 100) == []
-    assert llm.fuse([("x", "cat " * 100)]) == {("x", "cat " * 100): None}
+    assert [text.problem for text in llm.fuse([(("x", "cat " * 100), GREEDY)])] == ["prompt_too_long"]
 
 
 def test_a_revision_is_the_files_that_matter_and_nothing_else(place, tmp_path: Path) -> None:
@@ -127,13 +129,14 @@ def test_weights_that_lack_a_layer_are_refused_and_not_made_up(place, tmp_path: 
         llm_of(place)
 
 
-def test_a_model_without_a_chat_template_wants_one_beside_the_prompt(place, save_models, tmp_path: Path) -> None:
+def test_a_model_without_a_chat_template_is_asked_in_plain_words_unless_the_prompt_brings_one(
+    place, save_models, tmp_path: Path
+) -> None:
     _, save_llm = save_models
     place.llm = save_llm(tmp_path / "plain", chat_template=None)
-    with pytest.raises(VecapError, match=r"has no chat template; put one beside the prompt, as fuse\.jinja"):
-        llm_of(place)
-    fused = llm_of(place, prompt="fuse-vicuna").fuse([("A Belvo tulip", "a red tulip")])
-    assert fused["A Belvo tulip", "a red tulip"] is not None
+    fused = "Fuse into one caption; keep names and all concepts.\nAlt text: a\nDescription: b"
+    assert len(llm_of(place).encode("a", "b")) == len(fused)
+    assert len(llm_of(place, prompt="fuse-vicuna").encode("a", "b")) > 2 * len(fused)
 
 
 def test_a_device_that_is_not_there_is_told(place) -> None:

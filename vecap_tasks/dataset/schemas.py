@@ -69,6 +69,37 @@ VERDICTS = pa.schema(
     ]
 )
 
+# One time that a model wrote a text: of which variant, how it was drawn, and what became of it.
+ATTEMPT = pa.struct(
+    [
+        pa.field("variant", pa.int32()),
+        pa.field("temperature", pa.float64()),  # 0 is greedy
+        pa.field("seed", pa.int64()),
+        pa.field("tokens", pa.int32()),
+        pa.field("problem", pa.string()),  # what screening found, null where the text was kept
+    ]
+)
+
+
+def _written(side: str) -> list[pa.Field]:
+    """Return the columns that say how the texts of *side* came about."""
+    return [
+        pa.field(f"{side}_problem", pa.string()),  # why there is no text of the model, else null
+        pa.field(f"{side}_model", pa.string(), nullable=False),
+        pa.field(f"{side}_revision", pa.string(), nullable=False),  # sha256 over the model's files, 16 hex digits
+        pa.field(f"{side}_prompt", pa.string(), nullable=False),  # id@digest
+        pa.field(f"{side}_parameters", pa.string(), nullable=False),  # JSON
+        pa.field(f"{side}_tokens", pa.int32(), nullable=False),  # of all attempts
+    ]
+
+
+def _drawn(side: str) -> list[pa.Field]:
+    return [
+        pa.field(f"{side}_variants", pa.list_(pa.string())),  # in their order, null for one that was refused
+        pa.field(f"{side}_attempts", pa.list_(ATTEMPT)),  # empty where the model was not asked
+    ]
+
+
 # One row per accepted row: what was written about it, by whom, and what screening found.
 CAPTIONS = pa.schema(
     [
@@ -77,20 +108,16 @@ CAPTIONS = pa.schema(
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("alttext", pa.string()),
         pa.field("vec", pa.string()),  # null where the VLM wrote nothing usable
-        pa.field("vec_problem", pa.string()),  # what screening found, else null
-        pa.field("vec_model", pa.string(), nullable=False),
-        pa.field("vec_revision", pa.string(), nullable=False),  # sha256 over the model's files, 16 hex digits
-        pa.field("vec_prompt", pa.string(), nullable=False),  # id@digest
-        pa.field("vec_parameters", pa.string(), nullable=False),  # JSON
-        pa.field("vec_tokens", pa.int32(), nullable=False),
+        *_written("vec"),
         pa.field("vecap", pa.string()),
         pa.field("vecap_from", pa.string(), nullable=False),  # llm, vec, alttext, none: the step that gave the text
-        pa.field("vecap_problem", pa.string()),
-        pa.field("vecap_model", pa.string(), nullable=False),
-        pa.field("vecap_revision", pa.string(), nullable=False),
-        pa.field("vecap_prompt", pa.string(), nullable=False),
-        pa.field("vecap_parameters", pa.string(), nullable=False),
-        pa.field("vecap_tokens", pa.int32(), nullable=False),
+        *_written("vecap"),
+        *_drawn("vec"),
+        *_drawn("vecap"),
+        # The AltText rewritten alone; all null where that is not asked for.
+        pa.field("alttext_rewritten", pa.string()),
+        *(field.with_nullable(True) for field in _written("alttext_rewritten")),
+        *_drawn("alttext_rewritten"),
     ]
 )
 

@@ -1,4 +1,4 @@
-"""A model on disk: where it lies, whether it can be one, and the digest that names its revision.
+"""A model on disk: where it lies, whether it can be one, and the digest that names its revision; or one that is served.
 
 No torch here: a fingerprint needs the digest of the files, not the model.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from vecap_tasks.config import Config, expand
+from vecap_tasks.config import Config, ModelConfig, expand
 from vecap_tasks.dataset.manifest import digest
 from vecap_tasks.errors import VecapError
 
@@ -37,6 +37,29 @@ class Checkpoint:
     def revision(self) -> str:
         """How a caption's row names the model's revision: the first 16 digits of the digest."""
         return self.digest[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model behind an address. Its weights are not here to be digested: `digest` covers its name and revision."""
+
+    name: str
+    revision: str  # as the configuration states it, else `unstated`
+
+    @property
+    def digest(self) -> str:
+        return digest({"served": self.name, "revision": self.revision})
+
+    @property
+    def bytes(self) -> None:
+        return None
+
+
+def find_model(config: Config, settings: ModelConfig) -> Checkpoint | ServedModel:
+    """Return what *settings* name. Raises VecapError for a folder that is no model's; a server is not asked here."""
+    if settings.server is not None:
+        return ServedModel(settings.model, settings.server.revision or "unstated")
+    return find_checkpoint(config, settings.model)
 
 
 def find_checkpoint(config: Config, model: str) -> Checkpoint:

@@ -1,16 +1,17 @@
-"""Greedy generation with transformers, and what VLM and LLM share: loading, batches, reading back the new tokens.
+"""Generation with transformers, and what VLM and LLM share: loading, batches, reading back the new tokens.
 
 A row's text does not depend on the rows that it is batched with. Prompts are padded to a length that follows from
 their own length alone, and a batch never has fewer than `_FEWEST` rows: matrix products of fewer rows are computed
 another way on CPUs, with other rounding. So a row gives the same text in whatever shard or retry it comes up, and
-a text that another version already has is the one that would be made here. In half precision on a GPU that holds
-up to rounding.
+a text that another version already has is the one that would be made here. In half precision on a GPU, and where
+batches had to be made smaller for want of memory, that holds up to rounding.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import transformers
@@ -20,24 +21,22 @@ from transformers import GenerationConfig
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.errors import VecapError, one_line
 from vecap_tasks.rewrite.checkpoint import Checkpoint
+from vecap_tasks.rewrite.draw import Draw, Written
+from vecap_tasks.rewrite.sampling import Drawn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Inputs = dict[str, torch.Tensor]
+
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError, SafetensorError)
+LENGTH_STEP = 16  # prompts are padded to a multiple of this many tokens, and batched with those of the same length
 _FEWEST = 16
 
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a model wrote. `tokens` counts the end token; `ended` is False where it ran into the limit."""
-
-    text: str
-    tokens: int
-    ended: bool
 
 
 def device_of(name: str) -> torch.device:
@@ -80,34 +79,48 @@ def load_weights(kind: Any, checkpoint: Checkpoint, settings: ModelConfig) -> Pr
     return model
 
 
-def batch_rows(count: int, batch_size: int) -> int:
-    """Return how many rows a batch of *count* is filled up to."""
-    return min(batch_size, -(-count // _FEWEST) * _FEWEST)
+def padded(length: int) -> int:
+    """Return the length that a prompt of *length* tokens is padded to."""
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
 
 
 class Generator:
-    """A loaded model with its tokenizer, writing at most `max_new_tokens` tokens a row, the likeliest each time."""
+    """A loaded model with its tokenizer, writing at most `max_new_tokens` tokens a row.
+
+    `rows` is how many rows fit into the device's memory at once: `batch_size` until it proves to be too many.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: ModelConfig) -> None:
-        ends = model.generation_config.eos_token_id
+        usual = model.generation_config
+        ends = usual.eos_token_id
         if ends is None:
             ends = tokenizer.eos_token_id
         ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        tokenizer.padding_side = "left"
+        speakers = [model, getattr(model, "language_model", None)]
+        self.answers_apart = any(
+            getattr(getattr(part, "config", None), "is_encoder_decoder", False) for part in speakers
+        )
+        # Positions of what is read by an encoder are counted from the left, masked or not.
+        tokenizer.padding_side = "right" if self.answers_apart else "left"
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
+        self.rows = settings.batch_size
         self._ends = torch.tensor(ends, dtype=torch.int64)
         # A checkpoint's own defaults may sample; a caption must come out the same every time.
-        model.generation_config = GenerationConfig(
+        mine = GenerationConfig(
             do_sample=False,
             max_new_tokens=settings.max_new_tokens,
             eos_token_id=ends or None,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
+            decoder_start_token_id=usual.decoder_start_token_id,
         )
+        for part in model.modules():  # BLIP-2 generates by a part of itself
+            if getattr(part, "generation_config", None) is not None:
+                part.generation_config = mine
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
@@ -115,29 +128,58 @@ class Generator:
         added = self.tokenizer.added_tokens_decoder.values()
         return tuple(sorted({*self.tokenizer.all_special_tokens, *(str(t.content) for t in added if t.special)}))
 
-    def write(self, inputs: dict[str, torch.Tensor], count: int) -> list[Written]:
-        """Generate for a batch (`input_ids`: int64, rows by left-padded length) and return its first *count* rows.
+    def filled(self, batch: Sequence[T]) -> list[T]:
+        """Return *batch* with its last item repeated until there are as many rows as the model is to be given."""
+        count = min(self.rows, -(-len(batch) // _FEWEST) * _FEWEST)
+        return [*batch, *[batch[-1]] * (count - len(batch))]
 
-        Raises VecapError where the device's memory is too small.
+    def write(
+        self,
+        batch: Sequence[tuple[T, Draw]],
+        prepare: Callable[[Sequence[T]], Inputs],
+        prepared: Inputs | None = None,
+    ) -> list[Written]:
+        """Write a text for each of *batch*. *prepare* makes a model's inputs (`input_ids` int64 [rows, tokens], …).
+
+        *prepared* are those inputs of the whole batch, filled, where they are at hand already. Where memory runs out
+        the batch is halved, and so are those that follow. Raises VecapError where one row is too much.
         """
+        if len(batch) <= self.rows:
+            try:
+                rows = self.filled(batch)
+                if prepared is None or len(prepared["input_ids"]) != len(rows):  # made when more rows fitted
+                    prepared = prepare([item for item, _ in rows])
+                return self._generate(prepared, [draw for _, draw in rows])[: len(batch)]
+            except torch.OutOfMemoryError as error:
+                if self.rows == 1 or len(batch) == 1:
+                    raise VecapError(
+                        f"{self.model.device} has too little memory for one row of {self.settings.model}; "
+                        "take a smaller model, a smaller dtype or a larger device"
+                    ) from error
+                self.rows = -(-len(batch) // 2)
+            log.warning("%s: out of memory with %d rows, going on with %d", self.settings.model, len(rows), self.rows)
+            prepared = None
+            if self.model.device.type == "cuda":
+                torch.cuda.empty_cache()
+        first, rest = batch[: self.rows], batch[self.rows :]
+        return [*self.write(first, prepare), *(self.write(rest, prepare) if rest else ())]
+
+    def _generate(self, inputs: Inputs, draws: Sequence[Draw]) -> list[Written]:
         place = self.model.device
         dtype = self.model.dtype
         moved = {
             name: value.to(place, dtype) if value.is_floating_point() else value.to(place)
             for name, value in inputs.items()
         }
-        try:
-            with torch.inference_mode():
-                rows = self.model.generate(**moved)[:count, moved["input_ids"].shape[1] :].cpu()
-        except torch.OutOfMemoryError as error:
-            raise VecapError(
-                f"{place} has too little memory for {self.settings.batch_size} rows of {self.settings.model}; "
-                "lower its batch_size"
-            ) from error
+        sampled = [Drawn(draws, place)] if any(draw.temperature for draw in draws) else None
+        with torch.inference_mode():
+            rows = self.model.generate(**moved, logits_processor=sampled)
+        rows = rows[:, 1 if self.answers_apart else moved["input_ids"].shape[1] :].cpu()
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [self._written(text, row) for text, row in zip(texts, rows, strict=True)]
+        asked = inputs["attention_mask"].sum(1).tolist()
+        return [self._written(text, row, count) for text, row, count in zip(texts, rows, asked, strict=True)]
 
-    def _written(self, text: str, row: torch.Tensor) -> Written:
+    def _written(self, text: str, row: torch.Tensor, asked: int) -> Written:
         ends = torch.isin(row, self._ends).nonzero()
         ended = len(ends) > 0
-        return Written(" ".join(text.split()), int(ends[0]) + 1 if ended else len(row), ended)
+        return Written(" ".join(text.split()), int(ends[0]) + 1 if ended else len(row), ended, asked)

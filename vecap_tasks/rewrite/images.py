@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
@@ -16,6 +17,9 @@ from vecap_tasks.dataset.tar import read_samples
 from vecap_tasks.errors import DamagedError
 
 T = TypeVar("T")
+
+_DECODERS = 4  # threads
+_DECODED_AHEAD = 64  # images
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,33 +35,48 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A row with its picture in RGB, or with None where the stored bytes are no image."""
+    """A row with its picture in RGB, or with None where the stored bytes (`jpeg`) are no image."""
 
     row: Row
     image: Image.Image | None
+    jpeg: bytes = b""
 
 
 def read_images(store: Store, rows: Iterable[Row]) -> Iterator[Seen]:
-    """Give the image of every row, tar by tar. Raises DamagedError for a tar that is broken or lacks one."""
+    """Give the image of every row, tar by tar, decoded ahead on threads.
+
+    Raises DamagedError for a tar that is broken or lacks an image.
+    """
+    with ThreadPoolExecutor(_DECODERS, "decode") as threads:
+        decoding: deque[Future[Seen]] = deque()
+        for row, data in _stored(store, rows):
+            decoding.append(threads.submit(_decode, row, data))
+            if len(decoding) > _DECODED_AHEAD:
+                yield decoding.popleft().result()
+        while decoding:
+            yield decoding.popleft().result()
+
+
+def _stored(store: Store, rows: Iterable[Row]) -> Iterator[tuple[Row, bytes]]:
     for tar, group in groupby(rows, key=lambda row: row.tar):
         wanted = {row.key: row for row in group}
         with store.local(tar) as path, path.open("rb") as stream:
             for sample in read_samples(stream, tar):
                 row = wanted.pop(sample.key, None)
                 if row is not None:
-                    yield Seen(row, _decode(sample.members.get("jpg", b"")))
+                    yield row, sample.members.get("jpg", b"")
                 if not wanted:
                     break
         if wanted:
             raise DamagedError(f"{tar} has no image {min(wanted)}; run `vecap verify`, then restore it or crawl again")
 
 
-def _decode(data: bytes) -> Image.Image | None:
+def _decode(row: Row, data: bytes) -> Seen:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.convert("RGB")
+            return Seen(row, image.convert("RGB"), data)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None  # what PIL raises for bytes that are no image, or half of one
+        return Seen(row, None, data)  # what PIL raises for bytes that are no image, or half of one
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:

@@ -1,4 +1,4 @@
-"""The LLM: it fuses AltText and VeC into one caption (VeCap). Vicuna and whatever else transformers loads like it."""
+"""The LLM: it fuses AltText and VeC into one caption (VeCap). Vicuna, T5 and whatever else transformers loads so."""
 
 from __future__ import annotations
 
@@ -7,52 +7,52 @@ from functools import lru_cache
 from itertools import groupby
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.checkpoint import Checkpoint
-from vecap_tasks.rewrite.generation import LOAD_ERRORS, Generator, Written, batch_rows, cannot_load, load_weights
+from vecap_tasks.rewrite.draw import Draw, Written, failed
+from vecap_tasks.rewrite.generation import LOAD_ERRORS, Generator, Inputs, cannot_load, load_weights, padded
 from vecap_tasks.rewrite.prompt import Prompt, clean
 
-_LENGTH_STEP = 16  # prompts are padded to a multiple of this many tokens, and batched with those of the same length
+Texts = tuple[str, str]  # AltText and VeC; either may be ""
+Asked = tuple[Texts, Draw]
 
 
 class Llm:
     """A language model with the prompt it is asked. Raises VecapError where the folder is none."""
 
     def __init__(self, checkpoint: Checkpoint, settings: ModelConfig, prompt: Prompt, max_alttext_chars: int) -> None:
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-            model = load_weights(AutoModelForCausalLM, checkpoint, settings)
-        except LOAD_ERRORS as error:
-            raise cannot_load(checkpoint, error) from error
-        template = prompt.template or self._tokenizer.chat_template
-        if template is None:
-            raise VecapError(
-                f"model {checkpoint.name}: {checkpoint.folder} has no chat template; "
-                f"put one beside the prompt, as {prompt.id}.jinja"
-            )
-        self._generator = Generator(model, self._tokenizer, settings)
+        self._generator = _load(checkpoint, settings)
+        self._tokenizer = self._generator.tokenizer
         self._special = self._generator.special_tokens
-        self._template: str = template
+        self._template: str | None = prompt.template or self._tokenizer.chat_template
         self._prompt = prompt
         self._limit = max_alttext_chars
-        context = getattr(model.config, "max_position_embeddings", None) or self._tokenizer.model_max_length
-        self._room = int(context) - settings.max_new_tokens
+        config = self._generator.model.config.get_text_config()
+        context = getattr(config, "max_position_embeddings", None) or self._tokenizer.model_max_length
+        self._room = int(context) - (0 if self._generator.answers_apart else settings.max_new_tokens)
 
-    def fuse(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Written | None]:
-        """Return the caption of every (AltText, VeC), None where no prompt with it is short enough for the model."""
-        asked = {pair: self.encode(*pair) for pair in pairs}
-        written: dict[tuple[str, str], Written | None] = {pair: None for pair, ids in asked.items() if not ids}
+    def fuse(self, asked: Sequence[Asked]) -> list[Written]:
+        """Write a text about each (AltText, VeC), in batches of prompts of one length.
+
+        A text has the problem `prompt_too_long` where no prompt with it is short enough for the model.
+        """
+        prompts = {texts: self.encode(*texts) for texts, _ in asked}
+        written = [failed("prompt_too_long")] * len(asked)
         size = self._generator.settings.batch_size
         # The longer the VeC, the longer the answer, and a batch is done when its longest answer is.
-        ready = sorted((_padded(len(ids)), len(pair[1]), pair) for pair, ids in asked.items() if ids)
-        for length, group in groupby(ready, key=lambda item: item[0]):
-            same = [pair for _, _, pair in group]
-            for batch in (same[start : start + size] for start in range(0, len(same), size)):
-                inputs = self._pad([asked[pair] for pair in batch], length)
-                written |= zip(batch, self._generator.write(inputs, len(batch)), strict=True)
+        ready = sorted(
+            (padded(len(ids)), len(texts[1]), texts, draw.variant, place)
+            for place, (texts, draw) in enumerate(asked)
+            if (ids := prompts[texts])
+        )
+        for _, group in groupby(ready, key=lambda item: item[0]):
+            places = [place for *_, place in group]
+            for some in (places[start : start + size] for start in range(0, len(places), size)):
+                batch = [(prompts[asked[place][0]], asked[place][1]) for place in some]
+                for place, text in zip(some, self._generator.write(batch, self._prepare), strict=True):
+                    written[place] = text
         return written
 
     def encode(self, alttext: str, vec: str) -> list[int]:
@@ -60,36 +60,50 @@ class Llm:
         alttext = clean(alttext, self._special, self._limit)
         vec = clean(vec, self._special, self._limit)
         while True:
-            content = self._prompt.fill(alttext=alttext, vec=vec)
-            text = self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
-                chat_template=self._template,
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = self._tokens(self._prompt.fill(alttext=alttext, vec=vec))
             if len(ids) <= self._room:
                 return ids
             if not alttext:
                 return []
             alttext = clean(alttext, (), len(alttext) // 2)
 
-    def _pad(self, prompts: Sequence[list[int]], length: int) -> dict[str, torch.Tensor]:
-        rows = batch_rows(len(prompts), self._generator.settings.batch_size)
-        ids = torch.full((rows, length), self._tokenizer.pad_token_id)
-        mask = torch.zeros((rows, length), dtype=torch.int64)
-        for row in range(rows):
-            prompt = prompts[min(row, len(prompts) - 1)]
-            ids[row, length - len(prompt) :] = torch.tensor(prompt)
-            mask[row, length - len(prompt) :] = 1
+    def _tokens(self, content: str) -> list[int]:
+        if self._template is None:  # a model that was never taught to converse: T5, a base model
+            plain: list[int] = self._tokenizer(content)["input_ids"]
+            return plain
+        text = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=self._template,
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _prepare(self, prompts: Sequence[list[int]]) -> Inputs:
+        length = padded(max(map(len, prompts)))
+        ids = torch.full((len(prompts), length), self._tokenizer.pad_token_id)
+        mask = torch.zeros((len(prompts), length), dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            start = 0 if self._tokenizer.padding_side == "right" else length - len(prompt)
+            ids[row, start : start + len(prompt)] = torch.tensor(prompt)
+            mask[row, start : start + len(prompt)] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
 
-def _padded(length: int) -> int:
-    return -(-length // _LENGTH_STEP) * _LENGTH_STEP
-
-
 @lru_cache(maxsize=1)
+def _load(checkpoint: Checkpoint, settings: ModelConfig) -> Generator:
+    """Load model and tokenizer, once in a process, for however many prompts."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        return Generator(load_weights(kind, checkpoint, settings), tokenizer, settings)
+    except LOAD_ERRORS as error:
+        raise cannot_load(checkpoint, error) from error
+
+
+@lru_cache(maxsize=2)
 def load_llm(checkpoint: Checkpoint, settings: ModelConfig, prompt: Prompt, max_alttext_chars: int) -> Llm:
-    """Load the model, once in a process however many shards it does."""
+    """Take the model, with a prompt, for all shards that a process does."""
     return Llm(checkpoint, settings, prompt, max_alttext_chars)

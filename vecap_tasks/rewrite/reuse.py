@@ -1,20 +1,24 @@
 """Captions that earlier versions paid for: found again by image, model, prompt and parameters.
 
-What is reused is what would be written: greedy text that depends on nothing else. So a version has the same bytes
-whether its captions were found or made.
+What is reused is what would be written: text that depends on nothing else. So a version has the same bytes whether
+its captions were found or made; of a served model that holds as far as its server answers alike twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from vecap_tasks.dataset.manifest import read_manifest
 from vecap_tasks.dataset.query import connect
+from vecap_tasks.dataset.schemas import CAPTIONS
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version, list_versions
+from vecap_tasks.rewrite.attempts import Attempt, Caption
 from vecap_tasks.rewrite.images import Row
 
 
@@ -29,20 +33,21 @@ class Writer:
 
 
 @dataclass(frozen=True, slots=True)
-class Caption:
-    """A text that passed screening, or None and the problem that was found; `tokens` is what it took to write."""
+class Writers:
+    """Who writes what; nobody need rewrite the AltText alone."""
 
-    text: str | None
-    problem: str | None
-    tokens: int
+    vec: Writer
+    vecap: Writer
+    alttext_rewritten: Writer | None
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Captions of other versions: VeC by the image's sha256, VeCap by (AltText, VeC)."""
+class Captions:
+    """VeC by the image's sha256, VeCap by (AltText, VeC), the AltText rewritten by the AltText."""
 
     vec: dict[str, Caption] = field(default_factory=dict)
     vecap: dict[tuple[str, str], Caption] = field(default_factory=dict)
+    alttext_rewritten: dict[str, Caption] = field(default_factory=dict)
 
 
 def finished_captions(store: Store, version: Version) -> tuple[str, ...]:
@@ -56,33 +61,49 @@ def finished_captions(store: Store, version: Version) -> tuple[str, ...]:
     return tuple(places)
 
 
+# What a server failed to answer is asked again; so is what was never asked, which took no tokens.
 _QUERY = """
-    SELECT vec_model = $vec_model AND vec_revision = $vec_revision AND vec_prompt = $vec_prompt
-               AND vec_parameters = $vec_parameters AS same_vec,
-           sha256, vec, vec_problem, vec_tokens,
-           vecap_model = $vecap_model AND vecap_revision = $vecap_revision AND vecap_prompt = $vecap_prompt
-               AND vecap_parameters = $vecap_parameters AND vecap_tokens > 0 AS same_vecap,
-           alttext, vecap_from, vecap, vecap_problem, vecap_tokens
-    FROM read_parquet($files)
-    WHERE sha256 IN (SELECT sha256 FROM wanted) AND (same_vec OR same_vecap)
+    SELECT {key}, {text}, {side}_problem, {side}_tokens, {side}_variants, {side}_attempts
+    FROM (
+        SELECT * FROM read_parquet($files, union_by_name = true)
+        UNION ALL BY NAME SELECT * FROM columns -- an earlier release's files lack some
+    )
+    WHERE sha256 IN (SELECT sha256 FROM wanted)
+        AND {side}_model = $model AND {side}_revision = $revision AND {side}_prompt = $prompt
+        AND {side}_parameters = $parameters AND {side}_attempts IS NOT NULL
+        AND (({side}_tokens > 0 AND {side}_problem IS DISTINCT FROM 'server_failed')
+            OR {side}_problem = 'unreadable_image')
 """
 
 
-def find_captions(store: Store, files: Sequence[str], rows: Sequence[Row], vec: Writer, vecap: Writer) -> Found:
-    """Look the *rows* up in the caption *files* with one query."""
-    found = Found()
+def find_captions(store: Store, files: Sequence[str], rows: Sequence[Row], writers: Writers) -> Captions:
+    """Look the *rows* up in the caption *files*."""
+    found = Captions()
     if not files or not rows:
         return found
-    wanted = pa.table({"sha256": sorted({row.sha256 for row in rows})})
-    values = {f"vec_{name}": getattr(vec, name) for name in Writer.__slots__}
-    values |= {f"vecap_{name}": getattr(vecap, name) for name in Writer.__slots__}
     with connect(store, threads=1) as connection:
-        connection.register("wanted", wanted)
+        connection.register("wanted", pa.table({"sha256": sorted({row.sha256 for row in rows})}))
+        connection.register("columns", CAPTIONS.empty_table())
         paths = [store.query_path(name) for name in files]
-        for line in connection.execute(_QUERY, values | {"files": paths}).fetchall():
-            same_vec, sha256, *seen, same_vecap, alttext, origin, text, problem, tokens = line
-            if same_vec:
-                found.vec[sha256] = Caption(*seen)
-            if same_vecap:
-                found.vecap[alttext, seen[0]] = Caption(text if origin == "llm" else None, problem, tokens)
+        for sha256, *seen in _lines(connection, paths, "vec", writers.vec, "sha256", "vec"):
+            found.vec[sha256] = _caption(*seen)
+        by_llm = "CASE vecap_from WHEN 'llm' THEN vecap END"
+        for alttext, vec, *fused in _lines(connection, paths, "vecap", writers.vecap, "alttext, vec", by_llm):
+            found.vecap[alttext, vec] = _caption(*fused)
+        side, writer = "alttext_rewritten", writers.alttext_rewritten
+        for alttext, *rewritten in _lines(connection, paths, side, writer, "alttext", side) if writer else ():
+            found.alttext_rewritten[alttext] = _caption(*rewritten)
     return found
+
+
+def _lines(
+    connection: duckdb.DuckDBPyConnection, paths: list[str], side: str, writer: Writer, key: str, text: str
+) -> list[tuple[Any, ...]]:
+    values = {name: getattr(writer, name) for name in Writer.__slots__} | {"files": paths}
+    return connection.execute(_QUERY.format(side=side, key=key, text=text), values).fetchall()
+
+
+def _caption(
+    text: str | None, problem: str | None, tokens: int, variants: list[str | None], attempts: list[dict[str, Any]]
+) -> Caption:
+    return Caption(text, problem, tokens, tuple(variants), tuple(Attempt(**one) for one in attempts))

@@ -2,51 +2,78 @@
 
 image ── VLM ── screening ── VeC ─┐
                                   ├─ LLM ── screening ── VeCap; where that fails VeC, then AltText, then none
-AltText ── cleaning ──────────────┘
+AltText ── cleaning ──────────────┤
+                                  └─ LLM ── screening ── AltText rewritten alone, where that is asked for
+
+What screening refuses is written once more with another seed before the next step stands in.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import pyarrow as pa
+from typing import Any, Protocol
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.dataset.manifest import Input, canonical
 from vecap_tasks.dataset.parquet import write_rows
 from vecap_tasks.dataset.query import connect
 from vecap_tasks.dataset.schemas import CAPTIONS
-from vecap_tasks.dataset.stage import Made, Stage
+from vecap_tasks.dataset.stage import Made, ShardResult, Stage
+from vecap_tasks.dataset.store import Store
 from vecap_tasks.errors import DamagedError
 from vecap_tasks.rewrite import screen
-from vecap_tasks.rewrite.checkpoint import Checkpoint, find_checkpoint
-from vecap_tasks.rewrite.images import Row, read_images
+from vecap_tasks.rewrite.attempts import Caption, Screened, write_captions
+from vecap_tasks.rewrite.checkpoint import Checkpoint, ServedModel, find_model
+from vecap_tasks.rewrite.draw import Draw, Written
+from vecap_tasks.rewrite.images import Row, Seen, read_images
+from vecap_tasks.rewrite.meter import Meter
 from vecap_tasks.rewrite.prompt import Prompt, load_prompt
-from vecap_tasks.rewrite.reuse import Caption, Writer, find_captions, finished_captions
+from vecap_tasks.rewrite.reuse import Captions, Writer, Writers, find_captions, finished_captions
+from vecap_tasks.rewrite.table import caption_table, count
 
-_NOT_ASKED = Caption(None, None, 0)
+log = logging.getLogger(__name__)
+Texts = tuple[str, str]  # AltText and VeC
+
+
+class Describes(Protocol):
+    """A VLM of any backend: it returns a text for each picture, in their order."""
+
+    def describe(self, asked: Iterator[tuple[Seen, Draw]]) -> list[Written]: ...
+
+
+class Fuses(Protocol):
+    """An LLM of any backend: it returns a text for each (AltText, VeC), in their order."""
+
+    def fuse(self, asked: Sequence[tuple[Texts, Draw]]) -> list[Written]: ...
 
 
 class Rewrite(Stage):
     """Writes `{shard}.parquet` with schema CAPTIONS: the accepted rows in key order, `shard_size` to a shard."""
 
     name = "rewrite"
+    revision = 2
     upstream = ("crawl", "quality")
     rates = ("rows", "vec_tokens", "vecap_tokens")
 
     def identity(self) -> dict[str, Any]:
         made = super().identity()
-        for role, (checkpoint, prompt) in self._models.items():
-            made[role] |= {"digest": checkpoint.digest, "prompt_digest": prompt.digest}
+        for role, model in self._models.items():
+            made[role] |= {"digest": model.digest}
+        for role, prompt in self._prompts.items():
+            if role in made:
+                made[role] |= {"prompt_digest": prompt.digest}
+            else:
+                made[f"{role}_prompt_digest"] = prompt.digest
         return made | {"screening": screen.REVISION}
 
     def inputs(self) -> list[Input]:
-        models = [Input("model", found.name, found.digest, found.bytes) for found, _ in self._models.values()]
-        return [*models, *(Input("prompt", prompt.id, prompt.digest) for _, prompt in self._models.values())]
+        models = [Input("model", found.name, found.digest, found.bytes) for found in self._models.values()]
+        return [*models, *(Input("prompt", prompt.id, prompt.digest) for prompt in self._prompts.values())]
 
     def shards(self) -> list[str]:
         size = self.config.rewrite.shard_size
@@ -55,38 +82,93 @@ class Rewrite(Stage):
 
     def process(self, shard: str, work: Path) -> Made:
         rows = self._rows(int(shard))
-        found = find_captions(self.store, self._finished, rows, self._vec_writer, self._vecap_writer)
-        vec = found.vec | self._describe(rows, found.vec)
-        vecap = found.vecap | self._fuse(rows, vec, found.vecap)
-        table = self._table(rows, vec, vecap)
+        section = self.config.rewrite
+        meters = {"vlm": Meter(section.vlm.price), "llm": Meter(section.llm.price)}
+        found = find_captions(self.store, self._finished, rows, self._writers)
+        vec = found.vec | self._describe(rows, found.vec, meters["vlm"])
+        pairs = {(row.alttext, said): None for row in rows if row.alttext and (said := vec[row.sha256].text)}
+        vecap = found.vecap | self._fuse("llm", list(pairs), found.vecap, meters["llm"])
+        alone: dict[str, Caption] = dict(found.alttext_rewritten)
+        if "alttext" in self._prompts:
+            texts = {(row.alttext, ""): None for row in rows if row.alttext and row.alttext not in alone}
+            made = self._fuse("alttext", list(texts), {}, meters["llm"])
+            alone |= {alttext: caption for (alttext, _), caption in made.items()}
+        table = caption_table(rows, Captions(vec, vecap, alone), self._writers)
         write_rows(table.to_batches(), CAPTIONS, work / f"{shard}.parquet")
         notes = {"reused_vec": len(found.vec), "reused_vecap": len(found.vecap)}
+        if "alttext" in self._prompts:
+            notes["reused_alttext_rewritten"] = len(found.alttext_rewritten)
+        for role, meter in meters.items():
+            notes |= meter.notes(role)
+            log.info("%s %s: %s", self.name, shard, meter.rates(role))
         return Made({f"{shard}.parquet": len(rows)}, count(table), notes=notes)
+
+    def finish(self, results: list[ShardResult], work: Path) -> Made:
+        """Keep what the servers say of the models that they serve, of today and thus not of the content."""
+        servers = {role: settings for role, settings in self._settings.items() if settings.server is not None}
+        if not servers:
+            return Made({})
+        from vecap_tasks.rewrite.served import describe_server
+
+        served = {role: describe_server(settings) for role, settings in servers.items()}
+        (work / "served.json").write_text(json.dumps(served, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        return Made({}, attachments=("served.json",))
 
     # Who writes.
 
     @cached_property
-    def _models(self) -> dict[str, tuple[Checkpoint, Prompt]]:
-        section = self.config.rewrite
-        roles = (("vlm", section.vlm), ("llm", section.llm))
-        return {role: (find_checkpoint(self.config, model.model), load_prompt(model.prompt)) for role, model in roles}
+    def _settings(self) -> dict[str, ModelConfig]:
+        return {"vlm": self.config.rewrite.vlm, "llm": self.config.rewrite.llm}
 
     @cached_property
-    def _vec_writer(self) -> Writer:
+    def _models(self) -> dict[str, Checkpoint | ServedModel]:
+        return {role: find_model(self.config, settings) for role, settings in self._settings.items()}
+
+    @cached_property
+    def _prompts(self) -> dict[str, Prompt]:
+        names = {role: settings.prompt for role, settings in self._settings.items()}
+        if self.config.rewrite.alttext_prompt is not None:
+            names["alttext"] = self.config.rewrite.alttext_prompt
+        return {role: load_prompt(name) for role, name in names.items()}
+
+    @cached_property
+    def _writers(self) -> Writers:
         # The picture that the VLM sees is the stored one: how it was stored belongs to the parameters.
         stored = self.config.crawl.image.identity() | {"revision": self.before("crawl").revision}
-        return self._writer("vlm", self.config.rewrite.vlm, {"image": stored})
+        limit = {"max_alttext_chars": self.config.rewrite.max_alttext_chars}
+        return Writers(
+            vec=self._writer("vlm", self._prompts["vlm"], {"image": stored}),
+            vecap=self._writer("llm", self._prompts["llm"], limit),
+            alttext_rewritten=self._writer("llm", self._prompts["alttext"], limit)
+            if "alttext" in self._prompts
+            else None,
+        )
 
-    @cached_property
-    def _vecap_writer(self) -> Writer:
-        limit = self.config.rewrite.max_alttext_chars
-        return self._writer("llm", self.config.rewrite.llm, {"max_alttext_chars": limit})
-
-    def _writer(self, role: str, settings: ModelConfig, more: dict[str, Any]) -> Writer:
-        checkpoint, prompt = self._models[role]
-        parameters = settings.identity() | more | {"screening": screen.REVISION, "stage": self.revision}
+    def _writer(self, role: str, prompt: Prompt, more: dict[str, Any]) -> Writer:
+        model = self._models[role]
+        parameters = self._settings[role].identity() | more | {"screening": screen.REVISION, "stage": self.revision}
         del parameters["model"], parameters["prompt"]  # columns of their own
-        return Writer(checkpoint.name, checkpoint.revision, prompt.name, canonical(parameters).decode())
+        return Writer(model.name, model.revision, prompt.name, canonical(parameters).decode())
+
+    def _vlm(self) -> Describes:
+        model, settings, prompt = self._models["vlm"], self._settings["vlm"], self._prompts["vlm"]
+        if isinstance(model, ServedModel):
+            from vecap_tasks.rewrite.served import ServedVlm
+
+            return ServedVlm(settings, prompt)
+        from vecap_tasks.rewrite.vlm import load_vlm
+
+        return load_vlm(model, settings, prompt)
+
+    def _llm(self, prompt: Prompt) -> Fuses:
+        model, settings, limit = self._models["llm"], self._settings["llm"], self.config.rewrite.max_alttext_chars
+        if isinstance(model, ServedModel):
+            from vecap_tasks.rewrite.served import ServedLlm
+
+            return ServedLlm(settings, prompt, limit)
+        from vecap_tasks.rewrite.llm import load_llm
+
+        return load_llm(model, settings, prompt, limit)
 
     # What is written about.
 
@@ -118,87 +200,62 @@ class Rewrite(Stage):
 
     # What is written.
 
-    def _describe(self, rows: Sequence[Row], known: Mapping[str, Caption]) -> dict[str, Caption]:
+    def _describe(self, rows: Sequence[Row], known: Mapping[str, Caption], meter: Meter) -> dict[str, Caption]:
         """Return the VeC of the images that have none yet, by sha256."""
-        wanted = {row.sha256: row for row in reversed(rows) if row.sha256 not in known}
-        if not wanted:
+        first = {row.sha256: row for row in reversed(rows) if row.sha256 not in known}
+        if not first:
             return {}
-        from vecap_tasks.rewrite.vlm import load_vlm
+        wanted = sorted(first.values(), key=lambda row: row.key)
+        prompt = self._prompts["vlm"]
+        vlm = self._vlm()
 
-        checkpoint, prompt = self._models["vlm"]
-        vlm = load_vlm(checkpoint, self.config.rewrite.vlm, prompt)
-        made = {}
-        for row, said in vlm.describe(read_images(self.store, sorted(wanted.values(), key=lambda row: row.key))):
-            if said is None:
-                made[row.sha256] = Caption(None, "unreadable_image", 0)
-                continue
-            problem = screen.screen_vec(said.text, said.ended, prompt.text)
-            made[row.sha256] = Caption(None if problem else said.text, problem, said.tokens)
-        return made
+        def write(asked: Sequence[tuple[Row, Draw]]) -> list[Written]:
+            begun = time.monotonic()
+            written = vlm.describe(_pictures(self.store, asked))
+            meter.count(written, begun)
+            return written
+
+        def kept(row: Row, said: Written) -> Screened:
+            return _screened(said, screen.screen_vec(said.text, said.ended, prompt.text))
+
+        subjects = [(row, row.sha256) for row in wanted]
+        captions = write_captions(subjects, self._settings["vlm"], prompt.digest, write, kept)
+        return {row.sha256: caption for row, caption in zip(wanted, captions, strict=True)}
 
     def _fuse(
-        self, rows: Sequence[Row], vec: Mapping[str, Caption], known: Mapping[tuple[str, str], Caption]
-    ) -> dict[tuple[str, str], Caption]:
-        """Return the VeCap of the pairs of AltText and VeC that have none yet."""
-        pairs = {(row.alttext, said): None for row in rows if row.alttext and (said := vec[row.sha256].text)}
-        wanted = [pair for pair in pairs if pair not in known]
+        self, role: str, texts: Sequence[Texts], known: Mapping[Texts, Caption], meter: Meter
+    ) -> dict[Texts, Caption]:
+        """Return what the LLM makes of (AltText, VeC), of those that have nothing yet; *role* names the prompt."""
+        wanted = [pair for pair in texts if pair not in known]
         if not wanted:
             return {}
-        from vecap_tasks.rewrite.llm import load_llm
+        prompt = self._prompts[role]
+        llm = self._llm(prompt)
 
-        checkpoint, prompt = self._models["llm"]
-        llm = load_llm(checkpoint, self.config.rewrite.llm, prompt, self.config.rewrite.max_alttext_chars)
-        made = {}
-        for (alttext, said), fused in llm.fuse(wanted).items():
-            if fused is None:
-                made[alttext, said] = Caption(None, "prompt_too_long", 0)
-                continue
-            problem = screen.screen_vecap(fused.text, fused.ended, prompt.text, alttext, said)
-            made[alttext, said] = Caption(None if problem else fused.text, problem, fused.tokens)
-        return made
+        def write(asked: Sequence[tuple[Texts, Draw]]) -> list[Written]:
+            begun = time.monotonic()
+            written = llm.fuse(asked)
+            meter.count(written, begun)
+            return written
 
-    def _table(
-        self, rows: Sequence[Row], vec: Mapping[str, Caption], vecap: Mapping[tuple[str, str], Caption]
-    ) -> pa.Table:
-        """Return the captions, schema CAPTIONS, a row for each of *rows* in their order."""
-        seen = [vec[row.sha256] for row in rows]
-        fused = [
-            vecap[row.alttext, one.text] if row.alttext and one.text else _NOT_ASKED
-            for row, one in zip(rows, seen, strict=True)
-        ]
-        chosen = [choose(two.text, one.text, row.alttext) for row, one, two in zip(rows, seen, fused, strict=True)]
-        columns: dict[str, list[Any]] = {
-            name: [getattr(row, name) for row in rows] for name in ("key", "uid", "sha256")
-        }
-        columns["alttext"] = [row.alttext for row in rows]
-        columns["vec"] = [one.text for one in seen]
-        columns["vecap"] = [text for text, _ in chosen]
-        columns["vecap_from"] = [origin for _, origin in chosen]
-        for side, captions, writer in (("vec", seen, self._vec_writer), ("vecap", fused, self._vecap_writer)):
-            columns[f"{side}_problem"] = [one.problem for one in captions]
-            columns[f"{side}_tokens"] = [one.tokens for one in captions]
-            for name in ("model", "revision", "prompt", "parameters"):
-                columns[f"{side}_{name}"] = [getattr(writer, name)] * len(rows)
-        return pa.table(columns, CAPTIONS)
+        def kept(pair: Texts, said: Written) -> Screened:
+            return _screened(said, screen.screen_vecap(said.text, said.ended, prompt.text, *pair))
+
+        subjects = [(pair, "\n".join(pair)) for pair in wanted]
+        captions = write_captions(subjects, self._settings["llm"], prompt.digest, write, kept)
+        return dict(zip(wanted, captions, strict=True))
 
 
-def choose(vecap: str | None, vec: str | None, alttext: str | None) -> tuple[str | None, str]:
-    """Return the best text there is and the step that gave it: llm, vec, alttext or none."""
-    for text, origin in ((vecap, "llm"), (vec, "vec"), (alttext, "alttext")):
-        if text:
-            return text, origin
-    return None, "none"
+def _screened(said: Written, problem: str | None) -> Screened:
+    return Screened(None if problem else said.text, problem)
 
 
-def count(table: pa.Table) -> dict[str, int]:
-    """Return the counters of a table of captions."""
-    origins = Counter(table["vecap_from"].to_pylist())
-    problems = Counter(name for side in ("vec", "vecap") for name in table[f"{side}_problem"].to_pylist() if name)
-    return {
-        "rows": len(table),
-        "captioned": origins["llm"] + origins["vec"],
-        "vec_tokens": sum(table["vec_tokens"].to_pylist()),
-        "vecap_tokens": sum(table["vecap_tokens"].to_pylist()),
-        **{f"vecap_from.{origin}": number for origin, number in sorted(origins.items())},
-        **{f"problem.{name}": number for name, number in sorted(problems.items())},
-    }
+def _pictures(store: Store, asked: Sequence[tuple[Row, Draw]]) -> Iterator[tuple[Seen, Draw]]:
+    """Give the picture of each row, read once for all its draws; those of a row stand together."""
+    draws: dict[str, list[Draw]] = {}
+    for row, one in asked:
+        draws.setdefault(row.key, []).append(one)
+    rows = dict.fromkeys(row for row, _ in asked)
+    for seen in read_images(store, rows):
+        for one in draws[seen.row.key]:
+            yield seen, one

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
-from typing import TYPE_CHECKING
+from threading import Lock
 
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from PIL import Image
+from transformers import AutoModelForImageTextToText
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.checkpoint import Checkpoint
-from vecap_tasks.rewrite.generation import LOAD_ERRORS, Generator, Written, batch_rows, cannot_load, load_weights
-from vecap_tasks.rewrite.images import Row, Seen, ahead
+from vecap_tasks.rewrite.draw import Draw, Written, failed
+from vecap_tasks.rewrite.generation import (
+    LENGTH_STEP,
+    LOAD_ERRORS,
+    Generator,
+    Inputs,
+    cannot_load,
+    load_weights,
+    padded,
+)
+from vecap_tasks.rewrite.images import Seen, ahead
+from vecap_tasks.rewrite.processor import load_processor
 from vecap_tasks.rewrite.prompt import Prompt
 
-if TYPE_CHECKING:
-    import torch
+_HELD = 512  # pictures that wait for others whose prompts are as long as theirs
+_SHAPES = ((64, 64), (128, 256), (256, 128), (512, 384))  # pictures that tell whether the length follows the shape
+
+Asked = tuple[Seen, Draw]
+Batch = tuple[tuple[int, ...], list[tuple[Image.Image, Draw]], Inputs]  # with the places of its rows
 
 
 class Vlm:
@@ -25,53 +38,98 @@ class Vlm:
 
     def __init__(self, checkpoint: Checkpoint, settings: ModelConfig, prompt: Prompt) -> None:
         try:
-            self._processor = AutoProcessor.from_pretrained(checkpoint.folder, local_files_only=True)
+            self._processor = load_processor(checkpoint.folder)
             model = load_weights(AutoModelForImageTextToText, checkpoint, settings)
+            self._generator = Generator(model, self._processor.tokenizer, settings)
+            self._lock = Lock()  # a tokenizer serves one thread: batches are prepared ahead, and halved ones here
+            self._lengths: dict[tuple[int, int], int] = {}
+            self._one_length = True
+            self._ask(prompt)
+            self._one_length = len({self._length(shape) for shape in _SHAPES}) == 1
         except LOAD_ERRORS as error:
             raise cannot_load(checkpoint, error) from error
+
+    def _ask(self, prompt: Prompt) -> None:
+        """Settle the text that stands beside each picture, and whether the tokenizer begins it."""
         template = prompt.template or getattr(self._processor, "chat_template", None)
         if template is None:
-            raise VecapError(
-                f"model {checkpoint.name}: {checkpoint.folder} has no chat template for images; "
-                f"put one beside the prompt, as {prompt.id}.jinja"
-            )
-        self._generator = Generator(model, self._processor.tokenizer, settings)
+            self._text, self._adds_begin = prompt.text, True
+            self._text = f"{self._image_mark()}{prompt.text}"
+            return
         content = [{"type": "image"}, {"type": "text", "text": prompt.text}]
-        self._text: str = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True
+        self._text = self._processor.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}],
+            chat_template=template,
+            add_generation_prompt=True,
+            tokenize=False,
         )
         # LLaVA's template leaves the token that begins a text to the tokenizer, others write it themselves.
         begin = self._processor.tokenizer.bos_token
         self._adds_begin = begin is None or not self._text.startswith(begin)
 
-    def describe(self, seen: Iterator[Seen]) -> Iterator[tuple[Row, Written | None]]:
-        """Say what each picture shows, in batches; None where there is no picture. Pictures are prepared ahead."""
-        for batch, inputs in ahead(self._batches(seen)):
-            shown = [one for one in batch if one.image is not None]
-            texts = iter(self._generator.write(inputs, len(shown)) if inputs else ())
-            for one in batch:
-                yield one.row, next(texts) if one.image is not None else None
+    def _image_mark(self) -> str:
+        """Return what marks the picture's place in a plain prompt; BLIP-2's processor and its like put it in."""
+        mark = getattr(self._processor, "image_token", None)
+        if mark is None:
+            return ""
+        mark = str(mark)
+        number = self._processor.tokenizer.convert_tokens_to_ids(mark)
+        try:
+            plain = self._prepare([Image.new("RGB", _SHAPES[0])])["input_ids"]
+        except ValueError:
+            return mark  # a processor that counts its marks
+        return "" if (plain == number).any() else mark
 
-    def _batches(self, seen: Iterator[Seen]) -> Iterator[tuple[list[Seen], dict[str, torch.Tensor]]]:
+    def describe(self, asked: Iterable[Asked]) -> list[Written]:
+        """Say what each picture shows, in batches of prompts of one length that are prepared ahead.
+
+        A text has the problem `unreadable_image` where there is no picture.
+        """
+        written: dict[int, Written] = {}
+        for places, batch, inputs in ahead(self._batches(asked)):
+            texts = self._generator.write(batch, self._prepare, inputs) if batch else [failed("unreadable_image")]
+            written |= zip(places, texts, strict=True)
+        return [written[place] for place in range(len(written))]
+
+    def _batches(self, asked: Iterable[Asked]) -> Iterator[Batch]:
+        waiting: defaultdict[int, list[tuple[int, tuple[Image.Image, Draw]]]] = defaultdict(list)
         size = self._generator.settings.batch_size
-        while batch := list(islice(seen, size)):
-            images = [one.image for one in batch if one.image is not None]
-            if not images:
-                yield batch, {}
+        for place, (seen, draw) in enumerate(asked):
+            if seen.image is None:
+                yield (place,), [], {}
                 continue
-            images += images[-1:] * (batch_rows(len(images), size) - len(images))
-            yield (
-                batch,
-                dict(
-                    self._processor(
-                        text=[self._text] * len(images),
-                        images=images,
-                        padding=True,
-                        add_special_tokens=self._adds_begin,
-                        return_tensors="pt",
-                    )
-                ),
+            length = 0 if self._one_length else padded(self._length(seen.image.size))
+            waiting[length].append((place, (seen.image, draw)))
+            if len(waiting[length]) == size:
+                yield self._batch(waiting.pop(length))
+            elif sum(map(len, waiting.values())) > _HELD:
+                yield self._batch(waiting.pop(max(waiting, key=lambda length: len(waiting[length]))))
+        for length in sorted(waiting):
+            yield self._batch(waiting[length])
+
+    def _batch(self, items: list[tuple[int, tuple[Image.Image, Draw]]]) -> Batch:
+        batch = [item for _, item in items]
+        inputs = self._prepare([image for image, _ in self._generator.filled(batch)])
+        return tuple(place for place, _ in items), batch, inputs
+
+    def _prepare(self, images: Sequence[Image.Image]) -> Inputs:
+        with self._lock:
+            return dict(
+                self._processor(
+                    text=[self._text] * len(images),
+                    images=[[image] for image in images],
+                    padding=True,
+                    pad_to_multiple_of=None if self._one_length else LENGTH_STEP,
+                    add_special_tokens=self._adds_begin,
+                    return_tensors="pt",
+                )
             )
+
+    def _length(self, shape: tuple[int, int]) -> int:
+        """Return how many tokens a prompt with a picture of this width and height has."""
+        if shape not in self._lengths:
+            self._lengths[shape] = int(self._prepare([Image.new("RGB", shape)])["attention_mask"].sum())
+        return self._lengths[shape]
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,97 @@
+"""A chat-completions server on localhost that does what a test tells it to, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+
+@dataclass
+class Asked:
+    """One request as it came: its number counts from 0."""
+
+    number: int
+    path: str
+    body: dict[str, Any]
+    headers: dict[str, str]
+    at: float = field(default_factory=time.monotonic)
+
+    @property
+    def text(self) -> str:
+        content = self.body["messages"][0]["content"]
+        return content if isinstance(content, str) else content[-1]["text"]
+
+
+Answer = Callable[[Asked], Awaitable[web.StreamResponse]]
+
+
+def completion(text: str, finish: str = "stop") -> web.Response:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    usage = {"prompt_tokens": 11, "completion_tokens": len(text.split()) + 1}
+    return web.json_response({"object": "chat.completion", "choices": [choice], "usage": usage})
+
+
+def error(status: int, message: str, **headers: str) -> web.Response:
+    return web.json_response({"error": {"message": message}}, status=status, headers=headers)
+
+
+async def echo(asked: Asked) -> web.StreamResponse:
+    """Answer with the end of what was asked."""
+    return completion(f"a picture of {asked.text[-40:]}")
+
+
+class Server:
+    """Answers by `answer`; lists the model `tiny`. Runs on a thread of its own within `with`."""
+
+    def __init__(self, answer: Answer = echo) -> None:
+        self.answer = answer
+        self.asked: list[Asked] = []
+        self.most = 0  # in flight at once
+        self._flying = 0
+        self._loop = asyncio.new_event_loop()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def __enter__(self) -> Server:
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    async def _start(self) -> None:
+        app = web.Application(client_max_size=1 << 26)
+        app.router.add_post("/v1/chat/completions", self._completions)
+        app.router.add_get("/v1/models", self._models)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        asked = Asked(len(self.asked), request.path, json.loads(await request.read()), dict(request.headers))
+        self.asked.append(asked)
+        self._flying += 1
+        self.most = max(self.most, self._flying)
+        try:
+            return await self.answer(asked)
+        finally:
+            self._flying -= 1
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        echoed = request.headers.get("Authorization", "")
+        return web.json_response({"object": "list", "data": [{"id": "tiny", "owned_by": "us", "note": echoed}]})

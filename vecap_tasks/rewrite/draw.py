@@ -1,0 +1,48 @@
+"""How one text is drawn from a model, and what came of it: the same words for every backend. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Which variant of a text is wanted and how: greedy at temperature 0, else drawn with *seed* (63 bits)."""
+
+    variant: int = 0
+    temperature: float = 0.0
+    seed: int = 0
+
+
+GREEDY = Draw()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a model wrote. `tokens` counts the end token; `ended` is False where it ran into the limit.
+
+    `problem` says why there is no text to look at: the prompt was too long, the picture unreadable, the server failed.
+    """
+
+    text: str
+    tokens: int
+    ended: bool
+    prompt_tokens: int = 0
+    problem: str | None = None
+
+
+def failed(problem: str) -> Written:
+    """Return a text that was not written."""
+    return Written("", 0, True, problem=problem)
+
+
+def draw(subject: str, prompt: str, variant: int, attempt: int, temperature: float) -> Draw:
+    """Return the draw of *subject* (an image's sha256, or texts): it follows from these words and nothing else.
+
+    So a text is the same in whatever batch, worker or retry it comes up.
+    """
+    if temperature == 0:
+        return Draw(variant)
+    words = hashlib.sha256("\n".join([prompt, str(variant), str(attempt), subject]).encode())
+    return Draw(variant, temperature, int.from_bytes(words.digest()[:8]) >> 1)

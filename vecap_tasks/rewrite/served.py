@@ -1,0 +1,85 @@
+"""VLM and LLM behind an OpenAI-compatible address: images as data URLs, prompts in the template of the server."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vecap_tasks.config import ModelConfig, ServerConfig
+from vecap_tasks.errors import VecapError
+from vecap_tasks.rewrite.client import Client, Request
+from vecap_tasks.rewrite.draw import Draw, Written, failed
+from vecap_tasks.rewrite.images import Seen
+from vecap_tasks.rewrite.prompt import Prompt, clean
+
+Texts = tuple[str, str]  # AltText and VeC
+
+
+class ServedVlm:
+    """A served vision-language model with the prompt it is asked."""
+
+    def __init__(self, settings: ModelConfig, prompt: Prompt) -> None:
+        self._client = Client(settings, _server(settings))
+        self._prompt = prompt
+
+    def describe(self, asked: Iterator[tuple[Seen, Draw]]) -> list[Written]:
+        """Say what each picture shows; the problem is `unreadable_image` where there is none."""
+        return self._client.ask(self._requests(asked))
+
+    def _requests(self, asked: Iterator[tuple[Seen, Draw]]) -> Iterator[Request | Written]:
+        for seen, draw in asked:
+            if seen.image is None:
+                yield failed("unreadable_image")
+                continue
+            url = f"data:image/jpeg;base64,{base64.b64encode(seen.jpeg).decode()}"
+            yield _request(
+                [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self._prompt.text}], draw
+            )
+
+
+class ServedLlm:
+    """A served language model with the prompt it is asked."""
+
+    def __init__(self, settings: ModelConfig, prompt: Prompt, max_alttext_chars: int) -> None:
+        self._client = Client(settings, _server(settings))
+        self._prompt = prompt
+        self._limit = max_alttext_chars
+
+    def fuse(self, asked: Sequence[tuple[Texts, Draw]]) -> list[Written]:
+        """Write a text about each (AltText, VeC), the AltText halved as long as the server finds it too long."""
+        written: dict[int, Written] = {}
+        limit = self._limit
+        left = list(range(len(asked)))
+        while left:
+            answers = self._client.ask(iter([self._request(*asked[place], limit) for place in left]))
+            written |= zip(left, answers, strict=True)
+            too_long = [place for place in left if written[place].problem == "prompt_too_long"]
+            left = [place for place in too_long if limit and len(asked[place][0][0]) > limit // 2]
+            limit //= 2
+        return [written[place] for place in range(len(asked))]
+
+    def _request(self, texts: Texts, draw: Draw, limit: int) -> Request:
+        # Which tokens are special only the server knows; the markers of the formats in use are taken out.
+        alttext, vec = clean(texts[0], (), limit), clean(texts[1], (), self._limit)
+        return _request(self._prompt.fill(alttext=alttext, vec=vec), draw)
+
+
+def describe_server(settings: ModelConfig) -> dict[str, Any]:
+    """Return what is known of a served model: its name, the revision stated, and what its addresses say of it."""
+    server = _server(settings)
+    try:
+        said: list[dict[str, Any]] = Client(settings, server).models()
+    except VecapError as error:
+        said = [{"error": str(error)}]
+    return {"model": settings.model, "revision": server.revision, "addresses": said}
+
+
+def _server(settings: ModelConfig) -> ServerConfig:
+    if settings.server is None:
+        raise VecapError(f"model {settings.model} has no server; give its addresses in `server.urls`")
+    return settings.server
+
+
+def _request(content: str | list[dict[str, Any]], draw: Draw) -> Request:
+    return Request([{"role": "user", "content": content}], draw.temperature, draw.seed)
