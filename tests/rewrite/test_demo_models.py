@@ -76,9 +76,9 @@ def test_what_they_write_passes_screening(
     question = load_prompt("describe").text
     for _, text in vlm.describe(iter(pictures)):
         assert text is not None
-        assert screen_vec(text.text, text.ended, question) is None
+        assert screen_vec(text.text, text.ended, question).problem is None
     problems = [
-        screen_vecap(text.text, text.ended, FUSE_PROMPT, *pair)
+        screen_vecap(text.text, text.ended, FUSE_PROMPT, *pair).problem
         for pair, text in llm.fuse(pairs).items()
         if text is not None
     ]

@@ -84,7 +84,8 @@ class Rewrite(Stage):
 
     def _writer(self, role: str, settings: ModelConfig, more: dict[str, Any]) -> Writer:
         checkpoint, prompt = self._models[role]
-        parameters = settings.identity() | more | {"screening": screen.REVISION, "stage": self.revision}
+        screening = screen.identity(self.config.rewrite.screen)
+        parameters = settings.identity() | more | {"screening": screening, "stage": self.revision}
         del parameters["model"], parameters["prompt"]  # columns of their own
         return Writer(checkpoint.name, checkpoint.revision, prompt.name, canonical(parameters).decode())
 
@@ -132,8 +133,8 @@ class Rewrite(Stage):
             if said is None:
                 made[row.sha256] = Caption(None, "unreadable_image", 0)
                 continue
-            problem = screen.screen_vec(said.text, said.ended, prompt.text)
-            made[row.sha256] = Caption(None if problem else said.text, problem, said.tokens)
+            kept = screen.screen_vec(said.text, said.ended, prompt.text, self.config.rewrite.screen)
+            made[row.sha256] = Caption(kept.text, kept.problem, said.tokens)
         return made
 
     def _fuse(
@@ -153,8 +154,8 @@ class Rewrite(Stage):
             if fused is None:
                 made[alttext, said] = Caption(None, "prompt_too_long", 0)
                 continue
-            problem = screen.screen_vecap(fused.text, fused.ended, prompt.text, alttext, said)
-            made[alttext, said] = Caption(None if problem else fused.text, problem, fused.tokens)
+            kept = screen.screen_vecap(fused.text, fused.ended, prompt.text, alttext, said, self.config.rewrite.screen)
+            made[alttext, said] = Caption(kept.text, kept.problem, fused.tokens)
         return made
 
     def _table(
