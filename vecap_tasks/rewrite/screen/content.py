@@ -24,7 +24,7 @@ _MARKUP = one_of(
     r"```|!?\[[^\]]*\]\([^)]*\)|\*\*[^*\s][^*]*\*\*|(?<!\w)__[^_\s][^_]*__(?!\w)|^\s*#{1,6}\s+(?!\d)",
     r"^\s*1[.)]\s.*\s2[.)]\s|^\s*[-*•]\s.*\s[-*•]\s",
     # JSON and escapes
-    r"^\s*[{\[]\s*\"\w[^\"]*\"\s*[:,]|(?<!:)\\[nt](?![a-z])|\\u[0-9a-f]{4}",
+    r"^\s*\{\s*\"\w[^\"]*\"\s*:|^\s*\[\s*\"|(?<!:)\\[nt](?![a-z])|\\u[0-9a-f]{4}",
     # places that were left unfilled
     r"\[(?:insert|your|name|brand|location|city|date|person|company|artist|product|object)\b[^\]\d]*\]|\{\{?\s*\w+\s*\}?\}",
 )

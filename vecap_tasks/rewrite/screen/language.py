@@ -48,7 +48,7 @@ _SENTENCE = {
     "sv": "en ett och med på av i som är för den till vid två från sitter står",
     "da": "en et og med på af i som er for den til ved to fra sidder står det",
     "no": "en et og med på av i som er for den til ved to fra sitter står det",
-    "pl": "w z na i się jest do przed obok oraz ze nad pod od przy dwa który",
+    "pl": "w z po na i się jest do przed obok oraz ze nad pod od przy dwa który",
     "cs": "v na a se je s u před vedle pod nad který jsou dva po z",
     "tr": "bir ve ile için bu olan üzerinde önünde iki da de",
     "ro": "un o și cu pe în de la lângă care este sunt din două",

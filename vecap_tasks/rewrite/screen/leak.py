@@ -17,7 +17,7 @@ _NO_PLACE = r"\b(?! (?:of|by|in|on|for|from)\b)"  # "the original text of the Ma
 
 _TALK = one_of(
     # What was given, by name.
-    rf"\b(?:first|second|two|both|1st|2nd) (?:(?:given|provided|input) )?(?:sentences|sentence(?! was\b){_NO_PLACE}"
+    rf"\b(?:first|second|both|1st|2nd) (?:(?:given|provided|input) )?(?:sentences|sentence(?! was\b){_NO_PLACE}"
     rf"|(?:descriptions?|captions?){_NO_PLACE})",
     r"\bsentences? (?:[12]|one|two)\b",
     rf"\b(?:the|this|your|both|an?) (?:{_GIVEN} )+(?:{_ALT}|captions?|descriptions?|sentences?){_NO_PLACE}"
@@ -30,6 +30,7 @@ _TALK = one_of(
     r"\b(?:based on|according to|as (?:per|described|mentioned|stated|noted|indicated|specified|suggested)(?: in| by)?"
     r"|(?:mentioned|described|stated|provided|given|specified) (?:in|by))"
     rf" (?:the|this|your|both|these)(?: \w+){{0,2}}? {_SOURCE}\b(?! (?:of|by|in|on)\b)",
+    r"\b(?:based on|according to|from|given|using) the (?:information|details?|context) (?:provided|given|available)\b",
     r"\b(?:as|not) (?:described|mentioned|stated|shown|specified|provided|indicated|suggested)"
     rf" (?:in the )?(?:image|picture|caption|description|{_ALT}|above|previously)\b",
     rf"\b(?:the|this|its|image) (?:description|{_ALT}|sentence)s? (?:also )?(?:states?|mentions?|says|describes?|notes?"

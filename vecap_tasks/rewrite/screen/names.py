@@ -47,7 +47,7 @@ SPELLED_OUT = _table("""
 _EVERYDAY = """
 i i'm i've i'd i'll january february march april may june july august september october november december monday
 tuesday wednesday thursday friday saturday sunday tv dvd cd led lcd usb pc suv bbq diy gps hd vr ok dj ceo atm
-rv bc ad am pm mr mrs ms dr t-shirt internet christmas santa english western god earth pvc 3d 2d xl xxl xs fm ac
+rv bc ad am pm mr mrs ms dr t-shirt internet christmas santa english american western earth pvc 3d 2d xl xxl xs fm ac
 dc cctv logo polaroid xmas easter halloween
 """
 EVERYDAY = frozenset(_EVERYDAY.split())

@@ -21,7 +21,7 @@ _KIND = (
     r"|possible|image|generated|fluent|suggested|updated|enhanced|detailed|resulting|descriptive|requested|better"
     r"|rephrased|visual|enriched|proposed|natural|corrected|more|and|brief|simple|clear|accurate|informative|coherent)"
 )
-_LABEL = r"(?:image )?(?:caption|description|sentence|answer|output|response|rewrite|vecap|result)"
+_LABEL = r"(?:image )?(?:caption|description|answer|output|response|rewrite|vecap)"
 _DASH = r" [-–—](?= )"
 
 _STRIPPED = one_of(
@@ -34,7 +34,8 @@ _STRIPPED = one_of(
     r"|(?:based on|using|combining|given|from)\b[^:]{0,80}\b(?:descriptions?|information|texts?|captions?|sentences?"
     r"|alt[- ]?text)\b[^:]{0,60}:"
     # The fused caption is:
-    rf"|(?:{_KIND} )*{_LABEL}(?: (?:could|would|might|can) be| is| \d+)?(?: as follows)?(?::|{_DASH})"
+    rf"|(?:(?:{_KIND} )*{_LABEL}|(?:{_KIND} )+(?:sentence|result))"
+    rf"(?: (?:could|would|might|can) be| is| \d+)?(?: as follows)?(?::|{_DASH})"
     r"|(?:the |a )?(?:rewritten|fused|merged|combined|revised|refined|rephrased)(?: (?:version|text|image))?:"
     # A possible caption for this image could be:
     rf"|(?:a |one |the )?(?:\w+ )?{_THING} (?:for|of) (?:this|the) (?:image|picture|photo)(?: \w+)? ?"
@@ -47,6 +48,7 @@ _KEPT_ON = one_of(
     rf"^\W*(?:the |a |my )(?:{_KIND} )+{_THING} (?:is|would be|could be|might be|reads)\b",
     r"^\W*i(?:['’]d| would| will|['’]ll| have|['’]ve)? (?:suggest|propose|rewrite|rewrote|rewritten|describe|combined?"
     r"|merged?|fused?|rephrased?|caption)\b",
+    r"^\W*i(?:['’]d be| would be|['’]m|['’]ll| am| can| will)? (?:happy to|glad to)? ?help\b",
     rf"^\W*{_SURE}\s*[!:]",
 )
 

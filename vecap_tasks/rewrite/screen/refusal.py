@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vecap_tasks.rewrite.screen.answer import Answer, one_of, unquoted
 
-_START = r"(?:^|(?<=[.!?:] )|(?<=, but ))\W*"  # of a sentence, or of what follows "I am sorry, but"
+_START = r"(?:^|(?<=[.!?:] )|(?<=, but )|(?<=however, ))\W*"  # of a sentence, or of what follows "I am sorry, but"
 _CANNOT = (
     r"(?:can['’]?t|cannot|can not|could ?n['’]?t|could not|won['’]?t|will not"
     r"|(?:am|was|are|['’]m|['’]re) (?:unable|not able) to)"
@@ -25,7 +25,10 @@ _OF_THE_TASK = (
 _REFUSAL = one_of(
     # I cannot …
     rf"{_WE_CANNOT} (?:\w+ ){{0,2}}?{_DO}\b[^.!?]{{0,60}}\b{_OF_THE_TASK}\b",
-    rf"{_WE_CANNOT} (?:assist|comply|fulfil+|help (?:you )?with|do that|answer that|provide)\b",
+    rf"{_WE_CANNOT} (?:assist|comply|fulfil+|help (?:you )?with|do that|answer that|provide|continue"
+    r" (?:this|the|our))\b",
+    rf"{_START}(?:i|we) (?:must|have to|will have to) (?:respectfully )?(?:decline|refuse)\b",
+    rf"{_START}without (?:seeing|access to|having) (?:the|an|any|more) (?:actual )?(?:{_PICTURE}|{_TEXT})\b",
     rf"{_START}unable to {_DO}[^.!?]{{0,40}}\b(?:{_PICTURE}|{_TEXT}|request)\b",
     # … I have not …
     rf"{_START}(?:i|we) (?:do not|don['’]?t) (?:currently )?(?:have|possess) (?:(?:any|the|enough|sufficient|direct) )?"
@@ -36,8 +39,8 @@ _REFUSAL = one_of(
     rf"{_START}(?:i|we) see no {_PICTURE}\b",
     r"\bi(?:['’]?d| would)? (?:need|require) (?:to see |more )(?:the )?(?:image|picture|information|context|details)",
     # … for nothing was given, or not enough …
-    rf"{_START}(?:it (?:seems|appears|looks like) (?:that )?)?there (?:is|was|are|seems to be|appears to be)"
-    rf"(?: no|n['’]?t (?:any|an)| not (?:any|an|enough)) (?:\w+ )?(?:{_PICTURE}|{_TEXT})"
+    rf"{_START}(?:it (?:seems|appears|looks like) (?:that )?)?there (?:is|was|are|seems to be|appears to be|does)"
+    rf"(?: no|(?:n['’]?t| not) (?:(?:appear|seem) to be )?(?:any|an|enough)) (?:\w+ )?(?:{_PICTURE}|{_TEXT})"
     r"(?: (?:(?:was|is|has been|that (?:was|is)) )?(?:provided|attached|available|given|included|present|here|shown"
     r"|uploaded|visible|for me|to (?:describe|see|caption|fuse|combine))\b|\W*$)",
     rf"{_START}no (?:{_PICTURE}|{_TEXT})(?: \w+)? (?:(?:was|is|has been) )?"
@@ -52,7 +55,7 @@ _REFUSAL = one_of(
     rf"{_START}(?:(?:can|could|would|will) you |if you (?:can|could) )?(?:please )?(?:kindly )?"
     r"(?:provide|upload|share|attach|send|give|supply|describe) (?:me |us )?(?:with )?"
     rf"(?:an?|the|more|your|both|some|it|further)(?: \w+){{0,3}}? ?(?:{_PICTURE}|{_TEXT}|url)"
-    r"(?:,? (?:so|and|for|to|that|you|first|again)\b|\W*$)",
+    r"(?:,? (?:so|and|for|to|that|you|first|again|i|we)\b|\W*$)",
     # … for I am, and may not.
     r"\bas (?:an? |just an? |merely an? )?(?:large |text[- ]based |generative )?(?:ai|artificial intelligence)"
     r"(?: language)?(?: (?:model|assistant|chatbot|system))?(?:,|,? (?:i\b|it is|my\b|there\b)|\W*$)",

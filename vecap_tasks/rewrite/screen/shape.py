@@ -36,8 +36,8 @@ _OPEN_ENDS: dict[str, str] = {
     "block exhibit form side point unit zone serie liga division",
     "of": "made proud afraid aware dreamt dreamed dream dreams capable care think thought speak heard hear know known "
     "fond tired sick best hold rid sort kind worthy full consists most because inside outside front ahead course",
-    "with": "play live go goes deal work mess messed love come comes sleep begin start along friends fall hang do cook "
-    "write paint playing dealing working obsessed reckoned travel hunt fish be together covered filled up",
+    "with": "play live go goes deal work mess messed love come came comes sleep begin start along friends fall hang do "
+    "cook write paint playing dealing working obsessed reckoned travel hunt fish be together covered filled up",
     "at": "look looking looks looked laugh good it's you're arrive stare staring stay aim point pointed laughed best",
     "to": "listen listening live look looking belong belongs been used want wants love going need have close closed "
     "next sold known similar according up talk say back turn return dance go hold try able how what when due",
@@ -47,6 +47,7 @@ _OPEN_ENDS: dict[str, str] = {
     "die worth wish wished list going made meant built there searching vote voted",
     "from": "come comes came drink hear away far choose learn read made back up it out",
     "as": "known such described",
+    "after": "running run runs look looking looked named morning day night and ever soon shortly long happily chasing",
     "than": "bigger more better less other rather",
     "each": "one two from us of for",
     "both": "of for from",

@@ -16,7 +16,7 @@ _CENTURY = re.compile(r"\b\d+(?:st|nd|rd|th)[- ]century\b", re.IGNORECASE)
 _TITLED = 0.7  # share of capitalised words from which on capitals say nothing
 _PREFIX = 4  # letters in common that make two words one: Italy and Italian
 _ALIKE = 0.75  # likeness of two spellings of one name
-_NAMED = 0.5  # what a concept counts that a name may stand for
+_NAMED = 0.7  # what a concept counts that a name may stand for
 _NAMEABLE = frozenset(stem(word) for word in NAMEABLE)
 
 

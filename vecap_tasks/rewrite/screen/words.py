@@ -30,7 +30,9 @@ NAMEABLE = _set("""
     couple group team band model athlete artist musician performer character
     car truck vehicle motorcycle bicycle boat ship plane phone smartphone laptop watch camera building house hotel
     church bridge tower castle city town street road place book poster album cover logo text word words letter letters
-    sign
+    sign stadium arena beach river lake mountain island museum school shop store restaurant garden station
+    airport movie film magazine newspaper game painting drawing statue toy bag shoe bottle device machine dog cat
+    bird horse fish flower plant tree food dish cake drink
 """)
 _IRREGULAR = {
     **{"men": "man", "women": "woman", "children": "child", "people": "person", "persons": "person", "feet": "foot"},
@@ -46,7 +48,15 @@ _IRREGULAR = {
         "bike": "bicycle",
         "wooden": "wood",
     },
-    **{"bikes": "bicycle", "airplane": "plane", "aeroplane": "plane", "airplanes": "plane", "cellphone": "phone"},
+    **{
+        "bikes": "bicycle",
+        "airplane": "plane",
+        "aeroplane": "plane",
+        "airplanes": "plane",
+        "cellphone": "phone",
+        "ad": "advertisement",
+        "ads": "advertisement",
+    },
 }
 NUMBER_WORDS = {
     **{"one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10},
