@@ -25,7 +25,7 @@ from vecap_tasks.errors import DamagedError
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.checkpoint import Checkpoint, find_checkpoint
 from vecap_tasks.rewrite.images import Row, read_images
-from vecap_tasks.rewrite.prompt import Prompt, load_prompt
+from vecap_tasks.rewrite.prompt import PLACES, Prompt, load_prompt
 from vecap_tasks.rewrite.reuse import Caption, Writer, find_captions, finished_captions
 
 _NOT_ASKED = Caption(None, None, 0)
@@ -69,7 +69,11 @@ class Rewrite(Stage):
     def _models(self) -> dict[str, tuple[Checkpoint, Prompt]]:
         section = self.config.rewrite
         roles = (("vlm", section.vlm), ("llm", section.llm))
-        return {role: (find_checkpoint(self.config, model.model), load_prompt(model.prompt)) for role, model in roles}
+        own = Path(self.config.resolve(section.prompts)) if section.prompts else None
+        return {
+            role: (find_checkpoint(self.config, model.model), load_prompt(model.prompt, own, PLACES[role]))
+            for role, model in roles
+        }
 
     @cached_property
     def _vec_writer(self) -> Writer:
