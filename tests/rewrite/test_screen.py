@@ -47,6 +47,15 @@ def test_a_rule_is_as_good_as_it_is_said_to_be(scores, rule: str) -> None:
     assert made.recall >= 0.98, made.missed
 
 
+def test_rules_hold_on_examples_that_they_were_not_made_on(scores) -> None:
+    together = scores["held_out"]["all"]
+    assert together.precision >= 0.95, together.wrong
+    assert together.recall >= 0.90, together.missed
+    for one in scores["held_out"].values():
+        assert one.precision >= 0.7, one.wrong
+        assert one.recall >= 0.7, one.missed
+
+
 def test_the_examples_are_many_and_distinct() -> None:
     for name in FILES:
         examples = read_examples(name)
