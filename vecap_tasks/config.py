@@ -306,7 +306,9 @@ class ModelConfig(Section):
 
     backend: Literal["transformers", "openai"] = "transformers"
     model: str
-    prompt: str = Field(description="Name of a file in vecap_tasks/rewrite/prompts, without its ending.")
+    prompt: str = Field(
+        description="Name of a file in rewrite.prompts or vecap_tasks/rewrite/prompts, without its ending."
+    )
     max_new_tokens: int = Field(64, ge=1)
     temperature: float = Field(0.0, ge=0, le=2, description="0 takes the likeliest token each time.")
     variants: int = Field(1, ge=1, le=64, description="Texts written of each; the first is the one that stands.")
@@ -337,12 +339,47 @@ class ModelConfig(Section):
         return made
 
 
+ScreenRule = Literal[
+    "empty",
+    "refusal",
+    "preamble",
+    "prompt_leak",
+    "markup",
+    "loop",
+    "url",
+    "private_data",
+    "language",
+    "too_long",
+    "cut_off",
+    "drops_vec",
+    "invented",
+]
+
+
+class ScreenConfig(Section):
+    """Thresholds of the rules over what the models write; `vecap_tasks.rewrite.screen` says what each rule is for."""
+
+    off: tuple[ScreenRule, ...] = Field((), description="Rules that are not applied.")
+    languages: tuple[Annotated[str, Field(pattern="^[a-z]{2}$")], ...] = Field(
+        ("en",), description="ISO 639-1 codes of the languages that captions may be in; empty takes all."
+    )
+    max_words: int = Field(80, ge=1, description="CLIP reads 77 tokens.")
+    leak_words: int = Field(6, ge=3, description="Words in a row that only the prompt can have given.")
+    min_vec_kept: float = Field(0.34, ge=0, le=1, description="Share of the VeC's content words that a VeCap keeps.")
+    max_new_names: int = Field(0, ge=0, description="Names and numbers of a VeCap that neither of its sources has.")
+    strip_preamble: bool = Field(True, description="Keep the caption after an introduction, instead of refusing both.")
+
+
 class RewriteConfig(Section):
     vlm: ModelConfig
     llm: ModelConfig
     alttext_prompt: str | None = Field(
         None, description="Prompt by which the LLM also rewrites the AltText alone, as LaCLIP does; none: it does not."
     )
+    prompts: Annotated[str | None, Runtime] = Field(
+        None, description="Folder of your own prompts, looked into first; a prompt's digest enters the fingerprint."
+    )
+    screen: ScreenConfig = ScreenConfig()
     max_alttext_chars: int = Field(512, ge=16, description="Characters of an AltText that the LLM is shown.")
     shard_size: int = Field(10_000, ge=1)
 
