@@ -143,22 +143,24 @@ def _tar_images(path: Path) -> int:
         return sum(name.endswith(".jpg") for name in tar.getnames())
 
 
-def _decode_all(count: int) -> float:
-    """Decode *count* photographs and return how many a second."""
+def _decode_all(count: int) -> tuple[float, float]:
+    """Decode *count* photographs; return how many a second, and the milliseconds of CPU for each."""
     from vecap_tasks.config import ImageConfig
     from vecap_tasks.crawl.decode import decode
 
     bodies = [photograph(number) for number in range(8)]  # two of each size
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     for number in range(count):
         decode(bodies[number % len(bodies)], ImageConfig())
-    return count / (time.perf_counter() - start)
+    return count / (time.perf_counter() - start), 1000 * (time.process_time() - cpu) / count
 
 
-def decode_limit(cores: int) -> float:
-    """Return how many photographs a second *cores* processes decode, resize and encode, doing nothing else."""
+def decode_limit(cores: int) -> tuple[float, float]:
+    """Return the photographs a second that *cores* processes decode, resize and encode, doing nothing else, and the
+    milliseconds of CPU for each."""
     with ProcessPoolExecutor(cores) as pool:
-        return sum(pool.map(_decode_all, [_DECODED] * cores))
+        rates, each = zip(*pool.map(_decode_all, [_DECODED] * cores), strict=True)
+    return sum(rates), median(each)
 
 
 @contextmanager
@@ -199,11 +201,11 @@ def measures(bench: Bench, images: int, rounds: int) -> list[Measure]:
     return made
 
 
-def _pair(name: str, runs: tuple[list[Run], list[Run]], most: float | None, how: str) -> list[Measure]:
-    """Return rate and CPU of both; *most* images a second are what the machine could do."""
+def _pair(name: str, runs: tuple[list[Run], list[Run]], limit: tuple[float, float] | None, how: str) -> list[Measure]:
+    """Return rate and CPU of both; *limit* is the best that the machine could do of each."""
     rates = [median(run.rate for run in side) for side in runs]
     each = [median(run.cpu_each for run in side) for side in runs]
-    least = None if most is None else 1000 * len(os.sched_getaffinity(0)) / most
+    most, least = limit or (None, None)
     return [
         Measure(name, "images/s", rates[0], rates[1], most, how),
         Measure(f"{name}: CPU", "ms/image", each[0], each[1], least, how),
