@@ -24,12 +24,14 @@ from PIL import Image
 from benchmarks.photographs import as_jpeg, photograph
 from benchmarks.report import Measure, alternate, machine, median, report
 from vecap_tasks.config import ImageConfig
-from vecap_tasks.crawl.decode import decode, decode_small
+from vecap_tasks.crawl.decode import decode
 from vecap_tasks.crawl.phash import phash
+from vecap_tasks.crawl.scale import scaled
 
 T = TypeVar("T")
 
 _CONFIG = ImageConfig()
+_FINE = ImageConfig(scaling="fine")
 _SIZES = {(640, 480): 16, (1024, 768): 12, (1600, 1200): 6, (3000, 2000): 3}  # pixels: how many photographs
 _WHOLE = Image.Resampling.LANCZOS
 
@@ -57,15 +59,22 @@ def _measure(name: str, bodies: Sequence[bytes], rounds: int) -> list[Measure]:
     ours, theirs = alternate(
         rounds, lambda: _each(lambda body: decode(body, _CONFIG), bodies), lambda: _each(_opencv, bodies)
     )
-    small = [_small(body) for body in bodies]
+    fine = [_each(lambda body: decode(body, _FINE), bodies) for _ in range(rounds)]
+    small = [_small(body, _CONFIG) for body in bodies]
     hashed = [_each(phash, small) for _ in range(rounds)]
     whole = [_lanczos(body) for body in bodies]
     kept = [psnr(np.asarray(one), other) for one, other in zip(small, whole, strict=True)]
+    fine_kept = [psnr(np.asarray(_small(body, _FINE)), other) for body, other in zip(bodies, whole, strict=True)]
     theirs_kept = [psnr(_area(body), other) for body, other in zip(bodies, whole, strict=True)]
     return [
         Measure(f"decode {name}", "ms/image", median(ours), median(theirs), None, conditions),
         Measure(f"kept {name}", "dB", statistics.median(kept), statistics.median(theirs_kept), None, "median"),
         Measure(f"kept at least {name}", "dB", min(kept), min(theirs_kept), None, "the worst"),
+        Measure(f"decode, scaling: fine {name}", "ms/image", median(fine), median(theirs), None, conditions),
+        Measure(
+            f"kept, fine {name}", "dB", statistics.median(fine_kept), statistics.median(theirs_kept), None, "median"
+        ),
+        Measure(f"kept at least, fine {name}", "dB", min(fine_kept), min(theirs_kept), None, "the worst"),
         Measure(f"phash {name}", "ms/image", median(hashed), None, None, "within decode"),
     ]
 
@@ -90,9 +99,9 @@ def _area(body: bytes) -> np.ndarray:
     return cv2.resize(image, _target(image.shape[1], image.shape[0]), interpolation=cv2.INTER_AREA)
 
 
-def _small(body: bytes) -> Image.Image:
+def _small(body: bytes, config: ImageConfig) -> Image.Image:
     with Image.open(io.BytesIO(body)) as image:
-        return decode_small(image, _CONFIG.size)
+        return scaled(image, body, config)
 
 
 def _lanczos(body: bytes) -> np.ndarray:

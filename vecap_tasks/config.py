@@ -178,6 +178,9 @@ class ImageConfig(Section):
 
     size: int = Field(256, ge=16, description="Shorter side in pixels; smaller images are not enlarged.")
     quality: int = Field(95, ge=1, le=100, description="JPEG quality.")
+    scaling: Literal["fast", "fine"] = Field(
+        "fast", description="fast: libjpeg scales JPEGs while it decodes; fine: a filter does, and keeps more of them."
+    )
     max_pixels: int = Field(
         89_000_000,
         ge=1,

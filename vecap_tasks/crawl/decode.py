@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vecap_tasks.config import ImageConfig
-from vecap_tasks.crawl.colour import flat, on_white, srgb
 from vecap_tasks.crawl.disguise import begins_as_image, disguise
 from vecap_tasks.crawl.exif import exif_json, read_exif
 from vecap_tasks.crawl.failure import Failure
 from vecap_tasks.crawl.phash import phash
+from vecap_tasks.crawl.scale import scaled
 
 # What the web shows in <img>. Formats that hold other files, such as ICO, are left out: their header is not the
 # picture's, so that a cap read from it is none.
@@ -43,11 +43,6 @@ _TURNS = {  # EXIF orientation to what makes the picture upright; the last four 
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# libjpeg halves a picture while it decodes, and others are averaged over whole pixels, as long as this many times the
-# wanted size is left for the filter. benchmarks/decode.py has what both cost and keep: with this filter as much as
-# OpenCV's area filter keeps of a picture that is decoded whole.
-_GAP = 1.5
-_FILTER = Image.Resampling.HAMMING
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +72,7 @@ def decode(body: bytes, config: ImageConfig) -> tuple[Picture, bytes]:
         exif = read_exif(image)
         told = exif_json(exif)
         try:
-            small = decode_small(image, config.size)
+            small = scaled(image, body, config)
             # Pillow turns a TIFF itself, and takes the orientation out.
             orientation = (read_exif(image) if kind == "TIFF" else exif).get(_ORIENTATION)
         except _BROKEN as error:
@@ -116,18 +111,3 @@ def _open(body: bytes) -> Image.Image:
         raise Failure("too_many_pixels", "more than any configuration allows") from error
     except _BROKEN as error:
         raise Failure("damaged") from error
-
-
-def decode_small(image: Image.Image, size: int) -> Image.Image:
-    """Return the first frame in sRGB on white, its shorter side *size* or less."""
-    short, long = sorted(image.size)
-    if image.format in ("JPEG", "MPO") and short > size:
-        image.draft(None, (int(_GAP * image.width * size / short), int(_GAP * image.height * size / short)))
-    image.load()
-    profile = image.info.get("icc_profile")
-    picture = flat(image)
-    if short > size:
-        other = max(1, round(long * size / short))
-        target = (size, other) if picture.width <= picture.height else (other, size)
-        picture = picture.resize(target, _FILTER, reducing_gap=_GAP)
-    return srgb(on_white(picture), profile)
