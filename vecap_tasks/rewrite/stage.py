@@ -34,7 +34,7 @@ from vecap_tasks.rewrite.draw import Draw, Written
 from vecap_tasks.rewrite.images import Row, Seen, read_images
 from vecap_tasks.rewrite.meter import Meter
 from vecap_tasks.rewrite.prompt import Prompt, load_prompt
-from vecap_tasks.rewrite.reuse import Captions, Writer, Writers, find_captions, finished_captions
+from vecap_tasks.rewrite.reuse import Captions, Earlier, Writer, Writers, find_captions, finished_captions
 from vecap_tasks.rewrite.table import caption_table, count
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Rewrite(Stage):
         section = self.config.rewrite
         batches = Batches(self, shard)
         meters = {"vlm": Meter(section.vlm.price), "llm": Meter(section.llm.price)}
-        found = find_captions(self.store, self._finished, rows, self._writers)
+        found = find_captions(self.store, self._earlier.files_with(rows), rows, self._writers)
         vec = found.vec | self._describe(rows, found.vec, batches, meters["vlm"])
         pairs = {(row.alttext, said): None for row in rows if row.alttext and (said := vec[row.sha256].text)}
         vecap = found.vecap | self._fuse("llm", list(pairs), found.vecap, batches, meters["llm"])
@@ -199,8 +199,9 @@ class Rewrite(Stage):
         return [Row(key, uid, sha256, alttext, beside[file]) for key, uid, sha256, alttext, file in lines]
 
     @cached_property
-    def _finished(self) -> tuple[str, ...]:
-        return finished_captions(self.store, self.version)
+    def _earlier(self) -> Earlier:
+        verdicts = self.store.query_path(self.upstream_manifest("quality").file("verdicts.parquet"))
+        return Earlier(self.store, finished_captions(self.store, self.version), verdicts)
 
     # What is written.
 
