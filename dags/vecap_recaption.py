@@ -11,7 +11,8 @@ from vecap_airflow.tasks import RETRIES, plainly, publish_each, stage_group
 DOCS = """
 **Another VLM, LLM or prompt for versions that are there.** Opens a revision of every published interval from `from`
 to `to` under the changed configuration, takes over its crawl and its verdicts as they are, and runs `rewrite` and
-`assemble`. The old versions stay; the new ones (`2026-01-01-r2`) are published, and `vecap_clip` starts for each.
+`assemble`, the earliest version first: an image that several versions have is captioned once. The old versions stay;
+the new ones (`2026-01-01-r2`) are published, and `vecap_clip` starts for each.
 """
 
 
@@ -96,7 +97,9 @@ with DAG(
     assembled = stage_group("assemble", opened)
     chain(
         adopt(opened),
-        stage_group("rewrite", opened, pool="captioning"),
+        # One after the other, the earliest version first: a later one finds the captions of images that both have.
+        # The Dask workers are all at work on the one group.
+        stage_group("rewrite", opened, pool="captioning", at_once=1),
         assembled,
         publish_each(opened, assembled),
     )

@@ -1,7 +1,8 @@
-"""Spreads a stage's shards over Dask workers: an existing cluster by address, or processes started for the run.
+"""Spreads a stage's shards over Dask workers.
 
-The scheduler holds a few tasks a worker, whatever the size of the job. A shard that fails does not stop the others:
-what is done stays done, and the first failure is raised at the end.
+A worker holds the shard that it runs and no other, so the scheduler knows of as many as run, whatever the size of the
+job. A shard that fails, or that kills its workers, does not stop the others: what is done stays done, and the first
+failure is raised at the end. Whatever is lost on the way, the same call does only what is missing.
 """
 
 from __future__ import annotations
@@ -9,22 +10,23 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import threading
 import time
+import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from vecap_tasks.config import Config, environment, expand, parse_config
+from vecap_tasks.cluster import connect, slots, wait_for_slots
+from vecap_tasks.config import environment, parse_config
 from vecap_tasks.dataset.stage import ShardResult, Stage
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import VecapError, one_line
-from vecap_tasks.stages import load_stage
+from vecap_tasks.pace import Pace
+from vecap_tasks.tries import tried
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -33,11 +35,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # shards done, shards in all
 
-_LOG_LEVEL = "DASK_LOGGING__DISTRIBUTED"
-_SPAWN = "distributed.nanny.pre-spawn-environ"
-_AHEAD = 2  # tasks a worker holds beyond the one that it runs
-_PATIENCE_SECONDS = 30  # for a scheduler to answer, and for a worker to join it
 _GIVE_UP = 5  # shards that fail for the same reason, none being done: the fault is not theirs, no more are begun
+_LOOK_SECONDS = 5.0  # between looks at which workers there are
+_SAY_SECONDS = 10.0  # between lines about the whole job
+_ALONE_SECONDS = 300.0  # without any worker that could go on
 
 
 def prepare(stage: Stage, progress: Progress | None = None) -> None:
@@ -46,7 +47,7 @@ def prepare(stage: Stage, progress: Progress | None = None) -> None:
     report = progress or (lambda done, total: None)
     if len(parts) > 1 and stage.on_workers:
         with connect(stage.config) as client:
-            _spread(client, stage, parts, report, prepare_part)
+            _Spread(client, stage, prepare_part, report).run(parts)
         return
     for done, part in enumerate(parts, start=1):
         stage.prepare(part)
@@ -59,14 +60,19 @@ def run_shards(stage: Stage, shards: Sequence[str], progress: Progress | None = 
     report(0, len(shards))
     if not shards:
         return []
+    pace = Pace(stage.rates, len(shards))
     if stage.on_workers:
+        task = partial(run_shard, run=uuid.uuid4().hex[:12])
         with connect(stage.config) as client:
-            return _spread(client, stage, shards, report, run_shard)
-    results = []
-    for done, shard in enumerate(shards, start=1):
-        results.append(stage.run(shard))
-        _log_rates(stage, results[-1])
-        report(done, len(shards))
+            results = _Spread(client, stage, task, report, pace).run(shards)
+    else:
+        results = []
+        for done, shard in enumerate(shards, start=1):
+            results.append(stage.run(shard))
+            _log_rates(stage, results[-1])
+            pace.add(results[-1])
+            report(done, len(shards))
+    log.info("%s: %s", stage.name, pace.line())
     return results
 
 
@@ -78,13 +84,13 @@ class Job:
     config: str
     base: str
     environment: tuple[tuple[str, str | None], ...]
-    stage: str
+    stage: type[Stage]
     version: Version
 
     @classmethod
     def of(cls, stage: Stage) -> Job:
         config = stage.config.model_dump_json()
-        return cls(config, str(stage.config.base), environment(config), stage.name, stage.version)
+        return cls(config, str(stage.config.base), environment(config), type(stage), stage.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +100,18 @@ class Failed:
     reason: str
 
 
-def run_shard(job: Job, shard: str) -> ShardResult | Failed:
-    """Do one shard on a worker. The stage, with the models it loaded, stays for the worker's next shard."""
+def run_shard(job: Job, shard: str, run: str) -> ShardResult | Failed:
+    """Do one shard on a worker, for the *run* that asked. The stage, with its models, stays for the next shard.
+
+    A shard that has its receipt by now, whoever was lost after writing it, is not done again.
+    """
     try:
-        return _stage_here(job).run(shard)
+        stage = _stage_here(job)
+        found = stage.receipt(shard)
+        if found is not None:
+            return found
+        with tried(stage, shard, run):
+            return stage.run(shard)
     except (VecapError, OSError) as error:
         return Failed(one_line(error))
 
@@ -122,83 +136,127 @@ def _stage_here(job: Job) -> Stage:
 
 @lru_cache(maxsize=2)
 def _stage(job: Job) -> Stage:
-    return load_stage(job.stage, parse_config(json.loads(job.config), Path(job.base)), job.version)
+    stage = job.stage(parse_config(json.loads(job.config), Path(job.base)), job.version)
+    stage.wanted = _task_is_wanted
+    return stage
 
 
-def _spread(
-    client: Client, stage: Stage, shards: Sequence[str], report: Progress, task: Callable[[Job, str], T | Failed]
-) -> list[T]:
-    """Do *task* for each of *shards*; one that fails is tried once more, after the others."""
-    from distributed import as_completed
+def _task_is_wanted() -> bool:
+    """Say whether somebody still waits for the task that runs here: a worker cannot end a thread from outside."""
+    from distributed import get_worker
 
-    resources = stage.config.dask.resources if stage.name == "rewrite" else {}
-    slots = _slots(client, resources)
-    job = Job.of(stage)
-    waiting = deque(shards)
-    running: dict[Future, str] = {}
+    worker = get_worker()
+    task = worker.state.tasks.get(worker.get_current_task())
+    return task is not None and task.state != "cancelled"
 
-    def submit(count: int) -> list[Future]:
-        names = [waiting.popleft() for _ in range(min(count, len(waiting)))]
-        begun = {client.submit(task, job, name, pure=False, resources=resources): name for name in names}
-        running.update(begun)
-        return list(begun)
 
-    results: dict[str, T] = {}
-    failures: dict[str, str] = {}  # of the last try
-    first = submit(slots * (1 + _AHEAD))
-    completed = as_completed(first, loop=client.loop, with_results=True, raise_errors=False)
-    for future, outcome in completed:
-        shard = running.pop(future)
+@dataclass(slots=True)
+class _Spread(Generic[T]):
+    """Does `task` for each of some names; one that fails is tried once more, after the others."""
+
+    client: Client
+    stage: Stage
+    task: Callable[[Job, str], T | Failed]
+    report: Progress
+    pace: Pace | None = None
+    _results: dict[str, T] = field(default_factory=dict)
+    _failures: dict[str, str] = field(default_factory=dict)  # of the last try
+    _waiting: deque[str] = field(default_factory=deque)
+    _running: dict[Future, str] = field(default_factory=dict)
+    _ended: SimpleQueue[Future] = field(default_factory=SimpleQueue)
+
+    def run(self, names: Sequence[str]) -> list[T]:
+        """Return what came of *names*, in order. Raises VecapError after the last one if any failed."""
+        dask = self.stage.config.dask
+        resources = dask.resources if self.stage.name == "rewrite" else {}
+        job = Job.of(self.stage)
+        self._waiting.extend(names)
+        room = wait_for_slots(self.client, resources)
+        self._submit(job, room, resources)
+        said = looked = able = time.monotonic()
+        while self._running:
+            try:
+                self._take(self._ended.get(timeout=_LOOK_SECONDS))
+                self.report(len(self._results), len(names))
+            except Empty:
+                pass
+            now = time.monotonic()
+            if now - looked >= _LOOK_SECONDS:
+                looked, room = now, self._room(resources, room)
+                able = now if room else able
+                if now - able > _ALONE_SECONDS:
+                    raise VecapError(
+                        f"{self.stage.name}: the Dask cluster has had no worker for {_ALONE_SECONDS:.0f} s; "
+                        "start some, then run the same command again: it does only what is missing"
+                    )
+            if self.pace and now - said >= _SAY_SECONDS:
+                said = now
+                log.info("%s: %s", self.stage.name, self.pace.line())
+            if self._results or len(self._failures) < _GIVE_UP or len(set(self._failures.values())) > 1:
+                self._submit(job, room - len(self._running), resources)
+        if self._failures:
+            raise self._failure(len(names))
+        return [self._results[name] for name in names]
+
+    def _submit(self, job: Job, count: int, resources: dict[str, float]) -> None:
+        for _ in range(min(count, len(self._waiting))):
+            name = self._waiting.popleft()
+            future = self.client.submit(self.task, job, name, pure=False, resources=resources)
+            self._running[future] = name
+            future.add_done_callback(self._ended.put)
+
+    def _room(self, resources: dict[str, float], before: int) -> int:
+        """Return how many tasks run at once by now; workers come and go."""
+        try:
+            return slots(self.client, resources)
+        except (OSError, TimeoutError):
+            return before  # the scheduler is being lost: the futures will say so
+
+    def _take(self, future: Future) -> None:
+        name = self._running.pop(future)
+        outcome: Any = future.exception() if future.status == "error" else None
+        if future.status == "finished":
+            outcome = future.result()
         if future.status == "cancelled":
             raise VecapError(
-                f"{stage.name}: the Dask scheduler was lost; start it, then run the same command again: "
+                f"{self.stage.name}: the Dask scheduler was lost; start it, then run the same command again: "
                 "it does only what is missing"
             )
-        if future.status == "finished" and not isinstance(outcome, Failed):
-            results[shard] = outcome
-            failures.pop(shard, None)
-            if isinstance(outcome, ShardResult):
-                _log_rates(stage, outcome)
-        else:
-            if shard not in failures and not _killed(outcome):
-                waiting.append(shard)
-            failures[shard] = outcome.reason if isinstance(outcome, Failed) else _reason(outcome)
         future.release()
-        report(len(results), len(shards))
-        if results or len(failures) < _GIVE_UP or len(set(failures.values())) > 1:
-            completed.update(submit(1))
-    if failures:
+        if isinstance(outcome, Failed | BaseException):
+            if name not in self._failures:
+                self._waiting.append(name)
+            self._failures[name] = outcome.reason if isinstance(outcome, Failed) else _reason(outcome)
+            return
+        self._results[name] = outcome
+        self._failures.pop(name, None)
+        if isinstance(outcome, ShardResult):
+            _log_rates(self.stage, outcome)
+            if self.pace:
+                self.pace.add(outcome)
+
+    def _failure(self, total: int) -> VecapError:
         by_reason: dict[str, list[str]] = {}
-        for shard, reason in sorted(failures.items()):
+        for shard, reason in sorted(self._failures.items()):
             by_reason.setdefault(reason, []).append(shard)
         (reason, (shard, *_)), *others = by_reason.items()
         for other, names in others:
             also = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            log.error("%s: shard %s%s: %s", stage.name, names[0], also, other)
-        count = f"{len(failures)} of {len(shards)} shards failed; " if len(failures) > 1 else ""
-        raise VecapError(f"{stage.name}: {count}shard {shard}: {reason}")
-    return [results[shard] for shard in shards]
+            log.error("%s: shard %s%s: %s", self.stage.name, names[0], also, other)
+        count = f"{len(self._failures)} of {total} shards failed; " if len(self._failures) > 1 else ""
+        return VecapError(f"{self.stage.name}: {count}shard {shard}: {reason}")
 
 
-def _reason(outcome: Any) -> str:
-    """Say in one line why a task has no result; *outcome* is what `as_completed` gave with it."""
-    if _killed(outcome):
+def _reason(error: BaseException) -> str:
+    """Say in one line why a task has no result."""
+    from distributed import KilledWorker
+
+    if isinstance(error, KilledWorker):
         return (
             "every worker that tried it was killed, perhaps for want of memory; "
             "give the workers more, or make shard_size or batch_size smaller"
         )
-    return f"{one_line(_raised(outcome))} (the worker's log has the place)"
-
-
-def _killed(outcome: Any) -> bool:
-    from distributed import KilledWorker
-
-    return isinstance(_raised(outcome), KilledWorker)
-
-
-def _raised(outcome: Any) -> BaseException:
-    error: BaseException = outcome[1] if isinstance(outcome, tuple) else outcome
-    return error
+    return f"{one_line(error)} (the worker's log has the place)"
 
 
 def _log_rates(stage: Stage, result: ShardResult) -> None:
@@ -206,76 +264,3 @@ def _log_rates(stage: Stage, result: ShardResult) -> None:
     rates = [f"{result.counters.get(name, 0) / seconds:.1f} {name}/s" for name in stage.rates]
     notes = [f"{count} {name}" for name, count in result.notes.items()]
     log.info("%s", ", ".join([f"{stage.name} {result.shard}: {seconds:.1f} s", *rates, *notes]))
-
-
-def _slots(client: Client, resources: Mapping[str, float]) -> int:
-    """Return how many tasks run at once, workers being there that have the *resources*. Raises VecapError if none."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        able = [w for w in workers if all(w.get("resources", {}).get(name, 0) >= n for name, n in resources.items())]
-        if able:
-            return sum(int(worker["nthreads"]) for worker in able)
-        if time.monotonic() > deadline:
-            need = f" with {dict(resources)}" if resources else ""
-            raise VecapError(f"the Dask cluster has no worker{need}; start one, or change dask.resources")
-        time.sleep(0.5)
-
-
-@contextmanager
-def connect(config: Config) -> Iterator[Client]:
-    """Give a client of the configured cluster, or of worker processes that end with the block.
-
-    Raises VecapError when nothing answers at the address.
-    """
-    import dask.config
-    from distributed import Client, LocalCluster
-
-    if not log.isEnabledFor(logging.DEBUG):
-        logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of every connection otherwise
-    address = config.dask.address and expand(config.dask.address)
-    if address:
-        try:
-            client = Client(address, timeout=_PATIENCE_SECONDS, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise VecapError(f"no Dask scheduler answers at {address}; start it, or change dask.address") from error
-        with client:
-            yield client
-        return
-    logging.getLogger("distributed.nanny").setLevel(logging.ERROR)  # workers that are slow to end are no news
-    # Dask has malloc give every freed buffer back to the system, which then fills a new one with zeros for each image:
-    # some 1 ms of CPU per photograph that is decoded.
-    variables = dict(dask.config.get(_SPAWN))
-    variables.pop("MALLOC_TRIM_THRESHOLD_", None)
-    with _quiet_children(), dask.config.set({_SPAWN: variables}):
-        cluster = LocalCluster(
-            n_workers=config.dask.workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=None,
-            resources=config.dask.resources or None,
-            # A shard bounds its own memory; Dask would pause a worker at 80 % of its share, and wait for ever.
-            memory_limit=0,
-        )
-    with cluster, Client(cluster, set_as_default=False) as client:
-        yield client
-
-
-@contextmanager
-def _quiet_children() -> Iterator[None]:
-    """Let processes that are started here ignore Ctrl-C, which reaches them too: who started them ends them.
-
-    They also keep to themselves that their scheduler has ended, which Dask tells as if it were a fault.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    configured = _LOG_LEVEL in os.environ
-    os.environ.setdefault(_LOG_LEVEL, "error")
-    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
-        if not configured:
-            del os.environ[_LOG_LEVEL]

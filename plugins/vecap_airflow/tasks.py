@@ -44,9 +44,11 @@ def plainly() -> Iterator[None]:
         raise AirflowFailException(one_line(error)) from None
 
 
-def stage_group(name: str, job: XComArg, pool: str | None = None) -> TaskGroup:
-    """Return the tasks of one stage: plan, one mapped task for each group of shards, commit."""
-    options = {} if pool is None else {"pool": pool}
+def stage_group(name: str, job: XComArg, pool: str | None = None, at_once: int | None = None) -> TaskGroup:
+    """Return the tasks of one stage: plan, one mapped task for each group of shards (*at_once* of a run), commit."""
+    options: dict[str, Any] = {} if pool is None else {"pool": pool}
+    if at_once is not None:
+        options["max_active_tis_per_dagrun"] = at_once
     with TaskGroup(name) as group:
         planned = plan.override(task_id="plan")(name, job)
         done = run.override(task_id="run", **options).partial(stage=name, job=job).expand(shards=planned)

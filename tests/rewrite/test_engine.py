@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from distributed import Client, LocalCluster
 
-from vecap_tasks import engine
+from vecap_tasks.cluster import connect
 from vecap_tasks.config import Config
 from vecap_tasks.engine import run_shards
 from vecap_tasks.errors import VecapError
@@ -113,17 +113,17 @@ def test_the_workers_use_the_places_that_the_caller_means(place, rows, cluster, 
 
 
 def test_no_scheduler_at_the_address_is_told(place, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "_PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("vecap_tasks.cluster._PATIENCE_SECONDS", 1)
     config = on(place.config(), address="tcp://127.0.0.1:9")
     with (
         pytest.raises(VecapError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9; start it"),
-        engine.connect(config),
+        connect(config),
     ):
         pass
 
 
 def test_a_resource_that_no_worker_has_is_told_and_not_waited_for(place, rows, cluster, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "_PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("vecap_tasks.cluster._PATIENCE_SECONDS", 1)
     config = on(place.config(), address=cluster.scheduler_address, resources={"GPU": 1})
     stage = Rewrite(config, place.lay_down(config, rows))
     with pytest.raises(VecapError, match=r"no worker with \{'GPU': 1\}"):

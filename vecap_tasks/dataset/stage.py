@@ -14,7 +14,7 @@ import os
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -76,6 +76,8 @@ class Stage(ABC):
         self.config = config
         self.version = version
         self.store = Store(config.resolve(config.root))
+        # Asked between the batches of a shard: False where nobody waits for it any more, and going on would be in vain.
+        self.wanted: Callable[[], bool] = lambda: True
 
     # What a stage fills in.
 
@@ -156,6 +158,17 @@ class Stage(ABC):
         names = [name for name in self.store.files(place) if name.endswith(".json")]
         return [ShardResult.from_json(self.store.read(f"{place}/{name}")) for name in names]
 
+    def receipt(self, shard: str) -> ShardResult | None:
+        """Return the receipt of *shard*, None while it is not finished."""
+        try:
+            return ShardResult.from_json(self.store.read(f"{self.folder}/{RECEIPTS}/{shard}.json"))
+        except FileNotFoundError:
+            return None
+
+    def aside(self, shard: str) -> str:
+        """Return the folder of the store for what *shard* keeps while it is not finished; it goes when it is."""
+        return f"{self.folder}/{RECEIPTS}/{shard}"
+
     def unprepared(self) -> list[str]:
         """Return the parts that can be prepared side by side before `plan` is asked; none where the stage is done."""
         return [] if self._done() else self.preparations()
@@ -193,6 +206,7 @@ class Stage(ABC):
         result = ShardResult(shard, files, dict(made.counters), round(time.monotonic() - start, 3), dict(made.notes))
         receipt = json.dumps(asdict(result), sort_keys=True).encode()
         self.store.put(f"{self.folder}/{RECEIPTS}/{shard}.json", receipt)
+        self.store.remove_folder(self.aside(shard))
         return result
 
     def commit(self) -> Manifest:

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -153,6 +153,11 @@ class Store:
         """Delete the file *name*; nothing happens where there is none."""
         if self.exists(name):
             self._fs.delete_file(self.path(name))
+
+    def remove_folder(self, name: str) -> None:
+        """Delete the folder *name* with all that is in it; nothing happens where there is none."""
+        with suppress(FileNotFoundError):
+            self._fs.delete_dir(self.path(name))
 
     def create(self, name: str, data: bytes) -> bool:
         """Write *data* only if nothing is there, and say whether it was. Of several racers exactly one wins."""

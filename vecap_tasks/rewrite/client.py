@@ -21,6 +21,7 @@ import aiohttp
 from vecap_tasks.config import ModelConfig, ServerConfig, expand
 from vecap_tasks.errors import VecapError, one_line
 from vecap_tasks.rewrite.answer import Answer, Unusable, seconds
+from vecap_tasks.rewrite.batches import Finished, unheeded
 from vecap_tasks.rewrite.draw import Written, failed
 from vecap_tasks.rewrite.endpoint import Endpoint
 
@@ -50,18 +51,20 @@ class Client:
         self._endpoints = [Endpoint(expand(url).rstrip("/"), server.requests, server.slow) for url in server.urls]
         self._answers = 0
 
-    def ask(self, requests: Iterator[Request | Written]) -> list[Written]:
+    def ask(self, requests: Iterator[Request | Written], finished: Finished = unheeded) -> list[Written]:
         """Return the answers in order; what is written already is handed through. Takes requests as it sends them.
+
+        *finished* is told of each answer.
 
         Raises VecapError, in one line, where the server is not there, refuses the key or does not have the model.
         """
-        return asyncio.run(self._ask(requests))
+        return asyncio.run(self._ask(requests, finished))
 
     def models(self) -> list[dict[str, Any]]:
         """Return what each address says of the model (`GET /models`), or why it says nothing."""
         return asyncio.run(self._models())
 
-    async def _ask(self, requests: Iterator[Request | Written]) -> list[Written]:
+    async def _ask(self, requests: Iterator[Request | Written], finished: Finished) -> list[Written]:
         answers: dict[int, Written] = {}
         places = asyncio.Semaphore(self._server.requests * len(self._endpoints))
         self._changed = asyncio.Event()
@@ -69,6 +72,7 @@ class Client:
         async def answer(place: int, request: Request) -> None:
             try:
                 answers[place] = await self._answer(request)
+                finished({place: answers[place]})
             finally:
                 places.release()
 

@@ -147,6 +147,7 @@ class Generator:
         if len(batch) <= self.rows:
             try:
                 rows = self.filled(batch)
+                log.debug("%s: writing %d texts", self.settings.model, len(batch))
                 if prepared is None or len(prepared["input_ids"]) != len(rows):  # made when more rows fitted
                     prepared = prepare([item for item, _ in rows])
                 return self._generate(prepared, [draw for _, draw in rows])[: len(batch)]

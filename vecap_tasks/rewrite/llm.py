@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from vecap_tasks.config import ModelConfig
+from vecap_tasks.rewrite.batches import Finished, unheeded
 from vecap_tasks.rewrite.checkpoint import Checkpoint
 from vecap_tasks.rewrite.draw import Draw, Written, failed
 from vecap_tasks.rewrite.generation import LOAD_ERRORS, Generator, Inputs, cannot_load, load_weights, padded
@@ -33,10 +34,11 @@ class Llm:
         context = getattr(config, "max_position_embeddings", None) or self._tokenizer.model_max_length
         self._room = int(context) - (0 if self._generator.answers_apart else settings.max_new_tokens)
 
-    def fuse(self, asked: Sequence[Asked]) -> list[Written]:
+    def fuse(self, asked: Sequence[Asked], finished: Finished = unheeded) -> list[Written]:
         """Write a text about each (AltText, VeC), in batches of prompts of one length.
 
-        A text has the problem `prompt_too_long` where no prompt with it is short enough for the model.
+        A text has the problem `prompt_too_long` where no prompt with it is short enough for the model. *finished* is
+        told of each batch.
         """
         prompts = {texts: self.encode(*texts) for texts, _ in asked}
         written = [failed("prompt_too_long")] * len(asked)
@@ -51,7 +53,9 @@ class Llm:
             places = [place for *_, place in group]
             for some in (places[start : start + size] for start in range(0, len(places), size)):
                 batch = [(prompts[asked[place][0]], asked[place][1]) for place in some]
-                for place, text in zip(some, self._generator.write(batch, self._prepare), strict=True):
+                texts = dict(zip(some, self._generator.write(batch, self._prepare), strict=True))
+                finished(texts)
+                for place, text in texts.items():
                     written[place] = text
         return written
 

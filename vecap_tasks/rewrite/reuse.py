@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 import duckdb
@@ -16,6 +18,7 @@ import pyarrow as pa
 from vecap_tasks.dataset.manifest import read_manifest
 from vecap_tasks.dataset.query import connect
 from vecap_tasks.dataset.schemas import CAPTIONS
+from vecap_tasks.dataset.stage import RECEIPTS
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version, list_versions
 from vecap_tasks.rewrite.attempts import Attempt, Caption
@@ -51,14 +54,58 @@ class Captions:
 
 
 def finished_captions(store: Store, version: Version) -> tuple[str, ...]:
-    """Return where the store has the captions of the dataset's other versions whose rewriting is done."""
+    """Return where the store has captions of the dataset's other versions, those still in the making among them."""
     places: dict[str, None] = {}
     for other in list_versions(store, version.dataset):
-        if other.name != version.name:
-            manifest = read_manifest(store, f"{other.folder}/rewrite")
-            if manifest is not None:
-                places |= dict.fromkeys(manifest.files_ending(".parquet"))
+        if other.name == version.name:
+            continue
+        folder = f"{other.folder}/rewrite"
+        manifest = read_manifest(store, folder)
+        if manifest is not None:
+            places |= dict.fromkeys(manifest.files_ending(".parquet"))
+        else:  # a shard's receipt comes after its file
+            receipts = [name for name in store.files(f"{folder}/{RECEIPTS}") if name.endswith(".json")]
+            places |= dict.fromkeys(f"{folder}/{name.removesuffix('.json')}.parquet" for name in receipts)
     return tuple(places)
+
+
+class Earlier:
+    """Where the other versions have captions of images that a version has accepted.
+
+    One query over all their files finds it, of each image 8 bytes and a file's number: more than *memory_limit* goes to
+    disk. A shard then reads the files that have its images, and no others. The files are those of the moment of making.
+    """
+
+    def __init__(self, store: Store, files: Sequence[str], verdicts: str, memory_limit: str = "1GB") -> None:
+        self._store = store
+        self._files = files
+        self._lock = Lock()  # a worker of several threads does several shards
+        self._spill = TemporaryDirectory(prefix="vecap-earlier-")
+        self._connection = connect(store, memory_limit, threads=1)
+        self._connection.execute(f"SET temp_directory = '{self._spill.name}'")
+        self._connection.execute("CREATE TABLE place (image UBIGINT, file INTEGER)")
+        if not files:
+            return
+        numbers = {store.query_path(name): number for number, name in enumerate(files)}
+        self._connection.register("file", pa.table({"filename": [*numbers], "number": [*numbers.values()]}))
+        self._connection.execute(
+            """
+            INSERT INTO place
+            SELECT hash(sha256), number
+            FROM read_parquet($files, filename = true, union_by_name = true) JOIN file USING (filename)
+            WHERE sha256 IN (SELECT sha256 FROM read_parquet($verdicts) WHERE accepted)
+            """,
+            {"files": [*numbers], "verdicts": verdicts},
+        )
+
+    def files_with(self, rows: Sequence[Row]) -> list[str]:
+        """Return the files that have captions of the images of *rows*; now and then one that has none, at worst."""
+        with self._lock:
+            self._connection.register("wanted", pa.table({"sha256": [row.sha256 for row in rows]}))
+            found = self._connection.execute(
+                "SELECT DISTINCT file FROM place WHERE image IN (SELECT hash(sha256) FROM wanted) ORDER BY file"
+            ).fetchall()
+        return [self._files[number] for (number,) in found]
 
 
 # What a server failed to answer is asked again; so is what was never asked, which took no tokens.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vecap_tasks.config import ModelConfig, ServerConfig
 from vecap_tasks.errors import VecapError
+from vecap_tasks.rewrite.batches import Finished, unheeded
 from vecap_tasks.rewrite.client import Client, Request
 from vecap_tasks.rewrite.draw import Draw, Written, failed
 from vecap_tasks.rewrite.images import Seen
@@ -23,9 +24,12 @@ class ServedVlm:
         self._client = Client(settings, _server(settings))
         self._prompt = prompt
 
-    def describe(self, asked: Iterator[tuple[Seen, Draw]]) -> list[Written]:
-        """Say what each picture shows; the problem is `unreadable_image` where there is none."""
-        return self._client.ask(self._requests(asked))
+    def describe(self, asked: Iterator[tuple[Seen, Draw]], finished: Finished = unheeded) -> list[Written]:
+        """Say what each picture shows; the problem is `unreadable_image` where there is none.
+
+        *finished* is told of each answer.
+        """
+        return self._client.ask(self._requests(asked), finished)
 
     def _requests(self, asked: Iterator[tuple[Seen, Draw]]) -> Iterator[Request | Written]:
         for seen, draw in asked:
@@ -46,13 +50,21 @@ class ServedLlm:
         self._prompt = prompt
         self._limit = max_alttext_chars
 
-    def fuse(self, asked: Sequence[tuple[Texts, Draw]]) -> list[Written]:
-        """Write a text about each (AltText, VeC), the AltText halved as long as the server finds it too long."""
+    def fuse(self, asked: Sequence[tuple[Texts, Draw]], finished: Finished = unheeded) -> list[Written]:
+        """Write a text about each (AltText, VeC), the AltText halved as long as the server finds it too long.
+
+        *finished* is told of each answer.
+        """
         written: dict[int, Written] = {}
         limit = self._limit
         left = list(range(len(asked)))
         while left:
-            answers = self._client.ask(iter([self._request(*asked[place], limit) for place in left]))
+            places = tuple(left)
+
+            def answered(batch: Mapping[int, Written], places: tuple[int, ...] = places) -> None:
+                finished({places[number]: text for number, text in batch.items()})
+
+            answers = self._client.ask(iter([self._request(*asked[place], limit) for place in left]), answered)
             written |= zip(left, answers, strict=True)
             too_long = [place for place in left if written[place].problem == "prompt_too_long"]
             left = [place for place in too_long if limit and len(asked[place][0][0]) > limit // 2]

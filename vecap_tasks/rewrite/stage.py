@@ -28,12 +28,13 @@ from vecap_tasks.dataset.store import Store
 from vecap_tasks.errors import DamagedError
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.attempts import Caption, write_captions
+from vecap_tasks.rewrite.batches import Batches, Finished
 from vecap_tasks.rewrite.checkpoint import Checkpoint, ServedModel, find_model
 from vecap_tasks.rewrite.draw import Draw, Written
 from vecap_tasks.rewrite.images import Row, Seen, read_images
 from vecap_tasks.rewrite.meter import Meter
 from vecap_tasks.rewrite.prompt import PLACES, Prompt, load_prompt
-from vecap_tasks.rewrite.reuse import Captions, Writer, Writers, find_captions, finished_captions
+from vecap_tasks.rewrite.reuse import Captions, Earlier, Writer, Writers, find_captions, finished_captions
 from vecap_tasks.rewrite.screen import Screened
 from vecap_tasks.rewrite.table import caption_table, count
 
@@ -42,15 +43,15 @@ Texts = tuple[str, str]  # AltText and VeC
 
 
 class Describes(Protocol):
-    """A VLM of any backend: it returns a text for each picture, in their order."""
+    """A VLM of any backend: it returns a text for each picture, in their order, and tells of batches on the way."""
 
-    def describe(self, asked: Iterator[tuple[Seen, Draw]]) -> list[Written]: ...
+    def describe(self, asked: Iterator[tuple[Seen, Draw]], finished: Finished) -> list[Written]: ...
 
 
 class Fuses(Protocol):
-    """An LLM of any backend: it returns a text for each (AltText, VeC), in their order."""
+    """An LLM of any backend: it returns a text for each (AltText, VeC), in their order, and tells of batches too."""
 
-    def fuse(self, asked: Sequence[tuple[Texts, Draw]]) -> list[Written]: ...
+    def fuse(self, asked: Sequence[tuple[Texts, Draw]], finished: Finished) -> list[Written]: ...
 
 
 class Rewrite(Stage):
@@ -84,21 +85,24 @@ class Rewrite(Stage):
     def process(self, shard: str, work: Path) -> Made:
         rows = self._rows(int(shard))
         section = self.config.rewrite
+        batches = Batches(self, shard)
         meters = {"vlm": Meter(section.vlm.price), "llm": Meter(section.llm.price)}
-        found = find_captions(self.store, self._finished, rows, self._writers)
-        vec = found.vec | self._describe(rows, found.vec, meters["vlm"])
+        found = find_captions(self.store, self._earlier.files_with(rows), rows, self._writers)
+        vec = found.vec | self._describe(rows, found.vec, batches, meters["vlm"])
         pairs = {(row.alttext, said): None for row in rows if row.alttext and (said := vec[row.sha256].text)}
-        vecap = found.vecap | self._fuse("llm", list(pairs), found.vecap, meters["llm"])
+        vecap = found.vecap | self._fuse("llm", list(pairs), found.vecap, batches, meters["llm"])
         alone: dict[str, Caption] = dict(found.alttext_rewritten)
         if "alttext" in self._prompts:
             texts = {(row.alttext, ""): None for row in rows if row.alttext and row.alttext not in alone}
-            made = self._fuse("alttext", list(texts), {}, meters["llm"])
+            made = self._fuse("alttext", list(texts), {}, batches, meters["llm"])
             alone |= {alttext: caption for (alttext, _), caption in made.items()}
         table = caption_table(rows, Captions(vec, vecap, alone), self._writers)
         write_rows(table.to_batches(), CAPTIONS, work / f"{shard}.parquet")
         notes = {"reused_vec": len(found.vec), "reused_vecap": len(found.vecap)}
         if "alttext" in self._prompts:
             notes["reused_alttext_rewritten"] = len(found.alttext_rewritten)
+        if batches.taken_over:
+            notes["taken_over"] = batches.taken_over
         for role, meter in meters.items():
             notes |= meter.notes(role)
             log.info("%s %s: %s", self.name, shard, meter.rates(role))
@@ -199,12 +203,15 @@ class Rewrite(Stage):
         return [Row(key, uid, sha256, alttext, beside[file]) for key, uid, sha256, alttext, file in lines]
 
     @cached_property
-    def _finished(self) -> tuple[str, ...]:
-        return finished_captions(self.store, self.version)
+    def _earlier(self) -> Earlier:
+        verdicts = self.store.query_path(self.upstream_manifest("quality").file("verdicts.parquet"))
+        return Earlier(self.store, finished_captions(self.store, self.version), verdicts)
 
     # What is written.
 
-    def _describe(self, rows: Sequence[Row], known: Mapping[str, Caption], meter: Meter) -> dict[str, Caption]:
+    def _describe(
+        self, rows: Sequence[Row], known: Mapping[str, Caption], batches: Batches, meter: Meter
+    ) -> dict[str, Caption]:
         """Return the VeC of the images that have none yet, by sha256."""
         first = {row.sha256: row for row in reversed(rows) if row.sha256 not in known}
         if not first:
@@ -213,11 +220,14 @@ class Rewrite(Stage):
         prompt = self._prompts["vlm"]
         vlm = self._vlm()
 
-        def write(asked: Sequence[tuple[Row, Draw]]) -> list[Written]:
+        def ask(asked: Sequence[tuple[Row, Draw]], finished: Finished) -> list[Written]:
             begun = time.monotonic()
-            written = vlm.describe(_pictures(self.store, asked))
+            written = vlm.describe(_pictures(self.store, asked), finished)
             meter.count(written, begun)
             return written
+
+        def write(asked: Sequence[tuple[Row, Draw]]) -> list[Written]:
+            return batches.write("vlm", self._settings["vlm"].batch_size, asked, lambda row: row.sha256, ask)
 
         def kept(row: Row, said: Written) -> Screened:
             return screen.screen_vec(said.text, said.ended, prompt.text, self.config.rewrite.screen)
@@ -227,7 +237,7 @@ class Rewrite(Stage):
         return {row.sha256: caption for row, caption in zip(wanted, captions, strict=True)}
 
     def _fuse(
-        self, role: str, texts: Sequence[Texts], known: Mapping[Texts, Caption], meter: Meter
+        self, role: str, texts: Sequence[Texts], known: Mapping[Texts, Caption], batches: Batches, meter: Meter
     ) -> dict[Texts, Caption]:
         """Return what the LLM makes of (AltText, VeC), of those that have nothing yet; *role* names the prompt."""
         wanted = [pair for pair in texts if pair not in known]
@@ -236,11 +246,14 @@ class Rewrite(Stage):
         prompt = self._prompts[role]
         llm = self._llm(prompt)
 
-        def write(asked: Sequence[tuple[Texts, Draw]]) -> list[Written]:
+        def ask(asked: Sequence[tuple[Texts, Draw]], finished: Finished) -> list[Written]:
             begun = time.monotonic()
-            written = llm.fuse(asked)
+            written = llm.fuse(asked, finished)
             meter.count(written, begun)
             return written
+
+        def write(asked: Sequence[tuple[Texts, Draw]]) -> list[Written]:
+            return batches.write(role, self._settings["llm"].batch_size, asked, "\n".join, ask)
 
         def kept(pair: Texts, said: Written) -> Screened:
             return screen.screen_vecap(said.text, said.ended, prompt.text, *pair, self.config.rewrite.screen)

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from vecap_tasks.config import ModelConfig
+from vecap_tasks.rewrite.batches import Finished, unheeded
 from vecap_tasks.rewrite.checkpoint import Checkpoint
 from vecap_tasks.rewrite.draw import Draw, Written, failed
 from vecap_tasks.rewrite.generation import (
@@ -80,15 +81,17 @@ class Vlm:
             return mark  # a processor that counts its marks
         return "" if (plain == number).any() else mark
 
-    def describe(self, asked: Iterable[Asked]) -> list[Written]:
+    def describe(self, asked: Iterable[Asked], finished: Finished = unheeded) -> list[Written]:
         """Say what each picture shows, in batches of prompts of one length that are prepared ahead.
 
-        A text has the problem `unreadable_image` where there is no picture.
+        A text has the problem `unreadable_image` where there is no picture. *finished* is told of each batch.
         """
         written: dict[int, Written] = {}
         for places, batch, inputs in ahead(self._batches(asked)):
             texts = self._generator.write(batch, self._prepare, inputs) if batch else [failed("unreadable_image")]
-            written |= zip(places, texts, strict=True)
+            batch_written = dict(zip(places, texts, strict=True))
+            finished(batch_written)
+            written |= batch_written
         return [written[place] for place in range(len(written))]
 
     def _batches(self, asked: Iterable[Asked]) -> Iterator[Batch]:

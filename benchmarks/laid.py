@@ -1,0 +1,85 @@
+"""A crawl of drawn scenes with its verdicts, laid down as the stages before captioning leave them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from random import Random
+
+import pyarrow as pa
+
+from vecap_tasks.config import Config
+from vecap_tasks.dataset.manifest import FileEntry, Manifest
+from vecap_tasks.dataset.parquet import write_rows
+from vecap_tasks.dataset.schemas import CRAWL, VERDICTS
+from vecap_tasks.dataset.stage import Stage
+from vecap_tasks.dataset.tar import TarWriter
+from vecap_tasks.dataset.version import Version
+from vecap_tasks.demo.draw import draw
+from vecap_tasks.demo.scene import sample_scene
+from vecap_tasks.stages import load_stage
+
+SIDE = 256  # pixels, as the crawl stores
+
+
+def scenes(count: int, seed: int = 2026) -> list[bytes]:
+    """Draw *count* scenes that the demo's models were not trained on, as JPEGs."""
+    chance = Random(seed)
+    pictures = []
+    for _ in range(count):
+        stream = io.BytesIO()
+        draw(sample_scene(chance, "eval"), SIDE).save(stream, "JPEG", quality=95)
+        pictures.append(stream.getvalue())
+    return pictures
+
+
+def lay_down(config: Config, name: str, pictures: Sequence[bytes], alttexts: Sequence[str]) -> Version:
+    """Write crawl and quality of the version *name*: a row for each of *pictures*, all accepted, in one shard."""
+    version = Version(config.dataset, name, 1, "")
+    crawl, quality = load_stage("crawl", config, version), load_stage("quality", config, version)
+    lines = [
+        {
+            "key": f"00000{number:04d}",
+            "uid": hashlib.md5(data, usedforsecurity=False).hexdigest(),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        for number, data in enumerate(pictures)
+    ]
+    crawled = [line | {"url": "https://a.example/", "source": "drawn", "status": "success"} for line in lines]
+    judged = [
+        line | {"accepted": True, "alttext": alttext, "reasons": []}
+        for line, alttext in zip(lines, alttexts, strict=True)
+    ]
+    with crawl.store.workspace() as work:
+        with TarWriter(work / "00000.tar") as tar:
+            for line, data in zip(lines, pictures, strict=True):
+                tar.write(line["key"], {"jpg": data, "txt": b"", "json": b"{}"})
+        write_rows(pa.Table.from_pylist(crawled, CRAWL).to_batches(), CRAWL, work / "00000.parquet")
+        write_rows(pa.Table.from_pylist(judged, VERDICTS).to_batches(), VERDICTS, work / "verdicts.parquet")
+        for stage, names in ((crawl, ("00000.parquet", "00000.tar")), (quality, ("verdicts.parquet",))):
+            files = []
+            for file in names:
+                data = (work / file).read_bytes()
+                files.append(FileEntry(file, len(data), None, hashlib.sha256(data).hexdigest()))
+                stage.store.put(f"{stage.folder}/{file}", data)
+            _commit(stage, files, len(lines))
+    crawl.store.put(f"{version.folder}/version.json", json.dumps(asdict(version)).encode())
+    return version
+
+
+def _commit(stage: Stage, files: Sequence[FileEntry], rows: int) -> None:
+    manifest = Manifest(
+        dataset=stage.config.dataset,
+        interval=stage.version.interval,
+        stage=stage.name,
+        fingerprint=stage.fingerprint,
+        config=stage.identity(),
+        inputs=(),
+        files=tuple(files),
+        counters={"rows": rows, "accepted": rows},
+        location=stage.folder,
+    )
+    stage.store.put(f"{stage.folder}/manifest.json", manifest.to_json())

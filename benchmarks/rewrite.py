@@ -1,0 +1,238 @@
+"""Captioning, beside the loop that everyone writes first and beside the models alone.
+
+    python -m benchmarks.rewrite [--json FILE] [--images N] [--rounds N]
+
+The VLM: the demo's, in one process on all cores, and the captions must be the same ones. The engine: a Dask worker
+that does shards of 1,000 images, against the same calls of the same models without stage, store and cluster; memory
+over a stand-in. A GPU where there is one: a model of the shape of LLaVA-1.5-7B with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from distributed import Client, LocalCluster
+from PIL import Image
+
+from benchmarks.laid import lay_down, scenes
+from benchmarks.naive import Naive
+from benchmarks.report import Measure, alternate, machine, median, report
+from benchmarks.shape import NEW, PROMPT, SEVEN, TINY, Shaped, device_limits, largest_batch
+from benchmarks.stand_in import CONFIG
+from vecap_tasks.config import Config, load_config
+from vecap_tasks.engine import run_shards
+from vecap_tasks.rewrite.checkpoint import Checkpoint, find_model
+from vecap_tasks.rewrite.draw import GREEDY, Draw
+from vecap_tasks.rewrite.images import Row, Seen
+from vecap_tasks.rewrite.llm import load_llm
+from vecap_tasks.rewrite.prompt import load_prompt
+from vecap_tasks.rewrite.stage import Rewrite
+from vecap_tasks.rewrite.vlm import load_vlm
+
+SHARD = 1000  # images
+
+
+def settings(folder: str, threads: int) -> Config:
+    """Return the demo's configuration, greedy alone: what screening refuses is not tried again, here or there."""
+    overrides = [f"root={folder}/store", "dask.address=null", "dask.workers=1", f"rewrite.shard_size={SHARD}"]
+    for role in ("vlm", "llm"):
+        overrides += [f"rewrite.{role}.retry_temperature=0", f"rewrite.{role}.threads={threads}"]
+    return load_config(CONFIG, overrides)
+
+
+def model(config: Config, role: str) -> Checkpoint:
+    found = find_model(config, getattr(config.rewrite, role))
+    assert isinstance(found, Checkpoint)
+    return found
+
+
+def look(pictures: Sequence[bytes]) -> Iterator[tuple[Seen, Draw]]:
+    for number, data in enumerate(pictures):
+        row = Row(f"{number:05d}", "", f"{number}", None, "")
+        yield Seen(row, Image.open(io.BytesIO(data)).convert("RGB"), data), GREEDY
+
+
+def workers(count: int) -> LocalCluster:
+    """Start workers of one thread, as `vecap` does where no cluster is configured."""
+    return LocalCluster(
+        n_workers=count,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+        memory_limit=0,
+    )
+
+
+def describe(config: Config, pictures: Sequence[bytes]) -> list[str]:
+    """Say what *pictures* show, on a worker; the model stays there."""
+    vlm = load_vlm(model(config, "vlm"), config.rewrite.vlm, load_prompt(config.rewrite.vlm.prompt))
+    return [written.text for written in vlm.describe(look(pictures))]
+
+
+def describing(pictures: Sequence[bytes], rounds: int) -> list[Measure]:
+    """Images a second of our VLM, a process for each core, and of the loop at batch 1 on as many threads."""
+    cores = len(os.sched_getaffinity(0))
+    config = settings("unused", 1)
+    naive = Naive(
+        model(config, "vlm").folder,
+        load_prompt(config.rewrite.vlm.prompt).text,
+        config.rewrite.vlm.max_new_tokens,
+        cores,
+    )
+    parts = [pictures[core * len(pictures) // cores : (core + 1) * len(pictures) // cores] for core in range(cores)]
+    with workers(cores) as cluster, Client(cluster, set_as_default=False) as client:
+        places = list(client.scheduler_info(n_workers=-1)["workers"])
+        there = [client.scatter([part], [place], hash=False)[0] for part, place in zip(parts, places, strict=True)]
+
+        def ours() -> tuple[float, list[str]]:
+            begun = time.perf_counter()
+            futures = [
+                client.submit(describe, config, part, workers=place, pure=False)
+                for part, place in zip(there, places, strict=True)
+            ]
+            texts = [text for future in futures for text in future.result()]
+            return len(pictures) / (time.perf_counter() - begun), texts
+
+        def theirs() -> tuple[float, list[str]]:
+            begun = time.perf_counter()
+            texts = naive.caption(pictures)
+            return len(pictures) / (time.perf_counter() - begun), texts
+
+        ours()
+        naive.caption(pictures[:2])
+        made = alternate(rounds, ours, theirs)
+    assert len({tuple(texts) for side in made for _, texts in side}) == 1, "the captions are not the same"
+    _, rate = device_limits(torch.device("cpu"), torch.float32)
+    how = (
+        f"{len(pictures)} drawn scenes, the demo's VLM, batches of {config.rewrite.vlm.batch_size}, a process for each "
+        f"core; theirs: one image after the other on {cores} threads; the same captions; limit: matrix products of "
+        f"the prompts alone at {rate:.3g} FLOP/s measured; {machine()}, medians of {rounds} rounds"
+    )
+    rates = [median(rate for rate, _ in side) for side in made]
+    return [Measure("VLM in process", "images/s", rates[0], rates[1], rate / naive.prompt_products(pictures[0]), how)]
+
+
+def models_alone(config: Config, pictures: Sequence[bytes], pairs: Sequence[tuple[str, str]]) -> None:
+    """Make the calls of the models that a shard makes, and nothing else, on a worker."""
+    describe(config, pictures)
+    llm = load_llm(
+        model(config, "llm"),
+        config.rewrite.llm,
+        load_prompt(config.rewrite.llm.prompt),
+        config.rewrite.max_alttext_chars,
+    )
+    llm.fuse([(pair, GREEDY) for pair in pairs])
+
+
+def engine_cost(pictures: Sequence[bytes], rounds: int) -> list[Measure]:
+    """Seconds of a shard through the engine, and of the same calls of the models alone, on the same worker."""
+    with (
+        tempfile.TemporaryDirectory(prefix="vecap-bench-") as folder,
+        workers(1) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        config = settings(folder, 1)
+        dask = config.dask.model_copy(update={"address": cluster.scheduler_address})
+        config = config.model_copy(update={"dask": dask}).with_base(config.base)
+        alttexts = [f"A Belvo {number} tulip in the garden" for number in range(len(pictures))]
+        stage = Rewrite(config, lay_down(config, "2026-01-01", pictures, alttexts))
+        first, *shards = stage.plan()
+        (receipt,) = run_shards(stage, [first])  # pays for loading the models
+        assert receipt.notes["vlm_captions"] == SHARD
+        with stage.store.open(f"{stage.folder}/{first}.parquet") as stream:
+            rows = pq.read_table(stream, columns=["alttext", "vec", "vecap_tokens"]).to_pylist()
+        pairs = [(row["alttext"], row["vec"]) for row in rows if row["vecap_tokens"]]
+        assert len(pairs) == receipt.notes["llm_captions"]
+
+        (there,) = client.scatter([pictures[:SHARD]], hash=False)
+
+        def ours() -> tuple[float, int]:
+            begun = time.perf_counter()
+            (receipt,) = run_shards(stage, [shards.pop()])
+            return time.perf_counter() - begun, receipt.notes["llm_captions"]
+
+        def theirs() -> float:
+            begun = time.perf_counter()
+            client.submit(models_alone, config, there, pairs, pure=False).result()
+            return time.perf_counter() - begun
+
+        through, bare = alternate(rounds, ours, theirs)
+    how = (
+        f"a shard of {SHARD} images, VLM and LLM of the demo, on one worker of one thread with its models loaded; "
+        f"{len(pairs)} texts fused, in ours {median(count for _, count in through):.0f}; theirs: the models alone; "
+        f"{machine()}, medians of {rounds} rounds"
+    )
+    ends = median(seconds for seconds, _ in through), median(bare)
+    return [
+        Measure("engine", "s/shard", *ends, None, how),
+        Measure("engine, cost over the models", "%", 100 * (ends[0] / ends[1] - 1), None, 5.0, "limit: the target"),
+    ]
+
+
+def memory() -> list[Measure]:
+    """Peak memory of the process that holds scheduler and driver, over 10 and over 1,000 shards of a stand-in."""
+    peaks = []
+    for shards in (10, 1000):
+        command = [sys.executable, "-m", "benchmarks.stand_in", str(shards)]
+        said = subprocess.run(command, cwd=CONFIG.parent.parent, check=True, stdout=subprocess.PIPE, text=True).stdout
+        peaks.append(int(said) / 2**20)
+    how = "stand-in of some 3 ms a shard; ours: over 1,000 shards, theirs: over 10; limit: 1.2 times those"
+    return [Measure("scheduler and driver, stand-in stage", "MiB", peaks[1], peaks[0], 1.2 * peaks[0], how)]
+
+
+def shaped(rounds: int) -> list[Measure]:
+    """Images and tokens a second of a LLaVA-shaped model in large batches, against `generate` at batch 1."""
+    there = torch.cuda.is_available()
+    device = torch.device("cuda" if there else "cpu")
+    shape, most = (SEVEN, 512) if there else (TINY, 64)
+    if not there:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    one = Shaped(shape, device)
+    bandwidth, rate = device_limits(device, shape.dtype)
+    rows = largest_batch(one, most)
+    one.seconds(1)
+    ours, theirs = alternate(rounds, lambda: rows / one.seconds(rows), lambda: 1 / one.seconds(1))
+    limit = rows / one.least_seconds(rows, bandwidth, rate)
+    name = torch.cuda.get_device_name() if there else f"no GPU is here: {machine()}"
+    how = (
+        f"{shape.name} with random weights, {str(shape.dtype).removeprefix('torch.')}, {one.image_tokens} image tokens "
+        f"and {PROMPT} of the prompt, {NEW} new; batches of {rows}, theirs: generate at batch 1; limit: "
+        f"{bandwidth:.3g} bytes/s and {rate:.3g} FLOP/s measured; {name}, medians of {rounds} rounds"
+    )
+    ends = median(ours), median(theirs)
+    return [
+        Measure(f"{shape.name} shape", "images/s", ends[0], ends[1], limit, how),
+        Measure(f"{shape.name} shape", "tokens/s", NEW * ends[0], NEW * ends[1], NEW * limit, how),
+    ]
+
+
+def main() -> None:
+    """Measure, print, and write the file that was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures there as well")
+    parser.add_argument("--images", type=int, default=256, metavar="N", help="for the VLM in process (256)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of which medians are taken (3)")
+    arguments = parser.parse_args()
+    pictures = scenes(max(arguments.images, SHARD * (arguments.rounds + 1)))
+    measures = describing(pictures[: arguments.images], arguments.rounds)
+    gc.collect()
+    measures += engine_cost(pictures[: SHARD * (arguments.rounds + 1)], arguments.rounds)
+    measures += memory()
+    measures += shaped(arguments.rounds)
+    report(measures, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
