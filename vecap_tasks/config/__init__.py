@@ -1,0 +1,75 @@
+"""One validated configuration object for every stage, read from a YAML file.
+
+A field is either part of what is made (it changes the bytes, so it enters the fingerprint) or it only says how
+and where the work is done (addresses, paths, workers). The latter are marked `Runtime` and never enter a
+fingerprint: moving a dataset or adding workers does not make a new revision.
+
+Strings that name a place may hold `${NAME}` or `${NAME:-default}`; they are kept as written, so that no manifest
+records a machine's paths or a secret, and are expanded by `Config.resolve` at the moment of use.
+"""
+
+from vecap_tasks.config.crawl import (
+    CrawlConfig,
+    DuplicatesConfig,
+    FetchConfig,
+    ImageConfig,
+    RetryConfig,
+    SiteSource,
+    Source,
+    UrlSource,
+    WarcSource,
+    WatSource,
+    WebdatasetSource,
+)
+from vecap_tasks.config.load import Config, load_config, parse_config
+from vecap_tasks.config.quality import Gate, QualityConfig, RowRules
+from vecap_tasks.config.rewrite import (
+    ModelConfig,
+    PriceConfig,
+    RewriteConfig,
+    ScreenConfig,
+    ScreenRule,
+    ServerConfig,
+)
+from vecap_tasks.config.section import Runtime, Section
+from vecap_tasks.config.services import DaskConfig, MlflowConfig, TlsConfig
+from vecap_tasks.config.train import Arm, AssembleConfig, ClipConfig, EvaluateConfig, TrainConfig
+from vecap_tasks.config.variables import environment, expand
+
+__all__ = [
+    "Arm",
+    "AssembleConfig",
+    "ClipConfig",
+    "Config",
+    "CrawlConfig",
+    "DaskConfig",
+    "DuplicatesConfig",
+    "EvaluateConfig",
+    "FetchConfig",
+    "Gate",
+    "ImageConfig",
+    "MlflowConfig",
+    "ModelConfig",
+    "PriceConfig",
+    "QualityConfig",
+    "RetryConfig",
+    "RewriteConfig",
+    "RowRules",
+    "Runtime",
+    "ScreenConfig",
+    "ScreenRule",
+    "Section",
+    "ServerConfig",
+    "SiteSource",
+    "Source",
+    "TlsConfig",
+    "TrainConfig",
+    "UrlSource",
+    "WarcSource",
+    "WatSource",
+    "WebdatasetSource",
+    "environment",
+    "expand",
+    "load_config",
+    "parse_config",
+]

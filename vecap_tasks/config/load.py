@@ -1,0 +1,129 @@
+"""The whole configuration, and how it is read from a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
+
+from vecap_tasks.config.crawl import CrawlConfig
+from vecap_tasks.config.quality import QualityConfig
+from vecap_tasks.config.rewrite import RewriteConfig
+from vecap_tasks.config.section import Runtime, Section
+from vecap_tasks.config.services import DaskConfig, MlflowConfig
+from vecap_tasks.config.train import AssembleConfig, EvaluateConfig, TrainConfig
+from vecap_tasks.config.variables import expand
+from vecap_tasks.errors import ConfigError
+
+
+class Config(Section):
+    """Everything a run needs to know. Made by `load_config`."""
+
+    dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    root: Annotated[str, Runtime]
+    crawl: CrawlConfig
+    quality: QualityConfig = QualityConfig()
+    rewrite: RewriteConfig
+    assemble: AssembleConfig = AssembleConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    dask: Annotated[DaskConfig, Runtime] = DaskConfig()
+    mlflow: Annotated[MlflowConfig, Runtime] = MlflowConfig()
+
+    _base: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @field_validator("root")
+    @classmethod
+    def _known_store(cls, root: str) -> str:
+        scheme, separator, _ = root.partition("://")
+        if separator and scheme not in ("file", "s3"):
+            raise ValueError(f"stores are a folder, file:// or s3://, not {scheme}://")
+        return root
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths in the configuration start from: where the file lies."""
+        return self._base
+
+    def resolve(self, text: str, *, interval: str | None = None) -> str:
+        """Expand `${NAME}`, `{interval}` and, for a plain path, the folder that it is relative to.
+
+        Raises ConfigError when a variable without a default is not set.
+        """
+        expanded = expand(text)
+        if interval is not None:
+            expanded = expanded.replace("{interval}", interval)
+        if "://" in expanded:
+            return expanded
+        return str((self._base / Path(expanded).expanduser()).resolve())
+
+    def with_base(self, base: Path) -> Config:
+        """Return the same configuration with relative paths starting from *base*."""
+        other = self.model_copy()
+        other._base = base
+        return other
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read and validate the YAML file *path*, with `key.subkey=value` *overrides* (values are YAML).
+
+    Raises ConfigError, in one line that names the file and the key, for anything that is not usable.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration {file}: {error.strerror}; give its path with --config"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the configuration {file} is not UTF-8 text; save it as UTF-8") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds no configuration: a mapping with `dataset`, `root`, `crawl` … is expected")
+    for override in overrides or []:
+        _apply(values, override)
+    return parse_config(values, file.resolve().parent, str(file))
+
+
+def parse_config(values: dict[str, Any], base: Path, name: str = "configuration") -> Config:
+    """Validate *values*; relative paths start from *base*. Raises ConfigError naming the first wrong key."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_first(error, name)) from error
+    return config.with_base(base)
+
+
+def _first(error: ValidationError, name: str) -> str:
+    problems = error.errors()
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the top level"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict | list) else f", not {first['input']!r}"
+    if first["type"] == "missing" or first["loc"][-1:] == ("api_key_env",):  # some put the key itself there
+        given = ""
+    return f"{name}: {where}: {message}{given}{more}"
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, separator, raw = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set takes key=value, such as crawl.shard_size=1000, not {override!r}")
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        inner = place.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, it has nothing called {last}")
+        place = inner
+    try:
+        place[last] = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
