@@ -22,12 +22,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
-from benchmarks.report import Measure, alternate, machine, median, report
 from distributed import Client, LocalCluster
 from PIL import Image
 
 from benchmarks.laid import lay_down, scenes
 from benchmarks.naive import Naive
+from benchmarks.report import Measure, alternate, machine, median, report
 from benchmarks.shape import NEW, PROMPT, SEVEN, TINY, Shaped, device_limits, largest_batch
 from benchmarks.stand_in import CONFIG
 from vecap_tasks.config import Config, load_config

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import DAG, CronPartitionTimetable, Param, chain, get_current_context, task
-from vecap_airflow.job import Job, config_param, groups_param, interval_of_run, overrides_param
+from vecap_airflow.job import (
+    Job,
+    config_param,
+    groups_param,
+    interval_of_run,
+    overrides_param,
+    schedule_from,
+)
 from vecap_airflow.tasks import RETRIES, plainly, publish_each, stage_group
 
 DOCS = """
@@ -13,7 +20,7 @@ DOCS = """
 images), `quality` (judge every row; a bad crawl is refused), `rewrite` (a VLM describes, an LLM fuses that with the
 AltText) and `assemble` (training shards), then publishes the version: it appears in MLflow, and `vecap_clip` starts.
 
-- **By the clock**: every midnight (UTC) for the day that ended.
+- **By the clock**: every midnight (UTC) for the day that ended, from the installation on.
 - **By hand**: *Trigger* with a partition key such as `2026-01-01`, or with the parameter `interval`.
 - **Many days**: `airflow backfill create --dag-id vecap_dataset --from-date 2026-01-01 --to-date 2026-01-07`.
 
@@ -26,6 +33,7 @@ with DAG(
     description="A crawl in, a published dataset version out",
     doc_md=DOCS,
     schedule=CronPartitionTimetable("0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
+    start_date=schedule_from(),
     catchup=False,
     max_active_runs=3,
     tags=["vecap"],

@@ -38,7 +38,7 @@ def test_moving_and_scaling_do_not_change_the_identity(home: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("crawl.source.kind=ftp", r"crawl\.source.*ftp.*'warc', 'site'"),
+        ("crawl.source.kind=ftp", r"crawl\.source.*ftp.*'warc'.*'site'"),
         ("crawl.shard_size=0", r"crawl\.shard_size.*greater than or equal to 1, not 0"),
         ("crawl.image.quality=high", r"crawl\.image\.quality.*valid integer.*not 'high'"),
         ("crawl.fech.retries=1", r"crawl\.fech.*not permitted"),

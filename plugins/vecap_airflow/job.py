@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,12 @@ class Job:
     @classmethod
     def from_xcom(cls, body: dict[str, Any]) -> Job:
         return cls(str(body["config"]), list(body["overrides"]), dict(body["settings"]), list(body["versions"]))
+
+
+def schedule_from() -> datetime | None:
+    """Return the time before which the clock makes no runs: `VECAP_SCHEDULE_FROM` in ISO format, None without it."""
+    text = os.environ.get("VECAP_SCHEDULE_FROM")
+    return datetime.fromisoformat(text) if text else None
 
 
 def config_param() -> Param:

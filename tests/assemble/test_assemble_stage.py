@@ -175,3 +175,25 @@ def test_a_lost_image_is_named(config):
     store.put(first, store.read(second))
     with pytest.raises(DamagedError, match="images are not in the crawl's tars, such as 000000000"):
         run("assemble", config)
+
+
+def test_the_sample_sheet_shows_any_text_as_it_is(tmp_path, config):
+    """Formulas, markup, scripts without a font and no text at all are drawn, not interpreted."""
+    from PIL import Image
+
+    from tests.crawl.web import image
+    from vecap_tasks.assemble.sheet import write_sheet
+    from vecap_tasks.dataset.store import Store
+    from vecap_tasks.dataset.tar import TarWriter
+
+    texts = ["$x^2", "<b>bold</b> & \\frac{", "中文 עברית", "", "a " * 400]
+    with TarWriter(tmp_path / "00000.tar") as tar:
+        for number, text in enumerate(texts):
+            values = json.dumps({"alttext": text, "vec": text, "vecap": text}).encode()
+            tar.write(f"{number:09d}", {"jpg": image("JPEG"), "txt": b"", "json": values})
+    write_sheet(Store(str(tmp_path)), "00000.tar", tmp_path / "samples.png")
+    with Image.open(tmp_path / "samples.png") as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.size == (1400, 480)
+    manifest = run("assemble", config)
+    assert [entry.path for entry in manifest.attachments] == ["samples.png"]

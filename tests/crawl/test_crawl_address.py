@@ -1,8 +1,12 @@
 """One address, one spelling."""
 
 from hashlib import sha256
+from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from yarl import URL
 
 from vecap_tasks.crawl.address import absolute, canonical
 from vecap_tasks.crawl.candidates import shard_names
@@ -23,6 +27,10 @@ from vecap_tasks.crawl.links import uid
         ("http://bücher.example/", "http://xn--bcher-kva.example/"),
         ("http://[2001:DB8::1]/", "http://[2001:db8::1]/"),
         ("http://example.com/a%2Fb?x=1&y=%2f", "http://example.com/a%2Fb?x=1&y=%2F"),
+        ("http://[2001:0db8:0:0::0001]/", "http://[2001:db8::1]/"),
+        ("http://2130706433/a", "http://127.0.0.1/a"),
+        ("http://0x7f.1/a", "http://127.0.0.1/a"),
+        ("http://0300.0250.0.1./a", "http://192.168.0.1/a"),
     ],
 )
 def test_spellings_of_one_address_become_one(written, spelling):
@@ -56,6 +64,12 @@ def test_references_are_read_as_browsers_read_them(reference, address):
         ("http://example.com:99999/", "bad_url"),
         ("http:///a.jpg", "bad_url"),
         ("http://[::1/", "bad_url"),
+        ("http://[fe80::1%25eth0]/", "bad_url"),
+        ("http://256.1.1.1/", "bad_url"),
+        ("http://1.2.3.4.5/", "bad_url"),
+        ("http://0x/", "bad_url"),
+        ("http://xn--/", "bad_url"),
+        ("http://" + "a" * 64 + ".example/", "bad_url"),
         ("", "bad_url"),
         ("http://example.com/" + "a" * 9000, "bad_url"),
     ],
@@ -64,6 +78,60 @@ def test_what_cannot_be_fetched_says_why(reference, reason):
     with pytest.raises(Failure) as failure:
         absolute(reference, "http://example.com/")
     assert failure.value.reason == reason
+
+
+MARKS = ["/", "//", "..", ".", "%", "%2e", "%2F", "?", "#", "@", ":", "[", "]", "\\", "&=", "\t", " "]
+PARTS = ["http:", "https:", "::1", ":80", "example.com", "127.1", "0x7f", "é", "ｅ", "。", "xn--", "99999999", "a" * 70]
+PIECES = st.one_of(st.text(max_size=8), st.sampled_from(MARKS), st.sampled_from(PARTS))
+WRITTEN = st.lists(PIECES, max_size=8).map("".join)
+LABELS = st.from_regex(r"[a-z]([a-z0-9]{0,9}[a-z])?", fullmatch=True)
+HOSTS = st.lists(LABELS, min_size=2, max_size=4).map(".".join)
+PATHS = st.lists(st.text(st.sampled_from("abz09-._~ /;=\u00e9\u4e2d")), max_size=4).map("/".join)
+
+
+@settings(deadline=None, max_examples=300)
+@given(WRITTEN, st.sampled_from(["", "http://", "HTTPS://h", "http://h/"]))
+def test_whatever_is_written_has_one_spelling_or_a_failure(text, start):
+    try:
+        url = canonical(start + text)
+    except Failure:
+        return
+    assert canonical(url) == url == absolute(url, "http://other.example/x")
+    assert url.isascii()
+    assert not set(url) & set(' \t\r\n"<>\\^`{|}#')
+    parts = urlsplit(url)
+    assert parts.scheme in ("http", "https")
+    assert parts.hostname
+    assert parts.path.startswith("/")
+    assert (parts.scheme, parts.port) not in {("http", 80), ("https", 443)}
+    assert not {".", ".."} & set(parts.path.split("/"))
+    asked = URL(url, encoded=True)  # as it is asked for
+    assert asked.host
+    assert url.endswith(asked.raw_path_qs)
+
+
+@settings(deadline=None, max_examples=300)
+@given(WRITTEN)
+def test_whatever_a_page_refers_to_is_an_address_or_a_failure(text):
+    try:
+        url = absolute(text, "http://example.com/a/b?c")
+    except Failure:
+        return
+    assert canonical(url) == url
+
+
+@settings(deadline=None)
+@given(HOSTS, PATHS, st.sampled_from([("http", ":80"), ("https", ":443"), ("http", ""), ("https", ":8443")]), st.data())
+def test_other_spellings_of_an_address_are_folded(host, path, place, data):
+    scheme, port = place
+    plain = canonical(f"{scheme}://{host}{port}/{path}")
+    letters = "".join(data.draw(st.sampled_from([c.upper(), c]), label="host") for c in host)
+    escaped = "".join(
+        data.draw(st.sampled_from([f"%{ord(c):02x}", f"%{ord(c):02X}", c]), label="path") if c in "abz09-_~" else c
+        for c in path
+    )
+    spelled = f"{scheme.upper()}://{letters}{port}/x/../{escaped}#{data.draw(st.text(max_size=3))}"
+    assert canonical(spelled) == plain
 
 
 def test_uid_names_image_and_alttext_together():

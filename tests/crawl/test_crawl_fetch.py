@@ -1,15 +1,20 @@
 """Downloads from a real server that behaves as real servers do."""
 
 import asyncio
+import gzip
+import json
 import time
+import tracemalloc
+import zlib
 
 import pytest
 
-from tests.crawl.web import Answer, cut, endless, hang
-from vecap_tasks.config import FetchConfig, parse_config
+from tests.conftest import DEMO
+from tests.crawl.web import Answer, bomb, cut, endless, hang, image, reset
+from vecap_tasks.config import FetchConfig, load_config
 from vecap_tasks.crawl.failure import Failure
 from vecap_tasks.crawl.fetch import Download, Fetcher
-from vecap_tasks.crawl.guard import Guard
+from vecap_tasks.crawl.resolver import Resolver
 from vecap_tasks.errors import ConfigError
 
 URL = "http://site.example/a.png"
@@ -177,68 +182,86 @@ def test_opt_out_headers_are_obeyed(web, fetch_config):
     assert get(fetch_config(robots=False)).body == b"x"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"])
-def test_own_network_is_not_reached(web, fetch_config, host):
-    web.answers["/a.png"] = Answer(b"secret")
-    guarded = fetch_config(allow_networks=[], robots=False)
-    assert reason(guarded, f"http://{host}:{web.port}/a.png") == "forbidden_address"
-    assert not web.asked
-
-
-def test_other_spellings_of_own_addresses_are_not_reached(web, fetch_config):
-    guarded = fetch_config(allow_networks=[], robots=False)
-    for host in ("2130706433", "127.1", "0x7f.0.0.1", "0177.0.0.1"):
-        assert reason(guarded, f"http://{host}:{web.port}/a.png") in ("bad_url", "forbidden_address", "dns")
-    assert not web.asked
-
-
-def test_a_redirect_to_a_forbidden_address_is_not_followed(web, fetch_config):
-    web.answers["/a.png"] = Answer(status=302, headers={"Location": "http://169.254.169.254/latest/meta-data/"})
-    assert reason(fetch_config(robots=False)) == "forbidden_address"
-
-
-def test_a_name_that_points_inside_is_not_reached(web, fetch_config):
-    assert reason(fetch_config(allow_networks=["10.0.0.0/8"], robots=False)) == "forbidden_address"
-    assert not web.asked
-
-
-@pytest.mark.parametrize(
-    ("address", "allowed"),
-    [
-        ("93.184.216.34", True),
-        ("2606:2800:220:1::1", True),
-        ("10.1.2.3", False),
-        ("172.16.0.1", False),
-        ("192.168.0.1", False),
-        ("100.100.100.200", False),
-        ("169.254.169.254", False),
-        ("168.63.129.16", False),
-        ("192.0.0.192", False),
-        ("224.0.0.1", False),
-        ("240.0.0.1", False),
-        ("255.255.255.255", False),
-        ("fe80::1%eth0", False),
-        ("fd00:ec2::254", False),
-        ("ff02::1", False),
-        ("::", False),
-        ("::ffff:10.0.0.1", False),
-        ("64:ff9b::7f00:1", False),
-        ("64:ff9b::5db8:d822", True),
-        ("2002:7f00:1::", False),
-        ("127.8.0.1", True),
-    ],
-)
-def test_which_addresses_are_allowed(address, allowed):
-    assert Guard(["127.8.0.0/16"]).allows(address) is allowed
-
-
-def test_a_network_that_is_none_is_an_error_of_the_configuration(demo_config):
-    values = demo_config.model_dump()
-    values["crawl"]["fetch"]["allow_networks"] = ["127.0.0.0/40"]
-    with pytest.raises(ConfigError, match="allow_networks"):
-        parse_config(values, demo_config.base)
-
-
 def test_a_connect_to_that_cannot_be_read_is_an_error():
     with pytest.raises(ConfigError, match="connect_to"):
         get(FetchConfig(connect_to={"*": "127.0.0.1"}))
+
+
+@pytest.mark.parametrize(
+    "agent",
+    ["", " ", "vecap", "Mozilla/5.0 (X11; Linux x86_64)", "(+https://example.org)", "a/1 (+https://x.example)\r\nX: y"],
+)
+def test_who_does_not_say_who_crawls_and_where_to_complain_is_refused(home, agent):
+    with pytest.raises(ConfigError, match=r"crawl\.fetch\.user_agent: say who crawls") as error:
+        load_config(DEMO, [f"crawl.fetch.user_agent={json.dumps(agent)}"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("agent", ["my-bot/1.0 (+https://example.org/bot)", "bot (mailto:crawl@example.org)"])
+def test_a_contact_is_an_address_of_the_web_or_of_a_mailbox(agent):
+    assert FetchConfig(user_agent=agent).user_agent == agent
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, lambda body: zlib.compress(body)[2:-4]])
+def test_packed_bodies_are_unpacked(web, fetch_config, pack):
+    coding = "gzip" if pack is gzip.compress else "deflate"
+    web.answers["/a.png"] = Answer(pack(b"picture" * 99), headers={"Content-Encoding": coding})
+    assert get(fetch_config()).body == b"picture" * 99
+
+
+def test_a_bomb_is_not_unpacked_past_the_cap(web, fetch_config):
+    web.answers["/a.png"] = bomb(256 << 20)
+    assert len(web.answers["/a.png"].body) < 1 << 20
+    tracemalloc.start()
+    try:
+        assert reason(fetch_config(max_bytes=1 << 20)) == "too_large"
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def test_what_says_it_is_packed_and_is_broken_is_no_download(web, fetch_config):
+    web.answers["/a.png"] = Answer(gzip.compress(b"picture" * 99)[:-12], headers={"Content-Encoding": "gzip"})
+    assert reason(fetch_config()) == "bad_encoding: cut short"
+
+
+def test_a_connection_that_is_reset_is_tried_again(web, fetch_config):
+    tries = []
+
+    async def once(request):
+        tries.append(request)
+        return await (reset(request) if len(tries) == 1 else web._answer(request.clone(rel_url="/b.png")))
+
+    web.answers |= {"/a.png": once, "/b.png": Answer(b"x"), "/never.png": reset}
+    assert get(fetch_config(retries=1)).body == b"x"
+    assert reason(fetch_config(), "http://site.example/never.png") in ("connection_reset", "incomplete")
+
+
+def test_more_than_the_length_that_is_promised_is_no_answer(web, fetch_config):
+    async def lie(request):
+        request.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhalf and more")
+        request.transport.close()
+        await asyncio.sleep(1)
+
+    web.answers["/a.png"] = lie
+    assert reason(fetch_config(robots=False, tdmrep=False)) == "bad_response"
+
+
+def test_no_lookup_is_kept_for_ever(web, fetch_config):
+    web.answers["/a.png"] = Answer(image(), headers={"Connection": "close"})
+    asked = []
+
+    class Names(Resolver):
+        async def resolve(self, host, port=0, family=0):
+            asked.append(host)
+            return await super().resolve(host, port, family)
+
+    async def main(config):
+        async with Fetcher(config, Names(config.connect_to)) as fetcher:
+            for wait in (0, 0, 1.2):
+                await asyncio.sleep(wait)
+                await fetcher.get(URL, _keep)
+
+    asyncio.run(main(fetch_config(robots=False, tdmrep=False, dns_ttl=1)))
+    assert asked == ["site.example"] * 2

@@ -3,7 +3,7 @@
 import pytest
 
 from vecap_tasks.crawl.page import Page
-from vecap_tasks.crawl.parse import Document
+from vecap_tasks.crawl.parse import Document, may_have_images
 from vecap_tasks.crawl.srcset import largest, parse_srcset
 
 
@@ -38,6 +38,10 @@ def test_addresses_follow_the_base_of_the_page():
         ('<img src=s.jpg srcset="nonsense.jpg 3q">', "s.jpg"),
         ('<img src="data:image/gif;base64,R0" data-src=late.jpg>', "late.jpg"),
         ("<img src=blank.gif data-original=late.jpg>", "late.jpg"),
+        ("<img src=blank.gif data-lazy-src=late.jpg loading=lazy>", "late.jpg"),
+        ("<img src=real.jpg data-src='  ' data-srcset=''>", "real.jpg"),
+        ("<IMG SRC=s.jpg SRCSET='a.jpg 1x,b.jpg 2x'>", "b.jpg"),
+        ("<image src=s.jpg>", "s.jpg"),
         ('<img src=blank.gif data-srcset="a.jpg 1x, b.jpg 2x">', "b.jpg"),
         ("<picture><source srcset='big.webp 900w'><img src=s.jpg></picture>", "s.jpg"),
         ("<picture><source srcset='a.jpg 1w, b.jpg 900w'><img alt=x></picture>", "b.jpg"),
@@ -106,3 +110,33 @@ def test_broken_markup_is_still_read():
 def test_links_are_absolute_and_distinct():
     html = "<a href=b.html#x>1</a><a href=b.html>2</a><a href=mailto:a@b>3</a><map><area href=/c></map>"
     assert document(html).links() == ["http://site.example/folder/b.html", "http://site.example/c"]
+
+
+def test_the_nearest_figure_and_language_count_whatever_was_looked_at_before():
+    html = """<html lang=en><body><figure><img src=1><figcaption>Outer</figcaption>
+        <figure lang=de><img src=2><img src=3 lang=fr><p><img src=4></p></figure><img src=5></figure><img src=6>"""
+    assert [(image.figcaption, image.language) for image in images(html)] == [
+        ("Outer", "en"), (None, "de"), (None, "fr"), (None, "de"), ("Outer", "en"), (None, "en"),
+    ]  # fmt: skip
+
+
+def test_of_several_bases_the_first_with_an_address_counts():
+    assert addresses("<base target=x><base href=/a/><base href=/b/><img src=i>") == ["a/i"]
+    assert addresses("<base href='javascript:x'><base href=/b/><img src=i>") == ["folder/i"]
+
+
+@pytest.mark.parametrize("tag", ["img", "IMG", "Img", "image"])
+@pytest.mark.parametrize("codec", ["utf-8", "utf-16", "utf-16-le", "windows-1252"])
+def test_no_page_with_an_image_is_passed_over(tag, codec):
+    assert may_have_images(f"<p>text</p><{tag} src=a>".encode(codec))
+    assert not may_have_images(b"<p>imagine <i>an</i> <input></p>")
+
+
+def test_entities_in_addresses_and_texts():
+    (image,) = images("<img src='/view?id=1&amp;res=2' alt='&quot;&amp;amp;&quot; &#x1F600;'>")
+    assert (image.url, image.alttext) == ("http://site.example/view?id=1&res=2", '"&amp;" \U0001f600')
+
+
+def test_opt_outs_of_a_page_are_kept_wherever_they_stand():
+    found = document("<meta name=ROBOTS content=noai><img src=a><meta name='robots '><meta name=x content=x>").found()
+    assert found.robots == ("noai", "")

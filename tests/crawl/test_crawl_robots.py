@@ -66,6 +66,17 @@ def test_empty_disallow_allows_and_other_lines_are_passed_over():
     assert not allows("user-agent: *\r\rdisallow: /a\r", "/a")
 
 
+def delay(text, product="vecap"):
+    return parse_robots(text.encode(), product).delay
+
+
+def test_crawl_delay_is_that_of_our_group():
+    rules = "User-agent: *\nCrawl-delay: 1\nDisallow: /b\n\nUser-agent: vecap\nCrawl-delay: 2.5\nDisallow: /a\n"
+    assert (delay(rules), delay(rules, "someone")) == (2.5, 1)
+    assert delay("User-agent: *\nCrawl-delay: soon\nCrawl-delay: -1\nCrawl-delay: 1e9\nDisallow: /a") is None
+    assert not allows("User-agent: vecap\nCrawl-delay: 5\nUser-agent: other\nDisallow: /", "/a")  # RFC 9309: one group
+
+
 def test_no_pattern_is_slow():
     start = time.perf_counter()
     assert allows("user-agent: *\ndisallow: /" + "*a" * 500 + "$", "/" + "a" * 5000 + "b")
@@ -89,6 +100,13 @@ def test_product_token():
         (["vecap: noai"], "noai"),
         (["max-image-preview: none, nofollow"], None),
         (["nosnippet", "all"], None),
+        (["noml"], "noml"),
+        (["unavailable_after: Wed, 03 Dec 2025 13:09:53 GMT, NOML"], "noml"),
+        (["unavailable_after: 2030-01-01T00:00:00+01:00,none"], "none"),
+        (["vecap: unavailable_after: Wed, 03 Dec 2025 13:09:53 GMT, noimageai"], "noimageai"),
+        (["otherbot: unavailable_after: 03 Dec 2025 13:09:53 GMT, noai"], None),
+        (["tdm-reservation: 1"], "tdm-reservation"),
+        (["tdm-reservation: 0"], None),
         ([], None),
     ],
 )

@@ -62,7 +62,7 @@ def test_every_row_keeps_what_became_of_it(small_web, configure, seeds):
         ("000000001", "red.png", "Otherwise", None),
         ("000000002", "copy.png", "The same picture", None),
         ("000000003", "none.png", "lost", "http_404"),
-        ("000010000", "text.png", "text", "not_an_image"),
+        ("000010000", "text.png", "text", "not_an_image: html"),
         ("000010001", "cut.png", "cut", "incomplete"),
         ("000010002", "drip.png", None, "timeout"),
         ("000010003", "shut/a.png", "", "robots"),

@@ -11,6 +11,7 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 from tests.crawl.conftest import stage_of
 from vecap_tasks.config import WarcSource
 from vecap_tasks.crawl.links import Tally
+from vecap_tasks.crawl.page import Page
 from vecap_tasks.crawl.sources.warc import WarcFiles
 from vecap_tasks.errors import VecapError
 
@@ -33,7 +34,8 @@ def warc_record(kind, block, url="http://site.example/", content="text/plain"):
 
 def all_pages(source):
     tally = Tally()
-    return [page for part in source.parts() for page in source.pages(part, tally)], tally
+    items = [item for part in source.parts() for item in source.items(part, tally)]
+    return [item for item in items if isinstance(item, Page)], tally
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_html_answers_are_pages(read, pack):
     assert pages[0].body == HTML
     assert pages[0].charset == "utf-8"
     assert pages[1].robots_tags == ("noai", "nofollow")
-    assert tally.counters == {f"page_skipped.{reason}": 1 for reason in ("http_404", "not_html", "scheme")}
+    assert tally.counters == {f"page_skipped.{reason}": 1 for reason in ("http_404", "scheme")} | {"held": 1}
     assert [(item.digest, item.bytes) for item in tally.inputs] == [(sha256(data).hexdigest(), len(data))]
 
 
@@ -161,7 +163,7 @@ def test_files_are_named_without_this_machine(tmp_path, demo_config, monkeypatch
     assert [item.name for item in tally.inputs] == ["${WARCS}/2026-01-01-a.warc", "${WARCS}/2026-01-01-b.warc"]
 
 
-@pytest.mark.parametrize("path", ["none.warc", "*.warc", "s3://bucket/a.warc"])
+@pytest.mark.parametrize("path", ["none.warc", "*.warc", "ftp://site.example/a.warc"])
 def test_a_missing_file_is_one_clear_line(configure, path):
     with pytest.raises(VecapError, match=r"crawl\.source\.paths") as error:
         stage_of(configure({"kind": "warc", "paths": [path]})).plan()
@@ -174,7 +176,25 @@ def test_real_files(shared_data, demo_config):
         return all_pages(WarcFiles(demo_config, source, "x"))[0]
 
     assert [page.url for page in pages("cc-whirlwind.warc.gz")] == ["https://an.wikipedia.org/wiki/Escopete"]
-    assert len(pages("cc-link-extraction-test.warc")) == 9
     for name in ("cc-whirlwind.warc.wat.gz", "cc-whirlwind.warc.wet.gz"):
         with pytest.raises(VecapError, match="holds no pages"):
             pages(name)
+
+
+def test_a_file_made_to_trip_extractors(shared_data, demo_config):
+    source = WarcSource(kind="warc", paths=[str(shared_data / "warc" / "cc-link-extraction-test.warc")])
+    files, tally = WarcFiles(demo_config, source, "x"), Tally()
+    links = list(files.read(files.parts()[0], tally))
+    site = "http://www.example.com/"
+    assert [(link.url, link.alttext, link.page_url, link.page_title) for link in links] == [
+        (site + "image.png", "IMG@/src", site + "html4.html", "Test XHTML Link Extraction"),
+        (site + "image.gif", "IMG@/longdesc", site + "html4.html", "Test XHTML Link Extraction"),
+        (site + "jackbox/img/thumbs/4.jpg", "responsive lightbox", site + "data-href.examples.html", None),
+        (
+            "https://img.example.org/view?id=867&res=10x16",
+            'image URL containing escaped ampersand ("&amp;")',
+            site + "link-extraction-test-unescaped-entities.xhtml",
+            'Title – "Title" written using character entities',
+        ),
+    ]
+    assert tally.counters == {"pages": 9, "images": 4}

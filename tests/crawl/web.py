@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
+import socket
+import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -27,11 +31,18 @@ class Answer:
 
 
 class Web:
-    """Answers by host and path, or by path alone; 404 for the rest. `asked` counts the requests."""
+    """Answers by host and path, or by path alone; 404 for the rest.
 
-    def __init__(self) -> None:
+    `asked` counts the requests, `begun` has when they came, by the monotonic clock, and `reached` the addresses of ours
+    that they came to: all of this machine, where *address* is 0.0.0.0.
+    """
+
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self.address = address
         self.answers: dict[str, Answer | Handler] = {}
         self.asked: Counter[str] = Counter()
+        self.begun: list[tuple[float, str]] = []
+        self.reached: set[str] = set()
         self.agents: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -48,6 +59,11 @@ class Web:
         self._thread.join()
         self._loop.close()
 
+    def asked_for_images(self) -> Counter[str]:
+        """Return the requests but those for the files in which a host says what it permits."""
+        rules = ("/robots.txt", "/.well-known/tdmrep.json")
+        return Counter({address: count for address, count in self.asked.items() if not address.endswith(rules)})
+
     def image(self, path: str, *, kind: str = "PNG", size: tuple[int, int] = (40, 30), color: str = "red") -> None:
         self.answers[path] = Answer(image(kind, size, color), headers={"Content-Type": f"image/{kind.lower()}"})
 
@@ -59,13 +75,15 @@ class Web:
         app.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, self.address, 0).start()
         return runner
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         name = request.path_qs
         full = f"{request.host}{name}"
         self.asked[full] += 1
+        self.begun.append((time.monotonic(), full))
+        self.reached.add(request.transport.get_extra_info("sockname")[0])
         self.agents.add(request.headers["User-Agent"])
         answer = self.answers.get(full) or self.answers.get(name) or Answer(status=404)
         if not isinstance(answer, Answer):
@@ -106,3 +124,31 @@ async def endless(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     while True:
         await response.write(b"x" * 65536)
+
+
+async def drip(request: web.Request) -> web.StreamResponse:
+    """Send one byte a second, for ever."""
+    response = web.StreamResponse(headers={"Content-Length": "1000000"})
+    await response.prepare(request)
+    while True:
+        await response.write(b".")
+        await asyncio.sleep(1)
+
+
+async def reset(request: web.Request) -> web.StreamResponse:
+    """Reset the connection in the middle of the answer."""
+    response = web.StreamResponse(headers={"Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b"half")
+    request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.transport.abort()
+    return response
+
+
+def bomb(size: int) -> Answer:
+    """Return an answer of some thousandth of *size*, which unpacks to *size* bytes."""
+    out = io.BytesIO()
+    with gzip.GzipFile(fileobj=out, mode="wb") as packed:
+        for _ in range(size >> 20):
+            packed.write(bytes(1 << 20))
+    return Answer(out.getvalue(), headers={"Content-Encoding": "gzip", "Content-Type": "image/png"})

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,37 +33,12 @@ class Letters(Stage):
         return Made({"count.txt": None}, {"files": 1}, attachments=("page.html",))
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """A real S3 server on localhost that honours conditional writes."""
-    from moto.server import ThreadedMotoServer
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    yield f"http://127.0.0.1:{port}"
-    server.stop()
-
-
 @pytest.fixture(params=["file", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The root of an empty store, on a file system and on S3."""
     if request.param == "file":
         return str(tmp_path / "store")
-    import boto3
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": request.getfixturevalue("s3_server"),
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    bucket = f"vecap-{threading.get_native_id()}-{abs(hash(str(tmp_path))) % 10**9}"
-    boto3.client("s3").create_bucket(Bucket=bucket)
-    return f"s3://{bucket}/some/prefix"
+    return f"s3://{request.getfixturevalue('s3_bucket')}/some/prefix"
 
 
 @pytest.fixture

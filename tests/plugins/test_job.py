@@ -1,6 +1,7 @@
 """How a run's parameters become its work."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,12 @@ def test_an_error_that_trying_again_cannot_mend_fails_the_task_in_one_line():
         raise GateClosed("too few\nrows")
     with pytest.raises(VecapError), plainly():  # anything else is tried again
         raise VecapError("the network is away")
+
+
+def test_the_clock_counts_from_the_installation(monkeypatch):
+    from vecap_airflow.job import schedule_from
+
+    monkeypatch.delenv("VECAP_SCHEDULE_FROM", raising=False)
+    assert schedule_from() is None
+    monkeypatch.setenv("VECAP_SCHEDULE_FROM", "2026-01-01T10:00:00+00:00")
+    assert schedule_from() == datetime(2026, 1, 1, 10, tzinfo=UTC)

@@ -118,7 +118,9 @@ def give_crawl(folder: Path, rows: Sequence[Row], shard_size: int = 10) -> pa.Ta
                 tar.write(key, {"jpg": data, "txt": (row.caption or "").encode(), "json": json.dumps(entry).encode()})
                 first = kept.setdefault(entry["sha256"], entry["uid"])
                 if first != entry["uid"]:
-                    doubles.append({"key": key, "uid": entry["uid"], "duplicate_of": first, "kind": "exact"})
+                    doubles.append(
+                        {"key": key, "uid": entry["uid"], "duplicate_of": first, "kind": "exact", "distance": 0}
+                    )
         tables.append(pa.Table.from_pylist(made, schema=CRAWL))
         pq.write_table(tables[-1], place / f"{number:05d}.parquet")
     pq.write_table(pa.Table.from_pylist(doubles, schema=DUPLICATES), place / "duplicates.parquet")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vecap_tasks.config import RowRules
 from vecap_tasks.dataset.schemas import CRAWL, DUPLICATES
-from vecap_tasks.quality.rules import ALTTEXT_RULES, DUPLICATE, ROW_RULES
+from vecap_tasks.quality.rules import ALTTEXT_RULES, DUPLICATE_RULES, ROW_RULES
 from vecap_tasks.quality.verdicts import judge_rows
 
 
@@ -135,7 +135,7 @@ def test_language_is_judged_by_script_and_only_if_asked():
 
 
 def test_every_rule_has_a_name_of_its_own_and_says_what_it_does():
-    rules = [*ALTTEXT_RULES, *ROW_RULES, DUPLICATE]
+    rules = [*ALTTEXT_RULES, *ROW_RULES, *DUPLICATE_RULES]
     assert len({rule.name for rule in rules}) == len(rules)
     assert all(rule.says for rule in rules)
 

@@ -76,9 +76,9 @@ def test_what_they_write_passes_screening(
 ) -> None:
     question = load_prompt("describe").text
     for text in vlm.describe((picture, GREEDY) for picture in pictures):
-        assert screen_vec(text.text, text.ended, question) is None
+        assert screen_vec(text.text, text.ended, question).problem is None
     problems = [
-        screen_vecap(text.text, text.ended, FUSE_PROMPT, *pair)
+        screen_vecap(text.text, text.ended, FUSE_PROMPT, *pair).problem
         for pair, text in zip(pairs, llm.fuse([(pair, GREEDY) for pair in pairs]), strict=True)
     ]
     assert len(problems) == len(pairs)

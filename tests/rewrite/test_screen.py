@@ -1,93 +1,129 @@
 """Screening speaks up for what is wrong and keeps quiet about good captions, however odd."""
 
+import doctest
+import importlib
+import pkgutil
+import typing
+
 import pytest
 
-from vecap_tasks.rewrite.screen import content_words, screen_vec, screen_vecap
+from benchmarks.screening import FILES, Score, microseconds, read_examples, score
+from vecap_tasks.config import ScreenConfig, ScreenRule
+from vecap_tasks.rewrite import screen
+from vecap_tasks.rewrite.prompt import load_prompt
+from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen_vec, screen_vecap
 
-PROMPT = "Fuse the alt text and the description into one caption. Keep the names of the alt text."
-
-BAD = [
-    ("", "empty"),
-    (" ... !", "empty"),
-    ("I'm sorry, but I cannot see the image.", "refusal"),
-    ("I am sorry, I can not help with that", "refusal"),
-    ("I cannot describe people in images", "refusal"),
-    ("Sorry, I am unable to view it", "refusal"),
-    ("As an AI language model, I do not have eyes", "refusal"),
-    ("Unfortunately, there is no image", "refusal"),
-    ("Sure! A cat on a mat", "preamble"),
-    ("Here is a concise caption: a cat on a mat", "preamble"),
-    ("Here's the fused description of the two: a cat", "preamble"),
-    ("Caption: a cat on a mat", "preamble"),
-    ("a 2 2 2 2", "loop"),
-    ("a cat on a mat on a mat on a mat", "loop"),
-    ("<b>a cat</b> on a mat", "markup"),
-    ("a cat [on a mat](http://a.example)", "markup"),
-    ("a cat\x07 on a mat", "markup"),
-    ("a cat &amp; a mat", "markup"),
-    ("a cat <|end|> on", "markup"),
-    ("the cat that keep the names of the alt text", "prompt_leak"),
-    ("a cat that fuse the alt text and the description into", "prompt_leak"),
-    ("Alt text: cat on a mat", "prompt_leak"),
-    (" ".join(f"word{number}" for number in range(81)), "too_long"),
-]
-
-GOOD = [
-    "two red tulips left of a blue mug on grass",
-    "I ♥ NY mug beside a laptop",
-    "A sign that says: I am sorry",
-    "Here is where the river bends",
-    "Here are two cats",
-    "Surely the oldest oak of England",
-    "Absolutely Fabulous poster on a wall",
-    "Certainly not a dog",
-    "New York, New York hotel at night",
-    "Tora! Tora! Tora! film poster",
-    "one two, one two, buckle my shoe",
-    "1 1 1 on the dice",
-    "AT&T tower; a < b on the board",
-    "Ein roter Hund vor dem Schloß",
-    "富士山 at dawn",
-    "a page with a description in small print",
-    "Aileen, an AI researcher, at her desk",
-]
+PROMPT = load_prompt("fuse-vicuna").text
+MODULES = ("answer", *(module.name for module in pkgutil.iter_modules(screen.__path__)))
 
 
-@pytest.mark.parametrize(("text", "problem"), BAD)
-def test_what_is_wrong_is_named(text: str, problem: str) -> None:
-    assert screen_vec(text, True, PROMPT) == problem
-    assert screen_vecap(text, True, PROMPT, "", "a cat on a mat") == problem
+@pytest.fixture(scope="module")
+def scores() -> dict[str, dict[str, Score]]:
+    return {name: {one.rule: one for one in score(read_examples(name))} for name in FILES}
 
 
-@pytest.mark.parametrize("text", GOOD)
-def test_a_good_caption_passes(text: str) -> None:
-    assert screen_vec(text, True, PROMPT) is None
-    assert screen_vecap(text, True, PROMPT, "anything", text) is None
+@pytest.mark.parametrize("module", MODULES)
+def test_every_rule_does_what_its_docstring_shows(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"vecap_tasks.rewrite.screen.{module}"))
+    assert found.failed == 0
 
 
-def test_a_text_without_its_end_is_cut_off() -> None:
-    assert screen_vec("a cat on a", False, PROMPT) == "cut_off"
-    assert screen_vec("a 2 2 2 2 2 2", False, PROMPT) == "loop"
+def test_every_rule_shows_what_it_refuses_and_what_it_keeps() -> None:
+    for name, rule in RULES.items():
+        examples = doctest.DocTestFinder().find(rule)[0].examples
+        assert any(example.want for example in examples), name
+        assert any(not example.want and name in example.source for example in examples), name
+
+
+def test_the_configuration_names_the_rules_that_there_are() -> None:
+    assert typing.get_args(ScreenRule) == tuple(RULES)
+
+
+@pytest.mark.parametrize("rule", [*RULES, "all"])
+def test_a_rule_is_as_good_as_it_is_said_to_be(scores, rule: str) -> None:
+    made = scores["made"][rule]
+    assert made.right >= 3
+    assert made.precision >= 0.98, made.wrong
+    assert made.recall >= 0.98, made.missed
+
+
+def test_rules_hold_on_examples_that_they_were_not_made_on(scores) -> None:
+    together = scores["held_out"]["all"]
+    assert together.precision >= 0.95, together.wrong
+    assert together.recall >= 0.90, together.missed
+    for one in scores["held_out"].values():
+        assert one.precision >= 0.7, one.wrong
+        assert one.recall >= 0.7, one.missed
+
+
+def test_the_examples_are_many_and_distinct() -> None:
+    for name in FILES:
+        examples = read_examples(name)
+        assert len({(one.rule, one.answer) for one in examples}) == len(examples)
+        for rule in RULES:
+            assert any(one.rule == rule and one.verdict == "keep" for one in examples), rule
+            assert any(one.rule == rule and one.verdict != "keep" for one in examples), rule
+
+
+def test_screening_a_text_costs_well_under_a_millisecond() -> None:
+    assert microseconds(read_examples("made"), rounds=3) < 1000
+
+
+def test_a_text_that_ran_into_its_limit_is_cut_off_unless_worse_is_known() -> None:
+    assert screen_vec("a cat on a mat", False, PROMPT).problem == "cut_off"
+    assert screen_vec("a 2 2 2 2 2 2", False, PROMPT).problem == "loop"
+
+
+def test_what_is_kept_after_an_introduction_is_screened_like_any_text() -> None:
+    assert screen_vec("Caption: a cat on a mat", True, PROMPT) == Screened("a cat on a mat", "preamble_stripped")
+    assert screen_vec("Caption: a cat on a", True, PROMPT) == Screened(None, "cut_off")
+    assert screen_vec("Caption: a 2 2 2 2", True, PROMPT) == Screened(None, "loop")
+    strict = ScreenConfig(strip_preamble=False)
+    assert screen_vec("Caption: a cat on a mat", True, PROMPT, strict) == Screened(None, "preamble")
 
 
 def test_words_of_the_prompt_that_the_data_has_too_are_no_leak() -> None:
-    alttext = "Keep the names of the alt text, a poster"
-    assert screen_vecap(f"{alttext} with a cat", True, PROMPT, alttext, "a cat") is None
-    assert screen_vecap("Keep the names of the alt text", True, PROMPT, "a poster", "names text") == "prompt_leak"
+    said = "Leave out file names, prices, shop talk"
+    assert said in PROMPT
+    assert screen_vecap(f"{said}, a poster with a cat", True, PROMPT, f"{said} poster", "a cat").problem is None
+    assert screen_vecap(f"{said}, a poster with a cat", True, PROMPT, "a poster", "a cat").problem == "prompt_leak"
+    assert screen_vecap(f"{said}, a poster with a cat", True, "Merge.", "a poster", "a cat").problem is None
 
 
-def test_a_fusion_that_loses_what_is_seen_is_refused() -> None:
-    vec = "two red tulips left of a blue mug on grass"
-    assert screen_vecap("Two red Belvo tulips left of a blue mug on grass", True, PROMPT, "Belvo tulips", vec) is None
-    assert screen_vecap("Buy Belvo tulips now", True, PROMPT, "Belvo tulips", vec) == "drops_vec"
+def test_an_alttext_without_a_vec_is_held_to_the_alttext_alone() -> None:
+    assert screen_vecap("A Belvo tulip in bloom", True, PROMPT, "Belvo tulip", "").problem is None
+    assert screen_vecap("A tulip from Holland in bloom", True, PROMPT, "Belvo tulip", "").problem == "invented"
 
 
-def test_content_words_know_plurals_and_leave_out_the_rest() -> None:
-    assert content_words("The two foxes' dishes and a glass, beside the mug's handle") == {
-        "two",
-        "fox",
-        "dish",
-        "glass",
-        "mug",
-        "handle",
-    }
+@pytest.mark.parametrize(
+    ("settings", "text", "problem"),
+    [
+        ({"max_words": 3}, "a cat on a mat", "too_long"),
+        ({"leak_words": 3}, "a cat, keep every object of the description", "prompt_leak"),
+        ({"min_vec_kept": 1.0}, "a cat", "drops_vec"),
+        ({"min_vec_kept": 0.0}, "nothing of it", None),
+        ({"max_new_names": 1}, "a cat on a mat in Rome", None),
+        ({"languages": ("de",)}, "the cat and the dog are on the mat with a toy", "language"),
+        ({"languages": ("ru",)}, "a cat on a mat", "language"),
+        ({"languages": ("de", "en")}, "Ein Hund und eine Katze liegen auf der cat mat", None),
+        ({"languages": ()}, "cat 猫坐在垫子上猫坐在垫子上 mat", None),
+        ({"off": ("url",)}, "a cat on a mat, www.example.com", None),
+        ({"off": ("preamble",)}, "Caption: a cat on a mat", None),
+    ],
+)
+def test_thresholds_are_the_users(settings, text: str, problem: str | None) -> None:
+    prompt = "Keep every object of the description."
+    found = screen_vecap(text, True, prompt, "a cat", "cat mat", ScreenConfig(**settings))
+    assert found == Screened(None if problem else text, problem)
+
+
+def test_what_decides_the_answers_is_part_of_the_identity() -> None:
+    assert screen.identity(ScreenConfig()) == {"revision": screen.REVISION} | ScreenConfig().model_dump(mode="json")
+    assert screen.identity(ScreenConfig(max_words=60)) != screen.identity(ScreenConfig())
+
+
+def test_no_text_makes_a_rule_fail() -> None:
+    odd = ["", " ", "'", '"', "“", "(", "@", "+", "0" * 5000, "a" * 5000, "\u202e", "é" * 3000, '"' * 999, "a " * 3000]
+    for text in (*odd, "<" * 3000, "[" * 3000, "here is a " * 800, "+1 " * 900, "a.b." * 900 + "com", "a@" * 2000):
+        for rule in RULES.values():
+            rule(Answer(text, True, PROMPT, text, text))

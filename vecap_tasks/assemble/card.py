@@ -169,7 +169,7 @@ that they came from (`url`).
 
 - AltText is as crawled: file names, shop texts and other languages are in it, as are names of persons.
 - VeC and VeCap are written by models. Screening refuses broken texts, not wrong ones: they can name what is not there.
-- Duplicates are found by the bytes of the image alone; near duplicates remain.
+- Of images with the same bytes one is kept; of nearly the same pictures only where `quality.rows` asks for it.
 - No filter for unsafe images or personal data has been applied.
 """
 

@@ -16,6 +16,7 @@ import duckdb
 from vecap_tasks.assemble.card import Facts, Writer, write_card
 from vecap_tasks.assemble.plan import Group, Source, plan_groups
 from vecap_tasks.assemble.shards import write_shards
+from vecap_tasks.assemble.sheet import write_sheet
 from vecap_tasks.dataset.query import connect, create_view
 from vecap_tasks.dataset.schemas import CAPTIONS, CRAWL, SAMPLES, VERDICTS
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
@@ -28,8 +29,11 @@ _HAS_TEXT = "captions.vecap IS NOT NULL AND captions.vecap_from != 'none'"
 _ALTTEXT = r"coalesce(trim(regexp_replace(crawl.caption, '[\s\p{Z}\p{Cc}]+', ' ', 'g')), '')"
 
 
+_SHEET = "samples.png"
+
+
 class Assemble(Stage):
-    """Writes `{shard}.tar`, `{shard}.parquet` (SAMPLES), `sizes.json` and the dataset card."""
+    """Writes `{shard}.tar`, `{shard}.parquet` (SAMPLES), `sizes.json`, the dataset card and the sample sheet."""
 
     name: ClassVar[str] = "assemble"
     upstream: ClassVar[tuple[str, ...]] = ("crawl", "quality", "rewrite")
@@ -64,7 +68,10 @@ class Assemble(Stage):
         rows = self.upstream_manifest("rewrite").counters["rows"]
         left_out = rows - sum(result.counters["samples"] for result in results)
         (work / "README.md").write_text(write_card(self._facts(tables, left_out)), encoding="utf-8")
-        return Made({"sizes.json": None, "README.md": None}, {"rows": rows, "left_out.no_caption": left_out})
+        write_sheet(self.store, f"{self.folder}/{min(sizes)}", work / _SHEET)
+        counters = {"rows": rows, "left_out.no_caption": left_out}
+        # How a font is drawn differs from machine to machine.
+        return Made({"sizes.json": None, "README.md": None}, counters, attachments=(_SHEET,))
 
     @property
     def _digits(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from vecap_tasks.commands.progress import progress
 from vecap_tasks.config import Config
 from vecap_tasks.dataset.manifest import Manifest
 from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import Version
+from vecap_tasks.dataset.version import Version, interval_of
 from vecap_tasks.stages import STAGES, open_version
 
 _SUMMARIES = {
@@ -36,12 +37,25 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     today = datetime.now(UTC).date().isoformat()
     run.add_argument("--version", default=today, metavar="V", help="the interval to make, such as 2026-01-01 (today)")
+    _add_retry(run)
     run.set_defaults(command=partial(_run, tuple(STAGES)))
     for name, summary in _SUMMARIES.items():
         example = f"vecap {name} --config configs/demo.yaml --version 2026-01-01"
         stage = add_command(commands, name, summary, example)
         stage.add_argument("--version", required=True, metavar="V", help="the version to work on, such as 2026-01-01")
+        _add_retry(stage)
         stage.set_defaults(command=partial(_run, (name,)))
+
+
+def _add_retry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--retry-failed",
+        nargs="?",
+        const="",
+        metavar="REASON,…",
+        help="work on the revision of the version that tries its failed downloads again, and takes over all else; "
+        "of these reasons (http_503,timeout), or of all that may pass",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +68,15 @@ class _Done:
 
 
 def _run(names: tuple[str, ...], arguments: argparse.Namespace) -> int:
+    if arguments.retry_failed is not None:
+        retry = {"of": arguments.version, "reasons": [name for name in arguments.retry_failed.split(",") if name]}
+        arguments.overrides.append(f"crawl.retry_failed={json.dumps(retry)}")
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
+    if config.crawl.retry_failed is not None:
+        from vecap_tasks.crawl.retry import open_earlier
+
+        open_earlier(store, config, interval_of(arguments.version))  # before a revision is registered for nothing
     version = open_version(config, store, arguments.version)
     done = {}
     for name in names:

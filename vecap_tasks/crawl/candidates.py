@@ -11,13 +11,13 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecap_tasks.crawl.extract import FOOTER, LINKS, read_tally
+from vecap_tasks.crawl.extract import FOOTER, HELD, LINKS, held_beside, read_tally
 from vecap_tasks.crawl.links import Tally
 from vecap_tasks.dataset.query import connect
 from vecap_tasks.dataset.schemas import CANDIDATES
@@ -26,6 +26,26 @@ from vecap_tasks.dataset.store import Store
 _BATCH = 10_000
 _SHARD_DIGITS = 5  # img2dataset's
 _ROW_DIGITS = 4
+
+# Where each address's image lies: in the first record of its own, else in the record that a revisit says it is the
+# same as, by the digest of the payload or else by address.
+_IMAGES = """
+    CREATE TABLE images AS
+    WITH records AS (SELECT * FROM held WHERE "offset" IS NOT NULL),
+    revisits AS (SELECT * FROM held WHERE "offset" IS NULL),
+    by_digest AS (SELECT DISTINCT ON (digest) * FROM records WHERE digest IS NOT NULL ORDER BY digest, position),
+    by_url AS (SELECT DISTINCT ON (url) * FROM records ORDER BY url, position),
+    found AS (
+        SELECT url, archive, "offset", length, 1 AS choice, position FROM by_url
+        UNION ALL
+        SELECT revisits.url, same.archive, same."offset", same.length, 2, revisits.position
+        FROM revisits JOIN by_digest AS same USING (digest)
+        UNION ALL
+        SELECT revisits.url, same.archive, same."offset", same.length, 3, revisits.position
+        FROM revisits JOIN by_url AS same ON revisits.refers_to = same.url
+    )
+    SELECT DISTINCT ON (url) url, archive, "offset", length FROM found ORDER BY url, choice, position
+"""
 
 
 def shard_names(rows: int, shard_size: int) -> list[str]:
@@ -38,23 +58,34 @@ def shard_names(rows: int, shard_size: int) -> list[str]:
 def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work: Path) -> Path:
     """Write the table of all links of *tables* (in the store, in order), each uid once, into the folder *work*.
 
-    Row group n holds the rows of shard n. Memory does not follow the number of rows.
+    An image that a part holds is taken from there, whichever part names it. Row group n holds the rows of shard n.
+    Memory does not follow the number of rows.
     """
     path = work / "candidates.parquet"
     tally = _total(store, tables)
     with connect(store) as connection:
         connection.execute(f"SET temp_directory = '{work / 'duckdb'}'; SET threads = 2")
-        _view(connection, store, tables)
+        _view(connection, store, "links", tables, LINKS)
+        beside = [held_beside(PurePosixPath(name)) for name in tables]
+        there = {place / name for place in {path.parent for path in beside} for name in store.files(str(place))}
+        _view(connection, store, "held", [str(path) for path in beside if path in there], HELD)
+        connection.execute(_IMAGES)
         links = connection.execute("SELECT count(*) FROM links").fetchall()[0][0]
         rows = connection.execute("SELECT count(DISTINCT uid) FROM links").fetchall()[0][0]
         tally.counters.update({"candidates": rows, "repeated": links - rows})
         ordered = connection.sql("""
-            SELECT links.* FROM links SEMI JOIN (SELECT min(position) AS position FROM links GROUP BY uid)
-            USING (position) ORDER BY position""")
+            SELECT links.* REPLACE (
+                coalesce(stored_in, images.archive) AS stored_in,
+                coalesce(stored_at, images.offset) AS stored_at,
+                coalesce(stored_bytes, images.length) AS stored_bytes)
+            FROM links SEMI JOIN (SELECT min(position) AS position FROM links GROUP BY uid) USING (position)
+            LEFT JOIN images USING (url) ORDER BY links.position""")
         names = shard_names(rows, shard_size)
         digits = max(_ROW_DIGITS, len(str(shard_size - 1)))
         with pq.ParquetWriter(path, CANDIDATES, compression="zstd", store_schema=False) as writer:
             for name, table in zip(names, _cut(ordered.to_arrow_reader(_BATCH), shard_size), strict=True):
+                if stored := table.num_rows - table["stored_in"].null_count:
+                    tally.counters["stored"] += stored
                 keys = pa.array([f"{name}{row:0{digits}d}" for row in range(table.num_rows)], pa.string())
                 columns = [keys, *(table[field.name] for field in CANDIDATES if field.name != "key")]
                 writer.write_table(pa.Table.from_arrays(columns, schema=CANDIDATES), row_group_size=shard_size)
@@ -63,18 +94,20 @@ def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work:
     return path
 
 
-def _view(connection: duckdb.DuckDBPyConnection, store: Store, tables: Sequence[str]) -> None:
-    """Make the view `links`: all rows, `position` counting them through the tables in their order."""
+def _view(
+    connection: duckdb.DuckDBPyConnection, store: Store, view: str, tables: Sequence[str], schema: pa.Schema
+) -> None:
+    """Make *view*: all rows of *tables*, `position` counting them through the tables in their order."""
     if not tables:
-        connection.register("links", LINKS.append(pa.field("position", pa.int64())).empty_table())
+        connection.register(view, schema.append(pa.field("position", pa.int64())).empty_table())
         return
     order = pa.table({"filename": [store.query_path(name) for name in tables], "part": range(len(tables))})
-    connection.register("parts", order)
-    connection.execute("CREATE TABLE part_order AS SELECT * FROM parts")
+    connection.register(f"{view}_parts", order)
+    connection.execute(f"CREATE TABLE {view}_order AS SELECT * FROM {view}_parts")  # noqa: S608
     quoted = ", ".join("'" + store.query_path(name).replace("'", "''") + "'" for name in tables)
     connection.execute(f"""
-        CREATE VIEW links AS SELECT files.*, part::BIGINT * 1099511627776 + place AS position
-        FROM read_parquet([{quoted}], filename = true) AS files JOIN part_order USING (filename)""")  # noqa: S608
+        CREATE VIEW {view} AS SELECT files.*, part::BIGINT * 1099511627776 + place AS position
+        FROM read_parquet([{quoted}], filename = true) AS files JOIN {view}_order USING (filename)""")  # noqa: S608
 
 
 def _total(store: Store, tables: Sequence[str]) -> Tally:

@@ -1,4 +1,4 @@
-"""Bytes of a page to text, as browsers do it: byte order mark, HTTP header, meta element, then a guess."""
+"""The charset of a page, found as browsers do it: byte order mark, HTTP header, meta element, then a guess."""
 
 from __future__ import annotations
 
@@ -32,21 +32,32 @@ _WIDER = {
 }
 
 
-def decode(body: bytes, header: str | None) -> str:
-    """Return *body* as text, with U+FFFD for bytes that do not fit; *header* is the charset of the HTTP header."""
+def to_utf8(body: bytes, header: str | None) -> bytes:
+    """Return *body* in UTF-8, with U+FFFD for bytes that do not fit; *header* is the charset of the HTTP header.
+
+    A page that is in UTF-8 already, as most are, is returned as it is, and not made into text in between.
+    """
     for mark, name in _MARKS:
         if body.startswith(mark):
-            return body[len(mark) :].decode(name, "replace")
-    meta = _META.search(body[:_META_BYTES])
-    for label in (header, meta[1].decode("ascii") if meta else None):
-        codec = _codec(label)
-        if codec and not (label is not header and codec.startswith("utf-16")):  # a page that can be read is not UTF-16
-            return body.decode(codec, "replace")
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError:
-        guess = from_bytes(body[:_GUESS_BYTES]).best()
-        return body.decode(guess.encoding if guess else "windows-1252", "replace")
+            return body[len(mark) :].decode(name, "replace").encode()
+    codec = _codec(header)
+    if codec is None and (meta := _META.search(body[:_META_BYTES])):
+        codec = _codec(meta[1].decode("ascii"))
+        if codec and codec.startswith("utf-16"):  # a page whose meta can be read is not UTF-16
+            codec = None
+    if codec in (None, "utf-8"):
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError:
+            codec = codec or _guess(body)
+        else:
+            return body
+    return body.decode(codec, "replace").encode("utf-8", "replace")
+
+
+def _guess(body: bytes) -> str:
+    guess = from_bytes(body[:_GUESS_BYTES]).best()
+    return guess.encoding if guess else "windows-1252"
 
 
 def _codec(label: str | None) -> str | None:

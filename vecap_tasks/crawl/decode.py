@@ -1,29 +1,38 @@
 """Bytes to a JPEG of the wanted size, upright, in sRGB, on white.
 
-What the file's header claims is checked before its pixels are decoded. The same bytes give the same JPEG.
+What the file's header claims is checked before its pixels are decoded. The same bytes give the same JPEG, in every
+thread and process.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vecap_tasks.config import ImageConfig
+from vecap_tasks.crawl.disguise import begins_as_image, disguise
+from vecap_tasks.crawl.exif import exif_json, read_exif
 from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.phash import phash
+from vecap_tasks.crawl.scale import scaled
 
 # What the web shows in <img>. Formats that hold other files, such as ICO, are left out: their header is not the
 # picture's, so that a cap read from it is none.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000")
 # What Pillow's decoders raise on damaged files.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError)
+_BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AttributeError,
+    RuntimeError, ZeroDivisionError, struct.error, zlib.error,
+)  # fmt: skip
 _MAX_SIDE = 65_500  # of a JPEG
+# A progressive JPEG repeats the whole picture in each scan, and an empty scan takes a few bytes: a small file could
+# ask for hours. Encoders write some ten scans, at most a few dozen.
+_MAX_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"  # cannot stand within a scan's data
 _ORIENTATION = ExifTags.Base.Orientation
 _TURNS = {  # EXIF orientation to what makes the picture upright; the last four swap width and height
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,13 +43,6 @@ _TURNS = {  # EXIF orientation to what makes the picture upright; the last four 
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_EXIF_CHARS = 500
-# Left out of `exif`: where somebody stood, thumbnails and makers' binary notes.
-_EXIF_PRIVATE = frozenset({"GPSInfo", "MakerNote", "ExifOffset", "UserComment", "BodySerialNumber", "CameraOwnerName"})
-_SRGB = ImageCms.createProfile("sRGB")
-
-# The cap of the configuration holds; Pillow's own would refuse what the configuration allows.
-Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +55,27 @@ class Picture:
     original_height: int
     original_format: str
     exif: str  # JSON object of strings
+    phash: str | None  # 16 hex digits, None for a picture that is too flat for one
 
 
 def decode(body: bytes, config: ImageConfig) -> tuple[Picture, bytes]:
     """Decode *body*; return what is known of it and the JPEG. Raises Failure saying why it cannot be used."""
     if not body:
         raise Failure("empty")
-    try:
-        image = Image.open(io.BytesIO(body), formats=_FORMATS)
-    except UnidentifiedImageError as error:
-        raise Failure("not_an_image") from error
-    except (*_BROKEN, struct.error, zlib.error) as error:
-        raise Failure("damaged") from error
-    with image:
+    with _open(body) as image:
         width, height = image.size
         if width * height > config.max_pixels:
             raise Failure("too_many_pixels", f"{width}x{height}")
-        exif = _exif(image)
-        orientation = exif.get(_ORIENTATION)
         kind = "JPEG" if image.format == "MPO" else str(image.format)
+        if kind == "JPEG" and body.count(_START_OF_SCAN) > _MAX_SCANS:
+            raise Failure("too_many_scans")
+        exif = read_exif(image)
+        told = exif_json(exif)
         try:
-            small = _small(image, config.size)
-        except (*_BROKEN, struct.error, zlib.error) as error:
+            small = scaled(image, body, config)
+            # Pillow turns a TIFF itself, and takes the orientation out.
+            orientation = (read_exif(image) if kind == "TIFF" else exif).get(_ORIENTATION)
+        except _BROKEN as error:
             cut = isinstance(error, EOFError | struct.error) or "truncated" in str(error)
             raise Failure("truncated" if cut else "damaged") from error
         except MemoryError as error:
@@ -88,73 +89,25 @@ def decode(body: bytes, config: ImageConfig) -> tuple[Picture, bytes]:
     small.info.clear()  # comments and profiles of the original
     out = io.BytesIO()
     small.save(out, "JPEG", quality=config.quality, optimize=False, progressive=False, subsampling="4:2:0")
-    return Picture(*small.size, width, height, kind, _exif_json(exif)), out.getvalue()
+    return Picture(*small.size, width, height, kind, told, phash(small)), out.getvalue()
 
 
-def _small(image: Image.Image, size: int) -> Image.Image:
-    """Return the first frame in sRGB, its shorter side *size* or less."""
-    short, long = sorted(image.size)
-    if image.format in ("JPEG", "MPO") and short > 2 * size:
-        # libjpeg halves while it decodes; twice the wanted size is kept, so that the filter below decides.
-        image.draft(None, (image.width * 2 * size // short, image.height * 2 * size // short))
-    image.load()
-    profile = image.info.get("icc_profile")
-    flat = _flat(image)
-    if short > size:
-        other = max(1, round(long * size / short))
-        target = (size, other) if flat.width <= flat.height else (other, size)
-        flat = flat.resize(target, Image.Resampling.LANCZOS)
-    return _srgb(flat, profile)
+def _open(body: bytes) -> Image.Image:
+    """Read the header. Pillow refuses by itself what has more pixels than any configuration may allow.
 
-
-def _flat(image: Image.Image) -> Image.Image:
-    """Return *image* as RGB, L or CMYK: 16 bits brought to 8, transparency laid on white."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float64)  # 16 bits, in whatever mode and byte order
-        return Image.fromarray(np.clip(values / 257, 0, 255).round().astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise Failure("unsupported", "floating point pixels")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, "white")
-        ground.alpha_composite(layer)
-        return ground.convert("RGB")
-    return image if image.mode in ("L", "CMYK") else image.convert("RGB")
-
-
-def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    if profile:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, _SRGB, outputMode="RGB")
-            if converted is not None:
-                return converted
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            pass  # a profile that cannot be used, or is for other channels: the picture is shown as browsers show it
-    return image.convert("RGB")
-
-
-def _exif(image: Image.Image) -> Image.Exif:
+    Pillow checks the sums of a PNG's data only when asked, and on an image that cannot be decoded afterwards.
+    """
     try:
-        return image.getexif()
-    except (*_BROKEN, struct.error, zlib.error):
-        return Image.Exif()
-
-
-def _exif_json(exif: Image.Exif) -> str:
-    """Return the tags of the picture and of its exposure by name, values as text."""
-    values: dict[int, Any] = dict(exif)
-    try:
-        values |= exif.get_ifd(ExifTags.IFD.Exif)
-    except (*_BROKEN, struct.error, zlib.error):
-        pass
-    named: dict[str, str] = {}
-    for tag, value in values.items():
-        name = ExifTags.TAGS.get(tag)
-        if name is None or name in _EXIF_PRIVATE:
-            continue
-        text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-        text = text.strip("\x00 ")
-        if text.isprintable() and len(text) <= _EXIF_CHARS:
-            named[name] = text
-    return json.dumps(named, sort_keys=True, ensure_ascii=False)
+        image = Image.open(io.BytesIO(body), formats=_FORMATS)
+        if image.format == "PNG":
+            image.verify()
+            image = Image.open(io.BytesIO(body), formats=_FORMATS)
+        return image
+    except UnidentifiedImageError as error:
+        if begins_as_image(body):
+            raise Failure("damaged") from error
+        raise Failure("not_an_image", disguise(body)) from error
+    except Image.DecompressionBombError as error:
+        raise Failure("too_many_pixels", "more than any configuration allows") from error
+    except _BROKEN as error:
+        raise Failure("damaged") from error

@@ -77,19 +77,18 @@ class Spool:
         return self._file.read(length)
 
 
-async def download_all(wants: Iterable[Want], config: Config, spool: Spool) -> dict[Want, Outcome]:
+async def download_all(wants: Iterable[Want], config: Config, fetcher: Fetcher, spool: Spool) -> dict[Want, Outcome]:
     """Return what became of each distinct image of *wants*; the JPEGs go to *spool*.
 
     Raises OSError where the spool cannot be written; what fails in a download is its outcome.
     """
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as threads:
-        async with Fetcher(config.crawl.fetch) as fetcher:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    one = _Downloader(config, fetcher, threads, spool).get
-                    tasks = {want: group.create_task(one(want)) for want in dict.fromkeys(wants)}
-            except ExceptionGroup as failed:
-                raise failed.exceptions[0] from failed
+        try:
+            async with asyncio.TaskGroup() as group:
+                one = _Downloader(config, fetcher, threads, spool).get
+                tasks = {want: group.create_task(one(want)) for want in dict.fromkeys(wants)}
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None  # the group holds it: a chain of the two would be a circle
     return {want: task.result() for want, task in tasks.items()}
 
 

@@ -6,10 +6,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from vecap_tasks.crawl.optout import opted_out
 from vecap_tasks.crawl.page import Page
-from vecap_tasks.crawl.parse import Document
+from vecap_tasks.crawl.parse import Document, may_have_images
 from vecap_tasks.dataset.manifest import Input
 
 
@@ -25,9 +26,11 @@ class Stored:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One image with its AltText. `url` is canonical; `uid` is None unless the source brings one of its own."""
+class Link(NamedTuple):
+    """One image with its AltText. `url` is canonical; `uid` is None unless the source brings one of its own.
+
+    A tuple, as a crawl makes millions of them: a frozen dataclass takes several times as long to make.
+    """
 
     url: str
     alttext: str | None
@@ -41,9 +44,29 @@ class Link:
     stored: Stored | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An image that the archive holds: at `url`, the answer's record in file `archive`.
+
+    `offset` and `length` are None for a record that says only that the image was the same as another: the one whose
+    payload has the same `digest`, as the archive writes it, or the one of the address `refers_to`.
+    """
+
+    url: str  # canonical, as is `refers_to`
+    archive: str
+    offset: int | None
+    length: int | None
+    digest: str | None
+    refers_to: str | None
+
+
 @dataclass(slots=True)
 class Tally:
-    """What was read. `counters`: pages, images, `skipped.<reason>` of images, `page_skipped.<reason>` of pages."""
+    """What was read.
+
+    `counters`: pages, images, `skipped.<reason>` of images, `page_skipped.<reason>` of pages, and of images that
+    the source holds itself held, revisited, `held_skipped.<reason>`.
+    """
 
     counters: Counter[str] = field(default_factory=Counter)
     inputs: list[Input] = field(default_factory=list)
@@ -56,9 +79,11 @@ def uid(url: str, alttext: str | None) -> str:
 
 def links_of(page: Page, product: str | None, tally: Tally) -> Iterator[Link]:
     """Give the images of *page*; none where it opts out of our use. *product* is our name in robots.txt."""
-    found = Document(page).found()
     counters = tally.counters
     counters["pages"] += 1
+    if not may_have_images(page.body):
+        return
+    found = Document(page).found()
     counters["images"] += len(found.images) + found.skipped.total()
     counters.update({f"skipped.{reason}": count for reason, count in found.skipped.items()})
     if product is not None and opted_out((*page.robots_tags, *found.robots), product):

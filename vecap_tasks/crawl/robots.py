@@ -10,6 +10,7 @@ MAX_BYTES = 500 * 1024  # section 2.5: at least this much is parsed
 
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _TOKEN = re.compile(r"[A-Za-z_-]+")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +42,20 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Robots:
-    """The rules that hold for one robot on one host."""
+    """The rules that hold for one robot on one host; *delay* is its Crawl-delay, seconds."""
 
     rules: tuple[Rule, ...] = ()
+    delay: float | None = None
 
     def allows(self, url: str) -> bool:
         """Say whether the address may be fetched."""
+        if not self.rules:
+            return True
         parts = urlsplit(url)
         target = parts.path or "/"
         if target == "/robots.txt":
             return True
-        path = _spelling(f"{target}?{parts.query}" if parts.query else target)
+        path = spelling(f"{target}?{parts.query}" if parts.query else target)
         matching = [rule for rule in self.rules if rule.matches(path)]
         if not matching:
             return True
@@ -69,9 +73,14 @@ def product_token(user_agent: str) -> str:
 
 
 def parse_robots(body: bytes, product: str) -> Robots:
-    """Return the rules for *product* in a robots.txt: of its own groups, else of the groups for `*`."""
+    """Return the rules for *product* in a robots.txt: of its own groups, else of the groups for `*`.
+
+    Crawl-delay is none of RFC 9309's; where several are given the longest holds.
+    """
     own: list[Rule] = []
     others: list[Rule] = []
+    own_delay: float | None = None
+    other_delay: float | None = None
     named = False
     agents: set[str] = set()
     ruled = True  # the group has rules already: a user-agent line begins another
@@ -90,15 +99,20 @@ def parse_robots(body: bytes, product: str) -> Robots:
             ruled = True
             if not value:
                 continue
-            rule = Rule(name == "allow", _spelling(value))
+            rule = Rule(name == "allow", spelling(value))
             if product in agents:
                 own.append(rule)
             if "*" in agents:
                 others.append(rule)
-    return Robots(tuple(own if named else others))
+        elif name == "crawl-delay" and _NUMBER.fullmatch(value):
+            if product in agents:
+                own_delay = max(own_delay or 0.0, float(value))
+            if "*" in agents:
+                other_delay = max(other_delay or 0.0, float(value))
+    return Robots(tuple(own), own_delay) if named else Robots(tuple(others), other_delay)
 
 
-def _spelling(text: str) -> bytes:
+def spelling(text: str) -> bytes:
     """Percent-encode what is not ASCII, and decode what need not be encoded (RFC 9309, 2.2.2)."""
     raw = text.encode("utf-8", "replace")
     raw = b"".join(bytes([byte]) if 0x20 < byte < 0x7F else b"%%%02X" % byte for byte in raw)

@@ -54,6 +54,7 @@ def _columns(outcome: Outcome) -> dict[str, Any]:
         "original_bytes": outcome.original_bytes,
         "exif": picture and picture.exif,
         "sha256": outcome.sha256,
+        "phash": picture and picture.phash,
     }
 
 

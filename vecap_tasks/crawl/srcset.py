@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _SPACE = " \t\n\r\f"
 _ADDRESS = re.compile(r"[ \t\n\r\f,]*([^ \t\n\r\f]+)")
 _DESCRIPTORS = re.compile(r"(?:\([^)]*\)|[^,(])*")
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):  # for speed, as Link
     """One address with its width in pixels (`800w`) or its density (`2x`; 1 where neither is written)."""
 
     address: str

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecap_tasks.crawl.candidates import shard_names, write_candidates
-from vecap_tasks.crawl.download import Spool, download_all, wanted
-from vecap_tasks.crawl.duplicates import write_duplicates
-from vecap_tasks.crawl.extract import extract, read_tally
+from vecap_tasks.crawl.client import Client
+from vecap_tasks.crawl.download import SUCCESS, Spool, download_all, wanted
+from vecap_tasks.crawl.extract import extract, held_beside, read_tally
 from vecap_tasks.crawl.links import Tally
+from vecap_tasks.crawl.retry import Earlier, open_earlier
 from vecap_tasks.crawl.shards import write_shard
 from vecap_tasks.crawl.sources import Source, open_source
 from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
+
+if TYPE_CHECKING:
+    from vecap_tasks.crawl.duplicates import PublishedCrawl
 
 _CANDIDATES = "candidates.parquet"
 _DUPLICATES = "duplicates.parquet"
@@ -32,16 +35,20 @@ class Crawl(Stage):
     """A shard is `crawl.shard_size` rows of the candidates.
 
     To prepare is to read the source, part by part; the candidates are made when the shards are first asked for.
+    Where failed rows of an earlier crawl are tried again, its candidates are taken over, and no source is read.
     """
 
     name: ClassVar[str] = "crawl"
+    revision: ClassVar[int] = 2  # pictures are scaled another way, and have a perceptual hash
     rates: ClassVar[tuple[str, ...]] = ("success",)
 
     def inputs(self) -> list[Input]:
-        return self._tally.inputs
+        retried = [] if self._earlier is None else [self._earlier.input]
+        published = [Input("version", one.version, one.digest) for one in self._published]
+        return [*self._tally.inputs, *retried, *published]
 
     def preparations(self) -> list[str]:
-        if self.store.exists(f"{self.folder}/{_CANDIDATES}"):
+        if self._earlier is not None or self.store.exists(f"{self.folder}/{_CANDIDATES}"):
             return []
         made = set(self.store.files(f"{self.folder}/{_LINKS}"))
         return [part for part in self._source.parts() if PurePosixPath(self._links(part)).name not in made]
@@ -50,33 +57,65 @@ class Crawl(Stage):
         with self.store.workspace() as work:
             path = work / "links.parquet"
             extract(self._source, part, path)
-            self.store.upload(self._links(part), path)
+            links = self._links(part)
+            if held_beside(path).exists():
+                self.store.upload(str(held_beside(PurePosixPath(links))), held_beside(path))
+            self.store.upload(links, path)  # last: a part with links is done
+
+    # DuckDB is imported by what uses it: the processes that fetch do not, and have more memory for it.
 
     def shards(self) -> list[str]:
+        from vecap_tasks.crawl.candidates import shard_names
+
         return shard_names(self._footer.num_rows, self.config.crawl.shard_size)
 
     def process(self, shard: str, work: Path) -> Made:
         candidates = self._rows(int(shard))
         with closing(Spool(work / "spool")) as spool:
             wants = wanted(candidates)
-            outcomes = asyncio.run(download_all(wants, self.config, spool))
-            return write_shard(shard, candidates, [outcomes[want] for want in wants], spool, work)
+            taken = self._earlier.outcomes(shard, spool) if self._earlier else [None] * len(wants)
+            again = [want for want, outcome in zip(wants, taken, strict=True) if outcome is None]
+            made = self._client.run(lambda fetcher: download_all(again, self.config, fetcher, spool))
+            outcomes = [outcome or made[want] for want, outcome in zip(wants, taken, strict=True)]
+            written = write_shard(shard, candidates, outcomes, spool, work)
+        if self._earlier is None:
+            return written
+        recovered = sum(made[want].status == SUCCESS for want in again)
+        return replace(written, counters={**written.counters, "retried": len(again), "recovered": recovered})
 
     def finish(self, results: list[ShardResult], work: Path) -> Made:
+        from vecap_tasks.crawl.duplicates import write_duplicates
+
         tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
-        duplicates = write_duplicates(self.store, tables, work, work / _DUPLICATES)
+        config = self.config.crawl.duplicates
+        duplicates, counters = write_duplicates(self.store, tables, self._published, config, work, work / _DUPLICATES)
         with self.store.local(f"{self.folder}/{_CANDIDATES}") as made:
             shutil.copyfile(made, work / _CANDIDATES)
         files = {_CANDIDATES: self._footer.num_rows, _DUPLICATES: duplicates}
-        return Made(files, {**self._tally.counters, "duplicates": duplicates})
+        return Made(files, self._tally.counters | counters)
+
+    @cached_property
+    def _published(self) -> list[PublishedCrawl]:
+        """The crawls that duplicates are looked for in, as they are published when this is first asked."""
+        from vecap_tasks.crawl.duplicates import published_crawls
+
+        return published_crawls(self.store, self.version) if self.config.crawl.duplicates.earlier else []
 
     def _rows(self, shard: int) -> pa.Table:
         with self.store.open(f"{self.folder}/{_CANDIDATES}") as stream:
             return pq.ParquetFile(stream).read_row_group(shard)
 
+    @cached_property
+    def _client(self) -> Client:
+        return Client(self.config.crawl.fetch)
+
     @property
     def _tally(self) -> Tally:
         return read_tally(self._footer)
+
+    @cached_property
+    def _earlier(self) -> Earlier | None:
+        return open_earlier(self.store, self.config, self.version.interval)
 
     @cached_property
     def _source(self) -> Source:
@@ -89,8 +128,12 @@ class Crawl(Stage):
     @cached_property
     def _footer(self) -> Any:
         """The footer of the candidates, which are made if they are not there. Of two who make them one wins."""
+        from vecap_tasks.crawl.candidates import write_candidates
+
         name = f"{self.folder}/{_CANDIDATES}"
-        if not self.store.exists(name):
+        if not self.store.exists(name) and self._earlier is not None:
+            self.store.create(name, self._earlier.read(_CANDIDATES))
+        elif not self.store.exists(name):
             for part in self.preparations():
                 self.prepare(part)
             tables = [self._links(part) for part in self._source.parts()]

@@ -41,7 +41,8 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Something that the stage read: `kind` is stage, source, model, prompt or dataset; `digest` is a sha256."""
+    """Something that the stage read; `digest` is a sha256. `kind` is stage, source, version, model, prompt or dataset;
+    the digest of an earlier version is that of its crawl."""
 
     kind: str
     name: str

@@ -39,16 +39,20 @@ CRAWL = pa.schema(
         pa.field("original_bytes", pa.int64()),
         pa.field("exif", pa.string()),  # JSON, `{}` where there is none
         pa.field("sha256", pa.string()),  # of the bytes as downloaded, 64 hex digits
+        pa.field("phash", pa.string()),  # perceptual hash of the stored picture, 16 hex digits; null: too flat for one
     ]
 )
 
-# One row per downloaded image whose bytes another row of the version has already: which one is kept, and why.
+# One row per downloaded image that is there already, in the version or, where that is asked for, in an earlier one (it
+# may have a row of each): which one is kept, and why.
 DUPLICATES = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("uid", pa.string(), nullable=False),
         pa.field("duplicate_of", pa.string(), nullable=False),  # uid of the row that is kept: the first by key
-        pa.field("kind", pa.string(), nullable=False),  # exact: the same sha256
+        pa.field("kind", pa.string(), nullable=False),  # exact: the same sha256; near: nearly the same phash
+        pa.field("distance", pa.int32(), nullable=False),  # bits that the hashes differ in
+        pa.field("version", pa.string()),  # that the row kept is of, null for this one
     ]
 )
 

@@ -13,6 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -22,26 +23,37 @@ from vecap_tasks.errors import VecapError
 
 _STAGING = ".staging"
 _CHUNK = 1 << 20
+# What pyarrow takes from the environment when a file system is made, and boto3 with it.
+_S3_VARIABLES = (
+    "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION",
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+)  # fmt: skip
 
 
-class Store:
-    """Files under *root*: a path, `file://…` or `s3://bucket/prefix`.
+def open_filesystem(root: str) -> tuple[pafs.FileSystem, str]:
+    """Return the file system of *root* (a path, `file://…` or `s3://…`), and what it calls *root*.
 
     S3 takes its address and credentials as boto3 does (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID` …).
     """
+    if root.startswith("s3://"):
+        return _s3(tuple(os.environ.get(name) for name in _S3_VARIABLES)), root.removeprefix("s3://")
+    return pafs.LocalFileSystem(), str(Path(root.removeprefix("file://")).absolute())
+
+
+@lru_cache(maxsize=4)
+def _s3(variables: tuple[str | None, ...]) -> pafs.FileSystem:
+    """Return the file system for these values of `_S3_VARIABLES`: one, so that its connections are used again."""
+    endpoint_s3, endpoint, region, default_region, *_ = variables
+    return pafs.S3FileSystem(endpoint_override=endpoint_s3 or endpoint, region=region or default_region or "us-east-1")
+
+
+class Store:
+    """Files under *root*: a path, `file://…` or `s3://bucket/prefix`."""
 
     def __init__(self, root: str) -> None:
         self.root = root.removesuffix("/")
         self.remote = root.startswith("s3://")
-        if self.remote:
-            self._fs: pafs.FileSystem = pafs.S3FileSystem(
-                endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
-                region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-            )
-            self._base = self.root.removeprefix("s3://")
-        else:
-            self._fs = pafs.LocalFileSystem()
-            self._base = str(Path(self.root.removeprefix("file://")).absolute())
+        self._fs, self._base = open_filesystem(self.root)
 
     def path(self, name: str) -> str:
         """Return *name* as DuckDB and pyarrow take it: an absolute path, or bucket/key on S3."""

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from html import escape
 
 from vecap_tasks.quality.measures import Limit, Measures, Reason
-from vecap_tasks.quality.rules import ALTTEXT_RULES, DUPLICATE, ROW_RULES
+from vecap_tasks.quality.rules import ALTTEXT_RULES, DUPLICATE_RULES, ROW_RULES
 
-_SAYS = {rule.name: rule.says for rule in (*ALTTEXT_RULES, *ROW_RULES, DUPLICATE)}
+_SAYS = {rule.name: rule.says for rule in (*ALTTEXT_RULES, *ROW_RULES, *DUPLICATE_RULES)}
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0; }

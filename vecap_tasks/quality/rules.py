@@ -181,8 +181,23 @@ ROW_RULES: tuple[Rule, ...] = (
     ),
 )
 
-# Compares rows, so it comes after the others; `place` counts the rows that share the bytes, the one that is kept first.
-DUPLICATE = Rule("duplicate_image", "another row of the crawl has the same bytes and is kept in its place", "place > 1")
+# These compare rows, so they come after the others. `place` counts the rows that share the bytes, the one that is kept
+# first; `near_place` those of nearly the same picture, of which each stands for all with its bytes; `earlier` says that
+# a version of another interval has the picture, or nearly.
+DUPLICATE_RULES: tuple[Rule, ...] = (
+    Rule("duplicate_image", "another row of the crawl has the same bytes and is kept in its place", "place > 1"),
+    Rule(
+        "near_duplicate",
+        "another row of the crawl has nearly the same picture and is kept in its place, "
+        "where `refuse_near_duplicates` asks for it",
+        "@refuse_near_duplicates AND near_place > 1",
+    ),
+    Rule(
+        "earlier_duplicate",
+        "a version published earlier has the picture, or nearly, where `refuse_earlier_duplicates` asks for it",
+        "@refuse_earlier_duplicates AND earlier",
+    ),
+)
 
 
 def first_that_fires(rules: Sequence[Rule], thresholds: RowRules) -> str:

@@ -22,7 +22,7 @@ from vecap_tasks.errors import GateClosed
 from vecap_tasks.quality.clean import cleaned
 from vecap_tasks.quality.measures import Measures, Reason, limits, measure, problems, reasons, refusals
 from vecap_tasks.quality.report import Findings
-from vecap_tasks.quality.rules import ALTTEXT_RULES, DUPLICATE, ROW_RULES, all_that_fire, first_that_fires
+from vecap_tasks.quality.rules import ALTTEXT_RULES, DUPLICATE_RULES, ROW_RULES, all_that_fire, first_that_fires
 from vecap_tasks.quality.verdicts import judge_rows
 
 _VERDICTS = "verdicts.parquet"
@@ -40,7 +40,7 @@ class Quality(Stage):
 
     def identity(self) -> dict[str, Any]:
         rules = self.config.quality.rows
-        alttext, rows = first_that_fires(ALTTEXT_RULES, rules), all_that_fire([*ROW_RULES, DUPLICATE], rules)
+        alttext, rows = first_that_fires(ALTTEXT_RULES, rules), all_that_fire([*ROW_RULES, *DUPLICATE_RULES], rules)
         return super().identity() | {"rules": digest([cleaned("caption"), alttext, rows])[:16]}
 
     def shards(self) -> list[str]:

@@ -11,7 +11,7 @@ import duckdb
 
 from vecap_tasks.config import RowRules
 from vecap_tasks.quality.clean import cleaned, literal
-from vecap_tasks.quality.rules import ALTTEXT_RULES, DUPLICATE, ROW_RULES, all_that_fire, first_that_fires
+from vecap_tasks.quality.rules import ALTTEXT_RULES, DUPLICATE_RULES, ROW_RULES, all_that_fire, first_that_fires
 
 # The scripts that a language is written in, by ISO 639-1 code, as RE2 names them; any other language: Latin.
 SCRIPTS = {
@@ -31,7 +31,8 @@ def judge_rows(connection: duckdb.DuckDBPyConnection, rules: RowRules) -> None:
     """Make the table `verdicts` (VERDICTS) from the tables or views `crawl` (CRAWL) and `duplicates` (DUPLICATES).
 
     Of images with the same bytes one row is kept: the first by key among those that no other rule refuses, and
-    among these one with a usable AltText before one without. All others are refused as `duplicate_image`.
+    among these one with a usable AltText before one without. All others are refused as `duplicate_image`. Of nearly
+    the same pictures one is kept in the same way, where the rules ask for it.
     """
     connection.execute("SET preserve_insertion_order = false")  # what is written is sorted; this saves memory
     connection.execute(f"CREATE OR REPLACE TEMP VIEW texts AS {_texts(rules)}")
@@ -50,17 +51,29 @@ def judge_rows(connection: duckdb.DuckDBPyConnection, rules: RowRules) -> None:
     connection.execute("""
         CREATE OR REPLACE TEMP TABLE ranked AS
         WITH twins AS (
-            SELECT uid, duplicate_of AS kept FROM duplicates
-            UNION ALL SELECT DISTINCT duplicate_of, duplicate_of FROM duplicates
+            SELECT uid, duplicate_of AS kept FROM duplicates WHERE kind = 'exact' AND version IS NULL
+            UNION SELECT duplicate_of, duplicate_of FROM duplicates WHERE kind = 'exact' AND version IS NULL
         )
-        SELECT uid, row_number() OVER (PARTITION BY kept ORDER BY len(reasons) > 0, alttext IS NULL, key) AS place
+        SELECT uid, kept, row_number() OVER (PARTITION BY kept ORDER BY len(reasons) > 0, alttext IS NULL, key) AS place
         FROM judged JOIN twins USING (uid)""")
+    # The crawl names the first row of each picture; the row that is kept for it may be another one of the same bytes.
+    connection.execute("""
+        CREATE OR REPLACE TEMP TABLE near_ranked AS
+        WITH near AS (
+            SELECT uid, duplicate_of AS alike FROM duplicates WHERE kind = 'near' AND version IS NULL
+            UNION SELECT duplicate_of, duplicate_of FROM duplicates WHERE kind = 'near' AND version IS NULL
+        )
+        SELECT judged.uid,
+            row_number() OVER (PARTITION BY alike ORDER BY len(reasons) > 0, alttext IS NULL, key) AS near_place
+        FROM judged LEFT JOIN ranked USING (uid) JOIN near ON near.uid = coalesce(ranked.kept, judged.uid)
+        WHERE coalesce(place, 1) = 1""")
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE verdicts AS
         SELECT key, uid, sha256, len(reasons) = 0 AS accepted, alttext, alttext_problem, reasons
         FROM (
-            SELECT judged.* EXCLUDE (reasons), list_concat(reasons, {all_that_fire([DUPLICATE], rules)}) AS reasons
-            FROM judged LEFT JOIN ranked USING (uid)
+            SELECT judged.* EXCLUDE (reasons), list_concat(reasons, {all_that_fire(DUPLICATE_RULES, rules)}) AS reasons
+            FROM judged LEFT JOIN ranked USING (uid) LEFT JOIN near_ranked USING (uid)
+            LEFT JOIN (SELECT DISTINCT uid, true AS earlier FROM duplicates WHERE version IS NOT NULL) USING (uid)
         )""")
     connection.execute("DROP TABLE judged")
 

@@ -8,16 +8,9 @@ from typing import TypeVar
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.rewrite.draw import Draw, Written, draw
+from vecap_tasks.rewrite.screen import Screened
 
 S = TypeVar("S")
-
-
-@dataclass(frozen=True, slots=True)
-class Screened:
-    """What screening leaves: the text, None where it is refused, and what was found."""
-
-    text: str | None
-    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,14 +27,15 @@ from vecap_tasks.dataset.stage import Made, ShardResult, Stage
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.errors import DamagedError
 from vecap_tasks.rewrite import screen
-from vecap_tasks.rewrite.attempts import Caption, Screened, write_captions
+from vecap_tasks.rewrite.attempts import Caption, write_captions
 from vecap_tasks.rewrite.batches import Batches, Finished
 from vecap_tasks.rewrite.checkpoint import Checkpoint, ServedModel, find_model
 from vecap_tasks.rewrite.draw import Draw, Written
 from vecap_tasks.rewrite.images import Row, Seen, read_images
 from vecap_tasks.rewrite.meter import Meter
-from vecap_tasks.rewrite.prompt import Prompt, load_prompt
+from vecap_tasks.rewrite.prompt import PLACES, Prompt, load_prompt
 from vecap_tasks.rewrite.reuse import Captions, Earlier, Writer, Writers, find_captions, finished_captions
+from vecap_tasks.rewrite.screen import Screened
 from vecap_tasks.rewrite.table import caption_table, count
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,9 @@ class Rewrite(Stage):
         names = {role: settings.prompt for role, settings in self._settings.items()}
         if self.config.rewrite.alttext_prompt is not None:
             names["alttext"] = self.config.rewrite.alttext_prompt
-        return {role: load_prompt(name) for role, name in names.items()}
+        folder = self.config.rewrite.prompts
+        own = Path(self.config.resolve(folder)) if folder else None
+        return {role: load_prompt(name, own, PLACES[role]) for role, name in names.items()}
 
     @cached_property
     def _writers(self) -> Writers:
@@ -150,7 +153,8 @@ class Rewrite(Stage):
 
     def _writer(self, role: str, prompt: Prompt, more: dict[str, Any]) -> Writer:
         model = self._models[role]
-        parameters = self._settings[role].identity() | more | {"screening": screen.REVISION, "stage": self.revision}
+        screening = screen.identity(self.config.rewrite.screen)
+        parameters = self._settings[role].identity() | more | {"screening": screening, "stage": self.revision}
         del parameters["model"], parameters["prompt"]  # columns of their own
         return Writer(model.name, model.revision, prompt.name, canonical(parameters).decode())
 
@@ -226,7 +230,7 @@ class Rewrite(Stage):
             return batches.write("vlm", self._settings["vlm"].batch_size, asked, lambda row: row.sha256, ask)
 
         def kept(row: Row, said: Written) -> Screened:
-            return _screened(said, screen.screen_vec(said.text, said.ended, prompt.text))
+            return screen.screen_vec(said.text, said.ended, prompt.text, self.config.rewrite.screen)
 
         subjects = [(row, row.sha256) for row in wanted]
         captions = write_captions(subjects, self._settings["vlm"], prompt.digest, write, kept)
@@ -252,15 +256,11 @@ class Rewrite(Stage):
             return batches.write(role, self._settings["llm"].batch_size, asked, "\n".join, ask)
 
         def kept(pair: Texts, said: Written) -> Screened:
-            return _screened(said, screen.screen_vecap(said.text, said.ended, prompt.text, *pair))
+            return screen.screen_vecap(said.text, said.ended, prompt.text, *pair, self.config.rewrite.screen)
 
         subjects = [(pair, "\n".join(pair)) for pair in wanted]
         captions = write_captions(subjects, self._settings["llm"], prompt.digest, write, kept)
         return dict(zip(wanted, captions, strict=True))
-
-
-def _screened(said: Written, problem: str | None) -> Screened:
-    return Screened(None if problem else said.text, problem)
 
 
 def _pictures(store: Store, asked: Sequence[tuple[Row, Draw]]) -> Iterator[tuple[Seen, Draw]]:

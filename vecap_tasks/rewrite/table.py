@@ -13,6 +13,7 @@ from vecap_tasks.dataset.schemas import CAPTIONS
 from vecap_tasks.rewrite.attempts import NOT_ASKED, Caption
 from vecap_tasks.rewrite.images import Row
 from vecap_tasks.rewrite.reuse import Captions, Writer, Writers
+from vecap_tasks.rewrite.screen import STRIPPED
 
 _SIDES = ("vec", "vecap", "alttext_rewritten")
 
@@ -66,7 +67,7 @@ def count(table: pa.Table) -> dict[str, int]:
         "rows": len(table),
         "captioned": origins["llm"] + origins["vec"],
         **{name: number for name, number in tokens.items() if number or name != "alttext_rewritten_tokens"},
-        "refused": sum(one["problem"] is not None for one in attempts),
+        "refused": sum(one["problem"] not in (None, STRIPPED) for one in attempts),
         **{f"vecap_from.{origin}": number for origin, number in sorted(origins.items())},
         **{f"problem.{name}": number for name, number in sorted(problems.items())},
     }

@@ -16,6 +16,7 @@ import os
 import secrets
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from vecap_tasks.errors import VecapError, one_line
@@ -24,6 +25,7 @@ from vecap_tasks.services.http import Api
 from vecap_tasks.services.settings import HOST, REPOSITORY, Settings
 
 USER = "admin"
+_SINCE = "since"
 PARALLELISM = 4
 
 
@@ -89,6 +91,19 @@ def write_settings(settings: Settings) -> None:
     text = io.StringIO()
     parser.write(text)
     _write_private(home / "airflow.cfg", text.getvalue())
+
+
+def installed(settings: Settings) -> str:
+    """Return when the installation was first started, in ISO format: from then on the clock makes runs.
+
+    What lies before is for backfills. Without that, Airflow makes a run for the day before at once, whose crawl
+    nobody has.
+    """
+    file = settings.airflow_home / _SINCE
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(datetime.now(UTC).isoformat(timespec="seconds"), encoding="utf-8")
+    return file.read_text(encoding="utf-8")
 
 
 def password(settings: Settings) -> str:

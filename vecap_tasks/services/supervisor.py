@@ -52,7 +52,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.environment = settings.environment()
+        self.environment = settings.environment() | {"VECAP_SCHEDULE_FROM": airflow.installed(settings)}
         self.stamp = settings.airflow_home / "tables"
         self.release = version("apache-airflow")
         migrate = not self.stamp.exists() or self.stamp.read_text(encoding="utf-8") != self.release

@@ -1,20 +1,24 @@
-"""Pages fetched from web sites: from seeds, along links that stay on the seed's host, breadth first."""
+"""Pages fetched from web sites: seeds and what sitemaps list, then along links on the same host, breadth first."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 
 from vecap_tasks.config import FetchConfig, SiteSource, expand
-from vecap_tasks.crawl.address import canonical, host_of
+from vecap_tasks.crawl.address import absolute, canonical, host_of
 from vecap_tasks.crawl.failure import Failure
 from vecap_tasks.crawl.fetch import Download, Fetcher
 from vecap_tasks.crawl.links import Link, Tally, links_of
 from vecap_tasks.crawl.page import HTML, Page
 from vecap_tasks.crawl.parse import Document
 from vecap_tasks.crawl.robots import product_token
+from vecap_tasks.crawl.sources.sitemap import parse_sitemap
 from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.errors import VecapError
 
@@ -22,16 +26,21 @@ log = logging.getLogger(__name__)
 
 _WHOLE = "site"  # pages lead to pages, so a crawl of sites has one part
 _AT_ONCE = 16  # pages in memory
+_MAX_SITEMAPS = 1000  # that one sitemap leads to
 
 
 class Site:
-    """The pages of the seeds' hosts, seed by seed. The order follows from the links, not from what answers first."""
+    """The pages of the seeds' hosts, seed by seed, then those of the sitemaps' hosts.
+
+    The order follows from the links and lists, not from what answers first.
+    """
 
     def __init__(self, fetch: FetchConfig, section: SiteSource, interval: str) -> None:
         self._fetch = fetch
         self._product = product_token(fetch.user_agent) if fetch.robots else None
         self._section = section
-        self._seeds = {seed: _seed(seed, interval) for seed in section.seeds}
+        self._seeds = {seed: _address(seed, "seeds", interval) for seed in section.seeds}
+        self._sitemaps = {sitemap: _address(sitemap, "sitemaps", interval) for sitemap in section.sitemaps}
 
     def parts(self) -> list[str]:
         return [_WHOLE]
@@ -41,78 +50,128 @@ class Site:
             yield from links_of(page, self._product, tally)
 
     def _pages(self, tally: Tally) -> Iterator[Page]:
-        seen: set[str] = set()
         given = 0
-        failed: list[str] = []
         with asyncio.Runner() as runner:
             fetcher = runner.run(_open(self._fetch))
+            walk = _Walk(runner, fetcher, self._section.max_depth, tally)
             try:
-                for seed, url in self._seeds.items():
+                for name, pages in self._starts(walk):
                     digest, size = hashlib.sha256(), 0
                     before = given
-                    for page in self._follow(runner, fetcher, seed, url, seen, failed, tally):
+                    for page in islice(pages, self._section.max_pages - before):
                         digest.update(f"{page.url}\n{len(page.body)}\n".encode() + page.body)
                         size += len(page.body)
                         given += 1
                         yield page
-                        if given == self._section.max_pages:
-                            break
                     if given > before:
-                        tally.inputs.append(Input("source", seed, digest.hexdigest(), size))
+                        tally.inputs.append(Input("source", name, digest.hexdigest(), size))
                     if given == self._section.max_pages:
                         break
             finally:
                 runner.run(fetcher.__aexit__(None, None, None))
         if not given:
-            raise VecapError(f"no seed gives a page: {'; '.join(failed[:3])}; change crawl.source.seeds")
+            failed = "; ".join(walk.failed[:3])
+            raise VecapError(f"no seed gives a page: {failed}; change crawl.source.seeds or crawl.source.sitemaps")
 
-    def _follow(
-        self,
-        runner: asyncio.Runner,
-        fetcher: Fetcher,
-        seed: str,
-        url: str,
-        seen: set[str],
-        failed: list[str],
-        tally: Tally,
-    ) -> Iterator[Page]:
-        """Give the pages that are reached from one seed."""
-        host = host_of(url)
-        level = [url]
-        for depth in range(self._section.max_depth + 1):
+    def _starts(self, walk: _Walk) -> Iterator[tuple[str, Iterator[Page]]]:
+        """Give each seed and each sitemap, as written, with the pages that it leads to."""
+        for seed, url in self._seeds.items():
+            yield seed, walk.follow(seed, [url], None)
+        for sitemap, url in self._sitemaps.items():
+            pages, host = walk.listed(url, self._section.max_pages)
+            yield sitemap, walk.follow(sitemap, pages, host)
+
+
+@dataclass(slots=True)
+class _Walk:
+    """What one crawl of sites has seen. `failed` says why starts gave no page."""
+
+    runner: asyncio.Runner
+    fetcher: Fetcher
+    max_depth: int
+    tally: Tally
+    failed: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+
+    def follow(self, name: str, level: list[str], host: str | None) -> Iterator[Page]:
+        """Give the pages at the addresses *level*, then what they link to on *host*: on a seed's own where None."""
+        for depth in range(self.max_depth + 1):
             following: dict[str, None] = {}
             for start in range(0, len(level), _AT_ONCE):
-                asked = [address for address in level[start : start + _AT_ONCE] if address not in seen]
-                seen.update(asked)
-                answers = runner.run(_get_all(fetcher, asked))
+                asked = [address for address in level[start : start + _AT_ONCE] if address not in self.seen]
+                self.seen.update(asked)
+                answers = self.runner.run(_get_all(self.fetcher, asked))
                 for address, answer in zip(asked, answers, strict=True):
                     if isinstance(answer, Failure):
                         log.warning("page %s: %s", address, answer.message)
-                        tally.counters[f"page_skipped.{answer.reason}"] += 1
+                        self.tally.counters[f"page_skipped.{answer.reason}"] += 1
                         if not depth:
-                            failed.append(f"{address}: {answer.message}")
+                            self.failed.append(f"{address}: {answer.message}")
                         continue
-                    if not depth:
-                        host = host_of(answer.url)  # a seed may redirect to the host that it means
-                    if host_of(answer.url) != host or (answer.url != address and answer.url in seen):
-                        tally.counters["page_skipped.redirected"] += 1
+                    host = host or host_of(answer.url)  # a seed may redirect to the host that it means
+                    if host_of(answer.url) != host or (answer.url != address and answer.url in self.seen):
+                        self.tally.counters["page_skipped.redirected"] += 1
                         continue
-                    seen.add(answer.url)
-                    page = Page(answer.url, answer.body, answer.charset, answer.robots_tags, seed)
-                    if depth < self._section.max_depth:
+                    self.seen.add(answer.url)
+                    page = Page(answer.url, answer.body, answer.charset, answer.robots_tags, name)
+                    if depth < self.max_depth:
                         for link in Document(page).links():
-                            if host_of(link) == host and link not in seen:
+                            if host_of(link) == host and link not in self.seen:
                                 following[link] = None
                     yield page
             level = list(following)
 
+    def listed(self, start: str, most: int) -> tuple[list[str], str]:
+        """Return the pages, *most* of them, that a sitemap lists itself or through others, and their one host.
 
-def _seed(written: str, interval: str) -> str:
-    seed = expand(written).replace("{interval}", interval)
+        It is the host that the sitemap is on after redirects: no sitemap speaks for another site.
+        """
+        host = host_of(start)
+        pages: dict[str, None] = {}
+        waiting, known = deque([start]), {start}
+        while waiting and len(pages) < most:
+            url = waiting.popleft()
+            try:
+                answer = self.runner.run(self.fetcher.get(url, _as_it_is))
+                found = parse_sitemap(answer.body)
+            except Failure as failure:
+                log.warning("sitemap %s: %s", url, failure.message)
+                self.tally.counters[f"sitemap_skipped.{failure.reason}"] += 1
+                self.failed.append(f"{url}: {failure.message}")
+                continue
+            if url == start:
+                host = host_of(answer.url)
+            pages.update(dict.fromkeys(self._on(host, found.pages, answer.url)))
+            further = [other for other in self._on(host, found.sitemaps, answer.url) if other not in known]
+            further = further[: _MAX_SITEMAPS - len(known)]
+            waiting.extend(dict.fromkeys(further))
+            known.update(further)
+        if not pages:
+            self.failed.append(f"{start}: it lists no page on {host}")
+        return list(islice(pages, most)), host
+
+    def _on(self, host: str, written: list[str], base: str) -> Iterator[str]:
+        """Give the addresses of *written* that are on *host*; the others are counted."""
+        for reference in written:
+            try:
+                address = absolute(reference, base)
+            except Failure as failure:
+                self.tally.counters[f"page_skipped.{failure.reason}"] += 1
+                continue
+            if host_of(address) == host:
+                yield address
+            else:
+                self.tally.counters["page_skipped.other_host"] += 1
+
+
+def _address(written: str, key: str, interval: str) -> str:
+    address = expand(written).replace("{interval}", interval)
     try:
-        return canonical(seed)
+        return canonical(address)
     except Failure as failure:
-        raise VecapError(f"crawl.source.seeds: {seed} is no http address ({failure.message}); change it") from failure
+        raise VecapError(
+            f"crawl.source.{key}: {address} is no http address ({failure.message}); change it"
+        ) from failure
 
 
 async def _open(config: FetchConfig) -> Fetcher:
@@ -133,4 +192,8 @@ async def _get(fetcher: Fetcher, url: str) -> Download | Failure:
 async def _html(download: Download) -> Download:
     if download.content_type not in HTML:
         raise Failure("not_html", download.content_type)
+    return download
+
+
+async def _as_it_is(download: Download) -> Download:
     return download

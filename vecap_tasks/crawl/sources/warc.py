@@ -1,173 +1,121 @@
-"""Pages from WARC files (1.0 and 1.1, gzipped or not). A file that is not whole is refused before a page is taken.
+"""Pages and images from WARC and ARC files. A file that is not whole is refused when its fault is reached.
 
-Half of a file would be another dataset under the same name, and nobody would see it.
+The links of a file appear when all of it was read, so nothing is made of the part before the fault.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from http import HTTPStatus
-from pathlib import Path
-from typing import IO
-
-from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from vecap_tasks.config import Config, WarcSource
 from vecap_tasks.crawl.address import canonical
 from vecap_tasks.crawl.failure import Failure
-from vecap_tasks.crawl.links import Link, Tally, links_of
+from vecap_tasks.crawl.links import Held, Link, Tally, links_of
 from vecap_tasks.crawl.page import HTML, Page
 from vecap_tasks.crawl.robots import product_token
-from vecap_tasks.crawl.sources.coding import undo
+from vecap_tasks.crawl.sources.answer import MAX_HEADER, Answer, answer_of
 from vecap_tasks.crawl.sources.files import find_files
-from vecap_tasks.dataset.manifest import Input
+from vecap_tasks.crawl.sources.records import Record, Records
 from vecap_tasks.errors import VecapError
 
-_GZIP = b"\x1f\x8b"
-_MAX_HEADER = 1 << 20
-_LENGTH = re.compile(rb"^content-length:\s*(\d+)\s*$", re.IGNORECASE | re.MULTILINE)
-_TYPE = re.compile(rb"^warc-type:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
-_PAGES = WarcRecordType.response | WarcRecordType.resource
+_HOLDS = frozenset({"response", "resource"})
+_REVISIT = "revisit"
 
 
 class WarcFiles:
     """The HTML pages of the response and resource records, in the order of the records. A part is a file."""
 
     def __init__(self, config: Config, section: WarcSource, interval: str) -> None:
-        self._max_bytes = config.crawl.fetch.max_bytes  # as for pages that are fetched
+        self._max_bytes = config.crawl.fetch.max_bytes  # as for pages and images that are fetched
         self._product = product_token(config.crawl.fetch.user_agent) if config.crawl.fetch.robots else None
+        self._stored_images = section.stored_images
         self._files = find_files(config, section.paths, interval, "WARC")
 
     def parts(self) -> list[str]:
         return list(self._files)
 
-    def read(self, part: str, tally: Tally) -> Iterator[Link]:
-        for page in self.pages(part, tally):
-            yield from links_of(page, self._product, tally)
-
-    def pages(self, part: str, tally: Tally) -> Iterator[Page]:
-        """Give the pages of the file *part*."""
-        path = self._files[part]
-        kinds = _check(path, part)
-        with path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        tally.inputs.append(Input("source", part, sha256, path.stat().st_size))
-        if not kinds["response"] and not kinds["resource"]:
-            held = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
-            raise VecapError(
-                f"{part} holds no pages ({held}); WAT and WET files have none, give the WARC file with the responses"
-            )
-        yield from self._read(path, part, tally)
-
-    def _read(self, path: Path, name: str, tally: Tally) -> Iterator[Page]:
-        with path.open("rb") as stream:
-            try:
-                for record in ArchiveIterator(stream, record_types=_PAGES, strict_mode=False):
-                    try:
-                        page = self._page(record, name)
-                    except Failure as failure:
-                        tally.counters[f"page_skipped.{failure.reason}"] += 1
-                        continue
-                    yield page
-            except OSError as error:
-                raise VecapError(f"{name} cannot be read: {error}; get the file again") from error
-
-    def _page(self, record: WarcRecord, name: str) -> Page:
-        """Return the page of a record. Raises Failure saying why it holds none."""
-        http = record.http_headers if record.is_http else None
-        headers = record.headers if http is None else http
-        kind = (headers.get("Content-Type") or "").partition(";")[0].strip().lower()
-        if http is not None and http.status_code != HTTPStatus.OK:
-            raise Failure(f"http_{http.status_code}")
-        if kind not in HTML:
-            raise Failure("not_html")
-        # WARC 1.0 shows the address in angle brackets, and some writers do so.
-        url = canonical((record.headers.get("WARC-Target-URI") or "").strip().removeprefix("<").removesuffix(">"))
-        body = record.reader.read()
-        if http is None:
-            return Page(url, undo(body, "", (), self._max_bytes), None, (), name)
-        codings = [part.strip().lower() for part in (http.get("Content-Encoding") or "").split(",")]
-        body = undo(body, (http.get("Transfer-Encoding") or "").lower(), codings, self._max_bytes)
-        return Page(url, body, record.http_charset, tuple(http.get_multiple("X-Robots-Tag")), name)
-
-
-def _check(path: Path, name: str) -> Counter[str]:
-    """Walk the records of the whole file and count them by type. Raises VecapError where it is not whole."""
-    with path.open("rb") as raw:
-        packed = raw.read(2) == _GZIP
-        raw.seek(0)
-        stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
-        walk = _Walk(stream)
-        unpacked = " of the unpacked file" if packed else ""
-        try:
-            walk.to_the_end()
-        except EOFError as error:
-            raise VecapError(
-                f"{name} is cut short at record {walk.records + 1}, byte {walk.start}{unpacked}; get the whole file"
-            ) from error
-        except (zlib.error, gzip.BadGzipFile, ValueError) as error:
-            raise VecapError(
-                f"{name} is damaged or no WARC file: record {walk.records + 1}, byte {walk.start}{unpacked}: {error}; "
-                f"get the file again"
-            ) from error
-        except OSError as error:
-            raise VecapError(f"{name} cannot be read: {error.strerror}") from error
-    return walk.kinds
-
-
-class _Walk:
-    """Steps over the records of an uncompressed stream by their lengths."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.records = 0  # whole ones
-        self.start = 0  # offset of the record at hand
-        self.kinds: Counter[str] = Counter()
-
-    def to_the_end(self) -> None:
-        """Raises EOFError where a record is cut, ValueError where none begins."""
-        offset = 0
-        while line := self._stream.readline(_MAX_HEADER):
-            if line.strip():
-                self.start = offset
-                offset += self._record(line)
-                self.records += 1
+    def read(self, part: str, tally: Tally) -> Iterator[Link | Held]:
+        for item in self.items(part, tally):
+            if isinstance(item, Page):
+                yield from links_of(item, self._product, tally)
             else:
-                offset += len(line)
+                yield item
 
-    def _record(self, first: bytes) -> int:
-        if not first.startswith(b"WARC/1."):
-            if b"WARC/1.".startswith(first):
-                raise EOFError
-            raise ValueError("no record begins here")
-        header = bytearray(first)
-        while line := self._stream.readline(_MAX_HEADER):
-            header += line
-            if line in (b"\r\n", b"\n"):
-                break
-            if len(header) > _MAX_HEADER:
-                raise ValueError("the record's header does not end")
-        else:
-            raise EOFError
-        length = _LENGTH.search(bytes(header).replace(b"\r\n", b"\n"))
-        if length is None:
-            raise ValueError("the record has no Content-Length")
-        kind = _TYPE.search(bytes(header))
-        self.kinds[kind[1].decode("ascii", "replace").lower() if kind else "unknown"] += 1
-        left = int(length[1])
-        while left:
-            block = self._stream.read(min(left, 1 << 20))
-            if not block:
-                raise EOFError
-            left -= len(block)
-        end = self._stream.readline(_MAX_HEADER)
-        if end.strip():
-            raise ValueError("the record is longer than its Content-Length")
-        if not end:
-            raise EOFError  # the two line ends that close each record
-        return len(header) + int(length[1]) + len(end)
+    def items(self, part: str, tally: Tally) -> Iterator[Page | Held]:
+        """Give the pages of the file *part*, and the images that it holds if they are to be taken from there."""
+        kinds: Counter[str] = Counter()
+        kept = _HOLDS | {_REVISIT} if self._stored_images else _HOLDS
+        with self._files[part].open() as stream:
+            records = Records(stream, part, kept, self._max_bytes + MAX_HEADER)
+            for record in records:
+                kinds[record.kind] += 1
+                try:
+                    if record.kind in _HOLDS:
+                        yield self._item(record, part, tally)
+                    elif record.kind in kept and _may_be_image(answer_of(record)):
+                        held = _revisit(record, part)
+                        tally.counters["revisited"] += 1
+                        yield held
+                except _Unheld as unheld:
+                    tally.counters[f"held_skipped.{unheld.reason}"] += 1
+                except Failure as failure:
+                    tally.counters[f"page_skipped.{failure.reason}"] += 1
+            tally.inputs.append(records.input())
+        if not kinds.keys() & _HOLDS:
+            said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
+            raise VecapError(
+                f"{part} holds no pages ({said}); WAT files want `kind: wat` and WET files have none: "
+                "give the WARC file with the responses"
+            )
+
+    def _item(self, record: Record, name: str, tally: Tally) -> Page | Held:
+        """Return the page or the image of *record*. Raises Failure saying why it holds none."""
+        answer = answer_of(record)
+        if self._stored_images and answer.status in (HTTPStatus.OK, None) and _is_image(answer):
+            held = _held(record, name)
+            tally.counters["held"] += 1
+            return held
+        if answer.status not in (HTTPStatus.OK, None):
+            raise Failure(f"http_{answer.status}")
+        if answer.content_type not in HTML:
+            raise Failure("not_html")
+        url = canonical(record.url)
+        return Page(url, answer.body(self._max_bytes), answer.charset, answer.robots_tags, name)
+
+
+class _Unheld(Failure):
+    """An image is in the archive, but cannot be taken from there: it is fetched."""
+
+
+def _is_image(answer: Answer) -> bool:
+    return answer.content_type.startswith("image/")
+
+
+def _may_be_image(revisit: Answer) -> bool:
+    """Say whether a revisit may be of an image: no type is said without the answer's header, nor by a 304."""
+    return _is_image(revisit) or revisit.content_type in ("", "application/http")
+
+
+def _held(record: Record, name: str) -> Held:
+    if record.offset is None:
+        raise _Unheld("packed_together")  # the gzip member would have to be unpacked from its beginning each time
+    if record.fields.get("warc-truncated"):
+        raise _Unheld("truncated")
+    digest = record.fields.get("warc-payload-digest") or None
+    return Held(_address(record.url), name, record.offset, record.length, digest, None)
+
+
+def _revisit(record: Record, name: str) -> Held:
+    digest = record.fields.get("warc-payload-digest") or None
+    # Where nothing is said, the same address was seen before: the profile `server-not-modified`.
+    same = record.fields.get("warc-refers-to-target-uri").removeprefix("<").removesuffix(">") or record.url
+    return Held(_address(record.url), name, None, None, digest, _address(same))
+
+
+def _address(url: str) -> str:
+    try:
+        return canonical(url)
+    except Failure as failure:
+        raise _Unheld(failure.reason) from failure

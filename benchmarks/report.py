@@ -1,0 +1,65 @@
+"""What every benchmark prints and writes: measures of ours and of the other tool, medians of alternating rounds."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One row of a report. `theirs` is None where the other tool has nothing of the kind; `limit` is the most (or the
+    least) that the machine could do at all, None where nothing sets one."""
+
+    name: str
+    unit: str
+    ours: float
+    theirs: float | None = None
+    limit: float | None = None
+    conditions: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours over theirs."""
+        return self.ours / self.theirs if self.theirs else None
+
+
+def alternate(rounds: int, ours: Callable[[], T], theirs: Callable[[], T]) -> tuple[list[T], list[T]]:
+    """Run both *rounds* times, in turn and each first in every second round, so that drift of the machine hits both."""
+    made: tuple[list[T], list[T]] = ([], [])
+    for number in range(rounds):
+        for side in (0, 1) if number % 2 == 0 else (1, 0):
+            made[side].append((ours, theirs)[side]())
+    return made
+
+
+def median(values: Iterable[float]) -> float:
+    return float(statistics.median(values))
+
+
+def machine() -> str:
+    """Say what it ran on: cores that this process may use, and the architecture."""
+    return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
+def report(measures: Sequence[Measure], file: Path | None = None) -> None:
+    """Print *measures* as a table, and write them to *file* as a list of JSON objects."""
+    width = max((len(measure.name) for measure in measures), default=4)
+    print(f"{'':<{width}}  {'unit':<10} {'ours':>10} {'theirs':>10} {'ratio':>7} {'limit':>10}  conditions")
+    for m in measures:
+        numbers = f"{_short(m.ours):>10} {_short(m.theirs):>10} {_short(m.ratio):>7} {_short(m.limit):>10}"
+        print(f"{m.name:<{width}}  {m.unit:<10} {numbers}  {m.conditions}")
+    if file is not None:
+        file.write_text(json.dumps([asdict(m) | {"ratio": m.ratio} for m in measures], indent=1) + "\n", "utf-8")
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,144 @@
+"""Pages that sitemaps list, on a real server, and sitemaps as they come."""
+
+import gzip
+
+import pytest
+
+from tests.conftest import DEMO
+from tests.crawl.conftest import crawl, stage_of
+from tests.crawl.test_crawl_stage import SITE, rows_of
+from tests.crawl.web import Answer
+from vecap_tasks.config import load_config
+from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.sources import sitemap
+from vecap_tasks.crawl.sources.sitemap import parse_sitemap
+from vecap_tasks.errors import ConfigError, VecapError
+
+XMLNS = (
+    "xmlns='http://www.sitemaps.org/schemas/sitemap/0.9' xmlns:image='http://www.google.com/schemas/sitemap-image/1.1'"
+)
+
+
+def urlset(*addresses):
+    listed = "".join(f"<url><loc>\n {address} </loc><lastmod>2026-01-01</lastmod></url>" for address in addresses)
+    return f"<?xml version='1.0' encoding='UTF-8'?><urlset {XMLNS}>{listed}</urlset>".encode()
+
+
+def index(*addresses):
+    listed = "".join(f"<sitemap><loc>{address}</loc></sitemap>" for address in addresses)
+    return f"<sitemapindex {XMLNS}>{listed}</sitemapindex>".encode()
+
+
+@pytest.fixture
+def sitemaps():
+    return lambda *paths, **more: {"kind": "site", "sitemaps": [SITE + path for path in paths], **more}
+
+
+def test_an_index_leads_to_pages_of_its_host_alone(web, configure, sitemaps):
+    web.answers |= {
+        "/sitemap.xml": Answer(index(SITE + "a.xml.gz", "b.txt", SITE + "gone.xml", "http://else.example/c.xml")),
+        "/a.xml.gz": Answer(gzip.compress(urlset(SITE + "1", SITE + "2", "http://else.example/3", "mailto:a@b"))),
+        "/b.txt": Answer(f"\ufeff{SITE}2\r\n\r\n{SITE}4\n".encode()),
+    }
+    for number in range(1, 6):
+        web.page(f"/{number}", f"<a href=/5>5</a><img src={number}.png alt='number {number}'>")
+        web.image(f"/{number}.png", color=(number, 0, 0))
+    stage, manifest = crawl(configure(sitemaps("sitemap.xml", max_depth=0)))
+    assert [row["caption"] for row in rows_of(stage, manifest)] == ["number 1", "number 2", "number 4"]
+    assert {row["source"] for row in rows_of(stage, manifest)} == {SITE + "sitemap.xml"}
+    assert [item.name for item in manifest.inputs] == [SITE + "sitemap.xml"]
+    counters = manifest.counters
+    assert (counters["pages"], counters["page_skipped.other_host"], counters["page_skipped.scheme"]) == (3, 2, 1)
+    assert counters["sitemap_skipped.http_404"] == 1
+    assert not [name for name in web.asked if name.startswith("else.example")]
+
+
+def test_seeds_and_sitemaps_together_give_each_page_once(web, configure, sitemaps):
+    web.page("/", "<a href=/1>1</a><img src=0.png>")
+    web.page("/1", "<img src=1.png>")
+    web.page("/2", "<a href=/3>3</a><img src=2.png>")
+    web.page("/3", "<img src=3.png>")
+    web.answers["/s.xml"] = Answer(urlset(SITE + "1", SITE + "2", SITE + "2"))
+    stage, manifest = crawl(configure(sitemaps("s.xml", seeds=[SITE], max_depth=1)))
+    assert [row["url"].removeprefix(SITE) for row in rows_of(stage, manifest)] == ["0.png", "1.png", "2.png", "3.png"]
+    assert [item.name for item in manifest.inputs] == [SITE, SITE + "s.xml"]
+    assert web.asked["site.example/1"] == web.asked["site.example/2"] == 1
+
+
+def test_no_more_pages_than_asked_for(web, configure, sitemaps):
+    web.answers["/s.xml"] = Answer(index(SITE + "a.xml", SITE + "never.xml"))
+    web.answers["/a.xml"] = Answer(urlset(*(f"{SITE}{number}" for number in range(9))))
+    for number in range(9):
+        web.page(f"/{number}", "<img src=x.png>")
+    assert crawl(configure(sitemaps("s.xml", max_pages=3)))[1].counters["pages"] == 3
+    assert web.asked["site.example/never.xml"] == 0
+
+
+def test_robots_txt_holds_for_sitemaps_and_what_they_list(web, configure, sitemaps):
+    web.answers |= {
+        "/robots.txt": Answer(b"User-agent: *\nDisallow: /shut"),
+        "/s.xml": Answer(urlset(SITE + "shut/1", SITE + "2")),
+        "/shut.xml": Answer(urlset(SITE + "2")),
+    }
+    web.page("/2", "<img src=x.png>")
+    _, manifest = crawl(configure(sitemaps("s.xml", "shut.xml", max_depth=0)))
+    assert manifest.counters["page_skipped.robots"] == manifest.counters["sitemap_skipped.robots"] == 1
+    assert web.asked["site.example/shut.xml"] == web.asked["site.example/shut/1"] == 0
+
+
+def test_a_sitemap_that_leads_to_itself_ends(web, configure, sitemaps):
+    web.answers["/s.xml"] = Answer(index(SITE + "s.xml", SITE + "t.xml", SITE + "t.xml"))
+    web.answers["/t.xml"] = Answer(index(SITE + "s.xml"))
+    with pytest.raises(VecapError, match=r"no seed gives a page: http://site.example/s.xml: it lists no page on site"):
+        stage_of(configure(sitemaps("s.xml"))).plan()
+    assert web.asked["site.example/t.xml"] == 1
+
+
+def test_a_sitemap_that_is_not_there_is_one_clear_line(web, configure, sitemaps):
+    with pytest.raises(VecapError, match=r"http://site.example/s.xml: http_404.*crawl\.source\.sitemaps") as error:
+        stage_of(configure(sitemaps("s.xml"))).plan()
+    assert "\n" not in str(error.value)
+    with pytest.raises(VecapError, match=r"crawl\.source\.sitemaps: ftp://x/ is no http address"):
+        stage_of(configure({"kind": "site", "sitemaps": ["ftp://x/"]})).plan()
+
+
+def test_a_site_needs_a_beginning(home):
+    with pytest.raises(ConfigError, match=r"crawl\.source.*a site needs seeds or sitemaps"):
+        load_config(DEMO, ["crawl.source={kind: site}"])
+
+
+def test_addresses_as_sitemaps_hold_them():
+    body = f"""<s:urlset xmlns:s='http://www.sitemaps.org/schemas/sitemap/0.9' {XMLNS.split()[1]}>
+        <s:url><s:loc><![CDATA[http://a/?x=1&y=2]]></s:loc>
+            <image:image><image:loc>http://a/image.png</image:loc></image:image></s:url>
+        <s:url><s:loc>http://a/?x=1&amp;y=2&#x20;</s:loc></s:url><s:url><s:loc/></s:url></s:urlset>"""
+    assert parse_sitemap(body.encode()).pages == ["http://a/?x=1&y=2"] * 2
+    assert parse_sitemap(b"\xef\xbb\xbf\n <urlset><url><loc>http://a/</loc></url></urlset>").pages == ["http://a/"]
+    latin = "<?xml version='1.0' encoding='iso-8859-1'?><urlset><url><loc>http://a/é</loc></url></urlset>"
+    assert parse_sitemap(latin.encode("latin-1")).pages == ["http://a/é"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"<urlset><url><loc>http://a/</loc></url>", "bad_xml"),
+        (b"<urlset><url><loc>http://a/?x&y</loc></url></urlset>", "bad_xml"),
+        (b"<!DOCTYPE html><html><p>no such page</html>", "not_a_sitemap"),
+        (b"<rss><channel><link>http://a/</link></channel></rss>", "not_a_sitemap"),
+        (gzip.compress(urlset("http://a/"))[:-20], "bad_encoding"),
+        (gzip.compress(b"\n" * 2000), "too_large"),
+        (b"\n" * 2000, "too_large"),
+    ],
+)
+def test_what_is_no_sitemap_says_why(monkeypatch, body, reason):
+    monkeypatch.setattr(sitemap, "MAX_BYTES", 1000)
+    with pytest.raises(Failure) as error:
+        parse_sitemap(body)
+    assert error.value.reason == reason
+
+
+def test_entities_that_grow_without_end_are_refused():
+    grow = "".join(f"<!ENTITY e{n} '{f'&e{n - 1};' * 10}'>" for n in range(1, 12))
+    body = f"<!DOCTYPE urlset [<!ENTITY e0 '{'x' * 50}'>{grow}]><urlset><url><loc>&e11;</loc></url></urlset>"
+    with pytest.raises(Failure, match="bad_xml"):
+        parse_sitemap(body.encode())

@@ -1,0 +1,157 @@
+"""The pace that is kept with each host, and that one slow host holds up no other."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from itertools import pairwise
+
+import pytest
+
+from tests.crawl.test_crawl_fetch import URL, get, get_all, reason
+from tests.crawl.web import Answer, drip
+from vecap_tasks.crawl import turn
+from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.fetch import Download
+
+
+@pytest.fixture
+def plain(fetch_config):
+    """Fetching that asks for nothing but what a test asks for."""
+    return lambda **values: fetch_config(**({"robots": False, "tdmrep": False} | values))
+
+
+def moments(web, name):
+    return [moment for moment, asked in web.begun if asked.startswith(name)]
+
+
+def gaps(web, name):
+    return [later - earlier for earlier, later in pairwise(moments(web, name))]
+
+
+def urls(count, host="site.example"):
+    return [f"http://{host}/{number}" for number in range(count)]
+
+
+def serve(web, count):
+    web.answers |= {f"/{number}": Answer(b"x") for number in range(count)}
+
+
+def test_requests_to_one_host_keep_their_distance_and_others_do_not_wait(web, plain):
+    serve(web, 8)
+    start = time.monotonic()
+    found = get_all(plain(host_delay=0.2), *urls(5), *urls(8, "other.example")[:1])
+    assert all(isinstance(one, Download) for one in found)
+    assert min(gaps(web, "site.example")) > 0.19
+    assert moments(web, "other.example")[0] - start < 0.2
+
+
+def test_a_host_that_wants_distance_holds_no_slot_of_others(web, plain):
+    serve(web, 20)
+    start = time.monotonic()
+    get_all(plain(host_delay=0.5, connections=1), *urls(3), *(f"http://{n}.example/{n}" for n in range(20)))
+    others = [moment for moment, name in web.begun if not name.startswith("site.")]
+    assert max(others) - start < 0.5 < moments(web, "site.example")[-1] - start
+
+
+def test_crawl_delay_is_kept_up_to_the_cap(web, fetch_config):
+    serve(web, 3)
+    web.answers["/robots.txt"] = Answer(b"User-agent: *\nCrawl-delay: 3600")
+    get_all(fetch_config(max_crawl_delay=0.3, tdmrep=False), *urls(3))
+    assert 0.29 < min(gaps(web, "site.example")[1:]) < 2  # the first is from robots.txt on, which told of it
+
+
+def test_all_of_a_host_waits_when_it_asks_for_a_pause(web, plain):
+    serve(web, 6)
+    web.answers["/0"] = Answer(b"x", first=(Answer(status=429, headers={"Retry-After": "1"}),))
+    found = get_all(plain(retries=1, connections_per_host=1), *urls(6))
+    assert [one.body for one in found] == [b"x"] * 6
+    assert gaps(web, "site.example")[0] > 0.9
+    assert web.asked["site.example/0"] == 2
+
+
+@pytest.mark.parametrize("first", ["soon", None, "-5", "Tue, 99 Foo 2030 00:00:00 GMT"])
+def test_a_429_without_a_usable_retry_after_is_tried_again_later(web, plain, first):
+    headers = {"Retry-After": first} if first else {}
+    web.answers["/a.png"] = Answer(b"x", first=(Answer(status=429, headers=headers),))
+    assert get(plain(retries=1)).body == b"x"
+    assert 0.2 < gaps(web, "site.example")[0] < 2
+
+
+def test_retry_after_may_be_a_date(web, plain):
+    when = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)
+    web.answers["/a.png"] = Answer(b"x", first=(Answer(status=503, headers={"Retry-After": when}),))
+    assert get(plain(retries=1)).body == b"x"
+    assert 1 < gaps(web, "site.example")[0] < 4
+
+
+def test_a_host_that_asks_for_a_longer_pause_than_the_deadline_is_asked_no_more(web, plain):
+    serve(web, 9)
+    web.answers["/0"] = Answer(status=429, headers={"Retry-After": "3600"})
+    first, *others = get_all(plain(retries=5, connections_per_host=1), *urls(9))
+    assert first.message == "http_429"
+    assert {str(other) for other in others} == {"http_429: the host asked for a pause"}
+    assert len(web.begun) == 1
+
+
+def test_slow_hosts_harm_no_other_row_and_the_run_ends(web, plain, monkeypatch):
+    """5 of 100 hosts drip a byte a second, with fewer slots than they would hold."""
+    monkeypatch.setattr(turn, "_QUICK", 0.1)
+    web.answers["/a.png"] = Answer(b"x")
+    web.answers |= {f"{n}.example/a.png": drip for n in range(0, 100, 20)}
+    start = time.monotonic()
+    found = get_all(plain(connections=4, deadline=2), *(f"http://{n}.example/a.png" for n in range(100)))
+    took = time.monotonic() - start
+    harmed = {n: str(one) for n, one in enumerate(found) if not isinstance(one, Download)}
+    assert harmed == dict.fromkeys(range(0, 100, 20), "timeout")
+    good = [moment for moment, name in web.begun if not isinstance(web.answers.get(name), type(drip))]
+    assert max(good) - start < 1.9  # none of them waited for a dripping one to end
+    assert took < 4
+
+
+def test_slow_requests_are_bounded_too(monkeypatch):
+    monkeypatch.setattr(turn, "_QUICK", 0.01)
+    monkeypatch.setattr(turn, "_SLOW", 2)
+
+    async def main():
+        slots = turn.Slots(2)
+        at_once = most = 0
+
+        async def one():
+            nonlocal at_once, most
+            async with slots.one():
+                at_once += 1
+                most = max(most, at_once)
+                await asyncio.sleep(0.2)
+                at_once -= 1
+
+        await asyncio.gather(*(one() for _ in range(20)))
+        return most
+
+    assert asyncio.run(main()) == 2 + 2 * 2
+
+
+def test_a_host_that_gives_no_answers_is_left_alone(web, plain):
+    """Its images would take 10 deadlines one after the other."""
+    web.answers |= {f"slow.example/{n}": drip for n in range(40)}
+    serve(web, 40)
+    start = time.monotonic()
+    config = plain(deadline=1, host_failures=3, connections_per_host=4)
+    found = get_all(config, *urls(40, "slow.example"), *urls(40))
+    assert time.monotonic() - start < 3
+    assert [str(one) for one in found[:40]].count("timeout") == 4
+    assert [str(one) for one in found[:40]].count("host_silent: timeout") == 36
+    assert all(isinstance(one, Download) for one in found[40:])
+
+
+def test_a_host_that_answers_now_and_then_is_not_left_alone(web, plain):
+    serve(web, 12)
+    web.answers |= {f"/{n}": drip for n in range(0, 12, 2)}
+    found = get_all(plain(deadline=0.3, host_failures=2, connections_per_host=1), *urls(12))
+    assert [str(one) for one in found if isinstance(one, Failure)] == ["timeout"] * 6
+
+
+def test_a_refusal_that_passes_leaves_no_host_alone(plain, free_port):
+    nobody = plain(connect_to={"*.example": f"127.0.0.1:{free_port}"}, host_failures=1)
+    assert {str(one) for one in get_all(nobody, *urls(20))} == {"connection_refused"}
+    assert reason(nobody, URL) == "connection_refused"

@@ -1,0 +1,50 @@
+"""Configuration shown in the documentation is configuration that is accepted."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import DEMO, REPOSITORY
+from vecap_tasks.config import parse_config
+
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+]
+SOURCES = re.findall(r"`(\{kind: .*?\})`", (REPOSITORY / "docs" / "crawl.md").read_text(encoding="utf-8"))
+
+
+def merged(base: dict, over: dict) -> dict:
+    """Return *base* with *over* laid upon it, section by section."""
+    both = {name: merged(base[name], over[name]) for name in base.keys() & over.keys() if isinstance(over[name], dict)}
+    return base | over | both
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_configuration_in_the_documentation_is_accepted(block):
+    parse_config(merged(yaml.safe_load(DEMO.read_text(encoding="utf-8")), yaml.safe_load(block)), Path("/"))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_source_in_the_documentation_is_accepted(source):
+    values = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
+    values["crawl"]["source"] = yaml.safe_load(source)
+    parse_config(values, Path("/"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_of_a_page_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    for link in links:
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_there_is_something_to_test():
+    assert len(BLOCKS) >= 4
+    assert len(SOURCES) >= 6

@@ -1,0 +1,154 @@
+"""Links and AltText from WAT files: JSON that Common Crawl's ia-web-commons writes of each record of a WARC file.
+
+It names the page's address, title, metas and links, of which `IMG@/src` are images. It keeps no figcaption, no
+language, no `srcset` and no late-loading address, so the pages themselves (`kind: warc`) give more and better links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from vecap_tasks.config import Config, WatSource
+from vecap_tasks.crawl.address import absolute, canonical
+from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.links import Link, Tally
+from vecap_tasks.crawl.optout import opted_out
+from vecap_tasks.crawl.robots import product_token
+from vecap_tasks.crawl.sources.files import find_files
+from vecap_tasks.crawl.sources.records import Record, Records
+from vecap_tasks.errors import VecapError
+
+_KINDS = frozenset({"metadata"})
+_IMAGE = "IMG@/src"
+_MAX_RECORD = 1 << 28  # bytes; the longest that Common Crawl writes have a few million
+
+
+class WatFiles:
+    """The images of the pages that WAT files describe, in the order of the records. A part is a file."""
+
+    def __init__(self, config: Config, section: WatSource, interval: str) -> None:
+        self._product = product_token(config.crawl.fetch.user_agent) if config.crawl.fetch.robots else None
+        self._files = find_files(config, section.paths, interval, "WAT")
+
+    def parts(self) -> list[str]:
+        return list(self._files)
+
+    def read(self, part: str, tally: Tally) -> Iterator[Link]:
+        linked = 0
+        with self._files[part].open() as stream:
+            records = Records(stream, part, _KINDS, _MAX_RECORD)
+            for record in records:
+                if record.kind not in _KINDS:
+                    continue
+                try:
+                    page = _page(record, part)
+                    if page is not None:
+                        linked += page.links is not None
+                        yield from page.images(self._product, tally)
+                except Failure as failure:
+                    tally.counters[f"page_skipped.{failure.reason}"] += 1
+            tally.inputs.append(records.input())
+        if not linked:
+            raise VecapError(
+                f"{part} holds no links: none of its {records.number} records describes a page with any; "
+                "give the WAT file of a WARC file with the responses"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """A page as a WAT record describes it."""
+
+    url: str
+    source: str
+    html: dict[str, Any]  # HTML-Metadata
+    headers: dict[str, Any]
+
+    @property
+    def links(self) -> list[Any] | None:
+        links = self.html.get("Links")
+        return links if isinstance(links, list) else None
+
+    def images(self, product: str | None, tally: Tally) -> Iterator[Link]:
+        """Give the images; none where the page opts out of our use."""
+        head = _object(self.html, "Head")
+        base = self._base(head)
+        images = [link for link in self.links or () if isinstance(link, dict) and link.get("path") == _IMAGE]
+        found: list[Link] = []
+        title = " ".join(_text(head, "Title").split()) or None
+        for link in images:
+            try:
+                url = absolute(_text(link, "url"), base)
+            except Failure as failure:
+                tally.counters[f"skipped.{failure.reason}"] += 1
+                continue
+            alttext = link.get("alt")
+            alttext = alttext if isinstance(alttext, str) else None
+            found.append(Link(url, alttext, self.url, title, None, None, self.source))
+        tally.counters["pages"] += 1
+        tally.counters["images"] += len(images)
+        if product is not None and opted_out(self._rules(head), product):
+            tally.counters["skipped.page_opt_out"] += len(found)
+            return
+        yield from found
+
+    def _base(self, head: dict[str, Any]) -> str:
+        try:
+            return absolute(head["Base"], self.url) if isinstance(head.get("Base"), str) else self.url
+        except Failure:
+            return self.url
+
+    def _rules(self, head: dict[str, Any]) -> Iterator[str]:
+        """Give what <meta name="robots"> and X-Robots-Tag say, and `tdm-reservation: …` for that <meta> and header."""
+        metas = head.get("Metas")
+        said = [
+            (_text(meta, "name").strip().lower(), _text(meta, "content"))
+            for meta in (metas if isinstance(metas, list) else ())
+            if isinstance(meta, dict)
+        ]
+        for name, value in self.headers.items():
+            values = value if isinstance(value, list) else [value]
+            said += ((name.lower(), item) for item in values if isinstance(item, str))
+        for name, text in said:
+            if name in ("robots", "x-robots-tag"):
+                yield text
+            elif name == "tdm-reservation":
+                yield f"{name}: {text}"
+
+
+def _page(record: Record, source: str) -> _Described | None:
+    """Return the page that *record* describes, None where it describes something else than an answer.
+
+    Raises Failure saying why it describes no page.
+    """
+    try:
+        body = orjson.loads(record.block or b"")
+        envelope = body["Envelope"]
+        payload = envelope["Payload-Metadata"]
+        if "HTTP-Response-Metadata" not in payload:
+            return None
+        answer = payload["HTTP-Response-Metadata"]
+        status = _text(_object(answer, "Response-Message"), "Status") or "200"
+        url = _text(_object(envelope, "WARC-Header-Metadata"), "WARC-Target-URI") or record.url
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise Failure("bad_json") from error
+    if status != "200":
+        raise Failure(f"http_{status}")
+    html = _object(answer, "HTML-Metadata")
+    if not html:
+        raise Failure("not_html")
+    return _Described(canonical(url), source, html, _object(answer, "Headers"))
+
+
+def _object(parent: dict[str, Any], name: str) -> dict[str, Any]:
+    value = parent.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(parent: dict[str, Any], name: str) -> str:
+    value = parent.get(name)
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,154 @@
+"""What has no place in a caption: markup, control characters, addresses, private data."""
+
+from __future__ import annotations
+
+import re
+
+from vecap_tasks.rewrite.screen.answer import Answer, one_of
+
+_TAGS = (
+    r"a|abbr|b|big|blockquote|body|br|button|caption|center|code|div|em|figcaption|figure|font|form|h[1-6]|head|hr|html|i"
+    r"|iframe|img|image|input|ins|label|li|link|meta|nav|ol|option|p|pre|s|script|section|small|span|strike|strong|style"
+    r"|sub|sup|svg|table|tbody|td|th|title|tr|u|ul|video|bos|eos|pad|unk|think|answer|alttext|vec|tool_call"
+)
+_MARKUP = one_of(
+    # HTML, and tokens of chat formats that look like it
+    rf"</?(?:{_TAGS})(?:\s[^<>]*)?/?>|</\w+>|<\w+ [\w-]+=[^<>]*>|<!--|<[|｜][^<>]*?[|｜]>",
+    r"<(?:start|end)_of_\w+>|<</?SYS>>",
+    r"&(?:amp|lt|gt|quot|apos|nbsp|copy|reg|trade|hellip|[mn]dash|[lr][sd]quo|[a-z]{1,2}(?:acute|grave|uml|circ|tilde)"
+    r"|#\d+|#x[0-9a-f]+);",
+    # marks of forums and chat formats
+    r"\[/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|b|i|u|img|url|quote|caption)(?:=[^\]]*)?\]|#{3,}\s*\w",
+    r"(?:^|\s)(?-i:USER|ASSISTANT|SYSTEM|HUMAN):\s|^\s*(?:assistant|user|system):\s",
+    # Markdown
+    r"```|!?\[[^\]]*\]\([^)]*\)|\*\*[^*\s][^*]*\*\*|(?<!\w)__[^_\s][^_]*__(?!\w)|^\s*#{1,6}\s+(?!\d)",
+    r"^\s*1[.)]\s.*\s2[.)]\s|^\s*[-*•]\s.*\s[-*•]\s",
+    # JSON and escapes
+    r"^\s*\{\s*\"\w[^\"]*\"\s*:|^\s*\[\s*\"|(?<!:)\\[nt](?![a-z])|\\u[0-9a-f]{4}",
+    # places that were left unfilled
+    r"\[(?:insert|your|name|brand|location|city|date|person|company|artist|product|object)\b[^\]\d]*\]|\{\{?\s*\w+\s*\}?\}",
+)
+# C0 and C1, zero width, bidi overrides, tags, private use and what takes the place of a character that is lost.
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\uffff"
+    r"\ue000-\uf8ff\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
+)
+
+_DOMAIN = (
+    r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+"
+    r"(?:com|org|net|info|biz|io|edu|gov|co\.[a-z]{2}|com\.[a-z]{2}|org\.[a-z]{2})"
+)
+_URL = one_of(
+    rf"\b(?:https?|ftp)://|\bwww\.[\w-]+\.\w|\b{_DOMAIN}/[\w?#~-]",
+    r"\b(?:bit\.ly|t\.co|goo\.gl|youtu\.be|tinyurl\.com|fb\.me|instagr\.am)/\w",
+)
+_SITE = one_of(rf"(?<![\w@.-]){_DOMAIN}\b(?![\w@-])")
+# A site's name as the name of a shop, a brand or a page that is shown: "the booking.com logo".
+_NAMED_AFTER = one_of(
+    r"^['’]?s?\W{0,2}\s*(?:logo|website|web site|site|homepage|home page|app|brand|stadium|arena|sign|screenshot|page"
+    r"|store|shop|box|banner|ad|advertisement|commercial|building|headquarters|warehouse|package|packaging|tour|cup"
+    r"|open|classic|team|bubble|era|crash)\b"
+)
+_NAMED_BEFORE = one_of(
+    r"\b(?:logo|website|homepage|home page|page|brand|screenshot|banner|app|sign|ad|advertisement|icon)\W+"
+    r"(?:(?:of|for|from|by|reading|that reads|called) )?(?:the )?$"
+)
+_SENT_TO = one_of(
+    r"(?:\b(?:visit|at|from|via|on|by|see|go to|online|available|credits?|courtesy of|source|more|buy|shop|click|order"
+    r"|check out)|©|\(c\))\W*$"
+)
+
+_EMAIL = one_of(
+    r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}",
+    r"\b[\w.+-]+ ?[\[(] ?at ?[\])] ?[\w-]+ ?(?:\.|[\[(] ?dot ?[\])]) ?[a-z]{2,}",
+)
+_PHONE = one_of(
+    r"(?<![\w.,+-])\+\d{1,3}[ .\-–(]*\(?0?\)?(?:\d[ .\-–()/]{0,2}){6,12}\d(?![\d%°])",
+    r"(?<![\w.,$€£#/-])(?:1[ .-])?\(?[2-9]\d{2}\)[ .-]?\d{3}[ .–-]\d{4}(?![\w-])",
+    r"(?<![\w.,$€£#/+-])(?:1[ .-])?[2-9]\d{2}([ .-])\d{3}\1\d{4}(?![\w-]|[.,/]\d)",
+    r"(?<![\w.,$€£#/:+-])(?<!\d )\(?0[1-9]\d{0,3}\)?[ /-]\d{2,4}[ -]?\d{2,4}(?:[ -]?\d{2,4}){0,2}(?![\w/:-]|[.,]\d)",
+    r"(?<![\w.,$€£#/-])(?:1[ -])?8(?:00|33|44|55|66|77|88)[ -]\d{3}[ -]\d{4}(?![\w-])",
+)
+_CUED = one_of(
+    r"\b(?:tel(?:ephone)?|phone|ph|call|calling|cell|fax|mobile|mob|whatsapp|hotline|helpline|dial|text|sms|viber"
+    r"|contact(?: no| number)?)\b[.:]?\s*"
+    r"(?:(?:no|nr|number|us|me|him|her|now|today|at|on|line|is|or|free|the|for)\b[.:]?\s*){0,3}[:#]?\s*"
+    r"(\+?\(?\d(?:[ .\-–/()]{0,2}\d){6,14})(?!\d)"
+)
+# What stands before a number that only looks like one to call.
+_NUMBERED = one_of(
+    r"(?:\b(?:isbn(?:-1[03])?|issn|sku|upc|ean|asin|item|model|parts?|serial|ref|reference|art|article|code|product|order"
+    r"|lot|nos?|nr|catalog|patent|id|invoice|size|version|ver|oem|mpn|pn|p/n|doi|batch|stock)\b"
+    r"[.:#]?\s*(?:number|no\.?|code|id|#)?\W{0,3}|#)$"
+)
+_FEWEST_DIGITS = 7
+
+
+def markup(answer: Answer) -> str | None:
+    """Tags, entities, Markdown, JSON, tokens of chat formats, places left unfilled, control characters.
+
+    >>> markup(Answer("<b>A cat</b> on a mat"))
+    'markup'
+    >>> markup(Answer("**A cat** &amp; a mat"))
+    'markup'
+    >>> markup(Answer("A photo of [Name] at the beach"))
+    'markup'
+    >>> markup(Answer("I <3 NY, AT&T tower; a < b and c > d; f**k cancer; [sic]; #1 Dad; 4* hotel"))
+    """
+    text = answer.text
+    return "markup" if _CONTROL.search(text) or _MARKUP.search(text) else None
+
+
+def url(answer: Answer) -> str | None:
+    """An address on the web; not a shop's or a site's name.
+
+    >>> url(Answer("A cat on a mat, see www.example.com"))
+    'url'
+    >>> url(Answer("A red dress, available at shop.example.com"))
+    'url'
+    >>> url(Answer("An Amazon.com box on a porch"))
+    >>> url(Answer("The booking.com logo, Node.js and St.Louis"))
+    """
+    text = answer.text
+    if _URL.search(text):
+        return "url"
+    for site in _SITE.finditer(text):
+        before, after = text[: site.start()], text[site.end() :]
+        if _NAMED_AFTER.search(after) or _NAMED_BEFORE.search(before):
+            continue
+        if _SENT_TO.search(before) or not site.group()[0].isupper():
+            return "url"
+    return None
+
+
+def private_data(answer: Answer) -> str | None:
+    """An e-mail address or a telephone number, by shape or by the word before it.
+
+    A library that knows every numbering plan would let pass the numbers that a model makes up, and needs a country.
+
+    >>> private_data(Answer("Contact Jane at jane.roe@example.com"))
+    'private_data'
+    >>> private_data(Answer("A van with (555) 123-4567 on its side"))
+    'private_data'
+    >>> private_data(Answer("Call 020 7946 0958 for a quote"))
+    'private_data'
+    >>> private_data(Answer("ISBN 978-0-340-82975-2, 1994-1996, 76 x 127 mm, $10,400, 3-2, Nokia 3310, 655-12SSCY"))
+    >>> private_data(Answer("A contact page with an e-mail address and a phone number"))
+    """
+    text = answer.text
+    if _EMAIL.search(text):
+        return "private_data"
+    if _digits(text) < _FEWEST_DIGITS:
+        return None
+    if _CUED.search(text):
+        return "private_data"
+    for match in _PHONE.finditer(text):
+        if 9 <= _digits(match.group()) <= 15 and (
+            match.group().startswith("+") or not _NUMBERED.search(text, 0, match.start())
+        ):
+            return "private_data"
+    return None
+
+
+def _digits(text: str) -> int:
+    return sum(character.isdigit() for character in text)

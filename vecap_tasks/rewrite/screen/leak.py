@@ -1,0 +1,88 @@
+"""The prompt in the answer: its own words, or talk of what was given and asked instead of the picture."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from vecap_tasks.rewrite.screen.answer import Answer, one_of, unquoted
+from vecap_tasks.rewrite.screen.words import words
+
+_ALT = r"alt(?:ernative)?[- ]?texts?"
+_SOURCE = rf"(?:captions?|descriptions?|sentences?|texts?|{_ALT})"
+_GIVEN = (
+    r"(?:provided|given|supplied|raw|input|source|merged|combined|fused|rewritten|revised|synthetic|refined|generated"
+    r"|original|new|above|previous|accompanying|following|initial|former|latter|image|visual|user['’]?s?)"
+)
+_NO_PLACE = r"\b(?! (?:of|by|in|on|for|from)\b)"  # "the original text of the Magna Carta" is something to be seen
+
+_TALK = one_of(
+    # What was given, by name.
+    rf"\b(?:first|second|both|1st|2nd) (?:(?:given|provided|input) )?(?:sentences|sentence(?! was\b){_NO_PLACE}"
+    rf"|(?:descriptions?|captions?){_NO_PLACE})",
+    r"\bsentences? (?:[12]|one|two)\b",
+    rf"\b(?:the|this|your|both|an?) (?:{_GIVEN} )+(?:{_ALT}|captions?|descriptions?|sentences?){_NO_PLACE}"
+    r"(?! reads?\b)",
+    r"\b(?:the|this|your|both) (?:(?:provided|given|supplied|raw|input|source|synthetic|above|user['’]?s?|original) )+"
+    rf"(?:image )?(?:texts?|information|context|details|data|prompt|images?){_NO_PLACE}",
+    rf"\b(?:the|this|an|your|and|from|in|of) {_ALT}\b",
+    r"\b(?:raw|synthetic) (?:text|captions?|descriptions?)\b",
+    # What it says.
+    r"\b(?:based on|according to|as (?:per|described|mentioned|stated|noted|indicated|specified|suggested)(?: in| by)?"
+    r"|(?:mentioned|described|stated|provided|given|specified) (?:in|by))"
+    rf" (?:the|this|your|both|these)(?: \w+){{0,2}}? {_SOURCE}\b(?! (?:of|by|in|on)\b)",
+    r"\b(?:based on|according to|from|given|using) the (?:information|details?|context) (?:provided|given|available)\b",
+    r"\b(?:as|not) (?:described|mentioned|stated|shown|specified|provided|indicated|suggested)"
+    rf" (?:in the )?(?:image|picture|caption|description|{_ALT}|above|previously)\b",
+    rf"\b(?:the|this|its|image) (?:description|{_ALT}|sentence)s? (?:also )?(?:states?|mentions?|says|describes?|notes?"
+    r"|does not|doesn['’]?t|provides?|suggests?|indicates?|specif\w+|implies)\b",
+    r"\b(?:the|this|its|image) captions? (?:also )?(?:mentions?|does not|doesn['’]?t|suggests?|indicates?|implies"
+    r"|describes?|provides?|specif\w+|notes?)\b",
+    r"\b(?:additional|extra|more|specific|contextual) (?:context|information|details?) (?:(?:is|are|was) )?"
+    r"(?:provided|given|mentioned|from|found) (?:(?:in|by|from) )?(?:(?:the|both) )?"
+    r"(?:caption|description|text|sentence|alt)",
+    # What was to be done with it.
+    r"\b(?:well|better)-?[- ]structured sentences?\b|\breal[- ]world (?:information|knowledge|details?)\b",
+    r"\bvisual(?:ly)?[- ](?:enriched )?concepts?\b",
+    r"\b(?:i|we)(?:['’]ve| have)? (?:combined|merged|fused|rewritten|rewrote|rephrased|incorporated)"
+    r" (?:the|both|all|your|these|it|this)\b",
+    r"\b(?:combin|merg|fus|incorporat|integrat|retain|preserv)(?:e|es|ed|ing) (?:(?:the|both|all|all the|key|relevant"
+    rf"|original|real-world|detailed|important) )*(?:{_SOURCE}|information|details?|concepts)\b"
+    r"(?! (?:of|into|a|panel|book|sign|on)\b)",
+    r"\bword (?:count|limit)\b|\(?\b\d+ (?:words|tokens|characters)\)?\W*$",
+    # What follows an answer, and the labels of its parts.
+    r"\bnote ?: (?:i|the|this|that|in|as|since|please)\b|\b(?:please )?let me know (?:if|whether)\b",
+    r"\bi hope (?:this|that|it) (?:helps|meets)\b|\bfeel free to (?:ask|modify|adjust|change|let)\b",
+    r"\bis there anything else\b|(?<=[.!?] )(?:caption|answer|output|input) ?:",
+    rf"\b(?:{_ALT}|description|image caption|vecap|vec|concepts|fused caption|explanation|reasoning|instructions?"
+    r"|question)s? ?:",
+)
+
+
+def prompt_leak(answer: Answer) -> str | None:
+    """`leak_words` words in a row that only the prompt can have given, or talk of the sources, the task, the answer.
+
+    >>> prompt_leak(Answer("A cat on a mat, as mentioned in the first sentence."))
+    'prompt_leak'
+    >>> prompt_leak(Answer("The image, based on the description provided, shows a cat."))
+    'prompt_leak'
+    >>> prompt_leak(Answer("A cat put in the names of the text", prompt="Then put in the names of the text"))
+    'prompt_leak'
+    >>> prompt_leak(Answer("A meme of a cat; the caption reads 'Monday'"))
+    >>> prompt_leak(Answer("The first sentence of Moby Dick printed on a mug"))
+    >>> prompt_leak(Answer("a page with a description in small print"))
+    """
+    if any(not answer.quotes(match.group()) for match in _TALK.finditer(unquoted(answer.text))):
+        return "prompt_leak"
+    length = answer.settings.leak_words
+    leaked = _runs(answer.text, length) & _prompt_runs(answer.prompt, length)
+    return "prompt_leak" if leaked and leaked - _runs(answer.data, length) else None
+
+
+@lru_cache(maxsize=16)
+def _prompt_runs(prompt: str, length: int) -> frozenset[tuple[str, ...]]:
+    return _runs(prompt, length)
+
+
+def _runs(text: str, length: int) -> frozenset[tuple[str, ...]]:
+    said = words(text)
+    return frozenset(said[place : place + length] for place in range(len(said) - length + 1))

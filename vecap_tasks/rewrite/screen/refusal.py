@@ -1,0 +1,107 @@
+"""An assistant's refusals. The same words stand on shirts and signs and in titles; see `refusal` for what tells."""
+
+from __future__ import annotations
+
+from vecap_tasks.rewrite.screen.answer import Answer, one_of, unquoted
+
+_START = r"(?:^|(?<=[.!?:] )|(?<=, but )|(?<=however, ))\W*"  # of a sentence, or of what follows "I am sorry, but"
+_CANNOT = (
+    r"(?:can['’]?t|cannot|can not|could ?n['’]?t|could not|won['’]?t|will not"
+    r"|(?:am|was|are|['’]m|['’]re) (?:unable|not able) to)"
+)
+_WE_CANNOT = rf"{_START}(?:i|we)(?: |(?=['’])){_CANNOT}"
+_DO = (
+    r"(?:see|view|access|open|load|process|analy[sz]e|interpret|describe|identify|recogni[sz]e|generate|create|provide"
+    r"|produce|write|answer|combine|fuse|merge|complete|determine|discern|help|assist|tell|make|display|do|respond"
+    r"|browse|verify|confirm|infer|offer|engage|continue)"
+)
+_PICTURE = r"(?:image|picture|photo|photograph)s?"
+_TEXT = r"(?:texts?|captions?|descriptions?|information|context|details?|alt[- ]?text|sentences?)"
+_OF_THE_TASK = (
+    rf"(?:{_PICTURE}|{_TEXT}|requests?|contents?|people|individuals|persons?|names?|identity|assist|data|answers?"
+    r"|with (?:that|this|it|your))"
+)
+
+_REFUSAL = one_of(
+    # I cannot …
+    rf"{_WE_CANNOT} (?:\w+ ){{0,2}}?{_DO}\b[^.!?]{{0,60}}\b{_OF_THE_TASK}\b",
+    rf"{_WE_CANNOT} (?:assist|comply|fulfil+|help (?:you )?with|do that|answer that|provide|continue"
+    r" (?:this|the|our))\b",
+    rf"{_START}(?:i|we) (?:must|have to|will have to) (?:respectfully )?(?:decline|refuse)\b",
+    rf"{_START}without (?:seeing|access to|having) (?:the|an|any|more) (?:actual )?(?:{_PICTURE}|{_TEXT})\b",
+    rf"{_START}unable to {_DO}[^.!?]{{0,40}}\b(?:{_PICTURE}|{_TEXT}|request)\b",
+    # … I have not …
+    rf"{_START}(?:i|we) (?:do not|don['’]?t) (?:currently )?(?:have|possess) (?:(?:any|the|enough|sufficient|direct) )?"
+    r"(?:\w+ )?(?:access|abilit(?:y|ies)|capabilit(?:y|ies)|information|context|eyes|personal|visual|details"
+    r"|images?)\b",
+    rf"{_START}(?:i|we) (?:do not|don['’]?t|did not|didn['’]?t) (?:see|find|receive) (?:any|an|the|your) (?:\w+ )?"
+    rf"(?:{_PICTURE}|attachments?|{_TEXT})\b",
+    rf"{_START}(?:i|we) see no {_PICTURE}\b",
+    r"\bi(?:['’]?d| would)? (?:need|require) (?:to see |more )(?:the )?(?:image|picture|information|context|details)",
+    # … for nothing was given, or not enough …
+    rf"{_START}(?:it (?:seems|appears|looks like) (?:that )?)?there (?:is|was|are|seems to be|appears to be|does)"
+    rf"(?: no|(?:n['’]?t| not) (?:(?:appear|seem) to be )?(?:any|an|enough)) (?:\w+ )?(?:{_PICTURE}|{_TEXT})"
+    r"(?: (?:(?:was|is|has been|that (?:was|is)) )?(?:provided|attached|available|given|included|present|here|shown"
+    r"|uploaded|visible|for me|to (?:describe|see|caption|fuse|combine))\b|\W*$)",
+    rf"{_START}no (?:{_PICTURE}|{_TEXT})(?: \w+)? (?:(?:was|is|has been) )?"
+    r"(?:provided|attached|given|uploaded|supplied|included|received)\b",
+    rf"{_START}no (?:{_PICTURE}|{_TEXT}) (?:(?:was|is) )?available\W*$",
+    rf"{_START}(?:the|this|your) (?:{_PICTURE}|link|file|url|alt[- ]?text|description)"
+    r"(?: (?:you|that|link|file|url)(?: \w+){0,3})? (?:(?:is|was|has|does|did)(?:n['’]?t| not)|cannot|could not"
+    r"|can['’]?t|couldn['’]?t|failed) (?:to )?(?:be )?(?:been )?(?:provided|available|displayed?|loade?d?|visible"
+    r"|accessible|seen|attached|opened|viewed|included|appear|accessed)\b",
+    r"\b(?:not enough|insufficient) (?:information|context|details) (?:(?:is|was|provided|given) )*(?:to|in|for)\b",
+    # … please give me …
+    rf"{_START}(?:(?:can|could|would|will) you |if you (?:can|could) )?(?:please )?(?:kindly )?"
+    r"(?:provide|upload|share|attach|send|give|supply|describe) (?:me |us )?(?:with )?"
+    rf"(?:an?|the|more|your|both|some|it|further)(?: \w+){{0,3}}? ?(?:{_PICTURE}|{_TEXT}|url)"
+    r"(?:,? (?:so|and|for|to|that|you|first|again|i|we)\b|\W*$)",
+    # … for I am, and may not.
+    r"\bas (?:an? |just an? |merely an? )?(?:large |text[- ]based |generative )?(?:ai|artificial intelligence)"
+    r"(?: language)?(?: (?:model|assistant|chatbot|system))?(?:,|,? (?:i\b|it is|my\b|there\b)|\W*$)",
+    r"\bas an? (?:ai|artificial intelligence) (?:language model|assistant|chatbot)\b",
+    r"\bas an? (?:large |text[- ]based )*(?:language model|llm|text model)\b",
+    rf"{_START}i(?:['’]m| am) (?:just |only |merely )?an? (?:(?:ai|artificial intelligence)(?: language)?"
+    r" (?:model|assistant|chatbot|system)|ai\b(?=[,. ]+(?:and|so|i|but|which|that)\b|\W*$)|(?:large )?language model)",
+    rf"{_START}it(?: is| would be|['’]s) (?:not possible|impossible|not appropriate|inappropriate|difficult|unethical)"
+    rf" (?:for me )?to (?:\w+ )?(?:{_DO}|say|give|discuss|caption)\b",
+    r"\b(?:against|violates?|in violation of) (?:my|our|openai['’]?s?|the) (?:\w+ )?"
+    r"(?:guidelines|polic(?:y|ies)|programming)\b",
+)
+# An apology alone may be a song. It is an assistant's where it goes on to what an assistant is asked for.
+_APOLOGY = one_of(
+    rf"{_START}(?:(?:(?:i|we)(?:['’]?m| am|['’]?re| are) (?:\w+ )?(?:sorry|afraid)|sorry|unfortunately|regrettably"
+    r"|(?:my |our |please accept my )?apologies|(?:i|we) (?:must )?apologi[sz]e|i regret)\b)"
+    r"[^.?!]{0,40}?[,.;:]? ?\b(?:but |that )?(?:i|we|there|as|the|it|this|no|you|your|without|for)\b"
+)
+_TASK = one_of(
+    rf"\b(?:{_PICTURE}|{_TEXT}|requests?|contents?|assist\w*|provided?|unable|not able|(?:help|assist)(?: you)? with"
+    r"|language model|AI|describe|generate|prompt|view|identif\w+|attached|upload\w*|fulfil+|comply|instructions?"
+    r"|guidelines|personal)\b"
+)
+
+
+def refusal(answer: Answer) -> str | None:
+    """An assistant refuses, apologises, asks for the image, or says what it is.
+
+    It does so at the start of a sentence, and of what it was asked. What is quoted, or stands in the sources, is not
+    its own.
+
+    >>> refusal(Answer("I'm sorry, but I cannot see the image."))
+    'refusal'
+    >>> refusal(Answer("As an AI language model, I don't have eyes."))
+    'refusal'
+    >>> refusal(Answer("There is no image provided."))
+    'refusal'
+    >>> refusal(Answer("A white shirt that reads Sorry I'm late, I didn't want to come"))
+    >>> refusal(Answer("Sorry I'm late, I didn't want to come t-shirt in black"))
+    >>> refusal(Answer("I can't keep calm, I'm a teacher mug on a desk"))
+    >>> refusal(Answer("As an AI researcher, Jane Roe speaks on a stage"))
+    """
+    text = unquoted(answer.text)
+    if any(not answer.quotes(match.group()) for match in _REFUSAL.finditer(text)):
+        return "refusal"
+    opening = _APOLOGY.search(text)
+    if opening and _TASK.search(text, opening.start()) and not answer.quotes(opening.group()):
+        return "refusal"
+    return None

@@ -1,0 +1,151 @@
+"""A fused caption against what it was made of: it keeps what is seen, and makes nothing up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+
+from vecap_tasks.rewrite.screen.answer import Answer
+from vecap_tasks.rewrite.screen.names import EVERYDAY, SPELLED_OUT
+from vecap_tasks.rewrite.screen.words import FUNCTION, NAMEABLE, NUMBER_WORDS, WORD, content_words, stem, words
+
+_NUMBER = re.compile(r"\d+")
+_THOUSANDS = re.compile(r"(?<=\d)[,.](?=\d{3}\b)")
+_CENTURY = re.compile(r"\b\d+(?:st|nd|rd|th)[- ]century\b", re.IGNORECASE)
+_TITLED = 0.7  # share of capitalised words from which on capitals say nothing
+_PREFIX = 4  # letters in common that make two words one: Italy and Italian
+_ALIKE = 0.75  # likeness of two spellings of one name
+_NAMED = 0.7  # what a concept counts that a name may stand for
+_NAMEABLE = frozenset(stem(word) for word in NAMEABLE)
+
+
+def drops_vec(answer: Answer) -> str | None:
+    """Fewer than `min_vec_kept` of the VeC's content words are left, a name from the AltText standing for a person.
+
+    >>> vec = "two red tulips left of a blue mug on grass"
+    >>> drops_vec(Answer("Two red Belvo tulips by a blue mug on the grass", alttext="Belvo tulips", vec=vec))
+    >>> drops_vec(Answer("Buy Belvo tulips now", alttext="Belvo tulips", vec=vec))
+    'drops_vec'
+    >>> drops_vec(Answer("Jack White on stage", alttext="Jack White", vec="a man standing on a stage"))
+    """
+    wanted = content_words(answer.vec)
+    if not wanted:
+        return None
+    said = content_words(answer.text)
+    kept = {word for word in wanted if word in said or any(_one_word(word, other) for other in said)}
+    named = said & content_words(answer.alttext) - wanted
+    share = len(kept) + (_NAMED * len(wanted & _NAMEABLE - kept) if named else 0)
+    return "drops_vec" if share < answer.settings.min_vec_kept * len(wanted) else None
+
+
+def _one_word(a: str, b: str) -> bool:
+    """Whether one stem begins the other: garden and gardener, snow and snowy, skate and skateboard."""
+    short, long = sorted((a, b), key=len)
+    return len(short) >= _PREFIX and long.startswith(short)
+
+
+def invented(answer: Answer) -> str | None:
+    """More than `max_new_names` names and numbers that neither the AltText nor the VeC has.
+
+    A name is a word with a capital that does not begin a sentence; in a text that capitalises most words only numbers
+    count, as in a language that gives every noun a capital. Other spellings, abbreviations written out and derived
+    forms are no new names.
+
+    >>> given = {"alttext": "Ford Edge SEL 2017, Roseville MN", "vec": "a black car in a parking lot"}
+    >>> invented(Answer("A black 2017 Ford Edge SEL in a parking lot in Roseville, Minnesota", **given))
+    >>> invented(Answer("A black Toyota Edge in a parking lot", **given))
+    'invented'
+    >>> invented(Answer("A black 2019 Ford Edge in a parking lot", **given))
+    'invented'
+    """
+    if not answer.data:
+        return None
+    allowed = answer.settings.max_new_names
+    numbers = _known_numbers(answer.data)
+    new = [number for number in _numbers(answer.text) if not _known_number(number, numbers)]
+    names = [] if "de" in answer.settings.languages else list(_names(answer.text))
+    if not names:
+        return "invented" if len(new) > allowed else None
+    known = frozenset(words(answer.data))
+    new += [name for name in names if name.lower() not in known and not _known_name(name, known, answer)]
+    return "invented" if len(new) > allowed else None
+
+
+def _numbers(text: str) -> list[str]:
+    """Return the numbers of *text*, decimals as two, without leading noughts, thousands joined."""
+    plain = _THOUSANDS.sub("", _CENTURY.sub(" ", text))
+    return [number.lstrip("0") or "0" for number in _NUMBER.findall(plain)]
+
+
+def _known_numbers(data: str) -> frozenset[str]:
+    spelled = {str(NUMBER_WORDS[word]) for word in words(data) if word in NUMBER_WORDS}
+    parts = {number.lstrip("0") or "0" for number in _NUMBER.findall(data)}
+    return frozenset({*_numbers(data), *parts, *spelled})
+
+
+def _known_number(number: str, known: frozenset[str]) -> bool:
+    """Whether a number is there, whole, as the year that "2009-10" and "'85" mean, or run together with others."""
+    if number in known:
+        return True
+    if len(number) == 4 and number[:2] in ("18", "19", "20"):
+        return (number[2:].lstrip("0") or "0") in known
+    return len(number) >= 2 and any(number in other for other in known if len(other) > 4)
+
+
+def _names(text: str) -> Iterator[str]:
+    """Give the words with a capital that begin no sentence and no quotation."""
+    found = list(WORD.finditer(text))
+    cased = [match.group() for match in found if len(match.group()) > 3]
+    if not cased or (len(cased) > 3 and sum(not word.islower() for word in cased) > _TITLED * len(cased)):
+        return
+    for match in found[1:]:
+        word = match.group()
+        bare = word.removesuffix("'s").removesuffix("’s")
+        if bare == bare.lower() or len(bare) < 2 or bare[0].isdigit():
+            continue
+        before = text[: match.start()].rstrip()
+        if before[-1:] in ".!?:\"“'‘(…" and not re.search(r"\b(?:[A-Z]|St|Mt|Dr|Mr|Mrs|Ms|vs|No|Jr|Sr|Ft)\.$", before):
+            continue
+        yield bare
+
+
+def _known_name(name: str, known: frozenset[str], answer: Answer) -> bool:
+    low = name.lower()
+    if low in EVERYDAY or low in FUNCTION or low in NUMBER_WORDS:
+        return True
+    if stem(low) in {stem(word) for word in known}:
+        return True
+    written = "".join(character for character in answer.data.lower() if character.isalnum())
+    if len(low) > 2 and low.replace("'", "").replace("’", "") in written:
+        return True  # find-my-past, FindMyPast
+    if any(low in SPELLED_OUT.get(word, ()) for word in known):
+        return True
+    if any(word in SPELLED_OUT.get(low, ()) for word in known):
+        return True
+    if _initials(name, answer):
+        return True
+    for word in known:
+        if len(word) < 3 or word in FUNCTION:
+            continue
+        common = next((n for n, (a, b) in enumerate(zip(low, word, strict=False)) if a != b), min(len(low), len(word)))
+        if common >= _PREFIX and 2 * common >= max(len(low), len(word)):
+            return True
+        if len(low) > 3 and abs(len(low) - len(word)) < 4 and SequenceMatcher(None, low, word).ratio() >= _ALIKE:
+            return True
+    return False
+
+
+def _initials(name: str, answer: Answer) -> bool:
+    """Whether *name* is short for words in a row of the sources, or one of those that a short form there stands for."""
+    if name.isupper():
+        given = words(answer.data)
+        rows = ("".join(word[0] for word in given), "".join(word[0] for word in given if word not in FUNCTION))
+        return 1 < len(name) < 7 and any(name.lower() in row for row in rows)
+    capitals = [word for word in WORD.findall(answer.text) if word[0].isupper()]
+    for short in (word for word in WORD.findall(answer.data) if word.isupper() and 1 < len(word) < 7):
+        for start in range(len(capitals) - len(short) + 1):
+            row = capitals[start : start + len(short)]
+            if name in row and "".join(word[0] for word in row) == short:
+                return True
+    return False
