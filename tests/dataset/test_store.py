@@ -75,3 +75,14 @@ def test_a_root_that_cannot_be_written_is_said_in_a_line(tmp_path: Path) -> None
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(VecapError, match="cannot write to"):
         Store(str(tmp_path / "file")).put("a", b"")
+
+
+def test_a_folder_goes_with_all_that_is_in_it(store: Store) -> None:
+    store.remove_folder("d/gone")
+    assert store.folders("d") == []
+    for name in ("d/gone/a.txt", "d/gone/deep/b.txt", "d/stays/c.txt"):
+        store.put(name, b"one")
+    store.remove_folder("d/gone")
+    assert store.folders("d") == ["stays"]
+    assert store.files("d") == []
+    assert not store.exists("d/gone/deep/b.txt")

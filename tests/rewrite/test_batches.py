@@ -1,0 +1,60 @@
+"""Batches of a shard that was cut short: the next try takes them over, and makes the same bytes."""
+
+import pytest
+
+from tests.rewrite.server import Server
+from vecap_tasks.dataset.manifest import Manifest
+from vecap_tasks.errors import VecapError
+from vecap_tasks.rewrite.stage import Rewrite
+
+
+@pytest.fixture
+def rows(given):
+    broken = given("A name", image=None)
+    return [*(given(f"A Belvo {number} tulip", image=number) for number in range(80)), broken]
+
+
+def finish(stage: Rewrite) -> Manifest:
+    for shard in stage.plan():
+        stage.run(shard)
+    return stage.commit()
+
+
+@pytest.mark.parametrize("batches", [2, 3, 6, 8])
+def test_what_a_try_finished_is_not_written_again(place, rows, tmp_path, batches: int) -> None:
+    undisturbed = finish(Rewrite(place.config(shard_size=100), place.lay_down(place.config(), rows)))
+    place.folder = tmp_path / "again"
+    stage = Rewrite(place.config(shard_size=100), place.lay_down(place.config(), rows))
+    left = iter([True] * (batches - 1))
+    stage.wanted = lambda: next(left, False)
+    with pytest.raises(VecapError, match="rewrite 00000: nobody waits for it any more; what is done is kept"):
+        stage.run("00000")
+    assert stage.receipts() == []
+    next_try = Rewrite(stage.config, stage.version)
+    manifest = finish(next_try)
+    assert manifest.digest == undisturbed.digest
+    notes, whole = manifest.provenance["notes"], undisturbed.provenance["notes"]
+    assert notes["taken_over"] >= 16 * (batches - 1)  # the row without a picture may have been one
+    asked, needed = (sum(made[f"{role}_captions"] for role in ("vlm", "llm")) for made in (notes, whole))
+    assert asked + notes["taken_over"] == needed
+    assert stage.store.folders(f"{stage.folder}/_shards") == []
+
+
+def test_answers_of_a_server_are_kept_in_batches_too(place, rows) -> None:
+    with Server() as server:
+        served = {"backend": "openai", "model": "tiny", "server": {"urls": [server.url], "requests": 4}}
+        config = place.config(shard_size=100)
+        served["retry_temperature"] = 0
+        models = {role: getattr(config.rewrite, role).model_dump() | served for role in ("vlm", "llm")}
+        config = place.config(shard_size=100, **models)
+        stage = Rewrite(config, place.lay_down(config, rows))
+        left = iter([True] * 40)
+        stage.wanted = lambda: next(left, False)
+        with pytest.raises(VecapError, match="nobody waits for it"):
+            stage.run("00000")
+        before = len(server.asked)
+        finish(Rewrite(config, stage.version))
+        (receipt,) = stage.receipts()
+        assert receipt.notes["taken_over"] >= 40
+        asked = receipt.notes["vlm_captions"] + receipt.notes.get("llm_captions", 0)
+        assert len(server.asked) - before == asked - 1  # the row without a picture is not sent
