@@ -12,6 +12,7 @@ import zlib
 from dataclasses import dataclass
 
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.disguise import begins_as_image, disguise
@@ -67,7 +68,7 @@ def decode(body: bytes, config: ImageConfig) -> tuple[Picture, bytes]:
         if width * height > config.max_pixels:
             raise Failure("too_many_pixels", f"{width}x{height}")
         kind = "JPEG" if image.format == "MPO" else str(image.format)
-        if kind == "JPEG" and body.count(_START_OF_SCAN) > _MAX_SCANS:
+        if kind == "JPEG" and not _in_one_scan(image, body) and body.count(_START_OF_SCAN) > _MAX_SCANS:
             raise Failure("too_many_scans")
         exif = read_exif(image)
         told = exif_json(exif)
@@ -90,6 +91,18 @@ def decode(body: bytes, config: ImageConfig) -> tuple[Picture, bytes]:
     out = io.BytesIO()
     small.save(out, "JPEG", quality=config.quality, optimize=False, progressive=False, subsampling="4:2:0")
     return Picture(*small.size, width, height, kind, told, phash(small)), out.getvalue()
+
+
+def _in_one_scan(image: Image.Image, body: bytes) -> bool:
+    """Say whether the first scan of a JPEG holds all of it: libjpeg reads no other then.
+
+    Pillow has read the header to the end of the segment that begins the scan; it tells how many components it has.
+    """
+    if not isinstance(image, JpegImageFile) or image.fp is None or image.info.get("progressive"):
+        return False
+    size = 6 + 2 * image.layers
+    begin = image.fp.tell() - size
+    return begin > 0 and body[begin : begin + 3] == bytes((0, size, image.layers))
 
 
 def _open(body: bytes) -> Image.Image:

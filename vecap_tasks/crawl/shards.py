@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas  # noqa: F401 - pyarrow imports it with the first table of rows; better before a host waits for us
 import pyarrow as pa
 
 from vecap_tasks.crawl.download import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, Outcome, Spool
