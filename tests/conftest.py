@@ -69,3 +69,8 @@ def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"vecap-{uuid.uuid4().hex}"
     boto3.client("s3").create_bucket(Bucket=bucket)
     return bucket
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what takes long last, and what starts services after that."""
+    items.sort(key=lambda item: ("services" in item.keywords, "slow" in item.keywords))
