@@ -135,7 +135,9 @@ class _ThirtyDays:
         _expect(self.kills == len(_KILLS), f"the scheduler was killed {self.kills} times")
         versions = self._verified()
         _expect(len(versions) == len(self.days) - 1, f"{len(versions)} versions are published and whole")
-        _say(f"{len(versions)} versions of {len(self.days)} days verify after {backfilled:.0f} s; {self.bad} is refused")
+        _say(
+            f"{len(versions)} versions of {len(self.days)} days verify after {backfilled:.0f} s; {self.bad} is refused"
+        )
 
         before, store = self._requests(), Store(self.config.resolve(self.config.root))
         begin = time.monotonic()
