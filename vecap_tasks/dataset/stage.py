@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,10 +27,13 @@ from vecap_tasks import __version__
 from vecap_tasks.config import Config
 from vecap_tasks.dataset.manifest import NAME, FileEntry, Input, Manifest, digest, read_manifest
 from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import Version, list_versions
+from vecap_tasks.dataset.version import Version, is_deleted, list_versions
 from vecap_tasks.errors import DamagedError, VecapError
 
+log = logging.getLogger(__name__)
+
 RECEIPTS = "_shards"
+_OFFERED = f"{RECEIPTS}/attachments"  # those of every run that is about to commit, and which of them are taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,8 @@ class Stage(ABC):
 
     def upstream_manifest(self, name: str) -> Manifest:
         """Return the manifest of the stage *name* before this one. Raises VecapError if it is not done."""
-        found = self.before(name).manifest()
+        stage = self.before(name)
+        found = stage.manifest() or stage.adopt()
         if found is None:
             raise VecapError(f"version {self.version.name} has no {name} yet; run `vecap {name}` first")
         return found
@@ -192,16 +198,33 @@ class Stage(ABC):
             if other.name == self.version.name:
                 continue
             found = read_manifest(self.store, f"{other.folder}/{self.name}")
-            if found is not None and found.fingerprint == self.fingerprint:
-                self.store.create(f"{self.folder}/{NAME}", found.to_json())
+            if found is None or found.fingerprint != self.fingerprint:
+                continue
+            created = self.store.create(f"{self.folder}/{NAME}", found.to_json())
+            # `vecap gc` sets a tombstone, then looks who refers to the files; this refers, then looks for a tombstone.
+            there = list_versions(self.store, self.version.dataset, self.version.interval)
+            if found.location.split("/")[1] in {version.name for version in there}:
                 return found
+            if created:
+                self.store.remove(f"{self.folder}/{NAME}")
         return None
 
     def run(self, shard: str) -> ShardResult:
-        """Do one shard and publish its files, the receipt last. Doing it again gives the same bytes."""
+        """Do one shard and publish its files, the receipt last. One that has its receipt is not done again.
+
+        Raises VecapError where the stage is committed: what is published is never written again.
+        """
         start = time.monotonic()
+        found = self.receipt(shard)
+        if found is not None:
+            return found
+        if self.manifest() is not None:
+            raise VecapError(f"{self.folder} is committed, its shards are not written again; run `vecap verify`")
         with self.store.workspace() as work:
             made = self.process(shard, work)
+            found = self.receipt(shard)
+            if found is not None:  # another run was faster
+                return found
             files = self._publish(made.files, work)
         result = ShardResult(shard, files, dict(made.counters), round(time.monotonic() - start, 3), dict(made.notes))
         receipt = json.dumps(asdict(result), sort_keys=True).encode()
@@ -212,7 +235,8 @@ class Stage(ABC):
     def commit(self) -> Manifest:
         """Write the manifest, all shards being done; a stage that has one is left as it is.
 
-        Raises VecapError when shards are missing, or when another process committed something else meanwhile.
+        Of several runs that commit at once one wins, and the others say so. Raises VecapError when shards are missing,
+        when the version was deleted meanwhile, or when another process committed something else.
         """
         found = self.manifest() or self.adopt()
         if found is not None:
@@ -224,10 +248,11 @@ class Stage(ABC):
                 f"run `vecap {self.name}` again, it does only what is missing"
             )
         results = self.receipts()
+        offer = f"{self.folder}/{_OFFERED}/{uuid.uuid4().hex}"
         with self.store.workspace() as work:
             made = self.finish(results, work)
             files = self._publish(made.files, work)
-            attachments = self._publish(dict.fromkeys(made.attachments), work)
+            attachments = self._agree_on(made.attachments, work, offer)
         counters = _total((*(result.counters for result in results), made.counters))
         everything = sorted(
             (*(entry for result in results for entry in result.files), *files), key=lambda entry: entry.path
@@ -245,11 +270,17 @@ class Stage(ABC):
             location=self.folder,
             provenance=self._provenance(results),
         )
-        if self.store.create(f"{self.folder}/{NAME}", manifest.to_json()):
+        if is_deleted(self.store, self.version.dataset, self.version.name):
+            raise VecapError(f"version {self.version.name} was deleted while it was being made; run it again")
+        won = self.store.create(f"{self.folder}/{NAME}", manifest.to_json())
+        if made.attachments:
+            self.store.remove_folder(offer)
+        if won:
             return manifest
         winner = self.manifest()
         if winner is None or winner.digest != manifest.digest:
             raise VecapError(f"another run committed different content to {self.folder} at the same time; run verify")
+        log.info("another run committed %s first, with the same content: %s", self.folder, winner.digest)
         return winner
 
     def _upstream_inputs(self) -> list[Input]:
@@ -258,11 +289,43 @@ class Stage(ABC):
     def _publish(self, files: Mapping[str, int | None], work: Path) -> tuple[FileEntry, ...]:
         entries = []
         for name, rows in sorted(files.items()):
-            local = work / name
-            with local.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            entries.append(FileEntry(name, local.stat().st_size, rows, sha256))
-            self.store.upload(f"{self.folder}/{name}", local)
+            entry = _entry(name, work / name, rows)
+            if not self._lies(entry):
+                self.store.upload(f"{self.folder}/{name}", work / name)
+            entries.append(entry)
+        return tuple(entries)
+
+    def _lies(self, entry: FileEntry) -> bool:
+        """Say whether the store has the very file, from a run that was killed or is at the same work."""
+        name = f"{self.folder}/{entry.path}"
+        try:
+            return self.store.size(name) == entry.bytes and self.store.sha256(name) == entry.sha256
+        except FileNotFoundError:
+            return False
+
+    def _agree_on(self, names: Sequence[str], work: Path, offer: str) -> tuple[FileEntry, ...]:
+        """Publish the attachments: of runs that commit at once, or after a kill, all take those that one offered.
+
+        Their bytes differ from run to run, so that a loser's would lie where the winner's manifest means its own.
+        *offer* is a folder of this run alone.
+        """
+        if not names:
+            return ()
+        entries = [_entry(name, work / name, None) for name in sorted(names)]
+        for entry in entries:
+            self.store.upload(f"{offer}/{entry.path}", work / entry.path)
+        body = {"offer": offer, "entries": [asdict(entry) for entry in entries]}
+        taken = f"{self.folder}/{_OFFERED}/taken"
+        if not self.store.create(taken, json.dumps(body).encode()):
+            body = json.loads(self.store.read(taken))
+            entries = [FileEntry(**item) for item in body["entries"]]
+        try:
+            for entry in entries:
+                if not self._lies(entry):
+                    self.store.copy(f"{body['offer']}/{entry.path}", f"{self.folder}/{entry.path}")
+        except FileNotFoundError:
+            if self.manifest() is None:  # else they lie there, and whose they are has cleared the offer away
+                raise
         return tuple(entries)
 
     def _provenance(self, results: list[ShardResult]) -> dict[str, Any]:
@@ -274,6 +337,12 @@ class Stage(ABC):
             "notes": _total([result.notes for result in results]),
             "config": self.config.model_dump(mode="json"),
         }
+
+
+def _entry(name: str, file: Path, rows: int | None) -> FileEntry:
+    with file.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileEntry(name, file.stat().st_size, rows, sha256)
 
 
 def _total(sources: Sequence[Mapping[str, int]]) -> dict[str, int]:
