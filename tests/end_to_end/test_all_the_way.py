@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import IMAGES, INTERVAL, Place
+from tests.end_to_end.conftest import Place
+from tests.installation import IMAGES, INTERVAL
 
 pytestmark = pytest.mark.slow
 
