@@ -64,7 +64,8 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Iterator
         process = place.demo()
         said, _ = process.communicate(timeout=900)
         assert process.returncode == 0, said
-        assert max(service.starts for service in place.state().services.values()) == 1
+        # The database may have to wait until the kernel has let go of the one that was killed.
+        assert {s.starts for name, s in place.state().services.items() if name != "postgres"} == {1}
         yield place, said
     finally:
         ended = services("down", place.env)
