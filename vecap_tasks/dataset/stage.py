@@ -8,13 +8,11 @@ commit()  check that every shard is done, write what belongs to the whole, then 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import subprocess
 import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +23,7 @@ from typing import Any, ClassVar
 
 from vecap_tasks import __version__
 from vecap_tasks.config import Config
+from vecap_tasks.dataset.attachments import Attachments
 from vecap_tasks.dataset.manifest import NAME, FileEntry, Input, Manifest, digest, read_manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version, is_deleted, list_versions
@@ -33,7 +32,6 @@ from vecap_tasks.errors import DamagedError, VecapError
 log = logging.getLogger(__name__)
 
 RECEIPTS = "_shards"
-_OFFERED = f"{RECEIPTS}/attachments"  # those of every run that is about to commit, and which of them are taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,11 +246,11 @@ class Stage(ABC):
                 f"run `vecap {self.name}` again, it does only what is missing"
             )
         results = self.receipts()
-        offer = f"{self.folder}/{_OFFERED}/{uuid.uuid4().hex}"
+        attached = Attachments(self.store, self.folder, f"{self.folder}/{RECEIPTS}/attachments")
         with self.store.workspace() as work:
             made = self.finish(results, work)
             files = self._publish(made.files, work)
-            attachments = self._agree_on(made.attachments, work, offer)
+            attachments = attached.publish(made.attachments, work, lambda: self.manifest() is not None)
         counters = _total((*(result.counters for result in results), made.counters))
         everything = sorted(
             (*(entry for result in results for entry in result.files), *files), key=lambda entry: entry.path
@@ -273,8 +271,7 @@ class Stage(ABC):
         if is_deleted(self.store, self.version.dataset, self.version.name):
             raise VecapError(f"version {self.version.name} was deleted while it was being made; run it again")
         won = self.store.create(f"{self.folder}/{NAME}", manifest.to_json())
-        if made.attachments:
-            self.store.remove_folder(offer)
+        attached.clear()
         if won:
             return manifest
         winner = self.manifest()
@@ -287,45 +284,11 @@ class Stage(ABC):
         return [Input("stage", name, self.upstream_manifest(name).digest) for name in self.upstream]
 
     def _publish(self, files: Mapping[str, int | None], work: Path) -> tuple[FileEntry, ...]:
-        entries = []
-        for name, rows in sorted(files.items()):
-            entry = _entry(name, work / name, rows)
-            if not self._lies(entry):
-                self.store.upload(f"{self.folder}/{name}", work / name)
-            entries.append(entry)
-        return tuple(entries)
-
-    def _lies(self, entry: FileEntry) -> bool:
-        """Say whether the store has the very file, from a run that was killed or is at the same work."""
-        name = f"{self.folder}/{entry.path}"
-        try:
-            return self.store.size(name) == entry.bytes and self.store.sha256(name) == entry.sha256
-        except FileNotFoundError:
-            return False
-
-    def _agree_on(self, names: Sequence[str], work: Path, offer: str) -> tuple[FileEntry, ...]:
-        """Publish the attachments: of runs that commit at once, or after a kill, all take those that one offered.
-
-        Their bytes differ from run to run, so that a loser's would lie where the winner's manifest means its own.
-        *offer* is a folder of this run alone.
-        """
-        if not names:
-            return ()
-        entries = [_entry(name, work / name, None) for name in sorted(names)]
+        entries = [FileEntry.of(work, name, rows) for name, rows in sorted(files.items())]
         for entry in entries:
-            self.store.upload(f"{offer}/{entry.path}", work / entry.path)
-        body = {"offer": offer, "entries": [asdict(entry) for entry in entries]}
-        taken = f"{self.folder}/{_OFFERED}/taken"
-        if not self.store.create(taken, json.dumps(body).encode()):
-            body = json.loads(self.store.read(taken))
-            entries = [FileEntry(**item) for item in body["entries"]]
-        try:
-            for entry in entries:
-                if not self._lies(entry):
-                    self.store.copy(f"{body['offer']}/{entry.path}", f"{self.folder}/{entry.path}")
-        except FileNotFoundError:
-            if self.manifest() is None:  # else they lie there, and whose they are has cleared the offer away
-                raise
+            # It lies there from a run that was killed, or is at the same work: what is published is written once.
+            if not entry.lies_in(self.store, self.folder):
+                self.store.upload(f"{self.folder}/{entry.path}", work / entry.path)
         return tuple(entries)
 
     def _provenance(self, results: list[ShardResult]) -> dict[str, Any]:
@@ -337,12 +300,6 @@ class Stage(ABC):
             "notes": _total([result.notes for result in results]),
             "config": self.config.model_dump(mode="json"),
         }
-
-
-def _entry(name: str, file: Path, rows: int | None) -> FileEntry:
-    with file.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileEntry(name, file.stat().st_size, rows, sha256)
 
 
 def _total(sources: Sequence[Mapping[str, int]]) -> dict[str, int]:
