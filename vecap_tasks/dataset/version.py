@@ -66,7 +66,7 @@ def register(store: Store, dataset: str, interval: str, fingerprint: str, config
     version that was deleted is not given again.
     """
     while True:
-        entries = [entry for entry in _entries(store, dataset) if entry.version.interval == interval]
+        entries = _entries(store, dataset, interval)
         for entry in entries:
             if entry.version.fingerprint == fingerprint and entry.deletion is None:
                 return entry.version
@@ -100,9 +100,8 @@ def read_config(store: Store, version: Version) -> dict[str, Any]:
 
 def list_versions(store: Store, dataset: str, interval: str | None = None) -> list[Version]:
     """Return the registered versions, by interval and revision, published or not; deleted ones are not among them."""
-    versions = [entry.version for entry in _entries(store, dataset) if entry.deletion is None]
-    kept = [version for version in versions if interval in (None, version.interval)]
-    return sorted(kept, key=lambda version: (version.interval, version.revision))
+    versions = [entry.version for entry in _entries(store, dataset, interval) if entry.deletion is None]
+    return sorted(versions, key=lambda version: (version.interval, version.revision))
 
 
 def deleted_versions(store: Store, dataset: str) -> list[tuple[Version, Deletion]]:
@@ -149,9 +148,13 @@ class _Entry:
     deletion: Deletion | None
 
 
-def _entries(store: Store, dataset: str) -> list[_Entry]:
-    found = (_entry(store, dataset, name) for name in store.folders(dataset))
-    return [entry for entry in found if entry is not None]
+def _entries(store: Store, dataset: str, interval: str | None = None) -> list[_Entry]:
+    """Return what is registered, of one *interval* or of all; of others' files none is read."""
+    names = store.folders(dataset)
+    if interval is not None:
+        names = [name for name in names if name == interval or name.startswith(f"{interval}-r")]
+    found = [entry for entry in (_entry(store, dataset, name) for name in names) if entry is not None]
+    return [entry for entry in found if interval in (None, entry.version.interval)]
 
 
 def _entry(store: Store, dataset: str, name: str) -> _Entry | None:
