@@ -15,7 +15,7 @@ from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.dataset.retention import Plan, plan_removals, remove
 from vecap_tasks.dataset.store import STAGING, Store
 from vecap_tasks.dataset.verify import verify_version
-from vecap_tasks.dataset.version import bury, list_versions, read_version, register
+from vecap_tasks.dataset.version import Deletion, bury, list_versions, read_version, register
 from vecap_tasks.errors import DamagedError, VecapError
 
 POLICY = RetentionConfig(keep_last=1, keep_days=30)
@@ -232,6 +232,34 @@ def test_a_version_that_is_taken_over_from_meanwhile_is_kept_after_all(store: St
         assert verify_version(store, version).damages == ()
 
 
+def test_a_version_that_is_published_meanwhile_is_kept_after_all(store: Store) -> None:
+    version = give(store, "2026-01-01", "a", stages=("crawl",))
+    found = plan(store)
+    assert versions(found) == ["2026-01-01"]
+    give(store, "2026-01-01", "a", stages=("quality", "rewrite", "assemble"))
+    assert remove(store, "demo", found, nobody, time.time() + 40 * DAY).kept[-1].why == "it was published meanwhile"
+    assert read_version(store, "demo", "2026-01-01") == version
+    assert verify_version(store, version).damages == ()
+
+
+def test_a_version_that_is_deleted_while_it_is_committed_is_not_published(
+    letters_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Letters(letters_config, register(Store(letters_config.root), "demo", "2026-01-01", "a", {}))
+    for shard in stage.plan():
+        stage.run(shard)
+    finish = stage.finish
+
+    def slow(*arguments):
+        bury(stage.store, stage.version, Deletion("2026-02-01T00:00:00+00:00", "old", None))
+        return finish(*arguments)
+
+    monkeypatch.setattr(stage, "finish", slow)
+    with pytest.raises(VecapError, match="2026-01-01 was deleted while it was being made"):
+        stage.commit()
+    assert stage.manifest() is None
+
+
 def test_a_stage_is_not_taken_over_from_a_version_that_is_being_deleted(
     letters_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,8 +273,6 @@ def test_a_stage_is_not_taken_over_from_a_version_that_is_being_deleted(
     create = second.store.create
 
     def slow(name: str, data: bytes) -> bool:
-        from vecap_tasks.dataset.version import Deletion
-
         bury(store, first.version, Deletion("2026-02-01T00:00:00+00:00", "old", "0" * 64))
         return create(name, data)
 

@@ -172,8 +172,11 @@ def _remove_version(store: Store, removal: Removal, version: Version, elsewhere:
             return None  # another `vecap gc` was faster
     # Again, now that nobody new can find it; that of a deletion that was broken off may have had no time for this.
     reasons = take_inventory(store, version.dataset).in_use({version.name})
-    if removal.digest is not None and read_manifest(store, f"{version.folder}/assemble") is not None:
-        reasons |= elsewhere({version.name: removal.digest})
+    published = read_manifest(store, f"{version.folder}/assemble")
+    if published is not None and removal.digest is None:
+        reasons[version.name] = "it was published meanwhile"
+    elif published is not None:
+        reasons |= elsewhere({version.name: published.digest})
     if version.name in reasons:
         unbury(store, version)
         return reasons[version.name]

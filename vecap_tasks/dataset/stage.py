@@ -268,9 +268,11 @@ class Stage(ABC):
             location=self.folder,
             provenance=self._provenance(results),
         )
-        if is_deleted(self.store, self.version.dataset, self.version.name):
-            raise VecapError(f"version {self.version.name} was deleted while it was being made; run it again")
         won = self.store.create(f"{self.folder}/{NAME}", manifest.to_json())
+        if is_deleted(self.store, self.version.dataset, self.version.name):  # after, as in `adopt`
+            if won:
+                self.store.remove(f"{self.folder}/{NAME}")
+            raise VecapError(f"version {self.version.name} was deleted while it was being made; run it again")
         attached.clear()
         if won:
             return manifest
