@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from airflow.sdk import DAG, CronPartitionTimetable, Param, chain, get_current_context, task
@@ -14,6 +15,8 @@ from vecap_airflow.job import (
     schedule_from,
 )
 from vecap_airflow.tasks import RETRIES, plainly, publish_each, stage_group
+
+log = logging.getLogger(__name__)
 
 DOCS = """
 **One run = one partition = one dataset version.** Takes the crawl of one day through `crawl` (fetch and decode the
@@ -54,6 +57,7 @@ with DAG(
     @task(**RETRIES)
     def open_version() -> dict[str, Any]:
         """Register the version that the configuration makes of the run's interval, or find it."""
+        from vecap_tasks.dataset.opened import look_up
         from vecap_tasks.dataset.store import Store
         from vecap_tasks.stages import open_version as find_or_register
 
@@ -63,7 +67,9 @@ with DAG(
             job = Job.read(params["config"], params["overrides"])
             config = job.load()
             interval = interval_of_run(context["dag_run"].partition_key, params["interval"])
-            version = find_or_register(config, Store(config.resolve(config.root)), interval)
+            store = Store(config.resolve(config.root))
+            version = find_or_register(config, store, interval)
+            log.info("%s", look_up(store, version))
             return job.with_versions(version.name).to_xcom()
 
     opened = open_version()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from airflow.sdk import DAG, Param, chain, get_current_context, task
 from vecap_airflow.job import Job, config_param, groups_param, overrides_param
 from vecap_airflow.tasks import RETRIES, plainly, publish_each, stage_group
+
+log = logging.getLogger(__name__)
 
 DOCS = """
 **Another VLM, LLM or prompt for versions that are there.** Opens a revision of every published interval from `from`
@@ -52,6 +55,7 @@ with DAG(
     @task(**RETRIES)
     def open_revisions() -> dict[str, Any]:
         """Register a revision of each published interval in the range, or find it."""
+        from vecap_tasks.dataset.opened import look_up
         from vecap_tasks.dataset.store import Store
         from vecap_tasks.dataset.version import list_versions, published
         from vecap_tasks.errors import ConfigError
@@ -68,8 +72,10 @@ with DAG(
             chosen = sorted(name for name in intervals if name >= first and (not last or name <= last))
             if not chosen:
                 raise ConfigError(f"no published version lies between {first or 'the first'} and {last or 'the last'}")
-            names = [open_version(config, store, interval).name for interval in chosen]
-            return job.with_versions(*names).to_xcom()
+            versions = [open_version(config, store, interval) for interval in chosen]
+            for version in versions:
+                log.info("%s", look_up(store, version))
+            return job.with_versions(*(version.name for version in versions)).to_xcom()
 
     @task(**RETRIES)
     def adopt(job: dict[str, Any]) -> None:

@@ -10,10 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.installation import (
+    DEMO,
+    IMAGES,
+    INTERVAL,
+    REPOSITORY,
+    Installation,
+    environment,
+    services,
+    small_config,
+    started_under,
+)
 from vecap_tasks.config import Config, load_config
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-DEMO = REPOSITORY / "configs" / "demo.yaml"
+from vecap_tasks.services import control
 
 
 @pytest.fixture
@@ -29,6 +38,39 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def demo_config(home: Path) -> Config:
     """The demo's configuration, with its files in an empty folder."""
     return load_config(DEMO)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's configuration with little to train, in a file."""
+    return small_config(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="session")
+def disturbed(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Iterator[tuple[Installation, str]]:
+    """All services, started once for every test that needs them, and the demo in them, with what it printed.
+
+    It was killed with all services while it captioned, killed with their supervisor while it trained, and then went
+    to its end.
+    """
+    home = tmp_path_factory.mktemp("airflow") / "home"
+    home.mkdir()
+    given = {"VECAP_CONFIG": str(small), "VECAP_DEMO_IMAGES": str(IMAGES), "OMP_NUM_THREADS": "1"}
+    place = Installation(home, environment(home) | given)
+    try:
+        place.demo_killed_at(place.store / INTERVAL / "rewrite", "_shards/*", power=True)
+        place.demo_killed_at(place.store / INTERVAL / "train", "*/_checkpoints/*", power=False)
+        assert control.status(place.settings) is None
+        process = place.demo()
+        said, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, said
+        # The database may have to wait until the kernel has let go of the one that was killed.
+        assert {s.starts for name, s in place.state().services.items() if name != "postgres"} == {1}
+        yield place, said
+    finally:
+        ended = services("down", place.env)
+    assert ended.returncode == 0, ended.stderr
+    assert started_under(home) == []
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from importlib import import_module
 from vecap_tasks.config import Config
 from vecap_tasks.dataset.stage import Stage
 from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import Version, dataset_identity, interval_of, register
+from vecap_tasks.dataset.version import DATASET_STAGES, Version, interval_of, register
 from vecap_tasks.errors import VecapError
 
 STAGES = {
@@ -41,5 +41,7 @@ def open_version(config: Config, store: Store, name: str) -> Version:
     Raises VecapError for a name that cannot be one, and for a model that cannot be read.
     """
     interval = interval_of(name)
-    fingerprint = load_stage("assemble", config, Version(config.dataset, interval, 0, "")).fingerprint
-    return register(store, config.dataset, interval, fingerprint, dataset_identity(config))
+    stages = {name: load_stage(name, config, Version(config.dataset, interval, 0, "")) for name in DATASET_STAGES}
+    fingerprint = stages[DATASET_STAGES[-1]].fingerprint
+    decisive = {name: stage.identity() | {"release": stage.revision} for name, stage in stages.items()}
+    return register(store, config.dataset, interval, fingerprint, {"dataset": config.dataset, **decisive})

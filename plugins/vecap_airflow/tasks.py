@@ -81,6 +81,9 @@ def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
     context["shards_label"] = shards[0] if len(shards) == 1 else f"{shards[0]} … {shards[-1]}"
     with plainly():
         for version, work in _stages(stage, Job.from_xcom(job)):
+            if work.manifest() is not None:
+                log.info("%s %s: nothing to do, it is published", stage, version.name)
+                continue
             done = {receipt.shard for receipt in work.receipts()}
             own = [name.removeprefix(f"{version.name}/") for name in shards if name.startswith(f"{version.name}/")]
             todo = [shard for shard in own if shard not in done]

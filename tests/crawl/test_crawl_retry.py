@@ -13,7 +13,7 @@ from vecap_tasks.crawl.retry import is_permanent, open_earlier
 from vecap_tasks.crawl.stage import Crawl
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.verify import check_files
-from vecap_tasks.dataset.version import Version, dataset_identity, list_versions, register
+from vecap_tasks.dataset.version import Version, list_versions, register
 from vecap_tasks.errors import DamagedError, VecapError
 
 PNG = {"Content-Type": "image/png"}
@@ -49,7 +49,7 @@ def version_of(config):
     store = Store(config.resolve(config.root))
     open_earlier(store, config, "2026-01-01")
     fingerprint = Crawl(config, Version(config.dataset, "2026-01-01", 0, "")).fingerprint
-    version = register(store, config.dataset, "2026-01-01", fingerprint, dataset_identity(config))
+    version = register(store, config.dataset, "2026-01-01", fingerprint, {})
     stage = Crawl(config, version)
     assert stage.unprepared() == [] or config.crawl.retry_failed is None
     for shard in stage.plan():

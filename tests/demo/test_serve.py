@@ -2,6 +2,7 @@
 
 import datetime as dt
 import http.client
+import json
 import os
 import signal
 import socket
@@ -117,3 +118,15 @@ def test_file_of_leaves_the_query_out(tmp_path):
     url = "http://a.example/img/caf%C3%A9.jpg?v=1"
     assert file_of(tmp_path, url) == tmp_path / "sites/a.example/img/café.jpg"
     assert urlsplit(url).query == "v=1"
+
+
+def test_requests_of_sites_are_counted_and_a_look_at_the_count_is_none(port):
+    def count() -> int:
+        return json.loads(get(port, "localhost", "/_requests")[2])["requests"]
+
+    before = count()
+    assert count() == before
+    get(port, HOSTS[0], "/robots.txt")
+    get(port, HOSTS[0], "/nothing.jpg")
+    get(port, "localhost", f"/{HOSTS[0]}/robots.txt")
+    assert count() == before + 3

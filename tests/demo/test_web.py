@@ -160,6 +160,21 @@ def test_a_quarter_of_a_day_is_carried_over(web, tmp_path):
             assert file_of(out, line["url"]).read_bytes() == file_of(tmp_path, line["url"]).read_bytes()
 
 
+def test_on_a_bad_day_no_image_can_be_had_and_the_next_day_is_as_ever(tmp_path):
+    bad = generate_day(tmp_path, DAY, seed=3, images=40, bad=True)
+    after = generate_day(tmp_path, DAY + dt.timedelta(days=1), seed=3, images=40)
+    assert set(bad.expected) == {"not_an_image", "not_found"}
+    for line in lines_of(bad):
+        file = file_of(tmp_path, line["url"])
+        assert file.is_file() == (line["fate"] == "html"), line["url"]
+        assert not file.is_file() or file.read_bytes().startswith(b"<!doctype html>")
+    alone = generate_day(tmp_path / "alone", DAY + dt.timedelta(days=1), seed=3, images=40)
+    assert alone.warc.read_bytes() == after.warc.read_bytes()
+    for line in lines_of(after):
+        if line["fate"] != "not_found":
+            assert file_of(tmp_path, line["url"]).read_bytes() == file_of(tmp_path / "alone", line["url"]).read_bytes()
+
+
 def test_a_day_without_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one image"):
         generate_day(tmp_path, DAY, seed=1, images=0)

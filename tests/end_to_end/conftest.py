@@ -14,33 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import DEMO, REPOSITORY
-
-INTERVAL = "2026-01-01"
-IMAGES = 60
-SMALL = (
-    "crawl.shard_size=24",
-    "rewrite.shard_size=20",
-    "assemble.shard_size=24",
-    "train.arms=[alttext,vecap]",
-    "train.seeds=[0]",
-    "train.epochs=2",
-    "train.batch_size=16",
-    "train.checkpoint_steps=1",
-    "dask.workers=2",
-)
+from tests.installation import IMAGES, INTERVAL, REPOSITORY
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One installation: its files, and the address of the web it crawls."""
+    """One installation: its files, the address of the web it crawls, and its configuration."""
 
     home: Path
     port: int
+    config: Path
 
     def command(self, name: str, *more: str) -> list[str]:
-        settings = [word for override in SMALL for word in ("--set", override)]
-        return [sys.executable, "-m", "vecap_tasks.cli", name, "--config", str(DEMO), *settings, *more]
+        return [sys.executable, "-m", "vecap_tasks.cli", name, "--config", str(self.config), *more]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -78,13 +64,13 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def web(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Iterator[Place]:
     """A miniature web that is served; other installations link to it."""
     home = tmp_path_factory.mktemp("web")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    place = Place(home, port)
+    place = Place(home, port, small)
     made = [sys.executable, "-m", "vecap_tasks.cli", "demo"]
     subprocess.run([*made, "web", "--images", str(IMAGES)], env=place.environment, cwd=REPOSITORY, check=True)
     server = subprocess.Popen([*made, "serve"], env=place.environment, cwd=REPOSITORY)
@@ -102,7 +88,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def place(web: Place, tmp_path: Path) -> Place:
     """An empty installation that crawls the miniature web."""
     (tmp_path / "web").symlink_to(web.home / "web")
-    return Place(tmp_path, web.port)
+    return Place(tmp_path, web.port, web.config)
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +96,7 @@ def undisturbed(web: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """An installation in which one interval went all the way without disturbance."""
     home = tmp_path_factory.mktemp("undisturbed")
     (home / "web").symlink_to(web.home / "web")
-    place = Place(home, web.port)
+    place = Place(home, web.port, web.config)
     done = place.vecap("run", "--version", INTERVAL)
     assert done.returncode == 0, done.stderr
     return place

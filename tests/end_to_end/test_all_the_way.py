@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import IMAGES, INTERVAL, Place
+from tests.end_to_end.conftest import Place
+from tests.installation import IMAGES, INTERVAL
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +40,9 @@ def test_a_second_run_finds_everything_done(undisturbed: Place) -> None:
     done = undisturbed.vecap("run", "--version", INTERVAL, "--json")
     assert done.returncode == 0, done.stderr
     assert [stage["shards_run"] for stage in json.loads(done.stdout)] == [0] * 6
+    said = undisturbed.vecap("assemble", "--version", INTERVAL).stdout
+    digest = before["assemble"][:12]
+    assert f"version {INTERVAL} is published under this configuration ({digest}), nothing of it is made again" in said
     assert digests(undisturbed) == before
 
 
@@ -110,6 +115,32 @@ def test_another_prompt_makes_a_revision_and_downloads_nothing(undisturbed: Plac
     changed = json.loads(compared.stdout)
     assert [setting["key"] for setting in changed["settings"]] == ["rewrite.llm.max_new_tokens"]
     assert changed["added"] == changed["gone"] == 0
+    assert {length["text"] for length in changed["lengths"]} == {"alttext", "vec", "vecap"}
+    assert all(length["mean_a"] > 0 and length["median_b"] > 0 for length in changed["lengths"])
+    assert all(count["a"] == count["b"] for count in changed["counts"] if count["what"] == "refused")
+    whole = place.vecap("verify", "--all")
+    assert whole.returncode == 0
+    assert [line.partition(":")[0] for line in whole.stdout.splitlines()] == [
+        f"{INTERVAL} is whole",
+        f"{INTERVAL}-r2 is whole",
+    ]
+
+
+def test_unfinished_work_is_listed_and_goes_once_it_is_old(place: Place) -> None:
+    assert place.vecap("crawl", "--version", INTERVAL).returncode == 0
+    assert "1 unfinished: --all shows them" in place.vecap("versions").stdout
+    assert "unfinished" in place.vecap("versions", "--all").stdout.splitlines()[1]
+    asked = ("gc", "--keep-days", "2")
+    assert place.vecap(*asked).stdout.startswith("0 bytes in 0 files may go")
+    store = place.home / "store"
+    for file in store.rglob("*"):
+        os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 3 * 86_400))
+    assert f"unfinished demo/{INTERVAL}" in place.vecap(*asked).stdout
+    assert (store / "demo" / INTERVAL / "crawl" / "manifest.json").exists(), "the dry run changes nothing"
+    gone = json.loads(place.vecap(*asked, "--delete", "--json").stdout)
+    assert [removal["what"] for removal in gone["removals"]] == ["unfinished"]
+    assert gone["bytes"] > 0
+    assert not [file for file in store.rglob("*") if file.is_file()]
 
 
 @pytest.mark.parametrize(

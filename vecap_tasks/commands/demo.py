@@ -35,6 +35,14 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     web.add_argument("--days", type=_positive, default=_DAYS, metavar="N", help="crawls to write, one a day (1)")
     web.add_argument("--images", type=_positive, default=_IMAGES, metavar="N", help=f"images a day ({_IMAGES})")
+    web.add_argument(
+        "--bad-day",
+        type=dt.date.fromisoformat,
+        action="append",
+        default=[],
+        metavar="DAY",
+        help="a day on which no image can be had, for the quality gate to refuse; may be given several times",
+    )
     web.add_argument("--seed", type=int, default=_SEED, help="the same seed gives the same bytes (0)")
     web.set_defaults(command=_web)
 
@@ -73,7 +81,7 @@ def _web(arguments: argparse.Namespace) -> int:
     out = _out(arguments)
     for number in range(arguments.days):
         day = arguments.day + dt.timedelta(days=number)
-        ledger = generate_day(out, day, arguments.seed, arguments.images)
+        ledger = generate_day(out, day, arguments.seed, arguments.images, bad=day in arguments.bad_day)
         print(f"{day}: {ledger.references:,} images on {ledger.pages:,} pages, {ledger.warc}", file=sys.stderr)
     evaluation = write_evalset(out / "evaluation", arguments.seed, _EVALUATION_IMAGES)
     print(f"evaluation: {evaluation.images:,} images", file=sys.stderr)

@@ -14,6 +14,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     versions = add_command(
         commands, "versions", "list the dataset's versions", "vecap versions --config configs/demo.yaml"
     )
+    versions.add_argument("--all", action="store_true", help="those too that are not finished")
     versions.set_defaults(command=_versions)
 
     diff = add_command(
@@ -29,10 +30,12 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     verify = add_command(
         commands,
         "verify",
-        "check every file of a version against its manifests",
+        "check every file of a version, or of all, against the manifests",
         "vecap verify --config configs/demo.yaml --version 2026-01-01",
     )
-    verify.add_argument("--version", required=True, metavar="V")
+    which = verify.add_mutually_exclusive_group(required=True)
+    which.add_argument("--version", metavar="V")
+    which.add_argument("--all", action="store_true", help="every version of the dataset")
     verify.set_defaults(command=_verify)
 
     lineage = add_command(
@@ -54,9 +57,10 @@ def _versions(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([asdict(summary) for summary in found])
         return 0
-    shown = [summary for summary in found if summary.digest is not None]
+    shown = [summary for summary in found if arguments.all or summary.digest is not None]
     if not shown:
-        print(f"dataset {config.dataset} has no published version; make one with `vecap run`")
+        unfinished = f" ({len(found)} unfinished: --all shows them)" if found else ""
+        print(f"dataset {config.dataset} has no published version{unfinished}; make one with `vecap run`")
         return 0
     print_table(
         ("version", "crawled", "downloaded", "accepted", "captioned", "assembled", "digest"),
@@ -64,10 +68,9 @@ def _versions(arguments: argparse.Namespace) -> int:
             (
                 s.version,
                 *(f"{n:,}" for n in (s.crawled, s.downloaded, s.accepted, s.captioned, s.assembled)),
-                s.digest[:12],
+                s.digest[:12] if s.digest is not None else "unfinished",
             )
             for s in shown
-            if s.digest is not None
         ],
     )
     return 0
@@ -92,15 +95,23 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
-    report = verify_version(store, read_version(store, config.dataset, arguments.version))
-    if arguments.json:
-        print_json(asdict(report))
+    if arguments.all:
+        versions = list_versions(store, config.dataset)
     else:
-        for damage in report.damages:
-            print(f"{damage.path}: {damage.problem}")
-        state = "damaged" if report.damages else "whole"
-        print(f"{arguments.version} is {state}: {report.files:,} files, {report.bytes:,} bytes checked")
-    return 1 if report.damages else 0
+        versions = [read_version(store, config.dataset, arguments.version)]
+    reports = {}
+    for version in versions:
+        reports[version.name] = report = verify_version(store, version)
+        if not arguments.json:
+            for damage in report.damages:
+                print(f"{damage.path}: {damage.problem}")
+            state = "damaged" if report.damages else "whole"
+            print(f"{version.name} is {state}: {report.files:,} files, {report.bytes:,} bytes checked", flush=True)
+    if arguments.json:
+        print_json({name: asdict(one) for name, one in reports.items()} if arguments.all else asdict(report))
+    elif not versions:
+        print(f"dataset {config.dataset} has no version; make one with `vecap run`")
+    return 1 if any(one.damages for one in reports.values()) else 0
 
 
 def _lineage(arguments: argparse.Namespace) -> int:

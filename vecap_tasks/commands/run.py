@@ -14,6 +14,7 @@ from vecap_tasks.commands.options import Commands, add_command, configuration, p
 from vecap_tasks.commands.progress import progress
 from vecap_tasks.config import Config
 from vecap_tasks.dataset.manifest import Manifest
+from vecap_tasks.dataset.opened import look_up
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version, interval_of
 from vecap_tasks.stages import STAGES, open_version
@@ -78,6 +79,8 @@ def _run(names: tuple[str, ...], arguments: argparse.Namespace) -> int:
 
         open_earlier(store, config, interval_of(arguments.version))  # before a revision is registered for nothing
     version = open_version(config, store, arguments.version)
+    if not arguments.json:
+        print(look_up(store, version), flush=True)
     done = {}
     for name in names:
         done[name] = _stage(name, config, version)

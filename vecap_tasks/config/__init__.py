@@ -23,6 +23,7 @@ from vecap_tasks.config.crawl import (
 )
 from vecap_tasks.config.load import Config, load_config, parse_config
 from vecap_tasks.config.quality import Gate, QualityConfig, RowRules
+from vecap_tasks.config.retention import RetentionConfig
 from vecap_tasks.config.rewrite import (
     ModelConfig,
     PriceConfig,
@@ -52,6 +53,7 @@ __all__ = [
     "ModelConfig",
     "PriceConfig",
     "QualityConfig",
+    "RetentionConfig",
     "RetryConfig",
     "RewriteConfig",
     "RowRules",

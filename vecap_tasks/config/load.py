@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from vecap_tasks.config.crawl import CrawlConfig
 from vecap_tasks.config.quality import QualityConfig
+from vecap_tasks.config.retention import RetentionConfig
 from vecap_tasks.config.rewrite import RewriteConfig
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.services import DaskConfig, MlflowConfig
@@ -31,6 +32,7 @@ class Config(Section):
     evaluate: EvaluateConfig
     dask: Annotated[DaskConfig, Runtime] = DaskConfig()
     mlflow: Annotated[MlflowConfig, Runtime] = MlflowConfig()
+    retention: Annotated[RetentionConfig, Runtime] = RetentionConfig()
 
     _base: Path = PrivateAttr(default_factory=Path.cwd)
 

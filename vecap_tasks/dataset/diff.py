@@ -1,41 +1,65 @@
-"""What changed between two published versions: rows, captions, acceptance, configuration."""
+"""What changed between two published versions: rows, captions, acceptance, screening, configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from vecap_tasks.dataset.manifest import Manifest
+import duckdb
+
+from vecap_tasks.dataset.manifest import Manifest, read_manifest
 from vecap_tasks.dataset.query import connect, create_view
 from vecap_tasks.dataset.schemas import SAMPLES
+from vecap_tasks.dataset.settings import Change, changed_settings
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.summary import Summary, summarise
-from vecap_tasks.dataset.version import Version, published, read_config
+from vecap_tasks.dataset.version import Version, published
 from vecap_tasks.errors import VecapError
+
+TEXTS = {"alttext": "AltText", "vec": "VeC", "vecap": "VeCap"}
+# What manifests count by name: stage, prefix of the counters, and what it is for a person.
+_COUNTED = (
+    ("crawl", "error.", "download"),
+    ("quality", "reason.", "refused"),
+    ("quality", "alttext.", "AltText"),
+    ("rewrite", "vecap_from.", "VeCap from"),
+    ("rewrite", "problem.", "screening"),
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One setting that differs; None where it does not exist."""
+class Lengths:
+    """Characters of one kind of text over the samples that have one."""
 
-    key: str
-    a: Any
-    b: Any
+    text: str
+    mean_a: float
+    mean_b: float
+    median_a: float
+    median_b: float
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Rows that both versions count under one name, such as a reason for refusal."""
+
+    what: str
+    name: str
+    a: int
+    b: int
 
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """Samples are told apart by uid; `recaptioned` ones are in both with another VeCap. Lengths are characters."""
+    """Samples are told apart by uid. Of those in both, `redescribed` have another VeC, `recaptioned` another VeCap."""
 
     a: Summary
     b: Summary
     added: int
     gone: int
     kept: int
+    redescribed: int
     recaptioned: int
-    mean_length_a: float
-    mean_length_b: float
+    lengths: tuple[Lengths, ...]
+    counts: tuple[Count, ...]
     settings: tuple[Change, ...]
 
 
@@ -47,22 +71,25 @@ def diff(store: Store, a: Version, b: Version) -> Diff:
             create_view(connection, store, name, manifest.files_ending(".parquet"), SAMPLES)
         row = connection.execute(
             """
-            SELECT count(*) FILTER (a.uid IS NULL), count(*) FILTER (b.uid IS NULL),
-                   count(*) FILTER (a.uid = b.uid), count(*) FILTER (a.uid = b.uid AND a.vecap <> b.vecap),
-                   coalesce(avg(length(a.vecap)), 0), coalesce(avg(length(b.vecap)), 0)
+            SELECT count(*) FILTER (a.uid IS NULL), count(*) FILTER (b.uid IS NULL), count(*) FILTER (a.uid = b.uid),
+                count(*) FILTER (a.uid = b.uid AND a.vec <> b.vec),
+                count(*) FILTER (a.uid = b.uid AND a.vecap <> b.vecap)
             FROM a FULL JOIN b ON a.uid = b.uid
             """
         ).fetchall()[0]
+        lengths = tuple(_lengths(connection, text) for text in TEXTS)
+    added, gone, kept, redescribed, recaptioned = row
     return Diff(
         a=summarise(store, a),
         b=summarise(store, b),
-        added=row[0],
-        gone=row[1],
-        kept=row[2],
-        recaptioned=row[3],
-        mean_length_a=round(row[4], 1),
-        mean_length_b=round(row[5], 1),
-        settings=tuple(_settings(store, a, b)),
+        added=added,
+        gone=gone,
+        kept=kept,
+        redescribed=redescribed,
+        recaptioned=recaptioned,
+        lengths=lengths,
+        counts=_counts(store, a, b),
+        settings=changed_settings(store, a, b),
     )
 
 
@@ -73,35 +100,52 @@ def _published(store: Store, version: Version) -> Manifest:
     return manifest
 
 
-def _settings(store: Store, a: Version, b: Version) -> Iterator[Change]:
-    one, other = (dict(_flat(read_config(store, version))) for version in (a, b))
-    for key in sorted(one.keys() | other.keys()):
-        if one.get(key) != other.get(key):
-            yield Change(key, one.get(key), other.get(key))
+def _lengths(connection: duckdb.DuckDBPyConnection, text: str) -> Lengths:
+    found = [
+        connection.execute(
+            f"SELECT coalesce(avg(length({text})), 0), coalesce(median(length({text})), 0) FROM {view} "  # noqa: S608
+            f"WHERE {text} <> ''"
+        ).fetchall()[0]
+        for view in "ab"
+    ]
+    (mean_a, median_a), (mean_b, median_b) = found
+    return Lengths(text, round(mean_a, 1), round(mean_b, 1), float(median_a), float(median_b))
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else key)
-    else:
-        yield prefix, value
+def _counts(store: Store, a: Version, b: Version) -> tuple[Count, ...]:
+    counts = []
+    for stage, prefix, what in _COUNTED:
+        one, other = (_counters(store, version, stage, prefix) for version in (a, b))
+        counts += [
+            Count(what, name, one.get(name, 0), other.get(name, 0)) for name in sorted(one.keys() | other.keys())
+        ]
+    return tuple(counts)
+
+
+def _counters(store: Store, version: Version, stage: str, prefix: str) -> dict[str, int]:
+    manifest = read_manifest(store, f"{version.folder}/{stage}")
+    counters = manifest.counters if manifest else {}
+    return {name.removeprefix(prefix): count for name, count in counters.items() if name.startswith(prefix)}
 
 
 def format_diff(found: Diff) -> str:
-    """Return the comparison for a person."""
+    """Return the comparison for a person; what is counted alike in both is left out."""
     a, b = found.a, found.b
     lines = [
         f"{a.version} -> {b.version}",
         f"  samples      {a.assembled:,} -> {b.assembled:,}: {found.added:,} added, {found.gone:,} gone, "
         f"{found.kept:,} kept",
-        f"  recaptioned  {found.recaptioned:,} of those kept",
-        f"  accepted     {_share(a)} -> {_share(b)} of the rows crawled",
-        f"  VeCap        {found.mean_length_a} -> {found.mean_length_b} characters on average",
+        f"  captions     of those kept {found.redescribed:,} have another VeC, {found.recaptioned:,} another VeCap",
+        f"  accepted     {a.accepted:,} of {a.crawled:,} rows crawled ({_share(a)}) -> "
+        f"{b.accepted:,} of {b.crawled:,} ({_share(b)})",
     ]
-    if not found.settings:
-        lines.append("  settings     the same")
-    lines += [f"  {change.key}: {change.a!r} -> {change.b!r}" for change in found.settings]
+    lines += [f"  {one.what:<12} {one.name} {one.a:,} -> {one.b:,}" for one in found.counts if one.a != one.b]
+    lines += [
+        f"  {TEXTS[one.text]:<12} {one.mean_a} -> {one.mean_b} characters on average, "
+        f"{one.median_a:g} -> {one.median_b:g} in the middle"
+        for one in found.lengths
+    ]
+    lines += [f"  setting      {change}" for change in found.settings] or ["  settings     the same"]
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vecap_tasks.dataset.store import Store
@@ -37,6 +38,21 @@ class FileEntry:
     bytes: int
     rows: int | None
     sha256: str
+
+    @classmethod
+    def of(cls, folder: Path, path: str, rows: int | None) -> FileEntry:
+        """Return the entry of the file *path* in the local *folder*. Raises FileNotFoundError."""
+        with (folder / path).open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        return cls(path, (folder / path).stat().st_size, rows, sha256)
+
+    def lies_in(self, store: Store, folder: str) -> bool:
+        """Say whether *folder* of the store has the very file."""
+        name = f"{folder}/{self.path}"
+        try:
+            return store.size(name) == self.bytes and store.sha256(name) == self.sha256
+        except FileNotFoundError:
+            return False
 
 
 @dataclass(frozen=True, slots=True)

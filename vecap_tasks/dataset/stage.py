@@ -8,8 +8,8 @@ commit()  check that every shard is done, write what belongs to the whole, then 
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 import os
 import subprocess
 import time
@@ -23,10 +23,13 @@ from typing import Any, ClassVar
 
 from vecap_tasks import __version__
 from vecap_tasks.config import Config
+from vecap_tasks.dataset.attachments import Attachments
 from vecap_tasks.dataset.manifest import NAME, FileEntry, Input, Manifest, digest, read_manifest
 from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import Version, list_versions
+from vecap_tasks.dataset.version import Version, is_deleted, list_versions
 from vecap_tasks.errors import DamagedError, VecapError
+
+log = logging.getLogger(__name__)
 
 RECEIPTS = "_shards"
 
@@ -147,7 +150,8 @@ class Stage(ABC):
 
     def upstream_manifest(self, name: str) -> Manifest:
         """Return the manifest of the stage *name* before this one. Raises VecapError if it is not done."""
-        found = self.before(name).manifest()
+        stage = self.before(name)
+        found = stage.manifest() or stage.adopt()
         if found is None:
             raise VecapError(f"version {self.version.name} has no {name} yet; run `vecap {name}` first")
         return found
@@ -192,16 +196,33 @@ class Stage(ABC):
             if other.name == self.version.name:
                 continue
             found = read_manifest(self.store, f"{other.folder}/{self.name}")
-            if found is not None and found.fingerprint == self.fingerprint:
-                self.store.create(f"{self.folder}/{NAME}", found.to_json())
+            if found is None or found.fingerprint != self.fingerprint:
+                continue
+            created = self.store.create(f"{self.folder}/{NAME}", found.to_json())
+            # `vecap gc` sets a tombstone, then looks who refers to the files; this refers, then looks for a tombstone.
+            there = list_versions(self.store, self.version.dataset, self.version.interval)
+            if found.location.split("/")[1] in {version.name for version in there}:
                 return found
+            if created:
+                self.store.remove(f"{self.folder}/{NAME}")
         return None
 
     def run(self, shard: str) -> ShardResult:
-        """Do one shard and publish its files, the receipt last. Doing it again gives the same bytes."""
+        """Do one shard and publish its files, the receipt last. One that has its receipt is not done again.
+
+        Raises VecapError where the stage is committed: what is published is never written again.
+        """
         start = time.monotonic()
+        found = self.receipt(shard)
+        if found is not None:
+            return found
+        if self.manifest() is not None:
+            raise VecapError(f"{self.folder} is committed, its shards are not written again; run `vecap verify`")
         with self.store.workspace() as work:
             made = self.process(shard, work)
+            found = self.receipt(shard)
+            if found is not None:  # another run was faster
+                return found
             files = self._publish(made.files, work)
         result = ShardResult(shard, files, dict(made.counters), round(time.monotonic() - start, 3), dict(made.notes))
         receipt = json.dumps(asdict(result), sort_keys=True).encode()
@@ -212,7 +233,8 @@ class Stage(ABC):
     def commit(self) -> Manifest:
         """Write the manifest, all shards being done; a stage that has one is left as it is.
 
-        Raises VecapError when shards are missing, or when another process committed something else meanwhile.
+        Of several runs that commit at once one wins, and the others say so. Raises VecapError when shards are missing,
+        when the version was deleted meanwhile, or when another process committed something else.
         """
         found = self.manifest() or self.adopt()
         if found is not None:
@@ -224,10 +246,11 @@ class Stage(ABC):
                 f"run `vecap {self.name}` again, it does only what is missing"
             )
         results = self.receipts()
+        attached = Attachments(self.store, self.folder, f"{self.folder}/{RECEIPTS}/attachments")
         with self.store.workspace() as work:
             made = self.finish(results, work)
             files = self._publish(made.files, work)
-            attachments = self._publish(dict.fromkeys(made.attachments), work)
+            attachments = attached.publish(made.attachments, work, lambda: self.manifest() is not None)
         counters = _total((*(result.counters for result in results), made.counters))
         everything = sorted(
             (*(entry for result in results for entry in result.files), *files), key=lambda entry: entry.path
@@ -245,24 +268,29 @@ class Stage(ABC):
             location=self.folder,
             provenance=self._provenance(results),
         )
-        if self.store.create(f"{self.folder}/{NAME}", manifest.to_json()):
+        won = self.store.create(f"{self.folder}/{NAME}", manifest.to_json())
+        if is_deleted(self.store, self.version.dataset, self.version.name):  # after, as in `adopt`
+            if won:
+                self.store.remove(f"{self.folder}/{NAME}")
+            raise VecapError(f"version {self.version.name} was deleted while it was being made; run it again")
+        attached.clear()
+        if won:
             return manifest
         winner = self.manifest()
         if winner is None or winner.digest != manifest.digest:
             raise VecapError(f"another run committed different content to {self.folder} at the same time; run verify")
+        log.info("another run committed %s first, with the same content: %s", self.folder, winner.digest)
         return winner
 
     def _upstream_inputs(self) -> list[Input]:
         return [Input("stage", name, self.upstream_manifest(name).digest) for name in self.upstream]
 
     def _publish(self, files: Mapping[str, int | None], work: Path) -> tuple[FileEntry, ...]:
-        entries = []
-        for name, rows in sorted(files.items()):
-            local = work / name
-            with local.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            entries.append(FileEntry(name, local.stat().st_size, rows, sha256))
-            self.store.upload(f"{self.folder}/{name}", local)
+        entries = [FileEntry.of(work, name, rows) for name, rows in sorted(files.items())]
+        for entry in entries:
+            # It lies there from a run that was killed, or is at the same work: what is published is written once.
+            if not entry.lies_in(self.store, self.folder):
+                self.store.upload(f"{self.folder}/{entry.path}", work / entry.path)
         return tuple(entries)
 
     def _provenance(self, results: list[ShardResult]) -> dict[str, Any]:

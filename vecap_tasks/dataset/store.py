@@ -10,9 +10,11 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -21,8 +23,9 @@ import pyarrow.fs as pafs
 
 from vecap_tasks.errors import VecapError
 
-_STAGING = ".staging"
+STAGING = ".staging"
 _CHUNK = 1 << 20
+_CONFLICT_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds between conditional puts that met another
 # What pyarrow takes from the environment when a file system is made, and boto3 with it.
 _S3_VARIABLES = (
     "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION",
@@ -45,6 +48,15 @@ def _s3(variables: tuple[str | None, ...]) -> pafs.FileSystem:
     """Return the file system for these values of `_S3_VARIABLES`: one, so that its connections are used again."""
     endpoint_s3, endpoint, region, default_region, *_ = variables
     return pafs.S3FileSystem(endpoint_override=endpoint_s3 or endpoint, region=region or default_region or "us-east-1")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A file of the store: its path in it, its size, and when it was last written (seconds since the epoch)."""
+
+    path: str
+    bytes: int
+    written: float
 
 
 class Store:
@@ -91,7 +103,7 @@ class Store:
     def _list(self, name: str, kind: pafs.FileType) -> list[str]:
         base = self.path(name) if name else self._base
         found = self._fs.get_file_info(pafs.FileSelector(base, allow_not_found=True))
-        return sorted(info.base_name for info in found if info.type == kind and info.base_name != _STAGING)
+        return sorted(info.base_name for info in found if info.type == kind and info.base_name != STAGING)
 
     def open(self, name: str) -> IO[bytes]:
         """Open for reading, seekable. Raises FileNotFoundError."""
@@ -159,6 +171,26 @@ class Store:
         with suppress(FileNotFoundError):
             self._fs.delete_dir(self.path(name))
 
+    def copy(self, name: str, to: str) -> None:
+        """Publish a copy of the file *name* as *to*, whole. Raises FileNotFoundError."""
+        if self.remote:
+            self._fs.copy_file(self.path(name), self.path(to))
+            return
+        aside = self._aside()
+        shutil.copyfile(self.path(name), aside)
+        self._place(aside, to)
+
+    def tree(self, name: str = "") -> list[Stored]:
+        """Return all files under *name*, at any depth, by path; of `.staging` too where that is named."""
+        base = self.path(name) if name else self._base
+        infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
+        found = [
+            Stored(f"{name}/{info.path[len(base) :].lstrip('/')}".lstrip("/"), info.size, info.mtime.timestamp())
+            for info in infos
+            if info.type == pafs.FileType.File
+        ]
+        return sorted(found, key=lambda stored: stored.path)
+
     def create(self, name: str, data: bytes) -> bool:
         """Write *data* only if nothing is there, and say whether it was. Of several racers exactly one wins."""
         if self.remote:
@@ -179,14 +211,19 @@ class Store:
         from botocore.exceptions import ClientError
 
         bucket, _, key = self.path(name).partition("/")
-        try:
-            self._client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-        except ClientError as error:
-            # 409 is a racer that is still writing: it, or one after it, wins.
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
-                return False
-            raise
-        return True
+        client = self._client()
+        for pause in _CONFLICT_PAUSES:
+            try:
+                client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+                return True
+            except ClientError as error:
+                status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+                if status == 412:
+                    return False
+                if status != 409:
+                    raise
+                time.sleep(pause)  # a racer is still writing: who won is not known yet
+        return False
 
     def _client(self) -> Any:
         import boto3
@@ -194,7 +231,7 @@ class Store:
         return boto3.client("s3")
 
     def _aside(self) -> Path:
-        folder = Path(self._base) / _STAGING
+        folder = Path(self._base) / STAGING
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:

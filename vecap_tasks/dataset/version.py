@@ -2,7 +2,8 @@
 
 A version is the folder `{dataset}/{name}` with a `version.json` that binds it to a fingerprint. The first version of
 an interval bears the interval's name, later ones end in `-r2`, `-r3` … A version is published when its `assemble`
-stage has a manifest; until then readers do not see it.
+stage has a manifest; until then readers do not see it. One that `vecap gc` deleted keeps its `version.json`, as a
+tombstone: a name that was once published never means anything else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vecap_tasks.config import Config
 from vecap_tasks.dataset.manifest import Manifest, read_manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.errors import DamagedError, VecapError
@@ -41,9 +41,13 @@ class Version:
         return f"{self.dataset}/{self.name}"
 
 
-def dataset_identity(config: Config) -> dict[str, Any]:
-    """Return what decides the content of a version: the configuration of its stages."""
-    return {"dataset": config.dataset} | {stage: getattr(config, stage).identity() for stage in DATASET_STAGES}
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """That a version was deleted: `when` in ISO format (UTC), `digest` of what it had published, if it had."""
+
+    when: str
+    why: str
+    digest: str | None
 
 
 def interval_of(name: str) -> str:
@@ -58,33 +62,31 @@ def interval_of(name: str) -> str:
 def register(store: Store, dataset: str, interval: str, fingerprint: str, config: dict[str, Any]) -> Version:
     """Return the version of *interval* that is bound to *fingerprint*, registering the next revision if it is new.
 
-    Of two processes that register at once, one wins and the other finds it or takes the next number.
+    Of two processes that register at once, one wins and the other finds it or takes the next number. The number of a
+    version that was deleted is not given again.
     """
     while True:
-        taken = list_versions(store, dataset, interval)
-        for version in taken:
-            if version.fingerprint == fingerprint:
-                return version
-        version = Version(dataset, interval, max((v.revision for v in taken), default=0) + 1, fingerprint)
-        body = asdict(version) | {"config": config}
-        data = json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-        if store.create(f"{version.folder}/{_FILE}", data):
+        entries = _entries(store, dataset, interval)
+        for entry in entries:
+            if entry.version.fingerprint == fingerprint and entry.deletion is None:
+                return entry.version
+        version = Version(dataset, interval, max((e.version.revision for e in entries), default=0) + 1, fingerprint)
+        if store.create(f"{version.folder}/{_FILE}", _json(asdict(version) | {"config": config})):
             return version
 
 
 def read_version(store: Store, dataset: str, name: str) -> Version:
-    """Return the registered version *name*. Raises VecapError where there is none."""
-    try:
-        body = json.loads(store.read(f"{dataset}/{name}/{_FILE}"))
-        version = Version(body["dataset"], body["interval"], body["revision"], body["fingerprint"])
-    except FileNotFoundError as error:
-        known = ", ".join(store.folders(dataset)) or "none"
-        raise VecapError(f"dataset {dataset} has no version {name}; there are: {known}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{dataset}/{name}/{_FILE} is damaged: {error}; restore it") from error
-    if version.name != name:
-        raise DamagedError(f"{dataset}/{name}/{_FILE} belongs to version {version.name}; restore it")
-    return version
+    """Return the registered version *name*. Raises VecapError where there is none, or it was deleted."""
+    entry = _entry(store, dataset, name)
+    if entry is None:
+        known = ", ".join(version.name for version in list_versions(store, dataset)) or "none"
+        raise VecapError(f"dataset {dataset} has no version {name}; there are: {known}")
+    if entry.deletion is not None:
+        raise VecapError(
+            f"version {name} was deleted on {entry.deletion.when[:10]}: {entry.deletion.why}; make its interval again "
+            "with `vecap run`"
+        )
+    return entry.version
 
 
 def read_config(store: Store, version: Version) -> dict[str, Any]:
@@ -97,13 +99,78 @@ def read_config(store: Store, version: Version) -> dict[str, Any]:
 
 
 def list_versions(store: Store, dataset: str, interval: str | None = None) -> list[Version]:
-    """Return the registered versions, by interval and revision, published or not."""
-    names = [name for name in store.folders(dataset) if store.exists(f"{dataset}/{name}/{_FILE}")]
-    versions = [read_version(store, dataset, name) for name in names]
-    kept = [version for version in versions if interval in (None, version.interval)]
-    return sorted(kept, key=lambda version: (version.interval, version.revision))
+    """Return the registered versions, by interval and revision, published or not; deleted ones are not among them."""
+    versions = [entry.version for entry in _entries(store, dataset, interval) if entry.deletion is None]
+    return sorted(versions, key=lambda version: (version.interval, version.revision))
+
+
+def deleted_versions(store: Store, dataset: str) -> list[tuple[Version, Deletion]]:
+    """Return the versions that bear a tombstone, whether their files are gone yet or not, by name."""
+    found = [(entry.version, entry.deletion) for entry in _entries(store, dataset) if entry.deletion is not None]
+    return sorted(found, key=lambda pair: (pair[0].interval, pair[0].revision))
+
+
+def is_deleted(store: Store, dataset: str, name: str) -> bool:
+    """Say whether version *name* bears a tombstone."""
+    entry = _entry(store, dataset, name)
+    return entry is not None and entry.deletion is not None
+
+
+def bury(store: Store, version: Version, deletion: Deletion) -> None:
+    """Set the tombstone: from here on no reader finds *version*, and no other version takes a stage over from it.
+
+    Raises FileNotFoundError for one that is gone.
+    """
+    body = json.loads(store.read(f"{version.folder}/{_FILE}"))
+    store.put(f"{version.folder}/{_FILE}", _json(body | {"deleted": asdict(deletion)}))
+
+
+def unbury(store: Store, version: Version) -> None:
+    """Take the tombstone away again; its files must all be there."""
+    body = json.loads(store.read(f"{version.folder}/{_FILE}"))
+    body.pop("deleted", None)
+    store.put(f"{version.folder}/{_FILE}", _json(body))
+
+
+def forget(store: Store, version: Version) -> None:
+    """Remove the record of *version*, which nobody ever saw published: its name may be given again."""
+    store.remove(f"{version.folder}/{_FILE}")
 
 
 def published(store: Store, version: Version) -> Manifest | None:
     """Return the manifest that publishes *version*, or None while it is being made."""
     return read_manifest(store, f"{version.folder}/assemble")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    version: Version
+    deletion: Deletion | None
+
+
+def _entries(store: Store, dataset: str, interval: str | None = None) -> list[_Entry]:
+    """Return what is registered, of one *interval* or of all; of others' files none is read."""
+    names = store.folders(dataset)
+    if interval is not None:
+        names = [name for name in names if name == interval or name.startswith(f"{interval}-r")]
+    found = [entry for entry in (_entry(store, dataset, name) for name in names) if entry is not None]
+    return [entry for entry in found if interval in (None, entry.version.interval)]
+
+
+def _entry(store: Store, dataset: str, name: str) -> _Entry | None:
+    place = f"{dataset}/{name}/{_FILE}"
+    try:
+        body = json.loads(store.read(place))
+        version = Version(body["dataset"], body["interval"], body["revision"], body["fingerprint"])
+        deletion = Deletion(**body["deleted"]) if "deleted" in body else None
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{place} is damaged: {error}; restore it") from error
+    if version.name != name:
+        raise DamagedError(f"{place} belongs to version {version.name}; restore it")
+    return _Entry(version, deletion)
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"

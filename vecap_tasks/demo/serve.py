@@ -3,7 +3,7 @@
     python -m vecap_tasks.demo.serve [--out DIR] [--host ADDRESS] [--port N]
 
 A request for a host that is none of the sites (a person's browser at localhost) sees a list of the sites and finds
-each under `/<host>/`.
+each under `/<host>/`; `/_requests` says how many requests the sites have had, so that one sees what a run fetched.
 """
 
 import argparse
@@ -24,6 +24,7 @@ DEFAULT_PORT = 8765
 # Pages say their charset themselves, in a <meta>, or have none: a header here would overrule them.
 _TYPES = {".html": "text/html", ".webp": "image/webp", ".txt": "text/plain"}
 _HIDDEN = "_"
+_REQUESTS = "_requests"
 _LISTED = 500
 
 
@@ -37,6 +38,7 @@ class Sites:
                 f"no miniature web in {folder.parent}; write one with `vecap demo web --out {folder.parent}`"
             )
         self._folder = folder.resolve()
+        self._requests = 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """The file that the host and path name, 404 for none."""
@@ -46,8 +48,11 @@ class Sites:
             host, _, path = path.partition("/")
             if not host:
                 return self._sites()
+            if host == _REQUESTS:
+                return web.json_response({"requests": self._requests})
             if not self._is_site(host):
                 raise web.HTTPNotFound
+        self._requests += 1
         site = self._folder / host
         file = (site / path).resolve()
         if not file.is_relative_to(site) or any(part.startswith(_HIDDEN) for part in file.relative_to(site).parts):

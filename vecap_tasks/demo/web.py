@@ -5,7 +5,8 @@
     truth/<day>.jsonl           one `Truth` an `<img>`: what the picture shows and what a crawler should make of it
 
 The ledger under truth/ is for tests and reports; no stage reads it. A day is a function of the seed, the date and
-the number of images, whatever days were written before: the same three give the same bytes.
+the number of images, whatever days were written before: the same three give the same bytes. On a bad day every page
+names its images at addresses that lead nowhere, as after a site's move: to error pages, or to nothing.
 """
 
 import base64
@@ -55,6 +56,7 @@ _EXPECT: dict[str, str] = {
 }  # fmt: skip
 _DAMAGES: tuple[Damage, ...] = ("truncated", "html", "empty", "tiny", "banner", "huge")
 _DRAWN_AT_ONCE = 16
+_OUTAGE = "moved"  # folder of the addresses of a bad day, which no other day has
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +105,20 @@ class DayLedger:
     categories: dict[str, int]
 
 
-def generate_day(out: Path, day: dt.date, seed: int, images: int, processes: int = 2) -> DayLedger:
+def generate_day(
+    out: Path, day: dt.date, seed: int, images: int, processes: int = 2, *, bad: bool = False
+) -> DayLedger:
     """Write the miniature web's crawl of `day` with `images` image references under `out`.
 
-    A quarter of them are images of the day before, at the same addresses. Raises ValueError for fewer than one image.
+    A quarter of them are images of the day before, at the same addresses; on a *bad* day none can be had. Raises
+    ValueError for fewer than one image.
     """
     if images < 1:
         raise ValueError(f"a crawl has at least one image, not {images}")
     carried = _new_items(seed, day - dt.timedelta(days=1), images)[: round(images * CARRIED_SHARE)]
     new = _new_items(seed, day, images)[: images - len(carried)]
+    if bad:
+        carried, new = ([_broken(item, number) for number, item in enumerate(part)] for part in (carried, new))
     rng = _rng(seed, day, "pages")
     old = {item.url for item in carried}
     pages: list[Page] = []
@@ -170,6 +177,13 @@ def _item(rng: random.Random, day: dt.date, number: int, fate: str, original: It
     path = quote(f"/{folder}/{name}{spaced}-{day:%m%d}{number}.{encoding.suffix}")
     query = f"?v={rng.randint(1, 9)}&w={encoding.side}" if rng.random() < 0.06 else ""
     return Item(f"http://{host}{path}{query}", scene, encoding, write_alttext(scene, rng), fate, same_as)
+
+
+def _broken(item: Item, number: int) -> Item:
+    """The item at an address that answers with an error page, or with nothing, in turn."""
+    parts = urlsplit(item.url)
+    url = f"{parts.scheme}://{parts.netloc}/{_OUTAGE}{parts.path}"
+    return dataclasses.replace(item, url=url, fate=("html", "not_found")[number % 2], same_as=None)
 
 
 def _encoded_again(encoding: Encoding, rng: random.Random) -> Encoding:

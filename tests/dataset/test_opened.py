@@ -1,0 +1,51 @@
+"""A run is told what it finds: a finished version, or a revision and the settings that made it one."""
+
+from __future__ import annotations
+
+from tests.dataset.given import give
+from vecap_tasks.config import Config
+from vecap_tasks.dataset.opened import look_up
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.version import register
+from vecap_tasks.stages import open_version
+
+
+def test_a_first_version_is_made_and_then_found(store: Store) -> None:
+    version = register(store, "demo", "2026-01-01", "a", {})
+    assert str(look_up(store, version)) == "version 2026-01-01 is made"
+    give(store, "2026-01-01", "a")
+    found = look_up(store, version)
+    assert found.digest is not None
+    assert str(found) == (
+        f"version 2026-01-01 is published under this configuration ({found.digest[:12]}), nothing of it is made again"
+    )
+
+
+def test_a_revision_says_which_settings_made_it_one(demo_config: Config) -> None:
+    store = Store(demo_config.resolve(demo_config.root))
+    first = open_version(demo_config, store, "2026-01-01")
+    assert open_version(demo_config, store, "2026-01-01") == first
+    rules = demo_config.quality.rows.model_copy(update={"min_side": 64})
+    changed = demo_config.model_copy(update={"quality": demo_config.quality.model_copy(update={"rows": rules})})
+    second = open_version(changed, store, "2026-01-01")
+    found = look_up(store, second)
+    assert str(found).startswith(
+        "version 2026-01-01-r2 is made; it is a revision beside 2026-01-01: quality.rows.min_side 32 -> 64"
+    )
+    # The digest of the rules as DuckDB runs them follows from it; nothing else does.
+    assert {change.key for change in found.changes} == {"quality.rows.min_side", "quality.rules"}
+
+
+def test_another_model_under_the_same_name_is_a_setting_too(demo_config: Config, tmp_path) -> None:
+    import shutil
+
+    folder = tmp_path / "llm"
+    shutil.copytree(demo_config.resolve(demo_config.rewrite.llm.model), folder)
+    llm = demo_config.rewrite.llm.model_copy(update={"model": str(folder)})
+    own = demo_config.model_copy(update={"rewrite": demo_config.rewrite.model_copy(update={"llm": llm})})
+    store = Store(own.resolve(own.root))
+    open_version(own, store, "2026-01-01")
+    with (folder / "model.safetensors").open("ab") as weights:
+        weights.write(b"another training")
+    changes = look_up(store, open_version(own, store, "2026-01-01")).changes
+    assert [change.key for change in changes] == ["rewrite.llm.digest"]

@@ -1,0 +1,182 @@
+"""An installation of the services with a small configuration, in a folder and on ports of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from vecap_tasks.config import load_config
+from vecap_tasks.errors import VecapError
+from vecap_tasks.services.http import Api
+from vecap_tasks.services.orphans import end_sessions
+from vecap_tasks.services.settings import Settings
+from vecap_tasks.services.state import State, read_state
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEMO = REPOSITORY / "configs" / "demo.yaml"
+INTERVAL = "2026-01-01"
+IMAGES = 60
+SMALL = (
+    "crawl.shard_size=24",
+    "rewrite.shard_size=20",
+    "assemble.shard_size=24",
+    "train.arms=[alttext,vecap]",
+    "train.seeds=[0]",
+    "train.epochs=2",
+    "train.batch_size=16",
+    "train.checkpoint_steps=1",
+    "dask.workers=2",
+)
+VARIABLES = (
+    "VECAP_AIRFLOW_PORT",
+    "VECAP_MLFLOW_PORT",
+    "VECAP_DASK_PORT",
+    "VECAP_DASK_DASHBOARD_PORT",
+    "VECAP_WEB_PORT",
+)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return the environment of an installation in *home*, on free ports."""
+    ports = map(str, free_ports(len(VARIABLES)))
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("VECAP_", "AIRFLOW", "MLFLOW_"))}
+    return inherited | {"VECAP_HOME": str(home)} | dict(zip(VARIABLES, ports, strict=True))
+
+
+def services(command: str, env: dict[str, str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vecap_tasks.services", command],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def started_under(home: Path) -> list[psutil.Process]:
+    """Processes that name *home* in their command line, or whose folder lies in it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(home) in " ".join(process.cmdline()) or process.cwd().startswith(str(home)):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def small_config(folder: Path) -> Path:
+    """Write the demo's configuration with little to train into *folder*. What it makes has the same bytes anywhere."""
+    values = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
+    models = REPOSITORY / "vecap_tasks" / "demo" / "models"
+    values["rewrite"]["vlm"]["model"] = str(models / "vlm")
+    values["rewrite"]["llm"]["model"] = values["train"]["model"]["tokenizer"] = str(models / "llm")
+    config = folder / "small.yaml"
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    config.write_text(load_config(config, list(SMALL)).model_dump_json(), encoding="utf-8")  # JSON is YAML
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A home, and the environment that names it, a configuration and ports."""
+
+    home: Path
+    env: dict[str, str]
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.from_environment(self.env)
+
+    @property
+    def store(self) -> Path:
+        return self.home / "store" / "demo"
+
+    def vecap(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "vecap_tasks.cli", *words]
+        return subprocess.run(command, env=self.env, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+
+    def configured(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command that takes the configuration."""
+        return self.vecap(name, "--config", self.env["VECAP_CONFIG"], *words)
+
+    def airflow(self, *words: str) -> subprocess.CompletedProcess[str]:
+        env = self.env | {"AIRFLOW_HOME": str(self.settings.airflow_home)}
+        command = [sys.executable, "-m", "airflow", *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+    def demo(self) -> subprocess.Popen[str]:
+        """Start what `make demo` starts."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "vecap_tasks.demo.run"],
+            env=self.env,
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def demo_killed_at(self, folder: Path, pattern: str, *, power: bool) -> None:
+        """Run the demo until *pattern* is in *folder*, then kill it with the supervisor, whose services die with it.
+
+        With *power* all services are killed at the same moment, as when the power goes.
+        """
+        process = self.demo()
+        await_that(lambda: any(folder.glob(pattern)) or process.poll() is not None, 600, f"{folder}/{pattern}", 0.02)
+        assert process.poll() is None, process.communicate()[0]
+        process.kill()
+        state = self.state()
+        os.kill(state.supervisor.pid, signal.SIGKILL)
+        if power:
+            end_sessions(state.leaders, signal.SIGKILL, 0)
+        process.communicate()
+
+    def state(self) -> State:
+        found = read_state(self.settings)
+        assert found is not None
+        return found
+
+    def digests(self, version: str) -> dict[str, str]:
+        """Return the digest of every stage of *version*, by its folder."""
+        folder = self.store / version
+        found = sorted([*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")])
+        return {str(path.parent.relative_to(folder)): json.loads(path.read_bytes())["digest"] for path in found}
+
+
+def await_that(true: Callable[[], bool], seconds: float, what: str, pause: float = 0.5) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"{what} did not come"
+        time.sleep(pause)
+
+
+def asked(api: Api, path: str) -> Any:
+    """Return the JSON at *path*; a busy server that fails to answer is asked again, as the demo does."""
+    for wait in (1, 2, 4):
+        try:
+            return api.get(path)
+        except VecapError:
+            time.sleep(wait)
+    return api.get(path)

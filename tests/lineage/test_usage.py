@@ -1,0 +1,63 @@
+"""What MLflow knows of a version decides whether `vecap gc` may delete it: a real SQLite store."""
+
+import time
+
+import pytest
+
+from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from vecap_tasks import lineage
+from vecap_tasks.dataset.version import published
+from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage.tracking import open_tracking
+from vecap_tasks.lineage.usage import needed_by_mlflow
+from vecap_tasks.stages import load_stage
+
+SAMPLES = [Texts() for _ in range(16)]
+
+
+@pytest.fixture
+def config(home):
+    config = configure(home, arms="[vecap]", epochs=1)
+    give_evaluation(config)
+    return config
+
+
+def asked(config, *versions):
+    store = load_stage("assemble", config, versions[0]).store
+    return {version.name: published(store, version).digest for version in versions}
+
+
+def test_a_version_that_a_model_was_trained_on_is_needed_though_its_runs_are_deleted(config):
+    trained, idle = (give_version(config, SAMPLES, day) for day in ("2026-01-01", "2026-01-02"))
+    for version in (trained, idle):
+        lineage.record_version(config, version)
+    assert needed_by_mlflow(config, asked(config, trained, idle)) == {}, "its own run is no model"
+    run("train", config, trained)
+    run("evaluate", config, trained)
+    arms = lineage.record_clip(config, trained)
+    needed = needed_by_mlflow(config, asked(config, trained, idle))
+    assert set(needed) == {"2026-01-01"}
+    assert needed["2026-01-01"].startswith("the run ")
+    with open_tracking(config) as tracking:
+        experiment = tracking.client.get_run(arms).info.experiment_id
+        for one in tracking.client.search_runs([experiment]):
+            tracking.client.delete_run(one.info.run_id)
+        tracking.client.delete_experiment(experiment)
+    assert set(needed_by_mlflow(config, asked(config, trained, idle))) == {"2026-01-01"}, "MLflow can restore them"
+
+
+def test_a_version_that_this_mlflow_does_not_know_is_needed(config, monkeypatch, tmp_path):
+    version = give_version(config, SAMPLES)
+    lineage.record_version(config, version)
+    monkeypatch.setenv("VECAP_MLFLOW_URI", f"sqlite:///{tmp_path}/another.db")
+    needed = needed_by_mlflow(config, asked(config, version))
+    assert "has no run of it" in needed["2026-01-01"]
+
+
+def test_without_an_answer_nothing_is_decided(config, monkeypatch):
+    monkeypatch.setenv("VECAP_MLFLOW_URI", "http://127.0.0.1:9")
+    begin = time.monotonic()
+    with pytest.raises(VecapError, match="no MLflow server answers"):
+        needed_by_mlflow(config, {"2026-01-01": "0" * 64})
+    assert time.monotonic() - begin < 10
+    assert needed_by_mlflow(config, {}) == {}
