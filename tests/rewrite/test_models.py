@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.errors import VecapError
@@ -41,6 +42,17 @@ def test_a_file_that_is_no_picture_gets_no_text_and_spoils_none(place, seen) -> 
     assert mixed[1:2] == vlm.describe([(seen(1), GREEDY)])
     assert mixed[3:] == vlm.describe([(seen(2), GREEDY)])
     assert vlm.describe([(seen(None), GREEDY)]) == mixed[:1]
+
+
+def test_what_stands_beside_every_picture_is_prepared_once_and_as_the_processor_would(place, seen) -> None:
+    vlm = vlm_of(place)
+    pictures = [seen(number).image for number in range(3)]
+    text = [f"<|begin|><|user|><image>{load_prompt('describe').text}<|end|><|assistant|>"] * 3
+    wanted = vlm._processor(text=text, images=[[one] for one in pictures], add_special_tokens=False, return_tensors="pt")
+    assert vlm._words.keys() == {"input_ids", "attention_mask"}
+    made = vlm._prepare(pictures)
+    assert made.keys() == wanted.keys()
+    assert all(torch.equal(made[name], value) for name, value in wanted.items())
 
 
 def test_a_pair_gets_the_same_caption_whatever_it_is_batched_with(place) -> None:
