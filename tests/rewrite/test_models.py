@@ -48,7 +48,9 @@ def test_what_stands_beside_every_picture_is_prepared_once_and_as_the_processor_
     vlm = vlm_of(place)
     pictures = [seen(number).image for number in range(3)]
     text = [f"<|begin|><|user|><image>{load_prompt('describe').text}<|end|><|assistant|>"] * 3
-    wanted = vlm._processor(text=text, images=[[one] for one in pictures], add_special_tokens=False, return_tensors="pt")
+    wanted = vlm._processor(
+        text=text, images=[[one] for one in pictures], add_special_tokens=False, return_tensors="pt"
+    )
     assert vlm._words.keys() == {"input_ids", "attention_mask"}
     made = vlm._prepare(pictures)
     assert made.keys() == wanted.keys()
