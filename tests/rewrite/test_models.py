@@ -153,6 +153,13 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_words_unless_the_prom
     assert len(llm_of(place, prompt="fuse-vicuna").encode("a", "b")) > 2 * len(fused)
 
 
+def test_a_model_with_a_chat_template_of_its_own_is_asked_by_that(place) -> None:
+    llm = llm_of(place, prompt="fuse-vicuna")
+    said = llm._tokenizer.decode(llm.encode("a", "b"))
+    assert said.startswith("<|begin|><|user|>You write captions")
+    assert "USER:" not in said
+
+
 def test_a_device_that_is_not_there_is_told(place) -> None:
     with pytest.raises(VecapError, match="device 'cuda:7' is not there"):
         llm_of(place, device="cuda:7")

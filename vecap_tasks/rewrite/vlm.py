@@ -57,7 +57,7 @@ class Vlm:
 
     def _ask(self, prompt: Prompt) -> None:
         """Settle the text that stands beside each picture, and whether the tokenizer begins it."""
-        template = prompt.template or getattr(self._processor, "chat_template", None)
+        template = getattr(self._processor, "chat_template", None) or prompt.template
         if template is None:
             self._text, self._adds_begin = prompt.text, True
             self._text = f"{self._image_mark()}{prompt.text}"
