@@ -1,6 +1,6 @@
 """Captioning, beside the loop that everyone writes first and beside the models alone.
 
-    python -m benchmarks.rewrite [--json FILE] [--images N] [--rounds N]
+    python -m benchmarks.rewrite [--json FILE] [--images N] [--rounds N] [--only vlm|engine|memory|shape …]
 
 The VLM: the demo's, in one process on all cores, and the captions must be the same ones. The engine: a Dask worker
 that does shards of 1,000 images, against the same calls of the same models without stage, store and cluster; memory
@@ -41,6 +41,7 @@ from vecap_tasks.rewrite.stage import Rewrite
 from vecap_tasks.rewrite.vlm import load_vlm
 
 SHARD = 1000  # images
+PARTS = ("vlm", "engine", "memory", "shape")
 
 
 def settings(folder: str, threads: int) -> Config:
@@ -231,13 +232,23 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures there as well")
     parser.add_argument("--images", type=int, default=256, metavar="N", help="for the VLM in process (256)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of which medians are taken (3)")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="vlm engine memory shape"
+    )
     arguments = parser.parse_args()
+    rounds = arguments.rounds
     pictures = scenes(max(arguments.images, SHARD))
-    measures = describing(pictures[: arguments.images], arguments.rounds)
-    gc.collect()
-    measures += engine_cost(pictures[:SHARD], arguments.rounds)
-    measures += memory()
-    measures += shaped(arguments.rounds)
+    parts: dict[str, Callable[[], list[Measure]]] = {
+        "vlm": lambda: describing(pictures[: arguments.images], rounds),
+        "engine": lambda: engine_cost(pictures[:SHARD], rounds),
+        "memory": memory,
+        "shape": lambda: shaped(rounds),
+    }
+    measures = []
+    for name in PARTS:
+        if name in arguments.only:
+            measures += parts[name]()
+            gc.collect()
     report(measures, arguments.json)
 
 

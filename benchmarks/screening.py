@@ -1,9 +1,10 @@
 """What each rule of screening is worth on labelled examples, and what it costs: `python -m benchmarks.screening`.
 
-The examples are ours, in `tests/data/screening`: the rules were made on `made.tsv`; `held_out.tsv` was written after
-them, and no rule was changed for it. A rule that is changed for a held-out example moves that file's examples to
-`made.tsv` and wants new ones. Columns: the rule that an example is about, the verdict wanted (keep, strip, refuse), the
-text, and AltText and VeC where it is a fused caption; `\\uXXXX` stands for a character.
+The examples are ours, in `tests/data/screening`: the rules were made on `made.tsv`; no rule was changed for those of
+`held_out.tsv`, among which are fusions that say all in other words, and texts as LLaVA writes them. A rule that is
+changed for a held-out example moves its examples to `made.tsv` and wants new ones. Columns: the rule that an example is
+about, the verdict wanted (keep, strip, refuse), the text, and AltText and VeC where it is a fused caption; `\\uXXXX`
+stands for a character.
 
 A rule is right where it speaks of an example of its own that is to be refused (or stripped), and wrong where it speaks
 of any example, its own or another's, that is to be kept. That is its precision; recall is over its own. There is no

@@ -23,7 +23,7 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 
 
 class StandIn(Stage):
-    """As many shards as `crawl.shard_size` says."""
+    """As many shards as `crawl.shard_size` says, each done in some milliseconds, at a price."""
 
     name = "crawl"
     rates = ("rows",)
@@ -37,7 +37,7 @@ class StandIn(Stage):
     def process(self, shard: str, work: Path) -> Made:
         time.sleep(0.003)
         (work / f"{shard}.txt").write_text(shard)
-        return Made({f"{shard}.txt": 1}, {"rows": 1})
+        return Made({f"{shard}.txt": 1}, {"rows": 1}, notes={"vlm_cost_millionths": 250_000})
 
 
 def main() -> None:

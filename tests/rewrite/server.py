@@ -1,4 +1,4 @@
-"""A chat-completions server on localhost that does what a test tells it to, over real HTTP."""
+"""A chat-completions server on localhost that does what a test tells it to, over real HTTP; and asking it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+
+from vecap_tasks.config import ModelConfig
+from vecap_tasks.rewrite.draw import GREEDY, Draw, Written
+from vecap_tasks.rewrite.prompt import load_prompt
+from vecap_tasks.rewrite.served import ServedLlm
+
+CANARY = "sk-canary-3f9a"  # a key that must not be found again
 
 
 @dataclass
@@ -95,3 +102,16 @@ class Server:
     async def _models(self, request: web.Request) -> web.StreamResponse:
         echoed = request.headers.get("Authorization", "")
         return web.json_response({"object": "list", "data": [{"id": "tiny", "owned_by": "us", "note": echoed}]})
+
+
+def settings(*urls: str, **server: Any) -> ModelConfig:
+    """Return the settings of a model served at *urls*; the rest goes to its `server`, or to the model itself."""
+    more = {key: server.pop(key) for key in ("max_new_tokens", "model") if key in server}
+    values = {"backend": "openai", "model": "tiny", "prompt": "fuse", "server": {"urls": urls, "tries": 3} | server}
+    return ModelConfig.model_validate(values | more)
+
+
+def fuse(model: ModelConfig, count: int = 1, draw: Draw = GREEDY) -> list[Written]:
+    """Have *model* fuse *count* pairs."""
+    pairs = [(f"Name {number}", f"thing {number}") for number in range(count)]
+    return ServedLlm(model, load_prompt("fuse"), 512).fuse([(pair, draw) for pair in pairs])

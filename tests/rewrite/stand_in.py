@@ -1,44 +1,25 @@
-"""Stages that stand in for captioning where the engine alone is looked at; workers import them by name."""
+"""Stages that kill their workers, where the engine alone is looked at; workers import them by name."""
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
-from typing import Any
 
-from vecap_tasks.dataset.stage import Made, Stage
-
-
-class Quick(Stage):
-    """As many shards as `crawl.shard_size` says, each done in some milliseconds."""
-
-    name = "crawl"
-    rates = ("rows",)
-
-    def identity(self) -> dict[str, Any]:
-        return {}
-
-    def shards(self) -> list[str]:
-        return [f"{number:05d}" for number in range(self.config.crawl.shard_size)]
-
-    def process(self, shard: str, work: Path) -> Made:
-        time.sleep(0.002)
-        (work / f"{shard}.txt").write_text(shard)
-        return Made({f"{shard}.txt": 1}, {"rows": 1}, notes={"vlm_cost_millionths": 250_000})
+from benchmarks.stand_in import StandIn
+from vecap_tasks.dataset.stage import Made
 
 
-class Deadly(Quick):
+class Deadly(StandIn):
     """Its shard 00003 kills every worker."""
 
     def process(self, shard: str, work: Path) -> Made:
         if shard == "00003":
             os.kill(os.getpid(), signal.SIGKILL)
-        return Quick.process(self, shard, work)
+        return StandIn.process(self, shard, work)
 
 
-class Laborious(Quick):
+class Laborious(StandIn):
     """Its shard 00003 kills every worker too, but not before it has finished a part; the sixth part is the last."""
 
     def process(self, shard: str, work: Path) -> Made:
@@ -46,4 +27,4 @@ class Laborious(Quick):
         if shard == "00003" and len(parts) < 6:
             self.store.put(f"{self.aside(shard)}/{len(parts)}.part", b"done")
             os.kill(os.getpid(), signal.SIGKILL)
-        return Quick.process(self, shard, work)
+        return StandIn.process(self, shard, work)

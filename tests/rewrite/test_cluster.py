@@ -7,8 +7,9 @@ import pytest
 from distributed import Client, LocalCluster
 from distributed.security import Security
 
+from benchmarks.stand_in import StandIn
 from tests.rewrite.certificates import Authority
-from tests.rewrite.stand_in import Deadly, Laborious, Quick
+from tests.rewrite.stand_in import Deadly, Laborious
 from vecap_tasks.cluster import connect
 from vecap_tasks.config import Config
 from vecap_tasks.dataset.version import Version
@@ -50,23 +51,23 @@ def at(place, cluster: LocalCluster, shards: int = 4, **dask) -> Config:
     ).with_base(config.base)
 
 
-def stage(kind: type[Quick], config: Config) -> Quick:
+def stage(kind: type[StandIn], config: Config) -> StandIn:
     return kind(config, Version(config.dataset, "2026-01-01", 1, ""))
 
 
 def test_shards_are_done_on_a_scheduler_that_asks_for_certificates(place, encrypted, authority) -> None:
     assert encrypted.scheduler_address.startswith("tls://")
-    quick = stage(Quick, at(place, encrypted, tls=authority.sign("us")))
+    quick = stage(StandIn, at(place, encrypted, tls=authority.sign("us")))
     assert [result.shard for result in run_shards(quick, quick.plan())] == quick.shards()
 
 
 def test_nobody_without_a_certificate_is_let_in(place, encrypted, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("vecap_tasks.cluster._PATIENCE_SECONDS", 2)
     with pytest.raises(VecapError, match=r"at tls://.* wants certificates; name them in dask\.tls"):
-        run_shards(stage(Quick, at(place, encrypted)), ["00000"])
+        run_shards(stage(StandIn, at(place, encrypted)), ["00000"])
     strangers = Authority(tmp_path / "strangers").sign("stranger")
     with pytest.raises(VecapError, match=r"at tls://.* and dask\.tls do not agree: .*see who signed both"):
-        run_shards(stage(Quick, at(place, encrypted, tls=strangers)), ["00000"])
+        run_shards(stage(StandIn, at(place, encrypted, tls=strangers)), ["00000"])
     with pytest.raises(OSError), Client(encrypted.scheduler_address.replace("tls", "tcp"), timeout=2):
         pass  # pragma: no cover - the scheduler does not let it come here
 
@@ -99,7 +100,7 @@ def test_a_cluster_of_its_own_takes_nobody_else(place) -> None:
 
 def test_the_scheduler_knows_of_no_more_shards_than_run(place, processes, caplog) -> None:
     caplog.set_level(logging.INFO, "vecap_tasks.engine")
-    quick = stage(Quick, at(place, processes, shards=300))
+    quick = stage(StandIn, at(place, processes, shards=300))
     held = []
     with Client(processes, set_as_default=False) as client:
 
@@ -122,7 +123,7 @@ def test_a_shard_that_kills_three_workers_is_set_aside_and_the_rest_is_done(plac
     assert deadly.plan() == ["00003"]
     marks = deadly.store.files(deadly.aside("00003"))
     assert len(marks) == 3  # the fourth worker was spared
-    healed = stage(Quick, deadly.config)  # as with more memory: the same command tries it again
+    healed = stage(StandIn, deadly.config)  # as with more memory: the same command tries it again
     run_shards(healed, healed.plan())
     assert healed.commit().counters["rows"] == 12
     assert healed.store.folders("tiny/2026-01-01/crawl/_shards") == []

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.errors import VecapError
@@ -41,6 +42,19 @@ def test_a_file_that_is_no_picture_gets_no_text_and_spoils_none(place, seen) -> 
     assert mixed[1:2] == vlm.describe([(seen(1), GREEDY)])
     assert mixed[3:] == vlm.describe([(seen(2), GREEDY)])
     assert vlm.describe([(seen(None), GREEDY)]) == mixed[:1]
+
+
+def test_what_stands_beside_every_picture_is_prepared_once_and_as_the_processor_would(place, seen) -> None:
+    vlm = vlm_of(place)
+    pictures = [seen(number).image for number in range(3)]
+    text = [f"<|begin|><|user|><image>{load_prompt('describe').text}<|end|><|assistant|>"] * 3
+    wanted = vlm._processor(
+        text=text, images=[[one] for one in pictures], add_special_tokens=False, return_tensors="pt"
+    )
+    assert vlm._words.keys() == {"input_ids", "attention_mask"}
+    made = vlm._prepare(pictures)
+    assert made.keys() == wanted.keys()
+    assert all(torch.equal(made[name], value) for name, value in wanted.items())
 
 
 def test_a_pair_gets_the_same_caption_whatever_it_is_batched_with(place) -> None:
@@ -137,6 +151,13 @@ def test_a_model_without_a_chat_template_is_asked_in_plain_words_unless_the_prom
     fused = "Fuse into one caption; keep names and all concepts.\nAlt text: a\nDescription: b"
     assert len(llm_of(place).encode("a", "b")) == len(fused)
     assert len(llm_of(place, prompt="fuse-vicuna").encode("a", "b")) > 2 * len(fused)
+
+
+def test_a_model_with_a_chat_template_of_its_own_is_asked_by_that(place) -> None:
+    llm = llm_of(place, prompt="fuse-vicuna")
+    said = llm._tokenizer.decode(llm.encode("a", "b"))
+    assert said.startswith("<|begin|><|user|>You write captions")
+    assert "USER:" not in said
 
 
 def test_a_device_that_is_not_there_is_told(place) -> None:

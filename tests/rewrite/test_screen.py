@@ -69,6 +69,30 @@ def test_screening_a_text_costs_well_under_a_millisecond() -> None:
     assert microseconds(read_examples("made"), rounds=3) < 1000
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("A kitten curled up on the couch", True),  # a hyponym, a synonym, a verb that takes the place of another
+        ("Cats on sofas", True),
+        ("A puppy asleep on a sofa", True),  # the wrong animal is another rule's business, and none has it
+        ("A truck in the rain", False),
+        ("Sale", False),
+    ],
+)
+def test_concepts_may_be_said_in_other_words(text: str, kept: bool) -> None:
+    problem = screen_vecap(text, True, PROMPT, "", "a small cat sleeping on a sofa").problem
+    assert problem == (None if kept else "drops_vec")
+
+
+def test_of_a_long_vec_no_more_is_asked_than_a_short_caption_can_hold() -> None:
+    vec = (
+        "The image features a child sitting at a table with a cake in front of her. There are six lit candles on the "
+        "cake, balloons are tied to the chair, and several people in paper hats stand around a pile of presents."
+    )
+    assert screen_vecap("A child blows out candles on a cake as guests watch", True, PROMPT, "", vec).problem is None
+    assert screen_vecap("A child in a room", True, PROMPT, "", vec).problem == "drops_vec"
+
+
 def test_a_text_that_ran_into_its_limit_is_cut_off_unless_worse_is_known() -> None:
     assert screen_vec("a cat on a mat", False, PROMPT).problem == "cut_off"
     assert screen_vec("a 2 2 2 2 2 2", False, PROMPT).problem == "loop"

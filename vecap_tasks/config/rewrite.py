@@ -116,7 +116,9 @@ class ScreenConfig(Section):
     )
     max_words: int = Field(80, ge=1, description="CLIP reads 77 tokens.")
     leak_words: int = Field(6, ge=3, description="Words in a row that only the prompt can have given.")
-    min_vec_kept: float = Field(0.34, ge=0, le=1, description="Share of the VeC's content words that a VeCap keeps.")
+    min_vec_kept: float = Field(
+        0.33, ge=0, le=1, description="Share of the VeC's concepts that a VeCap keeps, in these words or in others."
+    )
     max_new_names: int = Field(0, ge=0, description="Names and numbers of a VeCap that neither of its sources has.")
     strip_preamble: bool = Field(True, description="Keep the caption after an introduction, instead of refusing both.")
 

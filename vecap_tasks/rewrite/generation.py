@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.rewrite import cpu
 from vecap_tasks.rewrite.checkpoint import Checkpoint
 from vecap_tasks.rewrite.draw import Draw, Written
 from vecap_tasks.rewrite.sampling import Drawn
@@ -76,6 +77,7 @@ def load_weights(kind: Any, checkpoint: Checkpoint, settings: ModelConfig) -> Pr
     if lacking:
         raise cannot_load(checkpoint, VecapError(f"{len(lacking)} weights are missing, such as {lacking[0]}"))
     model.eval().to(device)
+    cpu.make_ready(model)
     return model
 
 

@@ -27,7 +27,7 @@ class Llm:
         self._generator = _load(checkpoint, settings)
         self._tokenizer = self._generator.tokenizer
         self._special = self._generator.special_tokens
-        self._template: str | None = prompt.template or self._tokenizer.chat_template
+        self._template: str | None = self._tokenizer.chat_template or prompt.template
         self._prompt = prompt
         self._limit = max_alttext_chars
         config = self._generator.model.config.get_text_config()

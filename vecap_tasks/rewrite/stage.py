@@ -58,7 +58,7 @@ class Rewrite(Stage):
     """Writes `{shard}.parquet` with schema CAPTIONS: the accepted rows in key order, `shard_size` to a shard."""
 
     name = "rewrite"
-    revision = 2
+    revision = 3
     upstream = ("crawl", "quality")
     rates = ("rows", "vec_tokens", "vecap_tokens")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from threading import Lock
 
+import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
@@ -29,6 +30,7 @@ from vecap_tasks.rewrite.prompt import Prompt
 
 _HELD = 512  # pictures that wait for others whose prompts are as long as theirs
 _SHAPES = ((64, 64), (128, 256), (256, 128), (512, 384))  # pictures that tell whether the length follows the shape
+_COLOURS = ("white", "black", "red", "blue")
 
 Asked = tuple[Seen, Draw]
 Batch = tuple[tuple[int, ...], list[tuple[Image.Image, Draw]], Inputs]  # with the places of its rows
@@ -45,14 +47,17 @@ class Vlm:
             self._lock = Lock()  # a tokenizer serves one thread: batches are prepared ahead, and halved ones here
             self._lengths: dict[tuple[int, int], int] = {}
             self._one_length = True
+            self._words: Inputs = {}  # what a row has beside its picture, where that is the same for every picture
             self._ask(prompt)
             self._one_length = len({self._length(shape) for shape in _SHAPES}) == 1
+            if self._one_length:
+                self._words = self._same_words()
         except LOAD_ERRORS as error:
             raise cannot_load(checkpoint, error) from error
 
     def _ask(self, prompt: Prompt) -> None:
         """Settle the text that stands beside each picture, and whether the tokenizer begins it."""
-        template = prompt.template or getattr(self._processor, "chat_template", None)
+        template = getattr(self._processor, "chat_template", None) or prompt.template
         if template is None:
             self._text, self._adds_begin = prompt.text, True
             self._text = f"{self._image_mark()}{prompt.text}"
@@ -115,8 +120,25 @@ class Vlm:
         inputs = self._prepare([image for image, _ in self._generator.filled(batch)])
         return tuple(place for place, _ in items), batch, inputs
 
+    def _same_words(self) -> Inputs:
+        """Return what a row has beside its picture, [1, …] each; empty where that follows from the picture.
+
+        A processor writes out and reads again, for each row, the marks of some hundred patches.
+        """
+        images = [Image.new("RGB", shape, colour) for shape, colour in zip(_SHAPES, _COLOURS, strict=True)]
+        whole, shown = self._prepare(images), self._pictures(images)
+        words = {name: value[:1] for name, value in whole.items() if name not in shown}
+        made = shown | _repeated(words, len(images))
+        alike = made.keys() == whole.keys() and all(torch.equal(made[name], value) for name, value in whole.items())
+        return words if alike else {}
+
+    def _pictures(self, images: Sequence[Image.Image]) -> Inputs:
+        return dict(self._processor.image_processor([[image] for image in images], return_tensors="pt"))
+
     def _prepare(self, images: Sequence[Image.Image]) -> Inputs:
         with self._lock:
+            if self._words:
+                return self._pictures(images) | _repeated(self._words, len(images))
             return dict(
                 self._processor(
                     text=[self._text] * len(images),
@@ -133,6 +155,10 @@ class Vlm:
         if shape not in self._lengths:
             self._lengths[shape] = int(self._prepare([Image.new("RGB", shape)])["attention_mask"].sum())
         return self._lengths[shape]
+
+
+def _repeated(row: Inputs, count: int) -> Inputs:
+    return {name: value.repeat(count, *(1 for _ in value.shape[1:])) for name, value in row.items()}
 
 
 @lru_cache(maxsize=1)

@@ -26,7 +26,7 @@ from vecap_tasks.rewrite.screen.refusal import refusal
 from vecap_tasks.rewrite.screen.shape import cut_off, empty, loop, too_long
 from vecap_tasks.rewrite.screen.sources import drops_vec, invented
 
-REVISION = 2
+REVISION = 3
 STRIPPED = "preamble_stripped"
 
 _RULES: tuple[Rule, ...] = (

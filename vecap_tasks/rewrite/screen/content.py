@@ -9,7 +9,8 @@ from vecap_tasks.rewrite.screen.answer import Answer, one_of
 _TAGS = (
     r"a|abbr|b|big|blockquote|body|br|button|caption|center|code|div|em|figcaption|figure|font|form|h[1-6]|head|hr|html|i"
     r"|iframe|img|image|input|ins|label|li|link|meta|nav|ol|option|p|pre|s|script|section|small|span|strike|strong|style"
-    r"|sub|sup|svg|table|tbody|td|th|title|tr|u|ul|video|bos|eos|pad|unk|think|answer|alttext|vec|tool_call"
+    r"|sub|sup|svg|table|tbody|td|th|title|tr|u|ul|video|bos|eos|pad|unk|think|answer|alttext|alt_text|description|vec"
+    r"|tool_call"
 )
 _MARKUP = one_of(
     # HTML, and tokens of chat formats that look like it

@@ -25,7 +25,10 @@ _TALK = one_of(
     r"\b(?:the|this|your|both) (?:(?:provided|given|supplied|raw|input|source|synthetic|above|user['’]?s?|original) )+"
     rf"(?:image )?(?:texts?|information|context|details|data|prompt|images?){_NO_PLACE}",
     rf"\b(?:the|this|an|your|and|from|in|of) {_ALT}\b",
-    r"\b(?:raw|synthetic) (?:text|captions?|descriptions?)\b",
+    rf"\b(?:the|this|your) (?:{_SOURCE}|information|details) (?:provided|given|supplied)\b",
+    r"\b(?:the|this) web ?(?:page|site) (?:also )?(?:says|states|mentions|claims|does not)\b",
+    r"\b(?:the raw|synthetic) (?:text|captions?|descriptions?)\b"
+    r"|\bboth (?:of the )?texts (?:agree|describe|mention|say|speak|refer|talk|tell)\b",
     # What it says.
     r"\b(?:based on|according to|as (?:per|described|mentioned|stated|noted|indicated|specified|suggested)(?: in| by)?"
     r"|(?:mentioned|described|stated|provided|given|specified) (?:in|by))"
@@ -40,7 +43,13 @@ _TALK = one_of(
     r"\b(?:additional|extra|more|specific|contextual) (?:context|information|details?) (?:(?:is|are|was) )?"
     r"(?:provided|given|mentioned|from|found) (?:(?:in|by|from) )?(?:(?:the|both) )?"
     r"(?:caption|description|text|sentence|alt)",
+    r"\b(?:first|second) text (?:is|says|states|mentions|describes|speaks)\b",
     # What was to be done with it.
+    r"\b(?:this|my|the new|the final) (?:caption|sentence|answer) (?:includes?|combines?|keeps?|merges?|retains?"
+    r"|preserves?|mentions?|covers?)\b",
+    r"(?:^|[.;:!?(–—-]) *i(?:['’]ve| have)? (?:left out|omitted|removed|kept|added|included|excluded|ignored|avoided"
+    r"|dropped) (?:the|all|any)\b",
+    r"\b(?:the|this|your) (?:new |final |fused )?captions? (?:should|must|needs? to|has to|ought to)\b",
     r"\b(?:well|better)-?[- ]structured sentences?\b|\breal[- ]world (?:information|knowledge|details?)\b",
     r"\bvisual(?:ly)?[- ](?:enriched )?concepts?\b",
     r"\b(?:i|we)(?:['’]ve| have)? (?:combined|merged|fused|rewritten|rewrote|rephrased|incorporated)"

@@ -40,12 +40,16 @@ _STRIPPED = one_of(
     # A possible caption for this image could be:
     rf"|(?:a |one |the )?(?:\w+ )?{_THING} (?:for|of) (?:this|the) (?:image|picture|photo)(?: \w+)? ?"
     r"(?:(?:could|would|might) be|is)?:"
+    # A suitable caption would be:
+    rf"|(?:a|one|the|my) (?:\w+ )?{_THING} (?:could|would|might|can) be:"
+    # The mark of a role, and of a result
+    r"|(?-i:ASSISTANT|Assistant): |result:"
     r")?[\s*_]*"
 )
 _KEPT_ON = one_of(
     rf"^\W*{_SURE}[!.,]\s+(?:here|i|the|let|this)\b",
     rf"^\W*(?:sure[!,.] )?here(?:['’]s| is| are)(?: {_KIND}\b)+ {_THING}\b",
-    rf"^\W*(?:the |a |my )(?:{_KIND} )+{_THING} (?:is|would be|could be|might be|reads)\b",
+    rf"^\W*(?:(?:the |a |my )(?:{_KIND} )+|my ){_THING} (?:is|would be|could be|might be|reads)\b",
     r"^\W*i(?:['’]d| would| will|['’]ll| have|['’]ve)? (?:suggest|propose|rewrite|rewrote|rewritten|describe|combined?"
     r"|merged?|fused?|rephrased?|caption)\b",
     r"^\W*i(?:['’]d be| would be|['’]m|['’]ll| am| can| will)? (?:happy to|glad to)? ?help\b",

@@ -25,6 +25,11 @@ _OF_THE_TASK = (
 _REFUSAL = one_of(
     # I cannot …
     rf"{_WE_CANNOT} (?:\w+ ){{0,2}}?{_DO}\b[^.!?]{{0,60}}\b{_OF_THE_TASK}\b",
+    rf"{_START}(?:sorry, )?(?:i|we)(?: do not|(?: am|['’]m) not| don['’]t) (?:feel )?comfortable\b",
+    rf"{_START}sorry,? (?:but )?(?:i|we) {_CANNOT} do (?:that|this)\b",
+    rf"{_WE_CANNOT} (?:open|access|load) the (?:link|file|url|page|attachment)\b",
+    rf"{_WE_CANNOT} find any (?:\w+ ){{0,2}}{_TEXT}\b",
+    rf"{_START}there (?:is|are) no {_PICTURE} in (?:your|the|this) (?:message|prompt|request)\b",
     rf"{_WE_CANNOT} (?:assist|comply|fulfil+|help (?:you )?with|do that|answer that|provide|continue"
     r" (?:this|the|our))\b",
     rf"{_START}(?:i|we) (?:must|have to|will have to) (?:respectfully )?(?:decline|refuse)\b",

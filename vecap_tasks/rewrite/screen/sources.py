@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from difflib import SequenceMatcher
 
 from vecap_tasks.rewrite.screen.answer import Answer
+from vecap_tasks.rewrite.screen.concepts import concepts
 from vecap_tasks.rewrite.screen.names import EVERYDAY, SPELLED_OUT
-from vecap_tasks.rewrite.screen.words import FUNCTION, NAMEABLE, NUMBER_WORDS, WORD, content_words, stem, words
+from vecap_tasks.rewrite.screen.words import FUNCTION, NAMEABLE, NUMBER_WORDS, PLAIN, WORD, content_words, stem, words
 
 _NUMBER = re.compile(r"\d+")
 _THOUSANDS = re.compile(r"(?<=\d)[,.](?=\d{3}\b)")
@@ -17,32 +18,51 @@ _TITLED = 0.7  # share of capitalised words from which on capitals say nothing
 _PREFIX = 4  # letters in common that make two words one: Italy and Italian
 _ALIKE = 0.75  # likeness of two spellings of one name
 _NAMED = 0.7  # what a concept counts that a name may stand for
+_UNKNOWN = 0.5  # what a word of no known concept counts
+_MOST = 11  # concepts of a VeC that are asked for: a caption is short, however much a VeC tells
 _NAMEABLE = frozenset(stem(word) for word in NAMEABLE)
 
 
 def drops_vec(answer: Answer) -> str | None:
-    """Fewer than `min_vec_kept` of the VeC's content words are left, a name from the AltText standing for a person.
+    """Fewer than `min_vec_kept` of the VeC's concepts are left, by their own words or by others.
+
+    A name from the AltText may stand for one of them. Of a long VeC no more is asked than of one of `_MOST` concepts.
 
     >>> vec = "two red tulips left of a blue mug on grass"
     >>> drops_vec(Answer("Two red Belvo tulips by a blue mug on the grass", alttext="Belvo tulips", vec=vec))
     >>> drops_vec(Answer("Buy Belvo tulips now", alttext="Belvo tulips", vec=vec))
     'drops_vec'
+    >>> drops_vec(Answer("A pair of scarlet Belvo blossoms by a cup", alttext="Belvo tulips", vec=vec))
     >>> drops_vec(Answer("Jack White on stage", alttext="Jack White", vec="a man standing on a stage"))
     """
-    wanted = content_words(answer.vec)
+    wanted = content_words(answer.vec) - PLAIN
     if not wanted:
         return None
-    said = content_words(answer.text)
-    kept = {word for word in wanted if word in said or any(_one_word(word, other) for other in said)}
-    named = said & content_words(answer.alttext) - wanted
-    share = len(kept) + (_NAMED * len(wanted & _NAMEABLE - kept) if named else 0)
-    return "drops_vec" if share < answer.settings.min_vec_kept * len(wanted) else None
+    said, given = content_words(answer.text), content_words(answer.alttext)
+    own, named = concepts(said - given), concepts(said & given)
+    kept, lost = 0.0, []
+    for word in wanted:
+        if _among(word, said) or not own.isdisjoint(concepts((word,))):
+            kept += 1
+        elif not named.isdisjoint(concepts((word,))):
+            kept += _NAMED
+        else:
+            lost.append(word)
+    if said & given - wanted and not _NAMEABLE.isdisjoint(lost):
+        kept += _NAMED
+    # A word from nowhere, of no concept that is known, may say in another way what is lost; one that is known does not.
+    unknown = [word for word in said - given - PLAIN if not concepts((word,)) and not _among(word, wanted)]
+    kept += _UNKNOWN * min(len(unknown), len(lost))
+    return "drops_vec" if kept < answer.settings.min_vec_kept * min(len(wanted), _MOST) else None
 
 
-def _one_word(a: str, b: str) -> bool:
-    """Whether one stem begins the other: garden and gardener, snow and snowy, skate and skateboard."""
-    short, long = sorted((a, b), key=len)
-    return len(short) >= _PREFIX and long.startswith(short)
+def _among(word: str, others: Set[str]) -> bool:
+    """Whether *word* is there, or begins another, or begins with it: garden and gardener, skate and skateboard."""
+    return word in others or any(
+        (other.startswith(word) if len(word) < len(other) else word.startswith(other))
+        for other in others
+        if min(len(word), len(other)) >= _PREFIX
+    )
 
 
 def invented(answer: Answer) -> str | None:

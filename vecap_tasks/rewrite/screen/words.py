@@ -24,6 +24,17 @@ FUNCTION = _set("""
     image images picture pictures photo photos photograph photographs shows showing show depicts depicting depicted
     features featuring scene view shot close closeup taken seen visible several many few various multiple lot set
 """)
+# Words of opinion, of a shop, and of talk about a picture: none of what is seen in it.
+_PLAIN_WORDS = _set("""
+    appear appears appearing positioned placed located situated captured captures capturing displayed displaying
+    displays overall atmosphere ambiance setting moment creating creates adding adds giving gives providing sense
+    touch feel beautiful wonderful nice great lovely amazing perfect stunning cozy inviting best good special day time
+    year way thing things something someone everything part area space object objects item items element elements
+    environment overview appearance addition main prominent prominently clearly likely possibly
+    most more less including include includes together different other own own new full well first one
+    buy sale shop free shipping available price order discount deal offer online download now save here
+    view showcase showcasing showcases standing out clear made look looks looking occasion enjoying enjoy
+""")
 # What a name may stand for: "a man in a hat" is still there in "Jack White in a hat", a car in "a red Fiat 500".
 NAMEABLE = _set("""
     man men woman women person people boy girl guy lady gentleman male female player singer actor actress child kid baby
@@ -111,3 +122,6 @@ def stem(word: str) -> str:
 def _single(word: str) -> str:
     """Undo the doubling of a last consonant: "sitt" of sitting."""
     return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz" else word
+
+
+PLAIN = frozenset(stem(word) for word in _PLAIN_WORDS)
