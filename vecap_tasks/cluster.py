@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 _LOG_LEVEL = "DASK_LOGGING__DISTRIBUTED"
 _SPAWN = "distributed.nanny.pre-spawn-environ"
-# Dask samples each worker's stack a hundred times a second, and asks each event loop fifty times whether it is late, for
-# pages that a cluster of ours does not have: with a worker a core, a twentieth of the processor.
+# Dask samples each worker's stack a hundred times a second, and asks each event loop fifty times whether it is late,
+# for pages that this cluster does not have.
 _UNWATCHED = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
 _PATIENCE_SECONDS = 30  # for a scheduler to answer, and for a worker to join it
 

@@ -95,7 +95,12 @@ def decode(body: bytes, config: ImageConfig) -> tuple[Picture, bytes]:
 
 def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
     """Return *pixels* as a JPEG: OpenCV writes the bytes that Pillow would, and makes no copy of the pixels."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    ]
     return bytes(cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1])
 
 

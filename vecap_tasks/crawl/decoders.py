@@ -39,7 +39,7 @@ class Decoders:
 
     async def decode(self, body: bytes) -> Decoded:
         """Return what *body* came to. A fault that is not the image's, such as a lack of memory, is raised."""
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Decoded] = asyncio.get_running_loop().create_future()
         self._waiting.append((body, future))
         self._hand_over()
         return await future
@@ -54,9 +54,7 @@ class Decoders:
             done = loop.run_in_executor(self._threads, _decode_all, bodies, self._config)
             done.add_done_callback(partial(self._take_back, futures))
 
-    def _take_back(
-        self, futures: Sequence[asyncio.Future[Decoded]], done: asyncio.Future[list[Decoded]]
-    ) -> None:
+    def _take_back(self, futures: Sequence[asyncio.Future[Decoded]], done: asyncio.Future[list[Decoded]]) -> None:
         self._idle += 1
         error = None if done.cancelled() else done.exception()
         for number, future in enumerate(futures):

@@ -21,7 +21,7 @@ from vecap_tasks.crawl.links import Stored
 
 SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE = "success", "failed_to_download", "failed_to_resize"
 
-_DECODERS = 2  # threads; Pillow lets go of the interpreter while it decodes
+_DECODERS = 2  # threads; what they call lets go of the interpreter while it decodes
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ _LOW = 8
 _SCALE = 1 << 12
 # The first rows of the DCT-II of 32 points in whole numbers: sums of them are exact in float64, in whatever order they
 # are added, so that a coefficient that is zero by symmetry has no rounding error that would decide its bit.
-_COSINES = np.rint(_SCALE * np.cos(np.pi / _SIDE * np.outer(np.arange(_LOW), np.arange(_SIDE) + 0.5)) * np.sqrt(2 / _SIDE))
+_COSINES = np.rint(
+    _SCALE * np.cos(np.pi / _SIDE * np.outer(np.arange(_LOW), np.arange(_SIDE) + 0.5)) * np.sqrt(2 / _SIDE)
+)
 # Of the median of all coefficients, in grey levels. Where half of them are no larger than what JPEG and rounding
 # leave on an even ground, half of the bits say nothing.
 _NOISE = 1.5

@@ -54,7 +54,9 @@ def _by_eighths(image: Image.Image, body: bytes, target: tuple[int, int]) -> np.
     if space == "GRAY":
         pixels = pixels[:, :, 0]
     times = pixels.shape[1] / target[0]
-    by = cv2.INTER_CUBIC if times <= _MOST_BY_CUBIC else cv2.INTER_LINEAR if times <= _MOST_BY_LINEAR else cv2.INTER_AREA
+    by = (
+        cv2.INTER_CUBIC if times <= _MOST_BY_CUBIC else cv2.INTER_LINEAR if times <= _MOST_BY_LINEAR else cv2.INTER_AREA
+    )
     return np.asarray(cv2.resize(pixels, target, interpolation=by))
 
 
