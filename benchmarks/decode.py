@@ -63,8 +63,8 @@ def _measure(name: str, bodies: Sequence[bytes], rounds: int) -> list[Measure]:
     small = [_small(body, _CONFIG) for body in bodies]
     hashed = [_each(phash, small) for _ in range(rounds)]
     whole = [_lanczos(body) for body in bodies]
-    kept = [psnr(np.asarray(one), other) for one, other in zip(small, whole, strict=True)]
-    fine_kept = [psnr(np.asarray(_small(body, _FINE)), other) for body, other in zip(bodies, whole, strict=True)]
+    kept = [psnr(one, other) for one, other in zip(small, whole, strict=True)]
+    fine_kept = [psnr(_small(body, _FINE), other) for body, other in zip(bodies, whole, strict=True)]
     theirs_kept = [psnr(_area(body), other) for body, other in zip(bodies, whole, strict=True)]
     return [
         Measure(f"decode {name}", "ms/image", median(ours), median(theirs), None, conditions),
@@ -99,7 +99,7 @@ def _area(body: bytes) -> np.ndarray:
     return cv2.resize(image, _target(image.shape[1], image.shape[0]), interpolation=cv2.INTER_AREA)
 
 
-def _small(body: bytes, config: ImageConfig) -> Image.Image:
+def _small(body: bytes, config: ImageConfig) -> np.ndarray:
     with Image.open(io.BytesIO(body)) as image:
         return scaled(image, body, config)
 

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 _LOG_LEVEL = "DASK_LOGGING__DISTRIBUTED"
 _SPAWN = "distributed.nanny.pre-spawn-environ"
+# Dask samples each worker's stack a hundred times a second, and asks each event loop fifty times whether it is late,
+# for pages that this cluster does not have.
+_UNWATCHED = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
 _PATIENCE_SECONDS = 30  # for a scheduler to answer, and for a worker to join it
 
 
@@ -53,7 +56,7 @@ def connect(config: Config) -> Iterator[Client]:
     # some 1 ms of CPU per photograph that is decoded.
     variables = dict(dask.config.get(_SPAWN))
     variables.pop("MALLOC_TRIM_THRESHOLD_", None)
-    with _quiet_children(), dask.config.set({_SPAWN: variables}):
+    with _quiet_children(), dask.config.set({_SPAWN: variables, **_UNWATCHED}):
         cluster = LocalCluster(
             n_workers=config.dask.workers,
             threads_per_worker=1,

@@ -57,6 +57,24 @@ def test_a_tar_says_nothing_of_when_or_by_whom(tmp_path):
     assert {(e.mtime, e.uid, e.gid, e.uname, e.gname, e.mode) for e in entries} == {(0, 0, 0, "", "", 0o644)}
 
 
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 7_000, 20_000])
+def test_a_tar_has_the_bytes_that_the_standard_library_writes(tmp_path, size):
+    members = {"jpg": bytes(range(256)) * 100, "txt": b"", "json": b"x" * size}
+    with TarWriter(tmp_path / "a.tar") as tar:
+        tar.write("00000-a_b", members)
+    with tarfile.open(tmp_path / "b.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for kind, data in members.items():
+            entry = tarfile.TarInfo(f"00000-a_b.{kind}")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_a_name_that_no_header_holds_is_refused(tmp_path):
+    with TarWriter(tmp_path / "a.tar") as tar, pytest.raises(ValueError, match="too long for a tar"):
+        tar.write("k" * 97, MEMBERS)
+
+
 def test_samples_come_back_as_they_were_written(tmp_path):
     stream = io.BytesIO(_tar(tmp_path / "a.tar"))
     assert [(sample.key, dict(sample.members)) for sample in read_samples(stream)] == [

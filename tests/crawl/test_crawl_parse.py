@@ -77,6 +77,13 @@ def test_figure_language_and_title_around_an_image():
     ]
 
 
+def test_an_image_with_a_language_or_within_several_counts_once():
+    found = document(
+        "<html lang=en><img src=1 lang=de><p xml:lang=it><img src=2></p><figure lang=fr><img src=3 lang=''>"
+    ).found()
+    assert [(image.url[-1], image.language) for image in found.images] == [("1", "de"), ("2", "it"), ("3", "fr")]
+
+
 @pytest.mark.parametrize(
     ("body", "header"),
     [

@@ -31,7 +31,7 @@ def kept(body: bytes, size: int, scaling: str) -> float:
     """
     config = ImageConfig(size=size, scaling=scaling)
     with Image.open(io.BytesIO(body)) as image:
-        ours = np.asarray(scaled(image, body, config).convert("RGB"), float)
+        ours = scaled(image, body, config).astype(float)
     by = Image.Resampling.HAMMING if scaling == "fine" else Image.Resampling.LANCZOS
     with Image.open(io.BytesIO(body)) as image:
         whole = image.convert("RGB").resize((ours.shape[1], ours.shape[0]), by)

@@ -86,6 +86,20 @@ def test_robots_txt_holds_for_sitemaps_and_what_they_list(web, configure, sitema
     assert web.asked["site.example/shut.xml"] == web.asked["site.example/shut/1"] == 0
 
 
+def test_noindex_of_a_sitemap_is_not_for_what_it_lists(web, configure, sitemaps):
+    """Many servers send it with every sitemap; a page that says so is left out, as is a list that says noai."""
+    web.answers |= {
+        "/s.xml": Answer(urlset(SITE + "1", SITE + "2"), headers={"X-Robots-Tag": "noindex"}),
+        "/no.xml": Answer(urlset(SITE + "3"), headers={"X-Robots-Tag": "noindex, noai"}),
+    }
+    web.page("/1", "<img src=1.png alt=one>")
+    web.page("/2", "<img src=2.png alt=two>", **{"X-Robots-Tag": "noindex"})
+    stage, manifest = crawl(configure(sitemaps("s.xml", "no.xml", max_depth=0)))
+    assert [row["caption"] for row in rows_of(stage, manifest)] == ["one"]
+    assert manifest.counters["page_skipped.opt_out"] == manifest.counters["sitemap_skipped.opt_out"] == 1
+    assert web.asked["site.example/3"] == 0
+
+
 def test_a_sitemap_that_leads_to_itself_ends(web, configure, sitemaps):
     web.answers["/s.xml"] = Answer(index(SITE + "s.xml", SITE + "t.xml", SITE + "t.xml"))
     web.answers["/t.xml"] = Answer(index(SITE + "s.xml"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,14 +13,15 @@ import pyarrow as pa
 
 from vecap_tasks.config import Config
 from vecap_tasks.crawl.archive import read_stored
-from vecap_tasks.crawl.decode import Picture, decode
+from vecap_tasks.crawl.decode import Picture
+from vecap_tasks.crawl.decoders import Decoders
 from vecap_tasks.crawl.failure import Failure
 from vecap_tasks.crawl.fetch import Download, Fetcher
 from vecap_tasks.crawl.links import Stored
 
 SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE = "success", "failed_to_download", "failed_to_resize"
 
-_DECODERS = 2  # threads; Pillow lets go of the interpreter while it decodes
+_DECODERS = 2  # threads; what they call lets go of the interpreter while it decodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,10 @@ async def download_all(wants: Iterable[Want], config: Config, fetcher: Fetcher, 
     Raises OSError where the spool cannot be written; what fails in a download is its outcome.
     """
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as threads:
+        decoders = Decoders(config.crawl.image, threads, _DECODERS)
         try:
             async with asyncio.TaskGroup() as group:
-                one = _Downloader(config, fetcher, threads, spool).get
+                one = _Downloader(config, fetcher, threads, decoders, spool).get
                 tasks = {want: group.create_task(one(want)) for want in dict.fromkeys(wants)}
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None  # the group holds it: a chain of the two would be a circle
@@ -97,6 +98,7 @@ class _Downloader:
     config: Config
     fetcher: Fetcher
     threads: ThreadPoolExecutor
+    decoders: Decoders
     spool: Spool
 
     async def get(self, want: Want) -> Outcome:
@@ -113,10 +115,8 @@ class _Downloader:
         return await self._decoded(download.body)
 
     async def _decoded(self, body: bytes) -> Outcome:
-        sha256 = hashlib.sha256(body).hexdigest()
-        loop = asyncio.get_running_loop()
-        try:
-            picture, jpeg = await loop.run_in_executor(self.threads, decode, body, self.config.crawl.image)
-        except Failure as failure:
-            return Outcome(FAILED_TO_RESIZE, failure, sha256, len(body))
-        return Outcome(SUCCESS, None, sha256, len(body), picture, self.spool.append(jpeg), len(jpeg))
+        made = await self.decoders.decode(body)
+        if made.failure is not None:
+            return Outcome(FAILED_TO_RESIZE, made.failure, made.sha256, len(body))
+        offset = self.spool.append(made.jpeg)
+        return Outcome(SUCCESS, None, made.sha256, len(body), made.picture, offset, len(made.jpeg))

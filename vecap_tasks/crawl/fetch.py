@@ -40,7 +40,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5  # what RFC 9309, section 2.3.1.2 wants followed for robots.txt
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _SILENCE = frozenset({"timeout", "connection_refused", "connection_reset", "unreachable", "dns", "tls"})
-_BLOCK = 1 << 16
+_BUFFER = 1 << 18  # bytes of a body after which the server is held up until they are taken; most images have fewer
 _FIRST_WAIT = 0.5  # seconds before the second try, doubled for each further one, give or take half
 _LOOKUPS = 32  # names looked up at once; each holds a thread while it waits
 _HOSTS = 10_000  # hosts that are remembered
@@ -82,6 +82,7 @@ class Fetcher:
             connector=connector,
             headers={"User-Agent": self._config.user_agent, "Accept-Encoding": "gzip, deflate"},
             cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=_BUFFER,
             timeout=aiohttp.ClientTimeout(total=None),  # `_Budget` keeps the time
             auto_decompress=False,  # it unpacks a block whole, however large it becomes
             trust_env=False,  # a proxy would connect to where the guard lets nobody
@@ -94,13 +95,13 @@ class Fetcher:
         await self._permits.close()
         await self._session.close()
 
-    async def get(self, url: str, use: Callable[[Download], Awaitable[T]]) -> T:
+    async def get(self, url: str, use: Callable[[Download], Awaitable[T]], *, listing: bool = False) -> T:
         """Download the canonical address *url* and return what *use* makes of it. Raises Failure.
 
         Waiting for a turn is not part of the deadline. The turn is held until *use* is done, so that no more bodies
-        than slots are in memory.
+        than slots are in memory. A *listing*, such as a sitemap, may be `noindex`.
         """
-        return await self._tried(url, use, asked=True)
+        return await self._tried(url, use, asked=True, listing=listing)
 
     async def _read(self, url: str) -> bytes:
         """Return the beginning of a file that says what is permitted."""
@@ -110,12 +111,14 @@ class Fetcher:
 
         return await self._tried(url, body, asked=False)
 
-    async def _tried(self, url: str, use: Callable[[Download], Awaitable[T]], *, asked: bool) -> T:
+    async def _tried(
+        self, url: str, use: Callable[[Download], Awaitable[T]], *, asked: bool, listing: bool = False
+    ) -> T:
         """Try as often as the configuration says. *asked* is False for what the owner expects robots to read."""
         budget = _Budget(self._config.deadline)
         for tries_left in range(self._config.retries, -1, -1):
             try:
-                return await self._follow(url, use, budget, last=not tries_left, asked=asked)
+                return await self._follow(url, use, budget, last=not tries_left, asked=asked, listing=listing)
             except Failure as failure:
                 wait = failure.retry_after
                 if wait is None:
@@ -127,7 +130,14 @@ class Fetcher:
         raise AssertionError("the last try returns or raises")
 
     async def _follow(
-        self, url: str, use: Callable[[Download], Awaitable[T]], budget: _Budget, *, last: bool, asked: bool
+        self,
+        url: str,
+        use: Callable[[Download], Awaitable[T]],
+        budget: _Budget,
+        *,
+        last: bool,
+        asked: bool,
+        listing: bool,
     ) -> T:
         """Ask for *url* and whatever it redirects to; each step must be permitted, and waits for its host."""
         for _ in range(_MAX_REDIRECTS + 1):
@@ -141,7 +151,7 @@ class Fetcher:
                 start = asyncio.get_running_loop().time()
                 try:
                     async with budget.spent():
-                        answer = await self._ask(url, asked=asked)
+                        answer = await self._ask(url, asked=asked, listing=listing)
                 except Failure as failure:
                     if failure.retry_after:
                         host.pause(failure)
@@ -159,7 +169,7 @@ class Fetcher:
                 raise Failure("bad_redirect", failure.message) from failure
         raise Failure("too_many_redirects")
 
-    async def _ask(self, url: str, *, asked: bool) -> Download | str:
+    async def _ask(self, url: str, *, asked: bool, listing: bool) -> Download | str:
         """Return the answer to one request, or where it redirects to."""
         try:
             headers = None if asked else {"Accept-Encoding": "identity"}  # a beginning can be read of plain text alone
@@ -173,7 +183,7 @@ class Fetcher:
                         retry_after=seconds(response.headers.get("Retry-After")),
                     )
                 tags = _tags(response)
-                if asked and self._config.robots and (rule := opted_out(tags, self._product)):
+                if asked and self._config.robots and (rule := opted_out(tags, self._product, listing=listing)):
                     raise Failure("opt_out", rule)
                 body = await self._body(response, asked=asked)
                 return Download(url, body, response.content_type.lower(), response.charset, tags)
@@ -186,7 +196,7 @@ class Fetcher:
             raise Failure("too_large")
         blocks: list[bytes] = []
         size = 0
-        async for block in response.content.iter_chunked(_BLOCK):
+        async for block in response.content.iter_any():
             blocks.append(block)
             size += len(block)
             if size > most:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -77,17 +76,19 @@ def uid(url: str, alttext: str | None) -> str:
     return hashlib.sha256(f"{url}\0{alttext or ''}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def links_of(page: Page, product: str | None, tally: Tally) -> Iterator[Link]:
-    """Give the images of *page*; none where it opts out of our use. *product* is our name in robots.txt."""
+def links_of(page: Page, product: str | None, tally: Tally) -> list[Link]:
+    """Return the images of *page*; none where it opts out of our use. *product* is our name in robots.txt."""
     counters = tally.counters
     counters["pages"] += 1
     if not may_have_images(page.body):
-        return
+        return []
     found = Document(page).found()
     counters["images"] += len(found.images) + found.skipped.total()
     counters.update({f"skipped.{reason}": count for reason, count in found.skipped.items()})
     if product is not None and opted_out((*page.robots_tags, *found.robots), product):
         counters["skipped.page_opt_out"] += len(found.images)
-        return
-    for image in found.images:
-        yield Link(image.url, image.alttext, page.url, found.title, image.figcaption, image.language, page.source)
+        return []
+    return [
+        Link(url, alttext, page.url, found.title, figcaption, language, page.source)
+        for url, alttext, figcaption, language in found.images
+    ]

@@ -15,8 +15,12 @@ _NO = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"}
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 
 
-def opted_out(values: Iterable[str], product: str) -> str | None:
-    """Return the first rule of *values* that forbids our use, else None. *product* is our name in robots.txt."""
+def opted_out(values: Iterable[str], product: str, *, listing: bool = False) -> str | None:
+    """Return the first rule of *values* that forbids our use, else None. *product* is our name in robots.txt.
+
+    `noindex` of a *listing*, such as a sitemap, keeps the list itself out of an index, and not what it lists.
+    """
+    forbidding = _NO - {"noindex"} if listing else _NO
     for value in values:
         applies = True
         for part in value.split(","):
@@ -31,6 +35,6 @@ def opted_out(values: Iterable[str], product: str) -> str | None:
             if colon and " " not in name:
                 applies = name == product.lower()
                 rule = rest
-            if applies and rule in _NO:
+            if applies and rule in forbidding:
                 return rule
     return None

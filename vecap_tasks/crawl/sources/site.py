@@ -132,7 +132,7 @@ class _Walk:
         while waiting and len(pages) < most:
             url = waiting.popleft()
             try:
-                answer = self.runner.run(self.fetcher.get(url, _as_it_is))
+                answer = self.runner.run(self.fetcher.get(url, _as_it_is, listing=True))
                 found = parse_sitemap(answer.body)
             except Failure as failure:
                 log.warning("sitemap %s: %s", url, failure.message)
