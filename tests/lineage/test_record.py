@@ -139,5 +139,5 @@ def test_a_relative_sqlite_file_lies_beside_the_configuration(config, tmp_path, 
     monkeypatch.setenv("VECAP_MLFLOW_URI", "sqlite:///deep/in/there.db")
     moved = config.with_base(tmp_path)
     with open_tracking(moved) as tracking:
-        tracking.experiment("x")
+        tracking.experiment("x", "versions")
     assert (tmp_path / "deep/in/there.db").is_file()

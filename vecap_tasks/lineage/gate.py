@@ -5,6 +5,7 @@ A crawl that is refused becomes no version: this run is then all that MLflow kno
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -13,11 +14,13 @@ from pathlib import Path
 from vecap_tasks.config import Config
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import VecapError, one_line
 from vecap_tasks.lineage.notes import Place, gate_note
 from vecap_tasks.lineage.pages import run_page
 from vecap_tasks.lineage.tracking import airflow_tags, clean, open_tracking
 from vecap_tasks.stages import load_stage
+
+log = logging.getLogger(__name__)
 
 REPORT = "report"
 
@@ -34,9 +37,9 @@ def record_gate(
     from mlflow.entities import Metric
 
     stage = load_stage("quality", config, version)
-    manifest = stage.manifest()
+    manifest = stage.manifest() if refusal is None else None
     pages = list(_files(stage.store, f"{stage.folder}/{REPORT}"))
-    if not pages:
+    if not pages or (manifest is None and refusal is None):
         raise VecapError(f"there is no report in {stage.store.root}/{stage.folder}; run `vecap quality` first")
     said = {
         "vecap.kind": "gate",
@@ -72,6 +75,20 @@ def record_gate(
         # A run that is not FINISHED is replaced when the crawl is judged again.
         tracking.client.set_terminated(place.run_id, "FINISHED" if refusal is None else "FAILED")
     return run_page(experiment, place.run_id, f"{REPORT}/index.html")
+
+
+def keep_gate(
+    config: Config, version: Version, refusal: str | None = None, tags: Mapping[str, str] | None = None
+) -> str | None:
+    """Record the report as `record_gate` does; where that fails, say so in the log, and return None.
+
+    The report lies in the store in any case, and neither the work nor a refusal waits for MLflow.
+    """
+    try:
+        return record_gate(config, version, refusal, tags)
+    except VecapError as error:
+        log.warning("the gate's report is not in MLflow: %s", one_line(error))
+        return None
 
 
 def _files(store: Store, folder: str, below: str = "") -> Iterator[str]:

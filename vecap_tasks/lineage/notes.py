@@ -1,7 +1,8 @@
 """What the pages of runs and models in MLflow say about themselves, in Markdown, with links to what they come from.
 
 An auditor who has only MLflow's UI goes by these from a model to the crawl. Links inside MLflow are relative: they hold
-wherever it is served. MLflow's pages show lists and links; tables come out without space between the columns.
+wherever it is served. MLflow shows the first lines of a description until one asks for more, so the way back to the
+crawl stands first; it shows lists well, and tables without space between their columns.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ class TrainedOn:
 
     def line(self) -> str:
         """Return what a model's page says of it."""
-        said = (
-            f"Trained on {self.place.link(self.name) if self.place else _code(self.name)}, digest {_code(self.digest)}"
-        )
-        return f"{said}: {self.place.link('its crawl files', crawl_files.NAME)}" if self.place else said
+        if self.place is None:
+            return f"Trained on {_code(self.name)}, digest {_code(self.digest)}"
+        crawl = self.place.link("its crawl files", crawl_files.NAME)
+        return f"Trained on {self.place.link(self.name)}: {crawl}; digest {_code(self.digest)}"
 
 
 def version_note(
@@ -73,15 +74,16 @@ def version_note(
     count = "1 crawl file" if len(files) == 1 else f"{len(files):,} crawl files"
     listed = place.link(f"{count}, {size:,} bytes", crawl_files.NAME)
     lines = [
-        f"Rows: {', '.join(counts)}",
         f"Crawled from {listed}" + _indented([_input(item) for item in files[:_NAMED]], len(files) - _NAMED),
-        "Captions written by"
-        + _indented([_input(item) for item in rewrite.inputs if item.kind in ("model", "prompt")]),
         "Look at " + ", ".join(_artifacts(place, manifests)),
         f"[Models trained on it]({trained})",
+        f"Rows: {', '.join(counts)}",
+        "Captions written by"
+        + _indented([_input(item) for item in rewrite.inputs if item.kind in ("model", "prompt")]),
+        f"Digest {_code(manifests['assemble'].digest)}",
         *_made_by(tags),
     ]
-    return f"**Dataset version {name}**, digest {_code(manifests['assemble'].digest)}\n\n{_list(lines)}"
+    return f"**Dataset version {name}**\n\n{_list(lines)}"
 
 
 def gate_note(name: str, place: Place, refusal: str | None, tags: Mapping[str, str]) -> str:
