@@ -71,7 +71,7 @@ class _Recorder:
         client = self.tracking.client
         run = client.create_run(self.experiment, tags=said, run_name=f"{self.version.name} arms")
         run_id = str(run.info.run_id)
-        data = trained_on(self.tracking, self.store, self.version, self.train)
+        data = trained_on(self.tracking, self.version, self.train)
         self.tracking.inputs(run_id, [*self._training(data), self._evaluation()])
         self.tracking.params(run_id, {"train": self.train.config, "evaluate": self.evaluate.config})
         for figures in results["runs"]:
@@ -158,7 +158,7 @@ class _Recorder:
                 one.name,
                 one.digest,
                 "training",
-                {"store": one.store},
+                {},
                 run_page(one.place.experiment, one.place.run_id) if one.place else "",
             )
             for one in data

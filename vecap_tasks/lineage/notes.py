@@ -45,7 +45,6 @@ class TrainedOn:
 
     name: str
     digest: str
-    store: str
     place: Place | None
 
     def line(self) -> str:

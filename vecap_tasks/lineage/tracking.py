@@ -92,9 +92,13 @@ class Tracking:
         return None
 
     def find_version(self, dataset: str, version: str, digest: str) -> Run | None:
-        """Return the run of a published version, *digest* being its `assemble`'s; None where none is recorded."""
-        found = self.find_run(self.experiment(dataset, "versions"), digest)
-        return found if found is not None and found.data.tags.get("vecap.version") == version else None
+        """Return the finished run of a published version, *digest* being its `assemble`'s. Nothing is changed."""
+        experiment = self.client.get_experiment_by_name(f"vecap/{dataset}/versions")
+        if experiment is None:
+            return None
+        wanted = f"tags.`vecap.digest` = '{digest}' AND tags.`vecap.version` = '{version}'"
+        found = self.client.search_runs([experiment.experiment_id], f"{wanted} AND attributes.status = 'FINISHED'")
+        return found[0] if found else None
 
     def delete(self, run: Run) -> None:
         """Delete a run with the runs and models below it."""

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from vecap_tasks.dataset.manifest import Manifest
-from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.manifest import Input, Manifest
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.lineage.notes import Place, TrainedOn
 from vecap_tasks.lineage.tracking import Tracking
 
-_DATA = ("version", "dataset", "mixture")  # kinds of a training's inputs that are data
+SOURCES = ("version", "tars")  # kinds of a training's inputs that are the sources of its mixture
 
 
-def trained_on(tracking: Tracking, store: Store, version: Version, train: Manifest) -> list[TrainedOn]:
-    """Return the version that *train* was given, or the sources of its mixture, in the manifest's order."""
-    found = []
-    for item in train.inputs:
-        if item.kind == "stage" and item.name == "assemble":
-            dataset, name = version.dataset, version.name
-        elif item.kind == "version":
-            dataset, _, name = item.name.rpartition("/")
-        elif item.kind in _DATA:
-            found.append(TrainedOn(item.name, item.digest, store.root, None))
-            continue
-        else:
-            continue
-        dataset = dataset or version.dataset
-        run = tracking.find_version(dataset, name, item.digest)
-        place = None if run is None else Place(str(run.info.experiment_id), str(run.info.run_id))
-        found.append(TrainedOn(f"{dataset}/{name}", item.digest, store.root, place))
-    return found
+def trained_on(tracking: Tracking, version: Version, train: Manifest) -> list[TrainedOn]:
+    """Return the sources of the mixture that *train* names, in its order; the version alone where it names none."""
+    mixed = [item for item in train.inputs if item.kind in SOURCES]
+    if not mixed:
+        alone = next(item for item in train.inputs if item.kind == "stage" and item.name == "assemble")
+        mixed = [Input("version", version.folder, alone.digest)]
+    return [TrainedOn(item.name, item.digest, _place(tracking, item)) for item in mixed]
+
+
+def _place(tracking: Tracking, item: Input) -> Place | None:
+    if item.kind != "version":
+        return None
+    dataset, _, version = item.name.rpartition("/")
+    run = tracking.find_version(dataset, version, item.digest)
+    return None if run is None else Place(str(run.info.experiment_id), str(run.info.run_id))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,8 +19,10 @@ from vecap_tasks.dataset.version import DATASET_STAGES, Version
 from vecap_tasks.lineage import crawl_files
 from vecap_tasks.lineage.notes import Place, version_note
 from vecap_tasks.lineage.pages import run_page, trained_page
+from vecap_tasks.lineage.recorded import LISTS
 from vecap_tasks.lineage.tracking import airflow_tags, clean, open_tracking, source_inputs
 
+CONFIGURATION = "config.yaml"
 _LARGEST_ARTIFACT = 16 << 20
 _DATA = (".parquet", ".tar")
 
@@ -49,10 +53,10 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
         "vecap.release": str(published.provenance.get("vecap", "unknown")),
     }
     with open_tracking(config) as tracking:
-        found = tracking.find_version(version.dataset, version.name, published.digest)
-        if found is not None:
-            return str(found.info.run_id)
         experiment = tracking.experiment(version.dataset, "versions")
+        found = tracking.find_run(experiment, published.digest)
+        if found is not None and found.data.tags.get("vecap.version") == version.name:
+            return str(found.info.run_id)
         client = tracking.client
         everything = airflow_tags() | dict(tags or {}) | said
         run = client.create_run(experiment, tags=everything, run_name=version.name)
@@ -72,7 +76,8 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
             collect(store, manifests, Path(folder))
             links = {"The version": place.link(name), "Models trained on it": f"[search]({trained})"}
             crawl_files.write_crawl_files(Path(folder), manifests["crawl"], links)
-            (Path(folder) / "config.yaml").write_text(_configuration(published), encoding="utf-8")
+            (Path(folder) / CONFIGURATION).write_text(_configuration(published), encoding="utf-8")
+            client.set_tag(place.run_id, LISTS, _digests(Path(folder)))
             client.log_artifacts(place.run_id, folder)
         tracking.describe(place.run_id, version_note(name, manifests, place, trained, everything))
         client.set_terminated(place.run_id, "FINISHED")
@@ -95,3 +100,9 @@ def collect(store: Store, manifests: Mapping[str, Manifest], folder: Path) -> No
 def _configuration(published: Manifest) -> str:
     """Return the whole configuration under which the version was published; it names variables, never their values."""
     return yaml.safe_dump(published.provenance.get("config", {}), sort_keys=False, allow_unicode=True)
+
+
+def _digests(folder: Path) -> str:
+    """Return the sha256 of the files that recording itself writes, by name, as JSON: no manifest has them."""
+    names = (crawl_files.NAME, crawl_files.TABLE, CONFIGURATION)
+    return json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
