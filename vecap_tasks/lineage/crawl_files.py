@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from vecap_tasks.dataset.manifest import Input, Manifest
@@ -13,10 +13,10 @@ TABLE = "crawl_files.csv"
 _SHOWN = 1000  # rows of a table that a browser still shows at once; the other file has all
 
 
-def write_crawl_files(folder: Path, crawl: Manifest, links: Mapping[str, str]) -> None:
+def write_crawl_files(folder: Path, crawl: Manifest, links: Sequence[str]) -> None:
     """Write the list for people (`NAME`) and for machines (`TABLE`) into *folder*.
 
-    *links* are Markdown links by what they lead to, shown at its end.
+    *links* are Markdown links, shown at its end.
     """
     rows = [("read", item.kind, item.name, item.bytes, item.digest) for item in crawl.inputs]
     rows += [("written", "file", f"{crawl.location}/{entry.path}", entry.bytes, entry.sha256) for entry in crawl.files]
@@ -37,7 +37,7 @@ read; that of an earlier version is of its crawl's manifest.
 In `{crawl.location}` of the store: images and AltText, and a row for everything that was found, with what became of it.
 
 {_table(written)}
-{"".join(f"- {name}: {link}{chr(10)}" for name, link in links.items())}"""
+{"".join(f"- {link}{chr(10)}" for link in links)}"""
     (folder / NAME).write_text(text, encoding="utf-8")
 
 

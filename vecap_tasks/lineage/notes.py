@@ -1,8 +1,8 @@
 """What the pages of runs and models in MLflow say about themselves, in Markdown, with links to what they come from.
 
 An auditor who has only MLflow's UI goes by these from a model to the crawl. Links inside MLflow are relative: they hold
-wherever it is served. MLflow shows the first lines of a description until one asks for more, so the way back to the
-crawl stands first; it shows lists well, and tables without space between their columns.
+wherever it is served. MLflow shows the first lines of a description until one asks for more, so the first of all leads
+back to the crawl; it shows lists well, and tables without space between their columns.
 """
 
 from __future__ import annotations
@@ -47,12 +47,16 @@ class TrainedOn:
     digest: str
     place: Place | None
 
-    def line(self) -> str:
-        """Return what a model's page says of it."""
+    @property
+    def link(self) -> str:
+        """Its name, leading to its run and to the list of its crawl files where MLflow has them."""
         if self.place is None:
-            return f"Trained on {_code(self.name)}, digest {_code(self.digest)}"
-        crawl = self.place.link("its crawl files", crawl_files.NAME)
-        return f"Trained on {self.place.link(self.name)}: {crawl}; digest {_code(self.digest)}"
+            return _code(self.name)
+        return f"{self.place.link(self.name)} ({self.place.link('its crawl files', crawl_files.NAME)})"
+
+    @property
+    def line(self) -> str:
+        return f"Trained on {_code(self.name)}, digest {_code(self.digest)}"
 
 
 def version_note(
@@ -73,16 +77,16 @@ def version_note(
     count = "1 crawl file" if len(files) == 1 else f"{len(files):,} crawl files"
     listed = place.link(f"{count}, {size:,} bytes", crawl_files.NAME)
     lines = [
-        f"Crawled from {listed}" + _indented([_input(item) for item in files[:_NAMED]], len(files) - _NAMED),
         "Look at " + ", ".join(_artifacts(place, manifests)),
         f"[Models trained on it]({trained})",
         f"Rows: {', '.join(counts)}",
+        "Crawl files" + _indented([_input(item) for item in files[:_NAMED]], len(files) - _NAMED),
         "Captions written by"
         + _indented([_input(item) for item in rewrite.inputs if item.kind in ("model", "prompt")]),
         f"Digest {_code(manifests['assemble'].digest)}",
         *_made_by(tags),
     ]
-    return f"**Dataset version {name}**\n\n{_list(lines)}"
+    return f"**Dataset version {name}**, crawled from {listed}\n\n{_list(lines)}"
 
 
 def gate_note(name: str, place: Place, refusal: str | None, tags: Mapping[str, str]) -> str:
@@ -110,12 +114,12 @@ def model_note(
     """
     arm, _, seed = shard.partition("-")
     lines = [
-        *(one.line() for one in trained_on),
+        *(one.line for one in trained_on),
         *(f"Evaluated on {_input(item)}" for item in evaluation),
         f"[The model]({model}), one of {arms.link('all arms')}",
         *_made_by(tags),
     ]
-    return f"**CLIP model of the arm `{arm}`, seed {seed}**\n\n{_list(lines)}"
+    return f"**CLIP model of the arm `{arm}`, seed {seed}**, trained on {_links(trained_on)}\n\n{_list(lines)}"
 
 
 def arms_note(
@@ -123,13 +127,13 @@ def arms_note(
 ) -> str:
     """Return the page of the run that holds the table of arms."""
     lines = [
-        *(one.line() for one in trained_on),
+        *(one.line for one in trained_on),
         *(f"Evaluated on {_input(item)}" for item in evaluation),
         f"Look at {place.link('the table', 'results.md')} and {place.link('the chart', 'arms.png')}; "
         "the models are the runs below this one",
         *_made_by(tags),
     ]
-    return f"**The arms compared**\n\n{_list(lines)}"
+    return f"**The arms compared**, trained on {_links(trained_on)}\n\n{_list(lines)}"
 
 
 def _artifacts(place: Place, manifests: Mapping[str, Manifest]) -> list[str]:
@@ -156,6 +160,10 @@ def _made_by(tags: Mapping[str, str]) -> list[str]:
         url = tags.get("airflow.url")
         lines.append(f"Recorded by Airflow: {f'[{_text(task)}]({url})' if url else _text(task)}{tried}")
     return lines
+
+
+def _links(trained_on: Sequence[TrainedOn]) -> str:
+    return ", ".join(one.link for one in trained_on)
 
 
 def _input(item: Input) -> str:

@@ -74,7 +74,7 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
         trained = trained_page(tracking.experiment(version.dataset, "clip"), name)
         with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
             collect(store, manifests, Path(folder))
-            links = {"The version": place.link(name), "Models trained on it": f"[search]({trained})"}
+            links = (place.link(f"The version {name}"), f"[Models trained on it]({trained})")
             crawl_files.write_crawl_files(Path(folder), manifests["crawl"], links)
             (Path(folder) / CONFIGURATION).write_text(_configuration(published), encoding="utf-8")
             client.set_tag(place.run_id, LISTS, _digests(Path(folder)))
