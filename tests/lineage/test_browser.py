@@ -27,6 +27,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+PATIENCE = 30_000  # milliseconds for a page to show something, on a busy machine
 WINDOW = {"width": 1440, "height": 900}
 REFUSAL = "too few rows: 3 of <b>16</b> [accepted]"
 
@@ -95,13 +96,14 @@ def record(home: Path, url: str) -> Recorded:
     return Recorded(url, load_stage("crawl", config, version).manifest(), refused)
 
 
-@pytest.fixture
-def browser(chromium, tmp_path) -> Iterator[BrowserContext]:
+@pytest.fixture(scope="module")
+def browser(chromium, tmp_path_factory) -> Iterator[BrowserContext]:
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            tmp_path / "profile", executable_path=chromium, args=list(FLAGS), viewport=WINDOW
+            tmp_path_factory.mktemp("profile"), executable_path=chromium, args=list(FLAGS), viewport=WINDOW
         )
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
         yield context
         context.close()
 
@@ -117,7 +119,7 @@ def open_model(context: BrowserContext, url: str) -> Page:
     """Go to the model's page as somebody who knows no address but MLflow's."""
     page = context.new_page()
     page.goto(url)
-    page.get_by_text("Model training").click()
+    page.get_by_role("button", name="Model training", exact=True).click()
     page.get_by_role("link", name="vecap/demo/clip").first.click()
     page.get_by_role("link", name="Models", exact=True).click()
     page.get_by_role("link", name="demo-2026-01-01-vecap-0").first.click()
