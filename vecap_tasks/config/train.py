@@ -15,7 +15,7 @@ class AssembleConfig(Section):
     memory_limit: Annotated[str, Runtime] = "1GB"
 
 
-Arm = Literal["alttext", "vec", "vecap", "mixed"]
+Arm = Literal["alttext", "vec", "vecap", "mixed", "alttext_rewritten"]
 
 
 class ClipConfig(Section):

@@ -26,7 +26,8 @@ class TrainingData(Protocol):
     """The samples of a run in their batches, in memory or streamed.
 
     Which samples a global batch holds, in which order and with which texts depends on seed, uid, epoch and recipe
-    alone. Of `world` ranks, a number that divides `batch_size`, rank r gets the rows [r * B / world, (r + 1) * B / world).
+    alone. Of `world` ranks, a number that divides `batch_size` B, rank r gets the rows from r * B / world up to
+    (r + 1) * B / world.
     """
 
     samples: int  # of an epoch, those that have a text for the arm
