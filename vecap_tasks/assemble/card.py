@@ -186,8 +186,8 @@ def _variants(most: int) -> str:
     if most < 2:
         return "Each model wrote one text of a sample; the lists `…_variants` hold that one."
     return (
-        f"Models wrote up to {most} texts of a sample. The field has the first that was kept, the list `…_variants` all "
-        "that were."
+        f"Models wrote up to {most} texts of a sample. The field has the first that was kept, the list `…_variants` "
+        "all that were."
     )
 
 

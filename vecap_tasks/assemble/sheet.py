@@ -41,9 +41,8 @@ def write_sheet(store: Store, tar: str, path: Path) -> None:
     with store.local(tar) as local, local.open("rb") as stream:
         samples = list(islice(read_samples(stream, tar), SAMPLES))
     texts = [json.loads(sample.members["json"]) for sample in samples]
-    shown, height = _TEXTS, 1.0
-    if any(values.get(_REWRITTEN[0]) for values in texts):
-        shown, height = (*_TEXTS, _REWRITTEN), _TALLER
+    rewritten = any(values.get(_REWRITTEN[0]) for values in texts)
+    shown, height = ((*_TEXTS, _REWRITTEN), _TALLER) if rewritten else (_TEXTS, 1.0)
     rows = -(-len(samples) // _COLUMNS)
     figure = Figure(figsize=(_COLUMNS * _INCHES[0], rows * _INCHES[1] * height), dpi=100)
     FigureCanvasAgg(figure)

@@ -122,8 +122,8 @@ CAPTIONS = pa.schema(
 )
 
 # One row per training sample; the same values are in the shard's `.json` members. A text is "" where there is none, as
-# open_clip wants plain strings. The variants of a text are all that may be drawn in its place, itself the first of them:
-# one where a model wrote one, none where the text is "".
+# open_clip wants plain strings. The variants of a text are all that may be drawn in its place, itself the first of
+# them: one where a model wrote one, none where the text is "".
 SAMPLES = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),  # of the training shard

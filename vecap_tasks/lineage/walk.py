@@ -6,10 +6,11 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 
-from vecap_tasks.config import Config
+from vecap_tasks.config import Arm, Config
 from vecap_tasks.dataset.manifest import NAME, Input, Manifest, read_manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.verify import check_files
@@ -23,7 +24,7 @@ __all__ = ["format_tree", "walk"]
 
 _MODEL_ID = re.compile(r"(?:models:/)?(m-[0-9a-f]{32})")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_SHARD = re.compile(r"(?:alttext|vec|vecap|mixed)--?\d+")
+_SHARD = re.compile(rf"(?:{'|'.join(get_args(Arm))})--?\d+")
 
 
 def walk(config: Config, name: str) -> Node:
