@@ -78,7 +78,7 @@ def read_version(store: Store, dataset: str, name: str) -> Version:
         body = json.loads(store.read(f"{dataset}/{name}/{_FILE}"))
         version = Version(body["dataset"], body["interval"], body["revision"], body["fingerprint"])
     except FileNotFoundError as error:
-        known = ", ".join(store.folders(dataset)) or "none"
+        known = ", ".join(version.name for version in list_versions(store, dataset)) or "none"
         raise VecapError(f"dataset {dataset} has no version {name}; there are: {known}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{dataset}/{name}/{_FILE} is damaged: {error}; restore it") from error

@@ -47,7 +47,7 @@ class Inputs:
         return Node(item.kind, item.name, item.digest, "the same as used", files=1, bytes=size)
 
     @cached_property
-    def _config(self) -> Config:
+    def config(self) -> Config:
         """The configuration that the stage ran under."""
         try:
             return Config.model_validate(self._manifest.provenance["config"]).with_base(self._base)
@@ -59,7 +59,7 @@ class Inputs:
         if _WEB.match(item.name):
             raise Gone("it was fetched from the web, which may have changed since")
         try:
-            place = self._config.resolve(item.name)
+            place = self.config.resolve(item.name)
         except ConfigError as error:
             raise Gone(str(error)) from error
         filesystem, path = open_filesystem(place)
@@ -95,7 +95,7 @@ class Inputs:
 
     @cached_property
     def _now(self) -> dict[tuple[str, str], Input]:
-        stage = load_stage(self._manifest.stage, self._config, self._version)
+        stage = load_stage(self._manifest.stage, self.config, self._version)
         return {(item.kind, item.name): item for item in stage.inputs()}
 
     def _captioning(self, item: Input) -> Input | None:
@@ -103,15 +103,15 @@ class Inputs:
         from vecap_tasks.rewrite.checkpoint import find_checkpoint
         from vecap_tasks.rewrite.prompt import load_prompt
 
-        section = self._config.rewrite
+        section = self.config.rewrite
         if item.kind == "model":
             settings = next((one for one in (section.vlm, section.llm) if one.model == item.name), None)
             if settings is not None and settings.server is not None:
                 raise Gone("a server had it: its digest covers the name and the revision that were asked for")
-            found = find_checkpoint(self._config, item.name)
+            found = find_checkpoint(self.config, item.name)
             return Input("model", item.name, found.digest, found.bytes)
         if item.kind == "prompt":
-            own = Path(self._config.resolve(section.prompts)) if section.prompts else None
+            own = Path(self.config.resolve(section.prompts)) if section.prompts else None
             return Input("prompt", item.name, load_prompt(item.name, own).digest)
         return None
 
@@ -120,6 +120,6 @@ class Inputs:
         if item.kind == "prompt":
             return isinstance(error.__cause__, UnicodeDecodeError)
         try:
-            return Path(self._config.resolve(item.name)).exists()
+            return Path(self.config.resolve(item.name)).exists()
         except ConfigError:
             return False

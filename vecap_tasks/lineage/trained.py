@@ -7,16 +7,20 @@ from vecap_tasks.dataset.version import Version
 from vecap_tasks.lineage.notes import Place, TrainedOn
 from vecap_tasks.lineage.tracking import Tracking
 
-SOURCES = ("version", "tars")  # kinds of a training's inputs that are the sources of its mixture
+_MIXED = ("mixture", "version", "tars")  # kinds of a training's inputs: its mixture, and the sources of that
 
 
 def trained_on(tracking: Tracking, version: Version, train: Manifest) -> list[TrainedOn]:
-    """Return the sources of the mixture that *train* names, in its order; the version alone where it names none."""
-    mixed = [item for item in train.inputs if item.kind in SOURCES]
+    """Return the mixture that *train* names and its sources, in its order; the version alone where it names none."""
+    mixed = [item for item in train.inputs if item.kind in _MIXED]
     if not mixed:
         alone = next(item for item in train.inputs if item.kind == "stage" and item.name == "assemble")
         mixed = [Input("version", version.folder, alone.digest)]
-    return [TrainedOn(item.name, item.digest, _place(tracking, item)) for item in mixed]
+    return [TrainedOn(_name(version, item), item.digest, _place(tracking, item)) for item in mixed]
+
+
+def _name(version: Version, item: Input) -> str:
+    return f"{version.dataset}/mixtures/{item.name}" if item.kind == "mixture" else item.name
 
 
 def _place(tracking: Tracking, item: Input) -> Place | None:

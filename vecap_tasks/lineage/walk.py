@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import get_args
 
-from vecap_tasks.config import Config
+from vecap_tasks.config import Arm, Config
 from vecap_tasks.dataset.manifest import NAME, Manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version, list_versions, read_version
@@ -18,7 +19,7 @@ from vecap_tasks.stages import load_stage
 
 __all__ = ["format_tree", "walk"]
 
-_SHARD = re.compile(r"(?:alttext|vec|vecap|mixed)--?\d+")
+_SHARD = re.compile(rf"(?:{'|'.join(get_args(Arm))})--?\d+")
 
 
 def walk(config: Config, name: str) -> Node:

@@ -13,10 +13,13 @@ from vecap_tasks.dataset.verify import check_files
 from vecap_tasks.dataset.version import DATASET_STAGES, Version, read_config, read_version
 from vecap_tasks.errors import DamagedError, VecapError
 from vecap_tasks.lineage.inputs import Inputs
+from vecap_tasks.lineage.mixtures import mixture_nodes
 from vecap_tasks.lineage.recorded import version_copy
 from vecap_tasks.lineage.tracking import Tracking
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.stages import STAGES
+
+_MIXED = ("mixture", "version", "tars")  # kinds of a training's inputs that the node of its mixture tells of
 
 
 def read(store: Store, folder: str) -> Manifest | str:
@@ -75,7 +78,8 @@ class Walker:
         if isinstance(manifest, str):
             return Node(name, folder, None, problems=(manifest,))
         problems = [f"{damage.path} {damage.problem}" for damage in check_files(self.store, manifest)]
-        children: list[Node] = []
+        mixed = mixture_nodes(self, version, manifest) if name == "train" else []
+        children = list(mixed)
         # The last of the stages before it first, so that the chain is as deep as the work: crawl below quality.
         upstream = [item for item in manifest.inputs if item.kind == "stage"]
         for item in sorted(upstream, key=lambda item: list(STAGES).index(item.name), reverse=True):
@@ -85,10 +89,10 @@ class Walker:
             children += self._upstream(version, item.name, found)
         inputs = Inputs(self.config, version, manifest)
         for item in manifest.inputs:
-            if item.kind == "stage":
+            if item.kind == "stage" or (mixed and item.kind in _MIXED):
                 continue
             earlier = _earlier_crawl(name, item)
-            children.append(inputs.node(item) if earlier is None else self._crawl(item, earlier))
+            children.append(inputs.node(item) if earlier is None else self._crawl(version.dataset, item, earlier))
         count = len(manifest.files) + len(manifest.attachments)
         size = sum(entry.bytes for entry in (*manifest.files, *manifest.attachments))
         note = f"{count:,} files, {size:,} bytes; made by {manifest.provenance.get('code', 'unknown')}"
@@ -115,9 +119,9 @@ class Walker:
             return [self.version(version.name, version.dataset)]
         return [self.stage(version, name, folder)]
 
-    def _crawl(self, item: Input, name: str) -> Node:
+    def _crawl(self, dataset: str, item: Input, name: str) -> Node:
         """Return the node of an earlier version's crawl that this one was made with."""
-        folder = f"{self.config.dataset}/{name}/crawl"
+        folder = f"{dataset}/{name}/crawl"
         found = read(self.store, folder)
         if isinstance(found, Manifest) and found.digest != item.digest:
             problem = f"has the digest {found.digest[:12]} now, {item.digest[:12]} was used"
@@ -125,7 +129,7 @@ class Walker:
         if folder in self.seen:
             return Node("crawl", folder, item.digest, "as above")
         try:
-            version = read_version(self.store, self.config.dataset, name)
+            version = read_version(self.store, dataset, name)
         except DamagedError as error:
             return Node("crawl", folder, item.digest, problems=(str(error),))
         except VecapError as error:
