@@ -28,7 +28,5 @@ class MlflowConfig(Section):
     """Where runs are recorded. `sqlite:///relative.db` starts from the configuration's folder."""
 
     tracking_uri: str = "sqlite:///${VECAP_HOME:-.vecap}/mlflow.db"
-    ui: str | None = Field(
-        None, description="Address of its pages as people's browsers reach it, where that is not tracking_uri."
-    )
+    pages: str | None = Field(None, description="Where people open MLflow, if that is not its tracking_uri.")
     timeout: float = Field(20, gt=0, description="Seconds to wait for a server's answer.")

@@ -35,5 +35,5 @@ def address(config: Config, page: str) -> str | None:
 
     Raises ConfigError for a variable that is not set.
     """
-    base = expand(config.mlflow.ui) if config.mlflow.ui else tracking_uri(config)
+    base = expand(config.mlflow.pages) if config.mlflow.pages else tracking_uri(config)
     return f"{base.rstrip('/')}/{page}" if base.startswith(("http://", "https://")) else None
