@@ -14,7 +14,8 @@ from vecap_tasks.dataset.manifest import Input, Manifest
 from vecap_tasks.lineage import crawl_files
 from vecap_tasks.lineage.pages import run_page
 
-_NAMED = 5  # files of a crawl that a page names itself
+_NAMED = 5  # files of a crawl, and sources of a mixture, that a page names itself: MLflow takes 8,000 characters
+_CHARS = 500  # of a name or a refusal
 _FUNNEL = (
     ("crawl", "candidates", "found"),
     ("crawl", "success", "downloaded"),
@@ -114,7 +115,7 @@ def model_note(
     """
     arm, _, seed = shard.partition("-")
     lines = [
-        *(one.line for one in trained_on),
+        *_lines(trained_on),
         *(f"Evaluated on {_input(item)}" for item in evaluation),
         f"[The model]({model}), one of {arms.link('all arms')}",
         *_made_by(tags),
@@ -127,7 +128,7 @@ def arms_note(
 ) -> str:
     """Return the page of the run that holds the table of arms."""
     lines = [
-        *(one.line for one in trained_on),
+        *_lines(trained_on),
         *(f"Evaluated on {_input(item)}" for item in evaluation),
         f"Look at {place.link('the table', 'results.md')} and {place.link('the chart', 'arms.png')}; "
         "the models are the runs below this one",
@@ -163,7 +164,14 @@ def _made_by(tags: Mapping[str, str]) -> list[str]:
 
 
 def _links(trained_on: Sequence[TrainedOn]) -> str:
-    return ", ".join(one.link for one in trained_on)
+    more = len(trained_on) - _NAMED
+    return ", ".join(one.link for one in trained_on[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _lines(trained_on: Sequence[TrainedOn]) -> list[str]:
+    more = len(trained_on) - _NAMED
+    left = [f"Trained on {more:,} more, which stand among the datasets of the run"] if more > 0 else []
+    return [*(one.line for one in trained_on[:_NAMED]), *left]
 
 
 def _input(item: Input) -> str:
@@ -181,10 +189,10 @@ def _indented(lines: Sequence[str], more: int = 0) -> str:
 
 
 def _code(text: str) -> str:
-    return "`" + " ".join(text.split()).replace("`", "'") + "`"
+    return "`" + " ".join(text.split())[:_CHARS].replace("`", "'") + "`"
 
 
 def _text(text: str) -> str:
     """Return *text* with nothing in it that Markdown or HTML would take for a sign."""
-    escaped = "".join(f"\\{sign}" if sign in "\\`*_[]#|" else sign for sign in " ".join(text.split()))
+    escaped = "".join(f"\\{sign}" if sign in "\\`*_[]#|" else sign for sign in " ".join(text.split())[:_CHARS])
     return escaped.replace("&", "&amp;").replace("<", "&lt;")
