@@ -15,7 +15,7 @@ from vecap_tasks.lineage import crawl_files
 from vecap_tasks.lineage.pages import run_page
 
 _NAMED = 5  # files of a crawl, and sources of a mixture, that a page names itself: MLflow takes 8,000 characters
-_CHARS = 500  # of a name or a refusal
+_CHARS = 300  # of a name or a refusal
 _FUNNEL = (
     ("crawl", "candidates", "found"),
     ("crawl", "success", "downloaded"),
@@ -53,7 +53,7 @@ class TrainedOn:
         """Its name, leading to its run and to the list of its crawl files where MLflow has them."""
         if self.place is None:
             return _code(self.name)
-        return f"{self.place.link(self.name)} ({self.place.link('its crawl files', crawl_files.NAME)})"
+        return f"{self.place.link(self.name[:_CHARS])} ({self.place.link('its crawl files', crawl_files.NAME)})"
 
     @property
     def line(self) -> str:
