@@ -1,4 +1,7 @@
-"""`@recording_task`: a task that records something in MLflow, with a button in the UI that opens the run there."""
+"""Tasks with buttons in Airflow's UI that open what they recorded: the run in MLflow, the gate's report.
+
+Where a button leads is found while the task runs, and kept as an XCom: the API server knows no configuration of ours.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,10 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
     from vecap_tasks.config import Config
+    from vecap_tasks.dataset.stage import Stage
 
-_KEY = "mlflow_page"
+_RUN = "mlflow_page"
+_REPORT = "report_page"
 
 
 class MlflowRunLink(BaseOperatorLink):
@@ -25,15 +30,30 @@ class MlflowRunLink(BaseOperatorLink):
     name = "MLflow run"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        page = BaseXCom.get_value(ti_key=ti_key, key=_KEY)
-        return str(page) if page else ""
+        return _kept(ti_key, _RUN)
+
+
+class ReportLink(BaseOperatorLink):
+    """The gate's report on the crawl, of a task that failed by it too."""
+
+    name = "Quality report"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        return _kept(ti_key, _REPORT)
 
 
 class RecordingOperator(_PythonDecoratedOperator):
-    """A Python task with the link."""
+    """A Python task with the link to its run."""
 
     custom_operator_name = "@recording_task"
     operator_extra_links = (MlflowRunLink(),)
+
+
+class ReportingOperator(_PythonDecoratedOperator):
+    """A Python task with the link to its report."""
+
+    custom_operator_name = "@reporting_task"
+    operator_extra_links = (ReportLink(),)
 
 
 def recording_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
@@ -41,13 +61,43 @@ def recording_task(python_callable: Callable[..., Any] | None = None, **options:
     return task_decorator_factory(python_callable, decorated_operator_class=RecordingOperator, **options)
 
 
+def reporting_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
+    """Make a task of a function, as `@task` does."""
+    return task_decorator_factory(python_callable, decorated_operator_class=ReportingOperator, **options)
+
+
 def remember_run(config: Config, run: str) -> None:
     """Keep the page of MLflow's run *run* for the link of the task that calls this."""
     from mlflow import MlflowClient
 
+    from vecap_tasks.lineage.pages import address, run_page
     from vecap_tasks.lineage.tracking import tracking_uri
 
-    uri = tracking_uri(config)
-    if uri.startswith(("http://", "https://")):
-        experiment = MlflowClient(uri).get_run(run).info.experiment_id
-        get_current_context()["ti"].xcom_push(_KEY, f"{uri}/#/experiments/{experiment}/runs/{run}")
+    experiment = MlflowClient(tracking_uri(config)).get_run(run).info.experiment_id
+    page = address(config, run_page(experiment, run))
+    if page is not None:
+        _keep(_RUN, page)
+
+
+def remember_report(stage: Stage, recorded: str | None) -> None:
+    """Keep where the report of *stage* can be looked at: in MLflow, or else where it lies in a folder.
+
+    *recorded* is the link to it inside MLflow, None where it is not there.
+    """
+    from vecap_tasks.lineage.gate import REPORT
+    from vecap_tasks.lineage.pages import address
+
+    page = None if recorded is None else address(stage.config, recorded)
+    if page is None and not stage.store.remote:
+        page = f"file://{stage.store.path(f'{stage.folder}/{REPORT}/index.html')}"
+    if page is not None:
+        _keep(_REPORT, page)
+
+
+def _keep(key: str, page: str) -> None:
+    get_current_context()["ti"].xcom_push(key, page)
+
+
+def _kept(ti_key: TaskInstanceKey, key: str) -> str:
+    page = BaseXCom.get_value(ti_key=ti_key, key=key)
+    return str(page) if page else ""

@@ -15,7 +15,7 @@ from airflow.sdk import TaskGroup, TriggerRule, XComArg, get_current_context, ta
 from airflow.sdk.exceptions import AirflowFailException
 
 from vecap_airflow.job import DATASET_VERSION, Job, split
-from vecap_airflow.links import recording_task, remember_run
+from vecap_airflow.links import recording_task, remember_report, remember_run, reporting_task
 from vecap_tasks.errors import ConfigError, DamagedError, GateClosed, VecapError, one_line
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def stage_group(name: str, job: XComArg, pool: str | None = None, at_once: int |
     with TaskGroup(name) as group:
         planned = plan.override(task_id="plan")(name, job)
         done = run.override(task_id="run", **options).partial(stage=name, job=job).expand(shards=planned)
-        done >> commit.override(task_id="commit")(name, job)
+        ends = judge if name == "quality" else commit
+        done >> ends.override(task_id="commit")(name, job)
     return group
 
 
@@ -97,10 +98,34 @@ def commit(stage: str, job: dict[str, Any]) -> list[str]:
     """Write the stage's manifest: from here on the stage exists. Returns the versions that have it."""
     with plainly():
         for version, work in _stages(stage, Job.from_xcom(job)):
-            manifest = work.commit()
-            counters = ", ".join(f"{key} {n:,}" for key, n in manifest.counters.items() if "." not in key)
-            log.info("%s %s: manifest %s (%s)", stage, version.name, manifest.digest, counters)
+            _commit(version, work)
     return list(job["versions"])
+
+
+@reporting_task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
+def judge(stage: str, job: dict[str, Any]) -> list[str]:
+    """Let the gate judge the crawl, and write the manifest where it passes. The report is kept in both cases."""
+    with plainly():
+        for version, work in _stages(stage, Job.from_xcom(job)):
+            try:
+                _commit(version, work)
+            except GateClosed as error:
+                _keep_report(version, work, one_line(error))
+                raise
+            _keep_report(version, work, None)
+    return list(job["versions"])
+
+
+def _commit(version: Version, work: Stage) -> None:
+    manifest = work.commit()
+    counters = ", ".join(f"{key} {n:,}" for key, n in manifest.counters.items() if "." not in key)
+    log.info("%s %s: manifest %s (%s)", work.name, version.name, manifest.digest, counters)
+
+
+def _keep_report(version: Version, work: Stage, refusal: str | None) -> None:
+    from vecap_tasks import lineage
+
+    remember_report(work, lineage.keep_gate(work.config, version, refusal, run_tags()))
 
 
 def publish_each(job: XComArg, assembled: TaskGroup) -> XComArg:
@@ -134,9 +159,15 @@ def publish(job: dict[str, Any], version: str) -> dict[str, Any]:
 
 
 def run_tags() -> dict[str, str]:
-    """Return the tags by which an MLflow run names the DAG run that made it."""
-    dag_run = get_current_context()["dag_run"]
-    return {"airflow.dag_id": dag_run.dag_id, "airflow.run_id": dag_run.run_id}
+    """Return the tags by which an MLflow run names the task, and its try, that recorded it, and their page."""
+    task = get_current_context()["ti"]
+    return {
+        "airflow.dag_id": task.dag_id,
+        "airflow.run_id": task.run_id,
+        "airflow.task_id": task.task_id,
+        "airflow.try_number": str(task.try_number),
+        "airflow.url": task.log_url,
+    }
 
 
 def _stages(name: str, job: Job) -> list[tuple[Version, Stage]]:

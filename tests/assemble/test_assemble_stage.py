@@ -53,7 +53,7 @@ def test_webdataset_reads_what_the_tables_say(config):
         assert json.loads(sample["json"]) == row
         assert sample["txt"].decode() == row["vecap"]
         assert "." not in row["key"]
-        assert all(isinstance(row[name], str) for name in ("alttext", "vec", "vecap"))
+        assert all(isinstance(row[name], str) for name in ("alttext", "vec", "vecap", "alttext_rewritten"))
     assert all(table.schema.names == SAMPLES.names for table in tables(config, manifest))
 
 
@@ -81,6 +81,37 @@ def test_texts_are_those_of_the_arms(config):
     assert rows[NO_VEC]["vecap_from"] == "alttext"
     assert all(row["vecap"] for row in rows.values())
     assert NO_CAPTION not in rows
+
+
+def test_all_texts_that_were_kept_are_carried(tmp_path, monkeypatch):
+    use_given(monkeypatch)
+    config = configure(tmp_path)
+    give_crawl(tmp_path, [Row(caption="A beagle at the fair"), Row(caption=None), Row(caption="Herons in the reeds")])
+    run("crawl", config)
+    run("quality", config)
+    give_captions(config, only_alttext=[f"{2:032x}"], variants=3)
+    run("rewrite", config)
+    manifest = run("assemble", config)
+    rows = {int(row["uid"], 16): row for table in tables(config, manifest) for row in table.to_pylist()}
+    names = ("alttext_rewritten", "vec_variants", "vecap_variants", "alttext_rewritten_variants")
+    assert [rows[0][name] for name in names] == [
+        "rewritten A beagle at the fair",
+        ["a picture numbered 0", "a picture numbered 0, variant 2"],
+        ["A beagle at the fair a picture numbered 0", "A beagle at the fair a picture numbered 0, variant 2"],
+        ["rewritten A beagle at the fair", "rewritten A beagle at the fair, variant 2"],
+    ]
+    assert [rows[1][name] for name in names] == [
+        "",
+        ["a picture numbered 1", "a picture numbered 1, variant 2"],
+        ["a picture numbered 1"],
+        [],
+    ], "what stands in for a VeCap is the only one"
+    assert rows[2]["vec_variants"] == []
+    assert rows[2]["vecap_variants"] == [rows[2]["vecap"]] == ["Herons in the reeds"]
+    card = stage("assemble", config).store.read(manifest.file("README.md")).decode()
+    assert "as the LLM rewrote it" in card
+    assert "Models wrote up to 2 texts of a sample" in card
+    assert "| AltText rewritten | `tiny-vecap` | `0123456789abcdef` | `rewrite@abc` |" in card
 
 
 def test_counts_add_up(config):
@@ -195,5 +226,11 @@ def test_the_sample_sheet_shows_any_text_as_it_is(tmp_path, config):
     with Image.open(tmp_path / "samples.png") as sheet:
         assert sheet.format == "PNG"
         assert sheet.size == (1400, 480)
+    rewritten = json.dumps({"alttext": "", "vec": "", "vecap": "", "alttext_rewritten": "so"}).encode()
+    with TarWriter(tmp_path / "00001.tar") as tar:
+        tar.write("000000000", {"jpg": image("JPEG"), "txt": b"", "json": rewritten})
+    write_sheet(Store(str(tmp_path)), "00001.tar", tmp_path / "taller.png")
+    with Image.open(tmp_path / "taller.png") as sheet:
+        assert sheet.size == (1400, 208)
     manifest = run("assemble", config)
     assert [entry.path for entry in manifest.attachments] == ["samples.png"]

@@ -9,7 +9,9 @@ from mlflow import MlflowClient
 
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
+from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage.notes import Place, TrainedOn, gate_note, model_note
 from vecap_tasks.lineage.tracking import open_tracking, tracking_uri
 from vecap_tasks.stages import load_stage
 
@@ -139,5 +141,16 @@ def test_a_relative_sqlite_file_lies_beside_the_configuration(config, tmp_path, 
     monkeypatch.setenv("VECAP_MLFLOW_URI", "sqlite:///deep/in/there.db")
     moved = config.with_base(tmp_path)
     with open_tracking(moved) as tracking:
-        tracking.experiment("x")
+        tracking.experiment("x", "versions")
     assert (tmp_path / "deep/in/there.db").is_file()
+
+
+def test_a_description_fits_into_mlflow_whatever_it_names():
+    sources = [TrainedOn(f"demo/{'long' * 200}-{n}", "0" * 64, Place("1", "2" * 32)) for n in range(1000)]
+    sets = [Input("dataset", "far/" * 500, "1" * 64)]
+    for note in (
+        model_note("vecap-0", "#/x", sources, sets, Place("1", "3" * 32), {}),
+        gate_note("x", sources[0].place, "bad " * 9000, {}),
+    ):
+        assert len(note) < 8000
+    assert "and 995 more" in model_note("vecap-0", "#/x", sources, sets, Place("1", "3" * 32), {})

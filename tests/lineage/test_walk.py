@@ -10,7 +10,7 @@ from tests.train.given import Texts, configure, give_evaluation, give_version, r
 from vecap_tasks import lineage
 from vecap_tasks.dataset.verify import verify_version
 from vecap_tasks.errors import VecapError
-from vecap_tasks.lineage.tracking import open_tracking
+from vecap_tasks.lineage.tracking import open_tracking, tracking_uri
 from vecap_tasks.lineage.walk import format_tree, walk
 from vecap_tasks.stages import load_stage
 
@@ -37,13 +37,6 @@ def trained(config, version):
 
 def store(config):
     return load_stage("assemble", config, None).store
-
-
-def flip(config, name):
-    """Change one bit of a file in the store."""
-    data = bytearray(store(config).read(name))
-    data[len(data) // 2] ^= 1
-    store(config).put(name, bytes(data))
 
 
 def test_a_version_leads_back_to_its_sources(config, version):
@@ -80,54 +73,50 @@ def test_every_name_of_a_model_leads_to_the_same_training(config, trained):
     ]
     assert all(tree.sound for tree in trees)
     assert len({tree.digest for tree in trees}) == 1
-    assert all([node.kind for node in tree.walk()][:3] == ["model", "train", "assemble"] for tree in trees)
+    assert all([node.kind for node in tree.walk()][:4] == ["model", "train", "version", "assemble"] for tree in trees)
     assert walk(config, arms).kind == "version"
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("assemble/00001.tar", "assemble"),
-        ("crawl/candidates.parquet", "crawl"),
-        ("quality/findings.json", "quality"),
-        ("rewrite/manifest.json", "rewrite"),
-        ("crawl/manifest.json", "crawl"),
-    ],
-)
-def test_one_changed_byte_is_found_and_named(config, version, name, kind):
-    flip(config, f"demo/2026-01-01/{name}")
-    tree = walk(config, "2026-01-01")
-    assert not tree.sound
-    (node,) = [node for node in tree.walk() if node.problems]
-    assert node.kind == kind
-    assert name in node.problems[0]
-    assert "✗" in format_tree(tree)
-    report = verify_version(store(config), version)
-    assert f"demo/2026-01-01/{name}" in {damage.path for damage in report.damages}
+def test_a_registered_model_is_found_by_alias_by_version_and_by_name(config, trained, monkeypatch):
+    run("evaluate", config, trained)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(config))  # MLflow looks there for what is registered
+    lineage.record_clip(config, trained)
+    with open_tracking(config) as tracking:
+        client = tracking.client
+        experiment = client.get_experiment_by_name("vecap/demo/clip").experiment_id
+        (model,) = client.search_logged_models([experiment])
+        client.create_registered_model("demo-clip")
+        client.create_model_version("demo-clip", f"models:/{model.model_id}", model_id=model.model_id)
+        client.set_registered_model_alias("demo-clip", "champion", "1")
+    trees = [walk(config, f"models:/demo-clip{which}") for which in ("@champion", "/1", "")]
+    assert all(tree.sound and tree.name == "2026-01-01/vecap-0" for tree in trees)
+    assert all("models:/demo-clip/1" in tree.note for tree in trees)
+    for unknown in ("models:/demo-clip@gone", "models:/demo-clip/7", "models:/other"):
+        with pytest.raises(VecapError, match="has no "):
+            walk(config, unknown)
 
 
-def test_changed_weights_source_and_language_model_are_found(config, trained, home):
-    train = load_stage("train", config, trained)
-    flip(config, f"{train.folder}/vecap-0/model.safetensors")
-    source = Path(config.resolve(config.crawl.source.paths[0], interval="2026-01-01"))
-    source.write_bytes(source.read_bytes() + b" and more")
-    (home / "models/llm/model.safetensors").write_bytes(b"another")
-    problems = {node.kind: node for node in walk(config, "vecap-0").walk() if node.problems}
-    assert set(problems) == {"train", "source", "model"}
-    assert (
-        problems["train"]
-        .problems[0]
-        .endswith("vecap-0/model.safetensors was changed: its sha256 is not the manifest's")
-    )
-    assert problems["model"].name.endswith("llm")
+def test_a_model_was_measured_too(config, trained):
+    assert "evaluate" not in {node.kind for node in walk(config, "vecap-0").walk()}
+    run("evaluate", config, trained)
+    tree = walk(config, "vecap-0")
+    (evaluate,) = [node for node in tree.children if node.kind == "evaluate"]
+    assert [(node.kind, node.note) for node in evaluate.children] == [("dataset", "the same as used")]
+    store(config).put(f"{trained.folder}/evaluate/unfinished/vecap-0/metrics.json", b"{}")
+    assert walk(config, "vecap-0").sound, "what is not finished is no damage"
 
 
 def test_a_source_that_is_gone_is_not_a_mismatch(config, version):
     Path(config.resolve(config.crawl.source.paths[0], interval="2026-01-01")).unlink()
     tree = walk(config, "2026-01-01")
     assert tree.sound
-    (source,) = [node for node in tree.walk() if node.kind == "source"]
-    assert source.note.startswith("not checked")
+    assert not tree.complete
+    (source,) = [node for node in tree.walk() if node.unchecked]
+    assert source.kind == "source"
+    assert source.unchecked.startswith("there is no ")
+    assert "? not checked: there is no " in format_tree(tree)
+    assert "is sound: 11 files" in format_tree(tree)
+    assert tree.as_json()["complete"] is False
 
 
 def test_a_stage_made_again_from_something_else_is_found(config, trained):
@@ -147,7 +136,7 @@ def test_a_whole_version_is_whole(config, trained):
     run("evaluate", config, trained)
     report = verify_version(store(config), trained)
     assert report.damages == ()
-    assert report.files == 18
+    assert report.files == 20
     assert report.bytes > 100_000
 
 

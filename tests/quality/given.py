@@ -146,8 +146,13 @@ def picture(number: int) -> bytes:
     return stream.getvalue()
 
 
-def give_captions(config: Config, without: Sequence[str] = (), only_alttext: Sequence[str] = ()) -> pa.Table:
-    """Write captions of the accepted rows: none at all for the uids in *without*, no VeC for *only_alttext*."""
+def give_captions(
+    config: Config, without: Sequence[str] = (), only_alttext: Sequence[str] = (), variants: int = 0
+) -> pa.Table:
+    """Write captions of the accepted rows: none at all for the uids in *without*, no VeC for *only_alttext*.
+
+    With *variants* the models wrote so many texts of each, of which the second was refused, and rewrote the AltText.
+    """
     place = config.base / "given" / "rewrite"
     place.mkdir(parents=True)
     quality = stage("quality", config)
@@ -162,6 +167,16 @@ def give_captions(config: Config, without: Sequence[str] = (), only_alttext: Seq
         for text in ("vec", "vecap"):
             made |= {f"{text}_model": f"tiny-{text}", f"{text}_revision": "0123456789abcdef"}
             made |= {f"{text}_prompt": f"{text}@abc", f"{text}_parameters": "{}"}
+        if variants:
+            made |= {
+                "alttext_rewritten": row["alttext"] and f"rewritten {row['alttext']}",
+                "alttext_rewritten_tokens": 2,
+            }
+            made |= {f"alttext_rewritten_{name}": made[f"vecap_{name}"] for name in ("model", "revision", "parameters")}
+            made |= {"alttext_rewritten_prompt": "rewrite@abc"}
+            for text, kept in (("vec", vec), ("vecap", origin == "llm"), ("alttext_rewritten", row["alttext"])):
+                drawn = [made[text], None, *(f"{made[text]}, variant {n}" for n in range(2, variants))]
+                made[f"{text}_variants"] = drawn[:variants] if kept else [None] * variants
         lines.append(made)
     table = pa.Table.from_pylist(lines, schema=CAPTIONS)
     half = -(-len(table) // 2)

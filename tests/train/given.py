@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import pyarrow as pa
+
 from tests.conftest import DEMO
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.dataset.manifest import FileEntry, Input, Manifest
+from vecap_tasks.dataset.parquet import write_rows
+from vecap_tasks.dataset.schemas import SAMPLES
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.tar import TarWriter
 from vecap_tasks.dataset.version import Version
@@ -40,11 +44,13 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Texts:
-    """The three texts of a sample; None takes the scene's own words."""
+    """The texts of a sample; None takes the scene's own words, `variants` are further VeCaps."""
 
     alttext: str | None = None
     vec: str | None = None
     vecap: str | None = None
+    alttext_rewritten: str = ""
+    variants: int = 0
 
 
 def configure(home: Path, **train: object) -> Config:
@@ -74,32 +80,55 @@ def give_version(config: Config, samples: list[Texts], interval: str = "2026-01-
     rewrite = tuple(load_stage("rewrite", config, version).inputs())
     _publish(config, version, "rewrite", {"00000.parquet": b"captions"}, rewrite, {"captioned": count})
     half = (count + 1) // 2
-    tars = {
-        f"{number:05d}.tar": _tar(samples[part], part.start, store)
-        for number, part in enumerate((slice(0, half), slice(half, count)))
-        if samples[part]
-    }
-    _publish(config, version, "assemble", {**tars, "README.md": b"# Card\n"}, (), {"samples": count})
+    shards: dict[str, bytes] = {}
+    for number, part in enumerate((slice(0, half), slice(half, count))):
+        if samples[part]:
+            shards |= _shard(f"{number:05d}", samples[part], part.start, store)
+    _publish(config, version, "assemble", {**shards, "README.md": b"# Card\n"}, (), {"samples": count})
     return version
 
 
-def _tar(samples: list[Texts], first: int, store: Store) -> bytes:
+def _shard(name: str, samples: list[Texts], first: int, store: Store) -> dict[str, bytes]:
+    """Return the tar and the table of a training shard, as `assemble` writes them."""
     with store.workspace() as work:
+        rows = []
         with TarWriter(work / "made.tar") as tar:
             for number, texts in enumerate(samples, start=first):
                 scene = sample_scene(random.Random(number), "crawl")
                 words = describe(scene)
                 body = {
+                    "key": f"{number:09d}",
                     "uid": f"{number:032x}",
+                    "url": f"https://a.example/{number}.jpg",
+                    "sha256": f"{number:064x}",
+                    "width": 48,
+                    "height": 48,
                     "alttext": f"Picture {number}: {words}" if texts.alttext is None else texts.alttext,
                     "vec": words if texts.vec is None else texts.vec,
                     "vecap": f"{words}, number {number}" if texts.vecap is None else texts.vecap,
+                    "vecap_from": "llm",
+                    "alttext_rewritten": texts.alttext_rewritten,
                 }
-                image = io.BytesIO()
-                draw(scene, 48).save(image, "JPEG", quality=90)
-                members = {"jpg": image.getvalue(), "txt": body["vecap"].encode(), "json": json.dumps(body).encode()}
-                tar.write(f"{number:09d}", members)
-        return (work / "made.tar").read_bytes()
+                body |= {
+                    f"{text}_variants": [body[text]] if body[text] else [] for text in ("vec", "alttext_rewritten")
+                }
+                more = [f"{body['vecap']}, variant {n}" for n in range(texts.variants)]
+                body["vecap_variants"] = [body["vecap"], *more] if body["vecap"] else []
+                rows.append(body)
+                members = {"jpg": picture(number), "txt": body["vecap"].encode(), "json": json.dumps(body).encode()}
+                tar.write(body["key"], members)
+        write_rows(pa.Table.from_pylist(rows, SAMPLES).to_batches(), SAMPLES, work / "made.parquet")
+        return {
+            f"{name}.tar": (work / "made.tar").read_bytes(),
+            f"{name}.parquet": (work / "made.parquet").read_bytes(),
+        }
+
+
+def picture(number: int, kind: str = "JPEG") -> bytes:
+    """Return the drawn scene *number* as a file of *kind*."""
+    image = io.BytesIO()
+    draw(sample_scene(random.Random(number), "crawl"), 48).save(image, kind, quality=90)
+    return image.getvalue()
 
 
 def _publish(

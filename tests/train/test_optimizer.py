@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from tests.train.given import configure
-from vecap_tasks.train.loop import contrastive_loss, epoch_order
+from vecap_tasks.train.loop import contrastive_loss
 from vecap_tasks.train.model import new_model
 from vecap_tasks.train.optimizer import learning_rate, new_optimizer
 from vecap_tasks.train.tokenizer import load_tokenizer
@@ -45,10 +45,3 @@ def test_loss_is_symmetric_cross_entropy():
     by_hand = -(similar.log_softmax(1).diag().mean() + similar.log_softmax(0).diag().mean()) / 2
     torch.testing.assert_close(contrastive_loss(images, texts, scale), by_hand)
     torch.testing.assert_close(contrastive_loss(texts, images, scale), by_hand)
-
-
-def test_order_follows_seed_and_epoch():
-    orders = {(seed, epoch): tuple(epoch_order(50, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}
-    assert len(set(orders.values())) == 4
-    assert all(sorted(order) == list(range(50)) for order in orders.values())
-    assert tuple(epoch_order(50, 0, 1)) == orders[0, 1]

@@ -6,15 +6,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.train.given import configure
-from vecap_tasks.train.data import Place, Sample
-from vecap_tasks.train.texts import ArmTexts, takes_alttext
+from vecap_tasks.train.source import draw
+from vecap_tasks.train.texts import TokenisedTexts
 from vecap_tasks.train.tokenizer import clip_tokenizer, load_tokenizer
 
-NOWHERE = Place("", 0, 0)
-
-
-def sample(number, alttext="old words", vecap="new words"):
-    return Sample(f"{number:032x}", alttext, "seen", vecap, NOWHERE)
+UIDS = [f"{number:032x}" for number in range(20_000)]
 
 
 @pytest.fixture
@@ -22,37 +18,41 @@ def tokenizer(home):
     return load_tokenizer(configure(home))
 
 
-def test_mixed_draws_by_seed_uid_and_epoch_alone(tokenizer):
-    samples = [sample(number) for number in range(200)]
-    texts = ArmTexts(samples, "mixed", tokenizer, seed=3, probability=0.5)
-    turned = ArmTexts(samples[::-1], "mixed", tokenizer, seed=3, probability=0.5)
-    numbers = np.arange(200)
-    one = texts.take(numbers, 0)
-    assert (turned.take(numbers[::-1], 0) == one).all()
-    assert (texts.take(numbers, 1) != one).any(axis=1).mean() > 0.3, "drawn anew in each epoch"
-    other = ArmTexts(samples, "mixed", tokenizer, seed=4, probability=0.5)
-    assert (other.take(numbers, 0) != one).any(axis=1).mean() > 0.3
-
-
 @pytest.mark.parametrize("probability", [0.0, 0.2, 1.0])
 def test_share_of_alttext_is_the_probability(probability):
-    drawn = [takes_alttext(0, f"{number:032x}", 5, probability) for number in range(20_000)]
-    assert abs(np.mean(drawn) - probability) < 0.01
+    drawn = [draw(0, uid, 5, 1, 2, probability) for uid in UIDS]
+    assert abs(1 - np.mean(drawn) - probability) < 0.01
 
 
-def test_mixed_takes_the_other_text_where_one_is_empty(tokenizer):
-    samples = [sample(number, alttext="") for number in range(50)] + [sample(50 + n, vecap="") for n in range(50)]
-    ids = ArmTexts(samples, "mixed", tokenizer, seed=0, probability=0.5).take(np.arange(100), 0)
-    said = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    assert [text.strip() for text in said] == ["new words"] * 50 + ["old words"] * 50
+def test_variants_are_drawn_evenly_and_anew_in_each_epoch():
+    drawn = np.array([draw(3, uid, 0, 0, 4, 0.5) for uid in UIDS])
+    assert np.abs(np.bincount(drawn, minlength=4) / len(UIDS) - 0.25).max() < 0.015
+    for seed, epoch in ((3, 1), (4, 0)):
+        other = np.array([draw(seed, uid, epoch, 0, 4, 0.5) for uid in UIDS])
+        assert abs((other == drawn).mean() - 0.25) < 0.02
 
 
-def test_a_long_text_is_cut_and_still_ends(tokenizer):
-    ids = ArmTexts([sample(0, vecap="word " * 500)], "vecap", tokenizer, seed=0, probability=0.5).take(np.array([0]), 0)
-    assert ids.shape == (1, 24)
-    assert ids[0, 0] == tokenizer.bos_token_id
-    assert ids[0, -1] == tokenizer.eos_token_id
-    assert (ids[0] == tokenizer.eos_token_id).sum() == 1
+def test_mixed_draws_between_alttext_and_the_variants():
+    drawn = np.array([draw(0, uid, 0, 1, 4, 0.4) for uid in UIDS])
+    assert np.abs(np.bincount(drawn, minlength=4) / len(UIDS) - [0.4, 0.2, 0.2, 0.2]).max() < 0.015
+    alttext_alone, vecap_alone = {draw(0, u, 0, 1, 1, 0.1) for u in UIDS[:99]}, {draw(0, u, 0, 0, 1, 0.9) for u in UIDS}
+    assert alttext_alone == vecap_alone == {0}
+
+
+def test_texts_are_padded_to_the_longest_of_a_batch_and_cut_at_the_context(tokenizer):
+    texts = TokenisedTexts(tokenizer)
+    texts.add(["a cat", "word " * 500])
+    texts.add(["a red cat and a dog"])
+    assert texts.take(np.array([0])).tolist() == [tokenizer("a cat")["input_ids"]]
+    some = texts.take(np.array([2, 0]))
+    padded = tokenizer(["a red cat and a dog", "a cat"], padding=True)["input_ids"]
+    assert some.tolist() == padded
+    assert some.dtype == np.int32
+    long = texts.take(np.array([1]))
+    assert long.shape == (1, 24)
+    assert long[0, 0] == tokenizer.bos_token_id
+    assert long[0, -1] == tokenizer.eos_token_id
+    assert (long[0] == tokenizer.eos_token_id).sum() == 1
 
 
 def test_a_tokenizer_without_marks_gets_them(home, tmp_path):
@@ -69,3 +69,30 @@ def test_a_tokenizer_without_marks_gets_them(home, tmp_path):
         ids = one(["A cat", "cat"], padding=True)["input_ids"]
         assert ids[0] == [one.bos_token_id, 1, 3, one.eos_token_id]
         assert ids[1] == [one.bos_token_id, 3, one.eos_token_id, one.pad_token_id]
+
+
+def _wordlevel(**special):
+    words = ["<pad>", "</s>", "<unk>", "a", "cat", "sat"]
+    backend = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special)
+
+
+def test_without_a_begin_token_texts_are_those_of_the_released_models(home):
+    """T5's marks: text and its end, padding of its own, no word added."""
+    config = configure(home, model__begin_token=False, model__context=8).train.model
+    made = clip_tokenizer(_wordlevel(eos_token="</s>", pad_token="<pad>"), config)
+    assert len(made) == 6
+    assert made(["A cat", "cat"], padding=True)["input_ids"] == [[3, 4, 1], [4, 1, 0]]
+    assert len(made(["a " * 20], truncation=True)["input_ids"][0]) == 8
+
+
+def test_padding_may_be_the_end_as_in_openai_s_tokenizer(home):
+    """The end of the longest text must stay, and CLIP reads at the first end of the others."""
+    config = configure(home).train.model
+    made = clip_tokenizer(_wordlevel(bos_token="<s>", eos_token="<e>", pad_token="<e>"), config)
+    texts = TokenisedTexts(made)
+    texts.add(["a cat sat", "cat"])
+    begin, end = made.bos_token_id, made.eos_token_id
+    assert made.pad_token_id == end
+    assert texts.take(np.array([0, 1])).tolist() == [[begin, 3, 4, 5, end], [begin, 4, end, end, end]]

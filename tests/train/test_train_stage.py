@@ -16,12 +16,13 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from tests.train.given import Texts, configure, give_version, run
+from vecap_tasks.dataset.tar import read_samples
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import ConfigError, DamagedError, VecapError
 from vecap_tasks.stages import load_stage
 from vecap_tasks.train.crop import Normalise
-from vecap_tasks.train.data import open_images, read_samples
-from vecap_tasks.train.texts import ArmTexts
+from vecap_tasks.train.data import open_training_data
+from vecap_tasks.train.recipe import training_sources
 
 NO_VERSION = Version("demo", "2026-01-01", 1, "")
 SAMPLES = [Texts() for _ in range(20)]
@@ -49,21 +50,23 @@ def test_exported_folder_works_by_itself(config):
     model = CLIPModel.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     processor = CLIPImageProcessorPil.from_pretrained(folder)
-    samples = read_samples(stage.store, stage.upstream_manifest("assemble").files_ending(".tar"))
-    numbers = np.arange(len(samples))
-    images = open_images(stage.store, [s.image for s in samples], processor, cache_bytes=1 << 30, threads=1)
-    seen = Normalise(0, 1.0, torch.device("cpu"))(images.take(numbers), 0)
-    with stage.store.open(samples[0].image.shard) as stream:
-        stream.seek(samples[0].image.offset)
-        picture = Image.open(io.BytesIO(stream.read(samples[0].image.size)))
-        made = processor([picture], return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(made, seen[:1], rtol=0, atol=1e-5)
-    ids = ArmTexts(samples, "vecap", tokenizer, seed=0, probability=0.5).take(numbers, 0)
-    padded = tokenizer([s.vecap.upper() for s in samples], padding=True, truncation=True, return_tensors="pt")
-    assert padded["input_ids"].tolist() == ids.tolist(), "lower case is the tokenizer's own"
+    data = open_training_data(config, version, "vecap", 0, tokenizer)
+    batch = next(data.batches(0))
+    assert len(batch.uids) == 8
+    seen = Normalise(0, 1.0, torch.device("cpu"))(batch.pixels, 0)
+    [source] = training_sources(config, version, "vecap")
+    given = {}
+    for shard in source.shards:
+        with shard.open() as stream:
+            given |= {json.loads(one.members["json"])["uid"]: one for one in read_samples(stream)}
+    pictures = [Image.open(io.BytesIO(given[uid].members["jpg"])) for uid in batch.uids]
+    torch.testing.assert_close(processor(pictures, return_tensors="pt")["pixel_values"], seen, rtol=0, atol=1e-5)
+    words = [given[uid].members["txt"].decode() for uid in batch.uids]
+    padded = tokenizer([text.upper() for text in words], padding=True, truncation=True, return_tensors="pt")
+    assert padded["input_ids"].tolist() == batch.ids.tolist(), "lower case is the tokenizer's own"
     with torch.inference_mode():
         exported = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], pixel_values=seen)
-        alone = model.get_text_features(**tokenizer([samples[3].vecap], padding="max_length", return_tensors="pt"))
+        alone = model.get_text_features(**tokenizer([words[3]], padding="max_length", return_tensors="pt"))
     text = torch.nn.functional.normalize(alone.pooler_output, dim=-1)
     torch.testing.assert_close(text[0], exported.text_embeds[3], rtol=1e-4, atol=1e-5)
     assert {entry.path.split("/")[0] for entry in manifest.files} == {"vecap-0"}
@@ -192,7 +195,7 @@ def test_a_shard_that_is_no_tar_is_named(config):
     version = give_version(config, SAMPLES)
     store = load_stage("train", config, version).store
     store.put(f"{version.folder}/assemble/00001.tar", b"not a tar" * 100)
-    with pytest.raises(DamagedError, match=r"assemble/00001\.tar is not a training shard"):
+    with pytest.raises(DamagedError, match=r"assemble/00001\.tar is damaged at byte 0: no header"):
         run("train", config, version)
 
 

@@ -12,7 +12,7 @@ import yaml
 class Writer:
     """What wrote a text: `revision` is a digest of the model's files, `prompt` is name@digest."""
 
-    writes: str  # VeC or VeCap
+    writes: str  # VeC, VeCap or AltText rewritten
     model: str
     revision: str
     prompt: str
@@ -20,7 +20,8 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a card states. Mappings are by text (alttext, vec, vecap) or by stage (crawl, quality, rewrite)."""
+    """What a card states. Mappings are by text (alttext, vec, vecap, alttext_rewritten) or by stage (crawl, quality,
+    rewrite)."""
 
     dataset: str
     interval: str
@@ -31,6 +32,7 @@ class Facts:
     left_out: int  # accepted rows without a caption
     with_text: Mapping[str, int]
     words: Mapping[str, float]  # mean, of the samples that have the text
+    variants: int  # the most that a text has
     origins: Mapping[str, int]  # vecap_from -> samples
     writers: tuple[Writer, ...]
     counters: Mapping[str, Mapping[str, int]]
@@ -50,6 +52,7 @@ _TEXTS = {
     "alttext": 'AltText as crawled, noise included; only white space is folded; `""` where the page gives none',
     "vec": 'what the VLM says it sees; `""` where it wrote nothing usable',
     "vecap": "the caption: AltText and VeC fused; never empty",
+    "alttext_rewritten": 'the AltText as the LLM rewrote it, having seen nothing else; `""` where there is none',
 }
 
 
@@ -89,7 +92,9 @@ def _body(facts: Facts) -> str:
     refused = ", ".join(_named(quality, "reason.")) or "none"
     problems = ", ".join(_named(quality, "alttext.")) or "none"
     texts = "\n".join(
-        f"| `{name}` | {says} | {facts.with_text[name]} | {facts.words[name]:.1f} |" for name, says in _TEXTS.items()
+        f"| `{name}` | {says} | {facts.with_text[name]} | {facts.words[name]:.1f} |"
+        for name, says in _TEXTS.items()
+        if facts.with_text[name] or name != "alttext_rewritten"  # which is written where it is asked for
     )
     origins = "\n".join(f"| `{name}` | {_ORIGINS.get(name, name)} | {n} |" for name, n in facts.origins.items())
     writers = "\n".join(f"| {w.writes} | `{w.model}` | `{w.revision}` | `{w.prompt}` |" for w in facts.writers)
@@ -98,11 +103,13 @@ def _body(facts: Facts) -> str:
 # {facts.dataset}, crawl of {facts.interval}
 
 {facts.samples} samples of image and text from one crawl, {facts.images} distinct images, in {facts.shards} shards.
-Each sample has three texts:
+Each sample has these texts:
 
 | field | what it is | samples that have it | words, mean |
 | --- | --- | ---: | ---: |
 {texts}
+
+{_variants(facts.variants)}
 
 The method is that of VeCLIP (Lai et al., ECCV 2024): a vision-language model (VLM) says what it sees (VeC), a language
 model (LLM) fuses that with the AltText (VeCap), and CLIP is trained on a mix of both. Models, prompts and rules are
@@ -111,7 +118,8 @@ this project's own.
 ## Files
 
 - `00000.tar` …: webdataset shards, in an order that mixes the crawl. A sample is `<key>.jpg`, `<key>.txt` (the VeCap)
-  and `<key>.json` (`uid`, `url`, `sha256`, `width`, `height`, `alttext`, `vec`, `vecap`, `vecap_from`, `key`).
+  and `<key>.json` (`uid`, `url`, `sha256`, `width`, `height`, `alttext`, `vec`, `vecap`, `vecap_from`,
+  `alttext_rewritten`, `key`, and the lists `vec_variants`, `vecap_variants`, `alttext_rewritten_variants`).
 - `00000.parquet` …: the same values as the `.json`, a row for each sample, in the same order.
 - `sizes.json`: samples in each tar.
 
@@ -129,7 +137,8 @@ samples = load_dataset("webdataset", data_files="*.tar", split="train", streamin
 ```
 
 ```sh
-# AltText or VeCap, drawn anew for each sample and epoch; how often which is a choice to measure
+# AltText or VeCap, drawn anew for each sample and epoch; how often which is a choice to measure.
+# The last line is newer than open_clip's release 3.3.0, which without it takes the .txt: the VeCap.
 python -m open_clip_train.main --dataset-type webdataset --train-data '{{00000..{last}}}.tar' \\
     --train-num-samples {facts.samples} --json-text-key "alttext;vecap" --json-text-key-probs 0.5 0.5
 ```
@@ -172,6 +181,15 @@ that they came from (`url`).
 - Of images with the same bytes one is kept; of nearly the same pictures only where `quality.rows` asks for it.
 - No filter for unsafe images or personal data has been applied.
 """
+
+
+def _variants(most: int) -> str:
+    if most < 2:
+        return "Each model wrote one text of a sample; the lists `…_variants` hold that one."
+    return (
+        f"Models wrote up to {most} texts of a sample. The field has the first that was kept, the list `…_variants` "
+        "all that were."
+    )
 
 
 def _named(counters: Mapping[str, int], prefix: str) -> list[str]:

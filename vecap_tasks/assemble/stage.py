@@ -27,7 +27,12 @@ _HAS_TEXT = "captions.vecap IS NOT NULL AND captions.vecap_from != 'none'"
 # The arm `alttext` is the crawl's own text, noise and all; only white space is folded. `alttext` of VERDICTS and
 # CAPTIONS is the cleaned text that the LLM was shown.
 _ALTTEXT = r"coalesce(trim(regexp_replace(crawl.caption, '[\s\p{Z}\p{Cc}]+', ' ', 'g')), '')"
-
+# What may be drawn in the place of a text: all that a model wrote and screening kept; where that is none, the text.
+_VARIANTS = """
+    CASE WHEN coalesce(captions.{0}, '') = '' THEN []
+    WHEN len(list_filter(captions.{0}_variants, lambda one: one IS NOT NULL)) > 0
+        THEN list_filter(captions.{0}_variants, lambda one: one IS NOT NULL)
+    ELSE [captions.{0}] END AS {0}_variants"""
 
 _SHEET = "samples.png"
 
@@ -37,6 +42,7 @@ class Assemble(Stage):
 
     name: ClassVar[str] = "assemble"
     upstream: ClassVar[tuple[str, ...]] = ("crawl", "quality", "rewrite")
+    revision: ClassVar[int] = 2
 
     def shards(self) -> list[str]:
         """Return the groups of crawl shards (`plan.py`). Raises VecapError where no row has a caption."""
@@ -54,7 +60,9 @@ class Assemble(Stage):
         with self._joined([source.table for source in group.sources], work) as connection:
             samples = connection.sql(f"""
                 SELECT crawl.key, crawl.uid, crawl.url, crawl.sha256, crawl.width, crawl.height,
-                    {_ALTTEXT} AS alttext, coalesce(captions.vec, '') AS vec, captions.vecap, captions.vecap_from
+                    {_ALTTEXT} AS alttext, coalesce(captions.vec, '') AS vec, captions.vecap, captions.vecap_from,
+                    coalesce(captions.alttext_rewritten, '') AS alttext_rewritten,
+                    {", ".join(_VARIANTS.format(text) for text in ("vec", "vecap", "alttext_rewritten"))}
                 FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
                 WHERE verdicts.accepted AND {_HAS_TEXT} ORDER BY md5(crawl.uid), crawl.key""").to_arrow_table()
         files = write_shards(self.store, group, samples.select(SAMPLES.names), work, self._digits)
@@ -106,13 +114,15 @@ class Assemble(Stage):
         with connect(self.store, self.config.assemble.memory_limit) as connection:
             create_view(connection, self.store, "samples", tables, SAMPLES)
             create_view(connection, self.store, "captions", manifests["rewrite"].files_ending(".parquet"), CAPTIONS)
-            samples, images, *texts = connection.execute(_COUNTED).fetchall()[0]
+            samples, images, variants, *texts = connection.execute(_COUNTED).fetchall()[0]
             origins = connection.execute(
                 "SELECT vecap_from, count(*) FROM samples GROUP BY 1 ORDER BY 2 DESC, 1"
             ).fetchall()
             writers = connection.execute("""
                 SELECT DISTINCT 'VeC', vec_model, vec_revision, vec_prompt FROM captions
                 UNION SELECT DISTINCT 'VeCap', vecap_model, vecap_revision, vecap_prompt FROM captions
+                UNION SELECT DISTINCT 'AltText rewritten', alttext_rewritten_model, alttext_rewritten_revision,
+                    alttext_rewritten_prompt FROM captions WHERE alttext_rewritten_model IS NOT NULL
                 ORDER BY ALL""").fetchall()
         return Facts(
             dataset=self.config.dataset,
@@ -122,8 +132,9 @@ class Assemble(Stage):
             samples=samples,
             images=images,
             left_out=left_out,
-            with_text=dict(zip(_TEXTS, texts[:3], strict=True)),
-            words=dict(zip(_TEXTS, texts[3:], strict=True)),
+            with_text=dict(zip(_TEXTS, texts[: len(_TEXTS)], strict=True)),
+            words=dict(zip(_TEXTS, texts[len(_TEXTS) :], strict=True)),
+            variants=variants,
             origins=dict(origins),
             writers=tuple(Writer(*line) for line in writers),
             counters={name: manifest.counters for name, manifest in manifests.items()},
@@ -131,9 +142,10 @@ class Assemble(Stage):
         )
 
 
-_TEXTS = ("alttext", "vec", "vecap")
+_TEXTS = ("alttext", "vec", "vecap", "alttext_rewritten")
 _COUNTED = f"""
     SELECT count(*), count(DISTINCT sha256),
+        coalesce(max(greatest(len(vec_variants), len(vecap_variants), len(alttext_rewritten_variants))), 0),
         {", ".join(f"count(*) FILTER ({text} != '')" for text in _TEXTS)},
         {", ".join(f"coalesce(avg(len(string_split({text}, ' '))) FILTER ({text} != ''), 0)" for text in _TEXTS)}
     FROM samples"""

@@ -9,6 +9,8 @@ from vecap_tasks.commands.options import Commands, add_command, configuration, p
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import list_versions, read_version
 
+_UNCHECKED = 3  # argparse has 2
+
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     versions = add_command(
@@ -44,7 +46,16 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "walk from a model or a version back to every crawl file, checking digests on the way",
         "vecap lineage --config configs/demo.yaml 2026-01-01",
     )
-    lineage.add_argument("name", metavar="MODEL|VERSION", help="a version, or a model's or run's id in MLflow")
+    lineage.add_argument(
+        "name",
+        metavar="MODEL|VERSION",
+        help="a version, VERSION/ARM-SEED, models:/NAME@ALIAS in MLflow's registry, or a model's or run's id in MLflow",
+    )
+    lineage.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit with 3 where something could not be checked, though nothing is wrong",
+    )
     lineage.set_defaults(command=_lineage)
 
 
@@ -122,4 +133,6 @@ def _lineage(arguments: argparse.Namespace) -> int:
         print_json(tree.as_json())
     else:
         print(format_tree(tree))
-    return 0 if tree.sound else 1
+    if not tree.sound:
+        return 1
+    return _UNCHECKED if arguments.strict and not tree.complete else 0

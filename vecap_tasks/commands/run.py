@@ -17,6 +17,7 @@ from vecap_tasks.dataset.manifest import Manifest
 from vecap_tasks.dataset.opened import look_up
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version, interval_of
+from vecap_tasks.errors import GateClosed, one_line
 from vecap_tasks.stages import STAGES, open_version
 
 _SUMMARIES = {
@@ -83,7 +84,11 @@ def _run(names: tuple[str, ...], arguments: argparse.Namespace) -> int:
         print(look_up(store, version), flush=True)
     done = {}
     for name in names:
-        done[name] = _stage(name, config, version)
+        try:
+            done[name] = _stage(name, config, version)
+        except GateClosed as error:
+            _keep_refusal(config, version, error)
+            raise
         if not arguments.json:
             _say(version, name, done[name])
         _record(name, config, version)
@@ -112,10 +117,18 @@ def _stage(name: str, config: Config, version: Version) -> _Done:
 def _record(name: str, config: Config, version: Version) -> None:
     from vecap_tasks import lineage
 
-    if name == "assemble":
+    if name == "quality":
+        lineage.keep_gate(config, version)
+    elif name == "assemble":
         lineage.record_version(config, version)
     elif name == "evaluate":
         lineage.record_clip(config, version)
+
+
+def _keep_refusal(config: Config, version: Version, error: GateClosed) -> None:
+    from vecap_tasks import lineage
+
+    lineage.keep_gate(config, version, one_line(error))
 
 
 def _say(version: Version, name: str, done: _Done) -> None:

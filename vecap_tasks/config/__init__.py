@@ -22,6 +22,7 @@ from vecap_tasks.config.crawl import (
     WebdatasetSource,
 )
 from vecap_tasks.config.load import Config, load_config, parse_config
+from vecap_tasks.config.mixture import Arm, MixtureConfig, ReadingConfig, TarSource, Text, VersionSource
 from vecap_tasks.config.quality import Gate, QualityConfig, RowRules
 from vecap_tasks.config.retention import RetentionConfig
 from vecap_tasks.config.rewrite import (
@@ -34,7 +35,7 @@ from vecap_tasks.config.rewrite import (
 )
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.services import DaskConfig, MlflowConfig, TlsConfig
-from vecap_tasks.config.train import Arm, AssembleConfig, ClipConfig, EvaluateConfig, TrainConfig
+from vecap_tasks.config.train import AssembleConfig, ClipConfig, EvaluateConfig, PreprocessWay, TrainConfig
 from vecap_tasks.config.variables import environment, expand
 
 __all__ = [
@@ -49,11 +50,14 @@ __all__ = [
     "FetchConfig",
     "Gate",
     "ImageConfig",
+    "MixtureConfig",
     "MlflowConfig",
     "ModelConfig",
+    "PreprocessWay",
     "PriceConfig",
     "QualityConfig",
     "RetentionConfig",
+    "ReadingConfig",
     "RetryConfig",
     "RewriteConfig",
     "RowRules",
@@ -64,9 +68,12 @@ __all__ = [
     "ServerConfig",
     "SiteSource",
     "Source",
+    "TarSource",
+    "Text",
     "TlsConfig",
     "TrainConfig",
     "UrlSource",
+    "VersionSource",
     "WarcSource",
     "WatSource",
     "WebdatasetSource",

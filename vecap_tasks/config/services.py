@@ -28,4 +28,5 @@ class MlflowConfig(Section):
     """Where runs are recorded. `sqlite:///relative.db` starts from the configuration's folder."""
 
     tracking_uri: str = "sqlite:///${VECAP_HOME:-.vecap}/mlflow.db"
+    pages: str | None = Field(None, description="Where people open MLflow, if that is not its tracking_uri.")
     timeout: float = Field(20, gt=0, description="Seconds to wait for a server's answer.")

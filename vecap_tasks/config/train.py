@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from vecap_tasks.config.mixture import Arm, MixtureConfig, ReadingConfig
 from vecap_tasks.config.section import Runtime, Section
 
 
@@ -15,7 +16,7 @@ class AssembleConfig(Section):
     memory_limit: Annotated[str, Runtime] = "1GB"
 
 
-Arm = Literal["alttext", "vec", "vecap", "mixed"]
+PreprocessWay = Literal["usual", "veclip"]
 
 
 class ClipConfig(Section):
@@ -35,6 +36,12 @@ class ClipConfig(Section):
         description="Folder (or a hub's name) of the tokenizer; its files' digest enters the fingerprint."
     )
     lowercase: bool = True
+    begin_token: bool = Field(
+        True, description="A mark before each text, as CLIP has it. VeCLIP's released models have none."
+    )
+    preprocess: PreprocessWay = Field(
+        "usual", description="usual: bicubic, as CLIP's; veclip: as VeCLIP's released models, without antialiasing."
+    )
 
 
 class TrainConfig(Section):
@@ -43,6 +50,12 @@ class TrainConfig(Section):
     arms: list[Arm] = Field(["alttext", "vec", "vecap", "mixed"], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
     mixed_p: float = Field(0.5, ge=0, le=1, description="Probability of AltText in the arm `mixed`; our choice.")
+    mixture: Annotated[MixtureConfig | str | None, Runtime] = Field(
+        None,
+        description="The sources to train on, or the name of a recorded mixture; none: the version alone. What it "
+        "holds enters the fingerprint by its digest.",
+    )
+    reading: ReadingConfig = ReadingConfig()
     model: ClipConfig
     epochs: int = Field(32, ge=1)
     batch_size: int = Field(1024, ge=2)
@@ -62,6 +75,8 @@ class TrainConfig(Section):
     image_cache_bytes: Annotated[int, Runtime] = Field(
         4 << 30, ge=0, description="Decoded images are kept in memory up to this size, else decoded for each batch."
     )
+
+    loader_threads: Annotated[int, Runtime] = Field(4, ge=1, description="Threads that read and decode images.")
 
     @field_validator("arms", "seeds")
     @classmethod

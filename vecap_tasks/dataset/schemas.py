@@ -121,7 +121,9 @@ CAPTIONS = pa.schema(
     ]
 )
 
-# One row per training sample; the same values are in the shard's `.json` members.
+# One row per training sample; the same values are in the shard's `.json` members. A text is "" where there is none, as
+# open_clip wants plain strings. The variants of a text are all that may be drawn in its place, itself the first of
+# them: one where a model wrote one, none where the text is "".
 SAMPLES = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),  # of the training shard
@@ -130,9 +132,13 @@ SAMPLES = pa.schema(
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
-        pa.field("alttext", pa.string(), nullable=False),  # "" where there is none: open_clip wants plain strings
+        pa.field("alttext", pa.string(), nullable=False),
         pa.field("vec", pa.string(), nullable=False),
         pa.field("vecap", pa.string(), nullable=False),
         pa.field("vecap_from", pa.string(), nullable=False),
+        pa.field("alttext_rewritten", pa.string(), nullable=False),  # by the LLM, of the AltText alone
+        pa.field("vec_variants", pa.list_(pa.string()), nullable=False),
+        pa.field("vecap_variants", pa.list_(pa.string()), nullable=False),
+        pa.field("alttext_rewritten_variants", pa.list_(pa.string()), nullable=False),
     ]
 )

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from transformers.utils.logging import disable_progress_bar
 
 from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.preprocess import preprocess_way, veclip_values
 
 
 class Encoder:
@@ -34,9 +35,16 @@ class Encoder:
         made = []
         for start in range(0, len(files), self._batch_size):
             opened = [_open(file) for file in files[start : start + self._batch_size]]
-            pixels = self._processor(opened, return_tensors="pt")["pixel_values"].to(self._device)
-            made.append(self._model.get_image_features(pixel_values=pixels).pooler_output)
+            made.append(self._model.get_image_features(pixel_values=self._pixels(opened)).pooler_output)
         return _finish(made)
+
+    def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Return what the model takes of *images*: float32 [n, 3, size, size]."""
+        if preprocess_way(self._processor) == "veclip":
+            size = self._model.config.vision_config.image_size
+            return torch.from_numpy(veclip_values(images, size)).to(self._device)
+        pixels: torch.Tensor = self._processor(list(images), return_tensors="pt")["pixel_values"]
+        return pixels.to(self._device)
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:

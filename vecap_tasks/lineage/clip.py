@@ -15,11 +15,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Config
-from vecap_tasks.dataset.manifest import Manifest
+from vecap_tasks.dataset.manifest import Input, Manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage.notes import Place, TrainedOn, arms_note, model_note
+from vecap_tasks.lineage.pages import model_page, run_page
 from vecap_tasks.lineage.tracking import Tracking, airflow_tags, dataset_input, open_tracking
+from vecap_tasks.lineage.trained import trained_on
+from vecap_tasks.lineage.versions import record_version
 from vecap_tasks.stages import load_stage
 
 if TYPE_CHECKING:
@@ -32,7 +36,8 @@ _NO_MODEL_NAME = re.compile(r"[^A-Za-z0-9_-]")
 def record_clip(config: Config, version: Version, tags: Mapping[str, str] | None = None) -> str:
     """Record the models of *version* under *config* in MLflow, unless they are there, and return the arms' run id.
 
-    Raises VecapError when they are not trained and evaluated, or MLflow does not answer.
+    The version is recorded first where it is not, so that the models' pages lead to it. Raises VecapError when they
+    are not trained and evaluated, or MLflow does not answer.
     """
     store = Store(config.resolve(config.root))
     evaluate = load_stage("evaluate", config, version)
@@ -40,8 +45,9 @@ def record_clip(config: Config, version: Version, tags: Mapping[str, str] | None
     if figures is None:
         raise VecapError(f"version {version.name} has no evaluate yet; run `vecap evaluate` first")
     measured = evaluate.upstream_manifest("train"), figures
+    record_version(config, version, tags)
     with open_tracking(config) as tracking:
-        experiment = tracking.experiment(f"vecap/{version.dataset}/clip")
+        experiment = tracking.experiment(version.dataset, "clip")
         found = tracking.find_run(experiment, measured[1].digest)
         if found is not None and found.data.tags.get("vecap.version") == version.name:
             return str(found.info.run_id)
@@ -65,11 +71,11 @@ class _Recorder:
         client = self.tracking.client
         run = client.create_run(self.experiment, tags=said, run_name=f"{self.version.name} arms")
         run_id = str(run.info.run_id)
-        datasets = self._datasets()
-        self.tracking.inputs(run_id, list(datasets.values()))
+        data = trained_on(self.tracking, self.version, self.train)
+        self.tracking.inputs(run_id, [*self._training(data), self._evaluation()])
         self.tracking.params(run_id, {"train": self.train.config, "evaluate": self.evaluate.config})
         for figures in results["runs"]:
-            self._record_model(run_id, figures["arm"], figures["seed"], figures["figures"], datasets)
+            self._record_model(run_id, figures["arm"], figures["seed"], figures["figures"], data)
         values = {f"{arm['arm']}.{name}": value for arm in results["arms"] for name, value in arm["mean"].items()}
         spread = {
             f"{arm['arm']}.{name}.deviation": value
@@ -82,12 +88,11 @@ class _Recorder:
         with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
             self._collect_arms(Path(folder))
             client.log_artifacts(run_id, folder)
+        self.tracking.describe(run_id, arms_note(data, self._sets, Place(self.experiment, run_id), said))
         client.set_terminated(run_id, "FINISHED")
         return run_id
 
-    def _record_model(
-        self, parent: str, arm: str, seed: int, figures: dict[str, float], datasets: dict[str, DatasetInput]
-    ) -> None:
+    def _record_model(self, parent: str, arm: str, seed: int, figures: dict[str, float], data: list[TrainedOn]) -> None:
         from mlflow.entities import LoggedModelOutput, Metric
 
         shard = f"{arm}-{seed}"
@@ -99,14 +104,21 @@ class _Recorder:
         summary = json.loads(self.store.read(self.train.file(f"{shard}/training.json")))
         params: dict[str, Any] = {"run": summary, "train": self.train.config}
         self.tracking.params(run_id, params)
-        self.tracking.inputs(run_id, list(datasets.values()))
+        training, evaluation = self._training(data), self._evaluation()
+        self.tracking.inputs(run_id, [*training, evaluation])
         model = self._model(run_id, shard, said)
         now = int(time.time() * 1000)
         lines = self.store.read(self.train.file(f"{shard}/log.jsonl")).splitlines()
         steps = [json.loads(line) for line in lines]
         curves = [Metric(name, step[name], now, step["step"]) for step in steps for name in _CURVES]
         self.tracking.metrics(run_id, curves)
-        self._figures(run_id, figures, model.model_id, datasets["evaluation"])
+        self._figures(run_id, figures, model.model_id, evaluation)
+        if len(training) == 1:  # by a figure that was measured on it, the model's page names the data of training
+            self._figures(run_id, {"final_loss": summary["final_loss"]}, model.model_id, training[0])
+        page = model_page(self.experiment, model.model_id)
+        note = model_note(shard, page, data, self._sets, Place(self.experiment, parent), said)
+        self.tracking.describe(run_id, note)
+        self.tracking.describe_model(model.model_id, note)
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=len(steps))])
         client.set_terminated(run_id, "FINISHED")
@@ -139,16 +151,25 @@ class _Recorder:
         ]
         self.tracking.metrics(run_id, made)
 
-    def _datasets(self) -> dict[str, DatasetInput]:
-        """Return the version as the dataset of training, and the evaluation set."""
-        assemble = next(item for item in self.train.inputs if item.kind == "stage" and item.name == "assemble")
-        dataset = next(item for item in self.evaluate.inputs if item.kind == "dataset")
-        name = f"{self.version.dataset}/{self.version.name}"
-        place = {"store": self.store.root, "version": self.version.name}
-        return {
-            "training": dataset_input(name, assemble.digest, "training", place),
-            "evaluation": dataset_input(f"{self.version.dataset}/evaluation", dataset.digest, "evaluation", {}),
-        }
+    def _training(self, data: list[TrainedOn]) -> list[DatasetInput]:
+        """Return what the models were trained on; the UI's button at each leads to the version's run."""
+        return [
+            dataset_input(
+                one.name,
+                one.digest,
+                "training",
+                {},
+                run_page(one.place.experiment, one.place.run_id) if one.place else "",
+            )
+            for one in data
+        ]
+
+    def _evaluation(self) -> DatasetInput:
+        return dataset_input(f"{self.version.dataset}/evaluation", self._sets[0].digest, "evaluation", {})
+
+    @property
+    def _sets(self) -> list[Input]:
+        return [item for item in self.evaluate.inputs if item.kind == "dataset"]
 
     def _tags(self, kind: str, digest: str) -> dict[str, str]:
         return self.tags | {

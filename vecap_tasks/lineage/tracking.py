@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric, Run
 
+# What each experiment holds, as its page says it.
+EXPERIMENTS = {
+    "gate": "The quality gate's report on each crawl, passed or refused: one run for each.",
+    "versions": "The published dataset versions, one run for each, with all that it was made from.",
+    "clip": "Models trained on published versions: a run for each evaluation of the arms, and below it one for each "
+    "model. A model's page leads to the versions that it was trained on, and they to their crawl files.",
+}
+_NOTE = "mlflow.note.content"
+_KIND = "custom_model_development"  # MLflow's word for an experiment that holds training runs
+_AIRFLOW = {"dag_id": "DAG_ID", "run_id": "DAG_RUN_ID", "task_id": "TASK_ID", "try_number": "TRY_NUMBER"}
 _SQLITE = "sqlite:///"
 _PARAM_CHARS = 6000  # MLflow's limits
 _PARAMS_AT_ONCE = 100
@@ -42,28 +52,59 @@ class Tracking:
     client: MlflowClient
     uri: str
 
-    def experiment(self, name: str) -> str:
-        """Return the id of the experiment *name*, made where there is none. Raises VecapError for a deleted one."""
+    def experiment(self, dataset: str, kind: str) -> str:
+        """Return the id of the experiment `vecap/<dataset>/<kind>`, made where there is none.
+
+        *kind* is one of `EXPERIMENTS`. Raises VecapError for an experiment that was deleted.
+        """
+        name = f"vecap/{dataset}/{kind}"
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            self.client.create_experiment(name, artifact_location=_artifacts(self.uri, name))
+            self._create_experiment(name, {_NOTE: EXPERIMENTS[kind], "mlflow.experimentKind": _KIND})
             found = self.client.get_experiment_by_name(name)
         if found.lifecycle_stage != "active":
             raise VecapError(f"the experiment {name} is deleted in MLflow; run `mlflow experiments restore` for it")
         return str(found.experiment_id)
+
+    def _create_experiment(self, name: str, tags: dict[str, str]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_experiment(name, artifact_location=_artifacts(self.uri, name), tags=tags)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
+                raise
+
+    def describe(self, run_id: str, note: str) -> None:
+        """Give a run the description that its page shows; *note* is Markdown."""
+        self.client.set_tag(run_id, _NOTE, note)
+
+    def describe_model(self, model_id: str, note: str) -> None:
+        """Give a logged model the description that its page shows."""
+        self.client.set_logged_model_tags(model_id, {_NOTE: note})
 
     def find_run(self, experiment: str, digest: str) -> Run | None:
         """Return the finished run tagged with *digest*; what a killed process left half recorded is deleted."""
         for run in self.client.search_runs([experiment], f"tags.`vecap.digest` = '{digest}'"):
             if run.info.status == "FINISHED":
                 return run
-            self._delete(run)
+            self.delete(run)
         return None
 
-    def _delete(self, run: Run) -> None:
+    def find_version(self, dataset: str, version: str, digest: str) -> Run | None:
+        """Return the finished run of a published version, *digest* being its `assemble`'s. Nothing is changed."""
+        experiment = self.client.get_experiment_by_name(f"vecap/{dataset}/versions")
+        if experiment is None:
+            return None
+        wanted = f"tags.`vecap.digest` = '{digest}' AND tags.`vecap.version` = '{version}'"
+        found = self.client.search_runs([experiment.experiment_id], f"{wanted} AND attributes.status = 'FINISHED'")
+        return found[0] if found else None
+
+    def delete(self, run: Run) -> None:
+        """Delete a run with the runs and models below it."""
         experiment, run_id = run.info.experiment_id, run.info.run_id
         for child in self.client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'"):
-            self._delete(child)
+            self.delete(child)
         for model in self.client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
             self.client.delete_logged_model(model.model_id)
         self.client.delete_run(run_id)
@@ -120,19 +161,24 @@ def tracking_uri(config: Config) -> str:
     return f"{_SQLITE}{file}"
 
 
-def dataset_input(name: str, digest: str, context: str, source: Mapping[str, Any]) -> DatasetInput:
-    """Return a dataset for a run's inputs. *digest* is a sha256; it stands in full in the dataset's source."""
+def dataset_input(name: str, digest: str, context: str, source: Mapping[str, Any], page: str = "") -> DatasetInput:
+    """Return a dataset for a run's inputs. *digest* is a sha256; it stands in full in the dataset's source.
+
+    *page* is where the UI's button "Open dataset" leads.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    body = json.dumps({**source, "sha256": digest}, sort_keys=True, ensure_ascii=False)
-    dataset = Dataset(name[:_NAME_CHARS], digest[:_DIGEST_CHARS], source_type="vecap", source=body)
+    told = {**source, "sha256": digest} | ({"url": page} if page else {})
+    body = json.dumps(told, sort_keys=True, ensure_ascii=False)
+    kind = "external" if page else "vecap"  # the UI shows the button for the former
+    dataset = Dataset(name[:_NAME_CHARS], digest[:_DIGEST_CHARS], source_type=kind, source=body)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
-def source_inputs(inputs: Sequence[Input]) -> list[DatasetInput]:
-    """Return the crawled source files among *inputs* as datasets."""
+def source_inputs(inputs: Sequence[Input], page: str) -> list[DatasetInput]:
+    """Return the crawled source files among *inputs* as datasets; *page* lists them."""
     return [
-        dataset_input(item.name, item.digest, "source", {"bytes": item.bytes})
+        dataset_input(item.name, item.digest, "source", {"bytes": item.bytes}, page)
         for item in inputs
         if item.kind == "source"
     ]
@@ -156,9 +202,8 @@ def clean(name: str) -> str:
 
 
 def airflow_tags() -> dict[str, str]:
-    """Return the tags that say which Airflow task records, where one does."""
-    names = ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "AIRFLOW_CTX_TASK_ID", "AIRFLOW_CTX_TRY_NUMBER")
-    found = {f"airflow.{name.removeprefix('AIRFLOW_CTX_').lower()}": os.environ.get(name) for name in names}
+    """Return the tags that say which Airflow task records, where one does; a DAG adds the task's address to them."""
+    found = {f"airflow.{name}": os.environ.get(f"AIRFLOW_CTX_{variable}") for name, variable in _AIRFLOW.items()}
     return {name: value for name, value in found.items() if value}
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from vecap_tasks.train.data import Pixels
+from vecap_tasks.train.images import Pixels
 
 
 class Normalise:

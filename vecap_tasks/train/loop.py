@@ -13,42 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from transformers import CLIPModel
 
 from vecap_tasks.config import TrainConfig
 from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.train.batch import TrainingData
 from vecap_tasks.train.checkpoint import Checkpoint, State, StepRecord
 from vecap_tasks.train.crop import Normalise
-from vecap_tasks.train.data import Images
 from vecap_tasks.train.optimizer import learning_rate, new_optimizer
-from vecap_tasks.train.texts import ArmTexts
 
 _LARGEST_LOG_SCALE = math.log(100)  # the bound of CLIP's logit scale (Radford et al., 2021)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingSet:
-    """What one run sees: `uids[i]`, `images` and `texts` at i are one sample."""
-
-    uids: list[str]
-    images: Images
-    texts: ArmTexts
-    version_samples: int  # of the version, with a text for the arm or not
-
-    def steps(self, config: TrainConfig) -> int:
-        """Return the steps of a run: every arm sees as many samples, however many it has a text for.
-
-        An epoch of the configuration is the number of samples that the version has.
-        """
-        return max(1, config.epochs * self.version_samples // self.batch_size(config.batch_size))
-
-    def batch_size(self, wanted: int) -> int:
-        """Return the size of a batch: the wanted one, or all samples where there are fewer."""
-        return min(wanted, len(self.uids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +50,7 @@ class Progress:
 def fit(
     run: str,
     model: CLIPModel,
-    data: TrainingSet,
+    data: TrainingData,
     config: TrainConfig,
     seed: int,
     checkpoint: Checkpoint,
@@ -93,20 +69,15 @@ def fit(
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
         records = list(state.records)
-    size = data.batch_size(config.batch_size)
-    per_epoch = len(data.uids) // size
-    steps = data.steps(config)
+    steps = data.steps
     normalise = Normalise(seed, config.crop_scale, device)
     autocast = _autocast(config, device)
     first, start = len(records), time.monotonic()
     with _reproducible(config.threads):
-        for step in range(first, steps):
-            epoch, place = divmod(step, per_epoch)
-            if place == 0 or step == first:
-                order = epoch_order(len(data.uids), seed, epoch)
-            numbers = order[place * size : (place + 1) * size]
-            ids = torch.from_numpy(data.texts.take(numbers, epoch)).to(device, torch.int64)
-            pixels = normalise(data.images.take(numbers), step)
+        for batch in data.batches(first):
+            step = batch.step
+            ids = torch.from_numpy(batch.ids).to(device, torch.int64)
+            pixels = normalise(batch.pixels, step)
             rate = learning_rate(step, steps, config)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -117,8 +88,8 @@ def fit(
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise VecapError(
-                    f"{run}: the loss is {value} at step {step + 1} (epoch {epoch + 1}, batch {place + 1}, "
-                    f"which begins with sample {data.uids[numbers[0]]}); lower train.learning_rate"
+                    f"{run}: the loss is {value} at step {step + 1} (epoch {batch.epoch + 1}, "
+                    f"batch {batch.place + 1}, which begins with sample {batch.uids[0]}); lower train.learning_rate"
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -127,11 +98,11 @@ def fit(
             with torch.no_grad():
                 model.logit_scale.clamp_(0, _LARGEST_LOG_SCALE)
             scale = float(model.logit_scale.detach().exp())
-            records.append(StepRecord(step + 1, epoch + 1, value, rate, scale, float(norm)))
+            records.append(StepRecord(step + 1, batch.epoch + 1, value, rate, scale, float(norm)))
             if (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps:
                 checkpoint.save(State(model.state_dict(), optimizer.state_dict(), records))
             speed = (step + 1 - first) / max(time.monotonic() - start, 1e-9)
-            report(Progress(run, records[-1], steps, speed * size, (steps - step - 1) / speed))
+            report(Progress(run, records[-1], steps, speed * data.batch_size, (steps - step - 1) / speed))
     return records
 
 
@@ -140,11 +111,6 @@ def contrastive_loss(images: torch.Tensor, texts: torch.Tensor, log_scale: torch
     logits = log_scale.exp() * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
     targets = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the order of *count* samples in *epoch*."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def choose_device(wanted: str) -> str:

@@ -52,11 +52,6 @@ def new_model(config: ClipConfig, tokenizer: PreTrainedTokenizerFast, seed: int)
     return CLIPModel(made)
 
 
-def image_processor(size: int) -> CLIPImageProcessorPil:
-    """Return CLIP's preprocessing: shorter side to *size* (bicubic), centre crop, OpenAI's mean and deviation."""
-    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-
-
 def export(
     model: CLIPModel, tokenizer: PreTrainedTokenizerFast, processor: CLIPImageProcessorPil, folder: Path
 ) -> None:

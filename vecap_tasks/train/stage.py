@@ -19,6 +19,7 @@ from vecap_tasks.errors import VecapError
 if TYPE_CHECKING:
     from vecap_tasks.train.checkpoint import Checkpoint, StepRecord
     from vecap_tasks.train.loop import Progress
+    from vecap_tasks.train.mixture import Mixture
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ _LOG_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What `training.json` of a run says. `left_out` are samples without a text for the arm."""
+    """What `training.json` of a run says. `samples` are those of an epoch; `left_out` have no text for the arm."""
 
     arm: Arm
     seed: int
@@ -52,10 +53,20 @@ class Train(Stage):
 
     def identity(self) -> dict[str, Any]:
         section = self.config.train.identity()
-        return section | {"model": section["model"] | {"tokenizer": self._tokenizer_digest}}
+        mixed = {"mixture": self._mixture.digest} if self._mixture else {}
+        return section | {"model": section["model"] | {"tokenizer": self._tokenizer_digest}} | mixed
 
     def inputs(self) -> list[Input]:
-        return [Input("model", self.config.train.model.tokenizer, self._tokenizer_digest)]
+        from vecap_tasks.train.recipe import mixture_inputs
+
+        mixed = mixture_inputs(self._mixture) if self._mixture else []
+        return [Input("model", self.config.train.model.tokenizer, self._tokenizer_digest), *mixed]
+
+    @cached_property
+    def _mixture(self) -> Mixture | None:
+        from vecap_tasks.train.recipe import open_mixture
+
+        return open_mixture(self.config, self.version.name)
 
     @cached_property
     def _tokenizer_digest(self) -> str:
@@ -80,52 +91,35 @@ class Train(Stage):
     def process(self, shard: str, work: Path) -> Made:
         """Train the arm and seed that *shard* names.
 
-        Raises VecapError when the version has fewer than two samples with a text for the arm, and when the loss is
-        not finite.
+        Raises VecapError when there are fewer than two samples with a text for the arm, and when the loss is not
+        finite.
         """
-        from vecap_tasks.train.data import open_images, read_samples
-        from vecap_tasks.train.loop import TrainingSet, fit
-        from vecap_tasks.train.model import export, image_processor, new_model
-        from vecap_tasks.train.texts import ArmTexts
+        from vecap_tasks.preprocess import image_processor
+        from vecap_tasks.train.data import open_training_data
+        from vecap_tasks.train.loop import fit
+        from vecap_tasks.train.model import export, new_model
         from vecap_tasks.train.tokenizer import load_tokenizer
 
         config = self.config.train
         arm, seed = parse_run(shard)
-        everything = read_samples(self.store, self.upstream_manifest("assemble").files_ending(".tar"))
-        samples = [sample for sample in everything if sample.usable(arm)]
-        if len(samples) < 2:
-            raise VecapError(
-                f"train {shard}: {len(samples)} of {len(everything)} samples have a text for the arm {arm}; "
-                "contrastive training needs at least 2"
-            )
+        self.upstream_manifest("assemble")
         tokenizer = load_tokenizer(self.config)
-        processor = image_processor(config.model.image_size)
         model = new_model(config.model, tokenizer, seed)
-        data = TrainingSet(
-            [sample.uid for sample in samples],
-            open_images(
-                self.store,
-                [sample.image for sample in samples],
-                processor,
-                cache_bytes=config.image_cache_bytes,
-                threads=config.threads,
-            ),
-            ArmTexts(samples, arm, tokenizer, seed=seed, probability=config.mixed_p),
-            len(everything),
-        )
-        log.info("%s: %d samples, %d without a text left out", shard, len(samples), len(everything) - len(samples))
+        data = open_training_data(self.config, self.version, arm, seed, tokenizer)
+        log.info("%s: %d samples, %d without a text left out", shard, data.samples, data.left_out)
         records = fit(shard, model, data, config, seed, self._checkpoint(shard), self._reporter())
         summary = Summary(
             arm=arm,
             seed=seed,
-            samples=len(samples),
-            left_out=len(everything) - len(samples),
+            samples=data.samples,
+            left_out=data.left_out,
             steps=len(records),
-            batch_size=data.batch_size(config.batch_size),
+            batch_size=data.batch_size,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             final_loss=records[-1].loss,
         )
         folder = work / shard
+        processor = image_processor(config.model.image_size, config.model.preprocess)
         export(model.cpu(), tokenizer, processor, folder)
         write_log(records, folder / "log.jsonl")
         (folder / "training.json").write_text(json.dumps(asdict(summary), indent=1, sort_keys=True) + "\n")

@@ -1,72 +1,43 @@
-"""The text of each sample: which one an arm takes in an epoch, as token ids made once.
-
-The choice of the arm `mixed` depends on seed, uid and epoch alone, so that it is the same whatever the order of the
-samples, the batch size or the point where an interrupted run goes on.
-"""
+"""Texts as token ids, one after the other in one array: nothing is padded before it is in a batch."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from vecap_tasks.config import Arm
-from vecap_tasks.train.data import Sample
-
 Tokens = NDArray[np.int32]  # [n, tokens]
-_TOKENISED_AT_ONCE = 4096
 
 
-def takes_alttext(seed: int, uid: str, epoch: int, probability: float) -> bool:
-    """Draw whether the sample *uid* is shown with its AltText in *epoch*, with the given probability."""
-    drawn = hashlib.blake2b(f"{seed}/{uid}/{epoch}".encode(), digest_size=8).digest()
-    return int.from_bytes(drawn, "big") < probability * 2.0**64
+class TokenisedTexts:
+    """Token ids of texts by their number, each cut to the tokenizer's context."""
 
-
-class ArmTexts:
-    """The token ids of the *samples* under one arm; every sample must be usable for it."""
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        arm: Arm,
-        tokenizer: PreTrainedTokenizerFast,
-        *,
-        seed: int,
-        probability: float,
-    ) -> None:
-        self._seed = seed
-        self._probability = probability
-        self._uids = [sample.uid for sample in samples]
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
         self._pad = int(tokenizer.pad_token_id)
-        texts = [
-            sample.alttext if arm == "alttext" else sample.vec if arm == "vec" else sample.vecap for sample in samples
-        ]
-        self._ids = _tokenise(texts, tokenizer)
-        self._alttext_ids: Tokens | None = None
-        if arm == "mixed":
-            self._alttext_ids = _tokenise([sample.alttext for sample in samples], tokenizer)
-            self._has_alttext = np.array([bool(sample.alttext) for sample in samples])
-            self._has_vecap = np.array([bool(sample.vecap) for sample in samples])
+        self._flat: list[NDArray[np.int32]] = []
+        self._sizes: list[NDArray[np.int32]] = []
+        self._ids: NDArray[np.int32] | None = None
+        self._starts = np.zeros(1, np.int64)
 
-    def take(self, numbers: NDArray[np.int64], epoch: int) -> Tokens:
-        """Return the token ids of the samples *numbers* in *epoch*: int32 [n, longest of them]."""
-        ids = self._ids[numbers]
-        if self._alttext_ids is not None:
-            drawn = np.array([takes_alttext(self._seed, self._uids[n], epoch, self._probability) for n in numbers])
-            alttext = (drawn & self._has_alttext[numbers]) | ~self._has_vecap[numbers]
-            ids = np.where(alttext[:, None], self._alttext_ids[numbers], ids)
-        longest = int((ids != self._pad).any(axis=0).nonzero()[0].max()) + 1
-        return ids[:, :longest]
+    def add(self, texts: Sequence[str]) -> None:
+        """Tokenise *texts* and put them behind those that are there."""
+        if not texts:
+            return
+        made = self._tokenizer(list(texts), truncation=True, return_attention_mask=False)["input_ids"]
+        self._flat.append(np.fromiter((token for ids in made for token in ids), np.int32))
+        self._sizes.append(np.fromiter((len(ids) for ids in made), np.int32, len(made)))
+        self._ids = None
 
-
-def _tokenise(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> Tokens:
-    ids = np.empty((len(texts), tokenizer.model_max_length), dtype=np.int32)
-    for start in range(0, len(texts), _TOKENISED_AT_ONCE):
-        part = list(texts[start : start + _TOKENISED_AT_ONCE])
-        made = tokenizer(part, padding="max_length", truncation=True, return_tensors="np")
-        ids[start : start + len(part)] = made["input_ids"]
-    return ids
+    def take(self, numbers: NDArray[np.int64]) -> Tokens:
+        """Return the ids of the texts *numbers*: int32 [n, longest of them], padded on the right."""
+        if self._ids is None:
+            self._ids = np.concatenate(self._flat)
+            self._starts = np.concatenate([[0], np.cumsum(np.concatenate(self._sizes), dtype=np.int64)])
+            self._flat, self._sizes = [self._ids], [np.diff(self._starts).astype(np.int32)]
+        starts, stops = self._starts[numbers], self._starts[numbers + 1]
+        places = starts[:, None] + np.arange((stops - starts).max())
+        within = places < stops[:, None]
+        return np.where(within, self._ids[np.where(within, places, 0)], np.int32(self._pad))

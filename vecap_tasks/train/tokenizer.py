@@ -32,12 +32,19 @@ def load_tokenizer(config: Config) -> PreTrainedTokenizerFast:
 
 
 def clip_tokenizer(source: PreTrainedTokenizerFast, model: ClipConfig) -> PreTrainedTokenizerFast:
-    """Return *source* as CLIP's tokenizer: text -> begin, at most `context - 2` tokens, end, padding on the right."""
+    """Return *source* as CLIP's tokenizer: text -> begin, at most `context - 2` tokens, end, padding on the right.
+
+    With `begin_token: false` there is no begin, and one token more. Padding may be the end token itself, as in OpenAI's
+    tokenizer: CLIP reads at the first.
+    """
     begin = source.bos_token or _BEGIN
     end = source.eos_token or _END
     if source.convert_tokens_to_ids(end) == _END_ID_OF_OLD_RELEASES:
         end = _END
-    source.add_special_tokens({"bos_token": begin, "eos_token": end, "pad_token": source.pad_token or _PAD})
+    marks = {"eos_token": end, "pad_token": source.pad_token or _PAD}
+    if model.begin_token:
+        marks["bos_token"] = begin
+    source.add_special_tokens(marks)
     backend = source.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
@@ -46,11 +53,14 @@ def clip_tokenizer(source: PreTrainedTokenizerFast, model: ClipConfig) -> PreTra
         if backend.normalizer is not None:
             steps.append(backend.normalizer)
         backend.normalizer = normalizers.Sequence(steps)
-    ids = [(token, backend.token_to_id(token)) for token in (begin, end)]
-    backend.post_processor = TemplateProcessing(single=f"{begin}:0 $A:0 {end}:0", special_tokens=ids)
+    template = [begin, end] if model.begin_token else [end]
+    backend.post_processor = TemplateProcessing(
+        single=f"{begin}:0 $A:0 {end}:0" if model.begin_token else f"$A:0 {end}:0",
+        special_tokens=[(token, backend.token_to_id(token)) for token in template],
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token=begin,
+        bos_token=begin if model.begin_token else None,
         eos_token=end,
         pad_token=source.pad_token,
         unk_token=source.unk_token,

@@ -1,0 +1,167 @@
+"""An auditor with MLflow's UI alone, in a real browser: from a model to the files of the crawl by clicking."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+
+from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from vecap_tasks import lineage
+from vecap_tasks.dataset.manifest import Manifest
+from vecap_tasks.services.http import answers
+from vecap_tasks.stages import load_stage
+
+pytestmark = [pytest.mark.slow, pytest.mark.services]
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+PATIENCE = 30_000  # milliseconds for a page to show something, on a busy machine
+WINDOW = {"width": 1440, "height": 900}
+REFUSAL = "too few rows: 3 of <b>16</b> [accepted]"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What stands in MLflow at `url`."""
+
+    url: str
+    crawl: Manifest
+    refused: str  # the link to a refused crawl's report
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None and os.environ.get("CI"):
+        pytest.fail("there is no Chromium: an auditor's way through MLflow was not tried; .ci/run installs one")
+    if found is None:
+        pytest.skip("needs Chromium: on Debian and Ubuntu install the package chromium")
+    return found
+
+
+@pytest.fixture(scope="module")
+def recorded(chromium, tmp_path_factory) -> Iterator[Recorded]:
+    """A version, a model and a refused crawl, recorded in an MLflow server as the services start it."""
+    home = tmp_path_factory.mktemp("auditor")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{home}/server.db", "--artifacts-destination", str(home / "artifacts")),
+        ],
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        cwd=home,
+        stdout=(home / "server.log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("VECAP_HOME", str(home))
+            patch.setenv("VECAP_MLFLOW_URI", f"http://127.0.0.1:{port}")
+            yield record(home, f"http://127.0.0.1:{port}")
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+def record(home: Path, url: str) -> Recorded:
+    config = configure(home, arms="[vecap]", epochs=1)
+    give_evaluation(config)
+    version = give_version(config, [Texts() for _ in range(16)])
+    run("train", config, version)
+    run("evaluate", config, version)
+    deadline = time.monotonic() + 120
+    while answers(f"{url}/health") is None:
+        assert time.monotonic() < deadline, (home / "server.log").read_text()
+        time.sleep(0.2)
+    lineage.record_clip(config, version, {"airflow.dag_id": "vecap_clip", "airflow.url": "http://127.0.0.1:1/dags/x"})
+    quality = load_stage("quality", config, version)
+    quality.store.put(f"{quality.folder}/report/index.html", b"<h1>Crawl of 2026-01-01</h1>")
+    refused = lineage.record_gate(config, version, REFUSAL)
+    return Recorded(url, load_stage("crawl", config, version).manifest(), refused)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium, tmp_path_factory) -> Iterator[BrowserContext]:
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("profile"), executable_path=chromium, args=list(FLAGS), viewport=WINDOW
+        )
+        context.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        yield context
+        context.close()
+
+
+def opens(context: BrowserContext, page: Page, link: str) -> Page:
+    """Click on *link* of a description, which MLflow opens in a page of its own."""
+    with context.expect_page() as opened:
+        page.get_by_role("link", name=link, exact=True).first.click()
+    return opened.value
+
+
+def open_model(context: BrowserContext, url: str) -> Page:
+    """Go to the model's page as somebody who knows no address but MLflow's."""
+    page = context.new_page()
+    page.goto(url)
+    page.get_by_role("button", name="Model training", exact=True).click()
+    page.get_by_role("link", name="vecap/demo/clip").first.click()
+    page.get_by_role("link", name="Models", exact=True).click()
+    page.get_by_role("link", name="demo-2026-01-01-vecap-0").first.click()
+    expect(page.get_by_text("CLIP model of the arm")).to_be_visible()
+    return page
+
+
+def test_from_a_model_to_the_crawl_by_clicking(recorded, browser, tmp_path):
+    page = open_model(browser, recorded.url)
+    page.screenshot(path=tmp_path / "1-model.png")
+
+    version = opens(browser, page, "demo/2026-01-01")
+    expect(version.get_by_text("Dataset version demo/2026-01-01")).to_be_visible()
+    version.screenshot(path=tmp_path / "2-version.png")
+
+    files = opens(browser, version, "1 crawl file, 21 bytes")
+    (source,) = [item for item in recorded.crawl.inputs if item.kind == "source"]
+    expect(files.get_by_text(source.digest)).to_be_visible()
+    expect(files.get_by_text(source.name)).to_be_visible()
+    expect(files.get_by_text("candidates.parquet")).to_be_visible()
+    files.screenshot(path=tmp_path / "3-crawl-files.png")
+
+    # And forward again: what was trained on it.
+    files.get_by_role("link", name="Models trained on it").click()
+    expect(files.get_by_role("link", name="2026-01-01 arms")).to_be_visible()
+
+
+def test_from_the_run_of_a_training_by_the_dataset_that_it_names(recorded, browser, tmp_path):
+    page = open_model(browser, recorded.url)
+    page.get_by_role("link", name="2026-01-01 vecap-0").first.click()
+    expect(page.get_by_text("Parameters (")).to_be_visible()
+    page.get_by_text("demo/2026-01-01").last.click()
+    with browser.expect_page() as opened:
+        page.get_by_role("button", name="Open dataset").click()
+    expect(opened.value.get_by_text("Dataset version demo/2026-01-01")).to_be_visible()
+
+
+def test_a_refused_crawl_shows_its_report(recorded, browser, tmp_path):
+    page = browser.new_page()
+    page.goto(f"{recorded.url}/{recorded.refused}")
+    expect(page.frame_locator("iframe").get_by_text("Crawl of 2026-01-01")).to_be_visible()
+    page.screenshot(path=tmp_path / "4-report.png")
+    page.get_by_role("tab", name="Overview").click()
+    expect(page.get_by_text(REFUSAL)).to_be_visible()
+    page.screenshot(path=tmp_path / "5-gate.png")

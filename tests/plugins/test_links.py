@@ -1,0 +1,104 @@
+"""Where a task's buttons lead: the DAG is run by Airflow, on a database of its own, and the gate refuses the crawl."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.quality.given import Row, configure, give_crawl, run, use_given
+from vecap_tasks import stages
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.lineage.tracking import open_tracking
+
+_DAG = """
+import json, os
+from airflow.sdk import DAG
+from tests.quality.given import GivenCrawl, GivenRewrite
+from vecap_airflow.tasks import judge
+from vecap_tasks import stages
+
+for kind in (GivenCrawl, GivenRewrite):
+    stages.STAGES[kind.name] = f"{kind.__module__}:{kind.__name__}"
+with DAG("links", schedule=None) as dag:
+    judge.override(task_id="commit")("quality", json.loads(os.environ["LINKS_JOB"]))
+"""
+
+_RUN = """
+import json, sys
+from airflow.utils.db import initdb
+initdb()
+from airflow.dag_processing.dagbag import DagBag
+from airflow.models.xcom import XComModel
+from airflow.utils.session import create_session
+bag = DagBag(sys.argv[1])
+assert not bag.import_errors, bag.import_errors
+ran = bag.dags["links"].test()
+(task,) = ran.get_task_instances()
+with create_session() as session:
+    kept = {x.key: XComModel.deserialize_value(x) for x in session.query(XComModel).filter_by(run_id=ran.run_id)}
+print("RAN " + json.dumps({"state": str(task.state), "tries": task.try_number, "run": ran.run_id, "kept": kept}))
+"""
+
+
+@pytest.mark.slow
+def test_a_refused_crawl_has_a_button_that_opens_its_report(tmp_path, monkeypatch):
+    use_given(monkeypatch)
+    mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "pages": "https://mlflow.example/"}
+    config = configure(tmp_path, mlflow=mlflow, quality={"gate": {"min_accepted_rows": 100}})
+    give_crawl(tmp_path, [Row(image=n) for n in range(3)])
+    version = stages.open_version(config, Store(config.resolve(config.root)), "2026-01-01")
+    run("crawl", config)
+    quality = stages.load_stage("quality", config, version)
+    for shard in quality.plan():
+        quality.run(shard)
+
+    done = by_airflow(tmp_path, config.model_dump(mode="json"), version.name)
+    assert done["state"] == "failed"
+    assert done["tries"] == 1, "trying again cannot help"
+    page = done["kept"]["_link_ReportLink"]
+    with open_tracking(config) as tracking:
+        experiment = tracking.client.get_experiment_by_name("vecap/given/gate")
+        (recorded,) = tracking.client.search_runs([experiment.experiment_id])
+    place = f"https://mlflow.example/#/experiments/{experiment.experiment_id}/runs/{recorded.info.run_id}"
+    assert page == f"{place}/artifacts/report/index.html?workflowType=machine_learning"
+    tags = recorded.data.tags
+    assert (tags["vecap.version"], tags["vecap.passed"]) == ("2026-01-01", "false")
+    assert (tags["airflow.dag_id"], tags["airflow.task_id"], tags["airflow.try_number"]) == ("links", "commit", "1")
+    assert tags["airflow.run_id"] == done["run"]
+    assert "/dags/links/runs/" in tags["airflow.url"]
+    assert tags["airflow.url"].endswith("/tasks/commit?try_number=1")
+    note = tags["mlflow.note.content"]
+    assert "accepted" in note
+    assert f"]({tags['airflow.url']})" in note
+
+
+def by_airflow(folder, settings, version):
+    """Run the DAG, and return what became of its task."""
+    home = folder / "airflow"
+    (home / "dags").mkdir(parents=True)
+    (home / "dags" / "links.py").write_text(_DAG)
+    job = {"config": str(folder / "given.yaml"), "overrides": [], "settings": settings, "versions": [version]}
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, str(home / "dags")],
+        cwd=home,
+        env=os.environ
+        | {
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
+            "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "plugins")]),
+            "LINKS_JOB": json.dumps(job),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RAN "))
+    return json.loads(line.removeprefix("RAN "))

@@ -1,0 +1,93 @@
+"""From a picture to the pixels of a CLIP model, for training and evaluation alike. Two ways:
+
+`usual`   CLIP's: shorter side to size by PIL's bicubic filter, centre crop.
+`veclip`  that of VeCLIP's released models: shorter side to size by bilinear interpolation without antialiasing (four
+          pixels of the source for each of the result), centre crop.
+
+Both are normalised by OpenAI's mean and deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from transformers import CLIPImageProcessorPil
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from vecap_tasks.config import PreprocessWay
+
+# transformers' own settings cannot say "without antialiasing": the exported configuration has this key beside them.
+_KEY = "vecap_preprocess"
+
+
+def image_processor(size: int, way: PreprocessWay = "usual") -> CLIPImageProcessorPil:
+    """Return transformers' processor of *way*, as it is exported with a model.
+
+    Of `veclip` it says bilinear, and by itself antialiases; `preprocess_way` knows better when the folder is loaded.
+    """
+    settings = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    if way == "usual":
+        return CLIPImageProcessorPil(**settings)
+    return CLIPImageProcessorPil(**settings, resample=Image.Resampling.BILINEAR, **{_KEY: way})
+
+
+def preprocess_way(processor: CLIPImageProcessorPil) -> PreprocessWay:
+    """Return the way that the loaded *processor* was exported with: `usual` where its folder says nothing."""
+    return "veclip" if getattr(processor, _KEY, "usual") == "veclip" else "usual"
+
+
+def shrink(image: Image.Image, size: int, way: PreprocessWay) -> NDArray[np.uint8]:
+    """Return *image* resized and cropped, uint8 [size, size, 3].
+
+    `usual` has the bytes that transformers' processor makes; `veclip` is rounded, by at most half a grey level.
+    """
+    if way == "veclip":
+        return np.rint(_bilinear(image, size)).astype(np.uint8)
+    image = image.convert("RGB")
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    longer = int(size * long / short)
+    width, height = (size, longer) if width <= height else (longer, size)
+    top, left = (height - size) // 2, (width - size) // 2
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+def veclip_values(images: Sequence[Image.Image], size: int) -> NDArray[np.float32]:
+    """Return what a released VeCLIP model takes of *images*: float32 [n, 3, size, size], normalised, not rounded."""
+    made = np.stack([_bilinear(image, size) for image in images])
+    mean, deviation = (np.array(values, np.float32) * 255 for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return ((made - mean) / deviation).transpose(0, 3, 1, 2)
+
+
+def _bilinear(image: Image.Image, size: int) -> NDArray[np.float32]:
+    """Return [size, size, 3] of 0 to 255, as TensorFlow 2 resizes with `preserve_aspect_ratio` and no antialiasing."""
+    pixels = np.asarray(image.convert("RGB"))
+    height, width = pixels.shape[:2]
+    scale = np.float32(size) / np.float32(min(height, width))
+    rows = _taps(height, int(np.rint(scale * np.float32(height))), size)
+    columns = _taps(width, int(np.rint(scale * np.float32(width))), size)
+    above, below = (_along(pixels[index], columns) for index in rows[:2])
+    return above + (below - above) * rows[2][:, None, None]
+
+
+_Taps = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+
+
+def _taps(source: int, resized: int, size: int) -> _Taps:
+    """Return the two places of *source* and the weight of the second, for the middle *size* of *resized* places."""
+    first = (resized - size) // 2
+    scale = np.float32(source) / np.float32(resized)
+    at = (np.arange(first, first + size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    low = np.floor(at)
+    place = low.astype(np.int64)
+    return place.clip(0, source - 1), (place + 1).clip(0, source - 1), at - low
+
+
+def _along(rows: NDArray[np.uint8], columns: _Taps) -> NDArray[np.float32]:
+    left, right, weight = columns
+    start = rows[:, left].astype(np.float32)
+    return start + (rows[:, right].astype(np.float32) - start) * weight[:, None]

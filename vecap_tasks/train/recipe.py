@@ -1,0 +1,204 @@
+"""From the configuration to what is read: the mixture that it asks for, recorded, and the sources of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vecap_tasks.config import Arm, Config, MixtureConfig, TarSource, VersionSource
+from vecap_tasks.dataset.manifest import Input, Manifest
+from vecap_tasks.dataset.query import connect, create_view
+from vecap_tasks.dataset.schemas import SAMPLES
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.verify import Damage, read_sound_manifest
+from vecap_tasks.dataset.version import Version, published, read_version
+from vecap_tasks.errors import ConfigError, DamagedError, VecapError
+from vecap_tasks.train.mixture import (
+    Mixture,
+    Part,
+    TarsPart,
+    VersionPart,
+    mixture_names,
+    read_mixture,
+    record_mixture,
+)
+from vecap_tasks.train.source import Shard, Source
+from vecap_tasks.train.tars import count_tars, find_tars
+
+_HERE = "{version}"
+
+
+def open_mixture(config: Config, version: str | None) -> Mixture | None:
+    """Return the mixture that `train.mixture` names or describes, None where the version is trained on alone.
+
+    *version* is the one that is trained on. A mixture that is described is recorded, if it is not yet: foreign tars
+    are read once for that. Raises VecapError where a source is not there, or the name is taken by another recipe.
+    """
+    wanted = config.train.mixture
+    if wanted is None:
+        return None
+    store = Store(config.resolve(config.root))
+    if isinstance(wanted, str):
+        mixture = read_mixture(store, config.dataset, _fill(wanted, version))
+    else:
+        mixture = make_mixture(config, wanted, version)
+    versions = [source.name for source in mixture.sources if isinstance(source, VersionPart)]
+    if version is not None and f"{config.dataset}/{version}" not in versions:
+        raise VecapError(
+            f"the mixture {mixture.name} does not hold version {version}, beside which its models would lie; "
+            f"add it to the sources, or train for one that it holds ({', '.join(versions) or 'none'})"
+        )
+    return mixture
+
+
+def make_mixture(config: Config, recipe: MixtureConfig, version: str | None) -> Mixture:
+    """Return the mixture of *recipe*, recorded. *version* stands for `{version}` in it."""
+    store = Store(config.resolve(config.root))
+    name = _fill(recipe.name, version)
+    known: tuple[Part, ...] = ()
+    if name in mixture_names(store, config.dataset):
+        known = read_mixture(store, config.dataset, name).sources
+    mixture = Mixture(
+        name,
+        tuple(
+            _version_part(config, source, version)
+            if isinstance(source, VersionSource)
+            else _tars_part(config, source, known)
+            for source in recipe.sources
+        ),
+    )
+    record_mixture(store, config.dataset, mixture)
+    return mixture
+
+
+def _fill(text: str, version: str | None) -> str:
+    if _HERE in text and version is None:
+        raise ConfigError(f"train.mixture: {text} stands for a version; name it with --version")
+    return text.replace(_HERE, version or "")
+
+
+def _version_part(config: Config, source: VersionSource, version: str | None) -> VersionPart:
+    root = source.root if source.root is not None else config.root
+    dataset = source.dataset or config.dataset
+    name = _fill(source.version, version)
+    store = Store(config.resolve(root))
+    manifest = published(store, read_version(store, dataset, name))
+    if manifest is None:
+        raise VecapError(f"train.mixture: version {name} of {dataset} is not published yet; make it first")
+    samples = manifest.counters["samples"]
+    return VersionPart(root, dataset, name, manifest.digest, samples, source.weight, source.arm, source.mixed_p)
+
+
+def _tars_part(config: Config, source: TarSource, known: Sequence[Part]) -> TarsPart:
+    counted = [tar for part in known if isinstance(part, TarsPart) and part.texts == source.texts for tar in part.tars]
+    tars = count_tars(find_tars(config, source.paths), source.texts, counted, config.train.loader_threads)
+    return TarsPart(tuple(source.paths), source.texts, tars, source.weight, source.arm, source.mixed_p)
+
+
+def mixture_inputs(mixture: Mixture) -> list[Input]:
+    """Return the mixture and its sources as inputs of a manifest: kinds `mixture`, `version` and `tars`."""
+    sources = [Input(source.kind, source.name, source.digest) for source in mixture.sources]
+    return [Input("mixture", mixture.name, mixture.digest), *sources]
+
+
+def check_mixture(config: Config, mixture: Mixture) -> list[Damage]:
+    """Read every foreign tar again, and the manifests of the versions; return what is not as it was recorded."""
+    damages = []
+    for source in mixture.sources:
+        if isinstance(source, VersionPart):
+            try:
+                _manifest(config, source)
+            except VecapError as error:
+                damages.append(Damage(source.name, str(error)))
+            continue
+        try:
+            found = {tar.path: tar for tar in find_tars(config, source.paths)}
+        except VecapError as error:
+            damages.append(Damage(source.name, str(error)))
+            continue
+        for tar in source.tars:
+            if tar.path not in found:
+                damages.append(Damage(tar.path, "is missing"))
+            elif found[tar.path].check != tar.check:
+                damages.append(Damage(tar.path, "was changed since the mixture was recorded"))
+    return damages
+
+
+def training_sources(config: Config, version: Version, arm: Arm) -> list[Source]:
+    """Return what a run of *arm* on *version* reads: the version, or the sources of the mixture.
+
+    Their shards are counted where the run `streams`. Raises VecapError for a mixture that the version is not in,
+    DamagedError for a source that was changed.
+    """
+    mixture = open_mixture(config, version.name)
+    alone = VersionSource(kind="version", version=version.name)
+    parts = mixture.sources if mixture else (_version_part(config, alone, version.name),)
+    counted = streams(config, parts)
+    return [
+        _version_source(config, part, arm, counted=counted)
+        if isinstance(part, VersionPart)
+        else _tar_source(config, part, arm)
+        for part in parts
+    ]
+
+
+def streams(config: Config, sources: Sequence[Part] | Sequence[Source]) -> bool:
+    """Say whether *sources* are read shard by shard, and not shuffled as a whole: their size alone decides."""
+    return sum(source.samples for source in sources) > config.train.reading.stream_above
+
+
+def _version_source(config: Config, part: VersionPart, arm: Arm, *, counted: bool) -> Source:
+    store, manifest = _manifest(config, part)
+    usable = _count(store, manifest) if counted else {}
+    shards = tuple(
+        Shard(tar, store.filesystem, store.path(tar), usable.get(tar)) for tar in manifest.files_ending(".tar")
+    )
+    mixed_p = config.train.mixed_p if part.mixed_p is None else part.mixed_p
+    return Source(part.name, shards, part.samples, part.weight, part.arm or arm, mixed_p)
+
+
+def _tar_source(config: Config, part: TarsPart, arm: Arm) -> Source:
+    found = {tar.path: tar for tar in find_tars(config, part.paths)}
+    shards = []
+    for tar in part.tars:
+        there = found.get(tar.path)
+        if there is None or there.bytes != tar.bytes or (there.etag is not None and there.check != tar.check):
+            raise DamagedError(f"{tar.path} is missing or was changed since the mixture was recorded; restore it")
+        shards.append(there.shard(tar.usable))
+    texts = {text: (place,) for text, place in part.texts.items()}
+    mixed_p = config.train.mixed_p if part.mixed_p is None else part.mixed_p
+    return Source(part.name, tuple(shards), part.samples, part.weight, part.arm or arm, mixed_p, texts, own=False)
+
+
+def _manifest(config: Config, part: VersionPart) -> tuple[Store, Manifest]:
+    store = Store(config.resolve(part.root))
+    manifest = read_sound_manifest(store, f"{part.dataset}/{part.version}/assemble")
+    if manifest.digest != part.digest:
+        raise DamagedError(
+            f"version {part.name} has the digest {manifest.digest[:12]}, the mixture was made of {part.digest[:12]}; "
+            "restore it"
+        )
+    return store, manifest
+
+
+def _count(store: Store, manifest: Manifest) -> dict[str, dict[Arm, int]]:
+    """Return how many samples of each tar have a text for each arm, as the tables beside the tars say."""
+    tables = manifest.files_ending(".parquet")
+    with connect(store) as connection:
+        create_view(connection, store, "samples", tables, SAMPLES)
+        columns = {name for name, *_ in connection.execute("DESCRIBE samples").fetchall()}
+        counts = [
+            f"count(*) FILTER ({has})" if arm in columns or arm == "mixed" else "0" for arm, has in _USABLE.items()
+        ]
+        rows = connection.execute(f"SELECT filename, {', '.join(counts)} FROM samples GROUP BY 1").fetchall()  # noqa: S608
+    counted = {filename: dict(zip(_USABLE, found, strict=True)) for filename, *found in rows}
+    names = {table: f"{table.removesuffix('.parquet')}.tar" for table in tables}
+    return {names[table]: counted[store.query_path(table)] for table in tables}
+
+
+_USABLE: Mapping[Arm, str] = {
+    "alttext": "alttext != ''",
+    "vec": "vec != ''",
+    "vecap": "vecap != ''",
+    "mixed": "alttext != '' OR vecap != ''",
+    "alttext_rewritten": "alttext_rewritten != ''",
+}
