@@ -22,7 +22,7 @@ from vecap_tasks.config.crawl import (
     WebdatasetSource,
 )
 from vecap_tasks.config.load import Config, load_config, parse_config
-from vecap_tasks.config.quality import Gate, QualityConfig, RowRules
+from vecap_tasks.config.quality import Bound, ClipScore, Drift, Gate, Level, QualityConfig, RowRules, ScoreLimits
 from vecap_tasks.config.rewrite import (
     ModelConfig,
     PriceConfig,
@@ -39,15 +39,19 @@ from vecap_tasks.config.variables import environment, expand
 __all__ = [
     "Arm",
     "AssembleConfig",
+    "Bound",
     "ClipConfig",
+    "ClipScore",
     "Config",
     "CrawlConfig",
     "DaskConfig",
+    "Drift",
     "DuplicatesConfig",
     "EvaluateConfig",
     "FetchConfig",
     "Gate",
     "ImageConfig",
+    "Level",
     "MlflowConfig",
     "ModelConfig",
     "PriceConfig",
@@ -56,6 +60,7 @@ __all__ = [
     "RewriteConfig",
     "RowRules",
     "Runtime",
+    "ScoreLimits",
     "ScreenConfig",
     "ScreenRule",
     "Section",
