@@ -30,7 +30,7 @@ _CAMERA = (
 _HASH = r"(?:[0-9a-f]{12,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 
 ALTTEXT_RULES: tuple[Rule, ...] = (
-    Rule("missing", "the page gives no AltText", "raw IS NULL"),
+    Rule("missing", "the page gives no AltText", "raw IS NULL", example="an `<img>` without `alt`"),
     Rule(
         "empty",
         "the AltText holds no letter and no digit",
@@ -119,6 +119,7 @@ ALTTEXT_RULES: tuple[Rule, ...] = (
         "language",
         "written in a script that none of `languages` uses",
         "foreign_letters * 2 > letters",
+        example="`富士山の日の出`, where `languages: [en]`",
     ),
     Rule(
         "instructions",

@@ -79,12 +79,13 @@ def judge_alone(connection: duckdb.DuckDBPyConnection, config: QualityConfig, pa
                 {all_that_fire(ROW_RULES, rules)} AS reasons,
                 downloaded, failure, lower(regexp_extract(url, {literal(_HOST)}, 1)) AS host, language,
                 least(original_width, original_height) AS side, md5_number_lower(uid) AS draw{scores}
-            FROM (SELECT *, {first_that_fires(ALTTEXT_RULES, rules)} AS alttext_problem FROM ({_texts(source, rules)}))
+            FROM (SELECT *, {first_that_fires(ALTTEXT_RULES, rules)} AS alttext_problem FROM ({texts(source, rules)}))
         ) TO {literal(str(path))} (FORMAT parquet, COMPRESSION lz4_raw)""")
     connection.execute(f"CREATE OR REPLACE TEMP VIEW judged AS SELECT * FROM read_parquet({literal(str(path))})")
 
 
-def _texts(source: str, rules: RowRules) -> str:
+def texts(source: str, rules: RowRules) -> str:
+    """SQL: the rows of *source* (CRAWL) with the columns that rules of one row see."""
     foreign = "0"
     if rules.languages:
         scripts = {script for code in rules.languages for script in SCRIPTS.get(code, ("Latin",))}
