@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from vecap_tasks.commands import demo, gc, inspect, mixture, run, services
+    from vecap_tasks.commands import demo, gc, inspect, mixture, quarantine, run, services
 
     parser = argparse.ArgumentParser(
         prog="vecap",
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--release", action="version", version=f"vecap {__version__}")
     parser.set_defaults(verbose=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run, inspect, mixture, gc, demo, services):
+    for module in (run, inspect, quarantine, mixture, gc, demo, services):
         module.add_commands(commands)
     return parser
 

@@ -37,11 +37,19 @@ def open_version(config: Config, store: Store, name: str) -> Version:
     """Return the version that *config* makes of the interval in *name* (`2026-01-01`, or one of its revisions).
 
     It is bound to the fingerprint of its last dataset stage, which covers the configuration, the models' files and
-    the release's ways of working: the same always finds the same version, anything else gets a revision beside it.
+    the release's ways of working: the same always finds the same version, anything else gets a revision beside it. Rows
+    that a person has released make another one, too; how many entries of the interval hold for it stands in it.
     Raises VecapError for a name that cannot be one, and for a model that cannot be read.
     """
+    from vecap_tasks.quality.releases import CONFIG, count_releases
+
     interval = interval_of(name)
-    stages = {name: load_stage(name, config, Version(config.dataset, interval, 0, "")) for name in DATASET_STAGES}
-    fingerprint = stages[DATASET_STAGES[-1]].fingerprint
+    while True:
+        releases = count_releases(store, config.dataset, interval)
+        stages = {name: load_stage(name, config, Version(config.dataset, interval, 0, "")) for name in DATASET_STAGES}
+        fingerprint = stages[DATASET_STAGES[-1]].fingerprint
+        if count_releases(store, config.dataset, interval) == releases:  # else one was entered meanwhile
+            break
     decisive = {name: stage.identity() | {"release": stage.revision} for name, stage in stages.items()}
-    return register(store, config.dataset, interval, fingerprint, {"dataset": config.dataset, **decisive})
+    entries = {CONFIG: releases} if releases else {}
+    return register(store, config.dataset, interval, fingerprint, {"dataset": config.dataset, **decisive, **entries})

@@ -8,18 +8,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from vecap_tasks import stages
-from vecap_tasks.config import Config, parse_config
-from vecap_tasks.dataset.schemas import CAPTIONS, CRAWL, DUPLICATES
+from vecap_tasks.config import Config, QualityConfig, parse_config
+from vecap_tasks.dataset.schemas import CAPTIONS, CRAWL, DUPLICATES, SCORES
 from vecap_tasks.dataset.stage import Made, Stage
 from vecap_tasks.dataset.tar import TarWriter
 from vecap_tasks.dataset.version import Version
+from vecap_tasks.quality.releases import Released
+from vecap_tasks.quality.verdicts import judge_rows
 
 INTERVAL = "2026-01-01"
 
@@ -63,6 +67,9 @@ class Row:
     error_message: str | None = None
     original_width: int = 64
     original_height: int = 48
+    flat: bool = False
+    scores: str | None = None
+    language: str | None = None
 
 
 def configure(folder: Path, **sections: Any) -> Config:
@@ -131,11 +138,42 @@ def give_crawl(folder: Path, rows: Sequence[Row], shard_size: int = 10) -> pa.Ta
     return table
 
 
+def crawled(captions: Sequence[str | None], **columns: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return downloaded rows of CRAWL with these AltTexts, each with a picture of its own; *columns* say otherwise."""
+    rows = [
+        {"key": f"{n:09d}", "uid": f"{n:032x}", "url": "http://a.example/", "caption": caption, "source": "w"}
+        | {"status": "success", "original_width": 64, "original_height": 64}
+        | {"sha256": f"{n:064x}", "phash": f"{n:016x}"}
+        for n, caption in enumerate(captions)
+    ]
+    for name, values in columns.items():
+        for row, value in zip(rows, values, strict=True):
+            row[name] = value
+    return rows
+
+
+def judge(
+    crawl: Sequence[dict[str, Any]],
+    duplicates: Sequence[dict[str, Any]] = (),
+    released: Released | None = None,
+    scores: pa.Table | None = None,
+    **config: Any,
+) -> list[dict[str, Any]]:
+    """Return the verdicts on *crawl*, rows of CRAWL, in their order, under the section `quality` with *config*."""
+    with TemporaryDirectory() as work, duckdb.connect() as connection:
+        connection.register("crawl", pa.Table.from_pylist(crawl, schema=CRAWL))
+        connection.register("duplicates", pa.Table.from_pylist(duplicates, schema=DUPLICATES))
+        connection.register("scores", scores if scores is not None else SCORES.empty_table())
+        judge_rows(connection, QualityConfig.model_validate(config), Path(work), released)
+        return connection.sql("SELECT * FROM verdicts ORDER BY key").to_arrow_table().to_pylist()
+
+
 def _entry(key: str, index: int, row: Row) -> dict[str, Any]:
     made = {name: value for name, value in asdict(row).items() if name in CRAWL.names}
     made |= {"key": key, "uid": f"{index:032x}", "url": f"https://host{index % 3}.example/{index}.jpg", "source": "web"}
     if row.status == "success":
         made |= {"width": 64, "height": 48, "original_format": "PNG", "original_bytes": 9, "exif": "{}"}
+        made |= {"phash": None if row.flat else f"{index if row.image is None else row.image:016x}"}
     return made
 
 

@@ -1,31 +1,18 @@
 """Of rows that show the same picture, which one goes on: what the crawl found, and what the rules ask."""
 
-import duckdb
-import pyarrow as pa
 import pytest
 
-from vecap_tasks.config import RowRules
-from vecap_tasks.dataset.schemas import CRAWL, DUPLICATES
-from vecap_tasks.quality.verdicts import judge_rows
+from tests.quality.given import crawled, judge
 
 
 def reasons(captions, duplicates, **rules):
     """Return the reasons of each row: *captions* gives its AltText, *duplicates* (row, kept, kind, version)."""
-    rows = [
-        {"key": f"{n:09d}", "uid": f"{n:032x}", "url": "http://a.example/", "caption": caption, "source": "w"}
-        | {"status": "success", "original_width": 64, "original_height": 64, "sha256": f"{n:064x}"}
-        for n, caption in enumerate(captions)
-    ]
     found = [
         {"key": f"{n:09d}", "uid": f"{n:032x}", "duplicate_of": f"{kept:032x}"}
         | {"kind": kind, "distance": 0, "version": version}
         for n, kept, kind, version in duplicates
     ]
-    with duckdb.connect() as connection:
-        connection.register("crawl", pa.Table.from_pylist(rows, schema=CRAWL))
-        connection.register("duplicates", pa.Table.from_pylist(found, schema=DUPLICATES))
-        judge_rows(connection, RowRules(**rules))
-        return [row[0] for row in connection.sql("SELECT reasons FROM verdicts ORDER BY key").fetchall()]
+    return [row["reasons"] for row in judge(crawled(captions), found, rows=rules)]
 
 
 CAPTION = "A heron by the river"

@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from vecap_tasks.config import Gate, QualityConfig
-from vecap_tasks.quality.judge import SAMPLE_COLUMNS, judge
-from vecap_tasks.quality.measures import Measures, limits
+from vecap_tasks.quality.gate import limits
+from vecap_tasks.quality.judge import judge
+from vecap_tasks.quality.measures import SAMPLE_COLUMNS, Measures
 
 GOOD = Measures(
-    rows=10, downloaded_rows=8, download_share=0.8, accepted_rows=6, accepted_share=0.6, duplicate_rows=2,
-    duplicate_share=0.25, alttext_rows=5, alttext_share=0.5, alttext_chars_p05=4, alttext_chars_p50=20,
-    alttext_chars_p95=60, hosts=3, largest_host_share=0.4, rows_without_verdict=0, repeated_keys=0, repeated_uids=0,
-    downloads_without_sha256=0,
+    rows=10, downloaded_rows=8, download_share=0.8, accepted_rows=6, accepted_share=0.6, released_rows=0,
+    duplicate_rows=2, duplicate_share=0.25, opted_out_rows=0, alttext_rows=5, alttext_share=0.5, alttext_chars_p05=4,
+    alttext_chars_p50=20, alttext_chars_p95=60, hosts=3, largest_host_share=0.4, rows_without_verdict=0,
+    repeated_keys=0, repeated_uids=0, downloads_without_sha256=0,
 )  # fmt: skip
 
 
@@ -31,10 +32,10 @@ def sample(**changes):
     return pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS))
 
 
-def failures(tmp_path, measures=GOOD, rows=None, **config):
-    found = judge(
-        measures, sample() if rows is None else rows, QualityConfig(**config), datetime.now(UTC), tmp_path / "site"
-    )
+def failures(tmp_path, measures=GOOD, rows=None, moved=(), **config):
+    rows = sample() if rows is None else rows
+    settings = QualityConfig.model_validate(config)
+    found = judge(measures, rows, moved, settings, datetime.now(UTC), tmp_path / "site")
     assert (tmp_path / "site" / "index.html").is_file()
     return [str(failure) for failure in found]
 
@@ -51,7 +52,7 @@ def test_each_limit_is_judged_in_the_order_of_the_gate(tmp_path):
 
 
 def test_the_limits_themselves_pass(tmp_path):
-    gate = Gate(min_accepted_rows=6, min_download_share=0.8, min_accepted_share=0.6, max_duplicate_share=0.25)
+    gate = {"min_accepted_rows": 6, "min_download_share": 0.8, "min_accepted_share": 0.6, "max_duplicate_share": 0.25}
     assert failures(tmp_path, gate=gate) == []
 
 

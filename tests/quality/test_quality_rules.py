@@ -4,30 +4,20 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import duckdb
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.quality.given import crawled, judge
 from vecap_tasks.config import RowRules
-from vecap_tasks.dataset.schemas import CRAWL, DUPLICATES
-from vecap_tasks.quality.rules import ALTTEXT_RULES, DUPLICATE_RULES, ROW_RULES
-from vecap_tasks.quality.verdicts import judge_rows
+from vecap_tasks.quality.alttext import ALTTEXT_RULES
+from vecap_tasks.quality.rules import REPEATED, ROW_REASONS
 
 
 def problems(texts: list[str | None], rules: RowRules | None = None) -> list[tuple[str | None, str | None]]:
     """Return (alttext_problem, alttext) of rows with these AltTexts."""
-    rows = [
-        {"key": f"{i:09d}", "uid": f"{i:032x}", "url": "http://a.example/", "caption": text, "source": "w"}
-        | {"status": "success", "original_width": 64, "original_height": 64, "sha256": f"{i:064x}"}
-        for i, text in enumerate(texts)
-    ]
-    with duckdb.connect() as connection:
-        connection.register("crawl", pa.Table.from_pylist(rows, schema=CRAWL))
-        connection.register("duplicates", DUPLICATES.empty_table())
-        judge_rows(connection, rules or RowRules())
-        return connection.sql("SELECT alttext_problem, alttext FROM verdicts ORDER BY key").fetchall()
+    found = judge(crawled(texts), rows=rules.model_dump() if rules else {})
+    return [(row["alttext_problem"], row["alttext"]) for row in found]
 
 
 def labelled() -> list[tuple[str | None, str | None]]:
@@ -37,8 +27,8 @@ def labelled() -> list[tuple[str | None, str | None]]:
     return [(None if label == "-" else label, json.loads(text)) for label, text in pairs]
 
 
-# Rules that cannot show in single texts: `too_long` and `repeated` have tests of their own, `language` is off.
-SHOWN = [rule.name for rule in ALTTEXT_RULES if rule.name not in ("too_long", "repeated", "language")]
+# Rules that cannot show in single texts: `too_long` has a test of its own, `language` is off.
+SHOWN = [rule.name for rule in ALTTEXT_RULES if rule.name not in ("too_long", "language")]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +125,7 @@ def test_language_is_judged_by_script_and_only_if_asked():
 
 
 def test_every_rule_has_a_name_of_its_own_and_says_what_it_does():
-    rules = [*ALTTEXT_RULES, *ROW_RULES, *DUPLICATE_RULES]
+    rules = [*ALTTEXT_RULES, REPEATED, *ROW_REASONS]
     assert len({rule.name for rule in rules}) == len(rules)
     assert all(rule.says for rule in rules)
 

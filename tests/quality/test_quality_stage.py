@@ -181,11 +181,12 @@ def test_the_report_says_what_was_found(tmp_path):
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "DSC0042.jpg" in page
-    assert found["passed"] is True
+    assert "The gate let it pass." in page
     assert found["measures"]["rows"] == 4
     assert found["measures"]["download_share"] == 0.75
     assert found["measures"]["alttext_share"] == 0.5
     assert found["measures"]["hosts"] == 3
+    assert found["distributions"]["hosts"] == {"host0.example": 2, "host1.example": 1, "host2.example": 1}
     assert [reason["name"] for reason in found["refused"]] == ["http_404"]
     for entry in (*manifest.files, *manifest.attachments):
         data = quality.store.read(f"{manifest.location}/{entry.path}")

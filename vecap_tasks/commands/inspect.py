@@ -74,11 +74,11 @@ def _versions(arguments: argparse.Namespace) -> int:
         print(f"dataset {config.dataset} has no published version{unfinished}; make one with `vecap run`")
         return 0
     print_table(
-        ("version", "crawled", "downloaded", "accepted", "captioned", "assembled", "digest"),
+        ("version", "crawled", "downloaded", "accepted", "captioned", "assembled", "warnings", "digest"),
         [
             (
                 s.version,
-                *(f"{n:,}" for n in (s.crawled, s.downloaded, s.accepted, s.captioned, s.assembled)),
+                *(f"{n:,}" for n in (s.crawled, s.downloaded, s.accepted, s.captioned, s.assembled, s.warnings)),
                 s.digest[:12] if s.digest is not None else "unfinished",
             )
             for s in shown

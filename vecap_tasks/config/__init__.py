@@ -23,7 +23,7 @@ from vecap_tasks.config.crawl import (
 )
 from vecap_tasks.config.load import Config, load_config, parse_config
 from vecap_tasks.config.mixture import Arm, MixtureConfig, ReadingConfig, TarSource, Text, VersionSource
-from vecap_tasks.config.quality import Gate, QualityConfig, RowRules
+from vecap_tasks.config.quality import Bound, ClipScore, Drift, Gate, Level, QualityConfig, RowRules, ScoreLimits
 from vecap_tasks.config.retention import RetentionConfig
 from vecap_tasks.config.rewrite import (
     ModelConfig,
@@ -41,15 +41,19 @@ from vecap_tasks.config.variables import environment, expand
 __all__ = [
     "Arm",
     "AssembleConfig",
+    "Bound",
     "ClipConfig",
+    "ClipScore",
     "Config",
     "CrawlConfig",
     "DaskConfig",
+    "Drift",
     "DuplicatesConfig",
     "EvaluateConfig",
     "FetchConfig",
     "Gate",
     "ImageConfig",
+    "Level",
     "MixtureConfig",
     "MlflowConfig",
     "ModelConfig",
@@ -62,6 +66,7 @@ __all__ = [
     "RewriteConfig",
     "RowRules",
     "Runtime",
+    "ScoreLimits",
     "ScreenConfig",
     "ScreenRule",
     "Section",

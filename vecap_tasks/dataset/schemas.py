@@ -56,6 +56,18 @@ DUPLICATES = pa.schema(
     ]
 )
 
+# One row per downloaded image with an AltText: how well they agree, as a CLIP model sees it.
+SCORES = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("uid", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("text_md5", pa.string(), nullable=False),  # of the cleaned AltText, 32 hex digits
+        pa.field("similarity", pa.float64()),  # cosine, to 4 decimals; null where the stored bytes are no image
+        pa.field("scored_by", pa.string(), nullable=False),  # digest of model and parameters, 16 hex digits
+    ]
+)
+
 # One row per row of CRAWL: may it go on?
 VERDICTS = pa.schema(
     [
@@ -66,6 +78,7 @@ VERDICTS = pa.schema(
         pa.field("alttext", pa.string()),  # AltText cleaned of markup and white space; null where it is no caption
         pa.field("alttext_problem", pa.string()),  # why the AltText is no caption: missing, file_name, boilerplate …
         pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why the row is refused; empty where accepted
+        pa.field("released", pa.list_(pa.string())),  # reasons that a person waived, null where none
     ]
 )
 

@@ -71,7 +71,7 @@ class Stage(ABC):
     name: ClassVar[str]
     upstream: ClassVar[tuple[str, ...]] = ()
     revision: ClassVar[int] = 1  # raised when a change of code changes the bytes that the stage makes
-    on_workers: ClassVar[bool] = True  # shards go to Dask workers; False for work that a task does itself
+    on_workers: bool = True  # shards go to Dask workers; False for work that a task does itself
     rates: ClassVar[tuple[str, ...]] = ()  # counters that a shard's log line gives per second
     keyed: ClassVar[bool] = False  # True: one version may hold several, by fingerprint (train, evaluate)
 
@@ -266,7 +266,7 @@ class Stage(ABC):
             counters=counters,
             attachments=tuple(sorted(attachments, key=lambda entry: entry.path)),
             location=self.folder,
-            provenance=self._provenance(results),
+            provenance=self._provenance(results, made),
         )
         won = self.store.create(f"{self.folder}/{NAME}", manifest.to_json())
         if is_deleted(self.store, self.version.dataset, self.version.name):  # after, as in `adopt`
@@ -293,13 +293,13 @@ class Stage(ABC):
                 self.store.upload(f"{self.folder}/{entry.path}", work / entry.path)
         return tuple(entries)
 
-    def _provenance(self, results: list[ShardResult]) -> dict[str, Any]:
+    def _provenance(self, results: list[ShardResult], end: Made) -> dict[str, Any]:
         return {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "vecap": __version__,
             "code": code_version(),
             "seconds": round(sum(result.seconds for result in results), 3),
-            "notes": _total([result.notes for result in results]),
+            "notes": _total([*(result.notes for result in results), end.notes]),
             "config": self.config.model_dump(mode="json"),
         }
 

@@ -11,7 +11,8 @@ from vecap_tasks.dataset.version import Version
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Rows after each stage; 0 where a stage is not done. `digest` is the published content's, None until then."""
+    """Rows after each stage; 0 where a stage is not done. `warnings` are the gate's; `digest` is the published
+    content's, None until then."""
 
     version: str
     interval: str
@@ -21,6 +22,7 @@ class Summary:
     accepted: int
     captioned: int
     assembled: int
+    warnings: int
     digest: str | None
 
 
@@ -30,7 +32,7 @@ def summarise(store: Store, version: Version) -> Summary:
     crawled, downloaded, accepted, captioned, assembled = (
         _count(manifests[stage], counter) for stage, counter in _FUNNEL
     )
-    published = manifests["assemble"]
+    published, judged = manifests["assemble"], manifests["quality"]
     return Summary(
         version=version.name,
         interval=version.interval,
@@ -40,6 +42,7 @@ def summarise(store: Store, version: Version) -> Summary:
         accepted=accepted,
         captioned=captioned,
         assembled=assembled,
+        warnings=judged.provenance.get("notes", {}).get("warnings", 0) if judged else 0,
         digest=published.digest if published else None,
     )
 

@@ -1,16 +1,26 @@
-"""What a crawl comes to: one row of figures over all its rows, counted by DuckDB."""
+"""What a crawl comes to: figures over all its rows, how they are distributed, and a bounded sample. By DuckDB."""
 
 # ruff: noqa: S608 - the queries are put together from this package's own rules and quoted literals
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import duckdb
 
-from vecap_tasks.config import Gate
+from vecap_tasks.quality.clean import literal
 
 EXAMPLES = 5
+_NAMED = 200  # hosts and languages that are counted by name, the others together
+
+SAMPLE_COLUMNS = (
+    "key", "uid", "url", "status", "width", "height", "original_width", "original_height", "sha256",
+    "accepted", "alttext", "alttext_problem", "reasons", "consistent",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +32,10 @@ class Measures:
     download_share: float
     accepted_rows: int
     accepted_share: float
+    released_rows: int
     duplicate_rows: int
     duplicate_share: float
+    opted_out_rows: int
     alttext_rows: int
     alttext_share: float
     alttext_chars_p05: int
@@ -38,61 +50,94 @@ class Measures:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """What the gate asks of a measure: at least `least`, or at most `most`."""
+class Distributions:
+    """Rows by host and language (the most frequent ones, and `other`), by the length of usable AltText in characters
+    and by the shorter side of downloads in pixels (both by half powers of two, named by where they begin)."""
 
-    measure: str
-    least: float | None = None
-    most: float | None = None
-
-    def __str__(self) -> str:
-        return f"at least {self.least:g} is asked" if self.least is not None else f"at most {self.most:g} is allowed"
+    hosts: dict[str, int] = field(default_factory=dict)
+    languages: dict[str, int] = field(default_factory=dict)
+    alttext_chars: dict[str, int] = field(default_factory=dict)
+    sides: dict[str, int] = field(default_factory=dict)
 
 
-def limits(gate: Gate) -> tuple[Limit, ...]:
-    """Return what *gate* asks, and what holds for every crawl; the first that fails is what a user is told."""
-    return (
-        Limit("rows", least=1),
-        Limit("accepted_rows", least=gate.min_accepted_rows),
-        Limit("download_share", least=gate.min_download_share),
-        Limit("accepted_share", least=gate.min_accepted_share),
-        Limit("duplicate_share", most=gate.max_duplicate_share),
-        Limit("rows_without_verdict", most=0),
-        Limit("repeated_keys", most=0),
-        Limit("repeated_uids", most=0),
-        Limit("downloads_without_sha256", most=0),
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """A reason for refusing rows, or a problem of AltText: the rows that it was given to, and some of them as they
+    were crawled (addresses or AltText)."""
+
+    name: str
+    rows: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All that is known of the crawl as a whole. `refused` names what was not downloaded by the crawl's own word."""
+
+    measures: Measures
+    distributions: Distributions
+    reasons: tuple[Reason, ...]  # by the rules' names, without examples
+    refused: tuple[Reason, ...]
+    problems: tuple[Reason, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Measured:
+        body: dict[str, Any] = json.loads(data)
+        lists = {
+            name: tuple(Reason(one["name"], one["rows"], tuple(one["examples"])) for one in body[name])
+            for name in ("reasons", "refused", "problems")
+        }
+        return cls(Measures(**body["measures"]), Distributions(**body["distributions"]), **lists)
+
+
+def measure(connection: duckdb.DuckDBPyConnection) -> Measured:
+    """Measure the view `crawl` (CRAWL) and the view `verdicts` that `judge_rows` makes of it."""
+    connection.execute("""
+        CREATE OR REPLACE TEMP TABLE of_hosts AS
+        SELECT coalesce(host, '') AS name, count(*) AS rows FROM verdicts GROUP BY 1""")
+    return Measured(
+        _measures(connection),
+        _distributions(connection),
+        _counted(connection, "SELECT unnest(reasons) AS name, NULL AS draw, NULL AS key FROM verdicts", None),
+        _counted(
+            connection,
+            """
+            SELECT coalesce(CASE WHEN reason = 'not_downloaded' THEN nullif(failure, '') END, reason) AS name, draw, key
+            FROM (SELECT unnest(reasons) AS reason, failure, draw, key FROM verdicts WHERE NOT accepted)""",
+            "url",
+        ),
+        _counted(
+            connection,
+            "SELECT alttext_problem AS name, draw, key FROM verdicts WHERE alttext_problem IS NOT NULL",
+            "left(caption, 200)",
+        ),
     )
 
 
-def measure(connection: duckdb.DuckDBPyConnection) -> Measures:
-    """Measure the tables or views `crawl` (CRAWL) and `verdicts` (VERDICTS) of one version.
-
-    `duplicate_share` is of the downloaded rows. Lengths are of usable AltText.
-    """
+def _measures(connection: duckdb.DuckDBPyConnection) -> Measures:
     counted = connection.execute("""
-        WITH rows AS (
-            SELECT crawl.*, accepted, alttext, coalesce(list_contains(reasons, 'duplicate_image'), false) AS duplicate
-            FROM crawl LEFT JOIN verdicts USING (key)
-        ), hosts AS (
-            SELECT lower(regexp_extract(url, '://([^/:?#]+)', 1)) AS host, count(*) AS of_host FROM crawl GROUP BY 1
-        )
-        SELECT count(*), count(*) FILTER (status = 'success'), count(*) FILTER (accepted), count(*) FILTER (duplicate),
-            count(alttext),
+        SELECT count(*), count(*) FILTER (downloaded), count(*) FILTER (accepted), count(*) FILTER (len(released) > 0),
+            count(*) FILTER (list_contains(reasons, 'duplicate_image')),
+            count(*) FILTER (list_contains(reasons, 'opted_out')), count(alttext),
             coalesce(quantile_disc(length(alttext), 0.05), 0), coalesce(quantile_disc(length(alttext), 0.5), 0),
-            coalesce(quantile_disc(length(alttext), 0.95), 0),
-            (SELECT count(*) FROM hosts), (SELECT coalesce(max(of_host), 0) FROM hosts),
-            count(*) FILTER (accepted IS NULL), count(*) - count(DISTINCT key), count(*) - count(DISTINCT uid),
-            count(*) FILTER (status = 'success' AND sha256 IS NULL)
-        FROM rows""").fetchall()
-    rows, downloaded, accepted, duplicates, alttexts, p05, p50, p95, hosts, largest, *faults = counted[0]
+            coalesce(quantile_disc(length(alttext), 0.95), 0), count(*) FILTER (downloaded AND sha256 IS NULL)
+        FROM verdicts""").fetchall()[0]
+    rows, downloaded, accepted, released, duplicates, opted_out, alttexts, p05, p50, p95, unhashed = counted
+    crawled = connection.execute("SELECT count(*) FROM crawl").fetchall()[0][0]
+    hosts, largest = connection.execute("SELECT count(*), coalesce(max(rows), 0) FROM of_hosts").fetchall()[0]
     return Measures(
         rows=rows,
         downloaded_rows=downloaded,
         download_share=_share(downloaded, rows),
         accepted_rows=accepted,
         accepted_share=_share(accepted, rows),
+        released_rows=released,
         duplicate_rows=duplicates,
         duplicate_share=_share(duplicates, downloaded),
+        opted_out_rows=opted_out,
         alttext_rows=alttexts,
         alttext_share=_share(alttexts, rows),
         alttext_chars_p05=p05,
@@ -100,10 +145,10 @@ def measure(connection: duckdb.DuckDBPyConnection) -> Measures:
         alttext_chars_p95=p95,
         hosts=hosts,
         largest_host_share=_share(largest, rows),
-        rows_without_verdict=faults[0],
-        repeated_keys=faults[1],
-        repeated_uids=faults[2],
-        downloads_without_sha256=faults[3],
+        rows_without_verdict=abs(crawled - rows),
+        repeated_keys=_repeated(connection, "key"),
+        repeated_uids=_repeated(connection, "uid"),
+        downloads_without_sha256=unhashed,
     )
 
 
@@ -111,46 +156,71 @@ def _share(part: int, whole: int) -> float:
     return round(part / whole, 6) if whole else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """A reason for refusing rows, or a problem of AltText: the rows that it was given to, and some of their AltText."""
-
-    name: str
-    rows: int
-    examples: tuple[str, ...] = ()
-
-
-def refusals(connection: duckdb.DuckDBPyConnection) -> list[Reason]:
-    """Count the rows refused by each reason, the most frequent first; a row may have several.
-
-    Rows that were not downloaded are counted by what the crawl says of them, up to a colon.
-    """
-    return _reasons(
-        connection,
-        """
-        SELECT CASE WHEN reason = 'not_downloaded' THEN coalesce(trim(split_part(error_message, ':', 1)), reason)
-            ELSE reason END AS name, uid, url AS example
-        FROM (SELECT key, unnest(reasons) AS reason FROM verdicts) JOIN crawl USING (key)""",
-    )
-
-
-def reasons(connection: duckdb.DuckDBPyConnection) -> list[Reason]:
-    """Count the rows refused by each rule, by the rule's name."""
-    return _reasons(connection, "SELECT unnest(reasons) AS name, uid, NULL AS example FROM verdicts")
-
-
-def problems(connection: duckdb.DuckDBPyConnection) -> list[Reason]:
-    """Count the rows whose AltText has each problem."""
-    return _reasons(
-        connection,
-        """
-        SELECT alttext_problem AS name, verdicts.uid, left(caption, 200) AS example
-        FROM verdicts JOIN crawl USING (key) WHERE alttext_problem IS NOT NULL""",
-    )
-
-
-def _reasons(connection: duckdb.DuckDBPyConnection, query: str) -> list[Reason]:
+def _repeated(connection: duckdb.DuckDBPyConnection, column: str) -> int:
+    """Count the rows whose *column* another row has before them: by hashes first, which take less memory."""
     counted = connection.execute(f"""
-        SELECT name, count(*), arg_min(example, md5(uid), {EXAMPLES}) FROM ({query})
-        GROUP BY 1 ORDER BY 2 DESC, 1""").fetchall()
-    return [Reason(name, rows, tuple(dict.fromkeys(examples or ()))) for name, rows, examples in counted]
+        WITH suspects AS (SELECT hash({column}) AS hashed FROM judged GROUP BY 1 HAVING count(*) > 1)
+        SELECT count(*) - count(DISTINCT {column}) FROM judged WHERE hash({column}) IN (FROM suspects)""").fetchall()
+    return int(counted[0][0])
+
+
+def _distributions(connection: duckdb.DuckDBPyConnection) -> Distributions:
+    languages = """
+        SELECT coalesce(lower(regexp_extract(language, '^[A-Za-z]{2,3}')), '') AS name, count(*) AS rows
+        FROM verdicts GROUP BY 1"""
+    return Distributions(
+        _named(connection, "of_hosts"),
+        _named(connection, f"({languages})"),
+        _binned(connection, "length(alttext)", "alttext IS NOT NULL"),
+        _binned(connection, "side", "downloaded AND side > 0"),
+    )
+
+
+def _named(connection: duckdb.DuckDBPyConnection, counts: str) -> dict[str, int]:
+    found = connection.execute(f"""
+        WITH placed AS (SELECT *, row_number() OVER (ORDER BY rows DESC, name) AS place FROM {counts})
+        SELECT CASE WHEN place > {_NAMED} THEN 'other' WHEN name = '' THEN 'unknown' ELSE name END, sum(rows)::BIGINT
+        FROM placed GROUP BY 1 ORDER BY 2 DESC, 1""").fetchall()
+    return dict(found)
+
+
+def _binned(connection: duckdb.DuckDBPyConnection, value: str, where: str) -> dict[str, int]:
+    found = connection.execute(f"""
+        SELECT floor(2 * log2({value}) + 1e-9)::INTEGER AS bin, count(*) FROM verdicts WHERE {where}
+        GROUP BY 1 ORDER BY 1""").fetchall()
+    return {f"{2 ** (number / 2):.0f}": rows for number, rows in found}
+
+
+def _counted(connection: duckdb.DuckDBPyConnection, query: str, shown: str | None) -> tuple[Reason, ...]:
+    """Count the rows of *query* (name, draw, key) by name, the most frequent first, with examples of what is shown."""
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE counted AS
+        SELECT name, count(*) AS rows, arg_min(key, draw, {EXAMPLES}) AS keys FROM ({query}) GROUP BY 1""")
+    found = connection.execute("SELECT name, rows, keys FROM counted ORDER BY rows DESC, name").fetchall()
+    keys = sorted({key for _, _, keys in found for key in keys or ()})
+    said: dict[str, str | None] = {}
+    if shown is not None and keys:
+        listed = ", ".join(literal(key) for key in keys)
+        said = dict(connection.execute(f"SELECT key, {shown} FROM crawl WHERE key IN ({listed})").fetchall())
+    return tuple(Reason(name, rows, _texts(said, keys or ())) for name, rows, keys in found)
+
+
+def _texts(said: dict[str, str | None], keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for key in keys if (text := said.get(key)) is not None))
+
+
+def write_sample(connection: duckdb.DuckDBPyConnection, rows: int, path: Path) -> int:
+    """Write *rows* rows by chance, the same ones each time, with `SAMPLE_COLUMNS` to *path*; return how many."""
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE sampled AS
+        SELECT key, uid, accepted, alttext, alttext_problem, reasons FROM verdicts ORDER BY draw, key LIMIT {rows}""")
+    connection.execute(f"""
+        COPY (
+            SELECT {", ".join(SAMPLE_COLUMNS)} FROM (
+                SELECT crawl.*, accepted, alttext, alttext_problem, array_to_string(reasons, ' ') AS reasons,
+                    accepted = (len(reasons) = 0) AND NOT (accepted AND status != 'success')
+                        AND NOT (alttext IS NULL AND alttext_problem IS NULL) AS consistent
+                FROM crawl JOIN sampled USING (key, uid)
+            ) ORDER BY key, uid
+        ) TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd)""")
+    return int(connection.execute("SELECT count(*) FROM sampled").fetchall()[0][0])

@@ -1,0 +1,141 @@
+"""Similarity by a CLIP model: a real one with random weights, over real tars, once for each pair."""
+
+import io
+import json
+import shutil
+from dataclasses import asdict
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+from tests.conftest import REPOSITORY
+from tests.quality.given import INTERVAL, Row, configure, give_crawl, picture, use_given
+from vecap_tasks.dataset.schemas import SCORES
+from vecap_tasks.dataset.version import Version
+from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.quality.clip import Scorer
+from vecap_tasks.stages import load_stage
+
+TEXTS = ["A beagle in the snow", "A heron by the river", "A castle on a hill", "Two boats"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A CLIP model of random weights, some 100,000 of them, and the demo's tokenizer."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "vecap_tasks/demo/models/llm")
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = tower | ids | {"vocab_size": len(tokenizer), "max_position_embeddings": 16}
+    vision = tower | {"image_size": 32, "patch_size": 8}
+    torch.manual_seed(1)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _given(monkeypatch):
+    use_given(monkeypatch)
+
+
+def pairs(count):
+    images = [Image.open(io.BytesIO(picture(number * 40))).convert("RGB") for number in range(count)]
+    return [(image, TEXTS[number % len(TEXTS)]) for number, image in enumerate(images)]
+
+
+def test_a_score_is_the_models_own_cosine_whatever_stands_beside_it(model):
+    scorer = Scorer(model, batch_size=8, device="cpu", threads=1)
+    together = scorer.score(pairs(6))
+    assert together == [scorer.score([pair])[0] for pair in pairs(6)]
+    assert len(set(together)) > 1
+    clip, tokenizer = CLIPModel.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
+    image, text = pairs(2)[1]
+    with torch.inference_mode():
+        logits = clip(
+            pixel_values=CLIPImageProcessorPil.from_pretrained(model)(image, return_tensors="pt")["pixel_values"],
+            input_ids=tokenizer(text, padding="max_length", max_length=16, return_tensors="pt")["input_ids"],
+        ).logits_per_image
+    assert together[1] == pytest.approx((logits / clip.logit_scale.exp()).item(), abs=1e-4)
+
+
+def test_what_cannot_score_is_told(model, tmp_path):
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="there is no GPU"):
+            Scorer(model, 8, "cuda", 1)
+    shutil.copy(model / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(VecapError, match="cannot be loaded as a CLIPModel"):
+        Scorer(tmp_path, 8, "cpu", 1)
+
+
+def scored(config, interval=INTERVAL):
+    """Do crawl and quality of *interval* here; return the stage, its manifest, and its scores by key."""
+    version = Version(config.dataset, interval, 1, "")
+    for name in ("crawl", "quality"):
+        stage = load_stage(name, config, version)
+        for part in stage.unprepared():
+            stage.prepare(part)
+        for shard in stage.plan():
+            stage.run(shard)
+        manifest = stage.commit()
+    table = pq.read_table(stage.store.path(manifest.file("scores.parquet")))
+    assert table.schema.names == SCORES.names
+    return stage, manifest, table.to_pylist()
+
+
+def section(model, **more):
+    return {"clip": {"model": str(model), "batch_size": 4} | more}
+
+
+def test_rows_below_are_refused_and_the_scores_are_kept(tmp_path, model):
+    rows = [*(Row(caption=text) for text in TEXTS * 3), Row(caption="IMG_1234.jpg"), Row(caption=None)]
+    rows += [Row(status="failed_to_download", error_message="http_404"), Row(caption="A red door", image=0)]
+    give_crawl(tmp_path, rows)
+    stage, manifest, scores = scored(configure(tmp_path, quality=section(model, top_fraction=0.5)))
+    assert stage.on_workers
+    assert len(scores) == 14  # all that have an image and a text
+    assert [item.kind for item in manifest.inputs] == ["stage", "model"]
+    usable = sorted(line["similarity"] for line in scores if line["key"] != "000010002")
+    below = [line["key"] for line in scores if line["similarity"] < usable[6] and line["key"] != "000010002"]
+    verdicts = pq.read_table(stage.store.path(manifest.file("verdicts.parquet"))).to_pylist()
+    assert below
+    assert [row["key"] for row in verdicts if "score:clip_similarity" in row["reasons"]] == below
+    assert manifest.counters["reason.score:clip_similarity"] == len(below)
+
+
+def test_another_version_scores_no_pair_again(tmp_path, model, monkeypatch, caplog):
+    give_crawl(tmp_path, [Row(caption=text) for text in TEXTS])
+    config = configure(tmp_path, quality=section(model))
+    _, _, first = scored(config)
+    store = load_stage("quality", config, Version("given", INTERVAL, 1, "")).store
+    bound = asdict(Version("given", INTERVAL, 1, "")) | {"config": {}}
+    store.put(f"given/{INTERVAL}/version.json", json.dumps(bound).encode())
+    monkeypatch.setattr("vecap_tasks.quality.clip.Scorer.score", lambda *_: pytest.fail("a pair was scored again"))
+    with caplog.at_level("INFO"):
+        _, _, second = scored(config, "2026-01-02")
+    assert second == first
+    assert "4 rows of 00000 scored, 4 of them by other versions" in caplog.text
+
+
+def test_the_models_files_and_thresholds_are_part_of_the_fingerprint(tmp_path, model):
+    def fingerprint(**more):
+        config = configure(tmp_path, quality=section(more.pop("model", model), **more))
+        return load_stage("quality", config, Version("given", INTERVAL, 1, "")).fingerprint
+
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    assert fingerprint() != load_stage("quality", configure(tmp_path), Version("given", INTERVAL, 1, "")).fingerprint
+    assert fingerprint(min_similarity=0.1) != fingerprint()
+    assert fingerprint(device="cpu", threads=2) == fingerprint()
+    before = fingerprint(model=other)
+    with (other / "config.json").open("a") as stream:
+        stream.write("\n")
+    assert fingerprint(model=other) != before
+    with pytest.raises(VecapError, match="there is no folder"):
+        fingerprint(model=tmp_path / "nowhere")

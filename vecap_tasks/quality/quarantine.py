@@ -1,0 +1,201 @@
+"""The quarantine: the refused rows of a version, to be looked at and released.
+
+It is a view over what is there, the verdicts and the crawl's tables, so it costs no byte and cannot disagree with
+them. A version that the gate refused has one too. A page, a notebook and the command line use these functions alike.
+"""
+
+# ruff: noqa: S608 - the queries are put together from this package's own names
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import duckdb
+
+from vecap_tasks.dataset.manifest import read_manifest
+from vecap_tasks.dataset.query import connect, create_view
+from vecap_tasks.dataset.schemas import CRAWL, VERDICTS
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.version import Version
+from vecap_tasks.errors import VecapError
+from vecap_tasks.quality.releases import Action, Entry, add_release, in_force, read_releases
+from vecap_tasks.quality.rules import FINAL, says
+from vecap_tasks.quality.tables import VERDICTS_FILE, shard_tables
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonCount:
+    """A reason, what its rule says, how many rows it refuses, for how many it is the only one, and whether a person
+    can waive it."""
+
+    reason: str
+    says: str
+    rows: int
+    alone: int
+    releasable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """What a person needs to decide. `caption` is the AltText as crawled; sizes in pixels, of the image as downloaded;
+    `tar` is where the store has the picture, as `{key}.jpg`, None where it was not downloaded."""
+
+    reasons: tuple[str, ...]
+    key: str
+    uid: str
+    url: str
+    page_url: str | None
+    caption: str | None
+    alttext_problem: str | None
+    error_message: str | None
+    original_width: int | None
+    original_height: int | None
+    tar: str | None
+    releasable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the refused rows, by key; `total` counts all that were asked for."""
+
+    total: int
+    rows: tuple[RefusedRow, ...]
+
+
+def list_reasons(store: Store, version: Version) -> list[ReasonCount]:
+    """Return the reasons of *version*, the most frequent first. Raises VecapError where it has no verdicts yet."""
+    with _opened(store, version) as connection:
+        found = connection.execute("""
+            SELECT reason, count(*), count(*) FILTER (alone)
+            FROM (SELECT unnest(reasons) AS reason, len(reasons) = 1 AS alone FROM verdicts WHERE NOT accepted)
+            GROUP BY 1 ORDER BY 2 DESC, 1""").fetchall()
+    return [ReasonCount(reason, says(reason), rows, alone, reason not in FINAL) for reason, rows, alone in found]
+
+
+def list_rows(store: Store, version: Version, reason: str | None = None, limit: int = 50, offset: int = 0) -> Page:
+    """Return *limit* of the rows refused for *reason*, or at all, after *offset* of them.
+
+    Raises VecapError where the version has no verdicts yet.
+    """
+    with _opened(store, version) as connection:
+        connection.execute("SET VARIABLE asked = $1::VARCHAR", [reason])
+        refused = "NOT accepted AND (getvariable('asked') IS NULL OR list_contains(reasons, getvariable('asked')))"
+        total = connection.execute(f"SELECT count(*) FROM verdicts WHERE {refused}").fetchall()[0][0]
+        # The page's keys first: the crawl's wide tables are then read for these alone.
+        found = connection.execute(
+            f"""
+            WITH page AS (
+                SELECT key, alttext_problem, reasons FROM verdicts WHERE {refused} ORDER BY key LIMIT $1 OFFSET $2
+            )
+            SELECT reasons, key, crawl.uid, url, page_url, caption, alttext_problem, error_message,
+                original_width, original_height,
+                CASE WHEN status = 'success' THEN regexp_replace(filename, '\\.parquet$', '.tar') END
+            FROM crawl JOIN page USING (key) ORDER BY key""",
+            [limit, offset],
+        ).fetchall()
+    rows = tuple(RefusedRow(tuple(reasons), *told, not set(FINAL) & set(reasons)) for reasons, *told in found)
+    return Page(total, rows)
+
+
+def release(
+    store: Store,
+    version: Version,
+    *,
+    uids: Sequence[str] = (),
+    reason: str | None = None,
+    note: str,
+    by: str,
+) -> str:
+    """Let rows of the interval of *version* go on: these *uids* whatever refuses them, or what *reason* alone refuses.
+
+    Writes an entry and returns its name in the store; the next run makes a revision by it. Raises VecapError, and
+    writes nothing, where a uid is not refused or has no image to go on with, or where nobody has the *reason*.
+    """
+    with _opened(store, version) as connection:
+        if reason is not None:
+            _check_reason(connection, version, reason)
+        if uids:
+            _check_uids(connection, version, uids)
+    return _enter(store, version, "release", uids, reason, note, by)
+
+
+def withdraw(
+    store: Store,
+    version: Version,
+    *,
+    uids: Sequence[str] = (),
+    reason: str | None = None,
+    note: str,
+    by: str,
+) -> str:
+    """Take back what was released for the interval of *version*, by another entry; return its name in the store.
+
+    Raises VecapError, and writes nothing, where it is not released now.
+    """
+    now = in_force(read_releases(store, version.dataset, version.interval))
+    unknown = [uid for uid in uids if uid not in now.uids]
+    if reason is not None and reason not in now.reasons:
+        unknown.append(reason)
+    if unknown:
+        raise VecapError(f"{_some(unknown)} is not released for {version.interval}; see `vecap quarantine releases`")
+    return _enter(store, version, "withdraw", uids, reason, note, by)
+
+
+def _enter(
+    store: Store, version: Version, action: Action, uids: Sequence[str], reason: str | None, note: str, by: str
+) -> str:
+    if bool(uids) == (reason is not None):
+        raise VecapError("say what: either uids or a reason")
+    if not note.strip() or not by.strip():
+        raise VecapError("a release needs a note that says why, and a name; give both")
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = Entry(
+        action, version.interval, version.name, tuple(sorted(set(uids))), reason, note.strip(), by.strip(), at
+    )
+    return add_release(store, version.dataset, entry)
+
+
+def _check_reason(connection: duckdb.DuckDBPyConnection, version: Version, reason: str) -> None:
+    if reason in FINAL:
+        raise VecapError(f"{reason} cannot be released: there is no image to go on with; `--retry-failed` tries again")
+    known = connection.execute("SELECT DISTINCT unnest(reasons) FROM verdicts WHERE NOT accepted").fetchall()
+    names = sorted(name for (name,) in known)
+    if reason not in names:
+        raise VecapError(f"no row of {version.name} is refused for {reason}; there are: {', '.join(names) or 'none'}")
+
+
+def _check_uids(connection: duckdb.DuckDBPyConnection, version: Version, uids: Sequence[str]) -> None:
+    found = dict(
+        connection.execute(
+            "SELECT uid, reasons FROM verdicts WHERE NOT accepted AND list_contains($1::VARCHAR[], uid)", [list(uids)]
+        ).fetchall()
+    )
+    unknown = [uid for uid in uids if uid not in found]
+    if unknown:
+        raise VecapError(f"{version.name} refuses no row {_some(unknown)}; nothing was released")
+    lost = [uid for uid in uids if set(FINAL) & set(found[uid])]
+    if lost:
+        raise VecapError(
+            f"{_some(lost)} cannot be released: there is no image to go on with; `--retry-failed` tries again"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{names[0]} (and {len(names) - 1} more)" if len(names) > 1 else names[0]
+
+
+@contextmanager
+def _opened(store: Store, version: Version) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Give a connection with the views `crawl` and `verdicts` of *version*, published or refused."""
+    crawl = read_manifest(store, f"{version.folder}/crawl")
+    quality = read_manifest(store, f"{version.folder}/quality")
+    verdicts = quality.file(VERDICTS_FILE) if quality else f"{version.folder}/quality/{VERDICTS_FILE}"
+    if crawl is None or not store.exists(verdicts):
+        raise VecapError(f"version {version.name} has no verdicts yet; run `vecap quality` first")
+    with connect(store) as connection:
+        create_view(connection, store, "crawl", shard_tables(crawl), CRAWL)
+        create_view(connection, store, "verdicts", [verdicts], VERDICTS)
+        yield connection

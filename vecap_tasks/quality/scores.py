@@ -1,0 +1,148 @@
+"""The scores of a CLIP model, shard by shard of the crawl, each pair of image and AltText once whatever the versions.
+
+No torch here: a fingerprint needs the digest of the model's files, not the model.
+"""
+
+# ruff: noqa: S608 - the queries are put together from this package's own rules and quoted literals
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from PIL import Image
+
+from vecap_tasks.config import ClipScore, Config
+from vecap_tasks.dataset.manifest import digest, read_manifest
+from vecap_tasks.dataset.parquet import write_rows
+from vecap_tasks.dataset.query import connect, create_view
+from vecap_tasks.dataset.schemas import CRAWL, SCORES
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.tar import read_samples
+from vecap_tasks.dataset.version import Version, list_versions
+from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.quality.clean import cleaned
+
+if TYPE_CHECKING:
+    from vecap_tasks.quality.clip import Scorer
+
+FILE = "scores.parquet"
+_MODEL_FILES = ("*.safetensors", "*.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFiles:
+    """A CLIP model on disk: `digest` is a sha256 over the names and digests of its files."""
+
+    name: str
+    folder: Path
+    digest: str
+    bytes: int
+
+    def scored_by(self, settings: ClipScore) -> str:
+        """Return what a score follows from besides image and text, as 16 hex digits."""
+        return digest({"model": self.digest, "batch_size": settings.batch_size, "cleaning": cleaned("caption")})[:16]
+
+
+def find_clip(config: Config, settings: ClipScore) -> ClipFiles:
+    """Return the model that *settings* name. Raises VecapError naming the folder and what it lacks."""
+    folder = Path(config.resolve(settings.model))
+    if not folder.is_dir():
+        raise VecapError(f"quality.clip.model: there is no folder {folder}; correct the path in the configuration")
+    files = sorted({file for pattern in _MODEL_FILES for file in folder.glob(pattern)})
+    if folder / "config.json" not in files or not any(file.suffix == ".safetensors" for file in files):
+        raise VecapError(
+            f"quality.clip.model: {folder} lacks config.json or *.safetensors; give the folder of a CLIPModel"
+        )
+    stats = [(file, file.stat()) for file in files]
+    named = [(file.name, _sha256(str(file), stat.st_size, stat.st_mtime_ns)) for file, stat in stats]
+    return ClipFiles(settings.model, folder, digest(named), sum(stat.st_size for _, stat in stats))
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, modified: int) -> str:
+    """Return the file's sha256; size and time of change are there to be the cache's key."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def earlier_scores(store: Store, version: Version) -> list[str]:
+    """Return where the store has the scores of the dataset's other versions."""
+    found: dict[str, None] = {}
+    for other in list_versions(store, version.dataset):
+        manifest = read_manifest(store, f"{other.folder}/quality") if other.name != version.name else None
+        if manifest is not None and any(entry.path == FILE for entry in manifest.files):
+            found[manifest.file(FILE)] = None
+    return list(found)
+
+
+def write_scores(
+    store: Store, shard: str, earlier: Sequence[str], clip: ClipFiles, settings: ClipScore, path: Path
+) -> tuple[int, int]:
+    """Score the crawl's *shard* (its name in the store without an ending) and write SCORES to *path*.
+
+    Returns the rows, and how many of them other versions had. Raises DamagedError where the tar lacks an image.
+    """
+    by = clip.scored_by(settings)
+    with connect(store, threads=1) as connection:
+        create_view(connection, store, "crawl", [f"{shard}.parquet"], CRAWL)
+        create_view(connection, store, "earlier", earlier, SCORES)
+        connection.execute(f"""
+            CREATE TEMP TABLE wanted AS SELECT key, uid, sha256, text, md5(text) AS text_md5
+            FROM (SELECT *, {cleaned("caption")} AS text FROM crawl WHERE status = 'success') WHERE text != ''""")
+        rows: pa.Table = connection.execute(
+            """
+            SELECT wanted.*, found.similarity FROM wanted LEFT JOIN (
+                SELECT sha256, text_md5, max(similarity) AS similarity FROM earlier
+                WHERE scored_by = $by AND sha256 IN (SELECT sha256 FROM wanted) GROUP BY ALL
+            ) AS found USING (sha256, text_md5) ORDER BY key""",
+            {"by": by},
+        ).to_arrow_table()
+    known = dict(zip(rows["key"].to_pylist(), rows["similarity"].to_pylist(), strict=True))
+    texts = dict(zip(rows["key"].to_pylist(), rows["text"].to_pylist(), strict=True))
+    missing = {key: text for key, text in texts.items() if known[key] is None}
+    if missing:
+        from vecap_tasks.quality.clip import load_scorer
+
+        scorer = load_scorer(clip.folder, clip.digest, settings.batch_size, settings.device, settings.threads)
+        known |= _scored(store, f"{shard}.tar", missing, scorer)
+    similarity = pa.array([known[key] for key in texts], pa.float64())
+    made = rows.set_column(rows.schema.get_field_index("similarity"), "similarity", similarity)
+    made = made.append_column("scored_by", pa.array([by] * len(made), pa.string()))
+    return write_rows(made.to_batches(), SCORES, path), len(texts) - len(missing)
+
+
+def _scored(store: Store, tar: str, texts: dict[str, str], scorer: Scorer) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    pictures = _pictures(store, tar, texts, found)
+    while batch := list(islice(pictures, scorer.batch_size)):
+        values = scorer.score([(image, texts[key]) for key, image in batch])
+        found |= dict(zip((key for key, _ in batch), values, strict=True))
+    if len(found) < len(texts):
+        key = min(texts.keys() - found.keys())
+        raise DamagedError(f"{tar} has no image {key}; run `vecap verify`, then restore it or crawl again")
+    return found
+
+
+def _pictures(
+    store: Store, tar: str, texts: dict[str, str], unreadable: dict[str, float | None]
+) -> Iterator[tuple[str, Image.Image]]:
+    """Give the wanted images of *tar* one by one; what is none goes to *unreadable*, without a score."""
+    with store.local(tar) as path, path.open("rb") as stream:
+        for sample in read_samples(stream, tar):
+            if sample.key not in texts:
+                continue
+            try:
+                with Image.open(io.BytesIO(sample.members.get("jpg", b""))) as image:
+                    picture = image.convert("RGB")
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                unreadable[sample.key] = None  # what PIL raises for bytes that are no image, or half of one
+                continue
+            yield sample.key, picture
