@@ -21,6 +21,21 @@ from vecap_tasks.config.crawl import (
     WatSource,
     WebdatasetSource,
 )
+from vecap_tasks.config.evaluate import (
+    BootstrapConfig,
+    CaptionTable,
+    CaptionTars,
+    ChampionConfig,
+    ClassFolders,
+    ClassTable,
+    ClassTars,
+    EvaluateConfig,
+    KarpathySet,
+    RetrievalSource,
+    Ties,
+    TokenSet,
+    ZeroShotSource,
+)
 from vecap_tasks.config.load import Config, load_config, parse_config
 from vecap_tasks.config.quality import Gate, QualityConfig, RowRules
 from vecap_tasks.config.rewrite import (
@@ -33,12 +48,19 @@ from vecap_tasks.config.rewrite import (
 )
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.services import DaskConfig, MlflowConfig, TlsConfig
-from vecap_tasks.config.train import Arm, AssembleConfig, ClipConfig, EvaluateConfig, TrainConfig
+from vecap_tasks.config.train import Arm, AssembleConfig, ClipConfig, TrainConfig
 from vecap_tasks.config.variables import environment, expand
 
 __all__ = [
     "Arm",
     "AssembleConfig",
+    "BootstrapConfig",
+    "CaptionTable",
+    "CaptionTars",
+    "ChampionConfig",
+    "ClassFolders",
+    "ClassTable",
+    "ClassTars",
     "ClipConfig",
     "Config",
     "CrawlConfig",
@@ -48,10 +70,12 @@ __all__ = [
     "FetchConfig",
     "Gate",
     "ImageConfig",
+    "KarpathySet",
     "MlflowConfig",
     "ModelConfig",
     "PriceConfig",
     "QualityConfig",
+    "RetrievalSource",
     "RetryConfig",
     "RewriteConfig",
     "RowRules",
@@ -62,12 +86,15 @@ __all__ = [
     "ServerConfig",
     "SiteSource",
     "Source",
+    "Ties",
     "TlsConfig",
+    "TokenSet",
     "TrainConfig",
     "UrlSource",
     "WarcSource",
     "WatSource",
     "WebdatasetSource",
+    "ZeroShotSource",
     "environment",
     "expand",
     "load_config",
