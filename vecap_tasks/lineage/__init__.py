@@ -1,6 +1,7 @@
 """Lineage: what was made from what, written to MLflow and walked back, with every digest checked on the way."""
 
+from vecap_tasks.lineage.champion import decide_champion, move_champion
 from vecap_tasks.lineage.clip import record_clip
 from vecap_tasks.lineage.versions import record_version
 
-__all__ = ["record_clip", "record_version"]
+__all__ = ["decide_champion", "move_champion", "record_clip", "record_version"]

@@ -19,6 +19,14 @@ from vecap_tasks.dataset.manifest import Manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage.evaluated import (
+    FOLDER,
+    arm_values,
+    collect_evaluation,
+    evaluation_inputs,
+    set_of,
+    with_ends,
+)
 from vecap_tasks.lineage.tracking import Tracking, airflow_tags, dataset_input, open_tracking
 from vecap_tasks.stages import load_stage
 
@@ -69,16 +77,11 @@ class _Recorder:
         self.tracking.inputs(run_id, list(datasets.values()))
         self.tracking.params(run_id, {"train": self.train.config, "evaluate": self.evaluate.config})
         for figures in results["runs"]:
-            self._record_model(run_id, figures["arm"], figures["seed"], figures["figures"], datasets)
-        values = {f"{arm['arm']}.{name}": value for arm in results["arms"] for name, value in arm["mean"].items()}
-        spread = {
-            f"{arm['arm']}.{name}.deviation": value
-            for arm in results["arms"]
-            for name, value in arm["deviation"].items()
-            if value is not None
-        }
+            values = with_ends(figures["figures"], figures["intervals"])
+            self._record_model(run_id, figures["arm"], figures["seed"], values, datasets)
         chance = {f"chance.{name}": value for name, value in results["chance"].items()}
-        self._figures(run_id, values | spread | chance, None, None)
+        for values in (*map(arm_values, results["arms"]), chance):
+            self._figures(run_id, values, None, None)
         with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
             self._collect_arms(Path(folder))
             client.log_artifacts(run_id, folder)
@@ -106,7 +109,12 @@ class _Recorder:
         steps = [json.loads(line) for line in lines]
         curves = [Metric(name, step[name], now, step["step"]) for step in steps for name in _CURVES]
         self.tracking.metrics(run_id, curves)
-        self._figures(run_id, figures, model.model_id, datasets["evaluation"])
+        for name in evaluation_inputs(self.version.dataset, self.evaluate):
+            of_set = {key: value for key, value in figures.items() if set_of(key) == name}
+            self._figures(run_id, of_set, model.model_id, datasets[name])
+        with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
+            collect_evaluation(self.store, self.evaluate, shard, Path(folder))
+            client.log_artifacts(run_id, folder, FOLDER)
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=len(steps))])
         client.set_terminated(run_id, "FINISHED")
@@ -140,15 +148,12 @@ class _Recorder:
         self.tracking.metrics(run_id, made)
 
     def _datasets(self) -> dict[str, DatasetInput]:
-        """Return the version as the dataset of training, and the evaluation set."""
+        """Return the version as the dataset of training, and the evaluation sets."""
         assemble = next(item for item in self.train.inputs if item.kind == "stage" and item.name == "assemble")
-        dataset = next(item for item in self.evaluate.inputs if item.kind == "dataset")
         name = f"{self.version.dataset}/{self.version.name}"
         place = {"store": self.store.root, "version": self.version.name}
-        return {
-            "training": dataset_input(name, assemble.digest, "training", place),
-            "evaluation": dataset_input(f"{self.version.dataset}/evaluation", dataset.digest, "evaluation", {}),
-        }
+        training = {"training": dataset_input(name, assemble.digest, "training", place)}
+        return training | evaluation_inputs(self.version.dataset, self.evaluate)
 
     def _tags(self, kind: str, digest: str) -> dict[str, str]:
         return self.tags | {

@@ -3,10 +3,10 @@
     uv pip install --no-deps --target THEIRS clip-benchmark==1.6.2 open_clip_torch==3.3.0 numpy==2.3.5
     PYTHONPATH=THEIRS python -m tests.data.evaluation.make
 
-It needs torch, tqdm and scikit-learn besides (and a NumPy before 2.4). CLIP_benchmark's own functions are imported and called. open_clip's
-training cannot be imported without torchvision, so its function `get_clip_metrics` is taken, as it stands, from the
-package's file. Features of small whole numbers have similarities that are exact, with many ties; those of length 1 are
-as a model gives them, and some captions stand there twice.
+It needs torch, tqdm and scikit-learn besides; CLIP_benchmark's accuracy fails with a NumPy from 2.4 on. Its functions
+are imported and called. open_clip's training cannot be imported without torchvision, so its function `get_clip_metrics`
+is taken, as it stands, from the package's file. Features of small whole numbers have similarities that are exact, with
+many ties; those of length 1 are as a model gives them, and some of them stand there several times.
 """
 
 from __future__ import annotations
