@@ -17,7 +17,6 @@ from vecap_tasks.dataset.parquet import write_rows
 from vecap_tasks.errors import DamagedError
 
 FILE = "answers.parquet"
-TASKS = ("image_to_text", "text_to_image", "zero_shot")
 
 SCHEMA = pa.schema(
     [
@@ -39,8 +38,9 @@ SCHEMA = pa.schema(
 class Answers:
     """The answers of one model to one task of one set.
 
-    `image` int32 [n] and `label` int32 [n] (empty but for zero_shot) belong to the rows of `hits`, bool [n, 3]: first
-    1, 5, 10 in retrieval; first 1, 5 and chosen in zero_shot.
+    `task` is image_to_text, text_to_image or zero_shot. `image` int32 [n] and `label` int32 [n] (empty but for
+    zero_shot) belong to the rows of `hits`, bool [n, 3]: first 1, 5 and 10 in retrieval; first 1, first 5 and chosen
+    in zero_shot.
     """
 
     set: str

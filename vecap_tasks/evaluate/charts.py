@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vecap_tasks.evaluate.metrics import MAIN
 from vecap_tasks.evaluate.results import Results
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ _RIGHT, _WRONG = "#1b7837", "#bbbbbb"
 
 def plot_arms(results: Results, path: Path) -> None:
     """Write a bar chart of the arms, recall@1 both ways and zero-shot top-1 of every set, with their intervals."""
-    shown = [key for key in results.titles if key.rpartition(".")[2] in MAIN]
+    shown = results.main
     figure = Figure(figsize=(max(8.0, 2.4 * len(shown)), 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -43,8 +42,7 @@ def plot_arms(results: Results, path: Path) -> None:
     for group, key in enumerate(shown):
         level = 100 * results.chance[key]
         axes.hlines(level, group - 0.45, group + 0.45, colors="black", linestyles="dotted", linewidth=1)
-    titles = [f"{key.rpartition('.')[0]} {results.titles[key]}".lstrip() for key in shown]
-    axes.set_xticks(range(len(shown)), titles)
+    axes.set_xticks(range(len(shown)), [results.title(key) for key in shown])
     axes.set_ylabel(f"percent, {100 * results.confidence:g} % intervals (dotted: chance)")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)

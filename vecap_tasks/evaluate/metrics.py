@@ -29,7 +29,6 @@ _OF_TASK: dict[str, tuple[tuple[str, str], ...]] = {
         ("zero_shot_mean_per_class", "per class"),
     ),
 }
-MAIN = ("image_to_text_1", "text_to_image_1", "zero_shot_top1")  # what charts and comparisons show
 _MEAN_PER_CLASS = "zero_shot_mean_per_class"
 
 
@@ -47,10 +46,6 @@ class Metric:
     def per_class(self) -> bool:
         """Whether it is the mean over classes, not over queries."""
         return self.key.endswith(_MEAN_PER_CLASS)
-
-    @property
-    def main(self) -> bool:
-        return self.key.rpartition(".")[2] in MAIN
 
 
 def metrics_of(tasks: Iterable[tuple[str, str]]) -> list[Metric]:

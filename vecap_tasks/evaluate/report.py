@@ -30,10 +30,10 @@ def format_markdown(results: Results) -> str:
         head, *rows = _rows(results, name)
         parts.append(f"## {name or 'Evaluation set'}\n\n{_caption(results, name)}")
         parts.append(_markdown(head, rows))
-    main = [key for key in results.titles if key.endswith("_1") or key.endswith("_top1")]
+    main = results.main
     share = f"{100 * results.confidence:g} %"
     parts.append(f"## Intervals\n\nPercent, {share} by bootstrap over images and seeds, {results.rounds:,} rounds.")
-    head = ["arm", *(_title(results, key) for key in main)]
+    head = ["arm", *(results.title(key) for key in main)]
     parts.append(
         _markdown(head, [[arm.arm, *(_interval(*arm.intervals[key]) for key in main)] for arm in results.arms])
     )
@@ -56,10 +56,6 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def _names(results: Results) -> list[str]:
     return list(dict.fromkeys(one.name for one in results.sets))
-
-
-def _title(results: Results, key: str) -> str:
-    return f"{key.rpartition('.')[0]} {results.titles[key]}".lstrip()
 
 
 def _rows(results: Results, name: str) -> list[list[str]]:

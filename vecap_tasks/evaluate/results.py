@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vecap_tasks.config import BootstrapConfig
 from vecap_tasks.dataset.manifest import Manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.errors import DamagedError
 
-if TYPE_CHECKING:
-    from vecap_tasks.evaluate.answers import Answers
-
 FILE = "results.json"
+MAIN = ("image_to_text_1", "text_to_image_1", "zero_shot_top1")  # what charts and comparisons show of each set
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,67 +90,18 @@ class Results:
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"{where} is not a table of results: {error}; run `vecap verify`") from error
 
+    @property
+    def main(self) -> list[str]:
+        """The keys of recall@1 both ways and top-1 of all sets, in their order."""
+        return [key for key in self.titles if key.rpartition(".")[2] in MAIN]
+
+    def title(self, key: str) -> str:
+        """Return what the metric *key* is called where several sets are shown together."""
+        return f"{key.rpartition('.')[0]} {self.titles[key]}".lstrip()
+
     def of_set(self, name: str) -> list[str]:
         """Return the keys of the metrics of the set *name*, in their order."""
         return [key for key in self.titles if key.rpartition(".")[0] == name]
-
-
-def summarise(
-    runs: Mapping[tuple[str, int], Sequence[Answers]],
-    sets: Sequence[SetSize],
-    chance: dict[str, float],
-    settings: BootstrapConfig,
-) -> Results:
-    """Return the results of the models *runs*, by arm and seed, in their order."""
-    from vecap_tasks.evaluate.bootstrap import arm_rounds, interval, resample
-    from vecap_tasks.evaluate.metrics import figures_of, metrics_of
-
-    rounds = resample(list(runs.values()), settings)
-    figures = [figures_of(answers) for answers in runs.values()]
-    titles = {one.key: one.title for one in metrics_of((a.set, a.task) for a in next(iter(runs.values())))}
-    models = [
-        RunFigures(arm, seed, figures[place], {key: _ends(interval(rounds[key][:, place], settings.confidence))
-                                               for key in titles})
-        for place, (arm, seed) in enumerate(runs)
-    ]  # fmt: skip
-    by_arm: dict[str, list[int]] = {}
-    for place, (arm, _) in enumerate(runs):
-        by_arm.setdefault(arm, []).append(place)
-    of_arms = {key: arm_rounds(rounds[key], list(by_arm.values()), settings) for key in titles}
-    arms = []
-    for place, (arm, columns) in enumerate(by_arm.items()):
-        values = {key: [figures[column][key] for column in columns] for key in titles}
-        arms.append(
-            ArmFigures(
-                arm,
-                len(columns),
-                {key: statistics.fmean(found) for key, found in values.items()},
-                {key: statistics.stdev(found) if len(found) > 1 else None for key, found in values.items()},
-                {key: _ends(interval(of_arms[key][:, place], settings.confidence)) for key in titles},
-            )
-        )
-    return Results(
-        tuple(sets), titles, tuple(arms), tuple(models), _compare(arms, of_arms, settings), chance,
-        settings.confidence, settings.rounds,
-    )  # fmt: skip
-
-
-def _compare(
-    arms: Sequence[ArmFigures], rounds: Mapping[str, Any], settings: BootstrapConfig
-) -> tuple[Comparison, ...]:
-    from vecap_tasks.evaluate.bootstrap import difference
-
-    made = []
-    for (left, one), (right, other) in combinations(enumerate(arms), 2):
-        for key, values in rounds.items():
-            observed = one.mean[key] - other.mean[key]
-            found = difference(observed, values[:, left] - values[:, right], settings.confidence)
-            made.append(Comparison(one.arm, other.arm, key, *(found.difference, found.low, found.high, found.p)))
-    return tuple(made)
-
-
-def _ends(found: Any) -> list[float]:
-    return [found.low, found.high]
 
 
 def read_results(store: Store, manifest: Manifest) -> Results:

@@ -14,7 +14,7 @@ from vecap_tasks.dataset.stage import Made, ShardResult, Stage
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.errors import DamagedError
 from vecap_tasks.evaluate.results import FILE as RESULTS
-from vecap_tasks.evaluate.results import SetSize, summarise
+from vecap_tasks.evaluate.results import SetSize
 
 if TYPE_CHECKING:
     from vecap_tasks.evaluate.sets import EvaluationSets
@@ -79,6 +79,7 @@ class Evaluate(Stage):
         from vecap_tasks.evaluate.charts import plot_arms
         from vecap_tasks.evaluate.metrics import chances_of
         from vecap_tasks.evaluate.report import format_markdown
+        from vecap_tasks.evaluate.summary import summarise
 
         runs = {}
         for shard in self.shards():
