@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from airflow.sdk import DAG, Param, PartitionedAssetTimetable, chain, get_current_context, task
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import DAG, Param, PartitionedAssetTimetable, TriggerRule, chain, get_current_context, task
 from vecap_airflow.job import DATASET_VERSION, Job, config_param, groups_param, overrides_param
 from vecap_airflow.links import recording_task, remember_run
-from vecap_airflow.tasks import RETRIES, plainly, run_tags, stage_group
+from vecap_airflow.tasks import RETRIES, plainly, run_tags, stage_group, versions_of
+
+log = logging.getLogger(__name__)
 
 DOCS = """
 **Trains the arms and measures them.** Runs for every version that `vecap_dataset` or `vecap_recaption` publishes,
 under the configuration that made it; by hand, give the version. `train` makes one CLIP model for each arm (`alttext`,
 `vec`, `vecap`, `mixed`) and seed, `evaluate` measures retrieval and zero-shot classification, and the result stands
 in MLflow beside the version that the models were trained on. A version that has its results is left as it is.
+
+`judge` registers the best model and compares it with the one that has the alias `champion`: if it is better beyond its
+interval, `crown` moves the alias. With `evaluate.champion.approval` in the configuration (or as an override of one
+run) `approve` asks a person first, under *Required actions*; a rejection leaves the alias.
 """
 
 with DAG(
@@ -76,20 +84,56 @@ with DAG(
     def record(job: dict[str, Any]) -> None:
         """Record the models and their results in MLflow, with the version that they were trained on."""
         from vecap_tasks import lineage
-        from vecap_tasks.dataset.store import Store
-        from vecap_tasks.dataset.version import read_version
 
         with plainly():
             wanted = Job.from_xcom(job)
             config = wanted.load()
-            store = Store(config.resolve(config.root))
-            for name in wanted.versions:
-                recorded = lineage.record_clip(config, read_version(store, config.dataset, name), run_tags())
-                remember_run(config, recorded)
+            for version in versions_of(wanted, config):
+                remember_run(config, lineage.record_clip(config, version, run_tags()))
+
+    @task.branch(**RETRIES)
+    def judge(job: dict[str, Any]) -> str | None:
+        """Register the best models, and say what comes next: a person, the crown, or nothing."""
+        from vecap_tasks import lineage
+
+        with plainly():
+            wanted = Job.from_xcom(job)
+            config = wanted.load()
+            decisions = [lineage.decide_champion(config, version) for version in versions_of(wanted, config)]
+            said = "\n\n".join(map(str, decisions))
+            log.info("%s", said)
+            get_current_context()["ti"].xcom_push("said", said)
+            if not any(decision.moves for decision in decisions):
+                return None
+            return "approve" if config.evaluate.champion.approval else "crown"
+
+    approve = ApprovalOperator(
+        task_id="approve",
+        subject="Is this model to become the champion?",
+        body="{{ ti.xcom_pull(task_ids='judge', key='said') }}",
+        **RETRIES,
+    )
+
+    @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS, **RETRIES)
+    def crown(job: dict[str, Any]) -> None:
+        """Move the alias, if the comparison still says so."""
+        from vecap_tasks import lineage
+
+        with plainly():
+            wanted = Job.from_xcom(job)
+            config = wanted.load()
+            answer = get_current_context()["ti"].xcom_pull(task_ids="approve") or {}
+            by = (answer.get("responded_by_user") or {}).get("name", "")
+            for version in versions_of(wanted, config):
+                log.info("%s", lineage.move_champion(config, version, by))
 
     found = find_version()
+    judged, crowned = judge(found), crown(found)
     chain(
         stage_group("train", found, pool="gpu"),
         stage_group("evaluate", found, pool="gpu"),
         record(found),
+        judged,
     )
+    judged >> [approve, crowned]
+    approve >> crowned

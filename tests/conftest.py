@@ -29,6 +29,7 @@ from vecap_tasks.services import control
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty VECAP_HOME, with no service named by the environment."""
     monkeypatch.setenv("VECAP_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("VECAP_DASK_ADDRESS", "VECAP_MLFLOW_URI", "VECAP_WEB_PORT", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path

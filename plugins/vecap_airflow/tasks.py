@@ -19,6 +19,7 @@ from vecap_airflow.links import recording_task, remember_report, remember_run, r
 from vecap_tasks.errors import ConfigError, DamagedError, GateClosed, VecapError, one_line
 
 if TYPE_CHECKING:
+    from vecap_tasks.config import Config
     from vecap_tasks.dataset.stage import Stage
     from vecap_tasks.dataset.version import Version
 
@@ -170,14 +171,20 @@ def run_tags() -> dict[str, str]:
     }
 
 
-def _stages(name: str, job: Job) -> list[tuple[Version, Stage]]:
+def versions_of(job: Job, config: Config) -> list[Version]:
+    """Return the registered versions of *job*. Raises VecapError for a name that is none."""
     from vecap_tasks.dataset.store import Store
     from vecap_tasks.dataset.version import read_version
+
+    store = Store(config.resolve(config.root))
+    return [read_version(store, config.dataset, name) for name in job.versions]
+
+
+def _stages(name: str, job: Job) -> list[tuple[Version, Stage]]:
     from vecap_tasks.stages import load_stage
 
     config = job.load()
-    store = Store(config.resolve(config.root))
-    versions = [read_version(store, config.dataset, version) for version in job.versions]
+    versions = versions_of(job, config)
     if load_stage(name, config, versions[0]).on_workers and not config.dask.address:
         raise ConfigError("in Airflow the work goes to a Dask cluster: set dask.address")
     return [(version, load_stage(name, config, version)) for version in versions]

@@ -81,3 +81,11 @@ def test_schedules_cascade(read):
     assert read.dags["vecap_dataset"]["timetable"] == "CronPartitionTimetable"
     assert read.dags["vecap_clip"]["timetable"] == "PartitionedAssetTimetable"
     assert read.dags["vecap_recaption"]["timetable"] == "NullTimetable"
+
+
+def test_a_person_is_asked_only_on_the_way_to_the_crown(read):
+    tasks = read.dags["vecap_clip"]["tasks"]
+    assert tasks["judge"]["upstream"] == ["find_version", "record"]
+    assert tasks["approve"]["upstream"] == ["judge"]
+    assert tasks["crown"]["upstream"] == ["approve", "find_version", "judge"]
+    assert tasks["crown"]["rule"] == "none_failed_min_one_success", "it runs where nobody was to be asked"

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from vecap_tasks.demo.alttext import SHARES, write_alttext
+from vecap_tasks.demo.alttext import SHARES, shares, write_alttext
 from vecap_tasks.demo.names import HEADS, NAMES, NAMES_PER_KIND, ProperName, coin, insert_name, is_set_aside
 from vecap_tasks.demo.scene import COLOURS, KINDS, Group, Scene, sample_scene
 
@@ -105,3 +105,12 @@ def test_held_out_wordings_are_not_trained_on():
     assert texts["train"]
     assert texts["heldout"]
     assert not texts["train"] & texts["heldout"]
+
+
+def test_a_web_may_describe_more_of_its_pictures():
+    weights = shares(0.9)
+    assert sum(weights.values()) == pytest.approx(1)
+    assert weights["shop"] / weights["generic"] == pytest.approx(SHARES["shop"] / SHARES["generic"])
+    rng = random.Random(0)
+    drawn = Counter(write_alttext(sample_scene(rng), rng, weights=weights).category for _ in range(500))
+    assert 420 <= drawn["good"] <= 480

@@ -7,7 +7,9 @@ import pytest
 
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks.errors import DamagedError, VecapError
-from vecap_tasks.evaluate.report import METRICS, Results, RunFigures, format_table, read_results, summarise
+from vecap_tasks.evaluate.answers import read_answers
+from vecap_tasks.evaluate.metrics import figures_of
+from vecap_tasks.evaluate.results import read_results
 from vecap_tasks.stages import load_stage
 
 SAMPLES = [Texts() for _ in range(16)]
@@ -28,19 +30,32 @@ def test_results_hold_every_run_and_the_arms_over_seeds(config):
     results = read_results(stage.store, manifest)
     assert [(one.arm, one.seed) for one in results.runs] == [("alttext", 0), ("alttext", 1), ("vecap", 0), ("vecap", 1)]
     assert [arm.arm for arm in results.arms] == ["alttext", "vecap"]
-    assert (results.images, results.captions, results.labels, results.classes) == (12, 24, 12, 40)
+    sizes = [(one.name, one.task, one.images, one.captions, one.classes) for one in results.sets]
+    assert sizes == [("", "retrieval", 12, 24, 0), ("", "zero_shot", 12, 0, 40)]
+    assert list(results.titles) == list(results.chance)
     for arm in results.arms:
         values = [one.figures for one in results.runs if one.arm == arm.arm]
-        for name in METRICS:
+        for name in results.titles:
             assert arm.mean[name] == pytest.approx((values[0][name] + values[1][name]) / 2)
             assert arm.deviation[name] == pytest.approx(abs(values[0][name] - values[1][name]) / 2**0.5)
             assert 0 <= arm.mean[name] <= 1
+            low, high = arm.intervals[name]
+            assert 0 <= low <= high <= 1
+    assert {(one.arm, one.other) for one in results.comparisons} == {("alttext", "vecap")}
     assert results.chance["text_to_image_5"] == pytest.approx(5 / 12)
     metrics = json.loads(stage.store.read(manifest.file("vecap-1/metrics.json")))
     assert metrics["figures"] == results.runs[3].figures
-    assert stage.store.read(manifest.file("arms.png")).startswith(b"\x89PNG")
+    place = manifest.file("vecap-1/answers.parquet")
+    answers = read_answers(stage.store.read(place), place)
+    assert figures_of(answers) == results.runs[3].figures
+    assert {one.digest for one in answers} == {one.digest for one in results.sets}
+    for name in ("arms.png", "vecap-1/retrieved.png"):
+        assert stage.store.read(manifest.file(name)).startswith(b"\x89PNG")
     assert "| vecap |" in stage.store.read(manifest.file("results.md")).decode()
-    assert [item.kind for item in manifest.inputs] == ["stage", "dataset"]
+    assert [(item.kind, item.name) for item in manifest.inputs[1:]] == [
+        ("dataset", "retrieval"),
+        ("dataset", "zero_shot"),
+    ]
     with stage.store.workspace() as work:
         again = stage.finish(stage.receipts(), work)
         for name in again.files:
@@ -85,13 +100,14 @@ def _write(name, text):
     [
         (lambda folder: folder.rename(folder.parent / "away"), "there is no evaluation set at"),
         (_remove("classes.txt"), "has no classes.txt"),
-        (_remove("images/003.png"), "there is no image images/003.png"),
+        (_remove("images/003.png"), "1 of 12 images are missing"),
         (_write("labels.csv", "image,label\nimages/000.png,unicorn\n"), "has the label 'unicorn'"),
         (_write("captions.csv", "picture,text\na,b\n"), "has no columns image and caption"),
         (_write("captions.csv", "image,caption\nimages/000.png,\n"), "row 2 has no image or no caption"),
         (_write("captions.csv", "image,caption\n"), "has no rows"),
         (_write("templates.txt", "a picture\n"), "has not one {}"),
         (_write("templates.txt", "\n"), "is empty"),
+        (_write("captions.csv", "image,caption\nimages/000.png,a dog, two cats\n"), "row 2 has 3 fields, the header 2"),
     ],
 )
 def test_an_unusable_evaluation_set_is_one_clear_line(config, harm, says):
@@ -109,19 +125,3 @@ def test_another_evaluation_set_is_another_stage(config):
     folder = Path(config.resolve(config.evaluate.dataset))
     (folder / "images/001.png").write_bytes((folder / "images/002.png").read_bytes())
     assert load_stage("evaluate", config, version).fingerprint != before
-
-
-def test_table_lines_up_and_tells_chance():
-    figures = dict.fromkeys(METRICS, 0.5)
-    runs = (RunFigures("vecap", 0, figures), RunFigures("vecap", 1, figures | {"image_to_text_1": 1.0}))
-    results = Results(3, 6, 3, 2, summarise(runs), runs, dict.fromkeys(METRICS, 0.01))
-    head, rule, arm, chance, _, caption = format_table(results).splitlines()
-    assert head.split()[:3] == ["arm", "I2T", "R@1"]
-    assert set(rule) == {"-"}
-    assert arm.startswith("vecap   75.0 ± 35.4")
-    assert chance.split() == ["chance", *["1.0"] * 7]
-    assert len(arm) == len(head)
-    assert "over 2 seeds" in caption
-    one_seed = Results(3, 6, 3, 2, summarise(runs[:1]), runs[:1], dict.fromkeys(METRICS, 0.01))
-    assert "±" not in format_table(one_seed)
-    assert Results.from_json(results.to_json().encode(), "here") == results

@@ -92,12 +92,17 @@ def test_models_are_recorded_once_with_curve_figures_and_files(config, version):
     datasets = {found.dataset.name: found.dataset for found in one.inputs.dataset_inputs}
     assembled = load_stage("assemble", config, version).manifest().digest
     assert datasets["demo/2026-01-01"].digest == assembled[:32]
-    assert set(datasets) == {"demo/2026-01-01", "demo/evaluation"}
+    sets = {"demo/evaluation/retrieval", "demo/evaluation/zero_shot"}
+    assert set(datasets) == {"demo/2026-01-01", *sets}
     (output,) = one.outputs.model_outputs
     model = mlflow.get_logged_model(output.model_id)
     assert str(model.status) == "READY"
     assert model.source_run_id == one.info.run_id
-    assert {(m.key, m.dataset_name) for m in model.metrics} >= {(name, "demo/evaluation") for name in figures}
+    linked = {(m.key, m.dataset_name) for m in model.metrics}
+    assert {name for _, name in linked} == sets
+    assert {("text_to_image_1", "demo/evaluation/retrieval"), ("text_to_image_1.low", "demo/evaluation/retrieval"),
+            ("zero_shot_top5", "demo/evaluation/zero_shot")} <= linked  # fmt: skip
+    assert {"evaluation/answers.parquet", "evaluation/retrieved.png"} <= set(artifacts(config, one.info.run_id))
     place = Path(model.artifact_location.removeprefix("file://"))
     saved = place / "model.safetensors"
     assert saved.read_bytes() == stage.store.read(f"{stage.folder}/vecap-0/model.safetensors")

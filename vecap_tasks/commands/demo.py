@@ -44,6 +44,13 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         help="a day on which no image can be had, for the quality gate to refuse; may be given several times",
     )
     web.add_argument("--seed", type=int, default=_SEED, help="the same seed gives the same bytes (0)")
+    web.add_argument(
+        "--described",
+        type=_share,
+        default=None,
+        metavar="P",
+        help="share of AltText that describes its picture, instead of the usual 0.16",
+    )
     web.set_defaults(command=_web)
 
     serve = add_command(
@@ -70,6 +77,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"between 0 and 1, not {text}")
+    return number
+
+
 def _out(arguments: argparse.Namespace) -> Path:
     return Path(arguments.out or expand(_HOME))
 
@@ -81,7 +95,8 @@ def _web(arguments: argparse.Namespace) -> int:
     out = _out(arguments)
     for number in range(arguments.days):
         day = arguments.day + dt.timedelta(days=number)
-        ledger = generate_day(out, day, arguments.seed, arguments.images, bad=day in arguments.bad_day)
+        bad = day in arguments.bad_day
+        ledger = generate_day(out, day, arguments.seed, arguments.images, bad=bad, described=arguments.described)
         print(f"{day}: {ledger.references:,} images on {ledger.pages:,} pages, {ledger.warc}", file=sys.stderr)
     evaluation = write_evalset(out / "evaluation", arguments.seed, _EVALUATION_IMAGES)
     print(f"evaluation: {evaluation.images:,} images", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -123,6 +124,12 @@ def _record(name: str, config: Config, version: Version) -> None:
         lineage.record_version(config, version)
     elif name == "evaluate":
         lineage.record_clip(config, version)
+        if config.evaluate.champion.approval:
+            decision = lineage.decide_champion(config, version)
+            asked = "; a person has to approve it: trigger the DAG vecap_clip" if decision.moves else ""
+            print(f"{decision}{asked}", file=sys.stderr)
+        else:
+            print(lineage.move_champion(config, version), file=sys.stderr)
 
 
 def _keep_refusal(config: Config, version: Version, error: GateClosed) -> None:

@@ -21,6 +21,21 @@ from vecap_tasks.config.crawl import (
     WatSource,
     WebdatasetSource,
 )
+from vecap_tasks.config.evaluate import (
+    BootstrapConfig,
+    CaptionTable,
+    CaptionTars,
+    ChampionConfig,
+    ClassFolders,
+    ClassTable,
+    ClassTars,
+    EvaluateConfig,
+    KarpathySet,
+    RetrievalSource,
+    Ties,
+    TokenSet,
+    ZeroShotSource,
+)
 from vecap_tasks.config.load import Config, load_config, parse_config
 from vecap_tasks.config.mixture import Arm, MixtureConfig, ReadingConfig, TarSource, Text, VersionSource
 from vecap_tasks.config.quality import Bound, ClipScore, Drift, Gate, Level, QualityConfig, RowRules, ScoreLimits
@@ -35,13 +50,20 @@ from vecap_tasks.config.rewrite import (
 )
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.services import DaskConfig, MlflowConfig, TlsConfig
-from vecap_tasks.config.train import AssembleConfig, ClipConfig, EvaluateConfig, PreprocessWay, TrainConfig
+from vecap_tasks.config.train import AssembleConfig, ClipConfig, PreprocessWay, TrainConfig
 from vecap_tasks.config.variables import environment, expand
 
 __all__ = [
     "Arm",
     "AssembleConfig",
+    "BootstrapConfig",
     "Bound",
+    "CaptionTable",
+    "CaptionTars",
+    "ChampionConfig",
+    "ClassFolders",
+    "ClassTable",
+    "ClassTars",
     "ClipConfig",
     "ClipScore",
     "Config",
@@ -53,6 +75,7 @@ __all__ = [
     "FetchConfig",
     "Gate",
     "ImageConfig",
+    "KarpathySet",
     "Level",
     "MixtureConfig",
     "MlflowConfig",
@@ -62,6 +85,7 @@ __all__ = [
     "QualityConfig",
     "ReadingConfig",
     "RetentionConfig",
+    "RetrievalSource",
     "RetryConfig",
     "RewriteConfig",
     "RowRules",
@@ -75,13 +99,16 @@ __all__ = [
     "Source",
     "TarSource",
     "Text",
+    "Ties",
     "TlsConfig",
+    "TokenSet",
     "TrainConfig",
     "UrlSource",
     "VersionSource",
     "WarcSource",
     "WatSource",
     "WebdatasetSource",
+    "ZeroShotSource",
     "environment",
     "expand",
     "load_config",

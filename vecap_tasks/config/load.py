@@ -9,12 +9,13 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from vecap_tasks.config.crawl import CrawlConfig
+from vecap_tasks.config.evaluate import EvaluateConfig
 from vecap_tasks.config.quality import QualityConfig
 from vecap_tasks.config.retention import RetentionConfig
 from vecap_tasks.config.rewrite import RewriteConfig
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.services import DaskConfig, MlflowConfig
-from vecap_tasks.config.train import AssembleConfig, EvaluateConfig, TrainConfig
+from vecap_tasks.config.train import AssembleConfig, TrainConfig
 from vecap_tasks.config.variables import expand
 from vecap_tasks.errors import ConfigError
 

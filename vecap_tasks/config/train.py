@@ -1,4 +1,4 @@
-"""What the stages assemble, train and evaluate need to know."""
+"""What the stages assemble and train need to know."""
 
 from __future__ import annotations
 
@@ -84,12 +84,3 @@ class TrainConfig(Section):
         if len(set(values)) != len(values):
             raise ValueError("the same value stands twice; name each once")
         return values
-
-
-class EvaluateConfig(Section):
-    dataset: Annotated[str, Runtime] = Field(
-        description="Folder with captions.csv, labels.csv, classes.txt, templates.txt and images; its digest "
-        "enters the fingerprint."
-    )
-    batch_size: Annotated[int, Runtime] = Field(128, ge=1)
-    device: Annotated[str, Runtime] = "auto"

@@ -1,11 +1,12 @@
 """AltText as pages of the miniature web write it: mostly noise, sometimes a name, rarely a description.
 
-`SHARES` says how often each category occurs. The shares are a choice made for this miniature web; they are not
-measured on a crawl. The category of a text is truth for the generator's ledger and is never shown to the pipeline.
+`SHARES` says how often each category occurs; `shares` gives those of a web whose AltText says more, or less. The shares
+are a choice made for this miniature web; they are not measured on a crawl. The category of a text is truth for the
+generator's ledger and is never shown to the pipeline.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -142,6 +143,15 @@ class AltText:
     names: tuple[ProperName, ...] = ()
 
 
+def shares(described: float) -> dict[str, float]:
+    """Return `SHARES` with the category `good` at *described*, in 0 to 1, and the others as they are to each other."""
+    rest = sum(weight for category, weight in SHARES.items() if category != "good")
+    return {
+        category: described if category == "good" else (1 - described) * weight / rest
+        for category, weight in SHARES.items()
+    }
+
+
 def write_alttext(
     scene: Scene,
     rng: random.Random,
@@ -149,13 +159,14 @@ def write_alttext(
     namer: Namer = choose_name,
     wording: Wording = "any",
     category: str | None = None,
+    weights: Mapping[str, float] = SHARES,
 ) -> AltText:
-    """Write an AltText for a picture of `scene`, of a category drawn by `SHARES` unless one is given.
+    """Write an AltText for a picture of `scene`, of a category drawn by *weights* unless one is given.
 
     `namer` gives a thing its proper name; `wording` chooses among all templates, those the fusion model may be
     trained on, or those kept from it.
     """
-    chosen = category or rng.choices(list(SHARES), list(SHARES.values()))[0]
+    chosen = category or rng.choices(list(weights), list(weights.values()))[0]
     if chosen == "missing":
         return AltText(None, chosen)
     if chosen == "empty":

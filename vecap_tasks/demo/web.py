@@ -4,8 +4,8 @@
     warc/<day>.warc.gz          the day's pages as HTTP responses (WARC 1.1, one gzip member a record)
     truth/<day>.jsonl           one `Truth` an `<img>`: what the picture shows and what a crawler should make of it
 
-The ledger under truth/ is for tests and reports; no stage reads it. A day is a function of the seed, the date and
-the number of images, whatever days were written before: the same three give the same bytes. On a bad day every page
+The ledger under truth/ is for tests and reports; no stage reads it. A day is a function of the seed, the date, the
+number of images and the share of AltText that describes, whatever days were written before. On a bad day every page
 names its images at addresses that lead nowhere, as after a site's move: to error pages, or to nothing.
 """
 
@@ -20,12 +20,12 @@ import multiprocessing
 import random
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from vecap_tasks.demo.alttext import AltText, write_alttext
+from vecap_tasks.demo.alttext import SHARES, AltText, shares, write_alttext
 from vecap_tasks.demo.markup import CHARSETS, JAPANESE_CHARSETS, Page, Reference, write_page
 from vecap_tasks.demo.names import choose_name, slug
 from vecap_tasks.demo.pictures import Damage, Encoding, render, sample_encoding
@@ -106,17 +106,25 @@ class DayLedger:
 
 
 def generate_day(
-    out: Path, day: dt.date, seed: int, images: int, processes: int = 2, *, bad: bool = False
+    out: Path,
+    day: dt.date,
+    seed: int,
+    images: int,
+    processes: int = 2,
+    *,
+    bad: bool = False,
+    described: float | None = None,
 ) -> DayLedger:
     """Write the miniature web's crawl of `day` with `images` image references under `out`.
 
-    A quarter of them are images of the day before, at the same addresses; on a *bad* day none can be had. Raises
+    A quarter of them are images of the day before, at the same addresses; on a *bad* day none can be had. *described*
+    is the share of AltText that describes its picture, in 0 to 1, instead of that in `alttext.SHARES`. Raises
     ValueError for fewer than one image.
     """
     if images < 1:
         raise ValueError(f"a crawl has at least one image, not {images}")
-    carried = _new_items(seed, day - dt.timedelta(days=1), images)[: round(images * CARRIED_SHARE)]
-    new = _new_items(seed, day, images)[: images - len(carried)]
+    carried = _new_items(seed, day - dt.timedelta(days=1), images, described)[: round(images * CARRIED_SHARE)]
+    new = _new_items(seed, day, images, described)[: images - len(carried)]
     if bad:
         carried, new = ([_broken(item, number) for number, item in enumerate(part)] for part in (carried, new))
     rng = _rng(seed, day, "pages")
@@ -142,9 +150,10 @@ def _rng(seed: int, day: dt.date, purpose: str) -> random.Random:
     return random.Random(f"{seed} {day} {purpose}")
 
 
-def _new_items(seed: int, day: dt.date, images: int) -> list[Item]:
+def _new_items(seed: int, day: dt.date, images: int, described: float | None) -> list[Item]:
     """The images that are first seen on `day`; a shorter list is the beginning of a longer one."""
     rng = _rng(seed, day, "images")
+    weights: Mapping[str, float] = SHARES if described is None else shares(described)
     items: list[Item] = []
     for number in range(images):
         original = rng.choice(items) if items else None
@@ -152,11 +161,13 @@ def _new_items(seed: int, day: dt.date, images: int) -> list[Item]:
         # Two huge images a day, past the part of the list that the next day carries on.
         if images >= 20 and number in (images // 2, images // 2 + 1):
             fate = "huge"
-        items.append(_item(rng, day, number, fate, original))
+        items.append(_item(rng, day, number, fate, original, weights))
     return items
 
 
-def _item(rng: random.Random, day: dt.date, number: int, fate: str, original: Item | None) -> Item:
+def _item(
+    rng: random.Random, day: dt.date, number: int, fate: str, original: Item | None, weights: Mapping[str, float]
+) -> Item:
     scene, encoding, same_as = sample_scene(rng, "crawl"), sample_encoding(rng), None
     if fate in ("exact_duplicate", "near_duplicate"):
         if original is None or original.fate != "plain":
@@ -176,7 +187,8 @@ def _item(rng: random.Random, day: dt.date, number: int, fate: str, original: It
     spaced = " café" if rng.random() < 0.02 else ""
     path = quote(f"/{folder}/{name}{spaced}-{day:%m%d}{number}.{encoding.suffix}")
     query = f"?v={rng.randint(1, 9)}&w={encoding.side}" if rng.random() < 0.06 else ""
-    return Item(f"http://{host}{path}{query}", scene, encoding, write_alttext(scene, rng), fate, same_as)
+    alttext = write_alttext(scene, rng, weights=weights)
+    return Item(f"http://{host}{path}{query}", scene, encoding, alttext, fate, same_as)
 
 
 def _broken(item: Item, number: int) -> Item:

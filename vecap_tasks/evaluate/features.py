@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from transformers.utils.logging import disable_progress_bar
 
 from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.evaluate.sets import Picture
 from vecap_tasks.preprocess import preprocess_way, veclip_values
+
+_READERS = 8  # images read and decoded side by side
 
 
 class Encoder:
@@ -30,11 +33,12 @@ class Encoder:
         self._batch_size = batch_size
 
     @torch.inference_mode()
-    def images(self, files: Sequence[Path]) -> torch.Tensor:
+    def images(self, pictures: Sequence[Picture]) -> torch.Tensor:
         """Return float32 [n, d] of length 1. Raises VecapError naming a file that is no image."""
         made = []
-        for start in range(0, len(files), self._batch_size):
-            opened = [_open(file) for file in files[start : start + self._batch_size]]
+        for start in range(0, len(pictures), self._batch_size):
+            with ThreadPoolExecutor(_READERS) as pool:
+                opened = list(pool.map(Picture.load, pictures[start : start + self._batch_size]))
             made.append(self._model.get_image_features(pixel_values=self._pixels(opened)).pooler_output)
         return _finish(made)
 
@@ -56,14 +60,6 @@ class Encoder:
             ids = self._tokenizer(part, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
             made.append(self._model.get_text_features(input_ids=ids.to(self._device)).pooler_output)
         return _finish(made)
-
-
-def _open(file: Path) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise VecapError(f"{file} of the evaluation set is no image that can be read; make the set again") from error
 
 
 def _finish(made: list[torch.Tensor]) -> torch.Tensor:

@@ -1,61 +1,58 @@
-"""The figures of one model on an evaluation set, and those of chance."""
+"""One model on the evaluation sets: its features, and what it finds by them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vecap_tasks.evaluate.dataset import EvaluationSet
+import numpy as np
+import torch
+
+from vecap_tasks.config import Ties
+from vecap_tasks.evaluate.answers import Answers
 from vecap_tasks.evaluate.features import Encoder
-from vecap_tasks.evaluate.retrieval import (
-    chance_image_to_text,
-    chance_text_to_image,
-    image_ranks,
-    recall,
-    text_ranks,
-)
-from vecap_tasks.evaluate.zero_shot import class_features, class_sentences, top1
+from vecap_tasks.evaluate.retrieval import images_found, texts_found
+from vecap_tasks.evaluate.sets import EvaluationSets, RetrievalSet
+from vecap_tasks.evaluate.zero_shot import class_features, class_sentences, classes_found
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """Shares in 0 to 1: recall@1/5/10 from image to text and from text to image, and zero-shot top-1."""
+class Features:
+    """Features of one retrieval set: float32 [images, d] and [captions, d] of length 1."""
 
-    image_to_text_1: float
-    image_to_text_5: float
-    image_to_text_10: float
-    text_to_image_1: float
-    text_to_image_5: float
-    text_to_image_10: float
-    zero_shot_top1: float
+    images: torch.Tensor
+    captions: torch.Tensor
 
 
-def measure(encoder: Encoder, given: EvaluationSet) -> Figures:
-    """Return the figures of the *encoder*'s model on the evaluation set."""
-    images = encoder.images([given.folder / name for name in given.images])
-    texts = encoder.texts(given.captions)
-    by_image = image_ranks(images, texts, given.caption_of)
-    by_text = text_ranks(images, texts, given.caption_of)
-    sentences = encoder.texts(class_sentences(given.classes, given.templates))
-    classes = class_features(sentences, len(given.classes))
-    return Figures(
-        image_to_text_1=recall(by_image, 1),
-        image_to_text_5=recall(by_image, 5),
-        image_to_text_10=recall(by_image, 10),
-        text_to_image_1=recall(by_text, 1),
-        text_to_image_5=recall(by_text, 5),
-        text_to_image_10=recall(by_text, 10),
-        zero_shot_top1=top1(images[list(given.label_of)], classes, given.labels),
-    )
+def measure(
+    encoder: Encoder, sets: EvaluationSets, digests: Sequence[str], ties: Ties
+) -> tuple[tuple[Answers, ...], list[Features]]:
+    """Return the answers of the *encoder*'s model to all sets, and its features of the retrieval sets.
+
+    *digests* are those of the sets, retrieval first.
+    """
+    known = iter(digests)
+    made: list[Answers] = []
+    features = []
+    for given in sets.retrieval:
+        own = Features(encoder.images(given.pictures), encoder.texts(given.captions))
+        made += _retrieval(own, given, next(known), ties)
+        features.append(own)
+    for classified in sets.zero_shot:
+        sentences = encoder.texts(class_sentences(classified.classes, classified.templates))
+        classes = class_features(sentences, len(classified.classes))
+        hits = classes_found(encoder.images(classified.pictures), classes, classified.labels, ties)
+        image = np.arange(len(hits), dtype=np.int32)
+        label = np.asarray(classified.labels, np.int32)
+        made.append(Answers(classified.name, next(known), "zero_shot", image, label, hits))
+    return tuple(made), features
 
 
-def chance(given: EvaluationSet) -> Figures:
-    """Return the figures to expect of a model that knows nothing."""
-    return Figures(
-        image_to_text_1=chance_image_to_text(given.caption_of, 1),
-        image_to_text_5=chance_image_to_text(given.caption_of, 5),
-        image_to_text_10=chance_image_to_text(given.caption_of, 10),
-        text_to_image_1=chance_text_to_image(given.caption_of, 1),
-        text_to_image_5=chance_text_to_image(given.caption_of, 5),
-        text_to_image_10=chance_text_to_image(given.caption_of, 10),
-        zero_shot_top1=1 / len(given.classes),
-    )
+def _retrieval(features: Features, given: RetrievalSet, digest: str, ties: Ties) -> list[Answers]:
+    none = np.empty(0, np.int32)
+    by_image = images_found(features.images, features.captions, given.caption_of, ties)
+    by_text = texts_found(features.images, features.captions, given.caption_of, ties)
+    return [
+        Answers(given.name, digest, "image_to_text", np.arange(len(by_image), dtype=np.int32), none, by_image),
+        Answers(given.name, digest, "text_to_image", np.asarray(given.caption_of, np.int32), none, by_text),
+    ]

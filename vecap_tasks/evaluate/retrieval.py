@@ -1,8 +1,7 @@
-"""Recall@k between images and captions.
+"""Retrieval between images and captions, a block of queries at a time.
 
 As in CLIP_benchmark, an image that has several captions is found if any of them is among the first k, and a caption
-is found if its one image is. Ties count against the model: whatever is as similar as the right answer stands before
-it, so a model that gives everything the same feature scores nothing. (CLIP_benchmark breaks ties by position.)
+is found if its one image is. Never more than a block of the matrix of similarities is held.
 """
 
 from __future__ import annotations
@@ -14,53 +13,49 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-_BLOCK = 4_000_000  # similarities held at once: 16 MB of float32
+from vecap_tasks.config import Ties
+from vecap_tasks.evaluate.ranking import found
+
+BLOCK = 4_000_000  # similarities held at once: 16 MB of float32
 
 
-def image_ranks(images: torch.Tensor, texts: torch.Tensor, caption_of: Sequence[int]) -> NDArray[np.int64]:
-    """Return for each image how many captions of others stand before its best one.
+def images_found(
+    images: torch.Tensor, texts: torch.Tensor, caption_of: Sequence[int], ties: Ties = "against"
+) -> NDArray[np.bool_]:
+    """Return for each image, [n, 3], whether one of its captions is among the 1, 5 and 10 most similar.
 
-    *images* [n, d] and *texts* [m, d] are float32 of length 1; *caption_of* has each caption's image. Images without
-    a caption are left out.
+    *images* [n, d] and *texts* [m, d] are float32 of length 1; *caption_of* has each caption's image, every image
+    has one.
     """
     owners = torch.tensor(caption_of)
-    asked = torch.unique(owners)
-    ranks = []
-    for block in asked.split(max(1, _BLOCK // len(texts))):
-        similar = images[block] @ texts.T
-        right = owners[None, :] == block[:, None]
-        best = similar.masked_fill(~right, -math.inf).amax(dim=1, keepdim=True)
-        ranks.append(((similar >= best) & ~right).sum(dim=1))
-    return torch.cat(ranks).numpy()
+    order = torch.argsort(owners, stable=True)
+    bounds = torch.searchsorted(owners[order].contiguous(), torch.arange(len(images) + 1))
+    made = []
+    size = max(1, BLOCK // len(texts))
+    for start in range(0, len(images), size):
+        end = min(start + size, len(images))
+        columns = order[bounds[start] : bounds[end]]
+        made.append(found(images[start:end] @ texts.T, owners[columns] - start, columns, ties))
+    return torch.cat(made).numpy()
 
 
-def text_ranks(images: torch.Tensor, texts: torch.Tensor, caption_of: Sequence[int]) -> NDArray[np.int64]:
-    """Return for each caption how many other images stand before its own. Shapes as for `image_ranks`.
-
-    Images without a caption are no candidates.
-    """
+def texts_found(
+    images: torch.Tensor, texts: torch.Tensor, caption_of: Sequence[int], ties: Ties = "against"
+) -> NDArray[np.bool_]:
+    """Return for each caption, [m, 3], whether its image is among the 1, 5 and 10 most similar. As `images_found`."""
     owners = torch.tensor(caption_of)
-    candidates, positions = torch.unique(owners, return_inverse=True)
-    ranks = []
-    for block in torch.arange(len(texts)).split(max(1, _BLOCK // len(candidates))):
-        similar = texts[block] @ images[candidates].T
-        own = positions[block][:, None]
-        before = (similar >= similar.gather(1, own)).scatter_(1, own, False)
-        ranks.append(before.sum(dim=1))
-    return torch.cat(ranks).numpy()
-
-
-def recall(ranks: NDArray[np.int64], k: int) -> float:
-    """Return the share of *ranks* below *k*, in 0 to 1."""
-    return float((ranks < k).mean())
+    made = []
+    for block in torch.arange(len(texts)).split(max(1, BLOCK // len(images))):
+        made.append(found(texts[block] @ images.T, torch.arange(len(block)), owners[block], ties))
+    return torch.cat(made).numpy()
 
 
 def chance_image_to_text(caption_of: Sequence[int], k: int) -> float:
     """Return the recall@k to expect of a random order of the captions, any of an image's captions counting."""
     total = len(caption_of)
-    counts = np.bincount(np.asarray(caption_of))
-    missed = [_misses(total, int(count), k) for count in counts[counts > 0]]
-    return 1 - sum(missed) / len(missed)
+    counts, images = np.unique(np.bincount(np.asarray(caption_of)), return_counts=True)
+    missed = [_misses(total, int(count), k) * int(of) for count, of in zip(counts, images, strict=True)]
+    return 1 - sum(missed) / int(images.sum())
 
 
 def chance_text_to_image(caption_of: Sequence[int], k: int) -> float:

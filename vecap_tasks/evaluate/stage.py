@@ -7,98 +7,119 @@ import json
 import logging
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.dataset.manifest import Input, Manifest
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.errors import DamagedError
-from vecap_tasks.evaluate.dataset import EvaluationSet, evaluation_digest, read_evaluation_set
-from vecap_tasks.evaluate.report import (
-    METRICS,
-    RESULTS,
-    Results,
-    RunFigures,
-    by_name,
-    format_markdown,
-    plot_arms,
-    summarise,
-)
+from vecap_tasks.evaluate.results import FILE as RESULTS
+from vecap_tasks.evaluate.results import SetSize
+
+if TYPE_CHECKING:
+    from vecap_tasks.evaluate.sets import EvaluationSets
 
 log = logging.getLogger(__name__)
 
 
 class Evaluate(Stage):
-    """Measures retrieval and zero-shot classification of every trained model on the evaluation set."""
+    """Measures retrieval and zero-shot classification of every trained model on the evaluation sets."""
 
     name = "evaluate"
     upstream = ("train",)
+    revision = 2
     on_workers = False
     keyed = True
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {"dataset": self._dataset_digest}
+        return super().identity() | {"sets": self._digests}
 
     def inputs(self) -> list[Input]:
-        return [Input("dataset", self.config.evaluate.dataset, self._dataset_digest)]
+        """Return the sets, with every byte of their images read anew."""
+        from vecap_tasks.evaluate.sets.digest import sets_digests
+
+        found = sets_digests(self._sets, remembered=False)
+        return [Input("dataset", name, digest) for name, digest in found.items()]
 
     def shards(self) -> list[str]:
         return [f"{arm}-{seed}" for arm in self.config.train.arms for seed in self.config.train.seeds]
 
     def process(self, shard: str, work: Path) -> Made:
-        """Write the figures of the model *shard*. Raises VecapError for an evaluation set that cannot be used."""
+        """Write figures, answers and sheets of the model *shard*. Raises VecapError for a set that cannot be used."""
         import torch
 
+        from vecap_tasks.evaluate.answers import FILE, write_answers
+        from vecap_tasks.evaluate.charts import plot_retrieved
         from vecap_tasks.evaluate.features import Encoder
         from vecap_tasks.evaluate.measure import measure
+        from vecap_tasks.evaluate.metrics import figures_of
 
         torch.set_num_threads(self.config.train.threads)
         settings = self.config.evaluate
-        given = self._dataset
         folder = work / "model"
         fetch_model(self.store, self.upstream_manifest("train"), shard, folder)
-        figures = by_name(measure(Encoder(folder, settings.device, settings.batch_size), given))
-        arm, _, seed = shard.partition("-")
-        log.info("%s: %s", shard, "  ".join(f"{METRICS[name]} {100 * value:.1f}" for name, value in figures.items()))
+        encoder = Encoder(folder, settings.device, settings.batch_size)
+        answers, features = measure(encoder, self._sets, list(self._digests.values()), settings.ties)
+        figures = figures_of(answers)
+        arm, _, seed = shard.rpartition("-")
+        log.info("%s: %s", shard, "  ".join(f"{key} {100 * value:.1f}" for key, value in figures.items()))
         body = {"arm": arm, "seed": int(seed), "figures": figures}
         (work / shard).mkdir()
         (work / shard / "metrics.json").write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
-        return Made({f"{shard}/metrics.json": None}, {"models": 1})
+        files: dict[str, int | None] = {f"{shard}/metrics.json": None}
+        files[f"{shard}/{FILE}"] = write_answers(answers, work / shard / FILE)
+        for given, found in zip(self._sets.retrieval, features, strict=True):
+            name = f"{shard}/retrieved{'-' if given.name else ''}{given.name}.png"
+            plot_retrieved(given, found, work / name)
+            files[name] = None
+        return Made(files, {"models": 1})
 
     def finish(self, results: list[ShardResult], work: Path) -> Made:
-        from vecap_tasks.evaluate.measure import chance
+        from vecap_tasks.evaluate.answers import FILE, read_answers
+        from vecap_tasks.evaluate.charts import plot_arms
+        from vecap_tasks.evaluate.metrics import chances_of
+        from vecap_tasks.evaluate.report import format_markdown
+        from vecap_tasks.evaluate.summary import summarise
 
-        given = self._dataset
-        runs = []
+        runs = {}
         for shard in self.shards():
-            body = json.loads(self.store.read(f"{self.folder}/{shard}/metrics.json"))
-            runs.append(RunFigures(body["arm"], body["seed"], body["figures"]))
-        made = Results(
-            images=len(given.images),
-            captions=len(given.captions),
-            labels=len(given.labels),
-            classes=len(given.classes),
-            arms=summarise(runs),
-            runs=tuple(runs),
-            chance=by_name(chance(given)),
-        )
+            arm, _, seed = shard.rpartition("-")
+            place = f"{self.folder}/{shard}/{FILE}"
+            runs[arm, int(seed)] = read_answers(self.store.read(place), place)
+        settings = self.config.evaluate.bootstrap
+        made = summarise(runs, self._sizes(), chances_of(self._sets), settings)
         (work / RESULTS).write_text(made.to_json())
         (work / "results.md").write_text(format_markdown(made))
         plot_arms(made, work / "arms.png")
-        counters = {"images": made.images, "captions": made.captions, "labels": made.labels}
+        counters = {
+            "images": sum(one.images for one in made.sets),
+            "captions": sum(one.captions for one in made.sets),
+            "classes": sum(one.classes for one in made.sets),
+        }
         return Made({RESULTS: len(runs), "results.md": None, "arms.png": None}, counters)
 
-    @property
-    def _folder(self) -> Path:
-        return Path(self.config.resolve(self.config.evaluate.dataset))
+    @cached_property
+    def _sets(self) -> EvaluationSets:
+        from vecap_tasks.evaluate.sets import read_sets
+
+        return read_sets(self.config)
 
     @cached_property
-    def _dataset(self) -> EvaluationSet:
-        return read_evaluation_set(self._folder)
+    def _digests(self) -> dict[str, str]:
+        from vecap_tasks.evaluate.sets.digest import sets_digests
 
-    @cached_property
-    def _dataset_digest(self) -> str:
-        return evaluation_digest(self._folder)
+        return sets_digests(self._sets, remembered=True)
+
+    def _sizes(self) -> list[SetSize]:
+        digests = iter(self._digests.values())
+        sizes = [
+            SetSize(one.name, "retrieval", len(one.pictures), len(one.captions), 0, next(digests))
+            for one in self._sets.retrieval
+        ]
+        return sizes + [
+            SetSize(one.name, "zero_shot", len(one.pictures), 0, len(one.classes), next(digests))
+            for one in self._sets.zero_shot
+        ]
 
 
 def fetch_model(store: Store, manifest: Manifest, shard: str, folder: Path) -> None:

@@ -1,15 +1,21 @@
 """Zero-shot classification: an image's class is the one whose name, in sentences, is most similar to it.
 
 A class's feature is the mean over the templates of the normalised text features, normalised again (Radford et al.,
-2021). An image as similar to another class as to its own counts as wrong.
+2021).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from vecap_tasks.config import Ties
+from vecap_tasks.evaluate.ranking import found
+from vecap_tasks.evaluate.retrieval import BLOCK
 
 
 def class_sentences(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -22,9 +28,23 @@ def class_features(sentences: torch.Tensor, classes: int) -> torch.Tensor:
     return F.normalize(sentences.view(classes, -1, sentences.shape[-1]).mean(dim=1), dim=-1)
 
 
-def top1(images: torch.Tensor, classes: torch.Tensor, labels: Sequence[int]) -> float:
-    """Return the share of *images* [n, d] whose most similar row of *classes* [c, d] is their label's."""
-    similar = images @ classes.T
-    own = torch.tensor(labels)[:, None]
-    others = similar.scatter(1, own, float("-inf")).amax(dim=1, keepdim=True)
-    return float((similar.gather(1, own) > others).double().mean())
+def classes_found(
+    images: torch.Tensor, classes: torch.Tensor, labels: Sequence[int], ties: Ties = "against"
+) -> NDArray[np.bool_]:
+    """Return for each of *images* [n, d], bool [n, 3]: its class is the first, is among the first 5, is the one chosen.
+
+    *classes* is [c, d]. The last is what mean per class recall counts. It differs from the first only where ties are
+    put as by CLIP_benchmark, which takes `topk` for accuracy and `argmax` for recall; so does open_clip.
+    """
+    right = torch.tensor(labels)
+    made = []
+    for block in torch.arange(len(images)).split(max(1, BLOCK // len(classes))):
+        similar, own = images[block] @ classes.T, right[block]
+        if ties == "against":
+            first, five, _ = found(similar, torch.arange(len(block)), own, ties).unbind(dim=1)
+            chosen = first
+        else:
+            top = similar.topk(min(5, len(classes)), dim=1).indices == own[:, None]
+            first, five, chosen = top[:, 0], top.any(dim=1), similar.argmax(dim=1) == own
+        made.append(torch.stack([first, five, chosen], dim=1))
+    return torch.cat(made).numpy()

@@ -19,6 +19,14 @@ from vecap_tasks.dataset.manifest import Input, Manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage.evaluated import (
+    FOLDER,
+    arm_values,
+    collect_evaluation,
+    evaluation_inputs,
+    set_of,
+    with_ends,
+)
 from vecap_tasks.lineage.notes import Place, TrainedOn, arms_note, model_note
 from vecap_tasks.lineage.pages import model_page, run_page
 from vecap_tasks.lineage.tracking import Tracking, airflow_tags, dataset_input, open_tracking
@@ -72,19 +80,14 @@ class _Recorder:
         run = client.create_run(self.experiment, tags=said, run_name=f"{self.version.name} arms")
         run_id = str(run.info.run_id)
         data = trained_on(self.tracking, self.version, self.train)
-        self.tracking.inputs(run_id, [*self._training(data), self._evaluation()])
+        self.tracking.inputs(run_id, [*self._training(data), *self._evaluation().values()])
         self.tracking.params(run_id, {"train": self.train.config, "evaluate": self.evaluate.config})
         for figures in results["runs"]:
-            self._record_model(run_id, figures["arm"], figures["seed"], figures["figures"], data)
-        values = {f"{arm['arm']}.{name}": value for arm in results["arms"] for name, value in arm["mean"].items()}
-        spread = {
-            f"{arm['arm']}.{name}.deviation": value
-            for arm in results["arms"]
-            for name, value in arm["deviation"].items()
-            if value is not None
-        }
+            values = with_ends(figures["figures"], figures["intervals"])
+            self._record_model(run_id, figures["arm"], figures["seed"], values, data)
         chance = {f"chance.{name}": value for name, value in results["chance"].items()}
-        self._figures(run_id, values | spread | chance, None, None)
+        for values in (*map(arm_values, results["arms"]), chance):
+            self._figures(run_id, values, None, None)
         with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
             self._collect_arms(Path(folder))
             client.log_artifacts(run_id, folder)
@@ -105,20 +108,25 @@ class _Recorder:
         params: dict[str, Any] = {"run": summary, "train": self.train.config}
         self.tracking.params(run_id, params)
         training, evaluation = self._training(data), self._evaluation()
-        self.tracking.inputs(run_id, [*training, evaluation])
+        self.tracking.inputs(run_id, [*training, *evaluation.values()])
         model = self._model(run_id, shard, said)
         now = int(time.time() * 1000)
         lines = self.store.read(self.train.file(f"{shard}/log.jsonl")).splitlines()
         steps = [json.loads(line) for line in lines]
         curves = [Metric(name, step[name], now, step["step"]) for step in steps for name in _CURVES]
         self.tracking.metrics(run_id, curves)
-        self._figures(run_id, figures, model.model_id, evaluation)
+        for name, dataset in evaluation.items():
+            of_set = {key: value for key, value in figures.items() if set_of(key) == name}
+            self._figures(run_id, of_set, model.model_id, dataset)
         if len(training) == 1:  # by a figure that was measured on it, the model's page names the data of training
             self._figures(run_id, {"final_loss": summary["final_loss"]}, model.model_id, training[0])
         page = model_page(self.experiment, model.model_id)
         note = model_note(shard, page, data, self._sets, Place(self.experiment, parent), said)
         self.tracking.describe(run_id, note)
         self.tracking.describe_model(model.model_id, note)
+        with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
+            collect_evaluation(self.store, self.evaluate, shard, Path(folder))
+            client.log_artifacts(run_id, folder, FOLDER)
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=len(steps))])
         client.set_terminated(run_id, "FINISHED")
@@ -164,8 +172,8 @@ class _Recorder:
             for one in data
         ]
 
-    def _evaluation(self) -> DatasetInput:
-        return dataset_input(f"{self.version.dataset}/evaluation", self._sets[0].digest, "evaluation", {})
+    def _evaluation(self) -> dict[str, DatasetInput]:
+        return evaluation_inputs(self.version.dataset, self.evaluate)
 
     @property
     def _sets(self) -> list[Input]:
