@@ -53,7 +53,7 @@ def test_exported_folder_works_by_itself(config):
     data = open_training_data(config, version, "vecap", 0, tokenizer)
     batch = next(data.batches(0))
     assert len(batch.uids) == 8
-    seen = Normalise(0, 1.0, torch.device("cpu"))(batch.pixels, 0)
+    seen = Normalise(0, 1.0, torch.device("cpu"))(torch.from_numpy(batch.pixels), batch.uids, 0)
     [source] = training_sources(config, version, "vecap")
     given = {}
     for shard in source.shards:

@@ -8,6 +8,7 @@ Strings that name a place may hold `${NAME}` or `${NAME:-default}`; they are kep
 records a machine's paths or a secret, and are expanded by `Config.resolve` at the moment of use.
 """
 
+from vecap_tasks.config.clip import ClipConfig, PreprocessWay
 from vecap_tasks.config.crawl import (
     CrawlConfig,
     DuplicatesConfig,
@@ -21,6 +22,7 @@ from vecap_tasks.config.crawl import (
     WatSource,
     WebdatasetSource,
 )
+from vecap_tasks.config.launch import LaunchConfig
 from vecap_tasks.config.load import Config, load_config, parse_config
 from vecap_tasks.config.mixture import Arm, MixtureConfig, ReadingConfig, TarSource, Text, VersionSource
 from vecap_tasks.config.quality import Gate, QualityConfig, RowRules
@@ -34,7 +36,7 @@ from vecap_tasks.config.rewrite import (
 )
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.services import DaskConfig, MlflowConfig, TlsConfig
-from vecap_tasks.config.train import AssembleConfig, ClipConfig, EvaluateConfig, PreprocessWay, TrainConfig
+from vecap_tasks.config.train import AssembleConfig, EvaluateConfig, TrainConfig
 from vecap_tasks.config.variables import environment, expand
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "FetchConfig",
     "Gate",
     "ImageConfig",
+    "LaunchConfig",
     "MixtureConfig",
     "MlflowConfig",
     "ModelConfig",
