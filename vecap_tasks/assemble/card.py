@@ -137,7 +137,8 @@ samples = load_dataset("webdataset", data_files="*.tar", split="train", streamin
 ```
 
 ```sh
-# AltText or VeCap, drawn anew for each sample and epoch; how often which is a choice to measure
+# AltText or VeCap, drawn anew for each sample and epoch; how often which is a choice to measure.
+# The last line is newer than open_clip's release 3.3.0, which without it takes the .txt: the VeCap.
 python -m open_clip_train.main --dataset-type webdataset --train-data '{{00000..{last}}}.tar' \\
     --train-num-samples {facts.samples} --json-text-key "alttext;vecap" --json-text-key-probs 0.5 0.5
 ```

@@ -1,7 +1,7 @@
 """A mixture: the recipe of what a model is trained on, recorded once under its name and never changed.
 
 It lies in `{dataset}/mixtures/<name>.json`. Its digest covers what is in the batches: the digests of the sources, their
-weights, arms and probabilities; not where the sources lie, and not the name.
+weights, arms and probabilities; not where the sources lie, and not the name. A seal covers everything.
 """
 
 from __future__ import annotations
@@ -130,20 +130,21 @@ class Mixture:
             for source in self.sources
         ]
         body = {"format": FORMAT, "name": self.name, "digest": self.digest, "sources": sources}
+        body["seal"] = digest(body)
         return json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Mixture:
-        """Read a recorded mixture and check its digest. Raises DamagedError naming *where* it lies."""
+        """Read a recorded mixture and check its seal. Raises DamagedError naming *where* it lies."""
         try:
             body = json.loads(data)
+            if body.pop("seal") != digest(body):
+                raise DamagedError(f"{where} was changed after it was recorded; restore it")
             if body["format"] != FORMAT:
                 raise VecapError(f"{where} has format {body['format']}, this release reads {FORMAT}; update vecap")
             mixture = cls(body["name"], tuple(_part(source) for source in body["sources"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{where} is no mixture: {error}; restore it") from error
-        if mixture.digest != body["digest"] or mixture.to_json() != data:
-            raise DamagedError(f"{where} was changed after it was recorded; restore it")
         return mixture
 
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from typing import IO, Any
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
 
 import pyarrow.fs as pafs
 
 from vecap_tasks.config import Arm, Text
+from vecap_tasks.dataset.blocks import BlockStream
 from vecap_tasks.dataset.members import Member, read_members
 from vecap_tasks.errors import DamagedError
 
 _IMAGES = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
-_AHEAD = 4 << 20  # bytes of one read: a shard is read from its start to its end, and from S3 each read is a request
 # The published shards of this project. Earlier releases wrote no variants.
 OWN_TEXTS: Mapping[Text, tuple[str, ...]] = {
     "alttext": ("json.alttext",),
@@ -39,7 +38,10 @@ class Shard:
 
     def open(self) -> IO[bytes]:
         """Open for reading, seekable. Raises OSError."""
-        return io.BufferedReader(self.filesystem.open_input_file(self.path), _AHEAD)
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            return Path(self.path).open("rb")
+        # A sample is read when its last member is known, which is after the next one's first: a small step back.
+        return cast("IO[bytes]", BlockStream(self.filesystem.open_input_file(self.path)))
 
     def read(self, offset: int, size: int) -> bytes:
         """Return some of its bytes by a read of their own."""

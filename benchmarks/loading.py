@@ -1,0 +1,150 @@
+"""Training data read from tar shards: ours beside open_clip's webdataset pipeline, on the same tars.
+
+    python -m benchmarks.loading [--json FILE] [--theirs PYTHON] [--images N] [--rounds N]
+
+Samples for a second of CPU time, in one process and without workers: from JPEGs of a short side of 256 to a batch. Ours
+is the lanes' way (uint8 pixels, resized and cropped, and token ids; crop and normalisation are the device's) and the
+way of an index without images in memory; theirs gives normalised floats. --theirs names the Python of an environment
+with open_clip_torch, torchvision, webdataset and pandas. Without it, webdataset itself runs with PIL and transforms
+that do what open_clip's do, and the report says so: that is not open_clip's number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.fs as pafs
+from transformers import PreTrainedTokenizerFast
+
+from benchmarks.photographs import as_jpeg, photograph
+from benchmarks.report import Measure, alternate, machine, median, report
+from vecap_tasks.config import Config, ReadingConfig, load_config
+from vecap_tasks.dataset.tar import TarWriter
+from vecap_tasks.train.batch import TrainingData
+from vecap_tasks.train.images import Decoder, open_images
+from vecap_tasks.train.index import Index
+from vecap_tasks.train.plan import plan_run
+from vecap_tasks.train.shuffled import ShuffledData
+from vecap_tasks.train.source import Shard, Source
+from vecap_tasks.train.streamed import StreamedData
+from vecap_tasks.train.tokenizer import load_tokenizer
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+_SHARDS = 8
+_PICTURES = 64  # that the photographs are copies of; every one is decoded anew
+_BATCH = 256
+_TEXT = "a photograph of soft shapes with finer ones upon them, some edges and the grain of a sensor, number {}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__.split("\n")[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures here, too")
+    parser.add_argument("--theirs", metavar="PYTHON", help="of an environment that has open_clip and what it needs")
+    parser.add_argument("--images", type=int, default=4096, help="photographs in the tars (default: 4096)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each side, in turn (default: 3)")
+    given = parser.parse_args()
+    config = load_config(
+        _REPOSITORY / "configs" / "demo.yaml",
+        ["train.model.image_size=224", "train.model.context=77", f"train.batch_size={_BATCH}", "train.epochs=1"],
+    )
+    with tempfile.TemporaryDirectory(prefix="vecap-loading-") as folder:
+        tars = _write(Path(folder), given.images)
+        ours = _Ours(config, tars, given.images)
+        theirs = _Theirs(given.theirs, tars, given.images, config.resolve(config.train.model.tokenizer))
+        measures = _measure(ours, theirs, given.rounds, given.images)
+    report(measures, given.json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Took:
+    """What a pass took: samples, seconds of CPU time of the process, seconds on the clock, and who did it."""
+
+    samples: int
+    cpu: float
+    wall: float
+    name: str
+
+
+def _measure(ours: _Ours, theirs: _Theirs, rounds: int, images: int) -> list[Measure]:
+    measures = []
+    for name, data in (("lanes", ours.streamed), ("index", ours.shuffled)):
+        mine, other = alternate(rounds, lambda data=data: _pass(data()), theirs.run)  # type: ignore[misc]
+        said = f"{images} JPEGs, batch {_BATCH}, medians of {rounds}; theirs: {other[0].name}; {machine()}"
+        rate, their_rate = (median(one.samples / one.cpu for one in side) for side in (mine, other))
+        measures.append(Measure(f"loading, {name}", "samples/CPU s", rate, their_rate, None, said))
+        rate, their_rate = (median(one.samples / one.wall for one in side) for side in (mine, other))
+        measures.append(Measure(f"loading, {name}, clock", "samples/s", rate, their_rate, None, "one thread decodes"))
+    return measures
+
+
+def _pass(data: TrainingData) -> _Took:
+    """Go through an epoch."""
+    seen, wall, cpu = 0, time.monotonic(), time.process_time()
+    for batch in data.batches(0):
+        seen += len(batch.pixels)
+    return _Took(seen, time.process_time() - cpu, time.monotonic() - wall, "ours")
+
+
+class _Ours:
+    def __init__(self, config: Config, tars: list[Path], images: int) -> None:
+        local = pafs.LocalFileSystem()
+        shards = tuple(Shard(tar.name, local, str(tar), {"vecap": images // _SHARDS}) for tar in tars)
+        self._config = config.train
+        self._sources = [Source("photographs", shards, images, 1.0, "vecap", 0.5)]
+        self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(config)
+        self._decoder = Decoder(config.train.model.image_size, "usual")
+        self._plan = plan_run("vecap-0", self._sources, [images], config.train)
+
+    def streamed(self) -> TrainingData:
+        reading = ReadingConfig()
+        return StreamedData(self._sources, self._plan, self._decoder, self._tokenizer, reading, 0, 1)
+
+    def shuffled(self) -> TrainingData:
+        index = Index(self._sources, self._tokenizer)
+        return ShuffledData(index, open_images(index, self._decoder, cache_bytes=0, threads=1), self._plan, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Theirs:
+    python: str | None
+    tars: list[Path]
+    images: int
+    tokenizer: str
+
+    def run(self) -> _Took:
+        """Have the other side go through the tars, in a process of its own; loading its libraries is not counted."""
+        way, python = ("open_clip", self.python) if self.python else ("webdataset", sys.executable)
+        braces = f"{self.tars[0].parent}/{{{self.tars[0].stem}..{self.tars[-1].stem}}}.tar"
+        script = Path(__file__).with_name("loading_theirs.py")
+        asked = [python, str(script), way, braces, str(self.images), str(_BATCH), self.tokenizer]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"theirs failed: {done.stderr.strip().splitlines()[-1]}")
+        body = json.loads(done.stdout.splitlines()[-1])
+        return _Took(body["samples"], body["cpu"], body["wall"], body["name"])
+
+
+def _write(folder: Path, images: int) -> list[Path]:
+    """Write *images* samples as this project publishes them into tars in *folder*."""
+    pictures = [as_jpeg(photograph(number, (341, 256)), 95) for number in range(_PICTURES)]
+    tars = []
+    for shard in range(_SHARDS):
+        tars.append(folder / f"{shard:05d}.tar")
+        with TarWriter(tars[-1]) as tar:
+            for number in range(shard * (images // _SHARDS), (shard + 1) * (images // _SHARDS)):
+                text = _TEXT.format(number)
+                body = {"uid": f"{number:032x}", "alttext": text, "vec": text, "vecap": text}
+                members = {"txt": text.encode(), "json": json.dumps(body).encode()}
+                tar.write(f"{number:09d}", {"jpg": pictures[number % _PICTURES], **members})
+    return tars
+
+
+if __name__ == "__main__":
+    main()
