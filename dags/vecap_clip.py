@@ -89,7 +89,7 @@ with DAG(
 
     found = find_version()
     chain(
-        stage_group("train", found, pool="gpu"),
-        stage_group("evaluate", found, pool="gpu"),
+        stage_group("train", found, pool="gpu", queue="gpu"),
+        stage_group("evaluate", found, pool="gpu", queue="gpu"),
         record(found),
     )

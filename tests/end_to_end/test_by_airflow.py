@@ -104,7 +104,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installatio
     place = installation(tmp_path_factory.mktemp("airflow") / "home")
     try:
         place.demo_killed_at(place.store / INTERVAL / "rewrite", "_shards/*")
-        place.demo_killed_at(place.store / INTERVAL / "train", "*/_checkpoints/*")
+        place.demo_killed_at(place.store / INTERVAL / "train", "*/_checkpoints/*/*")
         process = place.demo()
         said, _ = process.communicate(timeout=900)
         assert process.returncode == 0, said
