@@ -130,8 +130,8 @@ with DAG(
     found = find_version()
     judged, crowned = judge(found), crown(found)
     chain(
-        stage_group("train", found, pool="gpu"),
-        stage_group("evaluate", found, pool="gpu"),
+        stage_group("train", found, pool="gpu", queue="gpu"),
+        stage_group("evaluate", found, pool="gpu", queue="gpu"),
         record(found),
         judged,
     )

@@ -60,7 +60,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Iterator
     place = Installation(home, environment(home) | given)
     try:
         place.demo_killed_at(place.store / INTERVAL / "rewrite", "_shards/*", power=True)
-        place.demo_killed_at(place.store / INTERVAL / "train", "*/_checkpoints/*", power=False)
+        place.demo_killed_at(place.store / INTERVAL / "train", "*/_checkpoints/*/*", power=False)
         assert control.status(place.settings) is None
         process = place.demo()
         said, _ = process.communicate(timeout=900)

@@ -45,9 +45,16 @@ def plainly() -> Iterator[None]:
         raise AirflowFailException(one_line(error)) from None
 
 
-def stage_group(name: str, job: XComArg, pool: str | None = None, at_once: int | None = None) -> TaskGroup:
-    """Return the tasks of one stage: plan, one mapped task for each group of shards (*at_once* of a run), commit."""
+def stage_group(
+    name: str, job: XComArg, pool: str | None = None, at_once: int | None = None, queue: str | None = None
+) -> TaskGroup:
+    """Return the tasks of one stage: plan, one mapped task for each group of shards (*at_once* of a run), commit.
+
+    The mapped tasks go to *pool*, and with an executor that has queues to the workers of *queue*.
+    """
     options: dict[str, Any] = {} if pool is None else {"pool": pool}
+    if queue is not None:
+        options["queue"] = queue
     if at_once is not None:
         options["max_active_tis_per_dagrun"] = at_once
     with TaskGroup(name) as group:

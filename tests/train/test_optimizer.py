@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from tests.train.given import configure
-from vecap_tasks.train.loop import contrastive_loss
+from vecap_tasks.train.loss import contrastive_loss
 from vecap_tasks.train.model import new_model
 from vecap_tasks.train.optimizer import learning_rate, new_optimizer
 from vecap_tasks.train.tokenizer import load_tokenizer

@@ -55,7 +55,7 @@ def test_exported_folder_works_by_itself(config):
     data = open_training_data(config, version, "vecap", 0, tokenizer)
     batch = next(data.batches(0))
     assert len(batch.uids) == 8
-    seen = Normalise(0, 1.0, torch.device("cpu"))(batch.pixels, 0)
+    seen = Normalise(0, 1.0, torch.device("cpu"))(torch.from_numpy(batch.pixels), batch.uids, 0)
     [source] = training_sources(config, version, "vecap")
     given = {}
     for shard in source.shards:
@@ -104,7 +104,7 @@ def test_the_same_run_has_the_same_bytes_and_another_seed_others(home, tmp_path_
     assert first.digest == second.digest
     assert weights(first, "mixed-0") != weights(first, "mixed-1")
     stage = load_stage("train", config, version)
-    assert not stage.store.files(f"{stage.folder}/_checkpoints")
+    assert not stage.store.folders(f"{stage.folder}/_checkpoints")
 
 
 def test_log_has_every_step_and_no_time(config):
@@ -165,40 +165,84 @@ def test_a_run_killed_at_a_checkpoint_ends_as_one_that_was_not(home, tmp_path_fa
     config = configure(home, **settings)
     version = give_version(config, SAMPLES)
     stage = load_stage("train", config, version)
-    checkpoint = Path(stage.store.path(f"{stage.folder}/_checkpoints/mixed-0.pt"))
+    checkpoints = stage.checkpoints("mixed-0")
     killed = subprocess.Popen(
         [sys.executable, "-c", RUN, config.model_dump_json(), str(config.base)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     try:
         for _ in range(6000):
-            if checkpoint.exists() or killed.poll() is not None:
+            if checkpoints.steps() or killed.poll() is not None:
                 break
             time.sleep(0.01)
     finally:
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-    assert checkpoint.exists()
+    assert checkpoints.steps()
     assert not stage.receipts()
     steps = []
     stage.report = lambda progress: steps.append(progress.record.step)
     stage.run("mixed-0")
     resumed = stage.commit()
     assert steps[0] > 20, "it went on from the checkpoint"
-    assert not checkpoint.exists()
+    assert not checkpoints.steps()
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
     other = configure(home, **settings)
     assert digests(run("train", other, give_version(other, SAMPLES))) == digests(resumed)
 
 
-def test_a_checkpoint_cut_short_starts_the_run_anew(config):
+def stopped_after(stage, shard, step):
+    """Train *shard* until SIGTERM comes after *step*, as Airflow sends it; return how the run took leave."""
+
+    def tell(progress):
+        if progress.record.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stage.report = tell
+    with pytest.raises(VecapError) as left:
+        stage.run(shard)
+    stage.report = None
+    return str(left.value)
+
+
+def test_told_to_end_it_saves_and_leaves_and_goes_on_from_there(config, tmp_path_factory, monkeypatch):
+    """In the middle of an epoch, with no checkpoint due."""
     version = give_version(config, SAMPLES)
     stage = load_stage("train", config, version)
-    stage.store.put(f"{stage.folder}/_checkpoints/vecap-0.pt", b"PK\x03\x04 half of a checkpoint")
+    assert stopped_after(stage, "vecap-0", 1).startswith("vecap-0: told to end, and saved after step 3 of 5")
+    assert stage.checkpoints("vecap-0").steps() == [3]
+    assert not stage.receipts()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    resumed = run("train", config, version)
+    monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
+    assert digests(run("train", config, give_version(config, SAMPLES))) == digests(resumed)
+
+
+def test_the_last_checkpoints_are_kept_and_one_cut_short_costs_itself(home):
+    config = configure(home, arms="[vecap]", checkpoint_steps=1, checkpoints_kept=2)
+    version = give_version(config, SAMPLES)
+    stage = load_stage("train", config, version)
+    stopped_after(stage, "vecap-0", 3)
+    kept = stage.checkpoints("vecap-0").steps()
+    assert len(kept) == 2
+    place = f"{stage.folder}/_checkpoints/vecap-0"
+    stage.store.put(f"{place}/{kept[1]:09d}.pt", b"PK\x03\x04 half of a checkpoint")
     steps = []
     stage.report = lambda progress: steps.append(progress.record.step)
     stage.run("vecap-0")
-    assert steps[0] == 1
+    assert steps[0] == kept[0] + 1
+    assert len(stage.store.read(f"{stage.folder}/vecap-0/log.jsonl").splitlines()) == 5
+
+
+def test_speeds_are_attached_and_no_part_of_the_digest(config):
+    version = give_version(config, SAMPLES)
+    manifest = run("train", config, version)
+    [entry] = manifest.attachments
+    speed = json.loads(load_stage("train", config, version).store.read(manifest.file(entry.path)).splitlines()[-1])
+    assert entry.path == "vecap-0/throughput.jsonl"
+    assert speed["step"] == 5
+    assert speed["samples_per_second"] > 0
+    assert speed["gpu_memory"] is speed["mfu"] is None, "there is no GPU"
 
 
 def test_a_loss_that_is_not_finite_names_the_batch(home):
@@ -229,6 +273,7 @@ def test_settings_that_change_the_model_change_the_fingerprint(home):
 
     base = fingerprint()
     assert fingerprint(checkpoint_steps=7, device="cpu", image_cache_bytes=0) == base
+    assert fingerprint(launch="{processes: 8}", micro_batch=4, recompute=True, compile=True) == base
     for change in ({"epochs": 3}, {"mixed_p": 0.4}, {"model__context": 16}, {"threads": 2}, {"seeds": "[1]"}):
         assert fingerprint(**change) != base
 

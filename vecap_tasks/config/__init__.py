@@ -8,6 +8,7 @@ Strings that name a place may hold `${NAME}` or `${NAME:-default}`; they are kep
 records a machine's paths or a secret, and are expanded by `Config.resolve` at the moment of use.
 """
 
+from vecap_tasks.config.clip import ClipConfig, PreprocessWay
 from vecap_tasks.config.crawl import (
     CrawlConfig,
     DuplicatesConfig,
@@ -36,6 +37,7 @@ from vecap_tasks.config.evaluate import (
     TokenSet,
     ZeroShotSource,
 )
+from vecap_tasks.config.launch import LaunchConfig
 from vecap_tasks.config.load import Config, load_config, parse_config
 from vecap_tasks.config.mixture import Arm, MixtureConfig, ReadingConfig, TarSource, Text, VersionSource
 from vecap_tasks.config.quality import Bound, ClipScore, Drift, Gate, Level, QualityConfig, RowRules, ScoreLimits
@@ -50,7 +52,7 @@ from vecap_tasks.config.rewrite import (
 )
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.services import DaskConfig, MlflowConfig, TlsConfig
-from vecap_tasks.config.train import AssembleConfig, ClipConfig, PreprocessWay, TrainConfig
+from vecap_tasks.config.train import AssembleConfig, TrainConfig
 from vecap_tasks.config.variables import environment, expand
 
 __all__ = [
@@ -76,6 +78,7 @@ __all__ = [
     "Gate",
     "ImageConfig",
     "KarpathySet",
+    "LaunchConfig",
     "Level",
     "MixtureConfig",
     "MlflowConfig",

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from vecap_tasks.config.clip import ClipConfig
+from vecap_tasks.config.launch import LaunchConfig
 from vecap_tasks.config.mixture import Arm, MixtureConfig, ReadingConfig
 from vecap_tasks.config.section import Runtime, Section
 
@@ -14,34 +16,6 @@ class AssembleConfig(Section):
     shard_size: int = Field(10_000, ge=1)
     licence: str = Field("unknown", description="Stated in the dataset card.")
     memory_limit: Annotated[str, Runtime] = "1GB"
-
-
-PreprocessWay = Literal["usual", "veclip"]
-
-
-class ClipConfig(Section):
-    """The CLIP model and how long it is trained."""
-
-    image_size: int = Field(224, ge=16)
-    patch_size: int = Field(16, ge=1)
-    vision_width: int = Field(768, ge=16)
-    vision_layers: int = Field(12, ge=1)
-    vision_heads: int = Field(12, ge=1)
-    text_width: int = Field(512, ge=16)
-    text_layers: int = Field(12, ge=1)
-    text_heads: int = Field(8, ge=1)
-    projection: int = Field(512, ge=8)
-    context: int = Field(77, ge=8, description="Text tokens, the marks of begin and end among them.")
-    tokenizer: Annotated[str, Runtime] = Field(
-        description="Folder (or a hub's name) of the tokenizer; its files' digest enters the fingerprint."
-    )
-    lowercase: bool = True
-    begin_token: bool = Field(
-        True, description="A mark before each text, as CLIP has it. VeCLIP's released models have none."
-    )
-    preprocess: PreprocessWay = Field(
-        "usual", description="usual: bicubic, as CLIP's; veclip: as VeCLIP's released models, without antialiasing."
-    )
 
 
 class TrainConfig(Section):
@@ -57,6 +31,9 @@ class TrainConfig(Section):
     )
     reading: ReadingConfig = ReadingConfig()
     model: ClipConfig
+    loss: Literal["contrastive", "sigmoid"] = Field(
+        "contrastive", description="InfoNCE as CLIP's, or SigLIP's sigmoid loss with a bias."
+    )
     epochs: int = Field(32, ge=1)
     batch_size: int = Field(1024, ge=2)
     learning_rate: float = Field(5e-4, gt=0)
@@ -70,7 +47,22 @@ class TrainConfig(Section):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU.")
     threads: int = Field(1, ge=1, description="CPU threads of a run; part of the fingerprint, as rounding follows it.")
+    micro_batch: Annotated[int | None, Runtime] = Field(
+        None,
+        ge=1,
+        description="Samples that go through a process's model at once; none: all of its part of a batch. The loss is "
+        "over the whole batch all the same.",
+    )
+    recompute: Annotated[bool, Runtime] = Field(
+        False, description="Compute activations again for the gradients rather than keep them: less memory, more time."
+    )
+    compile: Annotated[bool, Runtime] = Field(False, description="Have torch.compile make kernels of the model.")
+    deterministic: Annotated[bool, Runtime] = Field(
+        True, description="The same bytes from the same run on the same device; on a GPU it costs some speed."
+    )
     checkpoint_steps: Annotated[int, Runtime] = Field(500, ge=1)
+    checkpoints_kept: Annotated[int, Runtime] = Field(2, ge=1)
+    launch: Annotated[LaunchConfig, Runtime] = LaunchConfig()
     device: Annotated[str, Runtime] = "auto"
     image_cache_bytes: Annotated[int, Runtime] = Field(
         4 << 30, ge=0, description="Decoded images are kept in memory up to this size, else decoded for each batch."

@@ -1,10 +1,10 @@
-"""The state of an unfinished run in the store: replaced whole every so many steps, gone once the run is published."""
+"""The states of an unfinished run in the store: whole, the last few of them, gone once the run is published."""
 
 from __future__ import annotations
 
 import logging
 import pickle
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ import torch
 from vecap_tasks.dataset.store import Store
 
 log = logging.getLogger(__name__)
+
+_UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,44 +29,99 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a run was around a step. `time` is in seconds since the epoch; `waiting` the share of time without
+    data; `gpu_memory` the most that was held, in bytes; `mfu` the share of what the device can compute at most."""
+
+    step: int
+    time: float
+    samples_per_second: float
+    waiting: float
+    gpu_memory: int | None
+    mfu: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a run trains on, as its data says. Samples are those of an epoch."""
+
+    samples: int
+    left_out: int
+    batch_size: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class State:
-    """All that a run needs to go on as if nothing had happened: order, texts and rate follow from the step."""
+    """All that a run needs to go on as if nothing had happened: order, texts, crops and rate follow from the step.
+
+    `objective` are the loss' own parameters. The state is the same on all ranks, so any number of them takes it up.
+    """
 
     model: dict[str, Any]
+    objective: dict[str, Any]
     optimizer: dict[str, Any]
     records: list[StepRecord]
+    speeds: list[Speed]
+    figures: Figures
+
+    @property
+    def complete(self) -> bool:
+        return len(self.records) == self.figures.steps
 
 
-class Checkpoint:
-    """The checkpoint of one run, the file *name* of the store."""
+class Checkpoints:
+    """The checkpoints of one run: files in *folder* of the store, named by the steps that are done."""
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, folder: str, kept: int) -> None:
         self._store = store
-        self._name = name
+        self._folder = folder
+        self._kept = kept
 
     def save(self, state: State) -> None:
-        """Replace the checkpoint; a kill at any moment leaves the one before or this one."""
+        """Add a checkpoint, then remove those before the last *kept*; a kill at any moment leaves whole ones."""
         body = {
             "model": state.model,
+            "objective": state.objective,
             "optimizer": state.optimizer,
-            "records": [asdict(record) for record in state.records],
+            # numbers in a row: a long run has hundreds of thousands of steps
+            "records": torch.tensor([astuple(record) for record in state.records], dtype=torch.float64),
+            "speeds": [asdict(speed) for speed in state.speeds],
+            "figures": asdict(state.figures),
         }
         with self._store.workspace() as work:
             torch.save(body, work / "checkpoint.pt")
-            self._store.upload(self._name, work / "checkpoint.pt")
+            self._store.upload(f"{self._folder}/{len(state.records):09d}.pt", work / "checkpoint.pt")
+        for step in self.steps()[: -self._kept]:
+            self._store.remove(f"{self._folder}/{step:09d}.pt")
+
+    def steps(self) -> list[int]:
+        """Return the steps after which there is a checkpoint, in order."""
+        names = [name.removesuffix(".pt") for name in self._store.files(self._folder)]
+        return [int(name) for name in names if name.isdigit()]
 
     def load(self) -> State | None:
-        """Return the last state, or None where there is none that can be read."""
-        if not self._store.exists(self._name):
-            return None
-        with self._store.local(self._name) as path:
-            try:
+        """Return the last state that can be read, or None where there is none."""
+        for step in reversed(self.steps()):
+            state = self.load_step(step)
+            if state is not None:
+                return state
+        return None
+
+    def load_step(self, step: int) -> State | None:
+        """Return the state after *step* steps, or None where it cannot be read."""
+        name = f"{self._folder}/{step:09d}.pt"
+        try:
+            with self._store.local(name) as path:
                 body = torch.load(path, map_location="cpu", weights_only=True)
-                records = [StepRecord(**record) for record in body["records"]]
-                return State(body["model"], body["optimizer"], records)
-            except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-                log.warning("%s cannot be read (%s): the run starts from its beginning", self._name, error)
-                return None
+            rows = body["records"].tolist()
+            records = [StepRecord(int(step), int(epoch), *numbers) for step, epoch, *numbers in rows]
+            speeds = [Speed(**speed) for speed in body["speeds"]]
+            figures = Figures(**body["figures"])
+            return State(body["model"], body["objective"], body["optimizer"], records, speeds, figures)
+        except _UNREADABLE as error:
+            log.warning("%s cannot be read (%s): the run goes on from before it", name, error)
+            return None
 
     def remove(self) -> None:
-        self._store.remove(self._name)
+        self._store.remove_folder(self._folder)

@@ -1,50 +1,37 @@
-"""The training loop: symmetric InfoNCE over batches whose order, texts and crops follow from the seed and the epoch.
+"""The training loop: batches in, a trained model out, on one process or as one of several.
 
-Nothing random is drawn from a running generator, so a run that goes on from a checkpoint has the same losses and the
-same weights, bit by bit, as one that was never stopped.
+Nothing random is drawn from a running generator: order, texts and crops follow from seed, uid and epoch. So a run that
+goes on from a checkpoint has the same losses and the same weights, bit by bit, as one that was never stopped, and
+several processes do what one would, up to rounding.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import CLIPModel
 
 from vecap_tasks.config import TrainConfig
-from vecap_tasks.errors import ConfigError, VecapError
-from vecap_tasks.train.batch import TrainingData
-from vecap_tasks.train.checkpoint import Checkpoint, State, StepRecord
+from vecap_tasks.errors import VecapError
+from vecap_tasks.train.batch import Batch, TrainingData
+from vecap_tasks.train.checkpoint import Checkpoints, Figures, Speed, State, StepRecord
 from vecap_tasks.train.crop import Normalise
+from vecap_tasks.train.ending import Ending, ToldToEnd, heard
+from vecap_tasks.train.loss import Objective
+from vecap_tasks.train.meter import Meter, Progress
 from vecap_tasks.train.optimizer import learning_rate, new_optimizer
+from vecap_tasks.train.ranks import Ranks
+from vecap_tasks.train.towers import Part, add_gradients, new_towers
 
-_LARGEST_LOG_SCALE = math.log(100)  # the bound of CLIP's logit scale (Radford et al., 2021)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run is. `seconds_left` is an estimate from the speed of this process."""
-
-    run: str
-    record: StepRecord
-    steps: int
-    samples_per_second: float
-    seconds_left: float
-
-    def __str__(self) -> str:
-        minutes, seconds = divmod(round(self.seconds_left), 60)
-        return (
-            f"{self.run}  step {self.record.step}/{self.steps}  epoch {self.record.epoch}  "
-            f"loss {self.record.loss:.4f}  rate {self.record.learning_rate:.2e}  scale {self.record.logit_scale:.1f}  "
-            f"norm {self.record.gradient_norm:.2f}  {self.samples_per_second:.0f} samples/s  "
-            f"{minutes}:{seconds:02d} left"
-        )
+_SPEED_SECONDS = 10.0  # between lines about the speed
 
 
 def fit(
@@ -53,87 +40,177 @@ def fit(
     data: TrainingData,
     config: TrainConfig,
     seed: int,
-    checkpoint: Checkpoint,
+    ranks: Ranks,
+    checkpoints: Checkpoints,
     report: Callable[[Progress], None],
-) -> list[StepRecord]:
-    """Train *model* in place, from the checkpoint on if there is one; return the records of all steps.
+) -> State:
+    """Train *model* in place, from the last checkpoint on if there is one; return the state after the last step.
 
-    Raises VecapError, naming the batch, when a loss is not finite.
+    Every rank calls it, with a model of the same weights; the first one saves and reports. Raises VecapError, naming
+    the batch, when a loss is not finite, and ToldToEnd on SIGTERM, after a checkpoint.
     """
-    device = torch.device(choose_device(config.device))
-    model.to(device).train()
-    optimizer = new_optimizer(model, config)
-    records: list[StepRecord] = []
-    state = checkpoint.load()
-    if state is not None:
-        model.load_state_dict(state.model)
-        optimizer.load_state_dict(state.optimizer)
-        records = list(state.records)
-    steps = data.steps
-    normalise = Normalise(seed, config.crop_scale, device)
-    autocast = _autocast(config, device)
-    first, start = len(records), time.monotonic()
-    with _reproducible(config.threads):
-        for batch in data.batches(first):
-            step = batch.step
-            ids = torch.from_numpy(batch.ids).to(device, torch.int64)
-            pixels = normalise(batch.pixels, step)
-            rate = learning_rate(step, steps, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                images = model.get_image_features(pixel_values=pixels).pooler_output
-                texts = model.get_text_features(input_ids=ids).pooler_output
-            loss = contrastive_loss(images.float(), texts.float(), model.logit_scale)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise VecapError(
-                    f"{run}: the loss is {value} at step {step + 1} (epoch {batch.epoch + 1}, "
-                    f"batch {batch.place + 1}, which begins with sample {batch.uids[0]}); lower train.learning_rate"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-            optimizer.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, _LARGEST_LOG_SCALE)
-            scale = float(model.logit_scale.detach().exp())
-            records.append(StepRecord(step + 1, batch.epoch + 1, value, rate, scale, float(norm)))
-            if (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps:
-                checkpoint.save(State(model.state_dict(), optimizer.state_dict(), records))
-            speed = (step + 1 - first) / max(time.monotonic() - start, 1e-9)
-            report(Progress(run, records[-1], steps, speed * data.batch_size, (steps - step - 1) / speed))
-    return records
+    trainer = _Trainer(run, model, data, config, seed, ranks, checkpoints)
+    with _reproducible(config), heard() as ending:
+        return trainer.train(ending, report)
 
 
-def contrastive_loss(images: torch.Tensor, texts: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
-    """Return the symmetric InfoNCE loss of features [n, d] whose rows belong together (Radford et al., 2021)."""
-    logits = log_scale.exp() * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
-    targets = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A step whose figures are on their way from the device."""
+
+    batch: Batch
+    rate: float
+    figures: torch.Tensor  # loss, norm, scale, whether to end
+    there: torch.cuda.Event | None
+
+    def read(self) -> list[float]:
+        if self.there is not None:
+            self.there.synchronize()
+        values: list[float] = self.figures.tolist()
+        return values
 
 
-def choose_device(wanted: str) -> str:
-    """Return the torch device for *wanted*: `auto` is a GPU where there is one. Raises ConfigError for no GPU."""
-    found = torch.cuda.is_available()
-    if wanted.startswith("cuda") and not found:
-        raise ConfigError(f"train.device: there is no GPU for {wanted!r}; use auto or cpu")
-    chosen = wanted if wanted != "auto" else "cuda" if found else "cpu"
-    if chosen.startswith("cuda"):
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible with it alone
-    return chosen
+class _Trainer:
+    """The parts of one run. Figures of a step are read when the next one is under way, so that a GPU never waits."""
 
+    def __init__(
+        self,
+        run: str,
+        model: CLIPModel,
+        data: TrainingData,
+        config: TrainConfig,
+        seed: int,
+        ranks: Ranks,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self._run, self._data, self._config, self._ranks, self._checkpoints = run, data, config, ranks, checkpoints
+        self._model = model.to(ranks.device).train()
+        self._objective = Objective(config.loss, model.logit_scale, ranks)
+        if config.model.start is None:
+            self._objective.start_anew()
+        learned = nn.ModuleList([model, self._objective])
+        self._parameters = list(learned.parameters())
+        self._optimizer = new_optimizer(learned, config)
+        self._figures = Figures(data.samples, data.left_out, data.batch_size, data.steps)
+        self._records: list[StepRecord] = []
+        self._speeds: list[Speed] = []
+        self._resume()
+        self._towers = new_towers(model, config, ranks)
+        self._pad = int(model.config.text_config.pad_token_id or 0)
+        self._context = config.model.context if config.compile else 0
+        self._normalise = Normalise(seed, config.crop_scale, ranks.device)
+        half = config.precision == "bfloat16" or (config.precision == "auto" and ranks.device.type == "cuda")
+        self._autocast = partial(torch.autocast, ranks.device.type, torch.bfloat16, enabled=half)
 
-def _autocast(config: TrainConfig, device: torch.device) -> bool:
-    return config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
+        self._meter = Meter(model, data.batch_size, ranks)
+
+    def _resume(self) -> None:
+        """Take up the last state that the first rank can read."""
+        state = self._checkpoints.load() if self._ranks.rank == 0 else None
+        done = self._ranks.of_first(len(state.records) if state else 0)
+        if done and state is None:
+            state = self._checkpoints.load_step(done)
+            if state is None:
+                raise VecapError(f"{self._run}: the checkpoint after step {done} cannot be read by all processes")
+        if state is not None:
+            self._model.load_state_dict(state.model)
+            self._objective.load_state_dict(state.objective)
+            self._optimizer.load_state_dict(state.optimizer)
+            self._records, self._speeds = list(state.records), list(state.speeds)
+
+    def train(self, ending: Ending, report: Callable[[Progress], None]) -> State:
+        steps = self._data.steps
+        self._meter = Meter(self._model, self._data.batch_size, self._ranks)
+        before: _Taken | None = None
+        asked = time.monotonic()
+        for batch in self._data.batches(len(self._records), self._ranks.rank, self._ranks.world):
+            waited = time.monotonic() - asked
+            taken = self._step(batch, ending)
+            leave = before is not None and self._read(before, report)
+            before = taken
+            self._meter.add(waited, batch.ids.shape[1])
+            done = batch.step + 1
+            if leave or (done % self._config.checkpoint_steps == 0 and done < steps):
+                leave = self._read(taken, report) or leave
+                before = None
+                self._save()
+                if leave:
+                    raise ToldToEnd(
+                        f"{self._run}: told to end, and saved after step {done} of {steps}; "
+                        "the same command goes on from there"
+                    )
+            asked = time.monotonic()
+        if before is not None:
+            self._read(before, report)
+        return self._state()
+
+    def _step(self, batch: Batch, ending: Ending) -> _Taken:
+        rate = learning_rate(batch.step, self._data.steps, self._config)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = add_gradients(self._towers, self._objective, self._parts(batch), self._autocast)
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip)
+        self._optimizer.step()
+        self._objective.clamp()
+        scale = self._objective.log_scale.detach().exp()
+        figures = self._ranks.mean(torch.stack([loss, norm, scale, torch.full_like(loss, ending.asked)]))
+        there = None
+        if figures.is_cuda:
+            figures = figures.to("cpu", non_blocking=True)
+            there = torch.cuda.Event()
+            there.record()
+        return _Taken(batch, rate, figures, there)
+
+    def _parts(self, batch: Batch) -> list[Part]:
+        pixels, ids = torch.from_numpy(batch.pixels), torch.from_numpy(batch.ids)
+        if self._ranks.device.type == "cuda":
+            pixels, ids = pixels.pin_memory(), ids.pin_memory()
+        ids = ids.to(self._ranks.device, torch.int64, non_blocking=True)
+        if ids.shape[1] < self._context:
+            ids = F.pad(ids, (0, self._context - ids.shape[1]), value=self._pad)
+        count = self._config.micro_batch or len(ids)
+        slices = [slice(first, first + count) for first in range(0, len(ids), count)]
+        return [
+            Part(partial(self._normalise, pixels[part], batch.uids[part], batch.epoch), ids[part]) for part in slices
+        ]
+
+    def _read(self, taken: _Taken, report: Callable[[Progress], None]) -> bool:
+        """Record the step *taken*, and say whether a process was told to end."""
+        loss, norm, scale, told = taken.read()
+        batch = taken.batch
+        if not math.isfinite(loss):
+            raise VecapError(
+                f"{self._run}: the loss is {loss} at step {batch.step + 1} (epoch {batch.epoch + 1}, "
+                f"batch {batch.place + 1}, which begins with sample {batch.uids[0]}); lower train.learning_rate"
+            )
+        record = StepRecord(batch.step + 1, batch.epoch + 1, loss, taken.rate, scale, norm)
+        self._records.append(record)
+        if self._ranks.rank == 0:
+            speed = self._meter.speed(record.step)
+            steps = self._data.steps
+            if not self._speeds or speed.time - self._speeds[-1].time >= _SPEED_SECONDS or record.step == steps:
+                self._speeds.append(speed)
+            left = (steps - record.step) * self._data.batch_size / speed.samples_per_second
+            report(Progress(self._run, record, steps, speed, left))
+        return told > 0
+
+    def _state(self) -> State:
+        model, objective = self._model.state_dict(), self._objective.state_dict()
+        return State(model, objective, self._optimizer.state_dict(), self._records, self._speeds, self._figures)
+
+    def _save(self) -> None:
+        if self._ranks.rank == 0:
+            self._checkpoints.save(self._state())
+        self._ranks.wait()
 
 
 @contextmanager
-def _reproducible(threads: int) -> Iterator[None]:
-    """Compute deterministically on *threads* CPU threads within the block, and as before after it."""
+def _reproducible(config: TrainConfig) -> Iterator[None]:
+    """Compute on so many CPU threads within the block, deterministically where asked for, and as before after it."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     try:
         yield
     finally:

@@ -1,17 +1,84 @@
-"""The CLIP model of a run, as transformers builds it, and the folder that it is exported to."""
+"""The CLIP model of a run: as transformers builds it or as a folder has it, and the folder that it is exported to."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from vecap_tasks.config import ClipConfig
-from vecap_tasks.errors import ConfigError
+from vecap_tasks.config import ClipConfig, Config
+from vecap_tasks.errors import ConfigError, one_line
+from vecap_tasks.train.start import start_folder
 
 _WIDER_MLP = 4  # the hidden layer of a block, in widths, as in the published CLIP models
+
+_LARGEST_ID_IS_THE_END = 2  # an `eos_token_id` by which transformers' CLIP reads a text at its largest id
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError)
+
+
+def open_model(config: Config, tokenizer: PreTrainedTokenizerFast, seed: int) -> CLIPModel:
+    """Return the model that a run begins with: the configured start, else a new one.
+
+    Raises ConfigError for sizes that do not fit, and for a start that cannot be loaded or is another model.
+    """
+    folder = start_folder(config)
+    return new_model(config.train.model, tokenizer, seed) if folder is None else _started(folder, config, tokenizer)
+
+
+def _started(folder: Path, config: Config, tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
+    disable_progress_bar()
+    try:
+        model, report = CLIPModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except _LOAD_ERRORS as error:
+        raise ConfigError(f"train.model.start: {folder} cannot be loaded as a CLIPModel: {one_line(error)}") from error
+    # transformers would go on with random numbers
+    lacking = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
+    if lacking:
+        raise ConfigError(f"train.model.start: {folder} lacks {len(lacking)} weights of a CLIPModel, as {lacking[0]}")
+    _check(model, folder, config.train.model, tokenizer)
+    return model
+
+
+def _check(model: CLIPModel, folder: Path, wanted: ClipConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise ConfigError where *model* is not of the configured sizes, or does not go with *tokenizer*."""
+    vision, text = model.config.vision_config, model.config.text_config
+    sizes = {
+        "image_size": vision.image_size,
+        "patch_size": vision.patch_size,
+        "vision_width": vision.hidden_size,
+        "vision_layers": vision.num_hidden_layers,
+        "vision_heads": vision.num_attention_heads,
+        "text_width": text.hidden_size,
+        "text_layers": text.num_hidden_layers,
+        "text_heads": text.num_attention_heads,
+        "projection": model.config.projection_dim,
+    }
+    for name, size in sizes.items():
+        if getattr(wanted, name) != size:
+            raise ConfigError(
+                f"train.model.start: {folder} has {name} {size}, the configuration {getattr(wanted, name)}; "
+                f"set train.model.{name}"
+            )
+    if wanted.context > text.max_position_embeddings:
+        raise ConfigError(
+            f"train.model.start: {folder} reads {text.max_position_embeddings} tokens; lower train.model.context to it"
+        )
+    if len(tokenizer) > text.vocab_size:
+        raise ConfigError(
+            f"train.model.start: {folder} knows {text.vocab_size} tokens, train.model.tokenizer has {len(tokenizer)}; "
+            "give the tokenizer that the model was trained with"
+        )
+    # A release whose texts are read at the largest id stays as it is: its features are those that it was made with.
+    if text.eos_token_id not in (_LARGEST_ID_IS_THE_END, tokenizer.eos_token_id):
+        raise ConfigError(
+            f"train.model.start: {folder} reads a text at the token {text.eos_token_id}, the tokenizer ends it with "
+            f"{tokenizer.eos_token_id}; give the tokenizer that the model was trained with"
+        )
 
 
 def new_model(config: ClipConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> CLIPModel:

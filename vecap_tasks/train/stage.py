@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Arm
 from vecap_tasks.dataset.manifest import Input, Manifest
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
 from vecap_tasks.errors import VecapError
+from vecap_tasks.train.names import parse_run, run_names
 
 if TYPE_CHECKING:
-    from vecap_tasks.train.checkpoint import Checkpoint, StepRecord
-    from vecap_tasks.train.loop import Progress
+    from vecap_tasks.train.checkpoint import Checkpoints, Speed, State, StepRecord
+    from vecap_tasks.train.meter import Progress
     from vecap_tasks.train.mixture import Mixture
 
-log = logging.getLogger(__name__)
-
-_LOG_SECONDS = 5.0
+SPEEDS = "throughput.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +35,7 @@ class Summary:
     batch_size: int
     parameters: int
     final_loss: float
+    logit_bias: float | None  # of the sigmoid loss: what is added to an image's and a text's scaled similarity
 
 
 class Train(Stage):
@@ -47,6 +45,7 @@ class Train(Stage):
     upstream = ("assemble",)
     on_workers = False
     keyed = True
+    revision = 2
     rates = ("steps",)
 
     report: Callable[[Progress], None] | None = None  # called at every step, for a progress bar
@@ -54,13 +53,16 @@ class Train(Stage):
     def identity(self) -> dict[str, Any]:
         section = self.config.train.identity()
         mixed = {"mixture": self._mixture.digest} if self._mixture else {}
-        return section | {"model": section["model"] | {"tokenizer": self._tokenizer_digest}} | mixed
+        model = section["model"] | {"tokenizer": self._tokenizer_digest, "start": self._start_digest}
+        return section | {"model": model} | mixed
 
     def inputs(self) -> list[Input]:
         from vecap_tasks.train.recipe import mixture_inputs
 
         mixed = mixture_inputs(self._mixture) if self._mixture else []
-        return [Input("model", self.config.train.model.tokenizer, self._tokenizer_digest), *mixed]
+        model = self.config.train.model
+        start = [Input("model", model.start, self._start_digest)] if model.start and self._start_digest else []
+        return [Input("model", model.tokenizer, self._tokenizer_digest), *start, *mixed]
 
     @cached_property
     def _mixture(self) -> Mixture | None:
@@ -74,90 +76,102 @@ class Train(Stage):
 
         return tokenizer_digest(self.config)
 
+    @cached_property
+    def _start_digest(self) -> str | None:
+        from vecap_tasks.train.start import start_digest
+
+        return start_digest(self.config)
+
     def shards(self) -> list[str]:
-        return [f"{arm}-{seed}" for arm in self.config.train.arms for seed in self.config.train.seeds]
+        return run_names(self.config.train)
 
     def run(self, shard: str) -> ShardResult:
         result = super().run(shard)
-        self._checkpoint(shard).remove()
+        self.checkpoints(shard).remove()
         return result
 
     def commit(self) -> Manifest:
         manifest = super().commit()
-        for shard in self.shards():  # a kill between a receipt and the removal leaves one
-            self._checkpoint(shard).remove()
+        for shard in self.shards():  # a kill between a receipt and the removal leaves some
+            self.checkpoints(shard).remove()
         return manifest
 
     def process(self, shard: str, work: Path) -> Made:
-        """Train the arm and seed that *shard* names.
+        """Train the arm and seed that *shard* names, in this process or in those that are configured.
 
-        Raises VecapError when there are fewer than two samples with a text for the arm, and when the loss is not
-        finite.
+        Raises VecapError when there are fewer than two samples with a text for the arm, when the loss is not finite,
+        and when the process is told to end; then there is a checkpoint to go on from.
         """
         from vecap_tasks.preprocess import image_processor
-        from vecap_tasks.train.data import open_training_data
-        from vecap_tasks.train.loop import fit
-        from vecap_tasks.train.model import export, new_model
+        from vecap_tasks.train.model import export, open_model
         from vecap_tasks.train.tokenizer import load_tokenizer
 
         config = self.config.train
         arm, seed = parse_run(shard)
         self.upstream_manifest("assemble")
+        state = self._trained(shard)
         tokenizer = load_tokenizer(self.config)
-        model = new_model(config.model, tokenizer, seed)
-        data = open_training_data(self.config, self.version, arm, seed, tokenizer)
-        log.info("%s: %d samples, %d without a text left out", shard, data.samples, data.left_out)
-        records = fit(shard, model, data, config, seed, self._checkpoint(shard), self._reporter())
+        model = open_model(self.config, tokenizer, seed)
+        model.load_state_dict(state.model)
+        bias = state.objective.get("bias")
         summary = Summary(
             arm=arm,
             seed=seed,
-            samples=data.samples,
-            left_out=data.left_out,
-            steps=len(records),
-            batch_size=data.batch_size,
+            samples=state.figures.samples,
+            left_out=state.figures.left_out,
+            steps=len(state.records),
+            batch_size=state.figures.batch_size,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            final_loss=records[-1].loss,
+            final_loss=state.records[-1].loss,
+            logit_bias=None if bias is None else float(bias),
         )
         folder = work / shard
         processor = image_processor(config.model.image_size, config.model.preprocess)
-        export(model.cpu(), tokenizer, processor, folder)
-        write_log(records, folder / "log.jsonl")
+        export(model, tokenizer, processor, folder)
+        write_lines(state.records, folder / "log.jsonl")
         (folder / "training.json").write_text(json.dumps(asdict(summary), indent=1, sort_keys=True) + "\n")
         files: dict[str, int | None] = {f"{shard}/{path.name}": None for path in sorted(folder.iterdir())}
-        files[f"{shard}/log.jsonl"] = len(records)
+        files[f"{shard}/log.jsonl"] = len(state.records)
+        write_lines(state.speeds, work / SPEEDS)
+        self.store.upload(f"{self.folder}/{shard}/{SPEEDS}", work / SPEEDS)
         counters = {"runs": 1, "steps": summary.steps, "samples": summary.samples, "left_out": summary.left_out}
         return Made(files, counters)
 
-    def _checkpoint(self, shard: str) -> Checkpoint:
-        from vecap_tasks.train.checkpoint import Checkpoint
+    def finish(self, results: list[ShardResult], work: Path) -> Made:
+        """Make the speeds of the runs, which no digest covers, attachments."""
+        names = [f"{shard}/{SPEEDS}" for shard in self.shards()]
+        for name in names:
+            (work / name).parent.mkdir()
+            (work / name).write_bytes(self.store.read(f"{self.folder}/{name}"))
+        return Made({}, attachments=tuple(names))
 
-        return Checkpoint(self.store, f"{self.folder}/_checkpoints/{shard}.pt")
+    def _trained(self, shard: str) -> State:
+        import torch
 
-    def _reporter(self) -> Callable[[Progress], None]:
-        """Return what is called at every step: it logs a line now and then, and passes the step on."""
-        last = time.monotonic()
+        from vecap_tasks.train.launch import launch
+        from vecap_tasks.train.ranks import Ranks, choose_device
+        from vecap_tasks.train.run import train
 
-        def report(progress: Progress) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= _LOG_SECONDS or progress.record.step == progress.steps:
-                last = now
-                log.info("%s", progress)
-            if self.report is not None:
-                self.report(progress)
+        checkpoints = self.checkpoints(shard)
+        if self.config.train.launch.alone:
+            ranks = Ranks(torch.device(choose_device(self.config.train.device)))
+            return train(self.config, self.version, shard, ranks, checkpoints, self.report)
+        state = checkpoints.load()
+        if state is None or not state.complete:  # processes that were started by hand may have done it
+            del state
+            launch(self, shard)
+            state = checkpoints.load()
+        if state is None or not state.complete:
+            raise VecapError(f"train {shard}: the processes ended without its last checkpoint; run the same again")
+        return state
 
-        return report
+    def checkpoints(self, shard: str) -> Checkpoints:
+        """Return where the states of the unfinished run *shard* lie."""
+        from vecap_tasks.train.checkpoint import Checkpoints
+
+        return Checkpoints(self.store, f"{self.folder}/_checkpoints/{shard}", self.config.train.checkpoints_kept)
 
 
-def parse_run(shard: str) -> tuple[Arm, int]:
-    """Return arm and seed of a run's name, such as `mixed-0`. Raises VecapError for a name that is none."""
-    arm, _, seed = shard.partition("-")
-    for known in get_args(Arm):
-        if arm == known and seed.lstrip("-").isdigit():
-            return known, int(seed)
-    raise VecapError(f"{shard!r} names no run; it is an arm and a seed, such as mixed-0")
-
-
-def write_log(records: list[StepRecord], path: Path) -> None:
-    """Write one JSON line a step. No line holds a time, so that the same run has the same bytes."""
+def write_lines(records: Sequence[StepRecord | Speed], path: Path) -> None:
+    """Write one JSON line a record."""
     path.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))

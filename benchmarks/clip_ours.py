@@ -1,0 +1,115 @@
+"""Our side of `benchmarks.clip`: it trains for some epochs by our loop and prints the speed after the first, as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+import torch
+from transformers import AutoTokenizer
+
+from vecap_tasks.config import TrainConfig
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.train.batch import Batch, TrainingData
+from vecap_tasks.train.checkpoint import Checkpoints
+from vecap_tasks.train.images import Decoder, open_images
+from vecap_tasks.train.index import Index
+from vecap_tasks.train.loop import fit
+from vecap_tasks.train.meter import Progress
+from vecap_tasks.train.model import new_model
+from vecap_tasks.train.plan import plan_run
+from vecap_tasks.train.ranks import Ranks, choose_device
+from vecap_tasks.train.shuffled import ShuffledData
+from vecap_tasks.train.source import Shard, Source
+
+
+@dataclass(frozen=True, slots=True)
+class _OneBatch:
+    """Training data that is the same batch in every step."""
+
+    batch: Batch
+    batch_size: int
+    per_epoch: int
+    steps: int
+    samples: int
+    left_out: int = 0
+
+    def batches(self, first: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        for step in range(first, self.steps):
+            epoch, place = divmod(step, self.per_epoch)
+            yield Batch(step, epoch, place, self.batch.uids, self.batch.pixels, self.batch.ids)
+
+
+class _Timed:
+    """The same training data, which looks at the clock when the second epoch begins."""
+
+    def __init__(self, data: TrainingData) -> None:
+        self.samples, self.left_out, self.batch_size = data.samples, data.left_out, data.batch_size
+        self.per_epoch, self.steps = data.per_epoch, data.steps
+        self.begin = 0.0
+        self._data = data
+
+    def batches(self, first: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        for batch in self._data.batches(first, rank, world):
+            if batch.step == self.per_epoch:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                self.begin = time.perf_counter()
+            yield batch
+
+
+def main() -> None:
+    task = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    config = TrainConfig.model_validate(
+        {
+            "model": task["model"], "batch_size": task["batch"], "epochs": task["epochs"], "crop_scale": 0.9,
+            "precision": task["precision"], "threads": task["threads"], "loader_threads": task["workers"],
+            "compile": task["compile"], "deterministic": False, "checkpoint_steps": 1_000_000,
+        }
+    )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(task["tokenizer"])
+    data = _Timed(_tars(task, config, tokenizer) if task["kind"] == "tars" else _memory(task, config, tokenizer))
+    ranks = Ranks(torch.device(choose_device("auto")))
+    model = new_model(config.model, tokenizer, 0)
+    last: list[Progress] = []
+    with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
+        fit("bench-0", model, data, config, 0, ranks, Checkpoints(Store(folder), "checkpoints", 1), last.append)
+    seconds = time.perf_counter() - data.begin
+    rate = (data.steps - data.per_epoch) * data.batch_size / seconds
+    speed = last[-1].speed
+    mfu = None if speed.mfu is None else speed.mfu * rate / speed.samples_per_second
+    print(json.dumps({"samples_per_second": rate, "mfu": mfu, "name": f"torch {torch.__version__}"}))
+
+
+def _memory(task: dict[str, Any], config: TrainConfig, tokenizer: Any) -> TrainingData:
+    drawn = np.random.default_rng(0)
+    size, count = config.model.image_size, task["batch"]
+    pixels = drawn.integers(0, 256, (count, size, size, 3), np.uint8)
+    ids = drawn.integers(10, task["vocabulary"] - 10, (count, config.model.context), np.int32)
+    ids[:, -1] = tokenizer.eos_token_id
+    batch = Batch(0, 0, 0, tuple(f"{number:032x}" for number in range(count)), pixels, ids)
+    return _OneBatch(batch, count, task["steps"], task["steps"] * task["epochs"], task["steps"] * count)
+
+
+def _tars(task: dict[str, Any], config: TrainConfig, tokenizer: Any) -> TrainingData:
+    """Shuffled as a whole and decoded anew in every epoch, as sets are that do not fit into memory."""
+    images = task["steps"] * task["batch"]
+    local = pafs.LocalFileSystem()
+    shards = tuple(Shard(Path(tar).name, local, tar, {"vecap": images // len(task["tars"])}) for tar in task["tars"])
+    sources = [Source("photographs", shards, images, 1.0, "vecap", 0.5)]
+    index = Index(sources, tokenizer)
+    decoder = Decoder(config.model.image_size, config.model.preprocess)
+    kept = open_images(index, decoder, cache_bytes=0, threads=config.loader_threads)
+    return ShuffledData(index, kept, plan_run("vecap-0", sources, [images], config), 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Several processes, real ones started by torchrun, do what one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.train.given import Texts, configure, give_version, run
+from tests.train.test_train_stage import stopped_after
+from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.stages import load_stage
+from vecap_tasks.train.launch import launch
+
+SAMPLES = [Texts() for _ in range(20)]
+
+
+def environment():
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+
+
+def losses(stage, shard):
+    return [json.loads(line)["loss"] for line in stage.store.read(f"{stage.folder}/{shard}/log.jsonl").splitlines()]
+
+
+def test_two_ranks_and_parts_have_the_loss_and_the_gradients_of_one_batch(home):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "tests.train.two_ranks", str(home)],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 8
+    for name, (loss, gradient) in found.items():
+        assert loss < 1e-5, name
+        assert gradient < 1e-5, name
+
+
+def test_a_run_of_one_process_is_taken_up_by_two(home, tmp_path_factory, monkeypatch):
+    """Through the stage: stopped after some steps on one process, it ends on two, in parts, as if undisturbed."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    config = configure(home, arms="[mixed]", epochs=3)
+    stage = load_stage("train", config, give_version(config, SAMPLES))
+    stopped_after(stage, "mixed-0", 2)
+    several = configure(home, arms="[mixed]", epochs=3, launch="{processes: 2}", micro_batch=3)
+    resumed = load_stage("train", several, stage.version)
+    assert resumed.checkpoints("mixed-0").steps() == [4]
+    manifest = run("train", several, stage.version)
+    assert manifest.counters["steps"] == 7
+    assert not resumed.checkpoints("mixed-0").steps()
+    made = losses(resumed, "mixed-0")
+    monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
+    run("train", config, give_version(config, SAMPLES))
+    assert made == pytest.approx(losses(stage := load_stage("train", config, stage.version), "mixed-0"), abs=1e-5)
+    assert len(made) == 7
+
+
+def test_what_a_process_found_wrong_is_one_line_here(home):
+    config = configure(home, arms="[vecap]", launch="{processes: 3}")  # 3 processes cannot share a batch of 8
+    stage = load_stage("train", config, give_version(config, SAMPLES))
+    with pytest.raises(ConfigError, match=r"^8 samples of a batch \(train\.batch_size\) cannot be shared among 3"):
+        launch(stage, "vecap-0")
+
+
+LAUNCH = """
+import json, sys
+from pathlib import Path
+from vecap_tasks.config import parse_config
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.version import read_version
+from vecap_tasks.errors import VecapError
+from vecap_tasks.stages import load_stage
+config = parse_config(json.loads(sys.argv[1]), Path(sys.argv[2]))
+store = Store(config.resolve(config.root))
+try:
+    load_stage("train", config, read_version(store, config.dataset, "2026-01-01")).run("vecap-0")
+except VecapError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_leave_with_who_started_them(home, number):
+    """SIGTERM is passed on; a SIGKILL is noticed. Both ways they save first, and nothing stays running."""
+    config = configure(home, arms="[vecap]", epochs=4000, checkpoint_steps=20, launch="{processes: 2, grace: 30}")
+    stage = load_stage("train", config, give_version(config, SAMPLES))
+    command = [sys.executable, "-c", LAUNCH, config.model_dump_json(), str(config.base)]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not stage.checkpoints("vecap-0").steps() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        said = process.stderr.read()
+    if number == signal.SIGTERM:
+        assert "vecap-0: told to end, and saved after step" in said
+        assert process.returncode == 1
+    deadline = time.monotonic() + 60
+    while running(stage.config.resolve("${VECAP_HOME}")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    last = stage.checkpoints("vecap-0").steps()[-1]
+    assert last % 20, "saved when told, not when due"
+    time.sleep(0.5)
+    assert stage.checkpoints("vecap-0").steps()[-1] == last
+
+
+def running(home: str) -> list[str]:
+    """Return the workers that have *home* in their environment."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "vecap_tasks.train.worker" in process.cmdline() and process.environ().get("VECAP_HOME") == home:
+                found.append(str(process.pid))
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def test_a_run_that_cannot_be_trained_names_why(home):
+    config = configure(home, arms="[vecap]", learning_rate=1e30, gradient_clip=1e30, epochs=10, launch="{processes: 2}")
+    stage = load_stage("train", config, give_version(config, SAMPLES))
+    with pytest.raises(VecapError, match=r"^vecap-0: the loss is \S+ at step \d+ \(epoch \d+, batch \d+, "):
+        stage.run("vecap-0")

@@ -1,0 +1,62 @@
+"""What torchrun runs twice for test_ranks.py: the loss and the gradients of a batch shared by two ranks, on gloo.
+
+Prints, from the first rank, the largest differences from the same batch in one process as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+
+import torch
+
+from tests.train.given import configure
+from vecap_tasks.config import TrainConfig
+from vecap_tasks.train.loss import Objective
+from vecap_tasks.train.model import new_model
+from vecap_tasks.train.ranks import Ranks, joined
+from vecap_tasks.train.tokenizer import load_tokenizer
+from vecap_tasks.train.towers import Part, add_gradients, new_towers
+
+
+def gradients(config: TrainConfig, tokenizer, ranks: Ranks, pixels, ids, size: int):
+    """Return the loss of the batch and the gradients of all that is learned, taken in parts of *size* samples."""
+    model = new_model(config.model, tokenizer, 0)
+    objective = Objective(config.loss, model.logit_scale, ranks)
+    objective.start_anew()
+    towers = new_towers(model, config, ranks)
+    part = len(ids) // ranks.world
+    own = slice(ranks.rank * part, (ranks.rank + 1) * part)
+    parts = [
+        Part(partial(lambda images: images, images), texts)
+        for images, texts in zip(pixels[own].split(size), ids[own].split(size), strict=True)
+    ]
+    loss = ranks.mean(add_gradients(towers, objective, parts, partial(torch.autocast, "cpu", enabled=False)))
+    learned = [*model.parameters(), *objective.parameters()]
+    return loss, torch.cat([parameter.grad.flatten() for parameter in learned])
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    found = {}
+    with joined("cpu", 60) as ranks:
+        alone = Ranks(ranks.device)
+        for loss in ("contrastive", "sigmoid"):
+            config = configure(sys.argv[1], loss=loss)
+            tokenizer = load_tokenizer(config)
+            torch.manual_seed(1)
+            pixels, ids = torch.randn(12, 3, 32, 32), torch.randint(5, 300, (12, 24))
+            ids[:, -1] = tokenizer.eos_token_id
+            value, wanted = gradients(config.train, tokenizer, alone, pixels, ids, 12)
+            for size in (6, 2, 4):  # 4 of 6 leaves a part of 2
+                shared, made = gradients(config.train, tokenizer, ranks, pixels, ids, size)
+                found[f"{loss} {size}"] = float((shared - value).abs()), float((made - wanted).abs().max())
+            parts, made = gradients(config.train, tokenizer, alone, pixels, ids, 5)
+            found[f"{loss} alone"] = float((parts - value).abs()), float((made - wanted).abs().max())
+        if ranks.rank == 0:
+            print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

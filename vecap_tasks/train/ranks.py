@@ -1,0 +1,100 @@
+"""The processes that train one model together, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vecap_tasks.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those that train together: `rank` of `world`, from 0, on its `device`."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    def gather(self, own: torch.Tensor) -> torch.Tensor:
+        """Return the rows of all ranks, [world * n, d], in their order; gradients find back to where they belong.
+
+        Every rank must give as many rows.
+        """
+        gathered: torch.Tensor = _Gathered.apply(own, self) if self.world > 1 else own
+        return gathered
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the mean over all ranks; no gradient passes. *values* may be changed."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+    def of_first(self, value: int) -> int:
+        """Return what the first rank says."""
+        if self.world == 1:
+            return value
+        said = torch.tensor([value], device=self.device)
+        dist.broadcast(said, 0)
+        return int(said)
+
+    def wait(self) -> None:
+        """Return when all ranks have come here."""
+        self.of_first(0)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, own: torch.Tensor, ranks: Ranks) -> torch.Tensor:
+        context.rows = own.shape
+        everyone = own.new_empty(ranks.world * own.shape[0], *own.shape[1:])
+        dist.all_gather_into_tensor(everyone, own.contiguous())
+        return everyone
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        own = gradient.new_empty(context.rows)
+        dist.reduce_scatter_tensor(own, gradient.contiguous())
+        return own, None
+
+
+@contextmanager
+def joined(wanted: str, patience: float) -> Iterator[Ranks]:
+    """Meet the other processes that torchrun started, which says by the environment who is who; leave at the end.
+
+    Raises ConfigError for a device that is not there.
+    """
+    local = int(os.environ["LOCAL_RANK"])
+    device = torch.device(choose_device(wanted))
+    if device.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"train.launch.processes: there are {torch.cuda.device_count()} GPUs here, none for process {local}"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=patience))
+    try:
+        yield Ranks(device, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(wanted: str) -> str:
+    """Return the torch device for *wanted*: `auto` is a GPU where there is one. Raises ConfigError for no GPU."""
+    found = torch.cuda.is_available()
+    if wanted.startswith("cuda") and not found:
+        raise ConfigError(f"train.device: there is no GPU for {wanted!r}; use auto or cpu")
+    chosen = wanted if wanted != "auto" else "cuda" if found else "cpu"
+    if chosen.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible with it alone
+    return chosen
