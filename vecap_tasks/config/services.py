@@ -19,7 +19,7 @@ class DaskConfig(Section):
     address: str | None = Field(
         None, description="Scheduler to connect to, `tcp://…` or `tls://…`; none starts workers for the run."
     )
-    tls: TlsConfig | None = Field(None, description="For an address that begins with tls://.")
+    tls: TlsConfig | None = Field(None, description="For an address that begins with tls://; none: Dask's own settings.")
     workers: int = Field(2, ge=1, description="Worker processes to start when there is no address.")
     resources: dict[str, float] = Field(default_factory=dict, description="Asked of a worker per captioning shard.")
 
@@ -28,4 +28,5 @@ class MlflowConfig(Section):
     """Where runs are recorded. `sqlite:///relative.db` starts from the configuration's folder."""
 
     tracking_uri: str = "sqlite:///${VECAP_HOME:-.vecap}/mlflow.db"
+    pages: str | None = Field(None, description="Where people open MLflow, if that is not its tracking_uri.")
     timeout: float = Field(20, gt=0, description="Seconds to wait for a server's answer.")
