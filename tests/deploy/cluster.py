@@ -122,6 +122,11 @@ class Cluster:
         environment = self._environment(self.services[name])
         return subprocess.run(words, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=600)
 
+    def dump(self, database: str) -> bytes:
+        """Return all that PostgreSQL keeps in *database*, as text."""
+        command = [self._psql / "pg_dump", "--host", self._socket, "--username", "postgres", database]
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
     def kill(self, name: str) -> None:
         """Kill the service with all its processes; as Compose would, `_tend` starts it again."""
         os.killpg(self._processes[name].pid, signal.SIGKILL)
