@@ -2,4 +2,4 @@
 # Airflow's tables, users and pools. Safe to run again; passwords and sizes follow .env.
 set -eu
 airflow db migrate
-exec airflow-users.py
+exec airflow_users.py

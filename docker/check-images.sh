@@ -41,10 +41,10 @@ for target in s3 mlflow airflow worker; do
         --build-arg BASE_IMAGE=localhost/vecap-base --build-arg VECAP_CODE_VERSION=check "$@" "$here" > /dev/null
     case $target in
         s3) try s3 weed version ;;
-        mlflow) try mlflow sh -c 'id -u; mlflow --version; command -v mlflow.sh mlflow-users.py healthy' ;;
+        mlflow) try mlflow sh -c 'id -u; mlflow --version; command -v mlflow.sh mlflow_users.py healthy' ;;
         airflow | worker)
             try $target sh -c 'id -u; airflow version; vecap --help | head -n 1; echo "code $VECAP_CODE_VERSION"
-                command -v airflow-tables.sh airflow-users.py buckets.py healthy celery dask'
+                command -v airflow-tables.sh airflow_users.py buckets.py healthy celery dask'
             # Every DAG is read, and none fails: with SQLite, as nothing else is there to ask.
             try $target sh -c 'export AIRFLOW__CORE__DAGS_FOLDER=/opt/vecap/dags AIRFLOW__CORE__PLUGINS_FOLDER=/opt/vecap/plugins
                 export AIRFLOW_HOME=$(mktemp -d) AIRFLOW__CORE__LOAD_EXAMPLES=false PYTHONPATH=/opt/vecap/plugins

@@ -95,7 +95,9 @@ class Cluster:
     def healthy(self, name: str) -> bool:
         service = self.services[name]
         check = [self._translate(word.replace("localhost", self.address(name)), service) for word in service.health]
-        return not subprocess.run(check, env=self._environment(service), cwd=self.folder, capture_output=True).returncode
+        return not subprocess.run(
+            check, env=self._environment(service), cwd=self.folder, capture_output=True
+        ).returncode
 
     def log(self, name: str) -> str:
         return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
@@ -176,9 +178,9 @@ class Cluster:
         for name, file in self._secrets.items():
             text = text.replace(f"/run/secrets/{name}", str(file))
         text = text.replace("/opt/airflow", str(self._made(f"airflow/{service.name}")))
-        text = text.replace("/opt/vecap", str(REPOSITORY)).replace("/tmp/dask", str(self._made("dask")))  # noqa: S108
+        text = text.replace("/opt/vecap", str(REPOSITORY)).replace("/tmp/dask", str(self._made("dask")))
         here = self.address(service.name)
-        return here + text if re.fullmatch(r":\d+", text) else text.replace("0.0.0.0", here)  # noqa: S104
+        return here + text if re.fullmatch(r":\d+", text) else text.replace("0.0.0.0", here)
 
     def _made(self, name: str) -> Path:
         folder = self.folder / name

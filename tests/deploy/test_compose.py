@@ -74,7 +74,11 @@ def test_secrets_are_made_once_and_are_for_their_owner_alone(tmp_path: Path) -> 
     assert read_secrets(tmp_path) == first
     assert (tmp_path / "secrets" / "tls" / "client.key").read_bytes() == key
     assert len(set(first.values())) == len(first)
-    for file in (tmp_path / ".env", tmp_path / "secrets" / "tls" / "client.key", tmp_path / "secrets" / "tls" / "ca.key"):
+    for file in (
+        tmp_path / ".env",
+        tmp_path / "secrets" / "tls" / "client.key",
+        tmp_path / "secrets" / "tls" / "ca.key",
+    ):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     ignored = subprocess.run(["git", "check-ignore", ".env", "secrets/tls/ca.key"], cwd=REPOSITORY, capture_output=True)
     assert ignored.returncode == 0
@@ -93,7 +97,9 @@ def test_certificates_are_signed_by_the_one_authority(tmp_path: Path) -> None:
     read_secrets(tmp_path)
     tls = tmp_path / "secrets" / "tls"
     for name in ("scheduler", "worker", "client"):
-        checked = subprocess.run(["openssl", "verify", "-CAfile", tls / "ca.pem", tls / f"{name}.pem"], capture_output=True)
+        checked = subprocess.run(
+            ["openssl", "verify", "-CAfile", tls / "ca.pem", tls / f"{name}.pem"], capture_output=True
+        )
         assert checked.returncode == 0, checked.stderr
 
 
@@ -145,7 +151,10 @@ def test_every_program_is_in_its_image(services: dict[str, Service]) -> None:
         for words in (service.command, service.health):
             if not words or words[0].startswith("--"):
                 continue
-            programs = {words[0], *re.findall(r"(?:^|&& |\| )(?:exec )?([a-z][\w.-]*)", words[-1] if words[0] == "sh" else "")}
+            programs = {
+                words[0],
+                *re.findall(r"(?:^|&& |\| )(?:exec )?([a-z][\w.-]*)", words[-1] if words[0] == "sh" else ""),
+            }
             for program in programs - {"sh", "exec", "echo", "grep"}:
                 if service.target is None:
                     assert program in THEIRS[service.name], (service.name, program)

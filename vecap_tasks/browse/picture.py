@@ -1,4 +1,4 @@
-"""One image out of a shard: found by bisection, as a shard is a tar in the order of its keys. No index, no full read."""
+"""One image out of a shard, found by bisection: a shard is a tar in the order of its keys. No index is needed."""
 
 from __future__ import annotations
 

@@ -96,7 +96,9 @@ class Samples:
     def page(self, wanted: Filter, first: int, count: int) -> Page:
         """Return *count* rows from number *first* on, in the order of their keys."""
         source, condition, values = self._conditions(wanted)
-        found = self._ask(f"SELECT key FROM {source} WHERE {condition} ORDER BY key LIMIT {count} OFFSET {first}", values)
+        found = self._ask(
+            f"SELECT key FROM {source} WHERE {condition} ORDER BY key LIMIT {count} OFFSET {first}", values
+        )
         keys = [row[0] for row in found]
         ((total,),) = self._ask(f"SELECT count(*) FROM {source} WHERE {condition}", values)
         columns = ", ".join(field.name for field in fields(Row))
@@ -140,7 +142,9 @@ class Samples:
         if wanted.reason:
             column, _, value = wanted.reason.partition("=")
             if column not in self.REASONS:
-                raise VecapError(f"{wanted.reason!r} is no reason; it is one of {', '.join(self.REASONS)}, = and its value")
+                raise VecapError(
+                    f"{wanted.reason!r} is no reason; it is one of {', '.join(self.REASONS)}, = and its value"
+                )
             conditions.append(f"{column} = $reason")
             values["reason"] = value
         if wanted.text:

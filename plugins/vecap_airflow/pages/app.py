@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +52,9 @@ def root(request: Request) -> str:
 
 @app.get("/style.css")
 def style() -> FileResponse:
-    return FileResponse(Path(__file__).parent / "style.css", media_type="text/css", headers={"Cache-Control": "max-age=300"})
+    return FileResponse(
+        Path(__file__).parent / "style.css", media_type="text/css", headers={"Cache-Control": "max-age=300"}
+    )
 
 
 @app.get("/")

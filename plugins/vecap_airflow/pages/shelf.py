@@ -13,7 +13,7 @@ from vecap_tasks.dataset.diff import Diff, diff
 from vecap_tasks.dataset.manifest import Manifest, read_manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.summary import Summary, summarise
-from vecap_tasks.dataset.version import Version, list_versions, read_version
+from vecap_tasks.dataset.version import Version, list_versions, published, read_version
 
 _OPEN = 16  # versions whose tables are kept open
 _COMPARED = 8  # revisions of an image side by side
@@ -65,7 +65,7 @@ class Shelf:
         """Return the rows of the sample *uid* in the newest versions that have it, with the versions' names."""
         found = []
         for version in self._newest():
-            if summarise(self._store, version).digest:
+            if published(self._store, version) is not None:
                 row = self.samples(version.name).row(uid)
                 if row is not None:
                     found.append((version.name, row))
@@ -81,9 +81,9 @@ class Shelf:
 
     def _before(self, version: Version) -> Version | None:
         for other in self._newest():
-            if (other.interval, other.revision) < (version.interval, version.revision):
-                if summarise(self._store, other).digest:
-                    return other
+            earlier = (other.interval, other.revision) < (version.interval, version.revision)
+            if earlier and published(self._store, other) is not None:
+                return other
         return None
 
 
