@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote, urlencode, urlsplit
 
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
-from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi import Depends, FastAPI, Form, HTTPException, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
 from vecap_airflow.job import DEFAULT_CONFIG
@@ -16,6 +20,7 @@ from vecap_tasks.errors import VecapError, one_line
 
 if TYPE_CHECKING:
     from vecap_airflow.pages.shelf import Shelf
+    from vecap_tasks.lineage.tree import Node
 
 DAG = "vecap_dataset"
 VERSIONS_A_PAGE = 30
@@ -38,6 +43,24 @@ def shelf() -> Shelf:
 
 
 Open = Annotated[Any, Depends(shelf)]
+User = Annotated[BaseUser, Depends(get_user)]
+requires_change = requires_access_dag("POST", DagAccessEntity.RUN, param_dag_id=DAG)
+
+
+def may_change(user: BaseUser) -> bool:
+    """Say whether *user* may start runs of the DAG, and so may release rows for the next one."""
+    return bool(
+        get_auth_manager().is_authorized_dag(
+            method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=DAG), user=user
+        )
+    )
+
+
+def own_form(request: Request) -> None:
+    """Refuse a form that a page of another site sends with the user's cookie."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise HTTPException(403, "the form is not ours")
 
 
 @app.exception_handler(VecapError)
@@ -104,6 +127,67 @@ def picture(opened: Open, name: str, key: str) -> Response:
         raise HTTPException(404, "no such picture")
     headers = HEADERS | {"Cache-Control": "private, max-age=3600"}
     return Response(data, media_type="image/jpeg", headers=headers)
+
+
+@app.get("/quarantine")
+def quarantine_start(request: Request, opened: Open) -> HTMLResponse:
+    found, _ = opened.versions(0, VERSIONS_A_PAGE)
+    return page("quarantine_start.html", root=root(request), dataset=opened.dataset, versions=found)
+
+
+@app.get("/versions/{name}/quarantine")
+def quarantine(
+    request: Request,
+    opened: Open,
+    user: User,
+    name: str,
+    reason: str = "",
+    first: Annotated[int, Query(ge=0)] = 0,
+    told: str = "",
+) -> HTMLResponse:
+    reasons, shown, entries = opened.quarantine(name, reason or None, first, SAMPLES_A_PAGE)
+    return page(
+        "quarantine.html", root=root(request), dataset=opened.dataset, version=name, reason=reason, first=first,
+        step=SAMPLES_A_PAGE, reasons=reasons, shown=shown, entries=entries, may_release=may_change(user),
+        told="It is written down. Run the interval again for a revision with it." if told else "",
+    )  # fmt: skip
+
+
+@app.post("/versions/{name}/quarantine", dependencies=[Depends(own_form), Depends(requires_change)])
+def release(
+    request: Request,
+    opened: Open,
+    user: User,
+    name: str,
+    note: Annotated[str, Form(min_length=1, max_length=500)],
+    uid: Annotated[str, Form()] = "",
+    reason: Annotated[str, Form()] = "",
+) -> RedirectResponse:
+    opened.release(name, uids=[uid] if uid else [], reason=reason or None, note=note, by=user.get_name())
+    return RedirectResponse(f"{root(request)}/versions/{quote(name)}/quarantine?told=1", 303)
+
+
+@app.get("/lineage")
+def lineage(request: Request, opened: Open, name: str = "", check: bool = False) -> HTMLResponse:
+    from vecap_airflow.pages.graph import draw
+    from vecap_tasks.lineage.tree import format_tree
+
+    name = name.strip()
+    if not name:
+        found, _ = opened.versions(0, VERSIONS_A_PAGE)
+        return page("lineage_start.html", root=root(request), dataset=opened.dataset, versions=found)
+    tree = opened.lineage(name, check)
+    return page(
+        "lineage.html", root=root(request), dataset=opened.dataset, name=name, check=check, tree=tree,
+        graph=draw(tree), text=format_tree(tree), links=link_of,
+    )  # fmt: skip
+
+
+def link_of(node: Node) -> str:
+    """Return the page of what *node* is, below the root; "" where it has none."""
+    if node.kind == "version":
+        return f"versions/{quote(node.name.rpartition('/')[2])}"
+    return f"lineage?{urlencode({'name': node.name})}" if node.kind == "model" else ""
 
 
 @app.get("/compare/{uid}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +15,10 @@ from vecap_tasks.dataset.manifest import Manifest, read_manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.summary import Summary, summarise
 from vecap_tasks.dataset.version import Version, list_versions, published, read_version
+from vecap_tasks.lineage.tree import Node
+from vecap_tasks.lineage.walk import walk
+from vecap_tasks.quality.quarantine import Page, ReasonCount, list_reasons, list_rows, release
+from vecap_tasks.quality.releases import Entry, read_releases
 
 _OPEN = 16  # versions whose tables are kept open
 _COMPARED = 8  # revisions of an image side by side
@@ -59,7 +64,9 @@ class Shelf:
         return self._samples(version, manifest.digest if manifest else "")
 
     def picture(self, name: str, key: str) -> bytes | None:
-        return read_picture(self._store, self.samples(name).crawl, key)
+        version = read_version(self._store, self.dataset, name)
+        crawl = read_manifest(self._store, f"{version.folder}/crawl")
+        return read_picture(self._store, crawl, key) if crawl else None
 
     def revisions(self, uid: str) -> list[tuple[str, Row]]:
         """Return the rows of the sample *uid* in the newest versions that have it, with the versions' names."""
@@ -72,6 +79,24 @@ class Shelf:
             if len(found) == _COMPARED:
                 break
         return found
+
+    def quarantine(
+        self, name: str, reason: str | None, first: int, count: int
+    ) -> tuple[list[ReasonCount], Page, list[Entry]]:
+        """Return the reasons of a version, some of its refused rows, and what was released for its interval."""
+        version = read_version(self._store, self.dataset, name)
+        shown = list_rows(self._store, version, reason, count, first)
+        entries = read_releases(self._store, self.dataset, version.interval)
+        return list_reasons(self._store, version), shown, entries
+
+    def release(self, name: str, *, uids: Sequence[str], reason: str | None, note: str, by: str) -> None:
+        """Write a release down. Raises VecapError where there is nothing to release."""
+        version = read_version(self._store, self.dataset, name)
+        release(self._store, version, uids=uids, reason=reason, note=note, by=by)
+
+    def lineage(self, name: str, check: bool) -> Node:
+        """Return the lineage of a version or model; with *check* every byte of it is read."""
+        return walk(self.config, name, check=check)
 
     def _open(self, version: Version, digest: str) -> Samples:  # the digest is part of what is remembered
         return Samples(self._store, version)
