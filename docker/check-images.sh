@@ -3,7 +3,7 @@
 # buildah without an engine's privileges, over a tree that debootstrap makes. Needs root and some 15 GB.
 #
 #   apt-get install buildah debootstrap
-#   docker/check-images.sh [FOLDER] [-- BUILD OPTION…]      e.g. -- --volume /etc/pip.conf:/etc/pip.conf:ro
+#   [TARGETS="s3 worker"] docker/check-images.sh [FOLDER] [-- BUILD OPTION…]      e.g. -- --volume /etc/pip.conf:/etc/pip.conf:ro
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(mktemp -d)
@@ -35,16 +35,18 @@ try() { # TARGET COMMAND…: as the image's own user
     run run --user 50000:0 "$container" -- "$@"
     run rm "$container" > /dev/null
 }
-for target in s3 mlflow airflow worker; do
+for target in ${TARGETS:-s3 mlflow airflow worker}; do
     echo "== $target"
     run build --quiet --pull-never --target "$target" --tag "vecap-$target" --file "$here/docker/Dockerfile" \
         --build-arg BASE_IMAGE=localhost/vecap-base --build-arg VECAP_CODE_VERSION=check "$@" "$here" > /dev/null
     case $target in
         s3) try s3 weed version ;;
-        mlflow) try mlflow sh -c 'id -u; mlflow --version; command -v mlflow.sh mlflow_users.py healthy' ;;
+        mlflow) try mlflow sh -c 'id -u; mlflow --version; for program in mlflow.sh mlflow_users.py healthy; do command -v $program || exit 1; done' ;;
         airflow | worker)
             try $target sh -c 'id -u; airflow version; vecap --help | head -n 1; echo "code $VECAP_CODE_VERSION"
-                command -v airflow-tables.sh airflow_users.py buckets.py healthy celery dask'
+                for program in airflow-tables.sh airflow_users.py buckets.py healthy celery dask; do
+                    command -v $program || exit 1
+                done'
             # Every DAG is read, and none fails: with SQLite, as nothing else is there to ask.
             try $target sh -c 'export AIRFLOW__CORE__DAGS_FOLDER=/opt/vecap/dags AIRFLOW__CORE__PLUGINS_FOLDER=/opt/vecap/plugins
                 export AIRFLOW_HOME=$(mktemp -d) AIRFLOW__CORE__LOAD_EXAMPLES=false PYTHONPATH=/opt/vecap/plugins
