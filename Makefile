@@ -10,11 +10,11 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.txt)
 PYTEST_ARGS ?=
 
-.PHONY: help demo up down status test lint format env
+.PHONY: help demo up down status test test-cluster test-images secrets lint format env
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: $(VENV)/.installed ## a day of the miniature web through every stage by Airflow, and the results
 	@$(BIN)/python -m vecap_tasks.demo.run
@@ -30,6 +30,15 @@ status: $(VENV)/.installed ## what runs, and where
 
 test: $(VENV)/.tested ## the whole test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-cluster: $(VENV)/.tested ## the deployment's services as processes, a crawl through them (needs redis-server)
+	$(BIN)/python -m pytest tests/deploy $(PYTEST_ARGS)
+
+test-images: ## build the images over a Debian tree and try them (needs root, buildah, debootstrap)
+	docker/check-images.sh
+
+secrets: ## what docker-compose.yml wants: passwords, keys, certificates, into .env and secrets/
+	@docker/secrets.sh
 
 lint: $(VENV)/.tested ## style, formatting and types
 	$(BIN)/ruff check .
@@ -61,6 +70,6 @@ $(VENV)/.installed: $(VENV)/.created requirements.txt pyproject.toml
 	@$(call install,--no-deps -e .)
 	@touch $@
 
-$(VENV)/.tested: $(VENV)/.installed requirements-dev.txt
-	@$(call install,-r requirements-dev.txt)
+$(VENV)/.tested: $(VENV)/.installed requirements-dev.txt docker/cluster.txt
+	@$(call install,-r requirements-dev.txt -r docker/cluster.txt)
 	@touch $@

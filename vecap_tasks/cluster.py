@@ -76,18 +76,25 @@ def connect(config: Config) -> Iterator[Client]:
 def secure(config: Config, address: str) -> Security | None:
     """Return the certificates that speak with the scheduler at *address*; None for one without TLS.
 
+    They are those of `dask.tls`, else those of Dask's own settings (`DASK_DISTRIBUTED__COMM__TLS__CA_FILE` …).
+
     Raises ConfigError where address and `dask.tls` do not go together, or a file cannot be used.
     """
     import ssl
 
+    import dask.config
     from distributed.security import Security
 
     tls = config.dask.tls
     encrypted = address.startswith("tls://")
     if tls is None:
-        if encrypted:
-            raise ConfigError(f"the Dask scheduler at {address} wants certificates; name them in dask.tls")
-        return None
+        if not encrypted:
+            return None
+        if not dask.config.get("distributed.comm.tls.ca-file"):
+            raise ConfigError(
+                f"the Dask scheduler at {address} wants certificates; name them in dask.tls, or in Dask's own settings"
+            )
+        return Security(require_encryption=True)  # takes its files from there
     if not encrypted:
         raise ConfigError(f"dask.tls is set, but {address} is not encrypted; let dask.address begin with tls://")
     files = {name: config.resolve(getattr(tls, name)) for name in ("ca", "cert", "key")}

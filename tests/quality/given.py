@@ -64,6 +64,7 @@ class Row:
     caption: str | None = "A beagle in the snow"
     image: int | None = None
     status: str = "success"
+    language: str | None = None
     error_message: str | None = None
     original_width: int = 64
     original_height: int = 48

@@ -19,7 +19,9 @@ class DaskConfig(Section):
     address: str | None = Field(
         None, description="Scheduler to connect to, `tcp://…` or `tls://…`; none starts workers for the run."
     )
-    tls: TlsConfig | None = Field(None, description="For an address that begins with tls://.")
+    tls: TlsConfig | None = Field(
+        None, description="For an address that begins with tls://; none: Dask's own settings."
+    )
     workers: int = Field(2, ge=1, description="Worker processes to start when there is no address.")
     resources: dict[str, float] = Field(default_factory=dict, description="Asked of a worker per captioning shard.")
 

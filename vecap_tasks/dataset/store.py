@@ -47,7 +47,11 @@ def open_filesystem(root: str) -> tuple[pafs.FileSystem, str]:
 def _s3(variables: tuple[str | None, ...]) -> pafs.FileSystem:
     """Return the file system for these values of `_S3_VARIABLES`: one, so that its connections are used again."""
     endpoint_s3, endpoint, region, default_region, *_ = variables
-    return pafs.S3FileSystem(endpoint_override=endpoint_s3 or endpoint, region=region or default_region or "us-east-1")
+    return pafs.S3FileSystem(
+        endpoint_override=endpoint_s3 or endpoint,
+        region=region or default_region or "us-east-1",
+        allow_delayed_open=True,  # what is small goes in one request, not in the three of an upload in parts
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def write_settings(settings: Settings) -> None:
     keys = _keys(home)
     sections: dict[str, dict[str, str]] = {
         "core": {
-            "dags_folder": str(REPOSITORY / "dags"),
+            "dags_folder": str(settings.dags),
             "plugins_folder": str(REPOSITORY / "plugins"),
             "executor": "LocalExecutor",
             "parallelism": str(PARALLELISM),

@@ -33,6 +33,7 @@ class Settings:
 
     home: Path
     config: Path
+    dags: Path
     airflow: Port
     mlflow: Port
     dask: Port
@@ -53,6 +54,7 @@ class Settings:
         return cls(
             home=Path(env.get("VECAP_HOME") or REPOSITORY / ".vecap").expanduser().absolute(),
             config=Path(env.get("VECAP_CONFIG") or REPOSITORY / "configs" / "demo.yaml").expanduser().absolute(),
+            dags=Path(env.get("VECAP_DAGS") or REPOSITORY / "dags").expanduser().absolute(),
             airflow=port("Airflow", "VECAP_AIRFLOW_PORT", 8080),
             mlflow=port("MLflow", "VECAP_MLFLOW_PORT", 5000),
             dask=port("the Dask scheduler", "VECAP_DASK_PORT", 8786),

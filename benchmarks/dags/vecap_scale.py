@@ -1,0 +1,35 @@
+"""The orchestration of one stage over many shards, as the product's DAGs have it, with a stand-in for the work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, get_current_context, task
+from vecap_airflow.job import Job, groups_param
+from vecap_airflow.tasks import stage_group
+
+from vecap_tasks import stages
+
+stages.STAGES["crawl"] = "benchmarks.stand_in:StandIn"
+
+with DAG(
+    "vecap_scale",
+    description="A stand-in of some milliseconds a shard",
+    schedule=None,
+    params={"shards": Param(300, type="integer"), "config": Param("", type="string"), "groups": groups_param(8)},
+):
+
+    @task
+    def open_version() -> dict[str, Any]:
+        """Register a version of so many shards."""
+        from vecap_tasks.dataset.store import Store
+        from vecap_tasks.dataset.version import register
+
+        params = get_current_context()["params"]
+        job = Job.read(params["config"], [f"crawl.shard_size={params['shards']}"])
+        config = job.load()
+        name = f"of-{params['shards']}"
+        register(Store(config.resolve(config.root)), config.dataset, name, name, {})
+        return job.with_versions(name).to_xcom()
+
+    stage_group("crawl", open_version())

@@ -1,0 +1,64 @@
+#!/bin/sh
+# Build every image over a stand-in base, and try each from inside, on a Debian machine without a Docker engine:
+# buildah without an engine's privileges, over a tree that debootstrap makes. Needs root and some 15 GB.
+#
+#   apt-get install buildah debootstrap
+#   [TARGETS="s3 worker"] docker/check-images.sh [FOLDER] [-- BUILD OPTION…]      e.g. -- --volume /etc/pip.conf:/etc/pip.conf:ro
+set -eu
+here=$(cd "$(dirname "$0")/.." && pwd)
+folder=$(mktemp -d)
+if [ $# -gt 0 ] && [ "$1" != -- ]; then folder=$1; shift; fi
+[ "${1:-}" != -- ] || shift
+[ "$(id -u)" = 0 ] || { echo "check-images: debootstrap needs root" >&2; exit 1; }
+for program in buildah debootstrap; do
+    command -v $program > /dev/null || { echo "check-images: $program was not found; apt-get install $program" >&2; exit 1; }
+done
+mkdir -p "$folder"
+export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
+store="--root $folder/store --runroot $folder/run"
+
+if [ ! -e "$folder/base.tar" ]; then
+    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$folder/base" > "$folder/base.log"
+    tar --create --file "$folder/base.tar" --directory "$folder/base" .
+    rm -r "$folder/base"
+fi
+# shellcheck disable=SC2086 # two words each
+run() { buildah $store "$@"; }
+base=$(run from scratch)
+run add --quiet "$base" "$folder/base.tar" / > /dev/null
+run commit --quiet --rm "$base" vecap-base > /dev/null
+
+try() { # TARGET COMMAND…: as the image's own user
+    target=$1
+    shift
+    container=$(run from --pull-never "localhost/vecap-$target")
+    run run --user 50000:0 "$container" -- "$@"
+    run rm "$container" > /dev/null
+}
+for target in ${TARGETS:-s3 mlflow airflow worker}; do
+    echo "== $target"
+    run build --quiet --pull-never --target "$target" --tag "vecap-$target" --file "$here/docker/Dockerfile" \
+        --build-arg BASE_IMAGE=localhost/vecap-base --build-arg VECAP_CODE_VERSION=check "$@" "$here" > /dev/null
+    case $target in
+        s3) try s3 weed version ;;
+        mlflow) try mlflow sh -c 'id -u; mlflow --version; for program in mlflow.sh mlflow_users.py healthy; do command -v $program || exit 1; done' ;;
+        airflow | worker)
+            try $target sh -c 'id -u; airflow version; vecap --help | head -n 1; echo "code $VECAP_CODE_VERSION"
+                for program in airflow-tables.sh airflow_users.py buckets.py healthy celery dask; do
+                    command -v $program || exit 1
+                done'
+            # Every DAG is read, and none fails: with SQLite, as nothing else is there to ask.
+            try $target sh -c 'export AIRFLOW__CORE__DAGS_FOLDER=/opt/vecap/dags AIRFLOW__CORE__PLUGINS_FOLDER=/opt/vecap/plugins
+                export AIRFLOW_HOME=$(mktemp -d) AIRFLOW__CORE__LOAD_EXAMPLES=false PYTHONPATH=/opt/vecap/plugins
+                airflow db migrate > /dev/null 2>&1
+                python - <<PY
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag("/opt/vecap/dags")
+print(sorted(bag.dags), bag.import_errors)
+raise SystemExit(bool(bag.import_errors) or len(bag.dags) < 3)
+PY'
+            ;;
+    esac
+    [ $target != worker ] || try worker python -c 'import torch, transformers; print(torch.__version__, transformers.__version__)'
+done
+run images

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Run by PostgreSQL's image where its volume is new: users and databases for Airflow and for MLflow, each its own.
+set -eu
+create() { # USER PASSWORD DATABASE…
+    user=$1 password=$2
+    shift 2
+    echo "CREATE USER $user PASSWORD '$password';"
+    for database in "$@"; do
+        echo "CREATE DATABASE $database OWNER $user;"
+        echo "REVOKE ALL ON DATABASE $database FROM PUBLIC;"
+    done
+}
+{
+    create airflow "$AIRFLOW_DATABASE_PASSWORD" airflow
+    create mlflow "$MLFLOW_DATABASE_PASSWORD" mlflow mlflow_users
+} | psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres

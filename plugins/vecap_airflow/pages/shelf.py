@@ -1,0 +1,123 @@
+"""The dataset that the pages show: its versions, their rows and pictures, kept open between requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from vecap_airflow.job import REPOSITORY
+from vecap_tasks.browse.picture import read_picture
+from vecap_tasks.browse.rows import Row, Samples
+from vecap_tasks.config import Config, load_config
+from vecap_tasks.dataset.diff import Diff, diff
+from vecap_tasks.dataset.manifest import Manifest, read_manifest
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.summary import Summary, summarise
+from vecap_tasks.dataset.version import Version, list_versions, published, read_version
+from vecap_tasks.lineage.tree import Node
+from vecap_tasks.lineage.walk import walk
+from vecap_tasks.quality.quarantine import Page, ReasonCount, list_reasons, list_rows, release
+from vecap_tasks.quality.releases import Entry, read_releases
+
+_OPEN = 16  # versions whose tables are kept open
+_COMPARED = 8  # revisions of an image side by side
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One version: what became of its rows, and what is different from the one before."""
+
+    summary: Summary
+    manifests: dict[str, Manifest]
+    before: Diff | None
+
+
+class Shelf:
+    """Every version of one dataset."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.dataset = config.dataset
+        self._store = Store(config.resolve(config.root))
+        self._samples = lru_cache(maxsize=_OPEN)(self._open)
+
+    def versions(self, first: int, count: int) -> tuple[list[Summary], int]:
+        """Return *count* versions, the newest first, from number *first* on, and how many there are."""
+        found = self._newest()
+        return [summarise(self._store, version) for version in found[first : first + count]], len(found)
+
+    def story(self, name: str) -> Story:
+        """Raises VecapError for a version that is not there."""
+        version = read_version(self._store, self.dataset, name)
+        stages = ("crawl", "quality", "rewrite", "assemble")
+        found = {stage: read_manifest(self._store, f"{version.folder}/{stage}") for stage in stages}
+        manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
+        summary = summarise(self._store, version)
+        earlier = self._before(version) if summary.digest else None
+        return Story(summary, manifests, diff(self._store, earlier, version) if earlier else None)
+
+    def samples(self, name: str) -> Samples:
+        """Raises VecapError for a version that has no captions."""
+        version = read_version(self._store, self.dataset, name)
+        manifest = read_manifest(self._store, f"{version.folder}/rewrite")
+        return self._samples(version, manifest.digest if manifest else "")
+
+    def picture(self, name: str, key: str) -> bytes | None:
+        version = read_version(self._store, self.dataset, name)
+        crawl = read_manifest(self._store, f"{version.folder}/crawl")
+        return read_picture(self._store, crawl, key) if crawl else None
+
+    def revisions(self, uid: str) -> list[tuple[str, Row]]:
+        """Return the rows of the sample *uid* in the newest versions that have it, with the versions' names."""
+        found = []
+        for version in self._newest():
+            if published(self._store, version) is not None:
+                row = self.samples(version.name).row(uid)
+                if row is not None:
+                    found.append((version.name, row))
+            if len(found) == _COMPARED:
+                break
+        return found
+
+    def quarantine(
+        self, name: str, reason: str | None, first: int, count: int
+    ) -> tuple[list[ReasonCount], Page, list[Entry]]:
+        """Return the reasons of a version, some of its refused rows, and what was released for its interval."""
+        version = read_version(self._store, self.dataset, name)
+        shown = list_rows(self._store, version, reason, count, first)
+        entries = read_releases(self._store, self.dataset, version.interval)
+        return list_reasons(self._store, version), shown, entries
+
+    def release(self, name: str, *, uids: Sequence[str], reason: str | None, note: str, by: str) -> None:
+        """Write a release down. Raises VecapError where there is nothing to release."""
+        version = read_version(self._store, self.dataset, name)
+        release(self._store, version, uids=uids, reason=reason, note=note, by=by)
+
+    def lineage(self, name: str, check: bool) -> Node:
+        """Return the lineage of a version or model; with *check* every byte of it is read."""
+        return walk(self.config, name, check=check)
+
+    def _open(self, version: Version, digest: str) -> Samples:  # the digest is part of what is remembered
+        return Samples(self._store, version)
+
+    def _newest(self) -> list[Version]:
+        return list_versions(self._store, self.dataset)[::-1]
+
+    def _before(self, version: Version) -> Version | None:
+        for other in self._newest():
+            earlier = (other.interval, other.revision) < (version.interval, version.revision)
+            if earlier and published(self._store, other) is not None:
+                return other
+        return None
+
+
+@lru_cache(maxsize=4)
+def _shelf(path: str, stamp: float) -> Shelf:
+    return Shelf(load_config(path))
+
+
+def open_shelf(config: str) -> Shelf:
+    """Return the dataset of the configuration file; read again where the file was changed. Raises ConfigError."""
+    path = REPOSITORY / config
+    return _shelf(str(path), path.stat().st_mtime if path.is_file() else 0.0)

@@ -1,0 +1,188 @@
+"""What `docker-compose.yml` claims, checked without an engine: its schema, its variables, its commands, its manners."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.deploy.cluster import read_secrets
+from tests.deploy.compose import FILE, Service, Unset, read_compose, variables_of
+
+DOCKER = REPOSITORY / "docker"
+PAGE = REPOSITORY / "docs" / "deploy.md"
+# Programs that images of others bring: PostgreSQL's, Redis', vLLM's.
+THEIRS = {"postgres": {"pg_isready"}, "redis": {"redis-cli", "redis-server"}, "vllm": {"python3"}}
+# Programs that our images get from Debian, from a package of the pins, or from `docker/`.
+PROGRAMS = {
+    "sh": None,
+    "exec": None,
+    "hostname": None,
+    "airflow": "apache-airflow",
+    "celery": "celery",
+    "dask": "dask",
+    "python": None,
+    "vecap": None,
+}
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return read_secrets(tmp_path_factory.mktemp("secrets"))
+
+
+@pytest.fixture(scope="module")
+def services(secrets: dict[str, str]) -> dict[str, Service]:
+    return read_compose(secrets)[0]
+
+
+def test_it_is_a_compose_file() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
+    said = subprocess.run(command, capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout
+
+
+def test_every_secret_must_be_given_and_a_missing_one_is_named(secrets: dict[str, str]) -> None:
+    insisted = {name for name, required in variables_of(FILE.read_text()).items() if required}
+    assert insisted == set(secrets)
+    for name in insisted:
+        rest = {key: value for key, value in secrets.items() if key != name}
+        with pytest.raises(Unset, match=f"{name} is not set; run:? make secrets"):
+            read_compose(rest)
+
+
+def test_no_secret_has_a_default() -> None:
+    text = FILE.read_text()
+    for name in re.findall(r"\$\{(\w*(?:PASSWORD|SECRET|_KEY)\w*):-", text):
+        pytest.fail(f"{name} has a default")
+
+
+def test_every_variable_stands_in_the_documentation(secrets: dict[str, str]) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    named = set(variables_of(FILE.read_text())) - set(secrets)
+    assert {name for name in named if f"`{name}`" not in page} == set()
+
+
+def test_secrets_are_made_once_and_are_for_their_owner_alone(tmp_path: Path) -> None:
+    first = read_secrets(tmp_path)
+    key = (tmp_path / "secrets" / "tls" / "client.key").read_bytes()
+    assert read_secrets(tmp_path) == first
+    assert (tmp_path / "secrets" / "tls" / "client.key").read_bytes() == key
+    assert len(set(first.values())) == len(first)
+    for file in (
+        tmp_path / ".env",
+        tmp_path / "secrets" / "tls" / "client.key",
+        tmp_path / "secrets" / "tls" / "ca.key",
+    ):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    ignored = subprocess.run(["git", "check-ignore", ".env", "secrets/tls/ca.key"], cwd=REPOSITORY, capture_output=True)
+    assert ignored.returncode == 0
+
+
+def test_a_new_secret_is_added_to_old_ones(tmp_path: Path) -> None:
+    first = read_secrets(tmp_path)
+    lines = (tmp_path / ".env").read_text().splitlines(keepends=True)
+    (tmp_path / ".env").write_text("".join(line for line in lines if not line.startswith("REDIS_PASSWORD")))
+    second = read_secrets(tmp_path)
+    assert second.keys() == first.keys()
+    assert {name for name in first if first[name] != second[name]} == {"REDIS_PASSWORD"}
+
+
+def test_certificates_are_signed_by_the_one_authority(tmp_path: Path) -> None:
+    read_secrets(tmp_path)
+    tls = tmp_path / "secrets" / "tls"
+    for name in ("scheduler", "worker", "client"):
+        checked = subprocess.run(
+            ["openssl", "verify", "-CAfile", tls / "ca.pem", tls / f"{name}.pem"], capture_output=True
+        )
+        assert checked.returncode == 0, checked.stderr
+
+
+def test_only_the_pages_are_published_and_here_alone(services: dict[str, Service]) -> None:
+    published = {name: service.body["ports"] for name, service in services.items() if "ports" in service.body}
+    assert published == {
+        "airflow-api": ["127.0.0.1:8080:8080"],
+        "mlflow": ["127.0.0.1:5000:5000"],
+        "dask-scheduler": ["127.0.0.1:8787:8787"],
+    }
+
+
+def test_none_of_ours_is_root_or_may_become_it(services: dict[str, Service]) -> None:
+    for name, service in services.items():
+        if name == "postgres":  # its image starts as root to own its volume, and then is not
+            continue
+        assert re.fullmatch(r"[1-9]\d*:0", service.body["user"])
+        assert service.body["cap_drop"] == ["ALL"]
+        assert service.body["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_what_stays_up_is_watched_restarted_and_bounded(services: dict[str, Service]) -> None:
+    for service in services.values():
+        if not service.job:
+            assert service.health, service.name
+            assert service.body["restart"] == "unless-stopped"
+            assert "mem_limit" in service.body or service.name == "vllm" or "gpu" in service.profiles
+        assert "latest" not in service.body["image"] or service.target is not None
+
+
+def test_what_a_service_waits_for_can_be_waited_for(services: dict[str, Service]) -> None:
+    for service in services.values():
+        for other, condition in service.needs.items():
+            expected = "service_completed_successfully" if services[other].job else "service_healthy"
+            assert condition == expected, (service.name, other)
+            assert set(services[other].profiles) <= set(service.profiles)
+
+
+def test_every_program_is_in_its_image(services: dict[str, Service]) -> None:
+    dockerfile = (DOCKER / "Dockerfile").read_text()
+    copied = set(re.findall(r"docker/([\w.-]+)", " ".join(re.findall(r"^COPY .* /usr/local/bin/$", dockerfile, re.M))))
+    pins = {
+        line.partition("==")[0]
+        for file in (REPOSITORY / "requirements.txt", DOCKER / "cluster.txt")
+        for line in file.read_text().splitlines()
+        if "==" in line
+    }
+    for service in services.values():
+        for words in (service.command, service.health):
+            if not words or words[0].startswith("--"):
+                continue
+            programs = {
+                words[0],
+                *re.findall(r"(?:^|&& |\| )(?:exec )?([a-z][\w.-]*)", words[-1] if words[0] == "sh" else ""),
+            }
+            for program in programs - {"sh", "exec", "echo", "grep"}:
+                if service.target is None:
+                    assert program in THEIRS[service.name], (service.name, program)
+                elif program in PROGRAMS:
+                    package = PROGRAMS[program]
+                    assert package is None or package in pins
+                else:
+                    assert program in copied, (service.name, program)
+                    assert (DOCKER / program).stat().st_mode & stat.S_IXUSR
+
+
+def test_each_service_is_told_its_own_secrets_alone(services: dict[str, Service], secrets: dict[str, str]) -> None:
+    def known(name: str) -> set[str]:
+        text = " ".join([*services[name].environment.values(), *services[name].command])
+        return {secret for secret, value in secrets.items() if len(value) > 8 and value in text}
+
+    assert known("dask-worker") == {"S3_VECAP_SECRET", "VLLM_API_KEY"}
+    assert known("dask-scheduler") == set()
+    assert known("mlflow") == {
+        "MLFLOW_DATABASE_PASSWORD", "MLFLOW_ADMIN_PASSWORD", "MLFLOW_SECRET_KEY", "S3_MLFLOW_SECRET",
+    }  # fmt: skip
+    assert "S3_ADMIN_SECRET" not in known("airflow-worker") | known("airflow-api") | known("airflow-scheduler")
+    assert "S3_VECAP_SECRET" not in known("airflow-scheduler") | known("airflow-dag-processor")
+    for service in services.values():  # a list of processes shows a command
+        assert not [name for name, value in secrets.items() if len(value) > 8 and value in " ".join(service.command)]
+
+
+def test_the_configuration_of_an_image_is_in_it(services: dict[str, Service]) -> None:
+    config = services["airflow-worker"].environment["VECAP_CONFIG"]
+    assert (REPOSITORY / Path(config).relative_to("/opt/vecap")).is_file()
+    assert "COPY configs /opt/vecap/configs" in (DOCKER / "Dockerfile").read_text()

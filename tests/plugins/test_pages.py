@@ -1,0 +1,152 @@
+"""The pages as Airflow's own API server serves them: to whom, what, and what hostile text comes to."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import REPOSITORY
+from tests.quality.given import Row, configure, give_captions, give_crawl, picture, run, use_given
+from vecap_tasks.services.http import Api
+
+pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.timeout(300)]
+
+HOSTILE = '"><script>document.title="taken"</script><img src=x onerror="document.title=\'taken\'"> {{ 7*7 }} Heron'
+
+
+@dataclass(frozen=True)
+class Served:
+    """An API server at `url`, over a dataset of one version."""
+
+    url: str
+    home: Path
+
+    def get(self, path: str, user: str | None = "admin") -> tuple[int, dict[str, str], bytes]:
+        headers = {} if user is None else {"Authorization": f"Bearer {Api.login(self.url, user, user).token}"}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=headers)) as answer:
+                return answer.status, dict(answer.headers), answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, dict(error.headers), error.read()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("pages")
+    config = configure(home)
+    give_crawl(home, [*(Row(caption=f"Beagle no. {n} at the fair") for n in range(30)), Row(caption=HOSTILE)])
+    with pytest.MonkeyPatch.context() as patch:
+        use_given(patch)
+        for name in ("crawl", "quality"):
+            run(name, config)
+        give_captions(config)
+        for name in ("rewrite", "assemble"):
+            run(name, config)
+    version = {"dataset": "given", "interval": "2026-01-01", "revision": 1, "fingerprint": "", "config": {}}
+    (home / "store" / "given" / "2026-01-01" / "version.json").write_text(json.dumps(version))
+    (home / "config.yaml").write_text(config.model_dump_json())
+    (home / "passwords.json").write_text(json.dumps({"admin": "admin", "viewer": "viewer"}))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = {
+        "AIRFLOW_HOME": str(home / "airflow"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,viewer:viewer",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
+        "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
+        "VECAP_CONFIG": str(home / "config.yaml"),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("AIRFLOW")} | given
+    airflow = [sys.executable, "-m", "airflow"]
+    subprocess.run([*airflow, "db", "migrate"], env=environment, check=True, capture_output=True)
+    with (home / "api.log").open("wb") as log:
+        command = [*airflow, "api-server", "--host", "127.0.0.1", "--port", str(port)]
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    place = Served(f"http://127.0.0.1:{port}", home)
+    try:
+        for _ in range(480):
+            assert server.poll() is None, (home / "api.log").read_text()
+            try:
+                if place.get("/api/v2/version", None)[0] == 200:
+                    break
+            except urllib.error.URLError:
+                time.sleep(0.25)
+        yield place
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+PAGES = (
+    "/vecap/versions",
+    "/vecap/versions/2026-01-01",
+    "/vecap/versions/2026-01-01/samples",
+    f"/vecap/compare/{1:032x}",
+)
+PICTURE = "/vecap/versions/2026-01-01/pictures/000000001"
+
+
+def test_nobody_sees_a_page_or_a_picture_without_a_login(served: Served) -> None:
+    for path in (*PAGES, PICTURE, "/vecap/style.css", "/vecap/"):
+        assert served.get(path, None)[0] in (401, 403), path
+    for path in ("/vecap/openapi.json", "/vecap/docs"):
+        assert served.get(path, None)[0] == 404
+
+
+def test_who_may_see_the_dag_sees_all_pages(served: Served) -> None:
+    for path in PAGES:
+        status, headers, body = served.get(path, "viewer")
+        assert status == 200, body
+        assert "script-src" not in headers["content-security-policy"]
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert b"<script" not in body
+        assert b"2026-01-01" in body
+
+
+def test_pictures_are_the_crawl_s(served: Served) -> None:
+    status, headers, body = served.get(PICTURE)
+    assert (status, headers["content-type"], body) == (200, "image/jpeg", picture(1))
+    assert Image.open(io.BytesIO(body)).size == (64, 48)
+    for key in ("999990000", "..%2F..%2Fversion.json", "x"):
+        assert served.get(f"/vecap/versions/2026-01-01/pictures/{key}")[0] == 404
+    assert served.get("/vecap/versions/..%2F..%2Fetc/pictures/000000001")[0] == 404
+
+
+def test_samples_are_filtered_and_paged(served: Served) -> None:
+    body = served.get("/vecap/versions/2026-01-01/samples?text=beagle%20no.%207%20")[2].decode()
+    assert "1 rows" in body
+    assert body.count('class="card"') == 1
+    second = served.get("/vecap/versions/2026-01-01/samples?first=24")[2].decode()
+    assert second.count('class="card"') == 7
+    assert served.get("/vecap/versions/2026-01-01/samples?first=-1")[0] == 422
+    assert served.get("/vecap/versions/2026-01-01/samples?reason=x%3Dy")[0] == 404
+
+
+def test_what_is_not_there_is_said_in_a_page(served: Served) -> None:
+    status, _, body = served.get("/vecap/versions/2030-01-01")
+    assert status == 404
+    assert b"has no version 2030-01-01" in body
+
+
+def test_hostile_text_is_text(served: Served) -> None:
+    body = served.get("/vecap/versions/2026-01-01/samples?text=heron")[2].decode()
+    assert "&lt;script&gt;" in body
+    assert "onerror=&#34;" in body
+    assert "{{ 7*7 }}" in body

@@ -1,0 +1,168 @@
+"""The captioned rows of a version, by page and filter, asked of its parquet files by DuckDB.
+
+A query for a page reads the columns that the filter needs, and the others for the rows of the page alone: a version
+of a million rows answers within a second. A published version never changes, so what is counted once stays counted.
+"""
+
+# ruff: noqa: S608 - the queries are put together from this file's own text; what people type is bound
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from threading import Lock
+from typing import Any
+
+from vecap_tasks.dataset.manifest import Manifest, read_manifest
+from vecap_tasks.dataset.query import connect, create_view
+from vecap_tasks.dataset.schemas import CAPTIONS, CRAWL
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.version import Version
+from vecap_tasks.errors import VecapError
+
+_HOST = "lower(regexp_extract(url, '^[a-zA-Z]+://(?:[^/@]*@)?([^/:?#]+)', 1))"
+_FACET = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What rows to show; "" is any. `reason` is a column's name and its value, such as `vecap_problem=loop`."""
+
+    reason: str = ""
+    host: str = ""
+    language: str = ""
+    text: str = ""
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One captioned row. `caption` is the AltText as crawled, `alttext` the cleaned one; texts may be None."""
+
+    key: str
+    uid: str
+    url: str
+    page_url: str | None
+    language: str | None
+    caption: str | None
+    alttext: str | None
+    vec: str | None
+    vec_problem: str | None
+    vec_model: str
+    vec_revision: str
+    vec_prompt: str
+    vecap: str | None
+    vecap_from: str
+    vecap_problem: str | None
+    vecap_model: str
+    vecap_revision: str
+    vecap_prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows *first* … of the `total` that the filter lets through."""
+
+    rows: tuple[Row, ...]
+    first: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many rows have a value."""
+
+    value: str
+    rows: int
+
+
+class Samples:
+    """The captioned rows of *version*. Raises VecapError where it has none yet. Used by several threads."""
+
+    REASONS = ("vecap_from", "vec_problem", "vecap_problem")
+
+    def __init__(self, store: Store, version: Version) -> None:
+        crawl, rewrite = (read_manifest(store, f"{version.folder}/{stage}") for stage in ("crawl", "rewrite"))
+        if crawl is None or rewrite is None:
+            raise VecapError(f"version {version.name} has no captions yet; its rewrite is still to be done")
+        self.crawl: Manifest = crawl
+        self._lock = Lock()
+        self._connection = connect(store)
+        shards = [name for name in crawl.files_ending(".parquet") if name.rsplit("/", 1)[1][0].isdecimal()]
+        create_view(self._connection, store, "crawl", shards, CRAWL)
+        create_view(self._connection, store, "captions", rewrite.files_ending(".parquet"), CAPTIONS)
+
+    def page(self, wanted: Filter, first: int, count: int) -> Page:
+        """Return *count* rows from number *first* on, in the order of their keys."""
+        source, condition, values = self._conditions(wanted)
+        found = self._ask(
+            f"SELECT key FROM {source} WHERE {condition} ORDER BY key LIMIT {count} OFFSET {first}", values
+        )
+        keys = [row[0] for row in found]
+        ((total,),) = self._ask(f"SELECT count(*) FROM {source} WHERE {condition}", values)
+        columns = ", ".join(field.name for field in fields(Row))
+        rows = self._ask(
+            f"SELECT {columns} FROM captions JOIN (SELECT key, url, page_url, language, caption FROM crawl "
+            "WHERE key IN (SELECT unnest($keys))) USING (key) WHERE key IN (SELECT unnest($keys)) ORDER BY key",
+            {"keys": keys},
+        )
+        return Page(tuple(Row(*row) for row in rows), first, total)
+
+    def row(self, uid: str) -> Row | None:
+        """Return the row of the sample *uid*, None where the version has none."""
+        found = self.page(Filter(uid=uid), 0, 1).rows
+        return found[0] if found else None
+
+    @cached_property
+    def reasons(self) -> dict[str, tuple[Count, ...]]:
+        """How the texts came about: the values of each of `REASONS`, the most frequent first."""
+        return {name: self._counts(name, "captions") for name in self.REASONS}
+
+    @cached_property
+    def hosts(self) -> tuple[Count, ...]:
+        """The hosts of most images."""
+        return self._counts(_HOST, "captions JOIN crawl USING (key)")
+
+    @cached_property
+    def languages(self) -> tuple[Count, ...]:
+        """The languages that pages declare most."""
+        return self._counts("language", "captions JOIN crawl USING (key)")
+
+    def _counts(self, value: str, source: str) -> tuple[Count, ...]:
+        rows = self._ask(
+            f"SELECT {value} AS value, count(*) AS n FROM {source} WHERE value IS NOT NULL AND value != '' "
+            f"GROUP BY value ORDER BY n DESC, value LIMIT {_FACET}",
+            {},
+        )
+        return tuple(Count(*row) for row in rows)
+
+    def _conditions(self, wanted: Filter) -> tuple[str, str, dict[str, str]]:
+        conditions, values, source = ["true"], {}, "captions"
+        if wanted.reason:
+            column, _, value = wanted.reason.partition("=")
+            if column not in self.REASONS:
+                raise VecapError(
+                    f"{wanted.reason!r} is no reason; it is one of {', '.join(self.REASONS)}, = and its value"
+                )
+            conditions.append(f"{column} = $reason")
+            values["reason"] = value
+        if wanted.text:
+            conditions.append("contains(lower(concat_ws(' ', alttext, vec, vecap)), lower($text))")
+            values["text"] = wanted.text
+        if wanted.uid:
+            conditions.append("captions.uid = $uid")
+            values["uid"] = wanted.uid
+        if wanted.host:
+            conditions.append(f"{_HOST} = $host")
+            values["host"] = wanted.host.lower()
+        if wanted.language:
+            conditions.append("language = $language")
+            values["language"] = wanted.language
+        if wanted.host or wanted.language:
+            source = "captions JOIN (SELECT key, url, language FROM crawl) USING (key)"
+        return source, " AND ".join(conditions), values
+
+    def _ask(self, query: str, values: Mapping[str, str | list[str]]) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._connection.execute(query, values or None).fetchall()
