@@ -1,12 +1,16 @@
 """What MLflow knows of a version decides whether `vecap gc` may delete it: a real SQLite store."""
 
 import time
+from functools import partial
 
 import pytest
 
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
-from vecap_tasks.dataset.version import published
+from vecap_tasks.config import RetentionConfig
+from vecap_tasks.dataset.retention import plan_removals, remove
+from vecap_tasks.dataset.verify import verify_version
+from vecap_tasks.dataset.version import list_versions, published
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.tracking import open_tracking
 from vecap_tasks.lineage.usage import needed_by_mlflow
@@ -44,6 +48,31 @@ def test_a_version_that_a_model_was_trained_on_is_needed_though_its_runs_are_del
             tracking.client.delete_run(one.info.run_id)
         tracking.client.delete_experiment(experiment)
     assert set(needed_by_mlflow(config, asked(config, trained, idle))) == {"2026-01-01"}, "MLflow can restore them"
+
+
+def test_gc_deletes_what_is_superseded_and_never_what_a_model_was_trained_on(home, config):
+    other = configure(home, arms="[vecap]", epochs=1).model_copy(
+        update={"assemble": config.assemble.model_copy(update={"licence": "another"})}
+    )
+    store = load_stage("assemble", config, None).store
+    policy, later = RetentionConfig(keep_last=1, keep_days=30), time.time() + 40 * 86_400
+    trained, idle = (give_version(config, SAMPLES, day) for day in ("2026-01-01", "2026-01-02"))
+    run("train", config, trained)
+    run("evaluate", config, trained)
+    lineage.record_clip(config, trained)
+    for version in (trained, idle):
+        lineage.record_version(config, version)
+        lineage.record_version(other, give_version(other, SAMPLES, version.interval))
+    elsewhere = partial(needed_by_mlflow, config)
+    gone = remove(store, "demo", plan_removals(store, "demo", policy, elsewhere, later), elsewhere, later)
+    assert [removal.path for removal in gone.removals if removal.what == "revision"] == ["demo/2026-01-02"]
+    assert [kept.version for kept in gone.kept] == ["2026-01-01"]
+    assert [version.name for version in list_versions(store, "demo")] == [
+        "2026-01-01",
+        "2026-01-01-r2",
+        "2026-01-02-r2",
+    ]
+    assert verify_version(store, trained).damages == ()
 
 
 def test_a_version_that_this_mlflow_does_not_know_is_needed(config, monkeypatch, tmp_path):

@@ -155,7 +155,12 @@ def _publish(
         files=tuple(entries),
         counters=counters,
         location=stage.folder,
-        provenance={"code": "abc", "vecap": "0", "config": config.model_dump(mode="json")},
+        provenance={
+            "created": "2026-01-01T00:00:00+00:00",
+            "code": "abc",
+            "vecap": "0",
+            "config": config.model_dump(mode="json"),
+        },
     )
     assert stage.store.create(f"{stage.folder}/manifest.json", manifest.to_json())
 

@@ -48,8 +48,9 @@ def _gc(arguments: argparse.Namespace) -> int:
         print(f"{removal.what:<10} {removal.path}  {removal.files:,} files, {removal.bytes:,} bytes: {removal.why}")
     for kept in plan.kept:
         print(f"kept       {config.dataset}/{kept.version}: {kept.why}")
+    files = sum(removal.files for removal in plan.removals)
     done = "deleted" if arguments.delete else "may go; nothing was changed, --delete deletes them"
-    print(f"{plan.bytes:,} bytes in {sum(removal.files for removal in plan.removals):,} files {done}")
+    print(f"{plan.bytes:,} bytes in {files:,} files {done}" if plan.removals else "nothing may go by this policy")
     return 0
 
 

@@ -42,6 +42,6 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for row in (header, *rows):
         cells = []
         for cell, width in zip(row, widths, strict=True):
-            number = cell.replace(",", "").replace(".", "").replace("-", "").isdigit() and len(cell) < 16
+            number = cell.replace(",", "").replace(".", "").isdigit() and len(cell) < 16
             cells.append(cell.rjust(width) if number else cell.ljust(width))
         print("  ".join(cells).rstrip())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version, read_config
+
+_DIGEST = re.compile(r"[0-9a-f]{16,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Change:
     b: Any
 
     def __str__(self) -> str:
-        return f"{self.key} {self.a!r} -> {self.b!r}"
+        return f"{self.key} {_short(self.a)} -> {_short(self.b)}"
 
 
 def changed_settings(store: Store, a: Version, b: Version) -> tuple[Change, ...]:
@@ -27,6 +30,11 @@ def changed_settings(store: Store, a: Version, b: Version) -> tuple[Change, ...]
     one, other = (dict(_flat(read_config(store, version))) for version in (a, b))
     keys = sorted(one.keys() | other.keys())
     return tuple(Change(key, one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key))
+
+
+def _short(value: Any) -> str:
+    """Return *value* for a line; of a digest the beginning."""
+    return repr(value[:12]) if isinstance(value, str) and _DIGEST.fullmatch(value) else repr(value)
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
