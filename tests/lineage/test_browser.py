@@ -85,7 +85,7 @@ def record(home: Path, url: str) -> Recorded:
     version = give_version(config, [Texts() for _ in range(16)])
     run("train", config, version)
     run("evaluate", config, version)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while answers(f"{url}/health") is None:
         assert time.monotonic() < deadline, (home / "server.log").read_text()
         time.sleep(0.2)

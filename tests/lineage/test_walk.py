@@ -115,7 +115,7 @@ def test_a_source_that_is_gone_is_not_a_mismatch(config, version):
     assert source.kind == "source"
     assert source.unchecked.startswith("there is no ")
     assert "? not checked: there is no " in format_tree(tree)
-    assert "is sound: 11 files" in format_tree(tree)
+    assert "is sound: 13 files" in format_tree(tree)
     assert tree.as_json()["complete"] is False
 
 

@@ -97,7 +97,7 @@ def by_airflow(folder, settings, version):
         },
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=540,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     line = next(line for line in done.stdout.splitlines() if line.startswith("RAN "))

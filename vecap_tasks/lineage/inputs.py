@@ -95,7 +95,10 @@ class Inputs:
 
     @cached_property
     def _now(self) -> dict[tuple[str, str], Input]:
-        stage = load_stage(self._manifest.stage, self.config, self._version)
+        # A mixture is compared by itself (`mixtures.py`); to ask the stage for it would record it anew.
+        train = self.config.train.model_copy(update={"mixture": None})
+        config = self.config.model_copy(update={"train": train}).with_base(self._base)
+        stage = load_stage(self._manifest.stage, config, self._version)
         return {(item.kind, item.name): item for item in stage.inputs()}
 
     def _captioning(self, item: Input) -> Input | None:

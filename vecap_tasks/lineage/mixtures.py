@@ -9,7 +9,7 @@ from vecap_tasks.config import Config
 from vecap_tasks.dataset.manifest import Input, Manifest, read_manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version
-from vecap_tasks.errors import ConfigError, VecapError, one_line
+from vecap_tasks.errors import DamagedError, VecapError, one_line
 from vecap_tasks.lineage.inputs import Inputs
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.train.mixture import Mixture, TarPart, TarsPart, VersionPart, mixture_file, read_mixture
@@ -54,11 +54,12 @@ def _version(walker: Walker, config: Config, part: VersionPart) -> Node:
         if store.root != walker.store.root:
             walker = replace(walker, store=store, seen=set())
         node = walker.version(part.version, part.dataset)
-        manifest = read_manifest(store, f"{part.dataset}/{part.version}/assemble")
     except (VecapError, OSError) as error:
-        if isinstance(error, ConfigError | OSError) or not store.exists(f"{part.dataset}/{part.version}/version.json"):
-            return Node("version", part.name, part.digest, unchecked=one_line(error))
-        return Node("version", part.name, part.digest, problems=(one_line(error),))
+        return Node("version", part.name, part.digest, unchecked=one_line(error))
+    try:
+        manifest = read_manifest(store, f"{part.dataset}/{part.version}/assemble")
+    except DamagedError:
+        return node  # which tells of it
     if manifest is not None and manifest.digest != part.digest:
         problem = f"has the digest {manifest.digest[:12]} now, the mixture was made of {part.digest[:12]}"
         return replace(node, problems=(*node.problems, problem))
