@@ -96,7 +96,9 @@ def list_rows(store: Store, version: Version, reason: str | None = None, limit: 
             FROM crawl JOIN page USING (key) ORDER BY key""",
             [limit, offset],
         ).fetchall()
-    rows = tuple(RefusedRow(tuple(reasons), *told, not set(FINAL) & set(reasons)) for reasons, *told in found)
+    rows = tuple(
+        RefusedRow(tuple(reasons), *told, releasable=not set(FINAL) & set(reasons)) for reasons, *told in found
+    )
     return Page(total, rows)
 
 
