@@ -199,7 +199,8 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
         axes.set_title(outcomes[0].results.titles[key])
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("percent (dotted: chance)")
-    figure.axes[0].legend(title="arm", frameon=False)
+    shown_as = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*shown_as, loc="outside right upper", title="arm", frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", metadata={"Software": None})
 

@@ -7,6 +7,7 @@ choice: CLIP_benchmark takes `torch.topk`, open_clip's training `torch.argsort`,
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from vecap_tasks.config import Ties
@@ -17,8 +18,8 @@ KS = (1, 5, 10)
 def found(similar: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, ties: Ties) -> torch.Tensor:
     """Return bool [n, 3]: whether one of a query's right answers is among the first 1, 5 and 10.
 
-    *similar* [n, m] float32 has a row a query; the cells (*rows*, *columns*), int64 [r], are the right answers, at
-    least one a row.
+    *similar* [n, m] float32, on the CPU, has a row a query; the cells (*rows*, *columns*), int64 [r], are the right
+    answers, at least one a row.
     """
     if ties == "clip_benchmark":
         right = _mask(similar, rows, columns)
@@ -31,9 +32,10 @@ def found(similar: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, ties
     else:
         own = similar[rows, columns]
         best = similar.new_full((len(similar),), float("-inf")).scatter_reduce_(0, rows, own, "amax")
-        others = (similar >= best[:, None]).sum(dim=1)
-        ranks = others.index_add_(0, rows, -(own >= best[rows]).to(others.dtype))
-    return ranks[:, None] < torch.tensor(KS, device=ranks.device)
+        # NumPy counts a matrix of truth values many times as fast as torch sums it.
+        before = torch.from_numpy(np.count_nonzero(similar.numpy() >= best[:, None].numpy(), axis=1))
+        ranks = before.index_add_(0, rows, -(own >= best[rows]).to(before.dtype))
+    return ranks[:, None] < torch.tensor(KS)
 
 
 def _mask(similar: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
