@@ -19,6 +19,7 @@ from vecap_tasks.dataset.manifest import Manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage.throughput import throughput
 from vecap_tasks.lineage.tracking import Tracking, airflow_tags, dataset_input, open_tracking
 from vecap_tasks.stages import load_stage
 
@@ -105,7 +106,7 @@ class _Recorder:
         lines = self.store.read(self.train.file(f"{shard}/log.jsonl")).splitlines()
         steps = [json.loads(line) for line in lines]
         curves = [Metric(name, step[name], now, step["step"]) for step in steps for name in _CURVES]
-        self.tracking.metrics(run_id, curves)
+        self.tracking.metrics(run_id, curves + throughput(self.store, self.train, shard))
         self._figures(run_id, figures, model.model_id, datasets["evaluation"])
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=len(steps))])
