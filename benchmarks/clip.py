@@ -1,6 +1,6 @@
 """Training CLIP, beside open_clip 3.3: the same model, batch and precision, each by its own training loop.
 
-    python -m benchmarks.clip [--json FILE] [--theirs PYTHON] [--python PYTHON] [--size small|B/32|B/16|L/14] [--batch N]
+    python -m benchmarks.clip [--json FILE] [--theirs PYTHON] [--python PYTHON] [--size SIZE] [--batch N]
 
 `step` trains on one batch that lies in memory, texts filled to 77 tokens: what the loop and the model cost. `tars` goes
 from JPEGs in tar shards to weights, each by its own way of reading. --theirs names the Python of an environment with

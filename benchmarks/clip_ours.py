@@ -1,4 +1,4 @@
-"""Our side of `benchmarks.clip`: it trains for some epochs by our loop and prints the speed after the first, as JSON."""
+"""Our side of `benchmarks.clip`: our loop trains for some epochs; the speed after the first is printed as JSON."""
 
 from __future__ import annotations
 

@@ -25,10 +25,10 @@ _SIZES: dict[Size, tuple[int, ...]] = {
 
 
 class ClipConfig(Section):
-    """The CLIP model. `size` stands for the numbers below it, each of which may still be given."""
+    """The CLIP model. `size` goes before the numbers of the towers, whatever they say."""
 
     size: Annotated[Size | None, Runtime] = Field(
-        None, description="ViT-B/32, B/16, L/14 or H/14 by name; what counts are the numbers that it stands for."
+        None, description="ViT-B/32, B/16, L/14 or H/14: all numbers of the towers but image_size and context. They count."
     )
     image_size: int = Field(224, ge=16)
     patch_size: int = Field(16, ge=1)
@@ -60,5 +60,5 @@ class ClipConfig(Section):
     @classmethod
     def _sized(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("size") in _SIZES:
-            return dict(zip(_FIELDS, _SIZES[values["size"]], strict=True)) | values
+            return values | dict(zip(_FIELDS, _SIZES[values["size"]], strict=True))
         return values

@@ -29,6 +29,7 @@ from vecap_tasks.lineage.evaluated import (
 )
 from vecap_tasks.lineage.notes import Place, TrainedOn, arms_note, model_note
 from vecap_tasks.lineage.pages import model_page, run_page
+from vecap_tasks.lineage.throughput import throughput
 from vecap_tasks.lineage.tracking import Tracking, airflow_tags, dataset_input, open_tracking
 from vecap_tasks.lineage.trained import trained_on
 from vecap_tasks.lineage.versions import record_version
@@ -114,7 +115,7 @@ class _Recorder:
         lines = self.store.read(self.train.file(f"{shard}/log.jsonl")).splitlines()
         steps = [json.loads(line) for line in lines]
         curves = [Metric(name, step[name], now, step["step"]) for step in steps for name in _CURVES]
-        self.tracking.metrics(run_id, curves)
+        self.tracking.metrics(run_id, curves + throughput(self.store, self.train, shard))
         for name, dataset in evaluation.items():
             of_set = {key: value for key, value in figures.items() if set_of(key) == name}
             self._figures(run_id, of_set, model.model_id, dataset)

@@ -30,13 +30,16 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast a run was around a step. `time` is in seconds since the epoch; `waiting` the share of time without
-    data; `gpu_memory` the most that was held, in bytes; `mfu` the share of what the device can compute at most."""
+    """How fast a run was around a step, by its first process. `time` is in seconds since the epoch; `waiting` the share
+    of time without data; `memory` and `gpu_memory` are in bytes, the latter the most that was held; `cpu` is in percent
+    of a core; `mfu` the share of what the device can compute at most."""
 
     step: int
     time: float
     samples_per_second: float
     waiting: float
+    memory: int
+    cpu: float
     gpu_memory: int | None
     mfu: float | None
 

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+import psutil
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
@@ -51,6 +52,7 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class _Lap:
     end: float
+    cpu: float
     waited: float
     operations: float
 
@@ -62,12 +64,14 @@ class Meter:
         self._sizes = model.config
         self._batch = batch
         self._ranks = ranks
+        self._process = psutil.Process()
         self._peak = peak(ranks.device)
-        self._laps: deque[_Lap] = deque([_Lap(time.monotonic(), 0.0, 0.0)], maxlen=_STEPS + 1)
+        self._laps: deque[_Lap] = deque([_Lap(time.monotonic(), time.process_time(), 0.0, 0.0)], maxlen=_STEPS + 1)
 
     def add(self, waited: float, tokens: int) -> None:
         """Count a step that ends now, *waited* seconds of it for a batch with texts of *tokens*."""
-        self._laps.append(_Lap(time.monotonic(), waited, self._batch * training_operations(self._sizes, tokens)))
+        operations = self._batch * training_operations(self._sizes, tokens)
+        self._laps.append(_Lap(time.monotonic(), time.process_time(), waited, operations))
 
     def speed(self, step: int) -> Speed:
         """Return the speed of the last steps, of which *step* is the last."""
@@ -80,6 +84,8 @@ class Meter:
             step=step,
             time=time.time(),
             samples_per_second=len(laps) * self._batch / seconds,
+            memory=self._process.memory_info().rss,
+            cpu=100 * (laps[-1].cpu - first.cpu) / seconds,
             waiting=min(1.0, sum(lap.waited for lap in laps) / seconds),
             gpu_memory=memory,
             mfu=None if possible is None else sum(lap.operations for lap in laps) / possible,

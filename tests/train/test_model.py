@@ -1,0 +1,140 @@
+"""The model that a run begins with: by the name of its size, by numbers, or from a folder."""
+
+import json
+
+import pytest
+import torch
+from transformers import CLIPModel
+
+from tests.train.given import Texts, configure, give_version, run
+from vecap_tasks.config import ClipConfig
+from vecap_tasks.errors import ConfigError
+from vecap_tasks.stages import load_stage
+from vecap_tasks.train.meter import training_operations
+from vecap_tasks.train.model import new_model, open_model
+from vecap_tasks.train.tokenizer import load_tokenizer
+
+SAMPLES = [Texts() for _ in range(20)]
+
+
+def test_sizes_by_name_are_the_published_models():
+    """Parameters with CLIP's 49,408 tokens, as open_clip counts them (in millions)."""
+    published = {"B/32": 151.28, "B/16": 149.62, "L/14": 427.62, "H/14": 986.11}
+    for name, millions in published.items():
+        config = ClipConfig(size=name, tokenizer="none", vision_layers=1)  # the size goes before
+        tokenizer = Vocabulary()
+        with torch.device("meta"):
+            model = new_model(config, tokenizer, 0)
+        assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == millions
+
+
+class Vocabulary:
+    """As much of OpenAI's tokenizer as a model is made from."""
+
+    bos_token_id, eos_token_id, pad_token_id = 49406, 49407, 49407
+
+    def __len__(self):
+        return 49408
+
+
+def test_a_size_by_name_has_the_fingerprint_of_its_numbers():
+    numbers = ClipConfig(tokenizer="none", patch_size=32)
+    assert ClipConfig(tokenizer="none", size="B/32").identity() == numbers.identity()
+
+
+def test_operations_of_a_sample_are_those_that_torch_counts(home):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = configure(home)
+    model = new_model(config.train.model, load_tokenizer(config), 0).train()
+    model.set_attn_implementation("eager")  # the counter sees matrix products alone
+    with FlopCounterMode(display=False) as counted:
+        images = model.get_image_features(pixel_values=torch.randn(2, 3, 32, 32)).pooler_output
+        texts = model.get_text_features(input_ids=torch.randint(5, 300, (2, 24))).pooler_output
+        (images.sum() + texts.sum()).backward()
+    # the gradient for the pixels is not made
+    assert training_operations(model.config, 24) == pytest.approx(counted.get_total_flops() / 2, rel=0.05)
+
+
+@pytest.fixture
+def start(home, tmp_path):
+    """A folder as a release has it: configuration and weights."""
+    config = configure(home)
+    model = new_model(config.train.model, load_tokenizer(config), 7)
+    model.save_pretrained(tmp_path / "start")
+    return tmp_path / "start"
+
+
+def change(folder, **text):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= text
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_run_starts_from_a_folder_and_names_it(home, start):
+    config = configure(home, arms="[vecap]", model__start=start, learning_rate=1e-12)
+    version = give_version(config, SAMPLES)
+    manifest = run("train", config, version)
+    stage = load_stage("train", config, version)
+    trained = CLIPModel.from_pretrained(stage.store.path(f"{stage.folder}/vecap-0"))
+    for name, given in CLIPModel.from_pretrained(start).state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], given, rtol=0, atol=1e-6)
+    [named] = [item for item in manifest.inputs if item.name == str(start)]
+    before = stage.fingerprint
+    change(start, attention_dropout=0.1)
+    assert load_stage("train", config, version).fingerprint != before
+    assert named.kind == "model"
+
+
+@pytest.mark.parametrize("end", [2, None], ids=["largest id", "end"])
+def test_a_start_reads_texts_where_it_did(home, start, end):
+    """A release whose configuration has the end 2 is read at the largest id, as transformers does, and stays so."""
+    config = configure(home, model__start=start)
+    tokenizer = load_tokenizer(config)
+    if end is not None:
+        change(start, eos_token_id=end)
+    ids = tokenizer(["a red cat"], return_tensors="pt")["input_ids"]
+    released = CLIPModel.from_pretrained(start).eval().get_text_features(input_ids=ids).pooler_output
+    opened = open_model(config, tokenizer, 0).eval().get_text_features(input_ids=ids).pooler_output
+    torch.testing.assert_close(opened, released)
+
+
+def test_a_start_that_does_not_fit_is_one_clear_line(home, start, tmp_path):
+    tokenizer = load_tokenizer(configure(home))
+    for settings, said in (
+        ({"model__start": tmp_path}, "holds no config.json"),
+        ({"model__vision_layers": 2}, "has vision_layers 1, the configuration 2; set train.model.vision_layers"),
+        ({"model__context": 30}, "reads 24 tokens; lower train.model.context"),
+    ):
+        config = configure(home, **({"model__start": start} | settings))
+        with pytest.raises(ConfigError, match=said):
+            open_model(config, tokenizer, 0)
+    change(start, eos_token_id=5)
+    with pytest.raises(ConfigError, match="reads a text at the token 5, the tokenizer ends it with"):
+        open_model(configure(home, model__start=start), tokenizer, 0)
+    (start / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(ConfigError, match="cannot be loaded as a CLIPModel"):
+        open_model(configure(home, model__start=start), tokenizer, 0)
+
+
+def test_the_sigmoid_loss_trains_and_keeps_its_bias(home):
+    config = configure(home, arms="[vecap]", loss="sigmoid", epochs=60, learning_rate=0.003)
+    version = give_version(config, SAMPLES)
+    manifest = run("train", config, version)
+    read = load_stage("train", config, version).store.read
+    losses = [json.loads(line)["loss"] for line in read(manifest.file("vecap-0/log.jsonl")).splitlines()]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    assert json.loads(read(manifest.file("vecap-0/training.json")))["logit_bias"] != -10
+
+
+def test_memory_saved_changes_no_loss(home):
+    """Activations that are computed again, and a batch that goes through in parts."""
+    made = []
+    for settings in ({}, {"recompute": True}, {"micro_batch": 3, "recompute": True}):
+        config = configure(home, arms="[vecap]", **settings)
+        stage = load_stage("train", config, give_version(config, SAMPLES))
+        stage.run("vecap-0")
+        lines = stage.store.read(f"{stage.folder}/vecap-0/log.jsonl").splitlines()
+        made.append([json.loads(line)["loss"] for line in lines])
+    assert made[1] == pytest.approx(made[0], abs=1e-5)
+    assert made[2] == pytest.approx(made[0], abs=1e-5)
