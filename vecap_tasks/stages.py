@@ -5,10 +5,12 @@ A stage's code is imported when it is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
+from typing import Any
 
 from vecap_tasks.config import Config
-from vecap_tasks.dataset.stage import Stage
+from vecap_tasks.dataset.stage import Stage, fingerprint
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import DATASET_STAGES, Version, interval_of, register
 from vecap_tasks.errors import VecapError
@@ -25,12 +27,31 @@ STAGES = {
 
 def load_stage(name: str, config: Config, version: Version) -> Stage:
     """Return the stage *name* of *version*. Raises VecapError for a name that is none."""
+    return stage_kind(name)(config, version)
+
+
+def stage_kind(name: str) -> type[Stage]:
+    """Return the class of the stage *name*. Raises VecapError for a name that is none."""
     place = STAGES.get(name)
     if place is None:
         raise VecapError(f"there is no stage {name}; the stages are {', '.join(STAGES)}")
     module, _, kind = place.partition(":")
-    stage: type[Stage] = getattr(import_module(module), kind)
-    return stage(config, version)
+    found: type[Stage] = getattr(import_module(module), kind)
+    return found
+
+
+def registered_fingerprints(version: Version, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fingerprints of the dataset stages that follow from what a `version.json` says of its *settings*.
+
+    Raises KeyError and TypeError where it says less than `open_version` writes.
+    """
+    made: dict[str, str] = {}
+    for name in DATASET_STAGES:
+        identity = dict(settings[name])
+        release = identity.pop("release")
+        upstream = {other: made[other] for other in stage_kind(name).upstream}
+        made[name] = fingerprint(name, release, settings["dataset"], version.interval, identity, upstream)
+    return made
 
 
 def open_version(config: Config, store: Store, name: str) -> Version:
@@ -47,9 +68,9 @@ def open_version(config: Config, store: Store, name: str) -> Version:
     while True:
         releases = count_releases(store, config.dataset, interval)
         stages = {name: load_stage(name, config, Version(config.dataset, interval, 0, "")) for name in DATASET_STAGES}
-        fingerprint = stages[DATASET_STAGES[-1]].fingerprint
+        bound_to = stages[DATASET_STAGES[-1]].fingerprint
         if count_releases(store, config.dataset, interval) == releases:  # else one was entered meanwhile
             break
     decisive = {name: stage.identity() | {"release": stage.revision} for name, stage in stages.items()}
     entries = {CONFIG: releases} if releases else {}
-    return register(store, config.dataset, interval, fingerprint, {"dataset": config.dataset, **decisive, **entries})
+    return register(store, config.dataset, interval, bound_to, {"dataset": config.dataset, **decisive, **entries})

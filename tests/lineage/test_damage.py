@@ -97,9 +97,10 @@ CASES = [
     ("home/tokenizer/tokenizer.json", "model", "tokenizer"),
     ("home/prompts/describe.md", "prompt", "describe"),
     ("home/prompts/fuse.md", "prompt", "fuse"),
-    ("evaluation/images/003.png", "dataset", "web/evaluation"),
-    ("evaluation/captions.csv", "dataset", "web/evaluation"),
-    ("evaluation/classes.txt", "dataset", "web/evaluation"),
+    ("evaluation/images/003.png", "dataset", "retrieval"),
+    ("evaluation/images/003.png", "dataset", "zero_shot"),
+    ("evaluation/captions.csv", "dataset", "retrieval"),
+    ("evaluation/classes.txt", "dataset", "zero_shot"),
     ("model/model.safetensors", "mlflow", "model.safetensors"),
     ("model/config.json", "mlflow", "config.json"),
     ("run/assemble/README.md", "mlflow", "assemble/README.md"),
@@ -114,16 +115,18 @@ def test_what_nobody_touched_is_sound(made):
     assert [node for node in tree.walk() if node.problems or node.unchecked] == []
 
 
-@pytest.mark.parametrize(("name", "kind", "says"), CASES, ids=[name for name, _, _ in CASES])
+@pytest.mark.parametrize(("name", "kind", "says"), CASES, ids=[f"{name}-{says}" for name, _, says in CASES])
 def test_one_changed_byte_is_found_and_named(made, name, kind, says):
     file = made.file(name)
     whole = file.read_bytes()
     try:
         file.write_bytes(flipped(whole))
         tree = walk(made.config, made.model)
-        (node,) = [node for node in tree.walk() if node.problems]
-        assert node.kind == kind
-        assert says in f"{node.name}: {node.problems[0]}"
+        found = [node for node in tree.walk() if node.problems]
+        assert {node.kind for node in found} == {kind}
+        told = [f"{node.name}: {node.problems[0]}" for node in found]
+        assert any(says in one for one in told)
+        assert len(found) == 1 or name.startswith("evaluation/")  # a picture may be of several sets
         assert tree.complete
         if name.startswith("version/") and kind != "version":
             store = load_stage("assemble", made.config, made.version).store

@@ -74,7 +74,7 @@ def test_mlflow_names_every_source_of_a_mixture(made):
     with open_tracking(config) as tracking:
         recorded = tracking.client.get_run(arms)
     named = [found.dataset.name for found in recorded.inputs.dataset_inputs]
-    assert {"demo/mixtures/both", "demo/2026-01-01", "demo/2026-01-02", "demo/evaluation"} <= set(named)
+    assert {"demo/mixtures/both", "demo/2026-01-01", "demo/2026-01-02", "demo/evaluation/retrieval"} <= set(named)
     note = recorded.data.tags["mlflow.note.content"]
     assert "[demo/2026-01-01](#/experiments/" in note
     assert "`demo/2026-01-02`" in note, "no run of it stands in this MLflow"

@@ -65,6 +65,27 @@ class ShardResult:
         return cls(body["shard"], files, body["counters"], body["seconds"], body["notes"])
 
 
+def fingerprint(
+    stage: str,
+    revision: int,
+    dataset: str,
+    interval: str,
+    identity: Mapping[str, Any],
+    upstream: Mapping[str, str],
+) -> str:
+    """Return what a stage is bound to: a sha256 over what decides its bytes, 64 hex digits."""
+    return digest(
+        {
+            "stage": stage,
+            "revision": revision,
+            "dataset": dataset,
+            "interval": interval,
+            "config": identity,
+            "upstream": upstream,
+        }
+    )
+
+
 class Stage(ABC):
     """One stage of one version. Subclasses say `name`, `upstream`, and fill in the abstract methods."""
 
@@ -118,15 +139,9 @@ class Stage(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over configuration, upstream fingerprints, dataset, interval and the stage's revision."""
-        return digest(
-            {
-                "stage": self.name,
-                "revision": self.revision,
-                "dataset": self.config.dataset,
-                "interval": self.version.interval,
-                "config": self.identity(),
-                "upstream": {name: self.before(name).fingerprint for name in self.upstream},
-            }
+        upstream = {name: self.before(name).fingerprint for name in self.upstream}
+        return fingerprint(
+            self.name, self.revision, self.config.dataset, self.version.interval, self.identity(), upstream
         )
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from vecap_tasks.config import Config
 from vecap_tasks.dataset.manifest import NAME, Input, Manifest, read_manifest
@@ -17,7 +16,7 @@ from vecap_tasks.lineage.mixtures import mixture_nodes
 from vecap_tasks.lineage.recorded import version_copy
 from vecap_tasks.lineage.tracking import Tracking
 from vecap_tasks.lineage.tree import Node
-from vecap_tasks.stages import STAGES
+from vecap_tasks.stages import STAGES, registered_fingerprints
 
 _MIXED = ("mixture", "version", "tars")  # kinds of a training's inputs that the node of its mixture tells of
 
@@ -66,10 +65,14 @@ class Walker:
             config = read_config(self.store, version)
         except DamagedError as error:
             return [str(error)]
-        others = [stage for stage, found in manifests.items() if not _within(config.get(stage), found.config)]
-        if config.get("dataset") != version.dataset:
-            others.append("dataset")
-        return [f"{file} was changed: its settings of {other} are not those that it was made under" for other in others]
+        try:
+            told = registered_fingerprints(version, config)
+        except (KeyError, TypeError):
+            return [f"{file} was changed: it does not say what it was made under"]
+        others = [stage for stage, found in manifests.items() if found.fingerprint != told[stage]]
+        # A stage's fingerprint covers those before it: the first that differs is where the change is.
+        said = "was changed: its settings of {} are not those that it was made under"
+        return [f"{file} {said.format(one)}" for one in others[:1]]
 
     def stage(self, version: Version, name: str, folder: str) -> Node:
         """Return the node of a stage of *version* with all that it was made from."""
@@ -142,10 +145,3 @@ def _earlier_crawl(stage: str, item: Input) -> str | None:
     if stage != "crawl" or item.kind not in ("version", "dataset"):
         return None
     return item.name.removesuffix("/crawl")
-
-
-def _within(small: Any, large: Any) -> bool:
-    """Say whether all of *small* stands in *large*, which has more keys: digests of models, revisions of rules."""
-    if isinstance(small, dict) and isinstance(large, dict):
-        return all(key in large and _within(value, large[key]) for key, value in small.items())
-    return bool(small == large)
