@@ -15,10 +15,12 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-from tests.train.given import Texts, configure, give_version, run
+from tests.train.given import Texts, configure, give_version, picture, run
 from vecap_tasks.dataset.tar import read_samples
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import ConfigError, DamagedError, VecapError
+from vecap_tasks.evaluate.features import Encoder
+from vecap_tasks.preprocess import veclip_values
 from vecap_tasks.stages import load_stage
 from vecap_tasks.train.crop import Normalise
 from vecap_tasks.train.data import open_training_data
@@ -70,6 +72,26 @@ def test_exported_folder_works_by_itself(config):
     text = torch.nn.functional.normalize(alone.pooler_output, dim=-1)
     torch.testing.assert_close(text[0], exported.text_embeds[3], rtol=1e-4, atol=1e-5)
     assert {entry.path.split("/")[0] for entry in manifest.files} == {"vecap-0"}
+
+
+def test_the_ways_of_the_released_models_are_exported_and_evaluated(home):
+    """VeCLIP's pixels in training and evaluation, and texts without a mark in front."""
+    config = configure(home, arms="[vecap]", epochs=1, model__preprocess="veclip", model__begin_token=False)
+    version = give_version(config, SAMPLES)
+    run("train", config, version)
+    stage = load_stage("train", config, version)
+    encoder = Encoder(Path(stage.store.path(f"{stage.folder}/vecap-0")), "cpu", 8)
+    tokenizer = AutoTokenizer.from_pretrained(stage.store.path(f"{stage.folder}/vecap-0"))
+    assert tokenizer.bos_token is None
+    assert tokenizer("a cat")["input_ids"][-1] == encoder._model.config.text_config.eos_token_id
+    pictures = [Image.open(io.BytesIO(picture(number))) for number in range(3)]
+    exact = veclip_values(pictures, 32)
+    assert (encoder._pixels(pictures).numpy() == exact).all()
+    batch = next(open_training_data(config, version, "vecap", 0, tokenizer).batches(0))
+    for uid, pixels in zip(batch.uids, batch.pixels, strict=True):
+        given = veclip_values([Image.open(io.BytesIO(picture(int(uid, 16))))], 32)[0]
+        seen = Normalise(0, 1.0, torch.device("cpu"))(pixels[None], 0)[0].numpy()
+        assert np.abs(seen - given).max() < 0.5 / 255 / 0.26 + 1e-5, "rounded to whole grey levels"
 
 
 def test_the_same_run_has_the_same_bytes_and_another_seed_others(home, tmp_path_factory, monkeypatch):
@@ -128,6 +150,8 @@ from pathlib import Path
 from vecap_tasks.config import parse_config
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import read_version
+from vecap_tasks.evaluate.features import Encoder
+from vecap_tasks.preprocess import veclip_values
 from vecap_tasks.stages import load_stage
 config = parse_config(json.loads(sys.argv[1]), Path(sys.argv[2]))
 store = Store(config.resolve(config.root))
