@@ -99,7 +99,7 @@ def test_models_are_recorded_once_with_curve_figures_and_files(config, version):
     assert str(model.status) == "READY"
     assert model.source_run_id == one.info.run_id
     linked = {(m.key, m.dataset_name) for m in model.metrics}
-    assert {name for _, name in linked} == sets
+    assert {name for _, name in linked} == {"demo/2026-01-01", *sets}
     assert {("text_to_image_1", "demo/evaluation/retrieval"), ("text_to_image_1.low", "demo/evaluation/retrieval"),
             ("zero_shot_top5", "demo/evaluation/zero_shot")} <= linked  # fmt: skip
     assert {"evaluation/answers.parquet", "evaluation/retrieved.png"} <= set(artifacts(config, one.info.run_id))

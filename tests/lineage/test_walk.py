@@ -101,7 +101,10 @@ def test_a_model_was_measured_too(config, trained):
     run("evaluate", config, trained)
     tree = walk(config, "vecap-0")
     (evaluate,) = [node for node in tree.children if node.kind == "evaluate"]
-    assert [(node.kind, node.note) for node in evaluate.children] == [("dataset", "the same as used")]
+    assert [(node.name, node.note) for node in evaluate.children] == [
+        ("retrieval", "the same as used"),
+        ("zero_shot", "the same as used"),
+    ]
     store(config).put(f"{trained.folder}/evaluate/unfinished/vecap-0/metrics.json", b"{}")
     assert walk(config, "vecap-0").sound, "what is not finished is no damage"
 
@@ -136,7 +139,7 @@ def test_a_whole_version_is_whole(config, trained):
     run("evaluate", config, trained)
     report = verify_version(store(config), trained)
     assert report.damages == ()
-    assert report.files == 20
+    assert report.files == 23
     assert report.bytes > 100_000
 
 

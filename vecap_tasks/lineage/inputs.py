@@ -29,7 +29,7 @@ class Inputs:
     """The inputs of one stage, *manifest* being its manifest; relative paths start from where *config* lies."""
 
     def __init__(self, config: Config, version: Version, manifest: Manifest) -> None:
-        self._base = config.base
+        self._given = config
         self._version = version
         self._manifest = manifest
 
@@ -50,7 +50,7 @@ class Inputs:
     def config(self) -> Config:
         """The configuration that the stage ran under."""
         try:
-            return Config.model_validate(self._manifest.provenance["config"]).with_base(self._base)
+            return Config.model_validate(self._manifest.provenance["config"]).with_base(self._given.base)
         except (KeyError, ValidationError) as error:
             raise Gone("this release cannot read the configuration that it was made under") from error
 
@@ -59,7 +59,7 @@ class Inputs:
         if _WEB.match(item.name):
             raise Gone("it was fetched from the web, which may have changed since")
         try:
-            place = self.config.resolve(item.name)
+            place = self._given.resolve(item.name)
         except ConfigError as error:
             raise Gone(str(error)) from error
         filesystem, path = open_filesystem(place)
@@ -97,7 +97,7 @@ class Inputs:
     def _now(self) -> dict[tuple[str, str], Input]:
         # A mixture is compared by itself (`mixtures.py`); to ask the stage for it would record it anew.
         train = self.config.train.model_copy(update={"mixture": None})
-        config = self.config.model_copy(update={"train": train}).with_base(self._base)
+        config = self.config.model_copy(update={"train": train}).with_base(self._given.base)
         stage = load_stage(self._manifest.stage, config, self._version)
         return {(item.kind, item.name): item for item in stage.inputs()}
 
@@ -123,6 +123,6 @@ class Inputs:
         if item.kind == "prompt":
             return isinstance(error.__cause__, UnicodeDecodeError)
         try:
-            return Path(self.config.resolve(item.name)).exists()
+            return Path(self._given.resolve(item.name)).exists()
         except ConfigError:
             return False

@@ -1,6 +1,6 @@
 """Where things stand in MLflow's UI, as links that work inside it wherever it is served, and as addresses from outside.
 
-MLflow's UI opens in a mode for agents and prompts; the links ask for the one that shows training runs.
+MLflow's UI opens in its mode `GenAI`; the links ask for the one that shows training runs.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from vecap_tasks.config import Arm, Config
 from vecap_tasks.dataset.manifest import NAME, Manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version, list_versions, read_version
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import DamagedError, VecapError
 from vecap_tasks.lineage.recorded import Recorded, find_recorded, is_recorded, model_copy
 from vecap_tasks.lineage.tracking import Tracking, open_tracking
 from vecap_tasks.lineage.tree import Node, format_tree
@@ -56,14 +56,18 @@ def _recorded(config: Config, store: Store, tracking: Tracking, found: Recorded)
     shard = tags.get("vecap.run")
     if shard is None:
         return walker.version(tags["vecap.version"])
-    version = read_version(store, config.dataset, tags["vecap.version"])
+    name = f"{tags['vecap.version']}/{shard}"
+    try:
+        version = read_version(store, config.dataset, tags["vecap.version"])
+    except DamagedError:  # the version's node tells of it
+        return Node("model", name, None, children=(walker.version(tags["vecap.version"]),))
     recorded = tags["vecap.train"]
     for folder in _train_folders(store, version):
         manifest = read(store, folder)
         if isinstance(manifest, Manifest) and manifest.digest == recorded:
             return _model(walker, _Trained(version, folder, found), shard)
     problem = f"version {version.name} has no intact training with the digest that MLflow recorded, {recorded[:12]}"
-    return Node("model", f"{version.name}/{shard}", None, problems=(problem,), children=(walker.version(version.name),))
+    return Node("model", name, None, problems=(problem,), children=(walker.version(version.name),))
 
 
 def _trained(config: Config, store: Store, version: str, shard: str) -> _Trained:
