@@ -110,7 +110,7 @@ def _score(name: str) -> str:
     """SQL: the number, null where there is none that can be compared. The model's goes with a usable AltText alone."""
     if name == CLIP_SCORE:
         return f'CASE WHEN alttext_problem IS NULL THEN "{CLIP_SCORE}" END'
-    number = f"TRY_CAST(json_extract_string(scores, '$.{name}') AS DOUBLE)"
+    number = f"CASE WHEN json_valid(scores) THEN TRY_CAST(json_extract_string(scores, '$.{name}') AS DOUBLE) END"
     return f"CASE WHEN isfinite({number}) THEN {number} END"
 
 
@@ -156,7 +156,7 @@ def judge_together(connection: duckdb.DuckDBPyConnection, config: QualityConfig,
 def _least(config: QualityConfig) -> str:
     """SQL: of each score with a `top_fraction` the least that is in it."""
     columns = [
-        f'quantile_disc("{SCORE}{name}", {1 - limits.top_fraction!r}) AS "{SCORE}{name} least"'
+        f'-quantile_disc(-"{SCORE}{name}", {limits.top_fraction!r}) AS "{SCORE}{name} least"'
         for name, limits in sorted(score_limits(config).items())
         if limits.top_fraction is not None
     ]
