@@ -58,14 +58,15 @@ def make_crawl(rows: int, folder: Path) -> None:
                     'https://host' || hash(i) % 5000 || '.example/images/' || i || '.jpg' AS url,
                     CASE i % 10 WHEN 0 THEN NULL WHEN 1 THEN 'IMG_' || i || '.jpg' WHEN 2 THEN 'Add to basket'
                         WHEN 3 THEN 'A heron &amp; a beagle, number ' || i
-                        ELSE ['A red', 'An old', 'The small', 'Our blue'][1 + hash(i + 1) % 4]
-                            || [' boat', ' castle', ' bicycle', ' orchard', ' lighthouse'][1 + hash(i + 2) % 5]
+                        ELSE ['A red', 'An old', 'The small', 'Our blue'][1 + (hash(i + 1) % 4)::BIGINT]
+                            || [' boat', ' castle', ' bicycle', ' orchard', ' tower'][1 + (hash(i + 2) % 5)::BIGINT]
                             || ' by the river, seen from the north in spring ' || i END AS caption,
                     NULL::VARCHAR AS page_url, NULL::VARCHAR AS page_title, NULL::VARCHAR AS figcaption,
-                    ['en', 'de-CH', NULL][1 + hash(i + 3) % 3] AS language, 'made' AS source, NULL::VARCHAR AS scores,
+                    ['en', 'de-CH', NULL][1 + (hash(i + 3) % 3)::BIGINT] AS language, 'made' AS source,
+                    NULL::VARCHAR AS scores,
                     NULL::VARCHAR AS stored_in, NULL::BIGINT AS stored_at, NULL::BIGINT AS stored_bytes,
                     CASE WHEN had THEN 'success' ELSE 'failed_to_download' END AS status,
-                    CASE WHEN NOT had THEN ['http_404', 'timeout: 30 s', 'robots'][1 + hash(i + 4) % 3] END
+                    CASE WHEN NOT had THEN ['http_404', 'timeout: 30 s', 'robots'][1 + (hash(i + 4) % 3)::BIGINT] END
                         AS error_message,
                     256::INTEGER AS width, 192::INTEGER AS height, (20 + hash(i + 5) % 2000)::INTEGER AS original_width,
                     (20 + hash(i + 6) % 1500)::INTEGER AS original_height, 'JPEG' AS original_format,

@@ -28,7 +28,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
     tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "vecap_tasks/demo/models/llm")
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     text = tower | ids | {"vocab_size": len(tokenizer), "max_position_embeddings": 16}
     vision = tower | {"image_size": 32, "patch_size": 8}
     torch.manual_seed(1)
@@ -61,7 +61,7 @@ def test_a_score_is_the_models_own_cosine_whatever_stands_beside_it(model):
             pixel_values=CLIPImageProcessorPil.from_pretrained(model)(image, return_tensors="pt")["pixel_values"],
             input_ids=tokenizer(text, padding="max_length", max_length=16, return_tensors="pt")["input_ids"],
         ).logits_per_image
-    assert together[1] == pytest.approx((logits / clip.logit_scale.exp()).item(), abs=1e-4)
+        assert together[1] == pytest.approx((logits / clip.logit_scale.exp()).item(), abs=1e-4)
 
 
 def test_what_cannot_score_is_told(model, tmp_path):

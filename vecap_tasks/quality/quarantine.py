@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import duckdb
+import pyarrow as pa
 
 from vecap_tasks.dataset.manifest import read_manifest
 from vecap_tasks.dataset.query import connect, create_view
@@ -85,19 +86,20 @@ def list_rows(store: Store, version: Version, reason: str | None = None, limit: 
         refused = "NOT accepted AND (getvariable('asked') IS NULL OR list_contains(reasons, getvariable('asked')))"
         total = connection.execute(f"SELECT count(*) FROM verdicts WHERE {refused}").fetchall()[0][0]
         # The page's keys first: the crawl's wide tables are then read for these alone.
-        found = connection.execute(
+        found: pa.Table = connection.sql(
             f"""
             WITH page AS (
                 SELECT key, alttext_problem, reasons FROM verdicts WHERE {refused} ORDER BY key LIMIT $1 OFFSET $2
             )
             SELECT reasons, key, crawl.uid, url, page_url, caption, alttext_problem, error_message,
                 original_width, original_height,
-                CASE WHEN status = 'success' THEN regexp_replace(filename, '\\.parquet$', '.tar') END
+                CASE WHEN status = 'success' THEN regexp_replace(filename, '\\.parquet$', '.tar') END AS tar
             FROM crawl JOIN page USING (key) ORDER BY key""",
-            [limit, offset],
-        ).fetchall()
+            params=[limit, offset],
+        ).to_arrow_table()
     rows = tuple(
-        RefusedRow(tuple(reasons), *told, releasable=not set(FINAL) & set(reasons)) for reasons, *told in found
+        RefusedRow(**{**line, "reasons": tuple(line["reasons"])}, releasable=not set(FINAL) & set(line["reasons"]))
+        for line in found.to_pylist()
     )
     return Page(total, rows)
 

@@ -134,7 +134,8 @@ def _score_rule(name: str, limits: ScoreLimits) -> Rule:
     if limits.top_fraction is not None:
         conditions.append(f'{column} < "{SCORE}{name} least"')
     joined = " OR ".join(f"coalesce({condition}, false)" for condition in conditions)
-    return Rule(f"{SCORE}{name}", SCORE_SAYS, joined or "false")
+    compared = f"({joined}) AND alttext_problem IS NULL" if name == CLIP_SCORE else joined
+    return Rule(f"{SCORE}{name}", SCORE_SAYS, compared)
 
 
 def says(reason: str) -> str:

@@ -28,7 +28,7 @@ from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.tar import read_samples
 from vecap_tasks.dataset.version import Version, list_versions
 from vecap_tasks.errors import DamagedError, VecapError
-from vecap_tasks.quality.clean import cleaned
+from vecap_tasks.quality.clean import cleaned, literal
 
 if TYPE_CHECKING:
     from vecap_tasks.quality.clip import Scorer
@@ -97,14 +97,11 @@ def write_scores(
         connection.execute(f"""
             CREATE TEMP TABLE wanted AS SELECT key, uid, sha256, text, md5(text) AS text_md5
             FROM (SELECT *, {cleaned("caption")} AS text FROM crawl WHERE status = 'success') WHERE text != ''""")
-        rows: pa.Table = connection.execute(
-            """
+        rows: pa.Table = connection.sql(f"""
             SELECT wanted.*, found.similarity FROM wanted LEFT JOIN (
                 SELECT sha256, text_md5, max(similarity) AS similarity FROM earlier
-                WHERE scored_by = $by AND sha256 IN (SELECT sha256 FROM wanted) GROUP BY ALL
-            ) AS found USING (sha256, text_md5) ORDER BY key""",
-            {"by": by},
-        ).to_arrow_table()
+                WHERE scored_by = {literal(by)} AND sha256 IN (SELECT sha256 FROM wanted) GROUP BY ALL
+            ) AS found USING (sha256, text_md5) ORDER BY key""").to_arrow_table()
     known = dict(zip(rows["key"].to_pylist(), rows["similarity"].to_pylist(), strict=True))
     texts = dict(zip(rows["key"].to_pylist(), rows["text"].to_pylist(), strict=True))
     missing = {key: text for key, text in texts.items() if known[key] is None}

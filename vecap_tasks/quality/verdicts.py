@@ -42,9 +42,9 @@ SCRIPTS = {
     "hi": ("Devanagari",), "mr": ("Devanagari",), "bn": ("Bengali",), "ta": ("Tamil",), "th": ("Thai",),
     "ka": ("Georgian",), "hy": ("Armenian",), "am": ("Ethiopic",),
 }  # fmt: skip
-_LETTER = r"\p{L}"
-_DIGIT = r"\p{Nd}"
-_IDEOGRAPH = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]"
+_NO_LETTER = r"\P{L}"
+_NO_DIGIT = r"\P{Nd}"
+_NO_IDEOGRAPH = r"[^\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]"
 _WORD = r"[\p{L}\p{M}\p{N}]+"
 _HOST = "://([^/:?#]+)"
 
@@ -90,11 +90,11 @@ def texts(source: str, rules: RowRules) -> str:
     if rules.languages:
         scripts = {script for code in rules.languages for script in SCRIPTS.get(code, ("Latin",))}
         known = "".join(rf"\p{{{script}}}" for script in sorted(scripts))
-        foreign = _count("text", rf"[^\P{{L}}{known}]")
+        foreign = _without("text", rf"[\P{{L}}{known}]")
     return f"""
         SELECT * EXCLUDE (caption), caption AS raw, regexp_extract_all(lower(text), {literal(_WORD)}) AS words,
-            {_count("text", _LETTER)} AS letters, {_count("text", _DIGIT)} AS digits,
-            {_count("text", _IDEOGRAPH)} AS ideographs, {foreign} AS foreign_letters
+            {_without("text", _NO_LETTER)} AS letters, {_without("text", _NO_DIGIT)} AS digits,
+            {_without("text", _NO_IDEOGRAPH)} AS ideographs, {foreign} AS foreign_letters
         FROM (
             SELECT *, {cleaned("caption")} AS text, status = 'success' AS downloaded,
                 CASE WHEN status != 'success' THEN trim(split_part(error_message, ':', 1)) END AS failure
@@ -102,15 +102,16 @@ def texts(source: str, rules: RowRules) -> str:
         )"""
 
 
-def _count(column: str, pattern: str) -> str:
-    return f"len(regexp_extract_all({column}, {literal(pattern)}))"
+def _without(column: str, pattern: str) -> str:
+    """SQL: how many characters of *column* are left without those of *pattern*; faster than to list the others."""
+    return f"length(regexp_replace({column}, {literal(f'(?:{pattern})+')}, '', 'g'))"
 
 
 def _score(name: str) -> str:
     """SQL: the number, null where there is none that can be compared. The model's goes with a usable AltText alone."""
     if name == CLIP_SCORE:
         return f'CASE WHEN alttext_problem IS NULL THEN "{CLIP_SCORE}" END'
-    number = f"TRY_CAST(json_extract_string(scores, '$.{name}') AS DOUBLE)"
+    number = f"CASE WHEN json_valid(scores) THEN TRY_CAST(json_extract_string(scores, '$.{name}') AS DOUBLE) END"
     return f"CASE WHEN isfinite({number}) THEN {number} END"
 
 
@@ -156,7 +157,7 @@ def judge_together(connection: duckdb.DuckDBPyConnection, config: QualityConfig,
 def _least(config: QualityConfig) -> str:
     """SQL: of each score with a `top_fraction` the least that is in it."""
     columns = [
-        f'quantile_disc("{SCORE}{name}", {1 - limits.top_fraction!r}) AS "{SCORE}{name} least"'
+        f'-quantile_disc(-"{SCORE}{name}", {limits.top_fraction!r}) AS "{SCORE}{name} least"'
         for name, limits in sorted(score_limits(config).items())
         if limits.top_fraction is not None
     ]
