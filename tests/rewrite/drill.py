@@ -19,13 +19,20 @@ from vecap_tasks.engine import run_shards
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.stage import Rewrite
 
+# What a process would else import each time that it is started again, much of it when it loads its models.
+_LIBRARIES = [
+    *("distributed", "distributed.scheduler", "distributed.worker", "distributed.http", "duckdb", "pyarrow.parquet"),
+    *("vecap_tasks.rewrite.vlm", "vecap_tasks.rewrite.llm"),
+    *(f"transformers.models.{name}" for name in ("llama.modeling_llama", "clip.modeling_clip", "llava.modeling_llava")),
+    *("transformers.models.clip.image_processing_pil_clip", "transformers.models.llava.processing_llava"),
+]
 _WRITING = re.compile(r": writing (\d+) texts")
 
 
 def warm_context() -> ForkServerContext:
     """Return how to start processes that have their libraries already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.rewrite.drill", "vecap_tasks.rewrite.vlm", "vecap_tasks.rewrite.llm"])
+    context.set_forkserver_preload(["tests.rewrite.drill", *_LIBRARIES])
     return context
 
 
@@ -75,8 +82,8 @@ def drive(config: str, base: Path, version: Version, log: Path) -> None:
 
 
 def _quiet() -> None:
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
+    """Have Dask's loggers, which took hold of the standard error output when they were imported, write to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class Crew:
