@@ -52,8 +52,8 @@ def test_operations_of_a_sample_are_those_that_torch_counts(home):
         images = model.get_image_features(pixel_values=torch.randn(2, 3, 32, 32)).pooler_output
         texts = model.get_text_features(input_ids=torch.randint(5, 300, (2, 24))).pooler_output
         (images.sum() + texts.sum()).backward()
-    # the gradient for the pixels is not made
-    assert training_operations(model.config, 24) == pytest.approx(counted.get_total_flops() / 2, rel=0.05)
+    no_gradient_of_pixels = 2 * 4 * (3 * 16 * 16) * 32
+    assert training_operations(model.config, 24) - no_gradient_of_pixels == counted.get_total_flops() / 2
 
 
 @pytest.fixture
@@ -130,9 +130,9 @@ def test_the_sigmoid_loss_trains_and_keeps_its_bias(home):
 def test_memory_saved_changes_no_loss(home):
     """Activations that are computed again, and a batch that goes through in parts."""
     made = []
+    version = give_version(configure(home), SAMPLES)
     for settings in ({}, {"recompute": True}, {"micro_batch": 3, "recompute": True}):
-        config = configure(home, arms="[vecap]", **settings)
-        stage = load_stage("train", config, give_version(config, SAMPLES))
+        stage = load_stage("train", configure(home, arms="[vecap]", **settings), version)
         stage.run("vecap-0")
         lines = stage.store.read(f"{stage.folder}/vecap-0/log.jsonl").splitlines()
         made.append([json.loads(line)["loss"] for line in lines])

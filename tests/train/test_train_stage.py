@@ -209,8 +209,8 @@ def test_told_to_end_it_saves_and_leaves_and_goes_on_from_there(config, tmp_path
     """In the middle of an epoch, with no checkpoint due."""
     version = give_version(config, SAMPLES)
     stage = load_stage("train", config, version)
-    assert stopped_after(stage, "vecap-0", 1).startswith("vecap-0: told to end, and saved after step 3 of 5")
-    assert stage.checkpoints("vecap-0").steps() == [3]
+    assert stopped_after(stage, "vecap-0", 1).startswith("vecap-0: told to end, and saved after step 4 of 5")
+    assert stage.checkpoints("vecap-0").steps() == [4]
     assert not stage.receipts()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     resumed = run("train", config, version)
@@ -222,7 +222,7 @@ def test_the_last_checkpoints_are_kept_and_one_cut_short_costs_itself(home):
     config = configure(home, arms="[vecap]", checkpoint_steps=1, checkpoints_kept=2)
     version = give_version(config, SAMPLES)
     stage = load_stage("train", config, version)
-    stopped_after(stage, "vecap-0", 3)
+    stopped_after(stage, "vecap-0", 1)
     kept = stage.checkpoints("vecap-0").steps()
     assert len(kept) == 2
     place = f"{stage.folder}/_checkpoints/vecap-0"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -43,7 +44,7 @@ def main() -> None:
     with joined("cpu", 60) as ranks:
         alone = Ranks(ranks.device)
         for loss in ("contrastive", "sigmoid"):
-            config = configure(sys.argv[1], loss=loss)
+            config = configure(Path(sys.argv[1]), loss=loss)
             tokenizer = load_tokenizer(config)
             torch.manual_seed(1)
             pixels, ids = torch.randn(12, 3, 32, 32), torch.randint(5, 300, (12, 24))

@@ -22,20 +22,20 @@ __all__ = ["format_tree", "walk"]
 _SHARD = re.compile(rf"(?:{'|'.join(get_args(Arm))})--?\d+")
 
 
-def walk(config: Config, name: str) -> Node:
+def walk(config: Config, name: str, *, check: bool = True) -> Node:
     """Return the lineage of *name*: a version, VERSION/ARM-SEED, or what `find_recorded` takes, a name in MLflow.
 
-    A mismatch stands in the node that it was found at. By a name in MLflow its copies of the files are checked too.
+    Without *check* the manifests alone are read, and no file. A mismatch stands in the node that it was found at. By a name in MLflow its copies of the files are checked too.
     Raises VecapError for a name that is none of these.
     """
     store = Store(config.resolve(config.root))
     if is_recorded(name):
         with open_tracking(config) as tracking:
-            return _recorded(config, store, tracking, find_recorded(tracking, name))
+            return _recorded(Walker(config, store, tracking, check), find_recorded(tracking, name))
     version, _, shard = name.rpartition("/")
     if not version and not _SHARD.fullmatch(name):
-        return Walker(config, store).version(name)
-    return _model(Walker(config, store), _trained(config, store, version, shard), shard)
+        return Walker(config, store, check=check).version(name)
+    return _model(Walker(config, store, check=check), _trained(config, store, version, shard), shard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,11 @@ class _Trained:
     recorded: Recorded | None = None
 
 
-def _recorded(config: Config, store: Store, tracking: Tracking, found: Recorded) -> Node:
+def _recorded(walker: Walker, found: Recorded) -> Node:
     """Return the lineage of a model or run in MLflow, found by the tags that recording left."""
-    tags = found.tags
+    config, store, tags = walker.config, walker.store, found.tags
     if tags.get("vecap.dataset") != config.dataset or "vecap.version" not in tags:
         raise VecapError(f"{found.name} is none of dataset {config.dataset}; give the configuration it was made with")
-    walker = Walker(config, store, tracking)
     shard = tags.get("vecap.run")
     if shard is None:
         return walker.version(tags["vecap.version"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from vecap_tasks.config import Config
 from vecap_tasks.dataset.manifest import NAME, Input, Manifest, read_manifest
 from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.verify import check_files
+from vecap_tasks.dataset.verify import Damage, check_files
 from vecap_tasks.dataset.version import DATASET_STAGES, Version, read_config, read_version
 from vecap_tasks.errors import DamagedError, VecapError
 from vecap_tasks.lineage.inputs import Inputs
@@ -37,6 +37,7 @@ class Walker:
     config: Config
     store: Store
     tracking: Tracking | None = None
+    check: bool = True  # read every file that the manifests and MLflow name
     seen: set[str] = field(default_factory=set)
 
     def version(self, name: str, dataset: str | None = None) -> Node:
@@ -51,7 +52,7 @@ class Walker:
         manifests = {stage: read(self.store, f"{version.folder}/{stage}") for stage in DATASET_STAGES}
         sound = {stage: found for stage, found in manifests.items() if isinstance(found, Manifest)}
         below = [self.stage(version, "assemble", f"{version.folder}/assemble")]
-        if self.tracking is not None and len(sound) == len(manifests):
+        if self.tracking is not None and self.check and len(sound) == len(manifests):
             below.append(version_copy(self.tracking, version, sound))
         return Node("version", name, None, "", tuple(self._bound(version, sound)), children=tuple(below))
 
@@ -80,7 +81,7 @@ class Walker:
         manifest = read(self.store, folder)
         if isinstance(manifest, str):
             return Node(name, folder, None, problems=(manifest,))
-        problems = [f"{damage.path} {damage.problem}" for damage in check_files(self.store, manifest)]
+        problems = [f"{damage.path} {damage.problem}" for damage in self._damages(manifest)]
         mixed = mixture_nodes(self, version, manifest) if name == "train" else []
         children = list(mixed)
         # The last of the stages before it first, so that the chain is as deep as the work: crawl below quality.
@@ -95,13 +96,19 @@ class Walker:
             if item.kind == "stage" or (mixed and item.kind in _MIXED):
                 continue
             earlier = _earlier_crawl(name, item)
-            children.append(inputs.node(item) if earlier is None else self._crawl(version.dataset, item, earlier))
+            if earlier is not None:
+                children.append(self._crawl(version.dataset, item, earlier))
+            else:
+                children.append(inputs.node(item) if self.check else Node(item.kind, item.name, item.digest))
         count = len(manifest.files) + len(manifest.attachments)
         size = sum(entry.bytes for entry in (*manifest.files, *manifest.attachments))
         note = f"{count:,} files, {size:,} bytes; made by {manifest.provenance.get('code', 'unknown')}"
         return Node(
             name, folder, manifest.digest, note, tuple(problems), files=count, bytes=size, children=tuple(children)
         )
+
+    def _damages(self, manifest: Manifest) -> list[Damage]:
+        return check_files(self.store, manifest) if self.check else []
 
     def _before(self, version: Version, item: Input) -> str | None:
         """Return the folder of the stage that *item* names, None where another one lies there."""

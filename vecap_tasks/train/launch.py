@@ -72,7 +72,7 @@ def command(stage: Train, run: str, work: Path) -> list[str]:
         "--nproc-per-node", str(settings.processes), "--max-restarts", "0",
         "--shutdown-timeout", str(settings.grace),
         "-m", "vecap_tasks.train.worker", "--config", str(work / "config.yaml"), "--base", str(stage.config.base),
-        "--version", stage.version.name, "--run", run, "--failure", str(work / "failure.json"),
+        "--version", stage.version.name, "--shard", run, "--failure", str(work / "failure.json"),
     ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """One of the processes that torchrun starts to train a run together. It knows nothing of Airflow.
 
-    torchrun --nproc-per-node 8 -m vecap_tasks.train.worker --config FILE --version 2026-01-01 --run mixed-0
+    torchrun --nproc-per-node 8 -m vecap_tasks.train.worker --config FILE --version 2026-01-01 --shard mixed-0
 
 leaves the trained state in the store, from which `vecap train` exports and publishes the model.
 """
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--base", metavar="DIR", help="where its relative paths start from (the file's folder)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--version", required=True, metavar="V", help="the version to train on, such as 2026-01-01")
-    parser.add_argument("--run", required=True, metavar="RUN", help="an arm and a seed, such as mixed-0")
+    parser.add_argument("--shard", required=True, metavar="RUN", help="an arm and a seed, such as mixed-0")
     parser.add_argument("--failure", metavar="FILE", help="where to tell who started us what was wrong")
     given = parser.parse_args(arguments)
     first = os.environ.get("RANK", "0") == "0"
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
             config = config.with_base(Path(given.base))
         if given.failure:
             threading.Thread(target=_leave_with_input, daemon=True).start()
-        _train(config, given.version, given.run)
+        _train(config, given.version, given.shard)
     except (VecapError, OSError) as error:
         if given.failure:
             _tell(Path(given.failure), error)
