@@ -12,7 +12,7 @@ from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version, list_versions, read_version
 from vecap_tasks.errors import DamagedError, VecapError
 from vecap_tasks.lineage.recorded import Recorded, find_recorded, is_recorded, model_copy
-from vecap_tasks.lineage.tracking import Tracking, open_tracking
+from vecap_tasks.lineage.tracking import open_tracking
 from vecap_tasks.lineage.tree import Node, format_tree
 from vecap_tasks.lineage.walker import Walker, read
 from vecap_tasks.stages import load_stage
@@ -25,7 +25,8 @@ _SHARD = re.compile(rf"(?:{'|'.join(get_args(Arm))})--?\d+")
 def walk(config: Config, name: str, *, check: bool = True) -> Node:
     """Return the lineage of *name*: a version, VERSION/ARM-SEED, or what `find_recorded` takes, a name in MLflow.
 
-    Without *check* the manifests alone are read, and no file. A mismatch stands in the node that it was found at. By a name in MLflow its copies of the files are checked too.
+    Without *check* the manifests alone are read, and no file. A mismatch stands in the node that it was found at. By
+    a name in MLflow its copies of the files are checked too.
     Raises VecapError for a name that is none of these.
     """
     store = Store(config.resolve(config.root))
@@ -105,7 +106,7 @@ def _model(walker: Walker, trained: _Trained, shard: str) -> Node:
             problems = (f"the training's manifest lists no weights for {shard}",)
         below += _evaluations(walker, trained, manifest)
         recorded = trained.recorded
-        if walker.tracking is not None and recorded is not None and recorded.model is not None:
+        if walker.tracking is not None and walker.check and recorded is not None and recorded.model is not None:
             below.append(model_copy(walker.tracking, recorded.model, manifest, shard))
     name = f"{trained.version.name}/{shard}"
     note = f"as MLflow has it, {trained.recorded.name}" if trained.recorded else ""
