@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from tests.conftest import DEMO, REPOSITORY
 from tests.deploy.cluster import Cluster, missing_programs, read_secrets
-from tests.end_to_end.conftest import IMAGES, INTERVAL, SMALL
+from tests.installation import IMAGES, INTERVAL, SMALL
 from vecap_tasks.errors import VecapError
 from vecap_tasks.services.http import Api
 
