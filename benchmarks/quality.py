@@ -1,6 +1,6 @@
 """The rules over millions of rows: our stage's queries beside the one query that they amount to, time and memory.
 
-    python -m benchmarks.quality [--json FILE] [--rows 10000000] [--rounds 1]
+    python -m benchmarks.quality [--json FILE] [--rows 10000000] [--rounds 1] [--folder DIR]
 
 The crawl is made up by DuckDB. Each side runs in a process of its own, with the memory limit given to DuckDB. Theirs is
 one hand-put query with every rule in it, from the crawl's table to the same file of verdicts, byte for byte. Ours is
@@ -151,7 +151,7 @@ def bare(folder: Path) -> float:
 
 def _connection(folder: Path) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
-    connection.execute(f"SET memory_limit = '{_MEMORY}'")
+    connection.execute(f"SET memory_limit = '{_MEMORY}'; SET enable_progress_bar = false")
     connection.execute(f"SET temp_directory = '{folder / 'spill'}'")
     for name in ("crawl", "duplicates"):
         if (folder / f"{name}.parquet").exists():
@@ -177,8 +177,12 @@ def _measured(side: str, folder: Path) -> Run:
 
 
 def run(rows: int, rounds: int, folder: Path) -> list[Measure]:
-    """Make the crawl and measure both sides. Raises AssertionError where their verdicts are not the same bytes."""
-    make_crawl(rows, folder)
+    """Measure both sides on a crawl in *folder*, which is made if there is none.
+
+    Raises AssertionError where their verdicts are not the same bytes.
+    """
+    if not (folder / "crawl.parquet").exists():
+        make_crawl(rows, folder)
     mine, theirs = alternate(rounds, lambda: _child("ours", folder), lambda: _child("bare", folder))
     if len({one.sha256 for one in (*mine, *theirs)}) != 1:
         raise AssertionError("the two sides came to other verdicts; the comparison says nothing")
@@ -204,13 +208,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000, help="rows of the crawl (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=1, help="rounds of both sides (default %(default)s)")
     parser.add_argument("--side", choices=("ours", "bare"), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--folder", type=Path, help="an empty folder for the files, or one of such a run: they are kept"
+    )
     given = parser.parse_args()
     if given.side:
         print(json.dumps(asdict(_measured(given.side, given.folder))))
         return
-    with tempfile.TemporaryDirectory(prefix="vecap-quality-") as folder:
-        report(run(given.rows, given.rounds, Path(folder)), given.json)
+    with tempfile.TemporaryDirectory(prefix="vecap-quality-") as temporary:
+        folder = given.folder or Path(temporary)
+        report(run(given.rows, given.rounds, folder), given.json)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ def connect(store: Store, memory_limit: str = "1GB", threads: int | None = None)
     connection = duckdb.connect(":memory:")
     connection.execute(f"SET memory_limit = '{memory_limit}'")
     connection.execute("SET preserve_insertion_order = true")
+    connection.execute("SET enable_progress_bar = false")  # it goes to standard output, between what is printed there
     if threads is not None:
         connection.execute(f"SET threads = {threads}")
     if store.remote:

@@ -55,13 +55,14 @@ ALTTEXT_RULES: tuple[Rule, ...] = (
     Rule(
         "url",
         "an address, and next to nothing else",
-        r"""regexp_matches(text, '(?i)https?://|www\.') AND length(regexp_replace(
+        r"""(contains(text, '.') OR contains(text, '/')) AND (
+            regexp_matches(text, '(?i)https?://|www\.') AND length(regexp_replace(
                 text, '(?i)(?:https?://|www\.)\S+|\b(?:via|see|visit|at|from|by)\b|[^\p{L}]', '', 'g')) < 3
             OR regexp_full_match(text, '/{0,2}(?:[\w.%~-]+/)+[\w.%~?=&-]*')
                 AND (starts_with(text, '/')
                     OR regexp_matches(text, '\.\w{2,5}$') AND len(string_split(text, '/')) > 2)
             OR regexp_full_match(text, '(?i)(?:[a-z0-9-]+\.)+(?:com|org|net|info|co\.uk|de|fr|io|example)/?')
-            OR regexp_full_match(text, '\S+@\S+\.[a-z]{2,}')""",
+            OR regexp_full_match(text, '\S+@\S+\.[a-z]{2,}'))""",
         ("https://a.example/b.jpg", "www.orchard.example", "/uploads/2025/11/beagle.png", "bob@shop.example"),
         ("AC/DC live", "Harry Potter and/or Ron", "Photo of a dog, see www.dogs.example"),
     ),
