@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vecap_tasks.crawl.address import _usual, absolute, canonical
+from vecap_tasks.crawl.address import absolute, canonical, usual
 
 BASES = st.sampled_from(
     [
@@ -35,13 +35,13 @@ PIECES = st.sampled_from(WRITTEN.split())
 @example("http://site.example/a?b", "c?")
 @example("http://site.example/", "http://else.example")
 def test_both_ways_agree(base, reference):
-    usual = _usual(reference, base)
-    if usual is not None:
-        assert usual == canonical(urljoin(base, reference)) == absolute(reference, base)
+    plain = usual(reference, base)
+    if plain is not None:
+        assert plain == canonical(urljoin(base, reference)) == absolute(reference, base)
 
 
 @pytest.mark.parametrize(
     "reference", ["/a/b-1.jpg?w=3&h=4", "c.jpg", "//cdn.example.net/x%20y.png", "https://cdn.example.net/%C3%A9.webp"]
 )
 def test_most_addresses_go_the_short_way(reference):
-    assert _usual(reference, "https://www.site.example/folder/page.html?x=1") is not None
+    assert usual(reference, "https://www.site.example/folder/page.html?x=1") is not None

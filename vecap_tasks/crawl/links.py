@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vecap_tasks.crawl.optout import opted_out
 from vecap_tasks.crawl.page import Page
-from vecap_tasks.crawl.parse import Document, may_have_images
+from vecap_tasks.crawl.parse import Document
 from vecap_tasks.dataset.manifest import Input
 
 
@@ -80,8 +80,6 @@ def links_of(page: Page, product: str | None, tally: Tally) -> list[Link]:
     """Return the images of *page*; none where it opts out of our use. *product* is our name in robots.txt."""
     counters = tally.counters
     counters["pages"] += 1
-    if not may_have_images(page.body):
-        return []
     found = Document(page).found()
     counters["images"] += len(found.images) + found.skipped.total()
     counters.update({f"skipped.{reason}": count for reason, count in found.skipped.items()})

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from vecap_tasks.crawl.address import absolute
+from vecap_tasks.crawl.address import absolute, usual
 from vecap_tasks.crawl.charset import to_utf8
 from vecap_tasks.crawl.failure import Failure
 from vecap_tasks.crawl.optout import TDM
@@ -22,8 +22,7 @@ _LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-origin
 _LAZY_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set")
 _ANY_LAZY = frozenset((*_LAZY, *_LAZY_SETS))
 _NOWHERE: tuple[str | None, str | None] = (None, None)
-# Everything that is looked at, found in one pass: a pass takes a sixth of parsing the page, and one for a tag's name
-# alone three times as long as one for several selectors with an attribute among them.
+# Everything that is looked at, found in one pass over the page.
 _MARKED = "img, meta, base, figure, [lang], [xml\\:lang]"
 
 Attributes = dict[str, str | None]
@@ -46,11 +45,6 @@ class Found:
     images: list[Image]
     skipped: Counter[str]
     robots: tuple[str, ...]  # contents of <meta name="robots">, and `tdm-reservation: …` of the <meta> of that name
-
-
-def may_have_images(body: bytes) -> bool:
-    """Say whether a page is worth parsing: one in ten has no image. True in doubt, such as for UTF-16."""
-    return b"<im" in body or b"<IM" in body or b"\x00" in body or b"<im" in body.lower()
 
 
 class Document:
@@ -117,8 +111,9 @@ class Document:
         """Return the first address of the image that is one: late ones, the largest of `srcset`, `src`, <source>."""
         source = attributes.get("src")
         if source and "srcset" not in attributes and _ANY_LAZY.isdisjoint(attributes):
-            with suppress(Failure):  # as most are; what else there may be is looked at below
-                return absolute(source, self._base)
+            plain = usual(source, self._base)  # as most are
+            if plain:
+                return plain
         first: Failure | None = None
         for reference in _references(node, attributes):
             if reference and not reference.isspace():

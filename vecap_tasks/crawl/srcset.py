@@ -6,6 +6,8 @@ import re
 from typing import NamedTuple
 
 _SPACE = " \t\n\r\f"
+# What nearly all are: an address and its width.
+_USUAL = re.compile(r"[ \t\n\r\f,]*([^ \t\n\r\f]*[^ \t\n\r\f,])[ \t\n\r\f]+(\d+)w[ \t\n\r\f]*(?:,|\Z)")
 _ADDRESS = re.compile(r"[ \t\n\r\f,]*([^ \t\n\r\f]+)")
 _DESCRIPTORS = re.compile(r"(?:\([^)]*\)|[^,(])*")
 
@@ -22,7 +24,13 @@ def parse_srcset(text: str) -> list[Choice]:
     """Return the choices in the order written; those whose descriptors cannot be read are left out."""
     choices: list[Choice] = []
     position = 0
-    while match := _ADDRESS.match(text, position):
+    while True:
+        while match := _USUAL.match(text, position):
+            choices.append(Choice(match[1], int(match[2]), 1.0))
+            position = match.end()
+        match = _ADDRESS.match(text, position)
+        if not match:
+            break
         position = match.end()
         address = match[1]
         if address.endswith(","):
