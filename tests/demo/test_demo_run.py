@@ -85,6 +85,7 @@ def test_samples_shown_first_took_most_from_both_sides(tmp_path):
     ]
     names = ("uid", "alttext", "vec", "vecap", "vecap_from")
     blank = {"key": "000000000", "url": "http://x.example/", "sha256": "0" * 64, "width": 1, "height": 1}
+    blank |= {"alttext_rewritten": "", "vec_variants": [], "vecap_variants": []}
     table = pa.Table.from_pylist([blank | dict(zip(names, row, strict=True)) for row in rows], SAMPLES)
     local = tmp_path / "00000.parquet"
     pq.write_table(table, local)

@@ -240,7 +240,7 @@ class Place:
                     location=stage.folder,
                 )
                 store.put(f"{stage.folder}/manifest.json", manifest.to_json())
-        store.put(f"{version.folder}/version.json", json.dumps(asdict(version)).encode())
+        store.put(f"{version.folder}/version.json", json.dumps(asdict(version) | {"config": {}}).encode())
         return version
 
 
