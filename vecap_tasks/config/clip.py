@@ -29,7 +29,7 @@ class ClipConfig(Section):
 
     size: Annotated[Size | None, Runtime] = Field(
         None,
-        description="ViT-B/32, B/16, L/14 or H/14: all numbers of the towers but image_size and context. They count.",
+        description="ViT-B/32, B/16, L/14 or H/14, instead of all numbers here but image_size and context.",
     )
     image_size: int = Field(224, ge=16)
     patch_size: int = Field(16, ge=1)
