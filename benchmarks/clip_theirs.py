@@ -39,6 +39,7 @@ def main() -> None:
     task = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     torch.set_num_threads(task["threads"])
     seconds: list[float] = []
+    samples: list[int] = []
     train = program.train_one_epoch
 
     def timed(*given: Any, **named: Any) -> Any:
@@ -47,6 +48,7 @@ def main() -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
+        samples.append(given[1]["train"].dataloader.num_samples)  # rounded up to as many batches for each worker
         return made
 
     program.train_one_epoch = timed
@@ -57,7 +59,7 @@ def main() -> None:
         (Path(folder) / "benchmarked.json").write_text(json.dumps(_model(task)), "utf-8")
         open_clip.add_model_config(Path(folder))
         program.main(_arguments(task, Path(folder)))
-    rate = len(seconds[1:]) * task["steps"] * task["batch"] / sum(seconds[1:])
+    rate = sum(samples[1:]) / sum(seconds[1:])
     name = f"open_clip {open_clip.__version__}, torch {torch.__version__}"
     print(json.dumps({"samples_per_second": rate, "mfu": None, "name": name}), flush=True)
 

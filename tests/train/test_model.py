@@ -109,8 +109,9 @@ def test_a_start_that_does_not_fit_is_one_clear_line(home, start, tmp_path):
         config = configure(home, **({"model__start": start} | settings))
         with pytest.raises(ConfigError, match=said):
             open_model(config, tokenizer, 0)
-    change(start, eos_token_id=5)
-    with pytest.raises(ConfigError, match="reads a text at the token 5, the tokenizer ends it with"):
+    other = tokenizer.eos_token_id + 1
+    change(start, eos_token_id=other)
+    with pytest.raises(ConfigError, match=f"reads a text at the token {other}, the tokenizer ends it with"):
         open_model(configure(home, model__start=start), tokenizer, 0)
     (start / "model.safetensors").write_bytes(b"half")
     with pytest.raises(ConfigError, match="cannot be loaded as a CLIPModel"):

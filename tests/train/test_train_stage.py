@@ -88,9 +88,10 @@ def test_the_ways_of_the_released_models_are_exported_and_evaluated(home):
     exact = veclip_values(pictures, 32)
     assert (encoder._pixels(pictures).numpy() == exact).all()
     batch = next(open_training_data(config, version, "vecap", 0, tokenizer).batches(0))
-    for uid, pixels in zip(batch.uids, batch.pixels, strict=True):
+    trained = dict(zip(batch.uids, batch.pixels, strict=True))
+    for uid, pixels in trained.items():
         given = veclip_values([Image.open(io.BytesIO(picture(int(uid, 16))))], 32)[0]
-        seen = Normalise(0, 1.0, torch.device("cpu"))(pixels[None], ["a"], 0)[0].numpy()
+        seen = Normalise(0, 1.0, torch.device("cpu"))(torch.from_numpy(pixels[None]), [uid], 0)[0].numpy()
         assert np.abs(seen - given).max() < 0.5 / 255 / 0.26 + 1e-5, "rounded to whole grey levels"
 
 

@@ -28,7 +28,8 @@ class ClipConfig(Section):
     """The CLIP model. `size` goes before the numbers of the towers, whatever they say."""
 
     size: Annotated[Size | None, Runtime] = Field(
-        None, description="ViT-B/32, B/16, L/14 or H/14: the numbers of the towers, but for image_size and context."
+        None,
+        description="ViT-B/32, B/16, L/14 or H/14, instead of all numbers here but image_size and context.",
     )
     image_size: int = Field(224, ge=16)
     patch_size: int = Field(16, ge=1)
