@@ -114,6 +114,17 @@ def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return bucket
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what takes long last, and what starts services after that."""
-    items.sort(key=lambda item: ("services" in item.keywords, "slow" in item.keywords))
+    """Run what takes long last, the longest of it first; a file stays with one process, as do all of one installation.
+
+    So fixtures that take long to make are made once, however many processes share the tests (`-n 2 --dist loadgroup`).
+    """
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("installation" if "disturbed" in fixtures else str(item.path)))
+
+    def order(item: pytest.Item) -> tuple[bool, bool]:
+        return "slow" in item.keywords, "disturbed" not in getattr(item, "fixturenames", ())
+
+    items.sort(key=order)

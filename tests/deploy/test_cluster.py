@@ -23,7 +23,7 @@ from tests.installation import IMAGES, INTERVAL, SMALL
 from vecap_tasks.errors import VecapError
 from vecap_tasks.services.http import Api
 
-pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 KILLED = ("dask-worker", "airflow-worker", "airflow-training-worker")
 
