@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,9 +36,19 @@ class Served:
     home: Path
 
     def get(self, path: str, user: str | None = "admin") -> tuple[int, dict[str, str], bytes]:
-        headers = {} if user is None else {"Authorization": f"Bearer {Api.login(self.url, user, user).token}"}
+        return self._ask(urllib.request.Request(self.url + path), user)
+
+    def send(self, path: str, form: dict[str, str], user: str | None = "admin", origin: str = "") -> int:
+        """Send a form, and return the status of the answer that follows."""
+        headers = {"Origin": origin or self.url, "Content-Type": "application/x-www-form-urlencoded"}
+        data = urllib.parse.urlencode(form).encode()
+        return self._ask(urllib.request.Request(self.url + path, data, headers, method="POST"), user)[0]
+
+    def _ask(self, request: urllib.request.Request, user: str | None) -> tuple[int, dict[str, str], bytes]:
+        if user is not None:
+            request.add_header("Authorization", f"Bearer {Api.login(self.url, user, user).token}")
         try:
-            with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=headers)) as answer:
+            with urllib.request.urlopen(request) as answer:
                 return answer.status, dict(answer.headers), answer.read()
         except urllib.error.HTTPError as error:
             return error.code, dict(error.headers), error.read()
@@ -47,7 +58,9 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("pages")
     config = configure(home)
-    give_crawl(home, [*(Row(caption=f"Beagle no. {n} at the fair") for n in range(30)), Row(caption=HOSTILE)])
+    refused = (Row(caption=f"An icon {HOSTILE}", original_width=8, original_height=8), Row(status="failed_to_download"))
+    beagles = (Row(caption=f"Beagle no. {n} at the fair") for n in range(30))
+    give_crawl(home, [*beagles, Row(caption=HOSTILE), *refused])
     with pytest.MonkeyPatch.context() as patch:
         use_given(patch)
         for name in ("crawl", "quality"):
@@ -94,7 +107,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         server.wait(30)
 
 
+QUARANTINE = "/vecap/versions/2026-01-01/quarantine"
 PAGES = (
+    QUARANTINE,
+    "/vecap/quarantine",
+    "/vecap/lineage",
+    "/vecap/lineage?name=2026-01-01",
     "/vecap/versions",
     "/vecap/versions/2026-01-01",
     "/vecap/versions/2026-01-01/samples",
@@ -150,3 +168,41 @@ def test_hostile_text_is_text(served: Served) -> None:
     assert "&lt;script&gt;" in body
     assert "onerror=&#34;" in body
     assert "{{ 7*7 }}" in body
+
+
+def test_refused_rows_are_looked_at_by_their_reason(served: Served) -> None:
+    everything = served.get(QUARANTINE)[2].decode()
+    assert everything.count('class="card"') == 2
+    small = served.get(f"{QUARANTINE}?reason=too_small")[2].decode()
+    assert small.count('class="card"') == 1
+    assert "8 × 8" in small
+    assert "&lt;script&gt;" in small
+    assert "<script" not in everything + small
+    assert small.count("<button>Release") == 2
+    assert "<button>Release" not in served.get(f"{QUARANTINE}?reason=not_downloaded")[2].decode()
+
+
+def test_a_release_is_written_down_by_whom_may_run_the_dag(served: Served) -> None:
+    entries = served.home / "store" / "given" / "_releases" / "2026-01-01"
+    form = {"reason": "too_small", "note": "icons are meant"}
+    assert served.send(QUARANTINE, form, "viewer") == 403
+    assert served.send(QUARANTINE, form, None) == 401
+    assert served.send(QUARANTINE, form, origin="https://elsewhere.example") == 403
+    assert served.send(QUARANTINE, form | {"note": ""}) == 422
+    assert served.send(QUARANTINE, form | {"reason": "not_downloaded"}) == 404
+    assert not entries.exists()
+    assert "<button>Release" not in served.get(f"{QUARANTINE}?reason=too_small", "viewer")[2].decode()
+    assert served.send(QUARANTINE, form) == 200
+    (entry,) = [json.loads(file.read_text()) for file in entries.iterdir()]
+    assert (entry["reason"], entry["note"], entry["by"], entry["action"]) == (
+        "too_small", "icons are meant", "admin", "release",
+    )  # fmt: skip
+    assert "icons are meant" in served.get(QUARANTINE)[2].decode()
+
+
+def test_lineage_is_a_graph_and_a_text(served: Served) -> None:
+    body = served.get("/vecap/lineage?name=2026-01-01")[2].decode()
+    assert body.count('class="box') >= 5
+    for stage in ("assemble", "rewrite", "quality", "crawl"):
+        assert f">{stage}<" in body
+    assert served.get("/vecap/lineage?name=2030-01-01")[0] == 404
