@@ -114,8 +114,8 @@ def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return bucket
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before pytest-xdist's own, which reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Run what takes long last, the longest of it first; a file stays with one process, as do all of one installation.
 
     So fixtures that take long to make are made once, however many processes share the tests (`-n 2 --dist loadgroup`).
@@ -128,3 +128,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return "slow" in item.keywords, "disturbed" not in getattr(item, "fixturenames", ())
 
     items.sort(key=order)
+    yield
