@@ -29,7 +29,7 @@ status: $(VENV)/.installed ## what runs, and where
 	@$(BIN)/python -m vecap_tasks.services status
 
 test: $(VENV)/.tested ## the whole test suite, but for the deployment's
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not cluster" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not cluster" $(PYTEST_ARGS)
 
 test-cluster: $(VENV)/.tested ## the deployment's services as processes, a crawl through them (needs redis-server)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)

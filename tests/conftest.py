@@ -7,6 +7,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,9 @@ from tests.installation import (
 )
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.services import control
+
+# The tests of these files share the fixture `disturbed`.
+_INSTALLATION = ("tests/services/test_services.py", "tests/end_to_end/test_by_airflow.py")
 
 
 @pytest.fixture
@@ -114,18 +118,22 @@ def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return bucket
 
 
-@pytest.hookimpl(wrapper=True)  # before pytest-xdist's own, which reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Run what takes long last, the longest of it first; a file stays with one process, as do all of one installation.
-
-    So fixtures that take long to make are made once, however many processes share the tests (`-n 2 --dist loadgroup`).
-    """
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("installation" if "disturbed" in fixtures else str(item.path)))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what takes long last, the longest of it first."""
 
     def order(item: pytest.Item) -> tuple[bool, bool]:
         return "slow" in item.keywords, "disturbed" not in getattr(item, "fixturenames", ())
 
     items.sort(key=order)
-    yield
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let a file stay with one process, as do all files of the one installation: fixtures are dear."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "installation" if file in _INSTALLATION else file
+
+    return ByFile(config, log)
