@@ -1,5 +1,5 @@
-"""Threads that decode. Bodies that wait are handed over in lots: to wake a thread, and the event loop again, for each
-image takes as long as a tenth of its decoding."""
+"""Threads that decode. Bodies that wait are handed over in lots, as waking a thread, and then the event loop, for each
+image takes a share of the time that its decoding does."""
 
 from __future__ import annotations
 

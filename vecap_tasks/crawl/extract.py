@@ -76,7 +76,6 @@ def read_tally(metadata: pq.FileMetaData) -> Tally:
 
 
 def _links(links: list[Link], first: int) -> pa.RecordBatch:
-    # Column by column: to ask each link for each field takes several times as long.
     columns = zip(*links, strict=True) if links else [()] * len(Link._fields)
     fields: dict[str, Sequence[Any]] = dict(zip(Link._fields, columns, strict=True))
     alttexts, uids, stored = fields.pop("alttext"), fields.pop("uid"), fields.pop("stored")
