@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 DAG = "vecap_dataset"
 VERSIONS_A_PAGE = 30
 SAMPLES_A_PAGE = 24
+_TRAINED = re.compile(r"[^/]+/[a-z_]+-\d+")
 
 app = FastAPI(
     title="VeCap",
@@ -179,15 +181,21 @@ def lineage(request: Request, opened: Open, name: str = "", check: bool = False)
     tree = opened.lineage(name, check)
     return page(
         "lineage.html", root=root(request), dataset=opened.dataset, name=name, check=check, tree=tree,
-        graph=draw(tree), text=format_tree(tree), links=link_of,
+        graph=draw(tree), text=_text(format_tree(tree), check), links=link_of,
     )  # fmt: skip
+
+
+def _text(tree: str, check: bool) -> str:
+    """Return *tree* without its last line, which counts the files that were checked, where none was."""
+    return tree if check else tree.rpartition("\n")[0]
 
 
 def link_of(node: Node) -> str:
     """Return the page of what *node* is, below the root; "" where it has none."""
     if node.kind == "version":
         return f"versions/{quote(node.name.rpartition('/')[2])}"
-    return f"lineage?{urlencode({'name': node.name})}" if node.kind == "model" else ""
+    trained = node.kind == "model" and _TRAINED.fullmatch(node.name)  # the models that caption are folders
+    return f"lineage?{urlencode({'name': node.name})}" if trained else ""
 
 
 @app.get("/compare/{uid}")
