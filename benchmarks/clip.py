@@ -77,6 +77,7 @@ class _Took:
     """What a side said of the epochs after the first: `mfu` is None where there is no GPU that is known."""
 
     samples_per_second: float
+    samples_per_cpu_second: float
     mfu: float | None
     name: str
 
@@ -101,6 +102,9 @@ def _measure(given: argparse.Namespace, work: Path, task: dict[str, Any]) -> lis
     said = f"ours: {mine[0].name}; theirs: {other[0].name}; {said}"
     rate, their_rate = (median(one.samples_per_second for one in side) for side in (mine, other))
     measures = [Measure(f"CLIP, {task['kind']}", "samples/s", rate, their_rate, None, said)]
+    if task["kind"] == "step":  # of the process alone: open_clip reads in others
+        rates = (median(one.samples_per_cpu_second for one in side) for side in (mine, other))
+        measures.append(Measure("CLIP, step, CPU", "samples/CPU s", *rates, None, said))
     if mine[0].mfu is not None:
         mfu = median(one.mfu or 0 for one in mine)
         # The same model has the same operations for a sample, so that the rates say theirs.

@@ -54,7 +54,7 @@ class _Timed:
     def __init__(self, data: TrainingData) -> None:
         self.samples, self.left_out, self.batch_size = data.samples, data.left_out, data.batch_size
         self.per_epoch, self.steps = data.per_epoch, data.steps
-        self.begin = 0.0
+        self.begin = self.cpu = 0.0
         self._data = data
 
     def batches(self, first: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
@@ -62,7 +62,7 @@ class _Timed:
             if batch.step == self.per_epoch:
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
-                self.begin = time.perf_counter()
+                self.begin, self.cpu = time.perf_counter(), time.process_time()
             yield batch
 
 
@@ -83,10 +83,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
         fit("bench-0", model, data, config, 0, ranks, Checkpoints(Store(folder), "checkpoints", 1), last.append)
     seconds = time.perf_counter() - data.begin
-    rate = (data.steps - data.per_epoch) * data.batch_size / seconds
+    samples = (data.steps - data.per_epoch) * data.batch_size
+    rate, cpu = samples / seconds, samples / (time.process_time() - data.cpu)
     speed = last[-1].speed
     mfu = None if speed.mfu is None else speed.mfu * rate / speed.samples_per_second
-    print(json.dumps({"samples_per_second": rate, "mfu": mfu, "name": f"torch {torch.__version__}"}))
+    name = f"torch {torch.__version__}"
+    print(json.dumps({"samples_per_second": rate, "samples_per_cpu_second": cpu, "mfu": mfu, "name": name}))
 
 
 def _memory(task: dict[str, Any], config: TrainConfig, tokenizer: Any) -> TrainingData:

@@ -101,7 +101,6 @@ class _Trainer:
         self._normalise = Normalise(seed, config.crop_scale, ranks.device)
         half = config.precision == "bfloat16" or (config.precision == "auto" and ranks.device.type == "cuda")
         self._autocast = partial(torch.autocast, ranks.device.type, torch.bfloat16, enabled=half)
-
         self._meter = Meter(model, data.batch_size, ranks)
 
     def _resume(self) -> None:
@@ -120,7 +119,6 @@ class _Trainer:
 
     def train(self, ending: Ending, report: Callable[[Progress], None]) -> State:
         steps = self._data.steps
-        self._meter = Meter(self._model, self._data.batch_size, self._ranks)
         before: _Taken | None = None
         asked = time.monotonic()
         for batch in self._data.batches(len(self._records), self._ranks.rank, self._ranks.world):
