@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROW_GROUP = 100_000
+_TABLE_ROW_GROUP = 122_880  # of DuckDB's own tables
 
 
 def write_rows(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
@@ -32,6 +34,28 @@ def write_rows(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path)
         if held:
             writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=ROW_GROUP)
     return rows + held
+
+
+def write_sorted(connection: duckdb.DuckDBPyConnection, query: str, order: str, path: Path) -> int:
+    """Have DuckDB write the rows of *query*, by the columns of *order*, to the new file *path*; return the rows.
+
+    No row passes through Python. The bytes depend on the rows alone, whatever the threads and the memory, as long as
+    *order* leaves no two rows alike: the rows go into a table first, which is kept in groups of one size, and one
+    thread copies it. Straight out of a sort, ten million rows came in row groups of changing sizes.
+    """
+    threads, ordered = connection.execute(
+        "SELECT current_setting('threads'), current_setting('preserve_insertion_order')"
+    ).fetchall()[0]
+    connection.execute("SET preserve_insertion_order = true")
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE to_be_written AS {query} ORDER BY {order}")
+    connection.execute("SET threads = 1")
+    place = str(path).replace("'", "''")
+    written = connection.execute(
+        f"COPY to_be_written TO '{place}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_TABLE_ROW_GROUP})"
+    ).fetchall()[0][0]
+    connection.execute("DROP TABLE to_be_written")
+    connection.execute(f"SET threads = {threads}; SET preserve_insertion_order = {ordered}")
+    return int(written)
 
 
 def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:

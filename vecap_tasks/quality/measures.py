@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 
+from vecap_tasks.dataset.parquet import write_sorted
 from vecap_tasks.quality.clean import literal
 
 EXAMPLES = 5
@@ -214,13 +215,11 @@ def write_sample(connection: duckdb.DuckDBPyConnection, rows: int, path: Path) -
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE sampled AS
         SELECT key, uid, accepted, alttext, alttext_problem, reasons FROM verdicts ORDER BY draw, key LIMIT {rows}""")
-    connection.execute(f"""
-        COPY (
-            SELECT {", ".join(SAMPLE_COLUMNS)} FROM (
-                SELECT crawl.*, accepted, alttext, alttext_problem, array_to_string(reasons, ' ') AS reasons,
-                    accepted = (len(reasons) = 0) AND NOT (accepted AND status != 'success')
-                        AND NOT (alttext IS NULL AND alttext_problem IS NULL) AS consistent
-                FROM crawl JOIN sampled USING (key, uid)
-            ) ORDER BY key, uid
-        ) TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd)""")
-    return int(connection.execute("SELECT count(*) FROM sampled").fetchall()[0][0])
+    query = f"""
+        SELECT {", ".join(SAMPLE_COLUMNS)} FROM (
+            SELECT crawl.*, accepted, alttext, alttext_problem, array_to_string(reasons, ' ') AS reasons,
+                accepted = (len(reasons) = 0) AND NOT (accepted AND status != 'success')
+                    AND NOT (alttext IS NULL AND alttext_problem IS NULL) AS consistent
+            FROM crawl JOIN sampled USING (key, uid)
+        )"""
+    return write_sorted(connection, query, "key, uid", path)

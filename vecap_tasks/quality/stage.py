@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config
 from vecap_tasks.dataset.manifest import Input, digest
+from vecap_tasks.dataset.parquet import write_sorted
 from vecap_tasks.dataset.query import connect, create_view
 from vecap_tasks.dataset.schemas import CRAWL, DUPLICATES, SCORES
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
@@ -121,16 +122,15 @@ class Quality(Stage):
         (work / "report").mkdir()
         with self._crawl(work) as connection:
             judge_rows(connection, config, work, in_force(self._releases))
-            write_verdicts(connection, work / VERDICTS_FILE)
+            written = write_verdicts(connection, work / VERDICTS_FILE)
             measured = measure(connection)
             files: dict[str, int | None] = {
-                VERDICTS_FILE: measured.measures.rows,
+                VERDICTS_FILE: written,
                 _SAMPLE: write_sample(connection, config.sample_rows, work / _SAMPLE),
                 MEASURES: None,
             }
             if config.clip is not None:
-                connection.execute(f"COPY (FROM scores ORDER BY key) TO '{work / SCORES_FILE}' (COMPRESSION zstd)")
-                files[SCORES_FILE] = pq.read_metadata(work / SCORES_FILE).num_rows
+                files[SCORES_FILE] = write_sorted(connection, "SELECT * FROM scores", "key", work / SCORES_FILE)
         (work / MEASURES).write_text(measured.to_json(), encoding="utf-8")
         figures = measured.measures
         counters = {"rows": figures.rows, "accepted": figures.accepted_rows}

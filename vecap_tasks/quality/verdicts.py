@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 
 from vecap_tasks.config import QualityConfig, RowRules
-from vecap_tasks.dataset.parquet import ROW_GROUP
+from vecap_tasks.dataset.parquet import write_sorted
 from vecap_tasks.dataset.schemas import VERDICTS
 from vecap_tasks.quality.alttext import ALTTEXT_RULES
 from vecap_tasks.quality.clean import cleaned, literal
@@ -225,9 +225,6 @@ def _strings(names: Sequence[str]) -> str:
     return f"[{', '.join(literal(name) for name in names)}]::VARCHAR[]"
 
 
-def write_verdicts(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Write the view `verdicts` to *path* as VERDICTS, by key: sorted rows make the same bytes on any threads."""
-    connection.execute(f"""
-        COPY (
-            SELECT {", ".join(VERDICTS.names)} FROM verdicts ORDER BY key, uid
-        ) TO {literal(str(path))} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})""")
+def write_verdicts(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """Write the view `verdicts` to *path* as VERDICTS, by key; return the rows. The same ones make the same bytes."""
+    return write_sorted(connection, f"SELECT {', '.join(VERDICTS.names)} FROM verdicts", "key, uid", path)
