@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:  # the processes that fetch write with the former, and are spared DuckDB's megabytes
+    import duckdb
 
 ROW_GROUP = 100_000
 _TABLE_ROW_GROUP = 122_880  # of DuckDB's own tables
