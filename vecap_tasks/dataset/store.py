@@ -54,6 +54,14 @@ def _s3(variables: tuple[str | None, ...]) -> pafs.FileSystem:
     )
 
 
+@lru_cache(maxsize=4)
+def _s3_client(variables: tuple[str | None, ...]) -> Any:
+    """Return boto3's client for these values of `_S3_VARIABLES`; it may be used by many threads."""
+    import boto3
+
+    return boto3.client("s3")
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A file of the store: its path in it, its size, and when it was last written (seconds since the epoch)."""
@@ -115,8 +123,21 @@ class Store:
         return stream
 
     def read(self, name: str) -> bytes:
-        with self.open(name) as stream:
-            return stream.read()
+        """Return the file *name* whole. Raises FileNotFoundError.
+
+        On S3 it is one request: pyarrow asks for the length first, and gives bytes that nobody wrote where the object
+        is replaced by a shorter one in between.
+        """
+        if not self.remote:
+            with self.open(name) as stream:
+                return stream.read()
+        bucket, _, key = self.path(name).partition("/")
+        client = self._client()
+        try:
+            data: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except client.exceptions.NoSuchKey:
+            raise FileNotFoundError(self.path(name)) from None
+        return data
 
     def sha256(self, name: str) -> str:
         digest = hashlib.sha256()
@@ -230,9 +251,7 @@ class Store:
         return False
 
     def _client(self) -> Any:
-        import boto3
-
-        return boto3.client("s3")
+        return _s3_client(tuple(map(os.environ.get, _S3_VARIABLES)))
 
     def _aside(self) -> Path:
         folder = Path(self._base) / STAGING
