@@ -39,6 +39,7 @@ _GIVE_UP = 5  # shards that fail for the same reason, none being done: the fault
 _LOOK_SECONDS = 5.0  # between looks at which workers there are
 _SAY_SECONDS = 10.0  # between lines about the whole job
 _ALONE_SECONDS = 300.0  # without any worker that could go on
+_RESULT_SECONDS = 60.0  # to fetch a receipt: the worker that has it may be lost, and nobody know it yet
 
 
 def prepare(stage: Stage, progress: Progress | None = None) -> None:
@@ -216,7 +217,10 @@ class _Spread(Generic[T]):
         name = self._running.pop(future)
         outcome: Any = future.exception() if future.status == "error" else None
         if future.status == "finished":
-            outcome = future.result()
+            try:
+                outcome = future.result(timeout=_RESULT_SECONDS)
+            except TimeoutError as error:
+                outcome = error  # the next try finds the receipt in the store
         if future.status == "cancelled":
             raise VecapError(
                 f"{self.stage.name}: the Dask scheduler was lost; start it, then run the same command again: "
