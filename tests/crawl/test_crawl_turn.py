@@ -139,8 +139,9 @@ def test_a_host_that_gives_no_answers_is_left_alone(web, plain):
     config = plain(deadline=1, host_failures=3, connections_per_host=4)
     found = get_all(config, *urls(40, "slow.example"), *urls(40))
     assert time.monotonic() - start < 3
-    assert [str(one) for one in found[:40]].count("timeout") == 4
-    assert [str(one) for one in found[:40]].count("host_silent: timeout") == 36
+    told = [str(one) for one in found[:40]]
+    assert 4 <= told.count("timeout") <= 6, "three that count, and those under way by then"
+    assert told.count("timeout") + told.count("host_silent: timeout") == 40
     assert all(isinstance(one, Download) for one in found[40:])
 
 
