@@ -25,6 +25,8 @@ from tests.installation import (
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.services import control
 
+pytest_plugins = ["tests.browser"]
+
 # The tests of these files share the fixture `disturbed`.
 _INSTALLATION = ("tests/services/test_services.py", "tests/end_to_end/test_by_airflow.py")
 

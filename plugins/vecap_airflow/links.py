@@ -1,12 +1,13 @@
-"""Tasks with buttons in Airflow's UI that open what they recorded: the run in MLflow, the gate's report.
+"""Tasks with buttons in Airflow's UI: to the version's page, to the run in MLflow, to the gate's report.
 
 Where a button leads is found while the task runs, and kept as an XCom: the API server knows no configuration of ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow.providers.standard.decorators.python import _PythonDecoratedOperator
 from airflow.sdk import BaseOperatorLink, get_current_context
@@ -20,8 +21,18 @@ if TYPE_CHECKING:
     from vecap_tasks.config import Config
     from vecap_tasks.dataset.stage import Stage
 
+_VERSION = "version_page"
 _RUN = "mlflow_page"
 _REPORT = "report_page"
+
+
+class VersionLink(BaseOperatorLink):
+    """VeCap's page of the version that the task worked on; of all versions where it worked on several."""
+
+    name = "Dataset version"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        return _kept(ti_key, _VERSION)
 
 
 class MlflowRunLink(BaseOperatorLink):
@@ -42,18 +53,30 @@ class ReportLink(BaseOperatorLink):
         return _kept(ti_key, _REPORT)
 
 
-class RecordingOperator(_PythonDecoratedOperator):
-    """A Python task with the link to its run."""
+class MakingOperator(_PythonDecoratedOperator):
+    """A Python task with the link to the version that it works on."""
+
+    custom_operator_name = "@making_task"
+    operator_extra_links: tuple[BaseOperatorLink, ...] = (VersionLink(),)
+
+
+class RecordingOperator(MakingOperator):
+    """One with the link to its run, too."""
 
     custom_operator_name = "@recording_task"
-    operator_extra_links = (MlflowRunLink(),)
+    operator_extra_links = (VersionLink(), MlflowRunLink())
 
 
-class ReportingOperator(_PythonDecoratedOperator):
-    """A Python task with the link to its report."""
+class ReportingOperator(MakingOperator):
+    """One with the link to its report, too."""
 
     custom_operator_name = "@reporting_task"
-    operator_extra_links = (ReportLink(),)
+    operator_extra_links = (VersionLink(), ReportLink())
+
+
+def making_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
+    """Make a task of a function, as `@task` does."""
+    return task_decorator_factory(python_callable, decorated_operator_class=MakingOperator, **options)
 
 
 def recording_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
@@ -64,6 +87,13 @@ def recording_task(python_callable: Callable[..., Any] | None = None, **options:
 def reporting_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
     """Make a task of a function, as `@task` does."""
     return task_decorator_factory(python_callable, decorated_operator_class=ReportingOperator, **options)
+
+
+def remember_versions(versions: Sequence[str]) -> None:
+    """Keep the page of *versions*, names, for the link of the task that calls this."""
+    root = str(get_current_context()["ti"].log_url).partition("/dags/")[0]  # where Airflow is served
+    one = f"/{quote(versions[0], safe='')}" if len(versions) == 1 else ""
+    _keep(_VERSION, f"{root}/vecap/versions{one}")
 
 
 def remember_run(config: Config, run: str) -> None:

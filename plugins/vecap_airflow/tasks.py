@@ -15,7 +15,14 @@ from airflow.sdk import TaskGroup, TriggerRule, XComArg, get_current_context, ta
 from airflow.sdk.exceptions import AirflowFailException
 
 from vecap_airflow.job import DATASET_VERSION, Job, split
-from vecap_airflow.links import recording_task, remember_report, remember_run, reporting_task
+from vecap_airflow.links import (
+    making_task,
+    recording_task,
+    remember_report,
+    remember_run,
+    remember_versions,
+    reporting_task,
+)
 from vecap_tasks.errors import ConfigError, DamagedError, GateClosed, VecapError, one_line
 
 if TYPE_CHECKING:
@@ -81,13 +88,14 @@ def plan(stage: str, job: dict[str, Any]) -> list[list[str]]:
         return split(todo, get_current_context()["params"]["groups"])
 
 
-@task(map_index_template="{{ shards_label }}", **RETRIES)
+@making_task(map_index_template="{{ shards_label }}", **RETRIES)
 def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
     """Do a group of shards on the Dask workers; what an earlier try of this task finished is not done again."""
     from vecap_tasks.engine import run_shards
 
     context: dict[str, Any] = get_current_context()  # type: ignore[assignment]
     context["shards_label"] = shards[0] if len(shards) == 1 else f"{shards[0]} … {shards[-1]}"
+    remember_versions(sorted({name.partition("/")[0] for name in shards}))
     with plainly():
         for version, work in _stages(stage, Job.from_xcom(job)):
             if work.manifest() is not None:
@@ -101,9 +109,10 @@ def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
                 run_shards(work, todo, lambda n, total, label=label: log.info("%s: %d of %d shards", label, n, total))
 
 
-@task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
+@making_task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
 def commit(stage: str, job: dict[str, Any]) -> list[str]:
     """Write the stage's manifest: from here on the stage exists. Returns the versions that have it."""
+    remember_versions(job["versions"])
     with plainly():
         for version, work in _stages(stage, Job.from_xcom(job)):
             _commit(version, work)
@@ -113,6 +122,7 @@ def commit(stage: str, job: dict[str, Any]) -> list[str]:
 @reporting_task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
 def judge(stage: str, job: dict[str, Any]) -> list[str]:
     """Let the gate judge the crawl, and write the manifest where it passes. The report is kept in both cases."""
+    remember_versions(job["versions"])
     with plainly():
         for version, work in _stages(stage, Job.from_xcom(job)):
             try:
@@ -149,6 +159,7 @@ def publish(job: dict[str, Any], version: str) -> dict[str, Any]:
 
     context: dict[str, Any] = get_current_context()  # type: ignore[assignment]
     context["version_label"] = version
+    remember_versions([version])
     with plainly():
         wanted = Job.from_xcom(job)
         (_, assembled), *_ = _stages("assemble", wanted.with_versions(version))

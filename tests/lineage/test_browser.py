@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
@@ -23,12 +22,6 @@ from vecap_tasks.stages import load_stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.services]
 
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-PATIENCE = 30_000  # milliseconds for a page to show something, on a busy machine
-WINDOW = {"width": 1440, "height": 900}
 REFUSAL = "too few rows: 3 of <b>16</b> [accepted]"
 
 
@@ -39,16 +32,6 @@ class Recorded:
     url: str
     crawl: Manifest
     refused: str  # the link to a refused crawl's report
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None and os.environ.get("CI"):
-        pytest.fail("there is no Chromium: an auditor's way through MLflow was not tried; .ci/run installs one")
-    if found is None:
-        pytest.skip("needs Chromium: on Debian and Ubuntu install the package chromium")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +77,6 @@ def record(home: Path, url: str) -> Recorded:
     quality.store.put(f"{quality.folder}/report/index.html", b"<h1>Crawl of 2026-01-01</h1>")
     refused = lineage.record_gate(config, version, REFUSAL)
     return Recorded(url, load_stage("crawl", config, version).manifest(), refused)
-
-
-@pytest.fixture(scope="module")
-def browser(chromium, tmp_path_factory) -> Iterator[BrowserContext]:
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"), executable_path=chromium, args=list(FLAGS), viewport=WINDOW
-        )
-        context.set_default_timeout(PATIENCE)
-        expect.set_options(timeout=PATIENCE)
-        yield context
-        context.close()
 
 
 def opens(context: BrowserContext, page: Page, link: str) -> Page:

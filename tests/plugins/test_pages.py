@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -18,9 +19,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.conftest import REPOSITORY
 from tests.quality.given import Row, configure, give_captions, give_crawl, picture, run, use_given
+from vecap_tasks import lineage
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.version import read_version
 from vecap_tasks.services.http import Api
 
 pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.timeout(300)]
@@ -37,6 +42,14 @@ class Served:
 
     def get(self, path: str, user: str | None = "admin") -> tuple[int, dict[str, str], bytes]:
         return self._ask(urllib.request.Request(self.url + path), user)
+
+    def leads_to(self, path: str) -> str:
+        """Return where the answer sends the browser on."""
+        server = http.client.HTTPConnection(urllib.parse.urlsplit(self.url).netloc)
+        server.request("GET", path, headers={"Authorization": f"Bearer {Api.login(self.url, 'admin', 'admin').token}"})
+        answer = server.getresponse()
+        assert answer.status == 307, answer.read()
+        return str(answer.headers["location"])
 
     def send(self, path: str, form: dict[str, str], user: str | None = "admin", origin: str = "") -> int:
         """Send a form, and return the status of the answer that follows."""
@@ -57,7 +70,8 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("pages")
-    config = configure(home)
+    mlflow = {"tracking_uri": f"sqlite:///{home}/mlflow.db", "pages": "https://mlflow.example"}
+    config = configure(home, mlflow=mlflow, quality={"gate": {"min_accepted_share": {"warn": 0.99}}})
     refused = (Row(caption=f"An icon {HOSTILE}", original_width=8, original_height=8), Row(status="failed_to_download"))
     beagles = (Row(caption=f"Beagle no. {n} at the fair") for n in range(30))
     give_crawl(home, [*beagles, Row(caption=HOSTILE), *refused])
@@ -70,6 +84,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             run(name, config)
     version = {"dataset": "given", "interval": "2026-01-01", "revision": 1, "fingerprint": "", "config": {}}
     (home / "store" / "given" / "2026-01-01" / "version.json").write_text(json.dumps(version))
+    unpublished = version | {"interval": "2026-01-02"}
+    (home / "store" / "given" / "2026-01-02").mkdir()
+    (home / "store" / "given" / "2026-01-02" / "version.json").write_text(json.dumps(unpublished))
+    lineage.record_version(
+        config, read_version(Store(config.root), "given", "2026-01-01"), {"airflow.url": "https://airflow.example/run"}
+    )
     (home / "config.yaml").write_text(config.model_dump_json())
     (home / "passwords.json").write_text(json.dumps({"admin": "admin", "viewer": "viewer"}))
     with socket.socket() as free:
@@ -157,6 +177,29 @@ def test_samples_are_filtered_and_paged(served: Served) -> None:
     assert served.get("/vecap/versions/2026-01-01/samples?reason=x%3Dy")[0] == 404
 
 
+def test_what_the_gate_found_is_on_the_version_s_page_and_its_report_one_click_away(served: Served) -> None:
+    body = served.get("/vecap/versions/2026-01-01")[2].decode()
+    assert "Warning:" in body
+    assert "accepted share" in body.replace("_", " ")
+    for page in ("index.html", "data_docs/index.html"):
+        status, headers, report = served.get(f"/vecap/versions/2026-01-01/report/{page}", "viewer")
+        assert (status, headers["content-type"].partition(";")[0]) == (200, "text/html")
+        assert headers["content-security-policy"].startswith("sandbox")
+        assert b"Great Expectations" in report or b"great_expectations" in report
+    for path in ("x.html", "../verdicts.parquet", "..%2F..%2F..%2F2026-01-01%2Fversion.json", "%2Fetc%2Fpasswd", ""):
+        assert served.get(f"/vecap/versions/2026-01-01/report/{path}")[0] == 404
+    assert served.get("/vecap/versions/2026-01-01/report/index.html", None)[0] in (401, 403)
+
+
+def test_a_version_leads_to_its_runs(served: Served) -> None:
+    place = "/vecap/versions/2026-01-01/recorded"
+    assert served.leads_to(f"{place}/mlflow").startswith("https://mlflow.example/#/experiments/")
+    assert served.leads_to(f"{place}/airflow") == "https://airflow.example/run"
+    status, _, body = served.get("/vecap/versions/2026-01-02/recorded/mlflow")
+    assert status == 404
+    assert b"is not published yet" in body
+
+
 def test_what_is_not_there_is_said_in_a_page(served: Served) -> None:
     status, _, body = served.get("/vecap/versions/2030-01-01")
     assert status == 404
@@ -206,3 +249,52 @@ def test_lineage_is_a_graph_and_a_text(served: Served) -> None:
     for stage in ("assemble", "rewrite", "quality", "crawl"):
         assert f">{stage}<" in body
     assert served.get("/vecap/lineage?name=2030-01-01")[0] == 404
+
+
+@pytest.fixture(scope="module")
+def window(served: Served, browser: BrowserContext) -> Iterator[Page]:
+    """A browser whose user has logged in by Airflow's own form."""
+    page = browser.new_page()
+    page.goto(f"{served.url}/auth/login")
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").first.fill("admin")
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(lambda url: "/auth/login" not in url)
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize("path", ["samples?text=heron", "quarantine?reason=too_small"], ids=["samples", "quarantine"])
+def test_a_browser_runs_nothing_that_a_page_wrote(served: Served, window: Page, path: str) -> None:
+    window.goto(f"{served.url}/vecap/versions/2026-01-01/{path}")
+    expect(window.get_by_text(HOSTILE).first).to_be_visible()
+    assert "taken" not in window.title()
+    assert window.locator("img[src=x], [onerror], script").count() == 0
+    pictures = window.locator("article img")
+    pictures.first.scroll_into_view_if_needed()
+    assert pictures.first.evaluate("image => image.decode().then(() => image.naturalWidth)") in (64, 8)
+
+
+def test_pages_are_used_by_keyboard_in_light_and_dark(served: Served, window: Page) -> None:
+    window.goto(f"{served.url}/vecap/versions")
+    for _ in range(20):
+        window.keyboard.press("Tab")
+        if window.evaluate("document.activeElement.textContent") == "2026-01-01":
+            break
+    assert window.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    window.keyboard.press("Enter")
+    expect(window.get_by_role("heading", name="What the gate found")).to_be_visible()
+    papers = set()
+    for scheme in ("light", "dark"):
+        window.emulate_media(color_scheme=scheme)
+        papers.add(window.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert papers == {"rgb(255, 255, 255)", "rgb(20, 24, 30)"}
+
+
+def test_nothing_is_asked_of_another_server(served: Served, window: Page) -> None:
+    asked: list[str] = []
+    window.on("request", lambda request: asked.append(request.url))
+    for path in (*PAGES, "/vecap/versions/2026-01-01/report/index.html"):
+        window.goto(served.url + path)
+    assert asked
+    assert [url for url in asked if not url.startswith(served.url)] == []

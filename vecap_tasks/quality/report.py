@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
+from typing import Any
 
 from vecap_tasks.dataset.manifest import read_manifest
 from vecap_tasks.dataset.store import Store
@@ -26,14 +28,27 @@ code { background: #f4f4f4; padding: 0 .2rem; overflow-wrap: anywhere; }
 """
 
 
+def report_folder(store: Store, version: Version) -> str | None:
+    """Return where in *store* the report on *version* lies, published or refused; None where there is none yet."""
+    manifest = read_manifest(store, f"{version.folder}/quality")
+    folder = manifest.location if manifest else f"{version.folder}/quality"
+    return f"{folder}/report" if store.exists(f"{folder}/{PAGE}") else None
+
+
 def report_page(store: Store, version: Version) -> str | None:
     """Return where the page of *version* lies (a path or an `s3://` address), published or refused; None without one.
 
     Data Docs are beside it, at `data_docs/index.html`.
     """
-    manifest = read_manifest(store, f"{version.folder}/quality")
-    name = f"{manifest.location if manifest else f'{version.folder}/quality'}/{PAGE}"
-    return f"{store.root}/{name}" if store.exists(name) else None
+    folder = report_folder(store, version)
+    return f"{store.root}/{folder}/index.html" if folder else None
+
+
+def read_findings(store: Store, version: Version) -> dict[str, Any] | None:
+    """Return what the gate found: `stops` and `warnings` (lines), `compared_with` (versions), and of what has `moved`
+    from them `name`, `distance` and `words`. None where the crawl was not judged yet."""
+    folder = report_folder(store, version)
+    return json.loads(store.read(f"{folder}/findings.json")) if folder else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
 
 from airflow.api_fastapi.app import get_auth_manager
@@ -16,7 +17,7 @@ from fastapi import Depends, FastAPI, Form, HTTPException, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
 from vecap_airflow.job import DEFAULT_CONFIG
-from vecap_airflow.pages.page import HEADERS, page
+from vecap_airflow.pages.page import HEADERS, REPORT_HEADERS, page
 from vecap_tasks.errors import VecapError, one_line
 
 if TYPE_CHECKING:
@@ -99,6 +100,20 @@ def versions(request: Request, opened: Open, first: Annotated[int, Query(ge=0)] 
 @app.get("/versions/{name}")
 def version(request: Request, opened: Open, name: str) -> HTMLResponse:
     return page("version.html", root=root(request), dataset=opened.dataset, found=opened.story(name))
+
+
+@app.get("/versions/{name}/recorded/{where}")
+def recorded(opened: Open, name: str, where: Literal["mlflow", "airflow"]) -> RedirectResponse:
+    return RedirectResponse(opened.recorded(name, where))
+
+
+@app.get("/versions/{name}/report/{path:path}")
+def report(opened: Open, name: str, path: str) -> Response:
+    data = opened.report(name, path)
+    if data is None:
+        raise HTTPException(404, "the report has no such file")
+    kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+    return Response(data, media_type=kind, headers=REPORT_HEADERS)
 
 
 @app.get("/versions/{name}/samples")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from vecap_airflow.job import REPOSITORY
 from vecap_tasks.browse.picture import read_picture
@@ -15,10 +16,14 @@ from vecap_tasks.dataset.manifest import Manifest, read_manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.summary import Summary, summarise
 from vecap_tasks.dataset.version import Version, list_versions, published, read_version
+from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage.pages import address, run_page
+from vecap_tasks.lineage.tracking import open_tracking
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.lineage.walk import walk
 from vecap_tasks.quality.quarantine import Page, ReasonCount, list_reasons, list_rows, release
 from vecap_tasks.quality.releases import Entry, read_releases
+from vecap_tasks.quality.report import read_findings, report_folder
 
 _OPEN = 16  # versions whose tables are kept open
 _COMPARED = 8  # revisions of an image side by side
@@ -26,10 +31,11 @@ _COMPARED = 8  # revisions of an image side by side
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One version: what became of its rows, and what is different from the one before."""
+    """One version: what became of its rows, what the gate found, and what is different from the one before."""
 
     summary: Summary
     manifests: dict[str, Manifest]
+    findings: dict[str, Any] | None
     before: Diff | None
 
 
@@ -55,7 +61,35 @@ class Shelf:
         manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
         summary = summarise(self._store, version)
         earlier = self._before(version) if summary.digest else None
-        return Story(summary, manifests, diff(self._store, earlier, version) if earlier else None)
+        before = diff(self._store, earlier, version) if earlier else None
+        return Story(summary, manifests, read_findings(self._store, version), before)
+
+    def report(self, name: str, path: str) -> bytes | None:
+        """Return the file *path* of the gate's report on a version, None where there is none of that name."""
+        folder = report_folder(self._store, read_version(self._store, self.dataset, name))
+        if folder is None or not set(path.split("/")).isdisjoint({"", ".", ".."}):
+            return None
+        return self._store.read(f"{folder}/{path}") if self._store.exists(f"{folder}/{path}") else None
+
+    def recorded(self, name: str, where: str) -> str:
+        """Return the address of the version's run in MLflow (*where* is "mlflow"), or of the task that recorded it.
+
+        Raises VecapError where it has none.
+        """
+        version = read_version(self._store, self.dataset, name)
+        manifest = published(self._store, version)
+        if manifest is None:
+            raise VecapError(f"version {name} is not published yet, and so MLflow does not know it")
+        with open_tracking(self.config) as tracking:
+            run = tracking.find_version(self.dataset, name, manifest.digest)
+        if run is None:
+            raise VecapError(f"MLflow has no run of version {name}; clear the task publish of its run in Airflow")
+        page = run_page(run.info.experiment_id, run.info.run_id)
+        found = address(self.config, page) if where == "mlflow" else run.data.tags.get("airflow.url")
+        if not found:
+            missing = "MLflow is a file and has no pages" if where == "mlflow" else "no task of Airflow recorded it"
+            raise VecapError(f"there is nothing to open for version {name}: {missing}")
+        return found
 
     def samples(self, name: str) -> Samples:
         """Raises VecapError for a version that has no captions."""
