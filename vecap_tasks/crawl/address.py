@@ -82,6 +82,8 @@ def usual(reference: str, base: str) -> str | None:
 
 def canonical(url: str) -> str:
     """Return the one spelling of the absolute HTTP address *url*. Raises Failure as `absolute` does."""
+    if url.startswith(("http://", "https://")) and (plain := usual(url, url)):
+        return plain
     try:
         parts = urlsplit(url)
         port = parts.port

