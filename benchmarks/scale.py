@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from vecap_tasks.dataset.version import Version
 from vecap_tasks.services import airflow, control, postgres
 from vecap_tasks.services.http import Api
 from vecap_tasks.services.settings import REPOSITORY, Settings
+from vecap_tasks.services.state import read_state
 
 DAG = "vecap_scale"
 _LOOK_SECONDS = 0.5
@@ -45,7 +46,7 @@ _ROLES = {"Airflow's scheduler": "airflow scheduler", "Dask's scheduler": "dask 
 class Peaks:
     """The most memory that a process of each role had, bytes, sampled while the block runs."""
 
-    folder: Path
+    supervisor: psutil.Process
     seen: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
@@ -61,13 +62,11 @@ class Peaks:
 
     def _watch(self, ended: threading.Event) -> None:
         while not ended.wait(_LOOK_SECONDS):
-            for process in psutil.process_iter(["cmdline", "environ", "memory_info"]):
-                words = " ".join(process.info["cmdline"] or [])
-                if (process.info["environ"] or {}).get("VECAP_HOME") != str(self.folder):
-                    continue
-                for role, mark in _ROLES.items():
-                    if mark in words.replace("-m ", ""):
-                        self.seen[role] = max(self.seen.get(role, 0), process.info["memory_info"].rss)
+            for process in self.supervisor.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    words, used = " ".join(process.cmdline()), process.memory_info().rss
+                    for role in (role for role, mark in _ROLES.items() if mark in words.replace("-m ", "")):
+                        self.seen[role] = max(self.seen.get(role, 0), used)
 
 
 def through_airflow(sizes: Iterable[int]) -> list[Measure]:
@@ -87,7 +86,9 @@ def through_airflow(sizes: Iterable[int]) -> list[Measure]:
 
 
 def _run(api: Api, settings: Settings, config: Path, shards: int) -> list[Measure]:
-    peaks = Peaks(settings.home)
+    running = read_state(settings)
+    assert running is not None
+    peaks = Peaks(psutil.Process(running.supervisor.pid))
     before = _transactions(settings)
     with peaks.watching():
         start = time.monotonic()

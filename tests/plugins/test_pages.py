@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -181,7 +182,9 @@ def test_what_the_gate_found_is_on_the_version_s_page_and_its_report_one_click_a
     body = served.get("/vecap/versions/2026-01-01")[2].decode()
     assert "Warning:" in body
     assert "accepted share" in body.replace("_", " ")
-    for page in ("index.html", "data_docs/index.html"):
+    docs = re.findall(r'report/(data_docs/validations/[^"]+\.html)"', body)
+    assert [path.split("/")[2] for path in docs] == ["measures", "sample"]
+    for page in ("index.html", *docs):
         status, headers, report = served.get(f"/vecap/versions/2026-01-01/report/{page}", "viewer")
         assert (status, headers["content-type"].partition(";")[0]) == (200, "text/html")
         assert headers["content-security-policy"].startswith("sandbox")

@@ -36,6 +36,7 @@ class Story:
     summary: Summary
     manifests: dict[str, Manifest]
     findings: dict[str, Any] | None
+    data_docs: tuple[str, ...]  # Great Expectations' results, as paths below the report
     before: Diff | None
 
 
@@ -62,7 +63,10 @@ class Shelf:
         summary = summarise(self._store, version)
         earlier = self._before(version) if summary.digest else None
         before = diff(self._store, earlier, version) if earlier else None
-        return Story(summary, manifests, read_findings(self._store, version), before)
+        report = report_folder(self._store, version)
+        docs = self._store.tree(f"{report}/data_docs/validations") if report else []
+        pages = tuple(file.path.removeprefix(f"{report}/") for file in docs if file.path.endswith(".html"))
+        return Story(summary, manifests, read_findings(self._store, version), pages, before)
 
     def report(self, name: str, path: str) -> bytes | None:
         """Return the file *path* of the gate's report on a version, None where there is none of that name."""
