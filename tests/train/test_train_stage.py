@@ -160,10 +160,14 @@ load_stage("train", config, read_version(store, config.dataset, "2026-01-01")).r
 """
 
 
-def test_a_run_killed_at_a_checkpoint_ends_as_one_that_was_not(home, tmp_path_factory, monkeypatch):
+@pytest.mark.parametrize("kind", ["file", "s3"])
+def test_a_run_killed_at_a_checkpoint_ends_as_one_that_was_not(home, tmp_path_factory, monkeypatch, request, kind):
     """SIGKILL in another process, at some step after the first checkpoint; then the same run again, here."""
     settings = {"arms": "[mixed]", "epochs": 40, "checkpoint_steps": 20}
     config = configure(home, **settings)
+    if kind == "s3":
+        there = {"root": f"s3://{request.getfixturevalue('s3_bucket')}/store"}
+        config = config.model_copy(update=there).with_base(config.base)
     version = give_version(config, SAMPLES)
     stage = load_stage("train", config, version)
     checkpoints = stage.checkpoints("mixed-0")
