@@ -86,3 +86,10 @@ def test_a_folder_goes_with_all_that_is_in_it(store: Store) -> None:
     assert store.folders("d") == ["stays"]
     assert store.files("d") == []
     assert not store.exists("d/gone/deep/b.txt")
+
+
+def test_what_s3_refuses_is_an_os_error_and_names_the_file(s3_bucket: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        Store(f"s3://{s3_bucket}").read("nothing")
+    with pytest.raises(OSError, match=r"cannot read s3://no-such-bucket/x: .*NoSuchBucket"):
+        Store("s3://no-such-bucket").read("x")

@@ -123,7 +123,7 @@ class Store:
         return stream
 
     def read(self, name: str) -> bytes:
-        """Return the file *name* whole. Raises FileNotFoundError.
+        """Return the file *name* whole. Raises FileNotFoundError, and OSError where it cannot be had.
 
         On S3 it is one request: pyarrow asks for the length first, and gives bytes that nobody wrote where the object
         is replaced by a shorter one in between.
@@ -131,12 +131,16 @@ class Store:
         if not self.remote:
             with self.open(name) as stream:
                 return stream.read()
+        from botocore.exceptions import BotoCoreError, ClientError
+
         bucket, _, key = self.path(name).partition("/")
         client = self._client()
         try:
             data: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
         except client.exceptions.NoSuchKey:
             raise FileNotFoundError(self.path(name)) from None
+        except (BotoCoreError, ClientError) as error:
+            raise OSError(f"cannot read {self.query_path(name)}: {error}") from error
         return data
 
     def sha256(self, name: str) -> str:
