@@ -66,7 +66,7 @@ def lay_down(config: Config, name: str, pictures: Sequence[bytes], alttexts: Seq
                 files.append(FileEntry(file, len(data), None, hashlib.sha256(data).hexdigest()))
                 stage.store.put(f"{stage.folder}/{file}", data)
             _commit(stage, files, len(lines))
-    crawl.store.put(f"{version.folder}/version.json", json.dumps(asdict(version)).encode())
+    crawl.store.put(f"{version.folder}/version.json", json.dumps(asdict(version) | {"config": {}}).encode())
     return version
 
 
