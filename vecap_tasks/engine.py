@@ -108,7 +108,7 @@ def run_shard(job: Job, shard: str, run: str) -> ShardResult | Failed:
     """
     try:
         stage = _stage_here(job)
-        found = stage.receipt(shard)
+        found = stage.settle(shard)
         if found is not None:
             return found
         with tried(stage, shard, run):
@@ -175,7 +175,7 @@ class _Spread(Generic[T]):
         room = wait_for_slots(self.client, resources)
         self._submit(job, room, resources)
         said = looked = able = time.monotonic()
-        while self._running:
+        while self._running or (self._waiting and not self._hopeless()):
             try:
                 self._take(self._ended.get(timeout=_LOOK_SECONDS))
                 self.report(len(self._results), len(names))
@@ -193,11 +193,14 @@ class _Spread(Generic[T]):
             if self.pace and now - said >= _SAY_SECONDS:
                 said = now
                 log.info("%s: %s", self.stage.name, self.pace.line())
-            if self._results or len(self._failures) < _GIVE_UP or len(set(self._failures.values())) > 1:
+            if not self._hopeless():
                 self._submit(job, room - len(self._running), resources)
         if self._failures:
             raise self._failure(len(names))
         return [self._results[name] for name in names]
+
+    def _hopeless(self) -> bool:
+        return not self._results and len(self._failures) >= _GIVE_UP and len(set(self._failures.values())) == 1
 
     def _submit(self, job: Job, count: int, resources: dict[str, float]) -> None:
         for _ in range(min(count, len(self._waiting))):

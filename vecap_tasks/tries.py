@@ -35,5 +35,8 @@ def tried(stage: Stage, shard: str, run: str) -> Iterator[None]:
     stage.store.put(mark, b"")
     try:
         yield
+    except BaseException:
+        stage.settle(shard)  # another worker may have been faster: what this one has kept since then is nobody's
+        raise
     finally:
         stage.store.remove(mark)

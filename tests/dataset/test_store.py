@@ -93,3 +93,5 @@ def test_what_s3_refuses_is_an_os_error_and_names_the_file(s3_bucket: str) -> No
         Store(f"s3://{s3_bucket}").read("nothing")
     with pytest.raises(OSError, match=r"cannot read s3://no-such-bucket/x: .*NoSuchBucket"):
         Store("s3://no-such-bucket").read("x")
+    with pytest.raises(OSError, match=r"cannot write s3://no-such-bucket/x: .*NoSuchBucket"):
+        Store("s3://no-such-bucket").create("x", b"")

@@ -6,6 +6,7 @@ from tests.rewrite.server import Server
 from vecap_tasks.dataset.manifest import Manifest
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.stage import Rewrite
+from vecap_tasks.tries import tried
 
 
 @pytest.fixture
@@ -38,6 +39,21 @@ def test_what_a_try_finished_is_not_written_again(place, rows, tmp_path, batches
     asked, needed = (sum(made[f"{role}_captions"] for role in ("vlm", "llm")) for made in (notes, whole))
     assert asked + notes["taken_over"] == needed
     assert stage.store.folders(f"{stage.folder}/_shards") == []
+
+
+def test_a_try_that_another_overtook_leaves_nothing(place, rows) -> None:
+    config = place.config(shard_size=100)
+    slow = Rewrite(config, place.lay_down(config, rows))
+    fast = Rewrite(config, slow.version)
+
+    def overtaken() -> bool:
+        finish(fast)
+        return False
+
+    slow.wanted = overtaken
+    with pytest.raises(VecapError, match="nobody waits for it"), tried(slow, "00000", "run"):
+        slow.run("00000")
+    assert slow.store.folders(f"{slow.folder}/_shards") == []
 
 
 def test_answers_of_a_server_are_kept_in_batches_too(place, rows) -> None:

@@ -1,6 +1,7 @@
 """The way to a Dask cluster: TLS with certificates that are checked on both sides, and the engine over many shards."""
 
 import logging
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,8 @@ from distributed.security import Security
 from benchmarks.stand_in import StandIn
 from tests.rewrite.certificates import Authority
 from tests.rewrite.stand_in import Deadly, Laborious
-from vecap_tasks.cluster import connect
+from vecap_tasks import engine
+from vecap_tasks.cluster import connect, slots
 from vecap_tasks.config import Config
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.engine import run_shards
@@ -113,6 +115,18 @@ def test_the_scheduler_knows_of_no_more_shards_than_run(place, processes, caplog
     line = caplog.messages[-1]
     assert line.startswith("crawl: 300 of 300 shards, ")
     assert line.endswith(" rows/s, cost 75.0000 so far, 75.0000 in all")
+
+
+def test_shards_wait_while_no_worker_is_to_be_seen(place, processes, monkeypatch) -> None:
+    quick = stage(StandIn, at(place, processes, shards=6))
+    unseen = time.monotonic() + 3  # longer than any shard takes
+
+    def look(client: Client, resources: dict[str, float]) -> int:
+        return slots(client, resources) if time.monotonic() > unseen else 0
+
+    monkeypatch.setattr(engine, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(engine, "slots", look)
+    assert [result.shard for result in run_shards(quick, quick.plan())] == quick.shards()
 
 
 def test_a_shard_that_kills_three_workers_is_set_aside_and_the_rest_is_done(place, processes) -> None:

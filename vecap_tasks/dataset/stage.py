@@ -222,20 +222,27 @@ class Stage(ABC):
                 self.store.remove(f"{self.folder}/{NAME}")
         return None
 
+    def settle(self, shard: str) -> ShardResult | None:
+        """Return the receipt of *shard*; where there is one, remove what a slower try has kept since."""
+        found = self.receipt(shard)
+        if found is not None:
+            self.store.remove_folder(self.aside(shard))
+        return found
+
     def run(self, shard: str) -> ShardResult:
         """Do one shard and publish its files, the receipt last. One that has its receipt is not done again.
 
         Raises VecapError where the stage is committed: what is published is never written again.
         """
         start = time.monotonic()
-        found = self.receipt(shard)
+        found = self.settle(shard)
         if found is not None:
             return found
         if self.manifest() is not None:
             raise VecapError(f"{self.folder} is committed, its shards are not written again; run `vecap verify`")
         with self.store.workspace() as work:
             made = self.process(shard, work)
-            found = self.receipt(shard)
+            found = self.settle(shard)
             if found is not None:  # another run was faster
                 return found
             files = self._publish(made.files, work)
@@ -261,6 +268,8 @@ class Stage(ABC):
                 f"run `vecap {self.name}` again, it does only what is missing"
             )
         results = self.receipts()
+        for name in {result.shard for result in results}.intersection(self.store.folders(f"{self.folder}/{RECEIPTS}")):
+            self.store.remove_folder(self.aside(name))  # kept by a worker that was killed after another had overtaken it
         attached = Attachments(self.store, self.folder, f"{self.folder}/{RECEIPTS}/attachments")
         with self.store.workspace() as work:
             made = self.finish(results, work)

@@ -221,7 +221,10 @@ class Store:
         return sorted(found, key=lambda stored: stored.path)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write *data* only if nothing is there, and say whether it was. Of several racers exactly one wins."""
+        """Write *data* only if nothing is there, and say whether it was. Of several racers exactly one wins.
+
+        Raises OSError where it cannot be written.
+        """
         if self.remote:
             return self._create_remote(name, data)
         aside = self._aside()
@@ -237,7 +240,7 @@ class Store:
         return True
 
     def _create_remote(self, name: str, data: bytes) -> bool:
-        from botocore.exceptions import ClientError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         bucket, _, key = self.path(name).partition("/")
         client = self._client()
@@ -245,12 +248,13 @@ class Store:
             try:
                 client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
                 return True
-            except ClientError as error:
-                status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            except (BotoCoreError, ClientError) as error:
+                answer = error.response if isinstance(error, ClientError) else {}
+                status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
                 if status == 412:
                     return False
                 if status != 409:
-                    raise
+                    raise OSError(f"cannot write {self.query_path(name)}: {error}") from error
                 time.sleep(pause)  # a racer is still writing: who won is not known yet
         return False
 
