@@ -26,6 +26,8 @@ _SPAWN = "distributed.nanny.pre-spawn-environ"
 # Dask samples each worker's stack a hundred times a second, and asks each event loop fifty times whether it is late,
 # for pages that this cluster does not have.
 _UNWATCHED = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "500ms"}
+# A worker that was killed is started again, which takes its time on a busy machine; Dask would give it up after 15 s.
+_AWAITED = {"distributed.deploy.lost-worker-timeout": "10 minutes"}
 _PATIENCE_SECONDS = 30  # for a scheduler to answer, and for a worker to join it
 
 
@@ -69,7 +71,7 @@ def connect(config: Config) -> Iterator[Client]:
             # Whoever reaches a scheduler has it run code: another user of this machine must not.
             security=Security.temporary(),
         )
-    with cluster, Client(cluster, set_as_default=False) as client:
+    with dask.config.set(_AWAITED), cluster, Client(cluster, set_as_default=False) as client:
         yield client
 
 

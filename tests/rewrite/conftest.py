@@ -4,18 +4,21 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import dask
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from distributed import LocalCluster
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -139,6 +142,17 @@ def save_vlm(folder: Path, seed: int = 0) -> Path:
         chat_template=IMAGE_TEMPLATE,
     ).save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def two_workers() -> Iterator[LocalCluster]:
+    """Processes that come back when they are killed, however busy the machine; by itself Dask gives them 15 s."""
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"}),
+        LocalCluster(host="127.0.0.1", **options) as cluster,
+    ):
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,14 @@ import logging
 import time
 from collections.abc import Iterator
 
+import dask
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, Future, LocalCluster
 from distributed.security import Security
 
 from benchmarks.stand_in import StandIn
 from tests.rewrite.certificates import Authority
+from tests.rewrite.conftest import two_workers
 from tests.rewrite.stand_in import Deadly, Laborious
 from vecap_tasks import engine
 from vecap_tasks.cluster import connect, slots
@@ -39,7 +41,7 @@ def encrypted(authority) -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def processes() -> Iterator[LocalCluster]:
-    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+    with two_workers() as cluster:
         yield cluster
 
 
@@ -129,6 +131,22 @@ def test_shards_wait_while_no_worker_is_to_be_seen(place, processes, monkeypatch
     assert [result.shard for result in run_shards(quick, quick.plan())] == quick.shards()
 
 
+def test_a_receipt_that_does_not_come_is_asked_for_again(place, processes, monkeypatch) -> None:
+    quick = stage(StandIn, at(place, processes))
+    asked = []
+    fetch = Future.result
+
+    def late(future: Future, timeout: float | None = None) -> object:
+        asked.append(future.key)
+        if len(asked) == 1:  # as where the worker that has it was lost, and nobody knows it yet
+            raise TimeoutError
+        return fetch(future, timeout)
+
+    monkeypatch.setattr(Future, "result", late)
+    assert [result.shard for result in run_shards(quick, quick.plan())] == quick.shards()
+    assert len(asked) == 5
+
+
 def test_a_shard_that_kills_three_workers_is_set_aside_and_the_rest_is_done(place, processes) -> None:
     deadly = stage(Deadly, at(place, processes, shards=12))
     with pytest.raises(VecapError, match="crawl: shard 00003: set aside, 3 workers having been killed in it") as told:
@@ -141,6 +159,16 @@ def test_a_shard_that_kills_three_workers_is_set_aside_and_the_rest_is_done(plac
     run_shards(healed, healed.plan())
     assert healed.commit().counters["rows"] == 12
     assert healed.store.folders("tiny/2026-01-01/crawl/_shards") == []
+
+
+def test_a_worker_of_its_own_comes_back_however_long_it_takes(place, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "_ALONE_SECONDS", 60.0)
+    config = place.config()
+    crawl = config.crawl.model_copy(update={"shard_size": 5})
+    config = config.model_copy(update={"crawl": crawl}).with_base(config.base)
+    laborious = stage(Laborious, config)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):  # Dask's own would do on a slow machine
+        assert len(run_shards(laborious, laborious.plan())) == 5
 
 
 def test_a_shard_that_gets_on_may_lose_more_than_three_workers(place, processes) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from distributed import Client, LocalCluster
 
+from tests.rewrite.conftest import two_workers
 from vecap_tasks.cluster import connect
 from vecap_tasks.config import Config
 from vecap_tasks.engine import run_shards
@@ -23,7 +24,7 @@ def on(config: Config, **dask) -> Config:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+    with two_workers() as cluster:
         yield cluster
 
 

@@ -269,7 +269,7 @@ class Stage(ABC):
             )
         results = self.receipts()
         for name in {result.shard for result in results}.intersection(self.store.folders(f"{self.folder}/{RECEIPTS}")):
-            self.store.remove_folder(self.aside(name))  # kept by a worker that was killed after another had overtaken it
+            self.store.remove_folder(self.aside(name))  # of a worker that was killed after another had overtaken it
         attached = Attachments(self.store, self.folder, f"{self.folder}/{RECEIPTS}/attachments")
         with self.store.workspace() as work:
             made = self.finish(results, work)
