@@ -6,12 +6,17 @@ import pkgutil
 import typing
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from benchmarks.screening import FILES, Score, microseconds, read_examples, score
 from vecap_tasks.config import ScreenConfig, ScreenRule
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen_vec, screen_vecap
+from vecap_tasks.rewrite.screen.leak import _TALK, _TALKING
+from vecap_tasks.rewrite.screen.refusal import _APOLOGISING, _APOLOGY, _REFUSAL, _REFUSING
+from vecap_tasks.rewrite.screen.words import plain_words
 
 PROMPT = load_prompt("fuse-vicuna").text
 MODULES = ("answer", *(module.name for module in pkgutil.iter_modules(screen.__path__)))
@@ -144,6 +149,20 @@ def test_thresholds_are_the_users(settings, text: str, problem: str | None) -> N
 def test_what_decides_the_answers_is_part_of_the_identity() -> None:
     assert screen.identity(ScreenConfig()) == {"revision": screen.REVISION} | ScreenConfig().model_dump(mode="json")
     assert screen.identity(ScreenConfig(max_words=60)) != screen.identity(ScreenConfig())
+
+
+@pytest.mark.parametrize(
+    ("patterns", "first_look"),
+    [(_REFUSAL, _REFUSING), (_APOLOGY, _APOLOGISING), (_TALK, _TALKING)],
+    ids=("refusal", "apology", "leak"),
+)
+def test_what_a_first_look_passes_over_none_of_the_patterns_would_find(patterns, first_look) -> None:
+    @settings(max_examples=1000, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(text=st.from_regex(patterns, alphabet=st.characters(codec="ascii")))
+    def holds(text: str) -> None:
+        assert not patterns.search(text) or not first_look.isdisjoint(plain_words(text))
+
+    holds()
 
 
 def test_no_text_makes_a_rule_fail() -> None:

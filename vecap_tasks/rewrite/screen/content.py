@@ -29,6 +29,7 @@ _MARKUP = one_of(
     # places that were left unfilled
     r"\[(?:insert|your|name|brand|location|city|date|person|company|artist|product|object)\b[^\]\d]*\]|\{\{?\s*\w+\s*\}?\}",
 )
+_MARKS = frozenset("<&[#:`*_\\{2-")  # a text of ASCII without any of them has no markup
 # C0 and C1, zero width, bidi overrides, tags, private use and what takes the place of a character that is lost.
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\uffff"
@@ -59,6 +60,7 @@ _SENT_TO = one_of(
     r"|check out)|©|\(c\))\W*$"
 )
 
+_AT = frozenset("@[(")  # an address has one of them
 _EMAIL = one_of(
     r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}",
     r"\b[\w.+-]+ ?[\[(] ?at ?[\])] ?[\w-]+ ?(?:\.|[\[(] ?dot ?[\])]) ?[a-z]{2,}",
@@ -97,6 +99,8 @@ def markup(answer: Answer) -> str | None:
     >>> markup(Answer("I <3 NY, AT&T tower; a < b and c > d; f**k cancer; [sic]; #1 Dad; 4* hotel"))
     """
     text = answer.text
+    if text.isascii() and text.isprintable() and _MARKS.isdisjoint(text):
+        return None
     return "markup" if _CONTROL.search(text) or _MARKUP.search(text) else None
 
 
@@ -111,6 +115,8 @@ def url(answer: Answer) -> str | None:
     >>> url(Answer("The booking.com logo, Node.js and St.Louis"))
     """
     text = answer.text
+    if "." not in text and "/" not in text:
+        return None
     if _URL.search(text):
         return "url"
     for site in _SITE.finditer(text):
@@ -137,7 +143,7 @@ def private_data(answer: Answer) -> str | None:
     >>> private_data(Answer("A contact page with an e-mail address and a phone number"))
     """
     text = answer.text
-    if _EMAIL.search(text):
+    if not _AT.isdisjoint(text) and _EMAIL.search(text):
         return "private_data"
     if _digits(text) < _FEWEST_DIGITS:
         return None
@@ -152,4 +158,4 @@ def private_data(answer: Answer) -> str | None:
 
 
 def _digits(text: str) -> int:
-    return sum(character.isdigit() for character in text)
+    return sum(map(str.isdigit, text))

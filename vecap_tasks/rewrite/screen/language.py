@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from vecap_tasks.rewrite.screen.answer import Answer
 from vecap_tasks.rewrite.screen.words import WORD
@@ -85,17 +86,21 @@ def language(answer: Answer) -> str | None:
     wanted = answer.settings.languages
     if not wanted:
         return None
-    scripts = frozenset[str]().union(*(_WRITTEN.get(code, _LATIN) for code in wanted))
-    found = _scripts(answer.text)
-    foreign = sum(count for script, count in found.items() if script not in scripts)
-    if 2 * foreign > sum(found.values()):
-        return "language"
+    scripts = _scripts_of(wanted)
+    if not (answer.text.isascii() and "latin" in scripts):
+        found = _scripts(answer.text)
+        foreign = sum(count for script, count in found.items() if script not in scripts)
+        if 2 * foreign > sum(found.values()):
+            return "language"
     return "language" if "latin" in scripts and _another(answer.text, wanted) else None
 
 
+@lru_cache(maxsize=16)
+def _scripts_of(languages: tuple[str, ...]) -> frozenset[str]:
+    return frozenset[str]().union(*(_WRITTEN.get(code, _LATIN) for code in languages))
+
+
 def _scripts(text: str) -> dict[str, int]:
-    if text.isascii():
-        return {"latin": sum(character.isalpha() for character in text)}
     return {name: len(letters.findall(text)) * (1 + (name in _DENSE)) for name, letters in _LETTERS.items()}
 
 
@@ -104,10 +109,10 @@ def _another(text: str, wanted: tuple[str, ...]) -> bool:
     if not known:
         return False  # a language whose words are not listed is judged by its script alone
     tokens = _telling(text)
-    ours = max(sum(token in common for token in tokens) for common in known)
-    own = frozenset[str]().union(*known)
+    own = known[0].union(*known[1:])
     if sum(token in _ANY and token not in own for token in tokens) < _FEWEST:
         return False
+    ours = max(sum(token in common for token in tokens) for common in known)
     for code, common in _COMMON.items():
         if code in wanted:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from vecap_tasks.rewrite.screen.answer import Answer, one_of, unquoted
-from vecap_tasks.rewrite.screen.words import words
+from vecap_tasks.rewrite.screen.words import plain_words, words
 
 _ALT = r"alt(?:ernative)?[- ]?texts?"
 _SOURCE = rf"(?:captions?|descriptions?|sentences?|texts?|{_ALT})"
@@ -62,9 +62,18 @@ _TALK = one_of(
     r"\bnote ?: (?:i|the|this|that|in|as|since|please)\b|\b(?:please )?let me know (?:if|whether)\b",
     r"\bi hope (?:this|that|it) (?:helps|meets)\b|\bfeel free to (?:ask|modify|adjust|change|let)\b",
     r"\bis there anything else\b|(?<=[.!?] )(?:caption|answer|output|input) ?:",
-    rf"\b(?:{_ALT}|description|image caption|vecap|vec|concepts|fused caption|explanation|reasoning|instructions?"
-    r"|question)s? ?:",
+    rf"\b(?:{_ALT}|concepts|(?:description|image caption|vecap|vec|fused caption|explanation|reasoning|instruction"
+    r"|question)s?) ?:",
 )
+# Each of those patterns wants one of these words, and most captions have none.
+_TALKS = """
+sentence sentences description descriptions caption captions alt alternative alttext alttexts alternativetext
+alternativetexts text texts image images information context detail details data prompt provided given supplied raw
+input source synthetic web webpage website described mentioned stated shown specified indicated suggested answer output
+i we knowledge concept concepts word words tokens characters note let hope free anything vecap vecaps vec vecs
+explanation explanations reasoning reasonings instruction instructions question questions
+"""
+_TALKING = frozenset(_TALKS.split())
 
 
 def prompt_leak(answer: Answer) -> str | None:
@@ -80,7 +89,8 @@ def prompt_leak(answer: Answer) -> str | None:
     >>> prompt_leak(Answer("The first sentence of Moby Dick printed on a mug"))
     >>> prompt_leak(Answer("a page with a description in small print"))
     """
-    if any(not answer.quotes(match.group()) for match in _TALK.finditer(unquoted(answer.text))):
+    talks = not _TALKING.isdisjoint(plain_words(answer.text))
+    if talks and any(not answer.quotes(match.group()) for match in _TALK.finditer(unquoted(answer.text))):
         return "prompt_leak"
     length = answer.settings.leak_words
     leaked = _runs(answer.text, length) & _prompt_runs(answer.prompt, length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vecap_tasks.rewrite.screen.answer import Answer, one_of, unquoted
+from vecap_tasks.rewrite.screen.words import plain_words
 
 _START = r"(?:^|(?<=[.!?:] )|(?<=, but )|(?<=however, ))\W*"  # of a sentence, or of what follows "I am sorry, but"
 _CANNOT = (
@@ -73,12 +74,21 @@ _REFUSAL = one_of(
     r"\b(?:against|violates?|in violation of) (?:my|our|openai['’]?s?|the) (?:\w+ )?"
     r"(?:guidelines|polic(?:y|ies)|programming)\b",
 )
+# Each of those patterns wants one of these words, and most captions have none.
+_REFUSES = """
+i we there without unable need require no not t isnt wasnt hasnt doesnt didnt cannot cant couldnt failed enough
+insufficient provide upload share attach send give supply describe ai artificial model llm possible impossible
+appropriate inappropriate difficult unethical against violate violates violation
+"""
+_REFUSING = frozenset(_REFUSES.split())
 # An apology alone may be a song. It is an assistant's where it goes on to what an assistant is asked for.
 _APOLOGY = one_of(
     rf"{_START}(?:(?:(?:i|we)(?:['’]?m| am|['’]?re| are) (?:\w+ )?(?:sorry|afraid)|sorry|unfortunately|regrettably"
     r"|(?:my |our |please accept my )?apologies|(?:i|we) (?:must )?apologi[sz]e|i regret)\b)"
     r"[^.?!]{0,40}?[,.;:]? ?\b(?:but |that )?(?:i|we|there|as|the|it|this|no|you|your|without|for)\b"
 )
+_APOLOGISES = "sorry afraid unfortunately regrettably apologies apologise apologize regret"
+_APOLOGISING = frozenset(_APOLOGISES.split())
 _TASK = one_of(
     rf"\b(?:{_PICTURE}|{_TEXT}|requests?|contents?|assist\w*|provided?|unable|not able|(?:help|assist)(?: you)? with"
     r"|language model|AI|describe|generate|prompt|view|identif\w+|attached|upload\w*|fulfil+|comply|instructions?"
@@ -103,10 +113,14 @@ def refusal(answer: Answer) -> str | None:
     >>> refusal(Answer("I can't keep calm, I'm a teacher mug on a desk"))
     >>> refusal(Answer("As an AI researcher, Jane Roe speaks on a stage"))
     """
+    said = plain_words(answer.text)
+    refuses, apologises = not _REFUSING.isdisjoint(said), not _APOLOGISING.isdisjoint(said)
+    if not refuses and not apologises:
+        return None
     text = unquoted(answer.text)
-    if any(not answer.quotes(match.group()) for match in _REFUSAL.finditer(text)):
+    if refuses and any(not answer.quotes(match.group()) for match in _REFUSAL.finditer(text)):
         return "refusal"
-    opening = _APOLOGY.search(text)
+    opening = _APOLOGY.search(text) if apologises else None
     if opening and _TASK.search(text, opening.start()) and not answer.quotes(opening.group()):
         return "refusal"
     return None

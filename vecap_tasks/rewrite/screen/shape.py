@@ -82,19 +82,25 @@ def loop(answer: Answer) -> str | None:
     """
     said = words(answer.text)
     given = " ".join(words(answer.data))
-    if any(not _CALLS.issuperset(run) and " ".join(run) not in given for run in _runs(said)):
+    again = len(said) - len(set(said))
+    if any(not _CALLS.issuperset(run) and " ".join(run) not in given for run in _runs(said, again)):
         return "loop"
     if any(match.group().lower() not in answer.data.lower() for match in _LETTERS.finditer(answer.text)):
         return "loop"
-    fours = Counter(zip(said, said[1:], said[2:], said[3:], strict=False))
+    fours = Counter(zip(said, said[1:], said[2:], said[3:], strict=False)) if again >= _FOURS - 1 else {}
     if any(count >= _FOURS and " ".join(run) not in given for run, count in fours.items()):
         return "loop"
     return "loop" if len(said) >= _LONG and len(set(said)) < _VARIED * len(said) else None
 
 
-def _runs(said: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Give each run of words that repeats itself too often: one word four times, a few three times, six twice."""
-    for period in range(1, min(_LONGEST, len(said) // 2) + 1):
+def _runs(said: Sequence[str], again: int) -> Iterator[Sequence[str]]:
+    """Give each run of words that repeats itself too often: one word four times, a few three times, six twice.
+
+    *again* is how many of the words have been said before.
+    """
+    for period in range(1, min(_LONGEST, len(said) // 2, again) + 1):
+        if period * (_often(period, "the") - 1) > again:
+            continue
         same = 0
         for place in range(period, len(said)):
             same = same + 1 if said[place] == said[place - period] else 0

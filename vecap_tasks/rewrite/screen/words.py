@@ -86,6 +86,12 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.lower() for word in WORD.findall(text))
 
 
+@lru_cache(maxsize=1024)
+def plain_words(text: str) -> frozenset[str]:
+    """Return the words in lower case, parted at apostrophes too, as a first look at a text wants them."""
+    return frozenset(part for word in words(text) for part in word.replace("’", "'").split("'"))
+
+
 def content_words(text: str) -> frozenset[str]:
     """Return the stems of the words that name something.
 
