@@ -51,7 +51,7 @@ def _spool(store: Store, group: Group, wanted: set[str], images: IO[bytes]) -> d
     places: dict[str, _Place] = {}
     for source in group.sources:
         with store.local(source.tar) as path, path.open("rb") as stream:
-            for sample in read_samples(stream, source.tar):
+            for sample in read_samples(stream, source.tar, ("jpg",)):
                 if sample.key not in wanted:
                     continue
                 image = sample.members.get("jpg")

@@ -73,7 +73,7 @@ class Earlier:
     def _images(self, shard: str, spool: Spool) -> Iterator[tuple[str, tuple[int, int]]]:
         """Copy the JPEGs to *spool*; give their keys, and where they lie in it."""
         with self._open(f"{shard}.tar") as stream:
-            for sample in read_samples(stream, self.manifest.file(f"{shard}.tar")):
+            for sample in read_samples(stream, self.manifest.file(f"{shard}.tar"), ("jpg",)):
                 jpeg = sample.members["jpg"]
                 yield sample.key, (spool.append(jpeg), len(jpeg))
 

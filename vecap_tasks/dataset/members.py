@@ -59,7 +59,7 @@ def _plain(stream: IO[bytes], name: str) -> Iterator[Member]:
         if header.count(0) == _BLOCK:
             return
         if len(header) < _BLOCK:
-            raise DamagedError(f"{name} is cut short after byte {offset}; restore it, or get it again")
+            raise DamagedError(f"{name} is cut short after byte {size}; restore it, or get it again")
         try:
             checksum = int(header[148:156].strip(b" \0"), 8)
             length = int(header[124:136].strip(b" \0") or b"0", 8) if header[124] < 128 else None

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.dataset.members import read_members
 
 _KEY = re.compile(r"^[A-Za-z0-9_-]+$")  # webdataset takes all after the first dot for the member's kind
 
@@ -67,23 +68,15 @@ def _header(name: bytes, size: int) -> bytes:
     return begin + b"%06o\0 " % (sum(begin) + _SUM) + _REST
 
 
-def read_samples(stream: IO[bytes], name: str = "the tar") -> Iterator[Sample]:
-    """Give the samples in order, one in memory at a time. Raises DamagedError, naming *name*, for a broken tar."""
-    key: str | None = None
-    members: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
-            for entry in tar:
-                file = tar.extractfile(entry)
-                if file is None:
-                    continue
-                found, _, kind = entry.name.partition(".")
-                if key is not None and found != key:
-                    yield Sample(key, members)
-                    members = {}
-                key = found
-                members[kind] = file.read()
-    except tarfile.TarError as error:
-        raise DamagedError(f"{name} is cut short or damaged: {error}; restore it, or make the stage again") from error
-    if key is not None:
+def read_samples(stream: IO[bytes], name: str = "the tar", kinds: Collection[str] | None = None) -> Iterator[Sample]:
+    """Give the samples in order, one in memory at a time, with their members of *kinds*, or all of them.
+
+    *stream* can be sought in. Raises DamagedError, naming *name*, for a broken tar.
+    """
+    for key, group in groupby(read_members(stream, name), key=lambda member: member.key):
+        members: dict[str, bytes] = {}
+        for member in group:
+            if kinds is None or member.kind in kinds:
+                stream.seek(member.offset)
+                members[member.kind] = stream.read(member.size)
         yield Sample(key, members)

@@ -133,7 +133,7 @@ def _pictures(
 ) -> Iterator[tuple[str, Image.Image]]:
     """Give the wanted images of *tar* one by one; what is none goes to *unreadable*, without a score."""
     with store.local(tar) as path, path.open("rb") as stream:
-        for sample in read_samples(stream, tar):
+        for sample in read_samples(stream, tar, ("jpg",)):
             if sample.key not in texts:
                 continue
             try:

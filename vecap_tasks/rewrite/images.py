@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, starmap
 from typing import TypeVar
 
 from PIL import Image
@@ -18,7 +18,7 @@ from vecap_tasks.errors import DamagedError
 
 T = TypeVar("T")
 
-_DECODERS = 4  # threads
+DECODERS = 4  # threads, where a model leaves the CPU to them
 _DECODED_AHEAD = 64  # images
 
 
@@ -42,12 +42,15 @@ class Seen:
     jpeg: bytes = b""
 
 
-def read_images(store: Store, rows: Iterable[Row]) -> Iterator[Seen]:
-    """Give the image of every row, tar by tar, decoded ahead on threads.
+def read_images(store: Store, rows: Iterable[Row], decoders: int) -> Iterator[Seen]:
+    """Give the image of every row, tar by tar, decoded ahead on so many threads, or with 1 on the caller's.
 
     Raises DamagedError for a tar that is broken or lacks an image.
     """
-    with ThreadPoolExecutor(_DECODERS, "decode") as threads:
+    if decoders == 1:
+        yield from starmap(_decode, _stored(store, rows))
+        return
+    with ThreadPoolExecutor(decoders, "decode") as threads:
         decoding: deque[Future[Seen]] = deque()
         for row, data in _stored(store, rows):
             decoding.append(threads.submit(_decode, row, data))
@@ -61,7 +64,7 @@ def _stored(store: Store, rows: Iterable[Row]) -> Iterator[tuple[Row, bytes]]:
     for tar, group in groupby(rows, key=lambda row: row.tar):
         wanted = {row.key: row for row in group}
         with store.local(tar) as path, path.open("rb") as stream:
-            for sample in read_samples(stream, tar):
+            for sample in read_samples(stream, tar, ("jpg",)):
                 row = wanted.pop(sample.key, None)
                 if row is not None:
                     yield row, sample.members.get("jpg", b"")

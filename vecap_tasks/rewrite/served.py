@@ -11,7 +11,7 @@ from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.batches import Finished, unheeded
 from vecap_tasks.rewrite.client import Client, Request
 from vecap_tasks.rewrite.draw import Draw, Written, failed
-from vecap_tasks.rewrite.images import Seen
+from vecap_tasks.rewrite.images import DECODERS, Seen
 from vecap_tasks.rewrite.prompt import Prompt, clean
 
 Texts = tuple[str, str]  # AltText and VeC
@@ -19,6 +19,8 @@ Texts = tuple[str, str]  # AltText and VeC
 
 class ServedVlm:
     """A served vision-language model with the prompt it is asked."""
+
+    decoders = DECODERS
 
     def __init__(self, settings: ModelConfig, prompt: Prompt) -> None:
         self._client = Client(settings, _server(settings))

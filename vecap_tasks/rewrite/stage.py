@@ -43,7 +43,12 @@ Texts = tuple[str, str]  # AltText and VeC
 
 
 class Describes(Protocol):
-    """A VLM of any backend: it returns a text for each picture, in their order, and tells of batches on the way."""
+    """A VLM of any backend: it returns a text for each picture, in their order, and tells of batches on the way.
+
+    `decoders` is how many threads may decode pictures for it.
+    """
+
+    decoders: int
 
     def describe(self, asked: Iterator[tuple[Seen, Draw]], finished: Finished) -> list[Written]: ...
 
@@ -222,7 +227,7 @@ class Rewrite(Stage):
 
         def ask(asked: Sequence[tuple[Row, Draw]], finished: Finished) -> list[Written]:
             begun = time.monotonic()
-            written = vlm.describe(_pictures(self.store, asked), finished)
+            written = vlm.describe(_pictures(self.store, asked, vlm.decoders), finished)
             meter.count(written, begun)
             return written
 
@@ -263,12 +268,12 @@ class Rewrite(Stage):
         return dict(zip(wanted, captions, strict=True))
 
 
-def _pictures(store: Store, asked: Sequence[tuple[Row, Draw]]) -> Iterator[tuple[Seen, Draw]]:
+def _pictures(store: Store, asked: Sequence[tuple[Row, Draw]], decoders: int) -> Iterator[tuple[Seen, Draw]]:
     """Give the picture of each row, read once for all its draws; those of a row stand together."""
     draws: dict[str, list[Draw]] = {}
     for row, one in asked:
         draws.setdefault(row.key, []).append(one)
     rows = dict.fromkeys(row for row, _ in asked)
-    for seen in read_images(store, rows):
+    for seen in read_images(store, rows, decoders):
         for one in draws[seen.row.key]:
             yield seen, one

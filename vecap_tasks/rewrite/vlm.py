@@ -24,7 +24,7 @@ from vecap_tasks.rewrite.generation import (
     load_weights,
     padded,
 )
-from vecap_tasks.rewrite.images import Seen, ahead
+from vecap_tasks.rewrite.images import DECODERS, Seen, ahead
 from vecap_tasks.rewrite.processor import load_processor
 from vecap_tasks.rewrite.prompt import Prompt
 
@@ -44,6 +44,8 @@ class Vlm:
             self._processor = load_processor(checkpoint.folder)
             model = load_weights(AutoModelForImageTextToText, checkpoint, settings)
             self._generator = Generator(model, self._processor.tokenizer, settings)
+            # On a CPU the model has its threads, and others would only get in their way.
+            self.decoders = 1 if model.device.type == "cpu" else DECODERS
             self._lock = Lock()  # a tokenizer serves one thread: batches are prepared ahead, and halved ones here
             self._lengths: dict[tuple[int, int], int] = {}
             self._one_length = True
