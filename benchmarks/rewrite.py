@@ -25,6 +25,7 @@ import torch
 from distributed import Client, LocalCluster
 from PIL import Image
 
+from benchmarks.canned import Canned
 from benchmarks.laid import lay_down, scenes
 from benchmarks.naive import Naive
 from benchmarks.report import Measure, alternate, machine, median, report
@@ -137,6 +138,12 @@ def models_alone(config: Config, pictures: Sequence[bytes], pairs: Sequence[tupl
     llm.fuse([(pair, GREEDY) for pair in pairs])
 
 
+def decode_alone(pictures: Sequence[bytes]) -> None:
+    """Decode *pictures*, on a worker, as whoever captions them has to."""
+    for _ in look(pictures):
+        pass
+
+
 def engine_cost(pictures: Sequence[bytes], rounds: int) -> list[Measure]:
     """Seconds of a shard through the engine, and of the same calls of the models alone, on the same worker."""
     with (
@@ -148,8 +155,9 @@ def engine_cost(pictures: Sequence[bytes], rounds: int) -> list[Measure]:
         dask = config.dask.model_copy(update={"address": cluster.scheduler_address})
         config = config.model_copy(update={"dask": dask}).with_base(config.base)
         alttexts = [f"A Belvo {number} tulip in the garden" for number in range(SHARD)]
-        times = 1 + rounds
-        stage = Rewrite(config, lay_down(config, "2026-01-01", [*pictures] * times, alttexts * times))
+        times = 1 + 2 * rounds
+        version = lay_down(config, "2026-01-01", [*pictures] * times, alttexts * times)
+        stage, canned = Rewrite(config, version), Canned(config, version)
         first, *shards = stage.plan()
         (receipt,) = run_shards(stage, [first])  # pays for loading the models
         assert receipt.notes["vlm_captions"] == SHARD
@@ -169,8 +177,14 @@ def engine_cost(pictures: Sequence[bytes], rounds: int) -> list[Measure]:
         def alone() -> None:
             client.submit(models_alone, config, there, pairs, pure=False).result()
 
+        def decode() -> None:
+            client.submit(decode_alone, there, pure=False).result()
+
         through, bare = alternate(
             rounds, lambda: taken(lambda: run_shards(stage, [shards.pop()])), lambda: taken(alone)
+        )
+        own, decoded = alternate(
+            rounds, lambda: taken(lambda: run_shards(canned, [shards.pop()])), lambda: taken(decode)
         )
     how = (
         f"a shard of {SHARD} images, VLM and LLM of the demo, on one worker of one thread with its models loaded; the "
@@ -187,6 +201,11 @@ def engine_cost(pictures: Sequence[bytes], rounds: int) -> list[Measure]:
                 f"engine, {name} over the models", "%", cost, None, 5.0, "median over the rounds; limit: the target"
             )
         )
+    ends = median(cpu for _, cpu in own), median(cpu for _, cpu in decoded)
+    share = 100 * (ends[0] - ends[1]) / median(cpu for _, cpu in bare)
+    canned_how = "the same shard with models that answer at once; theirs: its images decoded"
+    measures.append(Measure("engine without models, CPU", "s/shard", *ends, None, canned_how))
+    measures.append(Measure("that difference, of the models' CPU", "%", share, None, 5.0, "limit: the target"))
     return measures
 
 

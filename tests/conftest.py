@@ -69,7 +69,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Iterator
         place.demo_killed_at(place.store / INTERVAL / "train", "*/_checkpoints/*/*", power=False)
         assert control.status(place.settings) is None
         process = place.demo()
-        said, _ = process.communicate(timeout=900)
+        said, _ = process.communicate(timeout=1800)
         assert process.returncode == 0, said
         # The database may have to wait until the kernel has let go of the one that was killed.
         assert {s.starts for name, s in place.state().services.items() if name != "postgres"} == {1}

@@ -13,7 +13,7 @@ from tests.installation import INTERVAL, Installation, asked, await_that
 from vecap_tasks.services import airflow
 from vecap_tasks.services.http import Api
 
-pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.timeout(3000)]
 
 GOOD, BAD = "2026-01-02", "2026-01-03"
 ENDED = ("success", "failed")

@@ -1,0 +1,62 @@
+"""The stage that captions, with models that answer at once what the real ones said: what it costs is the engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TypeVar
+
+import pyarrow.parquet as pq
+
+from vecap_tasks.rewrite.batches import Finished
+from vecap_tasks.rewrite.draw import Draw, Written
+from vecap_tasks.rewrite.images import Seen
+from vecap_tasks.rewrite.prompt import Prompt
+from vecap_tasks.rewrite.stage import Rewrite, Texts
+
+T = TypeVar("T")
+
+
+class Canned(Rewrite):
+    """Says of an image what shard 00000, which the models did, has of it."""
+
+    @cached_property
+    def _said(self) -> tuple[Mapping[str, str], Mapping[Texts, str]]:
+        with self.store.open(f"{self.folder}/00000.parquet") as stream:
+            rows = pq.read_table(stream, columns=["sha256", "alttext", "vec", "vecap"]).to_pylist()
+        vec = {row["sha256"]: row["vec"] or "" for row in rows}
+        return vec, {(row["alttext"], row["vec"]): row["vecap"] or "" for row in rows}
+
+    def _vlm(self) -> _Vlm:
+        return _Vlm(self._said[0], self._settings["vlm"].batch_size)
+
+    def _llm(self, prompt: Prompt) -> _Llm:
+        return _Llm(self._said[1], self._settings["llm"].batch_size)
+
+
+class _Vlm:
+    decoders = 1
+
+    def __init__(self, said: Mapping[str, str], size: int) -> None:
+        self._said, self._size = said, size
+
+    def describe(self, asked: Iterator[tuple[Seen, Draw]], finished: Finished) -> list[Written]:
+        return _answers(asked, self._size, lambda seen: self._said[seen.row.sha256], finished)
+
+
+class _Llm:
+    def __init__(self, said: Mapping[Texts, str], size: int) -> None:
+        self._said, self._size = said, size
+
+    def fuse(self, asked: Sequence[tuple[Texts, Draw]], finished: Finished) -> list[Written]:
+        return _answers(iter(asked), self._size, lambda texts: self._said[texts], finished)
+
+
+def _answers(asked: Iterator[tuple[T, Draw]], size: int, say: Callable[[T], str], finished: Finished) -> list[Written]:
+    made: list[Written] = []
+    for one, _ in asked:
+        text = say(one)
+        made.append(Written(text, len(text.split()), True, 20))
+        if len(made) % size == 0:
+            finished(dict(enumerate(made[-size:], start=len(made) - size)))
+    return made
