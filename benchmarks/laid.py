@@ -37,12 +37,16 @@ def scenes(count: int, seed: int = 2026) -> list[bytes]:
 
 
 def lay_down(config: Config, name: str, pictures: Sequence[bytes], alttexts: Sequence[str]) -> Version:
-    """Write crawl and quality of the version *name*: a row for each of *pictures*, all accepted, in one shard."""
+    """Write crawl and quality of the version *name*: a row for each of *pictures*, all accepted.
+
+    The crawl's shards are as long as those that captioning makes of them.
+    """
     version = Version(config.dataset, name, 1, "")
     crawl, quality = load_stage("crawl", config, version), load_stage("quality", config, version)
+    size = config.rewrite.shard_size
     lines = [
         {
-            "key": f"00000{number:04d}",
+            "key": f"{number // size:05d}{number % size:05d}",
             "uid": hashlib.md5(data, usedforsecurity=False).hexdigest(),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
@@ -54,12 +58,16 @@ def lay_down(config: Config, name: str, pictures: Sequence[bytes], alttexts: Seq
         for line, alttext in zip(lines, alttexts, strict=True)
     ]
     with crawl.store.workspace() as work:
-        with TarWriter(work / "00000.tar") as tar:
-            for line, data in zip(lines, pictures, strict=True):
-                tar.write(line["key"], {"jpg": data, "txt": b"", "json": b"{}"})
-        write_rows(pa.Table.from_pylist(crawled, CRAWL).to_batches(), CRAWL, work / "00000.parquet")
+        shards: list[str] = []
+        for start in range(0, len(lines), size):
+            shard, part = f"{start // size:05d}", slice(start, start + size)
+            with TarWriter(work / f"{shard}.tar") as tar:
+                for line, data in zip(lines[part], pictures[part], strict=True):
+                    tar.write(line["key"], {"jpg": data, "txt": b"", "json": b"{}"})
+            write_rows(pa.Table.from_pylist(crawled[part], CRAWL).to_batches(), CRAWL, work / f"{shard}.parquet")
+            shards += [f"{shard}.parquet", f"{shard}.tar"]
         write_rows(pa.Table.from_pylist(judged, VERDICTS).to_batches(), VERDICTS, work / "verdicts.parquet")
-        for stage, names in ((crawl, ("00000.parquet", "00000.tar")), (quality, ("verdicts.parquet",))):
+        for stage, names in ((crawl, shards), (quality, ("verdicts.parquet",))):
             files = []
             for file in names:
                 data = (work / file).read_bytes()

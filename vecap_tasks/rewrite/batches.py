@@ -10,13 +10,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TypeVar
 
 from vecap_tasks.dataset.manifest import digest
 from vecap_tasks.dataset.stage import Stage
 from vecap_tasks.errors import VecapError
-from vecap_tasks.rewrite.draw import Draw, Written
+from vecap_tasks.rewrite.draw import Draw, Written, flat
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
@@ -78,7 +77,7 @@ class Batches:
     def _keep(self, role: str, texts: dict[str, Written]) -> None:
         if not texts:
             return
-        lines = ({"key": key, "written": asdict(text)} for key, text in sorted(texts.items()))
+        lines = ({"key": key, "written": flat(text)} for key, text in sorted(texts.items()))
         data = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
         self._stage.store.put(f"{self._place}/{hashlib.sha256(data).hexdigest()[:16]}{_ENDING}", data)
         log.debug("%s %s: %d texts of %s kept", self._stage.name, self._shard, len(texts), role)
@@ -86,4 +85,4 @@ class Batches:
 
 
 def _key(role: str, subject: str, draw: Draw) -> str:
-    return digest([role, subject, asdict(draw)])[:32]
+    return digest([role, subject, flat(draw)])[:32]

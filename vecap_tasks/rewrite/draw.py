@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class Written:
     ended: bool
     prompt_tokens: int = 0
     problem: str | None = None
+
+
+def flat(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass with slots by name, as they are: `asdict` copies each, at ten times the cost."""
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def failed(problem: str) -> Written:

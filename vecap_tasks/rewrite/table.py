@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
 from vecap_tasks.dataset.schemas import CAPTIONS
 from vecap_tasks.rewrite.attempts import NOT_ASKED, Caption
+from vecap_tasks.rewrite.draw import flat
 from vecap_tasks.rewrite.images import Row
 from vecap_tasks.rewrite.reuse import Captions, Writer, Writers
 from vecap_tasks.rewrite.screen import STRIPPED
@@ -44,7 +44,7 @@ def _side(side: str, captions: Sequence[Caption], writer: Writer) -> dict[str, l
         f"{side}_problem": [one.problem for one in captions],
         f"{side}_tokens": [one.tokens for one in captions],
         f"{side}_variants": [one.variants for one in captions],
-        f"{side}_attempts": [[asdict(attempt) for attempt in one.attempts] for one in captions],
+        f"{side}_attempts": [[flat(attempt) for attempt in one.attempts] for one in captions],
     }
     return columns | {f"{side}_{name}": [getattr(writer, name)] * len(captions) for name in Writer.__slots__}
 
