@@ -5,11 +5,12 @@
 #   docker/secrets.sh [FOLDER]      FOLDER holds both; the repository, if it is not said
 set -eu
 umask 077
+command -v openssl > /dev/null || { echo "secrets: openssl was not found; install it" >&2; exit 1; }
 folder=${1:-$(dirname "$0")/..}
+mkdir -p "$folder/secrets/tls"
+folder=$(cd "$folder" && pwd)
 env=$folder/.env
 tls=$folder/secrets/tls
-command -v openssl > /dev/null || { echo "secrets: openssl was not found; install it" >&2; exit 1; }
-mkdir -p "$tls"
 touch "$env"
 
 say() { # NAME VALUE: keep it, unless a value is there
