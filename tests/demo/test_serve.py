@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -37,7 +38,9 @@ def web(tmp_path_factory) -> Path:
 def port(web) -> Iterator[int]:
     number = free_port()
     command = [sys.executable, "-m", "vecap_tasks.demo.serve", "--out", str(web), "--port", str(number)]
-    server = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    # Whoever runs the tests in the background has them, and this with them, ignore Ctrl-C.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    server = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, preexec_fn=heeding)
     for _ in range(200):
         try:
             socket.create_connection(("127.0.0.1", number), timeout=1).close()
