@@ -46,9 +46,11 @@ def test_a_try_that_another_overtook_leaves_nothing(place, rows) -> None:
     slow = Rewrite(config, place.lay_down(config, rows))
     fast = Rewrite(config, slow.version)
 
+    left = iter([True, False])
+
     def overtaken() -> bool:
         finish(fast)
-        return False
+        return next(left)  # so it keeps another batch before it knows
 
     slow.wanted = overtaken
     with pytest.raises(VecapError, match="nobody waits for it"), tried(slow, "00000", "run"):
