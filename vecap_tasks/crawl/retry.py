@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import IO, Any
 
@@ -86,7 +87,8 @@ class Earlier:
             return None
         return Outcome(row["status"], Failure(reason, detail), row["sha256"], row["original_bytes"])
 
-    def _open(self, path: str) -> IO[bytes]:
+    @contextmanager
+    def _open(self, path: str) -> Iterator[IO[bytes]]:
         name = self.manifest.file(path)
         entry = next(entry for entry in self.manifest.files if entry.path == path)
         try:
@@ -95,7 +97,8 @@ class Earlier:
             sound = False
         if not sound:
             raise DamagedError(f"{name} is missing or was changed, and cannot be taken over; restore it")
-        return self.store.open(name)
+        with self.store.local(name) as local, local.open("rb") as stream:
+            yield stream
 
 
 def open_earlier(store: Store, config: Config, interval: str) -> Earlier | None:
