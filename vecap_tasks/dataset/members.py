@@ -64,9 +64,13 @@ def _plain(stream: IO[bytes], name: str) -> Iterator[Member]:
             checksum = int(header[148:156].strip(b" \0"), 8)
             length = int(header[124:136].strip(b" \0") or b"0", 8) if header[124] < 128 else None
         except ValueError as error:
-            raise DamagedError(f"{name} is damaged at byte {offset}: no header of a tar begins there") from error
+            raise DamagedError(
+                f"{name} is damaged at byte {offset}: no header of a tar begins there; restore it, or get it again"
+            ) from error
         if sum(header) - sum(header[148:156]) + 8 * 32 != checksum:
-            raise DamagedError(f"{name} is damaged at byte {offset}: no header of a tar begins there")
+            raise DamagedError(
+                f"{name} is damaged at byte {offset}: no header of a tar begins there; restore it, or get it again"
+            )
         if length is None or header[156:157] not in (b"0", b"\0", _FOLDER):
             raise _NotPlainError(offset)
         start = offset + _BLOCK
