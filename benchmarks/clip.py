@@ -63,11 +63,12 @@ def main() -> None:
         tokenizer.save_pretrained(work / "tokenizer")
         task = {
             "model": model.model_dump(), "tokenizer": str(work / "tokenizer"), "vocabulary": len(tokenizer),
-            "tars": [str(tar) for tar in _write(work, given.batch * given.steps)], "batch": given.batch,
-            "steps": given.steps, "epochs": 3, "precision": given.precision, "threads": given.threads,
-            "workers": given.workers, "compile": given.compile,
+            "tars": [], "batch": given.batch, "steps": given.steps, "epochs": 3, "precision": given.precision,
+            "threads": given.threads, "workers": given.workers, "compile": given.compile,
         }  # fmt: skip
         for kind in ("step", "tars") if given.only is None else (given.only,):
+            if kind == "tars":
+                task["tars"] = [str(tar) for tar in _write(work, given.batch * given.steps)]
             measures += _measure(given, work, {**task, "kind": kind})
     report(measures, given.json)
 
@@ -113,9 +114,11 @@ def _measure(given: argparse.Namespace, work: Path, task: dict[str, Any]) -> lis
 
 
 def _run(command: list[str], work: Path) -> _Took:
-    """Have one side train, in a process of its own. Raises CalledProcessError where it cannot."""
+    """Have one side train, in a process of its own."""
     where = _REPOSITORY if "-m" in command else work
-    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command[1:3])} failed: {done.stderr.strip().splitlines()[-1]}")
     return _Took(**json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -29,6 +29,8 @@ class _OneBatch:
         drawn = torch.Generator().manual_seed(0)
         self._images = torch.randn(task["batch"], 3, size, size, generator=drawn)
         self._texts = torch.randint(10, task["vocabulary"] - 10, (task["batch"], 77), generator=drawn)
+        if torch.cuda.is_available():
+            self._images, self._texts = self._images.pin_memory(), self._texts.pin_memory()
 
     def __iter__(self) -> Any:
         for _ in range(self.num_batches):
@@ -68,8 +70,8 @@ def main() -> None:
 
 
 def _arguments(task: dict[str, Any], folder: Path) -> list[str]:
-    tars = task["tars"]
-    braces = f"{Path(tars[0]).parent}/{{{Path(tars[0]).stem}..{Path(tars[-1]).stem}}}.tar"
+    tars = [Path(tar) for tar in task["tars"]] or [folder / "none.tar"]  # a step reads none
+    braces = f"{tars[0].parent}/{{{tars[0].stem}..{tars[-1].stem}}}.tar" if len(tars) > 1 else str(tars[0])
     return [
         "--model", "benchmarked", "--train-data", braces, "--train-num-samples", str(task["steps"] * task["batch"]),
         "--dataset-type", "webdataset", "--batch-size", str(task["batch"]), "--epochs", str(task["epochs"]),

@@ -60,8 +60,14 @@ class ShardImages:
         self._unreadable: set[int] = set()
 
     def take(self, numbers: NDArray[np.int64]) -> tuple[Pixels, NDArray[np.int64]]:
-        found = list(self._pool.map(self._find, numbers))
-        return np.stack([pixels for pixels, _ in found]), np.array([number for _, number in found], np.int64)
+        size = self._decoder.size
+        pixels = np.empty((len(numbers), size, size, 3), np.uint8)
+
+        def put(row: int) -> int:
+            pixels[row], shown = self._find(int(numbers[row]))
+            return shown
+
+        return pixels, np.fromiter(self._pool.map(put, range(len(numbers))), np.int64, len(numbers))
 
     def _find(self, number: int) -> tuple[Pixels, int]:
         """Return the first image from *number* on, around its source, that can be decoded, and its number."""

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPModel
 
 from vecap_tasks.config import TrainConfig
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import ConfigError, VecapError, one_line
 from vecap_tasks.train.batch import Batch, TrainingData
 from vecap_tasks.train.checkpoint import Checkpoints, Figures, Speed, State, StepRecord
 from vecap_tasks.train.crop import Normalise
 from vecap_tasks.train.ending import Ending, ToldToEnd, heard
+from vecap_tasks.train.half import stay_half
 from vecap_tasks.train.loss import Objective
 from vecap_tasks.train.meter import Meter, Progress
 from vecap_tasks.train.optimizer import learning_rate, new_optimizer
@@ -47,11 +47,19 @@ def fit(
     """Train *model* in place, from the last checkpoint on if there is one; return the state after the last step.
 
     Every rank calls it, with a model of the same weights; the first one saves and reports. Raises VecapError, naming
-    the batch, when a loss is not finite, and ToldToEnd on SIGTERM, after a checkpoint.
+    the batch, when a loss is not finite, and where a GPU has too little memory, and ToldToEnd on SIGTERM, after a
+    checkpoint.
     """
-    trainer = _Trainer(run, model, data, config, seed, ranks, checkpoints)
-    with _reproducible(config), heard() as ending:
-        return trainer.train(ending, report)
+    try:
+        trainer = _Trainer(run, model, data, config, seed, ranks, checkpoints)
+        with _reproducible(config), heard() as ending:
+            return trainer.train(ending, report)
+    except torch.OutOfMemoryError as error:
+        held = config.micro_batch or data.batch_size // ranks.world
+        raise VecapError(
+            f"{run}: {ranks.device} has too little memory for {held} samples at once; lower train.micro_batch, "
+            "or set train.recompute to true"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +103,11 @@ class _Trainer:
         self._records: list[StepRecord] = []
         self._speeds: list[Speed] = []
         self._resume()
-        self._towers = new_towers(model, config, ranks)
-        self._pad = int(model.config.text_config.pad_token_id or 0)
-        self._context = config.model.context if config.compile else 0
-        self._normalise = Normalise(seed, config.crop_scale, ranks.device)
         half = config.precision == "bfloat16" or (config.precision == "auto" and ranks.device.type == "cuda")
+        if half:
+            stay_half(model)
+        self._towers = new_towers(model, config, ranks)
+        self._normalise = Normalise(seed, config.crop_scale, ranks.device)
         self._autocast = partial(torch.autocast, ranks.device.type, torch.bfloat16, enabled=half)
         self._meter = Meter(model, data.batch_size, ranks)
 
@@ -165,8 +173,6 @@ class _Trainer:
         if self._ranks.device.type == "cuda":
             pixels, ids = pixels.pin_memory(), ids.pin_memory()
         ids = ids.to(self._ranks.device, torch.int64, non_blocking=True)
-        if ids.shape[1] < self._context:
-            ids = F.pad(ids, (0, self._context - ids.shape[1]), value=self._pad)
         count = self._config.micro_batch or len(ids)
         slices = [slice(first, first + count) for first in range(0, len(ids), count)]
         return [
@@ -205,12 +211,19 @@ class _Trainer:
 
 @contextmanager
 def _reproducible(config: TrainConfig) -> Iterator[None]:
-    """Compute on so many CPU threads within the block, deterministically where asked for, and as before after it."""
+    """Compute on so many CPU threads within the block, deterministically where asked for, and as before after it.
+
+    Raises ConfigError where that is asked for and the device cannot.
+    """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+    torch.use_deterministic_algorithms(config.deterministic)  # with a warning alone, attention on a GPU is not
     try:
         yield
+    except RuntimeError as error:
+        if config.deterministic and "deterministic" in str(error):
+            raise ConfigError(f"train.deterministic: {one_line(error)}; set it to false") from error
+        raise
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])

@@ -1,0 +1,43 @@
+"""Training on a GPU, where there is one: a stop leaves no trace, and half precision learns what float32 does."""
+
+import json
+
+import pytest
+import torch
+
+from tests.train.given import Texts, configure, give_version, run
+from tests.train.test_train_stage import digests, stopped_after
+from vecap_tasks.stages import load_stage
+from vecap_tasks.train.stage import SPEEDS
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+SAMPLES = [Texts() for _ in range(24)]
+
+
+def losses(config, version):
+    run("train", config, version)
+    stage = load_stage("train", config, version)
+    return [json.loads(line)["loss"] for line in stage.store.read(f"{stage.folder}/vecap-0/log.jsonl").splitlines()]
+
+
+def test_told_to_end_it_goes_on_to_the_same_bytes(home, tmp_path_factory, monkeypatch):
+    config = configure(home, arms="[vecap]", epochs=8)
+    stage = load_stage("train", config, give_version(config, SAMPLES))
+    assert "told to end" in stopped_after(stage, "vecap-0", 2)
+    resumed = run("train", config, stage.version)
+    monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
+    assert digests(run("train", config, give_version(config, SAMPLES))) == digests(resumed)
+    speeds = load_stage("train", config, stage.version)
+    line = json.loads(speeds.store.read(f"{speeds.folder}/vecap-0/{SPEEDS}").splitlines()[-1])
+    assert line["gpu_memory"] > 0
+
+
+@pytest.mark.parametrize("way", [{}, {"compile": True}, {"recompute": True}, {"micro_batch": 3}], ids=str)
+def test_half_precision_learns_as_float32_does(home, tmp_path_factory, monkeypatch, way):
+    exact = configure(home, arms="[vecap]", epochs=4, precision="float32")
+    wanted = losses(exact, give_version(exact, SAMPLES))
+    monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("half")))
+    half = configure(home, arms="[vecap]", epochs=4, **way)
+    made = losses(half, give_version(half, SAMPLES))
+    assert made == pytest.approx(wanted, abs=0.1)
+    assert made != wanted
