@@ -1,10 +1,10 @@
 """Captioning, beside the loop that everyone writes first and beside the models alone.
 
-    python -m benchmarks.rewrite [--json FILE] [--images N] [--rounds N] [--only vlm|engine|memory|shape …]
+    python -m benchmarks.rewrite [--json FILE] [--images N] [--rounds N] [--only vlm|engine|memory …]
 
 The VLM: the demo's, in one process on all cores, and the captions must be the same ones. The engine: a Dask worker
 that does shards of 1,000 images, against the same calls of the same models without stage, store and cluster; memory
-over a stand-in. A GPU where there is one: a model of the shape of LLaVA-1.5-7B with random weights.
+over a stand-in. `benchmarks.llava` is for GPUs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from PIL import Image
 
 from benchmarks.canned import Canned
 from benchmarks.laid import lay_down, scenes
+from benchmarks.llava import device_limits
 from benchmarks.naive import Naive
 from benchmarks.report import Measure, alternate, machine, median, report
-from benchmarks.shape import NEW, PROMPT, SEVEN, TINY, Shaped, device_limits, largest_batch
 from benchmarks.stand_in import CONFIG
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.engine import run_shards
@@ -42,7 +42,7 @@ from vecap_tasks.rewrite.stage import Rewrite
 from vecap_tasks.rewrite.vlm import load_vlm
 
 SHARD = 1000  # images
-PARTS = ("vlm", "engine", "memory", "shape")
+PARTS = ("vlm", "engine", "memory")
 
 
 def settings(folder: str, threads: int) -> Config:
@@ -224,41 +224,13 @@ def memory() -> list[Measure]:
     return [Measure("scheduler and driver, stand-in stage", "MiB", peaks[1], peaks[0], 1.2 * peaks[0], how)]
 
 
-def shaped(rounds: int) -> list[Measure]:
-    """Images and tokens a second of a LLaVA-shaped model in large batches, against `generate` at batch 1."""
-    there = torch.cuda.is_available()
-    device = torch.device("cuda" if there else "cpu")
-    shape, most = (SEVEN, 512) if there else (TINY, 64)
-    if not there:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    one = Shaped(shape, device)
-    bandwidth, rate = device_limits(device, shape.dtype)
-    rows = largest_batch(one, most)
-    one.seconds(1)
-    ours, theirs = alternate(rounds, lambda: rows / one.seconds(rows), lambda: 1 / one.seconds(1))
-    limit = rows / one.least_seconds(rows, bandwidth, rate)
-    name = torch.cuda.get_device_name() if there else f"no GPU is here: {machine()}"
-    how = (
-        f"{shape.name} with random weights, {str(shape.dtype).removeprefix('torch.')}, {one.image_tokens} image tokens "
-        f"and {PROMPT} of the prompt, {NEW} new; batches of {rows}, theirs: generate at batch 1; limit: "
-        f"{bandwidth:.3g} bytes/s and {rate:.3g} FLOP/s measured; {name}, medians of {rounds} rounds"
-    )
-    ends = median(ours), median(theirs)
-    return [
-        Measure(f"{shape.name} shape", "images/s", ends[0], ends[1], limit, how),
-        Measure(f"{shape.name} shape", "tokens/s", NEW * ends[0], NEW * ends[1], NEW * limit, how),
-    ]
-
-
 def main() -> None:
     """Measure, print, and write the file that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures there as well")
     parser.add_argument("--images", type=int, default=256, metavar="N", help="for the VLM in process (256)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of which medians are taken (3)")
-    parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="vlm engine memory shape"
-    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="vlm engine memory")
     arguments = parser.parse_args()
     rounds = arguments.rounds
     pictures = scenes(max(arguments.images, SHARD))
@@ -266,7 +238,6 @@ def main() -> None:
         "vlm": lambda: describing(pictures[: arguments.images], rounds),
         "engine": lambda: engine_cost(pictures[:SHARD], rounds),
         "memory": memory,
-        "shape": lambda: shaped(rounds),
     }
     measures = []
     for name in PARTS:

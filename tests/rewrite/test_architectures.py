@@ -82,7 +82,7 @@ def test_a_model_works_in_bfloat16_and_attends_by_sdpa(vlm, seen) -> None:
     model = vlm(architectures.llava_next, dtype="bfloat16")
     texts = model.describe([(shaped(seen, number), GREEDY) for number in range(5)])
     assert all(text.tokens >= 1 for text in texts)
-    loaded = model._generator.model
+    loaded = model.generator.model
     assert loaded.dtype == torch.bfloat16
     assert {part._attn_implementation for part in (loaded.config.text_config, loaded.config.vision_config)} == {"sdpa"}
 
@@ -109,7 +109,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_no_text_is_lost(build, 
     model = vlm(build, batch_size=32)
     asked = [(shaped(seen, number), draw) for number, draw in enumerate(draws(40))]
     wanted = model.describe(asked)
-    model._generator.model = small = Small(model._generator.model, 5)
+    model.generator.model = small = Small(model.generator.model, 5)
     assert model.describe(asked) == wanted
     assert max(size for size in small.sizes if size <= 5) == 4
     assert sum(size > 5 for size in small.sizes) <= 4  # what did not fit once is not tried again
@@ -118,7 +118,7 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_no_text_is_lost(build, 
 
 def test_a_row_that_memory_does_not_hold_is_told(vlm, seen) -> None:
     model = vlm(architectures.blip2)
-    model._generator.model = Small(model._generator.model, 0)
+    model.generator.model = Small(model.generator.model, 0)
     with pytest.raises(VecapError, match=r"too little memory for one row of .*; take a smaller model") as told:
         model.describe([(shaped(seen, number), GREEDY) for number in range(3)])
     assert "\n" not in str(told.value)

@@ -23,6 +23,7 @@ from vecap_tasks.errors import VecapError, one_line
 from vecap_tasks.rewrite import cpu
 from vecap_tasks.rewrite.checkpoint import Checkpoint
 from vecap_tasks.rewrite.draw import Draw, Written
+from vecap_tasks.rewrite.room import roomy_cache
 from vecap_tasks.rewrite.sampling import Drawn
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Generator:
         self.answers_apart = any(
             getattr(getattr(part, "config", None), "is_encoder_decoder", False) for part in speakers
         )
+        self._remembers_by_layers = not self.answers_apart and model._supports_default_dynamic_cache()
         # Positions of what is read by an encoder are counted from the left, masked or not.
         tokenizer.padding_side = "right" if self.answers_apart else "left"
         self.model = model
@@ -170,14 +172,17 @@ class Generator:
     def _generate(self, inputs: Inputs, draws: Sequence[Draw]) -> list[Written]:
         place = self.model.device
         dtype = self.model.dtype
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(place, dtype) if value.is_floating_point() else value.to(place)
             for name, value in inputs.items()
         }
         sampled = [Drawn(draws, place)] if any(draw.temperature for draw in draws) else None
+        tokens = moved["input_ids"].shape[1]
+        if self._remembers_by_layers:
+            moved["past_key_values"] = roomy_cache(self.model.config, tokens + self.settings.max_new_tokens)
         with torch.inference_mode():
             rows = self.model.generate(**moved, logits_processor=sampled)
-        rows = rows[:, 1 if self.answers_apart else moved["input_ids"].shape[1] :].cpu()
+        rows = rows[:, 1 if self.answers_apart else tokens :].cpu()
         texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
         asked = inputs["attention_mask"].sum(1).tolist()
         return [self._written(text, row, count) for text, row, count in zip(texts, rows, asked, strict=True)]

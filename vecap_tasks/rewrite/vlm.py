@@ -43,7 +43,7 @@ class Vlm:
         try:
             self._processor = load_processor(checkpoint.folder)
             model = load_weights(AutoModelForImageTextToText, checkpoint, settings)
-            self._generator = Generator(model, self._processor.tokenizer, settings)
+            self.generator = Generator(model, self._processor.tokenizer, settings)
             # On a CPU the model has its threads, and others would only get in their way.
             self.decoders = 1 if model.device.type == "cpu" else DECODERS
             self._lock = Lock()  # a tokenizer serves one thread: batches are prepared ahead, and halved ones here
@@ -95,7 +95,7 @@ class Vlm:
         """
         written: dict[int, Written] = {}
         for places, batch, inputs in ahead(self._batches(asked)):
-            texts = self._generator.write(batch, self._prepare, inputs) if batch else [failed("unreadable_image")]
+            texts = self.generator.write(batch, self._prepare, inputs) if batch else [failed("unreadable_image")]
             batch_written = dict(zip(places, texts, strict=True))
             finished(batch_written)
             written |= batch_written
@@ -103,14 +103,13 @@ class Vlm:
 
     def _batches(self, asked: Iterable[Asked]) -> Iterator[Batch]:
         waiting: defaultdict[int, list[tuple[int, tuple[Image.Image, Draw]]]] = defaultdict(list)
-        size = self._generator.settings.batch_size
         for place, (seen, draw) in enumerate(asked):
             if seen.image is None:
                 yield (place,), [], {}
                 continue
             length = 0 if self._one_length else padded(self._length(seen.image.size))
             waiting[length].append((place, (seen.image, draw)))
-            if len(waiting[length]) == size:
+            if len(waiting[length]) >= self.generator.rows:
                 yield self._batch(waiting.pop(length))
             elif sum(map(len, waiting.values())) > _HELD:
                 yield self._batch(waiting.pop(max(waiting, key=lambda length: len(waiting[length]))))
@@ -119,7 +118,7 @@ class Vlm:
 
     def _batch(self, items: list[tuple[int, tuple[Image.Image, Draw]]]) -> Batch:
         batch = [item for _, item in items]
-        inputs = self._prepare([image for image, _ in self._generator.filled(batch)])
+        inputs = self._prepare([image for image, _ in self.generator.filled(batch)])
         return tuple(place for place, _ in items), batch, inputs
 
     def _same_words(self) -> Inputs:
