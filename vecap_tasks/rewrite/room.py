@@ -11,7 +11,7 @@ from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
     """Keys and values of one layer, [rows, heads, tokens, width] each, in memory that holds *room* tokens."""
 
     def __init__(self, room: int) -> None:
@@ -27,7 +27,8 @@ class RoomyLayer(DynamicLayer):
         after = before + key_states.shape[-2]
         if after > self._room:
             self._held = None
-            return super().update(key_states, value_states, *args, **kwargs)
+            joined: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, value_states, *args, **kwargs)
+            return joined
         if self._held is None:
             self.lazy_initialization(key_states, value_states)
             self._held = _empty(key_states, self._room), _empty(value_states, self._room)
