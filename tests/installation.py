@@ -116,7 +116,7 @@ class Installation:
 
     def vecap(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "vecap_tasks.cli", *words]
-        return subprocess.run(command, env=self.env, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+        return subprocess.run(command, env=self.env, cwd=REPOSITORY, capture_output=True, text=True, timeout=1000)
 
     def configured(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command that takes the configuration."""
@@ -125,7 +125,7 @@ class Installation:
     def airflow(self, *words: str) -> subprocess.CompletedProcess[str]:
         env = self.env | {"AIRFLOW_HOME": str(self.settings.airflow_home)}
         command = [sys.executable, "-m", "airflow", *words]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
 
     def demo(self) -> subprocess.Popen[str]:
         """Start what `make demo` starts."""

@@ -5,12 +5,15 @@ Dask counts deaths too, but blames every shard that a worker held, and forgets t
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vecap_tasks.dataset.stage import Stage
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import VecapError, one_line
+
+log = logging.getLogger(__name__)
 
 MOST = 3  # workers that may be killed in a shard, no batch of it being finished between
 _ENDING = ".try"
@@ -36,7 +39,10 @@ def tried(stage: Stage, shard: str, run: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        stage.settle(shard)  # another worker may have been faster: what this one has kept since then is nobody's
+        try:
+            stage.settle(shard)  # another worker may have been faster: what this one has kept since then is nobody's
+            stage.store.remove(mark)
+        except (OSError, VecapError) as error:  # of a store that is lost, say: what failed first is what to tell
+            log.warning("%s %s: what it left cannot be looked after: %s", stage.name, shard, one_line(error))
         raise
-    finally:
-        stage.store.remove(mark)
+    stage.store.remove(mark)

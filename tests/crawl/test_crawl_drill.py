@@ -51,7 +51,7 @@ class Place:
     def digest(self):
         """Run the crawl to its end and return the digest of its manifest."""
         process = self.start("crawl", "--json")
-        said = process.communicate(timeout=120)[0]
+        said = process.communicate(timeout=400)[0]
         assert process.returncode == 0
         return json.loads(said)[0]["digest"]
 
@@ -96,5 +96,5 @@ def test_a_crawl_killed_ten_times_ends_as_one_left_alone(tmp_path):
         assert 0 < done[-1] < IMAGES // SHARD
         assert place.digest() == alone
         verified = place.start("verify")
-        verified.communicate(timeout=60)
+        verified.communicate(timeout=400)
         assert verified.returncode == 0

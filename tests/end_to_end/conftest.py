@@ -38,7 +38,7 @@ class Place:
         """Run one command to its end."""
         command = self.command(name, *more)
         return subprocess.run(
-            command, env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=500
+            command, env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=1000
         )
 
     def vecap_until(self, name: str, moment: Path, *more: str) -> bool:

@@ -58,6 +58,18 @@ def test_a_try_that_another_overtook_leaves_nothing(place, rows) -> None:
     assert slow.store.folders(f"{slow.folder}/_shards") == []
 
 
+def test_a_store_that_is_lost_does_not_hide_what_failed_first(place, rows, monkeypatch, caplog) -> None:
+    stage = Rewrite(place.config(shard_size=100), place.lay_down(place.config(), rows))
+
+    def lost(*names: str) -> None:
+        raise OSError("no route to the store")
+
+    with pytest.raises(VecapError, match="the first failure"), tried(stage, "00000", "run"):
+        monkeypatch.setattr(stage.store, "remove", lost)
+        raise VecapError("the first failure")
+    assert "rewrite 00000: what it left cannot be looked after: OSError: no route to the store" in caplog.text
+
+
 def test_answers_of_a_server_are_kept_in_batches_too(place, rows) -> None:
     with Server() as server:
         served = {"backend": "openai", "model": "tiny", "server": {"urls": [server.url], "requests": 4}}

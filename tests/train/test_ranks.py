@@ -34,7 +34,7 @@ def test_two_ranks_and_parts_have_the_loss_and_the_gradients_of_one_batch(home):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
