@@ -64,9 +64,12 @@ def test_a_store_that_is_lost_does_not_hide_what_failed_first(place, rows, monke
     def lost(*names: str) -> None:
         raise OSError("no route to the store")
 
-    with pytest.raises(VecapError, match="the first failure"), tried(stage, "00000", "run"):
+    def fail() -> None:
         monkeypatch.setattr(stage.store, "remove", lost)
         raise VecapError("the first failure")
+
+    with pytest.raises(VecapError, match="the first failure"), tried(stage, "00000", "run"):
+        fail()
     assert "rewrite 00000: what it left cannot be looked after: OSError: no route to the store" in caplog.text
 
 
