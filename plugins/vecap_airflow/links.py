@@ -101,7 +101,7 @@ def remember_run(config: Config, run: str) -> None:
     from mlflow import MlflowClient
 
     from vecap_tasks.lineage.pages import address, run_page
-    from vecap_tasks.lineage.tracking import tracking_uri
+    from vecap_tasks.tracking import tracking_uri
 
     experiment = MlflowClient(tracking_uri(config)).get_run(run).info.experiment_id
     page = address(config, run_page(experiment, run))

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +12,6 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
 from vecap_tasks.dataset.manifest import Manifest
-from vecap_tasks.services.http import answers
 from vecap_tasks.stages import load_stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.services]
@@ -35,31 +29,13 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recorded(chromium, tmp_path_factory) -> Iterator[Recorded]:
+def recorded(chromium, mlflow_server, tmp_path_factory) -> Iterator[Recorded]:
     """A version, a model and a refused crawl, recorded in an MLflow server as the services start it."""
     home = tmp_path_factory.mktemp("auditor")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{home}/server.db", "--artifacts-destination", str(home / "artifacts")),
-        ],
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-        cwd=home,
-        stdout=(home / "server.log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("VECAP_HOME", str(home))
-            patch.setenv("VECAP_MLFLOW_URI", f"http://127.0.0.1:{port}")
-            yield record(home, f"http://127.0.0.1:{port}")
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VECAP_HOME", str(home))
+        patch.setenv("VECAP_MLFLOW_URI", mlflow_server)
+        yield record(home, mlflow_server)
 
 
 def record(home: Path, url: str) -> Recorded:
@@ -68,10 +44,6 @@ def record(home: Path, url: str) -> Recorded:
     version = give_version(config, [Texts() for _ in range(16)])
     run("train", config, version)
     run("evaluate", config, version)
-    deadline = time.monotonic() + 300
-    while answers(f"{url}/health") is None:
-        assert time.monotonic() < deadline, (home / "server.log").read_text()
-        time.sleep(0.2)
     lineage.record_clip(config, version, {"airflow.dag_id": "vecap_clip", "airflow.url": "http://127.0.0.1:1/dags/x"})
     quality = load_stage("quality", config, version)
     quality.store.put(f"{quality.folder}/report/index.html", b"<h1>Crawl of 2026-01-01</h1>")

@@ -13,8 +13,8 @@ from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.evaluate.answers import read_answers, write_answers
 from vecap_tasks.evaluate.results import read_results
 from vecap_tasks.lineage import champion
-from vecap_tasks.lineage.tracking import tracking_uri
 from vecap_tasks.stages import load_stage
+from vecap_tasks.tracking import tracking_uri
 
 SAMPLES = [Texts() for _ in range(16)]
 NAME = "demo-clip"

@@ -17,12 +17,12 @@ from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.dataset.verify import verify_version
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.lineage.inputs import Inputs
-from vecap_tasks.lineage.tracking import open_tracking
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.lineage.walk import walk
 from vecap_tasks.lineage.walker import Walker
 from vecap_tasks.rewrite.prompt import FOLDER as PROMPTS
 from vecap_tasks.stages import load_stage
+from vecap_tasks.tracking import open_tracking
 
 LLM = REPOSITORY / "vecap_tasks" / "demo" / "models" / "llm"  # with the demo's tokenizer
 

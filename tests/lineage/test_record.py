@@ -12,8 +12,8 @@ from vecap_tasks import lineage
 from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.notes import Place, TrainedOn, gate_note, model_note
-from vecap_tasks.lineage.tracking import open_tracking, tracking_uri
 from vecap_tasks.stages import load_stage
+from vecap_tasks.tracking import open_tracking, tracking_uri
 
 SAMPLES = [Texts() for _ in range(16)]
 

@@ -12,9 +12,9 @@ from vecap_tasks.dataset.retention import plan_removals, remove
 from vecap_tasks.dataset.verify import verify_version
 from vecap_tasks.dataset.version import list_versions, published
 from vecap_tasks.errors import VecapError
-from vecap_tasks.lineage.tracking import open_tracking
 from vecap_tasks.lineage.usage import needed_by_mlflow
 from vecap_tasks.stages import load_stage
+from vecap_tasks.tracking import open_tracking
 
 SAMPLES = [Texts() for _ in range(16)]
 

@@ -10,9 +10,9 @@ from tests.train.given import Texts, configure, give_evaluation, give_version, r
 from vecap_tasks import lineage
 from vecap_tasks.dataset.verify import verify_version
 from vecap_tasks.errors import VecapError
-from vecap_tasks.lineage.tracking import open_tracking, tracking_uri
 from vecap_tasks.lineage.walk import format_tree, walk
 from vecap_tasks.stages import load_stage
+from vecap_tasks.tracking import open_tracking, tracking_uri
 
 SAMPLES = [Texts() for _ in range(16)]
 

@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 from tests.quality.given import Row, configure, give_crawl, run, use_given
 from vecap_tasks import stages
 from vecap_tasks.dataset.store import Store
-from vecap_tasks.lineage.tracking import open_tracking
+from vecap_tasks.tracking import open_tracking
 
 _DAG = """
 import json, os

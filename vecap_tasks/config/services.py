@@ -32,3 +32,9 @@ class MlflowConfig(Section):
     tracking_uri: str = "sqlite:///${VECAP_HOME:-.vecap}/mlflow.db"
     pages: str | None = Field(None, description="Where people open MLflow, if that is not its tracking_uri.")
     timeout: float = Field(20, gt=0, description="Seconds to wait for a server's answer.")
+    watch: float | None = Field(
+        60,
+        gt=0,
+        description="A training that takes longer than so many seconds stands in a served MLflow while it goes on, and "
+        "is brought up to date as often; none: when it is recorded.",
+    )

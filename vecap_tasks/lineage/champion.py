@@ -19,8 +19,8 @@ from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.evaluate.results import Results, RunFigures, read_results
 from vecap_tasks.lineage.evaluated import FOLDER
-from vecap_tasks.lineage.tracking import Tracking, open_tracking
 from vecap_tasks.stages import load_stage
+from vecap_tasks.tracking import Tracking, open_tracking
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

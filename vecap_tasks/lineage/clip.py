@@ -30,15 +30,15 @@ from vecap_tasks.lineage.evaluated import (
 from vecap_tasks.lineage.notes import Place, TrainedOn, arms_note, model_note
 from vecap_tasks.lineage.pages import model_page, run_page
 from vecap_tasks.lineage.throughput import throughput
-from vecap_tasks.lineage.tracking import Tracking, airflow_tags, dataset_input, open_tracking
 from vecap_tasks.lineage.trained import trained_on
 from vecap_tasks.lineage.versions import record_version
 from vecap_tasks.stages import load_stage
+from vecap_tasks.tracking import Tracking, airflow_tags, dataset_input, open_tracking
+from vecap_tasks.train.watch import CURVES, end_watches
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel
 
-_CURVES = ("loss", "learning_rate", "logit_scale", "gradient_norm")
 _NO_MODEL_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -94,6 +94,7 @@ class _Recorder:
             client.log_artifacts(run_id, folder)
         self.tracking.describe(run_id, arms_note(data, self._sets, Place(self.experiment, run_id), said))
         client.set_terminated(run_id, "FINISHED")
+        end_watches(self.tracking, self.experiment, self.train.fingerprint)
         return run_id
 
     def _record_model(self, parent: str, arm: str, seed: int, figures: dict[str, float], data: list[TrainedOn]) -> None:
@@ -114,7 +115,7 @@ class _Recorder:
         now = int(time.time() * 1000)
         lines = self.store.read(self.train.file(f"{shard}/log.jsonl")).splitlines()
         steps = [json.loads(line) for line in lines]
-        curves = [Metric(name, step[name], now, step["step"]) for step in steps for name in _CURVES]
+        curves = [Metric(name, step[name], now, step["step"]) for step in steps for name in CURVES]
         self.tracking.metrics(run_id, curves + throughput(self.store, self.train, shard))
         for name, dataset in evaluation.items():
             of_set = {key: value for key, value in figures.items() if set_of(key) == name}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.dataset.manifest import Manifest
 from vecap_tasks.dataset.store import Store
-from vecap_tasks.lineage.tracking import dataset_input
+from vecap_tasks.tracking import dataset_input
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput

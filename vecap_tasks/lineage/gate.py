@@ -17,8 +17,8 @@ from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import VecapError, one_line
 from vecap_tasks.lineage.notes import Place, gate_note
 from vecap_tasks.lineage.pages import run_page
-from vecap_tasks.lineage.tracking import airflow_tags, clean, open_tracking
 from vecap_tasks.stages import load_stage
+from vecap_tasks.tracking import airflow_tags, clean, open_tracking
 
 log = logging.getLogger(__name__)
 

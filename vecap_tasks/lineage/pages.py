@@ -8,7 +8,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from vecap_tasks.config import Config, expand
-from vecap_tasks.lineage.tracking import tracking_uri
+from vecap_tasks.tracking import tracking_uri
 
 _MODE = "workflowType=machine_learning"
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from vecap_tasks.dataset.manifest import FileEntry, Manifest
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import VecapError
-from vecap_tasks.lineage.tracking import Tracking
 from vecap_tasks.lineage.tree import Node
+from vecap_tasks.tracking import Tracking
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

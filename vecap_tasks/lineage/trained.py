@@ -5,7 +5,7 @@ from __future__ import annotations
 from vecap_tasks.dataset.manifest import Input, Manifest
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.lineage.notes import Place, TrainedOn
-from vecap_tasks.lineage.tracking import Tracking
+from vecap_tasks.tracking import Tracking
 
 _MIXED = ("mixture", "version", "tars")  # kinds of a training's inputs: its mixture, and the sources of that
 

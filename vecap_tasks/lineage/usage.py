@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Config
-from vecap_tasks.lineage.tracking import Tracking, open_tracking
+from vecap_tasks.tracking import Tracking, open_tracking
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -20,7 +20,7 @@ from vecap_tasks.lineage import crawl_files
 from vecap_tasks.lineage.notes import Place, version_note
 from vecap_tasks.lineage.pages import run_page, trained_page
 from vecap_tasks.lineage.recorded import LISTS
-from vecap_tasks.lineage.tracking import airflow_tags, clean, open_tracking, source_inputs
+from vecap_tasks.tracking import airflow_tags, clean, open_tracking, source_inputs
 
 CONFIGURATION = "config.yaml"
 _LARGEST_ARTIFACT = 16 << 20

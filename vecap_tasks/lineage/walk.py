@@ -12,10 +12,10 @@ from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version, list_versions, read_version
 from vecap_tasks.errors import DamagedError, VecapError
 from vecap_tasks.lineage.recorded import Recorded, find_recorded, is_recorded, model_copy
-from vecap_tasks.lineage.tracking import open_tracking
 from vecap_tasks.lineage.tree import Node, format_tree
 from vecap_tasks.lineage.walker import Walker, read
 from vecap_tasks.stages import load_stage
+from vecap_tasks.tracking import open_tracking
 
 __all__ = ["format_tree", "walk"]
 

@@ -14,9 +14,9 @@ from vecap_tasks.errors import DamagedError, VecapError
 from vecap_tasks.lineage.inputs import Inputs
 from vecap_tasks.lineage.mixtures import mixture_nodes
 from vecap_tasks.lineage.recorded import version_copy
-from vecap_tasks.lineage.tracking import Tracking
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.stages import STAGES, registered_fingerprints
+from vecap_tasks.tracking import Tracking
 
 _MIXED = ("mixture", "version", "tars")  # kinds of a training's inputs that the node of its mixture tells of
 

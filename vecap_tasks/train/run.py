@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerFast
 
@@ -30,7 +30,7 @@ def train(
     run: str,
     ranks: Ranks,
     checkpoints: Checkpoints,
-    report: Callable[[Progress], None] | None = None,
+    reports: Sequence[Callable[[Progress], None]] = (),
 ) -> State:
     """Train *run*, such as `mixed-0`, on *version*; return its state after the last step.
 
@@ -41,11 +41,11 @@ def train(
     model = open_model(config, tokenizer, seed)
     data = open_training_data(config, version, arm, seed, tokenizer)
     log.info("%s: %d samples, %d without a text left out", run, data.samples, data.left_out)
-    return fit(run, model, data, config.train, seed, ranks, checkpoints, _reporter(report))
+    return fit(run, model, data, config.train, seed, ranks, checkpoints, _reporter(reports))
 
 
-def _reporter(further: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
-    """Return what is called at every step: it logs a line now and then, and passes the step on."""
+def _reporter(further: Sequence[Callable[[Progress], None]]) -> Callable[[Progress], None]:
+    """Return what is called at every step: it logs a line now and then, and passes the step on to each of *further*."""
     last = time.monotonic()
 
     def report(progress: Progress) -> None:
@@ -54,7 +54,7 @@ def _reporter(further: Callable[[Progress], None] | None) -> Callable[[Progress]
         if now - last >= _LOG_SECONDS or progress.record.step == progress.steps:
             last = now
             log.info("%s", progress)
-        if further is not None:
-            further(progress)
+        for one in further:
+            one(progress)
 
     return report

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vecap_tasks.train.checkpoint import Checkpoints, Speed, State, StepRecord
     from vecap_tasks.train.meter import Progress
     from vecap_tasks.train.mixture import Mixture
+    from vecap_tasks.train.watch import Watch
 
 SPEEDS = "throughput.jsonl"
 
@@ -155,7 +156,9 @@ class Train(Stage):
         checkpoints = self.checkpoints(shard)
         if self.config.train.launch.alone:
             ranks = Ranks(torch.device(choose_device(self.config.train.device)))
-            return train(self.config, self.version, shard, ranks, checkpoints, self.report)
+            with self.watch(shard) as watch:
+                reports: list[Callable[[Progress], None]] = [watch, self.report] if self.report else [watch]
+                return train(self.config, self.version, shard, ranks, checkpoints, reports)
         state = checkpoints.load()
         if state is None or not state.complete:  # processes that were started by hand may have done it
             del state
@@ -164,6 +167,12 @@ class Train(Stage):
         if state is None or not state.complete:
             raise VecapError(f"train {shard}: the processes ended without its last checkpoint; run the same again")
         return state
+
+    def watch(self, shard: str) -> Watch:
+        """Return what tells MLflow how the run *shard* goes, for as long as it is entered."""
+        from vecap_tasks.train.watch import Watch
+
+        return Watch(self.config, self.version, shard, self.fingerprint)
 
     def checkpoints(self, shard: str) -> Checkpoints:
         """Return where the states of the unfinished run *shard* lie."""

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 from vecap_tasks.config import Config, load_config
@@ -57,7 +58,8 @@ def _train(config: Config, name: str, run: str) -> None:
     stage = Train(config, read_version(Store(config.resolve(config.root)), config.dataset, name))
     checkpoints = stage.checkpoints(run)
     with joined(config.train.device, config.train.launch.patience) as ranks:
-        state = train(config, stage.version, run, ranks, checkpoints)
+        with stage.watch(run) if ranks.rank == 0 else nullcontext() as watch:
+            state = train(config, stage.version, run, ranks, checkpoints, [watch] if watch else [])
         if ranks.rank == 0:
             checkpoints.save(state)
         ranks.wait()

@@ -18,12 +18,12 @@ from vecap_tasks.dataset.summary import Summary, summarise
 from vecap_tasks.dataset.version import Version, list_versions, published, read_version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.pages import address, run_page
-from vecap_tasks.lineage.tracking import open_tracking
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.lineage.walk import walk
 from vecap_tasks.quality.quarantine import Page, ReasonCount, list_reasons, list_rows, release
 from vecap_tasks.quality.releases import Entry, read_releases
 from vecap_tasks.quality.report import read_findings, report_folder
+from vecap_tasks.tracking import open_tracking
 
 _OPEN = 16  # versions whose tables are kept open
 _COMPARED = 8  # revisions of an image side by side
