@@ -13,7 +13,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-PATIENCE = 30_000  # milliseconds for a page to show something, on a busy machine
+PATIENCE = 60_000  # milliseconds for a page to show something, on a busy machine
 WINDOW = {"width": 1440, "height": 900}
 
 

@@ -37,7 +37,7 @@ def await_runs(api: Api, dag: str, count: int, *keys: str) -> dict[str, str]:
             latest[key] = states[-1]
         return True
 
-    await_that(ended, 600, f"{dag} of {keys}", 1)
+    await_that(ended, 1200, f"{dag} of {keys}", 1)
     return latest
 
 
@@ -141,7 +141,7 @@ def test_reprocessing_makes_a_revision_only_where_the_configuration_changed(
     place, _ = disturbed
     api = airflow.api(place.settings)
     changed = {"groups": 1, "overrides": ["assemble.licence=CC-BY-4.0"]}
-    await_that(lambda: _backfills_are_over(api), 120, "the end of the backfill")
+    await_that(lambda: _backfills_are_over(api), 400, "the end of the backfill")
     backfill(place, GOOD, GOOD, "--reprocess-behavior", "completed", overrides=changed["overrides"])
     assert await_runs(api, "vecap_dataset", 2, GOOD) == {GOOD: "success"}
     assert listed(place) == [INTERVAL, GOOD, f"{GOOD}-r2"]

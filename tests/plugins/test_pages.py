@@ -29,7 +29,7 @@ from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import read_version
 from vecap_tasks.services.http import Api
 
-pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.timeout(1200)]
 
 HOSTILE = '"><script>document.title="taken"</script><img src=x onerror="document.title=\'taken\'"> {{ 7*7 }} Heron'
 

@@ -141,7 +141,7 @@ def test_a_scheduler_that_dies_is_told_and_leaves_what_is_done(place, rows, tmp_
     }
     try:
         with Client(scheduler_file=file, timeout=60, set_as_default=False) as client:
-            client.wait_for_workers(1, timeout=60)
+            client.wait_for_workers(1, timeout=300)
             address = client.scheduler.address
         config = on(place.config(shard_size=1), address=address)
         stage = Rewrite(config, place.lay_down(config, rows))

@@ -122,7 +122,7 @@ def addresses(demo: Config, tmp_path_factory) -> Iterator[dict[str, str]]:
 
 
 async def _up(process: subprocess.Popen, url: str, home: Path) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     async with ClientSession() as session:
         while time.monotonic() < deadline and process.poll() is None:
             try:
