@@ -33,7 +33,7 @@ class MlflowConfig(Section):
     pages: str | None = Field(None, description="Where people open MLflow, if that is not its tracking_uri.")
     timeout: float = Field(20, gt=0, description="Seconds to wait for a server's answer.")
     watch: float | None = Field(
-        60,
+        180,
         gt=0,
         description="A training that takes longer than so many seconds stands in a served MLflow while it goes on, and "
         "is brought up to date as often; none: when it is recorded.",
