@@ -16,6 +16,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.utils import deterministic
 from transformers import CLIPModel
 
 from vecap_tasks.config import TrainConfig
@@ -216,8 +217,10 @@ def _reproducible(config: TrainConfig) -> Iterator[None]:
     Raises ConfigError where that is asked for and the device cannot.
     """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    filled = deterministic.fill_uninitialized_memory
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(config.deterministic)  # with a warning alone, attention on a GPU is not
+    deterministic.fill_uninitialized_memory = False  # it helps code that reads what it never wrote, at a tenth of a step
     try:
         yield
     except RuntimeError as error:
@@ -227,3 +230,4 @@ def _reproducible(config: TrainConfig) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
+        deterministic.fill_uninitialized_memory = filled
