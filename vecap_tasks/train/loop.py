@@ -220,7 +220,7 @@ def _reproducible(config: TrainConfig) -> Iterator[None]:
     filled = deterministic.fill_uninitialized_memory
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(config.deterministic)  # with a warning alone, attention on a GPU is not
-    deterministic.fill_uninitialized_memory = False  # it helps code that reads what it never wrote, at a tenth of a step
+    deterministic.fill_uninitialized_memory = False  # it helps who reads what was never written, at a tenth of a step
     try:
         yield
     except RuntimeError as error:
