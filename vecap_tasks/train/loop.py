@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import deterministic
 from transformers import CLIPModel
 
 from vecap_tasks.config import TrainConfig
@@ -32,6 +32,7 @@ from vecap_tasks.train.optimizer import learning_rate, new_optimizer
 from vecap_tasks.train.ranks import Ranks
 from vecap_tasks.train.towers import Part, add_gradients, new_towers
 
+_FRESH_MEMORY: Any = torch.utils.deterministic  # its attribute is a property, of which mypy knows nothing
 _SPEED_SECONDS = 10.0  # between lines about the speed
 
 
@@ -217,10 +218,10 @@ def _reproducible(config: TrainConfig) -> Iterator[None]:
     Raises ConfigError where that is asked for and the device cannot.
     """
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    filled = deterministic.fill_uninitialized_memory
+    filled = _FRESH_MEMORY.fill_uninitialized_memory
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(config.deterministic)  # with a warning alone, attention on a GPU is not
-    deterministic.fill_uninitialized_memory = False  # it helps who reads what was never written, at a tenth of a step
+    _FRESH_MEMORY.fill_uninitialized_memory = False  # it helps who reads what was never written, at a tenth of a step
     try:
         yield
     except RuntimeError as error:
@@ -230,4 +231,4 @@ def _reproducible(config: TrainConfig) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
-        deterministic.fill_uninitialized_memory = filled
+        _FRESH_MEMORY.fill_uninitialized_memory = filled
