@@ -32,12 +32,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from vecap_tasks.config import Config, parse_config
+from vecap_tasks.config import Config, ModelConfig, parse_config
 from vecap_tasks.dataset.manifest import FileEntry, Manifest
 from vecap_tasks.dataset.schemas import CRAWL, VERDICTS
 from vecap_tasks.dataset.tar import TarWriter
 from vecap_tasks.dataset.version import Version
+from vecap_tasks.rewrite.checkpoint import find_checkpoint
 from vecap_tasks.rewrite.images import Row, Seen
+from vecap_tasks.rewrite.prompt import load_prompt
+from vecap_tasks.rewrite.vlm import Vlm
 from vecap_tasks.stages import load_stage
 
 SPECIAL = ("<|pad|>", "<|begin|>", "<|user|>", "<|assistant|>", "<|end|>", "<image>")
@@ -295,3 +298,22 @@ def image_template() -> str:
 def jpeg_of() -> Callable[[Row, int], Seen]:
     """Give a row with the picture of a number and its stored bytes."""
     return lambda row, number: Seen(row, picture(number), jpeg(number))
+
+
+@pytest.fixture
+def vlm(place, tokenizer_of, image_template, tmp_path: Path):
+    """The maker of a VLM with random weights of one of `architectures`."""
+
+    def load(build, **more) -> Vlm:
+        words = tokenizer_of(None)
+        torch.manual_seed(0)
+        model, processor = build(words, image_template)
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        return Vlm(
+            find_checkpoint(place.config(), str(tmp_path)),
+            ModelConfig(**{"model": str(tmp_path), "prompt": "describe", "max_new_tokens": 8, "batch_size": 16} | more),
+            load_prompt("describe"),
+        )
+
+    return load

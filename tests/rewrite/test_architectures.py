@@ -14,7 +14,6 @@ from vecap_tasks.rewrite.draw import GREEDY, Draw
 from vecap_tasks.rewrite.images import Row, Seen
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.vlm import Vlm
 
 SOME = (0, 3, 7, 16, 18)
 
@@ -34,23 +33,6 @@ def shaped(seen: Callable[[int], Seen], number: int) -> Seen:
 
 def settings(folder: Path, prompt: str, **more) -> ModelConfig:
     return ModelConfig(**{"model": str(folder), "prompt": prompt, "max_new_tokens": 8, "batch_size": 16} | more)
-
-
-@pytest.fixture
-def vlm(place, tokenizer_of, image_template, tmp_path: Path):
-    def load(build, **more) -> Vlm:
-        words = tokenizer_of(None)
-        torch.manual_seed(0)
-        model, processor = build(words, image_template)
-        model.save_pretrained(tmp_path)
-        processor.save_pretrained(tmp_path)
-        return Vlm(
-            find_checkpoint(place.config(), str(tmp_path)),
-            settings(tmp_path, "describe", **more),
-            load_prompt("describe"),
-        )
-
-    return load
 
 
 @pytest.mark.parametrize("build", architectures.VLMS, ids=lambda build: build.__name__)
@@ -114,6 +96,17 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_no_text_is_lost(build, 
     assert max(size for size in small.sizes if size <= 5) == 4
     assert sum(size > 5 for size in small.sizes) <= 4  # what did not fit once is not tried again
     assert "going on with 4" in caplog.text
+
+
+def test_batches_after_one_that_was_halved_are_made_as_small(vlm, seen, monkeypatch) -> None:
+    model = vlm(architectures.blip2, batch_size=32)
+    made, sizes = model._batch, []
+    monkeypatch.setattr(model, "_batch", lambda items: sizes.append(len(items)) or made(items))
+    model.generator.model = Small(model.generator.model, 5)
+    model.describe([(shaped(seen, number), GREEDY) for number in range(100)])
+    assert sizes[0] == 32
+    assert max(sizes[2:]) == 4, "the second was on its way"
+    assert sum(sizes) == 100
 
 
 def test_a_row_that_memory_does_not_hold_is_told(vlm, seen) -> None:

@@ -4,37 +4,22 @@ import pytest
 import torch
 
 from tests.rewrite import architectures
-from tests.rewrite.test_architectures import draws, settings, shaped
-from vecap_tasks.rewrite.checkpoint import find_checkpoint
-from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.vlm import Vlm
+from tests.rewrite.test_architectures import draws, shaped
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
 
-@pytest.fixture
-def load(place, tokenizer_of, image_template, tmp_path):
-    def load(build, **more) -> Vlm:
-        torch.manual_seed(0)
-        for part in build(tokenizer_of(None), image_template):
-            part.save_pretrained(tmp_path)
-        checkpoint = find_checkpoint(place.config(), str(tmp_path))
-        return Vlm(checkpoint, settings(tmp_path, "describe", **more), load_prompt("describe"))
-
-    return load
-
-
 @pytest.mark.parametrize("build", architectures.VLMS, ids=lambda build: build.__name__)
-def test_the_texts_are_those_of_the_cpu(build, load, seen):
+def test_the_texts_are_those_of_the_cpu(build, vlm, seen):
     asked = [(shaped(seen, number), draw) for number, draw in enumerate(draws(20))]
-    there, here = load(build, device="cuda").describe(asked), load(build, device="cpu").describe(asked)
+    there, here = vlm(build, device="cuda").describe(asked), vlm(build, device="cpu").describe(asked)
     assert sum(one.text == other.text for one, other in zip(there, here, strict=True)) >= 19  # sums round otherwise
     assert [text.prompt_tokens for text in there] == [text.prompt_tokens for text in here]
 
 
-def test_memory_that_runs_out_halves_the_batch(load, seen, caplog):
+def test_memory_that_runs_out_halves_the_batch(vlm, seen, caplog):
     asked = [(shaped(seen, number), draw) for number, draw in enumerate(draws(600))]
-    model = load(architectures.llava_next, device="cuda", batch_size=512)
+    model = vlm(architectures.llava_next, device="cuda", batch_size=512)
     wanted = model.describe(asked[:16])
     torch.cuda.empty_cache()
     _, total = torch.cuda.mem_get_info()

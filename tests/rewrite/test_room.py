@@ -6,11 +6,8 @@ from transformers import LlamaConfig, MistralConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tests.rewrite import architectures
-from tests.rewrite.test_architectures import draws, settings, shaped
-from vecap_tasks.rewrite.checkpoint import find_checkpoint
-from vecap_tasks.rewrite.prompt import load_prompt
+from tests.rewrite.test_architectures import draws, shaped
 from vecap_tasks.rewrite.room import RoomyLayer, roomy_cache
-from vecap_tasks.rewrite.vlm import Vlm
 
 
 @pytest.mark.parametrize("room", [40, 30, 17, 4])
@@ -40,13 +37,9 @@ def test_sliding_windows_stay_as_transformers_has_them():
 
 
 @pytest.mark.parametrize("build", architectures.VLMS, ids=lambda build: build.__name__)
-def test_texts_are_those_of_the_usual_cache(build, place, tokenizer_of, image_template, tmp_path, seen, monkeypatch):
-    torch.manual_seed(0)
-    for part in build(tokenizer_of(None), image_template):
-        part.save_pretrained(tmp_path)
-    checkpoint = find_checkpoint(place.config(), str(tmp_path))
-    vlm = Vlm(checkpoint, settings(tmp_path, "describe"), load_prompt("describe"))
+def test_texts_are_those_of_the_usual_cache(build, vlm, seen, monkeypatch):
+    model = vlm(build)
     asked = [(shaped(seen, number), draw) for number, draw in enumerate(draws(20))]
-    made = vlm.describe(asked)
-    monkeypatch.setattr(vlm.generator, "_remembers_by_layers", False)
-    assert vlm.describe(asked) == made
+    made = model.describe(asked)
+    monkeypatch.setattr(model.generator, "_remembers_by_layers", False)
+    assert model.describe(asked) == made

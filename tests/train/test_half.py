@@ -95,3 +95,16 @@ def test_memory_that_runs_out_is_one_clear_line(home, monkeypatch):
     version = give_version(config, [Texts() for _ in range(16)])
     with pytest.raises(VecapError, match="vecap-0: cpu has too little memory for 8 samples at once"):
         run("train", config, version)
+
+
+def test_what_has_no_deterministic_way_is_one_clear_line_and_leaves_torch_as_it_was(home, monkeypatch):
+    def put(*given):
+        return torch.zeros(3).put_(torch.tensor([1]), torch.tensor([1.0]))
+
+    monkeypatch.setattr(loop, "add_gradients", put)
+    config = configure(home, arms="[vecap]")
+    version = give_version(config, [Texts() for _ in range(16)])
+    with pytest.raises(VecapError, match=r"train.deterministic: RuntimeError: put_ .* set it to false"):
+        run("train", config, version)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory

@@ -220,7 +220,7 @@ def _reproducible(config: TrainConfig) -> Iterator[None]:
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     filled = _FRESH_MEMORY.fill_uninitialized_memory
     torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(config.deterministic)  # with a warning alone, attention on a GPU is not
+    torch.use_deterministic_algorithms(config.deterministic)  # asked to warn alone, attention on a GPU is not
     _FRESH_MEMORY.fill_uninitialized_memory = False  # it helps who reads what was never written, at a tenth of a step
     try:
         yield
