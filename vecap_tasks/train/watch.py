@@ -1,8 +1,9 @@
 """A training run as a served MLflow shows it while it goes on: its losses, its speed, its memory, the time left.
 
 The run stands beside those of the models, as `2026-01-01 mixed-0 training`, from the moment that the training has taken
-`mlflow.watch` seconds, and is brought up to date as often. A retry goes on in the same one. It goes when the model
-itself is recorded, whose run has all of it. An MLflow that does not answer costs a line in the log.
+`mlflow.watch` seconds, and is brought up to date as often. A retry goes on in the same one; a SIGKILL costs it the
+steps that it was not told of yet. It goes when the model itself is recorded, whose run has all of them. An
+MLflow that does not answer costs a line in the log.
 """
 
 from __future__ import annotations
