@@ -1,0 +1,58 @@
+"""What an earlier release made stays readable: verified, traced to its sources and compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.old_versions import MODELS, VERSIONS, unpack
+from vecap_tasks.config import Config, load_config
+from vecap_tasks.dataset.diff import diff
+from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.summary import summarise
+from vecap_tasks.dataset.verify import verify_version
+from vecap_tasks.dataset.version import read_version
+from vecap_tasks.lineage.walk import walk
+from vecap_tasks.tracking import open_tracking
+
+
+@pytest.fixture
+def old(home: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setenv("VECAP_MODELS", str(MODELS))
+    return load_config(unpack(home))
+
+
+def test_every_version_is_verified(old: Config) -> None:
+    store = Store(old.resolve(old.root))
+    for name in VERSIONS:
+        report = verify_version(store, read_version(store, old.dataset, name))
+        assert report.damages == ()
+        assert report.files > 40
+
+
+def test_versions_and_the_model_lead_to_their_sources(old: Config) -> None:
+    for name in (*VERSIONS, "2026-01-01/vecap-0"):
+        tree = walk(old, name)
+        assert tree.sound
+        assert tree.complete
+        assert "source" in {node.kind for node in tree.walk()}
+
+
+def test_a_day_and_its_revision_are_compared(old: Config) -> None:
+    store = Store(old.resolve(old.root))
+    first, second, revision = (read_version(store, old.dataset, name) for name in VERSIONS)
+    days = diff(store, first, second)
+    assert (summarise(store, first).assembled, days.kept + days.added) == (31, 29)
+    changed = diff(store, second, revision)
+    assert [setting.key for setting in changed.settings] == ["rewrite.llm.max_new_tokens"]
+    assert (changed.added, changed.gone, changed.kept) == (0, 0, 29)
+
+
+def test_mlflow_has_the_runs_and_the_champion(old: Config) -> None:
+    with open_tracking(old) as tracking:
+        champion = tracking.client.get_model_version_by_alias("demo-clip", "champion")
+        assert str(champion.version) == "1"
+        for kind, count in (("versions", 3), ("clip", 2)):
+            experiment = tracking.client.get_experiment_by_name(f"vecap/demo/{kind}")
+            assert len(tracking.client.search_runs([experiment.experiment_id])) == count
