@@ -36,6 +36,10 @@ class Lengths:
     median_a: float
     median_b: float
 
+    @property
+    def title(self) -> str:
+        return TEXTS[self.text]
+
 
 @dataclass(frozen=True, slots=True)
 class Count:
@@ -141,7 +145,7 @@ def format_diff(found: Diff) -> str:
     ]
     lines += [f"  {one.what:<12} {one.name} {one.a:,} -> {one.b:,}" for one in found.counts if one.a != one.b]
     lines += [
-        f"  {TEXTS[one.text]:<12} {one.mean_a} -> {one.mean_b} characters on average, "
+        f"  {one.title:<12} {one.mean_a} -> {one.mean_b} characters on average, "
         f"{one.median_a:g} -> {one.median_b:g} in the middle"
         for one in found.lengths
     ]

@@ -23,7 +23,7 @@ from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.quality.releases import Action, Entry, add_release, in_force, read_releases
-from vecap_tasks.quality.rules import FINAL, says
+from vecap_tasks.quality.rules import FINAL, describe_reason
 from vecap_tasks.quality.tables import VERDICTS_FILE, shard_tables
 
 
@@ -66,6 +66,11 @@ class Page:
     rows: tuple[RefusedRow, ...]
 
 
+def has_verdicts(store: Store, version: Version) -> bool:
+    """Return whether *version* has a quarantine to look at: its rows were judged, whether or not the gate passed."""
+    return _verdicts(store, version) is not None
+
+
 def list_reasons(store: Store, version: Version) -> list[ReasonCount]:
     """Return the reasons of *version*, the most frequent first. Raises VecapError where it has no verdicts yet."""
     with _opened(store, version) as connection:
@@ -73,7 +78,7 @@ def list_reasons(store: Store, version: Version) -> list[ReasonCount]:
             SELECT reason, count(*), count(*) FILTER (alone)
             FROM (SELECT unnest(reasons) AS reason, len(reasons) = 1 AS alone FROM verdicts WHERE NOT accepted)
             GROUP BY 1 ORDER BY 2 DESC, 1""").fetchall()
-    return [ReasonCount(reason, says(reason), rows, alone, reason not in FINAL) for reason, rows, alone in found]
+    return [ReasonCount(name, describe_reason(name), rows, alone, name not in FINAL) for name, rows, alone in found]
 
 
 def list_rows(store: Store, version: Version, reason: str | None = None, limit: int = 50, offset: int = 0) -> Page:
@@ -191,13 +196,19 @@ def _some(names: Sequence[str]) -> str:
     return f"{names[0]} (and {len(names) - 1} more)" if len(names) > 1 else names[0]
 
 
+def _verdicts(store: Store, version: Version) -> str | None:
+    """Return where *store* has the verdicts on *version*, published or refused; None if it has none yet."""
+    quality = read_manifest(store, f"{version.folder}/quality")
+    file = quality.file(VERDICTS_FILE) if quality else f"{version.folder}/quality/{VERDICTS_FILE}"
+    return file if store.exists(file) else None
+
+
 @contextmanager
 def _opened(store: Store, version: Version) -> Iterator[duckdb.DuckDBPyConnection]:
     """Give a connection with the views `crawl` and `verdicts` of *version*, published or refused."""
     crawl = read_manifest(store, f"{version.folder}/crawl")
-    quality = read_manifest(store, f"{version.folder}/quality")
-    verdicts = quality.file(VERDICTS_FILE) if quality else f"{version.folder}/quality/{VERDICTS_FILE}"
-    if crawl is None or not store.exists(verdicts):
+    verdicts = _verdicts(store, version)
+    if crawl is None or verdicts is None:
         raise VecapError(f"version {version.name} has no verdicts yet; run `vecap quality` first")
     with connect(store) as connection:
         create_view(connection, store, "crawl", shard_tables(crawl), CRAWL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -11,13 +11,15 @@ from typing import Any
 from vecap_tasks.dataset.manifest import read_manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version
+from vecap_tasks.errors import DamagedError
 from vecap_tasks.quality.drift import Moved
 from vecap_tasks.quality.gate import Limit
 from vecap_tasks.quality.measures import Measured, Reason
-from vecap_tasks.quality.rules import says
+from vecap_tasks.quality.rules import describe_alttext_problem, describe_reason
 
 PAGE = "report/index.html"
 FINDINGS = "report/findings.json"
+_CRAWL_ERROR = "crawl error: the download or decoding failed; see `error_message`"
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0; }
@@ -46,9 +48,16 @@ def report_page(store: Store, version: Version) -> str | None:
 
 def read_findings(store: Store, version: Version) -> dict[str, Any] | None:
     """Return what the gate found: `stops` and `warnings` (lines), `compared_with` (versions), and of what has `moved`
-    from them `name`, `distance` and `words`. None where the crawl was not judged yet."""
+    from them `name`, `distance` and `words`. None where the crawl was not judged yet. Raises DamagedError."""
     folder = report_folder(store, version)
-    return json.loads(store.read(f"{folder}/findings.json")) if folder else None
+    if folder is None:
+        return None
+    place = f"{folder}/findings.json"
+    try:
+        findings: dict[str, Any] = json.loads(store.read(place))
+    except ValueError as error:
+        raise DamagedError(f"{place} is damaged: {error}; restore it") from error
+    return findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +92,10 @@ class Findings:
 <table><tr><th>measure</th><th>found</th><th>the gate</th></tr>{measures}</table>
 <h2>Rows refused</h2>
 <p>A row may have several reasons. <code>vecap quarantine</code> lists the rows.</p>
-{_table(self.measured.refused, "addresses")}
+{_table(self.measured.refused, _describe_refusal, "addresses")}
 <h2>AltText that is no caption</h2>
 <p>The image stays: the vision-language model can still say what it shows.</p>
-{_table(self.measured.problems, "AltText")}
+{_table(self.measured.problems, describe_alttext_problem, "AltText")}
 <h2>Images that never became rows</h2>
 {_skipped(self.skipped)}
 <h2>Moved from the versions before</h2>
@@ -125,10 +134,15 @@ def _skipped(skipped: Mapping[str, int]) -> str:
     return f"<table><tr><th>why</th><th>images</th><th></th></tr>{lines}</table>"
 
 
-def _table(reasons: Iterable[Reason], shown: str) -> str:
+def _describe_refusal(name: str) -> str:
+    """Return the description of a name in `Measured.refused`: a rule's, or else one that the crawl gave."""
+    return describe_reason(name) or _CRAWL_ERROR
+
+
+def _table(reasons: Iterable[Reason], describe: Callable[[str], str], shown: str) -> str:
     lines = _rows(
         (
-            f"{escape(reason.name)}<br><small>{escape(says(reason.name) or 'what the crawl says')}</small>",
+            f"{escape(reason.name)}<br><small>{escape(describe(reason.name))}</small>",
             reason.rows,
             "<br>".join(f"<code>{escape(example) or '&nbsp;'}</code>" for example in reason.examples),
         )

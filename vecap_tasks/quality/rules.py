@@ -138,12 +138,19 @@ def _score_rule(name: str, limits: ScoreLimits) -> Rule:
     return Rule(f"{SCORE}{name}", SCORE_SAYS, compared)
 
 
-def says(reason: str) -> str:
-    """Return what the rule behind a *reason* or an `alttext_problem` says; "" for what the crawl itself says."""
-    return SCORE_SAYS if reason.startswith(SCORE) else _SAYS.get(reason, "")
+def describe_reason(reason: str) -> str:
+    """Return the description of the rule that refuses rows for *reason*; "" if no rule has that name."""
+    return SCORE_SAYS if reason.startswith(SCORE) else _REASONS.get(reason, "")
 
 
-_SAYS = {rule.name: rule.says for rule in (*ALTTEXT_RULES, REPEATED, *ROW_REASONS)}
+def describe_alttext_problem(problem: str) -> str:
+    """Return the description of the rule that gives rows this `alttext_problem`; "" if no rule has that name."""
+    return _ALTTEXT_PROBLEMS.get(problem, "")
+
+
+# Two namespaces, and the words of the crawl (`error.empty`) are a third: a name can be in more than one.
+_REASONS = {rule.name: rule.says for rule in ROW_REASONS}
+_ALTTEXT_PROBLEMS = {rule.name: rule.says for rule in (*ALTTEXT_RULES, REPEATED)}
 
 
 def wording(config: QualityConfig) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import mimetypes
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
@@ -18,36 +20,44 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 
 from vecap_airflow.job import DEFAULT_CONFIG
 from vecap_airflow.pages.page import HEADERS, REPORT_HEADERS, page
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import DamagedError, VecapError, one_line
 
 if TYPE_CHECKING:
     from vecap_airflow.pages.shelf import Shelf
     from vecap_tasks.lineage.tree import Node
+
+log = logging.getLogger(__name__)
 
 DAG = "vecap_dataset"
 VERSIONS_A_PAGE = 30
 SAMPLES_A_PAGE = 24
 _TRAINED = re.compile(r"[^/]+/[a-z_]+-\d+")
 
+requires_view = requires_access_dag("GET", param_dag_id=DAG)
+requires_change = requires_access_dag("POST", DagAccessEntity.RUN, param_dag_id=DAG)
+
 app = FastAPI(
     title="VeCap",
     docs_url=None,
     redoc_url=None,
     openapi_url=None,
-    dependencies=[Depends(get_user), Depends(requires_access_dag("GET", param_dag_id=DAG))],
+    dependencies=[Depends(get_user), Depends(requires_view)],
 )
 
 
-def shelf() -> Shelf:
-    """Return the dataset that the installation's configuration names."""
-    from vecap_airflow.pages.shelf import open_shelf
+def shelf() -> Iterator[Shelf]:
+    """Give the dataset that the installation's configuration names. A file that cannot be read is a DamagedError."""
+    from vecap_airflow.pages.shelf import UNREADABLE, describe_unreadable, open_shelf
 
-    return open_shelf(os.environ.get("VECAP_CONFIG") or DEFAULT_CONFIG)
+    try:
+        yield open_shelf(os.environ.get("VECAP_CONFIG") or DEFAULT_CONFIG)
+    except UNREADABLE as error:
+        log.warning("%s", one_line(error), exc_info=error)
+        raise DamagedError(f"{describe_unreadable(error)}; run `vecap verify --all` to find all damage") from error
 
 
 Open = Annotated[Any, Depends(shelf)]
 User = Annotated[BaseUser, Depends(get_user)]
-requires_change = requires_access_dag("POST", DagAccessEntity.RUN, param_dag_id=DAG)
 
 
 def may_change(user: BaseUser) -> bool:
@@ -68,7 +78,13 @@ def own_form(request: Request) -> None:
 
 @app.exception_handler(VecapError)
 def _told(request: Request, error: Exception) -> HTMLResponse:
-    return page("error.html", 404, message=one_line(error), root=root(request))
+    if isinstance(error, DamagedError):
+        return _message(request, 503, "Cannot read the dataset", one_line(error))
+    return _message(request, 404, "Not found", one_line(error))
+
+
+def _message(request: Request, status: int, heading: str, message: str) -> HTMLResponse:
+    return page("message.html", status, heading=heading, message=message, root=root(request))
 
 
 def root(request: Request) -> str:
@@ -103,8 +119,11 @@ def version(request: Request, opened: Open, name: str) -> HTMLResponse:
 
 
 @app.get("/versions/{name}/recorded/{where}")
-def recorded(opened: Open, name: str, where: Literal["mlflow", "airflow"]) -> RedirectResponse:
-    return RedirectResponse(opened.recorded(name, where))
+def recorded(request: Request, opened: Open, name: str, where: Literal["mlflow", "airflow"]) -> Response:
+    found = opened.recorded(name, where)
+    if found is None:
+        return _message(request, 200, "No Airflow run", f"No task of Airflow recorded version {name}.")
+    return RedirectResponse(found)
 
 
 @app.get("/versions/{name}/report/{path:path}")
@@ -148,7 +167,7 @@ def picture(opened: Open, name: str, key: str) -> Response:
 
 @app.get("/quarantine")
 def quarantine_start(request: Request, opened: Open) -> HTMLResponse:
-    found, _ = opened.versions(0, VERSIONS_A_PAGE)
+    found = opened.quarantines(VERSIONS_A_PAGE)
     return page("quarantine_start.html", root=root(request), dataset=opened.dataset, versions=found)
 
 

@@ -26,7 +26,7 @@ REPORT_HEADERS = HEADERS | {
 
 
 @lru_cache(maxsize=1)
-def _templates() -> Environment:
+def templates() -> Environment:
     folder = Path(__file__).parent / "templates"
     made = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     made.filters["grouped"] = lambda number: f"{number:,}"
@@ -43,4 +43,4 @@ def query(**values: Any) -> str:
 
 def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
     """Return *template* filled in with *values*, every one of them escaped."""
-    return HTMLResponse(_templates().get_template(template).render(**values), status, HEADERS)
+    return HTMLResponse(templates().get_template(template).render(**values), status, HEADERS)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import duckdb
+
 from vecap_airflow.job import REPOSITORY
 from vecap_tasks.browse.picture import read_picture
 from vecap_tasks.browse.rows import Row, Samples
@@ -16,28 +18,36 @@ from vecap_tasks.dataset.manifest import Manifest, read_manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.summary import Summary, summarise
 from vecap_tasks.dataset.version import Version, list_versions, published, read_version
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import ConfigError, DamagedError, VecapError, one_line
 from vecap_tasks.lineage.pages import address, run_page
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.lineage.walk import walk
-from vecap_tasks.quality.quarantine import Page, ReasonCount, list_reasons, list_rows, release
+from vecap_tasks.quality.quarantine import Page, ReasonCount, has_verdicts, list_reasons, list_rows, release
 from vecap_tasks.quality.releases import Entry, read_releases
 from vecap_tasks.quality.report import read_findings, report_folder
 from vecap_tasks.tracking import open_tracking
 
 _OPEN = 16  # versions whose tables are kept open
 _COMPARED = 8  # revisions of an image side by side
+# What reading a version's files raises if they are damaged or gone.
+UNREADABLE = (DamagedError, OSError, duckdb.IOException, duckdb.InvalidInputException)
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """One version: what became of its rows, what the gate found, and what is different from the one before."""
+    """One version: what became of its rows, what the gate found, and what is different from the one before.
+
+    `not_compared` says why `before` is None although there is a version before, "" otherwise.
+    """
 
     summary: Summary
     manifests: dict[str, Manifest]
     findings: dict[str, Any] | None
     data_docs: tuple[str, ...]  # Great Expectations' results, as paths below the report
+    judged: bool  # whether it has a quarantine
     before: Diff | None
+    not_compared: str
+    mlflow_ui: bool  # whether people can open its run in MLflow
 
 
 class Shelf:
@@ -49,10 +59,18 @@ class Shelf:
         self._store = Store(config.resolve(config.root))
         self._samples = lru_cache(maxsize=_OPEN)(self._open)
 
-    def versions(self, first: int, count: int) -> tuple[list[Summary], int]:
-        """Return *count* versions, the newest first, from number *first* on, and how many there are."""
+    def versions(self, first: int, count: int) -> tuple[list[tuple[Summary, str]], int]:
+        """Return *count* versions, the newest first, from number *first* on, and how many there are.
+
+        With each comes why it cannot be read, "" if it can.
+        """
         found = self._newest()
-        return [summarise(self._store, version) for version in found[first : first + count]], len(found)
+        return [self._summary(version) for version in found[first : first + count]], len(found)
+
+    def quarantines(self, count: int) -> list[Summary]:
+        """Return those of the *count* newest versions that have a quarantine and can be read."""
+        found = [(version, *self._summary(version)) for version in self._newest()[:count]]
+        return [summary for version, summary, problem in found if not problem and has_verdicts(self._store, version)]
 
     def story(self, name: str) -> Story:
         """Raises VecapError for a version that is not there."""
@@ -61,12 +79,20 @@ class Shelf:
         found = {stage: read_manifest(self._store, f"{version.folder}/{stage}") for stage in stages}
         manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
         summary = summarise(self._store, version)
-        earlier = self._before(version) if summary.digest else None
-        before = diff(self._store, earlier, version) if earlier else None
+        before, not_compared = self._compare(version) if summary.digest else (None, "")
         report = report_folder(self._store, version)
         docs = self._store.tree(f"{report}/data_docs/validations") if report else []
         pages = tuple(file.path.removeprefix(f"{report}/") for file in docs if file.path.endswith(".html"))
-        return Story(summary, manifests, read_findings(self._store, version), pages, before)
+        return Story(
+            summary=summary,
+            manifests=manifests,
+            findings=read_findings(self._store, version),
+            data_docs=pages,
+            judged=has_verdicts(self._store, version),
+            before=before,
+            not_compared=not_compared,
+            mlflow_ui=self._mlflow_ui(),
+        )
 
     def report(self, name: str, path: str) -> bytes | None:
         """Return the file *path* of the gate's report on a version, None where there is none of that name."""
@@ -75,10 +101,10 @@ class Shelf:
             return None
         return self._store.read(f"{folder}/{path}") if self._store.exists(f"{folder}/{path}") else None
 
-    def recorded(self, name: str, where: str) -> str:
+    def recorded(self, name: str, where: str) -> str | None:
         """Return the address of the version's run in MLflow (*where* is "mlflow"), or of the task that recorded it.
 
-        Raises VecapError where it has none.
+        None if no task of Airflow recorded it. Raises VecapError if MLflow has no run of it, or no UI.
         """
         version = read_version(self._store, self.dataset, name)
         manifest = published(self._store, version)
@@ -88,11 +114,12 @@ class Shelf:
             run = tracking.find_version(self.dataset, name, manifest.digest)
         if run is None:
             raise VecapError(f"MLflow has no run of version {name}; clear the task publish of its run in Airflow")
-        page = run_page(run.info.experiment_id, run.info.run_id)
-        found = address(self.config, page) if where == "mlflow" else run.data.tags.get("airflow.url")
-        if not found:
-            missing = "MLflow is a file and has no pages" if where == "mlflow" else "no task of Airflow recorded it"
-            raise VecapError(f"there is nothing to open for version {name}: {missing}")
+        if where == "airflow":
+            task: str | None = run.data.tags.get("airflow.url")
+            return task
+        found = address(self.config, run_page(run.info.experiment_id, run.info.run_id))
+        if found is None:
+            raise VecapError(f"there is nothing to open for version {name}: MLflow is a file and has no pages")
         return found
 
     def samples(self, name: str) -> Samples:
@@ -142,12 +169,34 @@ class Shelf:
     def _newest(self) -> list[Version]:
         return list_versions(self._store, self.dataset)[::-1]
 
-    def _before(self, version: Version) -> Version | None:
-        for other in self._newest():
-            earlier = (other.interval, other.revision) < (version.interval, version.revision)
-            if earlier and published(self._store, other) is not None:
-                return other
-        return None
+    def _summary(self, version: Version) -> tuple[Summary, str]:
+        try:
+            return summarise(self._store, version), ""
+        except UNREADABLE as error:
+            nothing = Summary(version.name, version.interval, version.revision, 0, 0, 0, 0, 0, 0, None)
+            return nothing, describe_unreadable(error)
+
+    def _compare(self, version: Version) -> tuple[Diff | None, str]:
+        """Compare *version* with the published one before it, if there is one; else return why that failed, or ""."""
+        earlier = [v for v in self._newest() if (v.interval, v.revision) < (version.interval, version.revision)]
+        for other in earlier:
+            try:
+                if published(self._store, other) is not None:
+                    return diff(self._store, other, version), ""
+            except UNREADABLE as error:
+                return None, f"cannot compare with {other.name}: {describe_unreadable(error)}"
+        return None, ""
+
+    def _mlflow_ui(self) -> bool:
+        try:
+            return address(self.config, "") is not None
+        except ConfigError:  # a variable that this process does not have
+            return False
+
+
+def describe_unreadable(error: Exception) -> str:
+    """Return *error*, one of `UNREADABLE`, in one line. The lines of DuckDB's errors after the first are the query."""
+    return str(error).partition("\n")[0] if isinstance(error, duckdb.Error) else one_line(error)
 
 
 @lru_cache(maxsize=4)

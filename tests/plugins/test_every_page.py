@@ -1,0 +1,190 @@
+"""Every page of every kind of version, and every link on it, in this process. `test_pages.py` has a real API server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from inspect import getmembers, isclass
+from pathlib import Path
+
+import pytest
+from airflow.api_fastapi.app import create_auth_manager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from jinja2 import nodes
+from vecap_airflow.pages import app as pages
+from vecap_airflow.pages import graph, page, shelf
+
+from tests.crawler import Answer, crawl
+from tests.old_versions import MODELS, VERSIONS, unpack
+from vecap_tasks.browse import rows
+from vecap_tasks.dataset import diff, manifest, settings, summary
+from vecap_tasks.lineage import tree
+from vecap_tasks.quality import drift, quarantine, releases, report
+
+MODEL = "2026-01-01/vecap-0"
+FIRST, SECOND, REVISION = VERSIONS
+
+
+@dataclass(frozen=True)
+class Site:
+    """The pages at `/vecap`, over the versions of `tests/data/versions`, which lie in *store*."""
+
+    client: TestClient
+    store: Path
+
+    def get(self, url: str) -> Answer:
+        answer = self.client.get(url)
+        return Answer(answer.status_code, answer.content)
+
+    def text(self, url: str, status: int = 200) -> str:
+        answer = self.get(url)
+        assert answer.status == status, answer.body
+        return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", answer.body.decode()))
+
+    def add(self, name: str, *stages: str) -> Path:
+        """Register the version *name* with what the second version has in *stages*; return its folder."""
+        folder = self.store / name
+        folder.mkdir()
+        body = json.loads((self.store / SECOND / "version.json").read_text())
+        (folder / "version.json").write_text(json.dumps(body | {"interval": name}))
+        for stage in stages:
+            shutil.copytree(self.store / SECOND / stage, folder / stage)
+        return folder
+
+
+@pytest.fixture
+def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("VECAP_MODELS", str(MODELS))
+    monkeypatch.setenv("VECAP_CONFIG", str(unpack(home)))
+    create_auth_manager()
+    user = SimpleAuthManagerUser(username="admin", role="admin")
+    seen = {get_user: lambda: user, pages.requires_view: lambda: None, pages.requires_change: lambda: None}
+    for dependency, instead in seen.items():
+        monkeypatch.setitem(pages.app.dependency_overrides, dependency, instead)
+    airflow = FastAPI()
+    airflow.mount("/vecap", pages.app)
+    with TestClient(airflow, raise_server_exceptions=False) as client:
+        yield Site(client, home / "store" / "demo")
+
+
+def failures(found: dict[str, Answer]) -> dict[str, int]:
+    """Return the URLs of *found* that lead nowhere. Great Expectations' pages name an icon that they do not have."""
+    return {url: one.status for url, one in found.items() if one.status != 200 and not url.endswith("/favicon.ico")}
+
+
+def add_unpublished(site: Site) -> None:
+    site.add("2026-01-03")
+    site.add("2026-01-04", "crawl")
+    site.add("2026-01-05", "crawl", "quality", "rewrite")
+
+
+def add_refused(site: Site) -> None:
+    """Add a version whose crawl the gate refused: it has a report, and no manifest of the stage quality."""
+    refused = site.add("2026-01-06", "crawl", "quality") / "quality"
+    (refused / "manifest.json").unlink()
+    findings = json.loads((refused / "report" / "findings.json").read_text())
+    (refused / "report" / "findings.json").write_text(json.dumps(findings | {"stops": ["too few rows"]}))
+
+
+def release_rows(site: Site) -> None:
+    page = site.get(f"/vecap/versions/{SECOND}/quarantine").body.decode()
+    uid = re.findall(r'name="uid" value="(\w+)"', page)[0]
+    form = {"uid": uid, "note": "a logo is a picture, too"}
+    assert site.client.post(f"/vecap/versions/{SECOND}/quarantine", data=form).status_code == 200
+
+
+def test_every_link_of_every_page_leads_somewhere(site: Site) -> None:
+    add_unpublished(site)
+    add_refused(site)
+    release_rows(site)
+    found = crawl(site.get, "/vecap/versions", f"/vecap/lineage?name={MODEL}")
+    assert failures(found) == {}
+    for name in VERSIONS:
+        place = f"/vecap/versions/{name}"
+        assert {place, f"{place}/samples", f"{place}/quarantine", f"{place}/report/index.html"} <= found.keys()
+        assert f"/vecap/lineage?name={name}" in found
+        for folder in ("pictures", "report/data_docs/validations"):
+            assert any(url.startswith(f"{place}/{folder}/") for url in found)
+    assert any(url.startswith("/vecap/compare/") for url in found)
+    assert b"too few rows" in found["/vecap/versions/2026-01-06"].body
+    assert "/vecap/versions/2026-01-06/quarantine" in found
+
+
+def test_a_version_shows_what_changed_since_the_one_before(site: Site) -> None:
+    second, revision = (site.text(f"/vecap/versions/{name}") for name in (SECOND, REVISION))
+    assert f"Since {FIRST}" in second
+    assert "0 added, 0 gone, 29 kept; of those 0 with another VeC, 0 with another VeCap" in revision
+    assert "rewrite.llm.max_new_tokens" in revision
+    for title in ("AltText", "VeC", "VeCap"):
+        assert re.search(rf"{title} ?mean [\d.]+ → [\d.]+, median [\d.]+ → [\d.]+ characters", second)
+
+
+def test_a_version_has_a_link_to_mlflow_where_mlflow_has_a_ui(site: Site, home: Path) -> None:
+    place = f"/vecap/versions/{SECOND}"
+    assert f"{place}/recorded/mlflow" not in site.get(place).links
+    with (home / "config.yaml").open("a") as config:
+        config.write("  pages: https://mlflow.example\n")  # the file ends with the section `mlflow`
+    assert f"{place}/recorded/mlflow" in site.get(place).links
+    answer = site.client.get(f"{place}/recorded/mlflow", follow_redirects=False)
+    assert answer.headers["location"].startswith("https://mlflow.example/#/experiments/")
+
+
+def damage(file: Path) -> None:
+    file.write_bytes(b"{")
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("assemble/manifest.json", damage),
+        ("assemble/00000.parquet", damage),
+        ("assemble/00000.parquet", Path.unlink),
+        ("quality/manifest.json", damage),
+    ],
+)
+def test_a_version_is_shown_though_the_one_before_cannot_be_read(
+    site: Site, file: str, change: Callable[[Path], None]
+) -> None:
+    change(site.store / FIRST / file)
+    assert f"cannot compare with {FIRST}: " in site.text(f"/vecap/versions/{SECOND}")
+    for start in ("versions", "quarantine", "lineage"):
+        assert SECOND in site.text(f"/vecap/{start}")
+
+
+def test_a_version_that_cannot_be_read_says_so(site: Site) -> None:
+    (site.store / FIRST / "rewrite" / "00000.parquet").unlink()
+    damage(site.store / FIRST / "quality" / "manifest.json")
+    damage(site.store / SECOND / "quality" / "report" / "findings.json")
+    for name, below, file in (
+        (FIRST, "", "quality/manifest.json"),
+        (FIRST, "/samples", "rewrite/00000.parquet"),
+        (FIRST, "/quarantine", "quality/manifest.json"),
+        (SECOND, "", "quality/report/findings.json"),
+    ):
+        text = site.text(f"/vecap/versions/{name}{below}", 503)
+        assert "Cannot read the dataset" in text
+        assert f"{name}/{file}" in text
+        assert "vecap verify --all" in text
+    assert f"{FIRST}/quality/manifest.json" in site.text("/vecap/versions")
+
+
+def test_templates_use_only_attributes_that_there_are() -> None:
+    """A branch that no page above takes does not hide an attribute that was renamed."""
+    modules = (diff, drift, graph, manifest, page, quarantine, releases, report, rows, settings, shelf, summary, tree)
+    kinds = [kind for module in modules for _, kind in getmembers(module, isclass)]
+    known = {name for kind in (*kinds, str, dict) for name in dir(kind)} | {
+        name for kind in kinds for name in getattr(kind, "__dataclass_fields__", ())
+    }
+    known |= {"first", "index0", "previtem"}  # of `loop`
+    known |= {"mini", "full"}  # macros of funnel.html
+    templates = page.templates()
+    for name in templates.list_templates():
+        source = templates.loader.get_source(templates, name)[0]
+        used = {node.attr for node in templates.parse(source).find_all(nodes.Getattr)}
+        assert used <= known, name

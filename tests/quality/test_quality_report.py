@@ -1,0 +1,53 @@
+"""The page on a crawl says of each name what it is: rules about rows, rules about AltText and the crawl name things."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from tests.installation import REPOSITORY
+from tests.quality.given import crawled
+from vecap_tasks.config import QualityConfig
+from vecap_tasks.dataset.schemas import CRAWL, DUPLICATES
+from vecap_tasks.quality.alttext import ALTTEXT_RULES
+from vecap_tasks.quality.measures import measure
+from vecap_tasks.quality.report import Findings
+from vecap_tasks.quality.rules import REPEATED, ROW_REASONS
+from vecap_tasks.quality.verdicts import judge_rows
+
+
+def described(rows: list[dict], work: Path) -> dict[str, dict[str, str]]:
+    """Return the names in each section of the page on *rows* of CRAWL, with their descriptions."""
+    with duckdb.connect() as connection:
+        connection.register("crawl", pa.Table.from_pylist(rows, schema=CRAWL))
+        connection.register("duplicates", DUPLICATES.empty_table())
+        judge_rows(connection, QualityConfig(), work)
+        page = Findings("2026-01-01", measure(connection), (), (), (), (), {}, (), ()).to_html()
+    sections = (section.partition("</h2>") for section in page.split("<h2>")[1:])
+    return {title: dict(re.findall(r"<td>(\w+)<br><small>(.*?)</small>", body)) for title, _, body in sections}
+
+
+def test_an_error_of_the_crawl_is_described_as_one_whatever_rule_has_its_name(tmp_path: Path) -> None:
+    names = [rule.name for rule in (*ALTTEXT_RULES, REPEATED)]
+    rows = crawled(
+        ["A beagle in the snow"] * len(names) + ["", "A red beagle"],
+        status=["failed_to_download"] * len(names) + ["success"] * 2,
+        error_message=[f"{name}: as the server said" for name in names] + [None] * 2,
+        original_height=[64] * (len(names) + 1) + [24],
+    )
+    sections = described(rows, tmp_path)
+    refused = sections["Rows refused"]
+    assert refused.pop("too_small") == "the shorter side has fewer pixels than `min_side`"
+    assert refused.keys() == set(names)
+    assert {text.partition(":")[0] for text in refused.values()} == {"crawl error"}
+    assert sections["AltText that is no caption"] == {"empty": "the AltText holds no letter and no digit"}
+
+
+def test_no_error_of_the_crawl_has_the_name_of_a_rule_that_refuses_rows() -> None:
+    sources = (REPOSITORY / "vecap_tasks" / "crawl").rglob("*.py")
+    errors = {name for file in sources for name in re.findall(r'Failure\("(\w+)"', file.read_text(encoding="utf-8"))}
+    assert "empty" in errors
+    assert errors.isdisjoint(rule.name for rule in ROW_REASONS)
