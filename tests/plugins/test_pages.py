@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect
 
+from tests.browser import follow_links
 from tests.conftest import REPOSITORY
 from tests.quality.given import Row, configure, give_captions, give_crawl, picture, run, use_given
 from vecap_tasks import lineage
@@ -36,7 +38,7 @@ HOSTILE = '"><script>document.title="taken"</script><img src=x onerror="document
 
 @dataclass(frozen=True)
 class Served:
-    """An API server at `url`, over a dataset of one version."""
+    """An API server at `url`, over the dataset of `served`."""
 
     url: str
     home: Path
@@ -68,8 +70,12 @@ class Served:
             return error.code, dict(error.headers), error.read()
 
 
+LATER = ("2026-01-03", "2026-01-03-r2")
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Serve a published version, an unpublished one, and `LATER`: one that has an earlier one, and its revision."""
     home = tmp_path_factory.mktemp("pages")
     mlflow = {"tracking_uri": f"sqlite:///{home}/mlflow.db", "pages": "https://mlflow.example"}
     config = configure(home, mlflow=mlflow, quality={"gate": {"min_accepted_share": {"warn": 0.99}}})
@@ -88,9 +94,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     unpublished = version | {"interval": "2026-01-02"}
     (home / "store" / "given" / "2026-01-02").mkdir()
     (home / "store" / "given" / "2026-01-02" / "version.json").write_text(json.dumps(unpublished))
-    lineage.record_version(
-        config, read_version(Store(config.root), "given", "2026-01-01"), {"airflow.url": "https://airflow.example/run"}
-    )
+    for revision, name in enumerate(LATER, 1):
+        folder = shutil.copytree(home / "store" / "given" / "2026-01-01", home / "store" / "given" / name)
+        later = version | {"interval": LATER[0], "revision": revision, "config": {"rewrite": {"revision": revision}}}
+        (folder / "version.json").write_text(json.dumps(later))
+    for name in ("2026-01-01", *LATER):
+        made_by = {"airflow.url": "https://airflow.example/run"}
+        lineage.record_version(config, read_version(Store(config.root), "given", name), made_by)
     (home / "config.yaml").write_text(config.model_dump_json())
     (home / "passwords.json").write_text(json.dumps({"admin": "admin", "viewer": "viewer"}))
     with socket.socket() as free:
@@ -292,6 +302,11 @@ def test_pages_are_used_by_keyboard_in_light_and_dark(served: Served, window: Pa
         window.emulate_media(color_scheme=scheme)
         papers.add(window.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert papers == {"rgb(255, 255, 255)", "rgb(20, 24, 30)"}
+
+
+@pytest.mark.parametrize("version", ["2026-01-01", "2026-01-02", *LATER])
+def test_every_link_of_a_version_opens_in_a_browser(served: Served, window: Page, version: str) -> None:
+    assert follow_links(window, f"{served.url}/vecap/versions/{version}", leave="/recorded/") == {}
 
 
 def test_nothing_is_asked_of_another_server(served: Served, window: Page) -> None:
