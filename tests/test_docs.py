@@ -10,7 +10,6 @@ import yaml
 
 from tests.conftest import DEMO, REPOSITORY
 from vecap_tasks.config import parse_config
-from vecap_tasks.config.evaluate import BootstrapConfig
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCKS = [
@@ -46,10 +45,10 @@ def test_links_of_a_page_lead_somewhere(page):
         assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
-def test_the_caption_of_the_arms_chart_names_what_its_bars_show():
+def test_the_caption_of_the_arms_chart_names_what_its_bars_show(demo_config):
     before = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("](docs/images/arms.png)")[0]
     caption = before.split("\n\n")[-2]
-    assert f"{100 * BootstrapConfig().confidence:g} % bootstrap intervals" in caption  # as `plot_arms` draws them
+    assert f"{100 * demo_config.evaluate.bootstrap.confidence:g} % bootstrap intervals" in caption  # as `plot_arms` draws them
     assert "deviation" not in caption
 
 
