@@ -28,22 +28,24 @@ base=$(run from scratch)
 run add --quiet "$base" "$folder/base.tar" / > /dev/null
 run commit --quiet --rm "$base" vecap-base > /dev/null
 
-try() { # TARGET COMMAND…: as the image's own user
+try() { # TARGET COMMAND…: as the image's own user, and as one that its /etc/passwd does not list
     target=$1
     shift
-    container=$(run from --pull-never "localhost/vecap-$target")
-    run run --user 50000:0 "$container" -- "$@"
-    run rm "$container" > /dev/null
+    for user in 50000 54321; do
+        container=$(run from --pull-never "localhost/vecap-$target")
+        run run --user "$user:0" "$container" -- "$@"
+        run rm "$container" > /dev/null
+    done
 }
 for target in ${TARGETS:-s3 mlflow airflow worker}; do
     echo "== $target"
     run build --quiet --pull-never --target "$target" --tag "vecap-$target" --file "$here/docker/Dockerfile" \
         --build-arg BASE_IMAGE=localhost/vecap-base --build-arg VECAP_CODE_VERSION=check "$@" "$here" > /dev/null
     case $target in
-        s3) try s3 weed version ;;
-        mlflow) try mlflow sh -c 'id -u; mlflow --version; for program in mlflow.sh mlflow_users.py healthy; do command -v $program || exit 1; done' ;;
+        s3) try s3 sh -ec 'id -u; touch ~/a-file; weed version' ;;
+        mlflow) try mlflow sh -ec 'id -u; touch ~/a-file; mlflow --version; for program in mlflow.sh mlflow_users.py healthy; do command -v $program || exit 1; done' ;;
         airflow | worker)
-            try $target sh -c 'id -u; airflow version; vecap --help | head -n 1; echo "code $VECAP_CODE_VERSION"
+            try $target sh -ec 'id -u; touch ~/a-file; airflow version; vecap --help | head -n 1; echo "code $VECAP_CODE_VERSION"
                 for program in airflow-tables.sh airflow_users.py buckets.py healthy celery dask; do
                     command -v $program || exit 1
                 done'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import subprocess
@@ -119,6 +120,34 @@ def test_none_of_ours_is_root_or_may_become_it(services: dict[str, Service]) -> 
         assert re.fullmatch(r"[1-9]\d*:0", service.body["user"])
         assert service.body["cap_drop"] == ["ALL"]
         assert service.body["security_opt"] == ["no-new-privileges:true"]
+
+
+def image_environment() -> dict[str, str]:
+    """What every image of ours sets, by `ENV` in the base of the Dockerfile."""
+    base = (DOCKER / "Dockerfile").read_text().split(" AS base\n")[1].split("\nFROM ")[0]
+    lines = re.findall(r"^ENV (.*)$", base, re.MULTILINE)
+    return dict(setting.split("=", 1) for line in lines for setting in line.split())
+
+
+def test_every_uid_has_a_name_and_a_home_that_its_group_can_write_to(services: dict[str, Service]) -> None:
+    ours = image_environment()
+    assert f"chmod -R g=u /opt/airflow /var/lib/vecap {ours['HOME']}" in (DOCKER / "Dockerfile").read_text()
+    for service in services.values():
+        environment = (ours if service.target else {}) | service.environment
+        if service.target or service.name == "vllm":  # the images with programs that ask for a name
+            assert environment["USER"] == environment["LOGNAME"] == "vecap", service.name
+            assert environment["HOME"] == (ours["HOME"] if service.target else "/tmp"), service.name
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("name", ["airflow-tables", "vllm"])
+def test_a_uid_that_nothing_lists_has_a_name(services: dict[str, Service], name: str) -> None:
+    """By `getpass.getuser()`, which Airflow and PyTorch call."""
+    service = services[name]
+    environment = (image_environment() if service.target else {}) | service.environment
+    code = "import getpass, os; os.setgid(0); os.setuid(54321); print(getpass.getuser())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "vecap\n", done.stderr
 
 
 def test_what_stays_up_is_watched_restarted_and_bounded(services: dict[str, Service]) -> None:
