@@ -22,7 +22,7 @@ from pathlib import Path
 from vecap_tasks.errors import VecapError, one_line
 from vecap_tasks.services import postgres
 from vecap_tasks.services.http import Api
-from vecap_tasks.services.settings import HOST, REPOSITORY, Settings
+from vecap_tasks.services.settings import HOST, REPOSITORY, Settings, write_private
 
 USER = "admin"
 _SINCE = "since"
@@ -90,7 +90,7 @@ def write_settings(settings: Settings) -> None:
             parser[section][name] = value.replace("%", "%%")
     text = io.StringIO()
     parser.write(text)
-    _write_private(home / "airflow.cfg", text.getvalue())
+    write_private(home / "airflow.cfg", text.getvalue())
 
 
 def installed(settings: Settings) -> str:
@@ -143,19 +143,11 @@ def _keys(home: Path) -> dict[str, str]:
             "secret_key": secrets.token_hex(32),
             "jwt_secret": secrets.token_hex(32),
         }
-        _write_private(file, json.dumps(keys))
+        write_private(file, json.dumps(keys))
     if not _password_file(home).exists():
-        _write_private(_password_file(home), json.dumps({USER: secrets.token_urlsafe(12)}))
+        write_private(_password_file(home), json.dumps({USER: secrets.token_urlsafe(12)}))
     keys_read: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
     return keys_read
-
-
-def _write_private(file: Path, text: str) -> None:
-    aside = file.with_name(file.name + ".new")
-    aside.unlink(missing_ok=True)
-    aside.touch(mode=0o600, exist_ok=False)
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(file)
 
 
 def main() -> int:

@@ -81,7 +81,8 @@ def catalogue(settings: Settings, *, migrate: bool) -> tuple[Service, ...]:
         Service(
             "dask-scheduler",
             (
-                *(python, "-m", "dask", "scheduler", "--host", HOST, "--port", str(settings.dask.number)),
+                *(python, "-m", "dask", "scheduler", "--protocol", "tls"),
+                *("--host", HOST, "--port", str(settings.dask.number)),
                 *("--dashboard-address", f"{HOST}:{settings.dashboard.number}"),
             ),
             ready=lambda: answers(f"{settings.dashboard.url}/health") is not None,

@@ -31,20 +31,22 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the services are, and how to log in to Airflow. MLflow and Dask ask for no login."""
+    """Where the services are, Airflow's login and the certificate of Dask's scheduler. MLflow asks for no login."""
 
     airflow: str
     airflow_user: str
     airflow_password: str
     mlflow: str
     dask: str
+    scheduler: str
+    certificate: Path
     web: str
 
     def lines(self) -> list[str]:
         return [
             f"Airflow  {self.airflow}  user {self.airflow_user}, password {self.airflow_password}",
             f"MLflow   {self.mlflow}  no login",
-            f"Dask     {self.dask}/status  no login",
+            f"Dask     {self.dask}/status  no login; scheduler {self.scheduler}, certificate {self.certificate}",
         ]
 
 
@@ -217,5 +219,7 @@ def _addresses(settings: Settings, state: State) -> Addresses:
         airflow_password=airflow.password(there),
         mlflow=there.mlflow.url,
         dask=there.dashboard.url,
+        scheduler=there.dask_address,
+        certificate=there.dask_certificate,
         web=there.web.url,
     )

@@ -81,7 +81,12 @@ class Settings:
 
     @property
     def dask_address(self) -> str:
-        return f"tcp://{HOST}:{self.dask.number}"
+        return f"tls://{HOST}:{self.dask.number}"
+
+    @property
+    def dask_certificate(self) -> Path:
+        """The file of the certificate that everything on Dask shows and trusts, with its private key."""
+        return self.folder / "tls" / "dask.pem"
 
     def environment(self) -> dict[str, str]:
         """Return the whole environment of a service, and so of every Airflow task and Dask worker."""
@@ -93,6 +98,7 @@ class Settings:
             "VECAP_HOME": str(self.home),
             "VECAP_CONFIG": str(self.config),
             "VECAP_DASK_ADDRESS": self.dask_address,
+            **self._dask_tls(),
             "VECAP_MLFLOW_URI": self.mlflow.url,
             **{port.variable: str(port.number) for port in self.ports},
             "AIRFLOW_HOME": str(self.airflow_home),
@@ -103,3 +109,17 @@ class Settings:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
+
+    def _dask_tls(self) -> dict[str, str]:
+        tls, file = "DASK_DISTRIBUTED__COMM__TLS", str(self.dask_certificate)
+        shown = {f"{tls}__{r}__{k}": file for r in ("SCHEDULER", "WORKER", "CLIENT") for k in ("CERT", "KEY")}
+        return {"DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true", f"{tls}__CA_FILE": file, **shown}
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write *file* whole, readable by its owner alone."""
+    aside = file.with_name(file.name + ".new")
+    aside.unlink(missing_ok=True)
+    aside.touch(mode=0o600, exist_ok=False)
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(file)

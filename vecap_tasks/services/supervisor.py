@@ -22,6 +22,7 @@ import psutil
 from vecap_tasks.errors import VecapError, one_line
 from vecap_tasks.services import airflow
 from vecap_tasks.services.catalogue import Service, catalogue
+from vecap_tasks.services.certificate import write_certificate
 from vecap_tasks.services.orphans import Process, die_with_parent, end_sessions
 from vecap_tasks.services.settings import Settings
 from vecap_tasks.services.state import Phase, ServiceState, State, lock
@@ -185,6 +186,7 @@ def main() -> int:
         settings.logs.mkdir(parents=True, exist_ok=True)
         try:
             airflow.write_settings(settings)
+            write_certificate(settings)
             (settings.home / "web" / "sites").mkdir(parents=True, exist_ok=True)  # nothing to serve yet is no error
             return Supervisor(settings).run()
         except (OSError, VecapError) as error:
