@@ -12,6 +12,8 @@ folder=$(cd "$folder" && pwd)
 env=$folder/.env
 tls=$folder/secrets/tls
 touch "$env"
+chmod 600 "$env"
+[ -z "$(tail -c 1 "$env")" ] || echo >> "$env" # end the last line, so that the next setting begins one
 
 say() { # NAME VALUE: keep it, unless a value is there
     grep -q "^$1=" "$env" || echo "$1=$2" >> "$env"
@@ -44,6 +46,7 @@ for name in scheduler worker client; do
     mv "$tls/$name.new" "$tls/$name.pem"
     rm "$tls/$name.csr"
 done
+chmod 600 "$tls"/*.key
 if [ "$(id -u)" = 0 ]; then
     chown "$user" "$tls"/*.pem "$tls"/scheduler.key "$tls"/worker.key "$tls"/client.key
     chmod 711 "$folder/secrets" "$tls"

@@ -94,6 +94,18 @@ def test_a_new_secret_is_added_to_old_ones(tmp_path: Path) -> None:
     assert {name for name in first if first[name] != second[name]} == {"REDIS_PASSWORD"}
 
 
+def test_a_file_that_was_there_becomes_private_and_keeps_its_settings(tmp_path: Path) -> None:
+    read_secrets(tmp_path)
+    files = [tmp_path / ".env", tmp_path / "secrets" / "tls" / "client.key"]
+    files[0].write_text("VECAP_CONFIG=/models/mine.yaml")  # no end of line
+    for file in files:
+        file.chmod(0o644)
+    settings = read_secrets(tmp_path)
+    assert settings.pop("VECAP_CONFIG") == "/models/mine.yaml"
+    assert len(settings["POSTGRES_PASSWORD"]) == 48
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600] * 2
+
+
 def test_certificates_are_signed_by_the_one_authority(tmp_path: Path) -> None:
     read_secrets(tmp_path)
     tls = tmp_path / "secrets" / "tls"
