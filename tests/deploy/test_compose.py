@@ -125,11 +125,9 @@ def test_only_the_pages_are_published_and_here_alone(services: dict[str, Service
     }
 
 
-def test_none_of_ours_is_root_or_may_become_it(services: dict[str, Service]) -> None:
+def test_no_service_is_root_or_may_become_it(services: dict[str, Service]) -> None:
     for name, service in services.items():
-        if name == "postgres":  # its image starts as root to own its volume, and then is not
-            continue
-        assert re.fullmatch(r"[1-9]\d*:0", service.body["user"])
+        assert re.fullmatch("postgres" if name == "postgres" else r"[1-9]\d*:0", service.body["user"])
         assert service.body["cap_drop"] == ["ALL"]
         assert service.body["security_opt"] == ["no-new-privileges:true"]
 
@@ -160,6 +158,16 @@ def test_a_uid_that_nothing_lists_has_a_name(services: dict[str, Service], name:
     code = "import getpass, os; os.setgid(0); os.setuid(54321); print(getpass.getuser())"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout == "vecap\n", done.stderr
+
+
+def test_the_log_of_every_service_is_bounded(services: dict[str, Service]) -> None:
+    for service in services.values():
+        assert service.body["logging"]["options"] == {"max-size": "20m", "max-file": "3"}, service.name
+
+
+def test_postgresql_has_the_security_fixes_of_may_2026(services: dict[str, Service]) -> None:
+    found = re.fullmatch(r"postgres:17\.(\d+)-bookworm", services["postgres"].body["image"])
+    assert found and int(found[1]) >= 10
 
 
 def test_what_stays_up_is_watched_restarted_and_bounded(services: dict[str, Service]) -> None:
