@@ -167,7 +167,8 @@ def test_the_log_of_every_service_is_bounded(services: dict[str, Service]) -> No
 
 def test_postgresql_has_the_security_fixes_of_may_2026(services: dict[str, Service]) -> None:
     found = re.fullmatch(r"postgres:17\.(\d+)-bookworm", services["postgres"].body["image"])
-    assert found and int(found[1]) >= 10
+    assert found
+    assert int(found[1]) >= 10
 
 
 def test_what_stays_up_is_watched_restarted_and_bounded(services: dict[str, Service]) -> None:

@@ -35,6 +35,8 @@ def catalogue(settings: Settings, *, migrate: bool) -> tuple[Service, ...]:
     """Return the services in the order in which they are started. *migrate*: Airflow's tables are not there yet."""
     python = sys.executable
     airflow = (python, "-m", "airflow")
+    # Not for tasks, whose configuration may name another scheduler, without TLS.
+    dask = ("env", "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=true", python, "-m", "dask")
     tables = ("airflow-tables",) if migrate else ("databases",)
     services = (
         Service(
@@ -81,8 +83,7 @@ def catalogue(settings: Settings, *, migrate: bool) -> tuple[Service, ...]:
         Service(
             "dask-scheduler",
             (
-                *(python, "-m", "dask", "scheduler", "--protocol", "tls"),
-                *("--host", HOST, "--port", str(settings.dask.number)),
+                *(*dask, "scheduler", "--protocol", "tls", "--host", HOST, "--port", str(settings.dask.number)),
                 *("--dashboard-address", f"{HOST}:{settings.dashboard.number}"),
             ),
             ready=lambda: answers(f"{settings.dashboard.url}/health") is not None,
@@ -90,7 +91,7 @@ def catalogue(settings: Settings, *, migrate: bool) -> tuple[Service, ...]:
         Service(
             "dask-workers",
             (
-                *(python, "-m", "dask", "worker", settings.dask_address, "--host", HOST, "--name", "worker"),
+                *(*dask, "worker", settings.dask_address, "--host", HOST, "--name", "worker"),
                 *("--nworkers", str(DASK_WORKERS), "--nthreads", "1", "--nanny"),
                 # A shard bounds its own memory; Dask would pause a worker at 80 % of its share, and wait for ever.
                 *("--memory-limit", "0"),

@@ -111,13 +111,14 @@ class Settings:
         }
 
     def _dask_tls(self) -> dict[str, str]:
-        tls, file = "DASK_DISTRIBUTED__COMM__TLS", str(self.dask_certificate)
-        shown = {f"{tls}__{r}__{k}": file for r in ("SCHEDULER", "WORKER", "CLIENT") for k in ("CERT", "KEY")}
-        return {"DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true", f"{tls}__CA_FILE": file, **shown}
+        prefix, file = "DASK_DISTRIBUTED__COMM__TLS", str(self.dask_certificate)
+        roles = ("SCHEDULER", "WORKER", "CLIENT")
+        shown = {f"{prefix}__{role}__{kind}": file for role in roles for kind in ("CERT", "KEY")}
+        return {f"{prefix}__CA_FILE": file, **shown}
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write *file* whole, readable by its owner alone."""
+    """Write *file* whole, readable by its owner only."""
     aside = file.with_name(file.name + ".new")
     aside.unlink(missing_ok=True)
     aside.touch(mode=0o600, exist_ok=False)
