@@ -75,7 +75,7 @@ def main() -> None:
             "compile": task["compile"], "deterministic": False, "checkpoint_steps": 1_000_000,
         }
     )  # fmt: skip
-    tokenizer = AutoTokenizer.from_pretrained(task["tokenizer"])
+    tokenizer = AutoTokenizer.from_pretrained(task["tokenizer"], trust_remote_code=False)
     data = _Timed(_tars(task, config, tokenizer) if task["kind"] == "tars" else _memory(task, config, tokenizer))
     ranks = Ranks(torch.device(choose_device("auto")))
     model = new_model(config.model, tokenizer, 0)

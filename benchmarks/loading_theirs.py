@@ -64,7 +64,7 @@ def webdataset_batches(tars: str, samples: int, batch: int) -> tuple[str, Iterab
     import webdataset as wds
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(sys.argv[5])
+    tokenizer = AutoTokenizer.from_pretrained(sys.argv[5], trust_remote_code=False)
 
     def ids(text: str) -> Any:
         return tokenizer(text, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids[0]

@@ -16,8 +16,10 @@ class Naive:
 
     def __init__(self, folder: Path, question: str, new_tokens: int, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        self._model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True).eval()
+        self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self._model = AutoModelForImageTextToText.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        ).eval()
         self._new_tokens = new_tokens
         content = [{"type": "image"}, {"type": "text", "text": question}]
         self._text = self._processor.apply_chat_template(

@@ -27,4 +27,9 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, VecapError):
         return text
+    if "trust_remote_code" in text:  # of transformers, which has an `auto_map` to follow
+        return (
+            "it needs Python code of its own (`auto_map`), which is never run here; "
+            "choose a model whose architecture transformers has, or have it served (backend: openai)"
+        )
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -135,3 +135,9 @@ class RewriteConfig(Section):
     screen: ScreenConfig = ScreenConfig()
     max_alttext_chars: int = Field(512, ge=16, description="Characters of an AltText that the LLM is shown.")
     shard_size: int = Field(10_000, ge=1)
+    max_refused: Annotated[float, Runtime] = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Share of a shard's requests that a server may refuse; above it the shard fails. 1 never fails.",
+    )

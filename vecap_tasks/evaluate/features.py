@@ -29,7 +29,7 @@ class Encoder:
         self._device = torch.device(device if device != "auto" else "cuda" if found else "cpu")
         disable_progress_bar()  # it writes a bar for each file, into logs too
         self._model = CLIPModel.from_pretrained(folder).to(self._device).eval()
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self._processor = CLIPImageProcessorPil.from_pretrained(folder)
         self._batch_size = batch_size
 

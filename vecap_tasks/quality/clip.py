@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from transformers.utils.logging import disable_progress_bar
 
-from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.errors import ConfigError, VecapError, one_line
 
 _DECIMALS = 4  # what a score is kept to: finer is rounding of the device
 
@@ -37,11 +37,12 @@ class Scorer:
         disable_progress_bar()  # it writes a bar for each file, into logs too
         try:
             self._model = CLIPModel.from_pretrained(folder).to(self._device).eval()
-            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self._processor = CLIPImageProcessorPil.from_pretrained(folder)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            why = " ".join(str(error).split())[:300]
-            raise VecapError(f"quality.clip.model: {folder} cannot be loaded as a CLIPModel: {why}") from error
+            raise VecapError(
+                f"quality.clip.model: {folder} cannot be loaded as a CLIPModel: {one_line(error)[:300]}"
+            ) from error
         self._lock = Lock()  # a tokenizer serves one thread
         self._length = self._model.config.text_config.max_position_embeddings
 

@@ -1,19 +1,14 @@
-"""What a chat-completions server answered, read: the text, or what it says is wrong."""
+"""What a chat-completions server answered, read: the text, or its error."""
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 
 from vecap_tasks.rewrite.draw import Written, failed
-
-_TOO_LONG = re.compile(
-    r"context.{0,20}(?:length|size|window)|too long|(?:maximum|max|exceed)\b.{0,60}\btokens?\b", re.I
-)
+from vecap_tasks.rewrite.server_errors import Fault, ServerError
 
 
 class Unusable(Exception):
@@ -39,7 +34,7 @@ class Answer:
             text = choice["message"]["content"] or ""
             reason, usage = choice.get("finish_reason"), body.get("usage") or {}
             if reason == "content_filter":
-                return failed("content_filter")
+                return failed(Fault.CONTENT_FILTER, "finish_reason content_filter")
             tokens, asked = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
             return Written(" ".join(text.split()), tokens, reason != "length", asked)
         except ValueError:
@@ -47,25 +42,10 @@ class Answer:
         except (KeyError, IndexError, TypeError, AttributeError):
             raise Unusable("the answer is JSON, but no chat completion") from None
 
-    def refusal(self) -> Written | None:
-        """Return the row's problem where the server refuses this very prompt, None where it would refuse any."""
-        said = self.said()
-        if self.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or _TOO_LONG.search(said):
-            return failed("prompt_too_long")
-        return failed("content_filter") if "content_filter" in said else None
-
-    def said(self) -> str:
-        """Return status and message of an answer that is an error, in a line."""
-        text = self.text
-        try:
-            body = json.loads(text)
-            error = body.get("error", body.get("detail", body.get("message", body)))
-            text = str(error.get("message", error)) if isinstance(error, dict) else str(error)
-            if isinstance(error, dict) and error.get("code"):
-                text = f"{error['code']}: {text}"
-        except (ValueError, AttributeError):
-            text = re.sub(r"<[^>]*>", " ", text)
-        return f"{self.status} {' '.join(text.split())[:300]}".strip()
+    @property
+    def error(self) -> ServerError:
+        """An answer that is an error, read."""
+        return ServerError.of(self.status, self.text)
 
 
 def seconds(retry_after: str | None) -> float | None:

@@ -16,6 +16,7 @@ from vecap_tasks.dataset.manifest import digest
 from vecap_tasks.dataset.stage import Stage
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.draw import Draw, Written, flat
+from vecap_tasks.rewrite.refusals import Refusals
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
@@ -39,6 +40,7 @@ class Batches:
         self._place = stage.aside(shard)
         self._known: dict[str, Written] = {}
         self.taken_over = 0  # texts that were asked for and lay there
+        self.refusals = Refusals(f"{stage.name} {shard}")
         for name in stage.store.files(self._place):
             if name.endswith(_ENDING):
                 for line in stage.store.read(f"{self._place}/{name}").splitlines():
@@ -71,6 +73,7 @@ class Batches:
         if left:
             written = ask([asked[place] for place in left], finished)
             self._known |= zip((keys[place] for place in left), written, strict=True)
+            self.refusals.note(role, written)
         self._keep(role, unkept)
         return [self._known[key] for key in keys]
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -24,39 +25,56 @@ from vecap_tasks.rewrite.answer import Answer, Unusable, seconds
 from vecap_tasks.rewrite.batches import Finished, unheeded
 from vecap_tasks.rewrite.draw import Written, failed
 from vecap_tasks.rewrite.endpoint import Endpoint
+from vecap_tasks.rewrite.server_errors import KNOWN_ROW_FAULTS, ROW_FAULTS, Fault, classify
 
-_TEMPORARY = frozenset({408, 409, 425, 500, 502, 503, 504, 529})
+_TEMPORARY = frozenset({408, 409, 424, 425, 429, 500, 502, 503, 504, 529})
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds between tries, doubled each time, give or take half
 _MOST_BYTES = 4 << 20  # of an answer
 _CONNECT_SECONDS = 10.0
 _LIST_SECONDS = 10.0  # for what is served; no model works for that
+_NEW_LIMIT_NAME: set[tuple[str, str]] = set()  # (URL, model) that want `max_completion_tokens`, in this process
+
+Messages = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """Fields of the body besides the model's name and the limits that every request has."""
 
-    messages: list[dict[str, Any]]
+    messages: Messages
     temperature: float
     seed: int
 
 
-class Client:
-    """Asks one served model, at all its addresses. Raises VecapError where the key is not set."""
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a request has no text, and the addresses that said so."""
 
-    def __init__(self, settings: ModelConfig, server: ServerConfig) -> None:
+    fault: Fault
+    said: str
+    endpoints: Sequence[Endpoint]
+
+
+class Client:
+    """Asks one served model, at all its addresses. Raises VecapError where the key is not set.
+
+    *test* is a short request, sent where it is unclear whether a row or the job is at fault.
+    """
+
+    def __init__(self, settings: ModelConfig, server: ServerConfig, test: Messages = ()) -> None:
         self._settings = settings
         self._server = server
         self._key = _key(server)
         self._endpoints = [Endpoint(expand(url).rstrip("/"), server.requests, server.slow) for url in server.urls]
-        self._answers = 0
+        self._test = test
 
     def ask(self, requests: Iterator[Request | Written], finished: Finished = unheeded) -> list[Written]:
         """Return the answers in order; what is written already is handed through. Takes requests as it sends them.
 
-        *finished* is told of each answer.
+        *finished* is told of each answer. A row that the server refuses has the problem in place of a text.
 
-        Raises VecapError, in one line, where the server is not there, refuses the key or does not have the model.
+        Raises VecapError, in one line, where the server is not there, refuses the key, does not have the model, or
+        refuses any request.
         """
         return asyncio.run(self._ask(requests, finished))
 
@@ -68,6 +86,7 @@ class Client:
         answers: dict[int, Written] = {}
         places = asyncio.Semaphore(self._server.requests * len(self._endpoints))
         self._changed = asyncio.Event()
+        self._testing = asyncio.Lock()
 
         async def answer(place: int, request: Request) -> None:
             try:
@@ -90,7 +109,7 @@ class Client:
                         answers[place] = request
                         places.release()
                     else:
-                        await self._room()
+                        await self._room(self._endpoints)
                         tasks.create_task(answer(place, request))
                     place += 1
         except BaseExceptionGroup as group:
@@ -107,65 +126,117 @@ class Client:
         )
 
     async def _answer(self, request: Request) -> Written:
-        body = self._body(request)
-        before = self._answers
-        for number in range(1, self._server.tries + 1):
-            endpoint = await self._room()
+        begun = time.monotonic()
+        outcome = await self._exchange(request, self._endpoints, self._server.tries)
+        if isinstance(outcome, Written):
+            return outcome
+        await self._blame_the_row(outcome, request, begun)
+        return failed(outcome.fault, outcome.said)
+
+    async def _exchange(self, request: Request, endpoints: Sequence[Endpoint], tries: int) -> Written | _Refusal:
+        """Return the text, or why there is none; tries again where that can help."""
+        for number in range(1, tries + 1):
+            endpoint = await self._room(endpoints)
             begun = time.monotonic()
             endpoint.flying += 1
             endpoint.sent += 1
             try:
-                answer = await self._send(endpoint.url, "POST", "/chat/completions", body)
-                if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+                answer = await self._post(endpoint.url, request)
+                if answer.status == HTTPStatus.OK:
+                    written = answer.completion()
+                    endpoint.answered(begun)
+                    endpoint.wrote = time.monotonic()
+                    return written
+                error = answer.error
+                reason, fault = str(error), classify(error)
+                if error.status not in _TEMPORARY or fault in KNOWN_ROW_FAULTS:
+                    endpoint.answered(begun)
+                    return _Refusal(fault, reason, (endpoint,))
+                if error.status == HTTPStatus.TOO_MANY_REQUESTS:
                     endpoint.overloaded(begun, answer.retry_after)
-                    reason = answer.said()
-                elif answer.status in _TEMPORARY:
+                else:
                     endpoint.failed(begun)
                     if answer.retry_after is not None:
                         endpoint.overloaded(begun, answer.retry_after)
-                    reason = answer.said()
-                else:
-                    written = await self._read(endpoint, answer)
-                    endpoint.answered(begun)
-                    self._answers += 1
-                    return written
             except Unusable as error:
                 endpoint.failed(begun)
                 reason = str(error)
             finally:
                 endpoint.flying -= 1
                 self._changed.set()
-            if number < self._server.tries:
+            if number < tries:
                 wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (number - 1))
                 await asyncio.sleep(wait * random.uniform(0.5, 1.5))
-        if self._answers > before:
-            return failed("server_failed")  # others were answered meanwhile: it is this request's own fault
-        raise VecapError(
-            f"model {self._settings.model} at {endpoint.url}: {reason}, in the last of {self._server.tries} tries; "
-            "see that the server is up and the address ends as its API does, mostly in /v1; "
-            "then run the same command again"
-        )
+        return _Refusal(Fault.FAILED, f"{endpoint.url}: {reason}", endpoints)
 
-    async def _room(self) -> Endpoint:
-        """Wait for an address that takes one more request, and return the emptiest."""
+    async def _blame_the_row(self, refusal: _Refusal, request: Request, begun: float) -> None:
+        """Return where the server refused a *request* for its content; raise VecapError where it would refuse any.
+
+        The row is at fault where the server meanwhile wrote another text, else where it answers a short test request
+        with the same parameters. An error in known words needs only that it ever wrote one.
+        """
+        if refusal.fault not in ROW_FAULTS:
+            raise await self._job_error(refusal)
+        since = -math.inf if refusal.fault in KNOWN_ROW_FAULTS else begun
+        async with self._testing:  # one is enough for all that are in flight
+            if any(endpoint.wrote > since for endpoint in refusal.endpoints):
+                return
+            tries = 1 if refusal.fault == Fault.FAILED else self._server.tries  # it had its tries
+            outcome = await self._exchange(replace(request, messages=self._test), refusal.endpoints, tries)
+        if isinstance(outcome, _Refusal):
+            raise await self._job_error(outcome)
+
+    async def _job_error(self, refusal: _Refusal) -> VecapError:
+        name, url = self._settings.model, refusal.endpoints[0].url
+        if refusal.fault == Fault.FAILED:
+            return VecapError(
+                f"model {name} at {refusal.said}, in the last of {self._server.tries} tries; "
+                "see that the server is up and the address ends as its API does, mostly in /v1; "
+                "then run the same command again"
+            )
+        if refusal.fault == Fault.KEY:
+            variable = self._server.api_key_env
+            hint = f"correct the key in {variable} on every worker" if variable else "name its key in api_key_env"
+            return VecapError(f"model {name}: {url} refuses the key ({refusal.said}); {hint}")
+        if refusal.fault in (Fault.PARAMETER, Fault.LIMIT_NAME):
+            hint = "correct the setting that sends it: max_new_tokens, temperature, or server.body"
+        else:
+            hint = f"it serves {await self._names(url)}; correct the model's name, or its server.urls"
+            if refusal.fault != Fault.MODEL:
+                hint = f"it refuses a short test request too, so no row can pass; {hint}, or the server's own settings"
+        return VecapError(f"model {name}: {url} refuses the request ({refusal.said}); {hint}")
+
+    async def _post(self, url: str, request: Request) -> Answer:
+        """Send *request*, once more where the server wants `max_completion_tokens`; it gets that from then on."""
+        served = (url, self._settings.model)
+        body = self._body(request, "max_completion_tokens" if served in _NEW_LIMIT_NAME else "max_tokens")
+        answer = await self._send(url, "POST", "/chat/completions", body)
+        if "max_tokens" in body and answer.status != HTTPStatus.OK and classify(answer.error) == Fault.LIMIT_NAME:
+            _NEW_LIMIT_NAME.add(served)
+            body = self._body(request, "max_completion_tokens")
+            answer = await self._send(url, "POST", "/chat/completions", body)
+        return answer
+
+    async def _room(self, endpoints: Sequence[Endpoint]) -> Endpoint:
+        """Wait for one of *endpoints* that takes one more request, and return the emptiest."""
         while True:
             now = time.monotonic()
-            open_now = [one for one in self._endpoints if one.closed_until <= now]
+            open_now = [one for one in endpoints if one.closed_until <= now]
             free = [one for one in open_now if one.load < 1]
             if free:
                 return min(free, key=lambda one: (one.load, one.sent))
-            closed = [one.closed_until - now for one in self._endpoints if one.closed_until > now]
+            closed = [one.closed_until - now for one in endpoints if one.closed_until > now]
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), min(closed, default=None))
             except TimeoutError:
                 continue
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _body(self, request: Request, limit_name: str) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._settings.model,
             "messages": request.messages,
-            "max_tokens": self._settings.max_new_tokens,
+            limit_name: self._settings.max_new_tokens,
             "temperature": request.temperature,
         }
         if request.temperature:
@@ -195,24 +266,6 @@ class Client:
         except (aiohttp.ClientError, OSError) as error:
             raise Unusable(self._hide(one_line(error))) from None
 
-    async def _read(self, endpoint: Endpoint, answer: Answer) -> Written:
-        """Read a completion. Raises Unusable for what is none, VecapError for a refusal that will come again."""
-        if answer.status == HTTPStatus.OK:
-            return answer.completion()
-        refused = answer.refusal()
-        if refused is not None:
-            return refused
-        said, name = answer.said(), self._settings.model
-        if answer.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            variable = self._server.api_key_env
-            hint = f"correct the key in {variable} on every worker" if variable else "name its key in api_key_env"
-            raise VecapError(f"model {name}: {endpoint.url} refuses the key ({said}); {hint}")
-        served = await self._names(endpoint.url)
-        raise VecapError(
-            f"model {name}: {endpoint.url} refuses the request ({said}); it serves {served}; "
-            "correct the model's name, or its server.urls"
-        )
-
     async def _names(self, url: str) -> str:
         said = await self._listed(url)
         return ", ".join(str(one.get("id")) for one in said) if isinstance(said, list) and said else "no model it names"
@@ -222,7 +275,7 @@ class Client:
         try:
             answer = await self._send(url, "GET", "/models")
             if answer.status != HTTPStatus.OK:
-                return answer.said()
+                return str(answer.error)
             listed = json.loads(answer.text)["data"]
             return [one for one in listed if isinstance(one, dict)]
         except Unusable as error:

@@ -23,7 +23,8 @@ GREEDY = Draw()
 class Written:
     """What a model wrote. `tokens` counts the end token; `ended` is False where it ran into the limit.
 
-    `problem` says why there is no text to look at: the prompt was too long, the picture unreadable, the server failed.
+    `problem` says why there is no text to look at: the prompt was too long, the picture unreadable, the server failed;
+    `said` is what the server said then, for logs alone.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Written:
     ended: bool
     prompt_tokens: int = 0
     problem: str | None = None
+    said: str = ""
 
 
 def flat(record: Any) -> dict[str, Any]:
@@ -38,9 +40,9 @@ def flat(record: Any) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
-def failed(problem: str) -> Written:
+def failed(problem: str, said: str = "") -> Written:
     """Return a text that was not written."""
-    return Written("", 0, True, problem=problem)
+    return Written("", 0, True, problem=str(problem), said=said)
 
 
 def draw(subject: str, prompt: str, variant: int, attempt: int, temperature: float) -> Draw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 _FIRST = 8  # requests in flight to begin with
@@ -24,6 +25,7 @@ class Endpoint:
         self.sent = 0
         self.limit = float(min(_FIRST, most))
         self.closed_until = 0.0  # on the clock of time.monotonic
+        self.wrote = -math.inf  # when it last sent a text, on the same clock
         self._most = most
         self._slow = slow
         self._cut = 0.0

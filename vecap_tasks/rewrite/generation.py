@@ -69,7 +69,11 @@ def load_weights(kind: Any, checkpoint: Checkpoint, settings: ModelConfig) -> Pr
     device = device_of(settings.device)
     try:
         model, report = kind.from_pretrained(
-            checkpoint.folder, dtype=getattr(torch, settings.dtype), local_files_only=True, output_loading_info=True
+            checkpoint.folder,
+            dtype=getattr(torch, settings.dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except LOAD_ERRORS as error:
         raise cannot_load(checkpoint, error) from error

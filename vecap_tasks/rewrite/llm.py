@@ -99,8 +99,8 @@ class Llm:
 def _load(checkpoint: Checkpoint, settings: ModelConfig) -> Generator:
     """Load model and tokenizer, once in a process, for however many prompts."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
-        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         return Generator(load_weights(kind, checkpoint, settings), tokenizer, settings)
     except LOAD_ERRORS as error:

@@ -18,12 +18,15 @@ _PARTS = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
 
 def load_processor(folder: Path) -> Any:
     """Load the processor by transformers' Auto classes. Raises what those raise for a folder that has none."""
-    kind = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(folder, local_files_only=True)), None)
+    kind = PROCESSOR_MAPPING.get(
+        type(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)), None
+    )
     attributes = kind.get_attributes() if hasattr(kind, "get_attributes") else []
     if kind is None or is_torchvision_available() or not {_VIDEO} < set(attributes) <= {_VIDEO, *_PARTS}:
-        return AutoProcessor.from_pretrained(folder, local_files_only=True)
+        return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     parts = [
-        None if name == _VIDEO else _PARTS[name].from_pretrained(folder, local_files_only=True) for name in attributes
+        None if name == _VIDEO else _PARTS[name].from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        for name in attributes
     ]
     settings, more = kind.get_processor_dict(folder, local_files_only=True)
     return _without_videos(kind).from_args_and_dict(parts, settings, **more)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from PIL import Image
 
 from vecap_tasks.config import ModelConfig, ServerConfig
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.batches import Finished, unheeded
 from vecap_tasks.rewrite.client import Client, Request
-from vecap_tasks.rewrite.draw import Draw, Written, failed
+from vecap_tasks.rewrite.draw import GREEDY, Draw, Written, failed
 from vecap_tasks.rewrite.images import DECODERS, Seen
 from vecap_tasks.rewrite.prompt import Prompt, clean
+from vecap_tasks.rewrite.server_errors import Fault
 
 Texts = tuple[str, str]  # AltText and VeC
 
@@ -23,8 +27,8 @@ class ServedVlm:
     decoders = DECODERS
 
     def __init__(self, settings: ModelConfig, prompt: Prompt) -> None:
-        self._client = Client(settings, _server(settings))
         self._prompt = prompt
+        self._client = Client(settings, _server(settings), self._request(_gray_jpeg(), GREEDY).messages)
 
     def describe(self, asked: Iterator[tuple[Seen, Draw]], finished: Finished = unheeded) -> list[Written]:
         """Say what each picture shows; the problem is `unreadable_image` where there is none.
@@ -38,19 +42,23 @@ class ServedVlm:
             if seen.image is None:
                 yield failed("unreadable_image")
                 continue
-            url = f"data:image/jpeg;base64,{base64.b64encode(seen.jpeg).decode()}"
-            yield _request(
-                [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self._prompt.text}], draw
-            )
+            yield self._request(seen.jpeg, draw)
+
+    def _request(self, jpeg: bytes, draw: Draw) -> Request:
+        url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+        return _request(
+            [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self._prompt.text}], draw
+        )
 
 
 class ServedLlm:
     """A served language model with the prompt it is asked."""
 
     def __init__(self, settings: ModelConfig, prompt: Prompt, max_alttext_chars: int) -> None:
-        self._client = Client(settings, _server(settings))
         self._prompt = prompt
         self._limit = max_alttext_chars
+        test = self._request(("A cat", "a cat"), GREEDY, max_alttext_chars).messages
+        self._client = Client(settings, _server(settings), test)
 
     def fuse(self, asked: Sequence[tuple[Texts, Draw]], finished: Finished = unheeded) -> list[Written]:
         """Write a text about each (AltText, VeC), the AltText halved as long as the server finds it too long.
@@ -68,7 +76,7 @@ class ServedLlm:
 
             answers = self._client.ask(iter([self._request(*asked[place], limit) for place in left]), answered)
             written |= zip(left, answers, strict=True)
-            too_long = [place for place in left if written[place].problem == "prompt_too_long"]
+            too_long = [place for place in left if written[place].problem == Fault.PROMPT_TOO_LONG]
             left = [place for place in too_long if limit and len(asked[place][0][0]) > limit // 2]
             limit //= 2
         return [written[place] for place in range(len(asked))]
@@ -93,6 +101,13 @@ def _server(settings: ModelConfig) -> ServerConfig:
     if settings.server is None:
         raise VecapError(f"model {settings.model} has no server; give its addresses in `server.urls`")
     return settings.server
+
+
+def _gray_jpeg() -> bytes:
+    """Return a picture that no server can object to, 224 pixels wide and high."""
+    stream = io.BytesIO()
+    Image.new("RGB", (224, 224), "gray").save(stream, "JPEG")
+    return stream.getvalue()
 
 
 def _request(content: str | list[dict[str, Any]], draw: Draw) -> Request:

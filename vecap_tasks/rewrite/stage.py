@@ -34,6 +34,7 @@ from vecap_tasks.rewrite.draw import Draw, Written
 from vecap_tasks.rewrite.images import Row, Seen, read_images
 from vecap_tasks.rewrite.meter import Meter
 from vecap_tasks.rewrite.prompt import PLACES, Prompt, load_prompt
+from vecap_tasks.rewrite.refusals import warn_of_refusals
 from vecap_tasks.rewrite.reuse import Captions, Earlier, Writer, Writers, find_captions, finished_captions
 from vecap_tasks.rewrite.screen import Screened
 from vecap_tasks.rewrite.table import caption_table, count
@@ -94,13 +95,16 @@ class Rewrite(Stage):
         meters = {"vlm": Meter(section.vlm.price), "llm": Meter(section.llm.price)}
         found = find_captions(self.store, self._earlier.files_with(rows), rows, self._writers)
         vec = found.vec | self._describe(rows, found.vec, batches, meters["vlm"])
+        self._check("vlm", vec, batches)
         pairs = {(row.alttext, said): None for row in rows if row.alttext and (said := vec[row.sha256].text)}
         vecap = found.vecap | self._fuse("llm", list(pairs), found.vecap, batches, meters["llm"])
+        self._check("llm", vecap, batches)
         alone: dict[str, Caption] = dict(found.alttext_rewritten)
         if "alttext" in self._prompts:
             texts = {(row.alttext, ""): None for row in rows if row.alttext and row.alttext not in alone}
             made = self._fuse("alttext", list(texts), {}, batches, meters["llm"])
             alone |= {alttext: caption for (alttext, _), caption in made.items()}
+            self._check("llm", alone, batches)
         table = caption_table(rows, Captions(vec, vecap, alone), self._writers)
         write_rows(table.to_batches(), CAPTIONS, work / f"{shard}.parquet")
         notes = {"reused_vec": len(found.vec), "reused_vecap": len(found.vecap)}
@@ -120,6 +124,7 @@ class Rewrite(Stage):
             return Made({})
         from vecap_tasks.rewrite.served import describe_server
 
+        warn_of_refusals(self.name, (result.counters for result in results))
         served = {role: describe_server(settings) for role, settings in servers.items()}
         (work / "served.json").write_text(json.dumps(served, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return Made({}, attachments=("served.json",))
@@ -240,6 +245,11 @@ class Rewrite(Stage):
         subjects = [(row, row.sha256) for row in wanted]
         captions = write_captions(subjects, self._settings["vlm"], prompt.digest, write, kept)
         return {row.sha256: caption for row, caption in zip(wanted, captions, strict=True)}
+
+    def _check(self, role: str, captions: Mapping[Any, Caption], batches: Batches) -> None:
+        """Raise VecapError where the server of *role* refused nearly all of a shard."""
+        if self._settings[role].server is not None:
+            batches.refusals.check(role, captions.values(), self.config.rewrite.max_refused)
 
     def _fuse(
         self, role: str, texts: Sequence[Texts], known: Mapping[Texts, Caption], batches: Batches, meter: Meter

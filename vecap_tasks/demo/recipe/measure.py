@@ -59,7 +59,8 @@ def held_out(count: int, seed: int) -> list[Scene]:
 
 def load(folder: Path) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """The checkpoint and its processor, as LLaVA-1.5 is loaded."""
-    return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False).eval()
+    return model, AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 def captions(

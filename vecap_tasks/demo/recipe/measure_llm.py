@@ -55,8 +55,8 @@ class FusionModel:
 
     def fuse(self, batch: Sequence[Pair]) -> list[str]:
         """One caption a pair, in order."""
-        tokenizer = AutoTokenizer.from_pretrained(self.folder)
-        model = AutoModelForCausalLM.from_pretrained(self.folder).eval()
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(self.folder, trust_remote_code=False).eval()
         captions: list[str] = []
         for start in range(0, len(batch), _BATCH):
             chats = [
