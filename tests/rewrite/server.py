@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,19 @@ def error(status: int, message: str, **headers: str) -> web.Response:
 async def echo(asked: Asked) -> web.StreamResponse:
     """Answer with the end of what was asked."""
     return completion(f"a picture of {asked.text[-40:]}")
+
+
+def refusing(marked: Mapping[str, tuple[int, Any]], answer: Answer = echo) -> Answer:
+    """Answer requests that hold a mark (in the text, or in an image's base64) with its status and body, others well."""
+
+    async def answered(asked: Asked) -> web.StreamResponse:
+        sent = json.dumps(asked.body["messages"])
+        for mark, (status, body) in marked.items():
+            if mark in sent:
+                return web.json_response(body, status=status)
+        return await answer(asked)
+
+    return answered
 
 
 class Server:

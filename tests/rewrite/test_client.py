@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.rewrite.server import CANARY, Asked, Server, completion, echo, error, fuse, settings
+from tests.rewrite.server import CANARY, Asked, Server, completion, echo, error, fuse, refusing, settings
 from vecap_tasks.config import ModelConfig, load_config
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.rewrite import endpoint
@@ -175,7 +175,7 @@ def test_a_fault_that_stays_is_told_in_one_line(fault: str) -> None:
     ):
         fuse(settings(server.url, tries=2, deadline=0.3), 3)
     assert "\n" not in str(told.value)
-    assert len(server.asked) <= 6
+    assert len(server.asked) <= 6 + 1  # and a test request
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -256,6 +256,109 @@ def test_a_prompt_that_is_too_long_is_shortened_by_the_alttext_alone() -> None:
         long, hopeless = llm.fuse([(("x " * 250, "a cat"), GREEDY), (("x", "cat " * 100), GREEDY)])
     assert long.text == "a cat"
     assert hopeless.problem == "prompt_too_long"
+
+
+# A server that refuses a row, and one that refuses them all.
+
+UNKNOWN = {"error": {"message": "I do not like this one"}}
+ASPECT = {"object": "error", "message": "absolute aspect ratio must be smaller than 200, got 250.0", "code": 400}
+TOO_LONG = {"error": {"message": "The decoder prompt (length 5951) is longer than the maximum model length of 4096."}}
+FILTERED = {"error": {"message": "The response was filtered", "code": "content_filter", "status": 400}}
+ROWS = {
+    "unknown": (400, UNKNOWN, "refused_by_server"),
+    "teapot": (418, UNKNOWN, "refused_by_server"),
+    "too long": (400, TOO_LONG, "prompt_too_long"),
+    "TGI": (422, {"error": "Input validation error: `inputs` must have less than 1024 tokens."}, "prompt_too_long"),
+    "filter": (400, FILTERED, "content_filter"),
+    "image": (500, {"error": {"message": "cannot identify image file <_io.BytesIO>"}}, "image_refused"),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_row_that_is_refused_keeps_the_reason_and_the_others_their_texts(kind: str) -> None:
+    status, body, problem = ROWS[kind]
+    with Server(refusing({"thing 2": (status, body)})) as server:
+        texts = fuse(settings(server.url, requests=1), 5)
+    assert [text.problem for text in texts] == [None, None, problem, None, None]
+    assert str(status) in texts[2].said
+    assert len(server.asked) <= 5 + 1  # a test request; the row is not asked again
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_row_that_is_refused_first_and_alone_is_told_from_a_job_that_is(kind: str) -> None:
+    status, body, problem = ROWS[kind]
+    with Server(refusing({"thing 0": (status, body)})) as server:
+        model = settings(server.url, max_new_tokens=7)
+        assert [text.problem for text in fuse(model)] == [problem]
+        row, test = (asked.body for asked in server.asked)
+        assert row["messages"] != test["messages"]
+        assert row | {"messages": []} == test | {"messages": []}  # the same parameters
+    with (
+        Server(refusing({"": (status, body)})) as server,
+        pytest.raises(VecapError, match=rf"{server.url} refuses the request \({status} .*\); .*a short test") as told,
+    ):
+        fuse(settings(server.url), 5)
+    assert "\n" not in str(told.value)
+
+
+def test_a_served_vlm_is_tested_with_a_picture_that_is_well(jpeg_of) -> None:
+    bad, good = (jpeg_of(Row(f"{number}", "", "a", None, ""), number) for number in range(2))
+    with Server(refusing({base64.b64encode(bad.jpeg).decode(): (400, UNKNOWN)})) as server:
+        vlm = ServedVlm(settings(server.url), load_prompt("describe"))
+        texts = vlm.describe(iter([(bad, GREEDY), (good, GREEDY)]))
+    assert [text.problem for text in texts] == ["refused_by_server", None]
+
+
+def test_a_row_that_always_fails_is_no_fault_of_the_server_though_it_comes_alone() -> None:
+    """As in the next try of a shard whose other rows are done."""
+    with Server(refusing({"thing 0": (500, {"error": {"message": "oops"}})})) as server:
+        assert [text.problem for text in fuse(settings(server.url, tries=1))] == ["server_failed"]
+
+
+def test_a_server_is_tested_by_itself_where_several_answer() -> None:
+    """One of two has another model, and refuses in words of its own: its rows are not blamed."""
+    with (
+        Server() as well,
+        Server(refusing({"": (400, UNKNOWN)})) as ill,
+        pytest.raises(VecapError, match=f"{ill.url} refuses the request"),
+    ):
+        fuse(settings(well.url, ill.url), 10)
+
+
+JOBS = {
+    "key": (401, {"error": {"message": "Incorrect API key", "code": "invalid_api_key"}}, "name its key in api_key_env"),
+    "url": (404, {"detail": "Not Found"}, "correct the model's name, or its server.urls"),
+    "parameter": (
+        400,
+        {"error": {"message": "'temperature' does not support 0", "code": "unsupported_value"}},
+        "correct the setting that sends it: max_new_tokens, temperature, or server.body",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_what_the_job_must_change_is_told_without_a_test_request(kind: str) -> None:
+    status, body, hint = JOBS[kind]
+    with Server(refusing({"": (status, body)})) as server, pytest.raises(VecapError, match=hint) as told:
+        fuse(settings(server.url, requests=1), 3)
+    assert "\n" not in str(told.value)
+    assert len(server.asked) == 1
+
+
+def test_max_completion_tokens_is_sent_from_then_on_where_the_server_wants_it() -> None:
+    message = (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    )
+
+    async def answer(asked: Asked) -> web.StreamResponse:
+        if "max_tokens" in asked.body:
+            return web.json_response({"error": {"message": message, "code": "unsupported_parameter"}}, status=400)
+        return await echo(asked)
+
+    with Server(answer) as server:
+        model = settings(server.url, requests=1, tries=1, max_new_tokens=7)
+        assert [text.problem for text in [*fuse(model, 3), *fuse(model, 2)]] == [None] * 5
+    assert [asked.body.get("max_completion_tokens") for asked in server.asked] == [None, *[7] * 5]
 
 
 # The key.

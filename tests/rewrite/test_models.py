@@ -1,5 +1,6 @@
 """Loading checkpoints, and greedy text that depends on its own row alone."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -76,8 +77,6 @@ def test_a_text_says_how_many_tokens_it_took_and_whether_it_ended(place, seen) -
 
 
 def test_an_alttext_that_is_too_long_for_the_model_is_shortened_until_it_fits(place, tmp_path: Path) -> None:
-    import json
-
     folder = shutil.copytree(place.llm, tmp_path / "short")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 300}))
@@ -87,6 +86,26 @@ def test_an_alttext_that_is_too_long_for_the_model_is_shortened_until_it_fits(pl
     assert 200 < len(llm.encode("x " * 200, "a cat")) <= 288
     assert llm.encode("x", "cat " * 100) == []
     assert [text.problem for text in llm.fuse([(("x", "cat " * 100), GREEDY)])] == ["prompt_too_long"]
+
+
+@pytest.mark.parametrize("role", ["vlm", "llm"])
+def test_code_in_a_models_folder_is_neither_run_nor_asked_about(place, tmp_path: Path, monkeypatch, role: str) -> None:
+    """An architecture that transformers lacks, with `auto_map` as the hub's models have it."""
+    folder = shutil.copytree(getattr(place, role), tmp_path / "foreign")
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "y")
+    kinds = ("AutoConfig", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoProcessor")
+    config = json.loads((folder / "config.json").read_text())
+    foreign = {"model_type": "foreign", "auto_map": {kind: f"foreign.{kind}" for kind in kinds}}
+    (folder / "config.json").write_text(json.dumps(config | foreign))
+    ran = tmp_path / "ran"
+    (folder / "foreign.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    setattr(place, role, folder)
+    with pytest.raises(VecapError, match=r"foreign: it needs Python code of its own \(`auto_map`\), .* never") as told:
+        (vlm_of if role == "vlm" else llm_of)(place)
+    assert "\n" not in str(told.value)
+    assert asked == []
+    assert not ran.exists()
 
 
 def test_a_revision_is_the_files_that_matter_and_nothing_else(place, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Served models in the stage, and a real `transformers serve` with the demo's models behind it."""
 
 import asyncio
+import base64
 import io
 import os
 import socket
@@ -16,8 +17,10 @@ import pytest
 from aiohttp import ClientError, ClientSession, web
 from PIL import Image
 
-from tests.rewrite.server import CANARY, Asked, Server, completion, fuse
+from tests.rewrite.server import CANARY, Asked, Server, completion, fuse, refusing
 from vecap_tasks.config import Config, ModelConfig, load_config
+from vecap_tasks.dataset.manifest import Manifest
+from vecap_tasks.dataset.version import Version
 from vecap_tasks.demo.recipe.measure import as_crawled, held_out
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.checkpoint import find_checkpoint
@@ -75,6 +78,77 @@ def test_a_version_is_captioned_by_servers_and_keeps_no_key(place, given, monkey
         assert CANARY.encode() not in stage.store.read(f"{version.folder}/{name}")
     for file in (place.folder / "store").rglob("*"):
         assert not file.is_file() or CANARY.encode() not in file.read_bytes()
+
+
+ASPECT = {"object": "error", "message": "absolute aspect ratio must be smaller than 200, got 250.0", "code": 400}
+UNKNOWN = {"error": {"message": "I do not like this one"}}
+
+
+def run(config: Config, version: Version) -> tuple[Manifest, list[dict]]:
+    stage = Rewrite(config, version)
+    for shard in stage.plan():
+        stage.run(shard)
+    manifest = stage.commit()
+    rows: list[dict] = []
+    for name in manifest.files_ending(".parquet"):
+        with stage.store.open(name) as stream:
+            rows += pq.read_table(stream).to_pylist()
+    return manifest, rows
+
+
+def test_rows_that_a_server_refuses_keep_the_reason_and_the_version_is_made(place, given, jpeg_of, caplog) -> None:
+    refused = {2: (400, ASPECT), 3: (400, UNKNOWN)}
+    marks = {base64.b64encode(jpeg_of(None, number).jpeg).decode(): answer for number, answer in refused.items()}
+    digests = []
+    with Server(refusing(marks, _captions)) as server, caplog.at_level("WARNING"):
+        for folder in ("one", "two"):
+            place.folder = place.folder / folder
+            config = served(place, server.url, api_key_env=None)
+            version = place.lay_down(config, [given(f"A Belvo {number} tulip", image=number) for number in range(6)])
+            manifest, rows = run(config, version)
+            digests.append(manifest.digest)
+        asked = len(server.asked)
+        assert run(config, version)[0].digest == digests[0] == digests[1]
+        assert len(server.asked) == asked
+    assert [row["vec_problem"] for row in rows] == [None, None, "image_refused", "refused_by_server", None, None]
+    assert [row["vecap_from"] for row in rows] == ["llm", "llm", "alttext", "alttext", "llm", "llm"]
+    assert [len(row["vec_attempts"]) for row in rows] == [1] * 6
+    counters = manifest.counters
+    assert (counters["rows"], counters["captioned"], counters["vecap_from.alttext"]) == (6, 4, 2)
+    assert (counters["problem.image_refused"], counters["problem.refused_by_server"]) == (1, 1)
+    told = [record.getMessage() for record in caplog.records][:3]
+    assert told == [
+        "rewrite 00000: vlm: the server refused 1 of 6 requests (image_refused), for example: 400 "
+        "absolute aspect ratio must be smaller than 200, got 250.0",
+        "rewrite 00000: vlm: the server refused 1 of 6 requests (refused_by_server), for example: 400 "
+        "I do not like this one",
+        "rewrite: 2 texts of a version of 6 rows are missing since a server refused them: "
+        "image_refused 1, refused_by_server 1",
+    ]
+
+
+def test_a_shard_of_which_a_server_refuses_nearly_all_fails_and_goes_on_when_the_server_is_put_right(
+    place, given, jpeg_of
+) -> None:
+    marks = {base64.b64encode(jpeg_of(None, number).jpeg).decode(): (400, ASPECT) for number in range(1, 20)}
+    with Server(refusing(marks, _captions)) as server:
+        config = served(place, server.url, api_key_env=None)
+        config = config.model_copy(update={"rewrite": config.rewrite.model_copy(update={"shard_size": 20})})
+        version = place.lay_down(config, [given(f"A Belvo {number} tulip", image=number) for number in range(20)])
+        stage = Rewrite(config, version)
+        with pytest.raises(
+            VecapError,
+            match=r"rewrite 00000: vlm: the server refused 19 of 20 requests \(image_refused 19\), for example: 400 "
+            r"absolute aspect ratio .*; correct the server's limits .* or raise rewrite\.max_refused",
+        ):
+            stage.run("00000")
+        assert stage.plan() == ["00000"]
+        allowed = config.model_copy(update={"rewrite": config.rewrite.model_copy(update={"max_refused": 1.0})})
+        assert Rewrite(allowed, version).fingerprint == stage.fingerprint
+        marks.clear()
+        manifest, _ = run(config, version)
+    assert manifest.counters["captioned"] == 20
+    assert manifest.provenance["notes"]["taken_over"] == 1
 
 
 def test_where_a_server_answers_is_no_part_of_what_it_makes(place, given) -> None:

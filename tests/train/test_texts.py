@@ -1,11 +1,14 @@
 """Which text a sample is shown with, and how it becomes token ids."""
 
+import json
+
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.train.given import configure
+from vecap_tasks.errors import ConfigError
 from vecap_tasks.train.source import draw
 from vecap_tasks.train.texts import TokenisedTexts
 from vecap_tasks.train.tokenizer import clip_tokenizer, load_tokenizer
@@ -69,6 +72,22 @@ def test_a_tokenizer_without_marks_gets_them(home, tmp_path):
         ids = one(["A cat", "cat"], padding=True)["input_ids"]
         assert ids[0] == [one.bos_token_id, 1, 3, one.eos_token_id]
         assert ids[1] == [one.bos_token_id, 3, one.eos_token_id, one.pad_token_id]
+
+
+def test_code_in_a_tokenizers_folder_is_neither_run_nor_asked_about(home, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "y")
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    settings = {"tokenizer_class": "Foreign", "auto_map": {"AutoTokenizer": ["foreign.Slow", "foreign.Fast"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    config = configure(home, model__tokenizer=str(folder))
+    with pytest.raises(ConfigError, match=r"train\.model\.tokenizer: .* needs Python code of its own") as told:
+        load_tokenizer(config)
+    assert "\n" not in str(told.value)
+    assert asked == []
+    assert not (tmp_path / "ran").exists()
 
 
 def _wordlevel(**special):

@@ -181,8 +181,12 @@ class Client:
         async with self._testing:  # one is enough for all that are in flight
             if any(endpoint.wrote > since for endpoint in refusal.endpoints):
                 return
-            tries = 1 if refusal.fault == Fault.FAILED else self._server.tries  # it had its tries
-            outcome = await self._exchange(replace(request, messages=self._test), refusal.endpoints, tries)
+            endpoints, tries = refusal.endpoints, self._server.tries
+            if refusal.fault == Fault.FAILED:  # after all the tries and their waits: once, and now
+                endpoint = min(endpoints, key=lambda one: one.closed_until)
+                endpoint.closed_until = 0.0
+                endpoints, tries = (endpoint,), 1
+            outcome = await self._exchange(replace(request, messages=self._test), endpoints, tries)
         if isinstance(outcome, _Refusal):
             raise await self._job_error(outcome)
 
