@@ -2,6 +2,7 @@
 
 import pytest
 
+from vecap_tasks.crawl import charset
 from vecap_tasks.crawl.page import Page
 from vecap_tasks.crawl.parse import Document
 from vecap_tasks.crawl.srcset import largest, parse_srcset
@@ -59,6 +60,35 @@ def test_srcset_addresses_may_hold_commas():
     assert parse_srcset(" , ,") == []
 
 
+@pytest.mark.parametrize(
+    "descriptors",
+    [
+        "9" * 5000 + "w", "10000000000w", "9" * 5000 + "x", "1e999x", "nanx", "-1x", "0w", "1_0w", "+5w", "٣w",
+        "1.x", "w", "5w 6w", "5w 1x", "5h", "5w 5h 5h", "(5w)", "5w (",
+    ],
+)  # fmt: skip
+def test_a_srcset_candidate_that_the_standard_refuses_is_left_out(descriptors):
+    assert [choice.address for choice in parse_srcset(f"a.jpg {descriptors}")] == []
+    assert addresses(f"<img src=/s.jpg srcset='/a.jpg {descriptors}'>") == ["s.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "width", "density"),
+    [("007w", 7, 1), ("5h 6w", 6, 1), (".5x", None, 0.5), ("1.5e1x", None, 15), ("-0x", None, 0), ("", None, 1)],
+)
+def test_a_srcset_candidate_that_the_standard_takes_is_taken(descriptors, width, density):
+    assert parse_srcset(f"a.jpg {descriptors}") == [("a.jpg", width, density)]
+
+
+@pytest.mark.timeout(60)  # what is quadratic takes hours
+@pytest.mark.parametrize(
+    "text",
+    ["," * 10**6, "a" + "," * 10**6, "x (y, " * 10**5, "a " + "(" * 10**6, "a" + " " * 10**6 + "b", "a 1w b" * 10**5],
+)
+def test_the_time_for_a_srcset_is_linear(text):
+    parse_srcset(text)
+
+
 def test_images_without_an_address_are_counted_by_reason():
     found = document("<img alt=x><img src='data:image/gif;base64,R0'><img src=about:blank><img src='http://'>").found()
     assert found.images == []
@@ -101,6 +131,54 @@ def test_an_image_with_a_language_or_within_several_counts_once():
 )
 def test_charset_by_mark_header_meta_or_content(body, header):
     assert images(body, charset=header)[0].alttext == "café “x”"
+
+
+@pytest.mark.parametrize("by", ["header", "meta"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "undefined",
+        "idna",
+        "punycode",
+        "unicode_escape",
+        "raw_unicode_escape",
+        "utf-7",
+        "utf-32",
+        "base64",
+        "rot13",
+        "no",
+    ],
+)
+def test_a_label_that_the_encoding_standard_does_not_know_is_ignored(label, by):
+    meta = f"<meta charset={label}>" if by == "meta" else ""
+    body = f"{meta}<img src=a alt='café \\x41 “x” +AGE-'>".encode()
+    assert images(body, charset=label if by == "header" else None)[0].alttext == "café \\x41 “x” +AGE-"
+
+
+@pytest.mark.parametrize(
+    ("label", "codec", "text"),
+    [
+        ("sjis", "cp932", "①犬"), ("Windows-31J", "cp932", "①犬"), ("korean", "cp949", "똠방"),
+        ("gb_2312", "gb18030", "㐀狗"), ("x-cp1251", "cp1251", "собака"), ("iso-8859-8-i", "iso8859-8", "כלב"),
+        ("tis-620", "cp874", "หมา…"),
+        ("latin5", "cp1254", "köpek “ş”"), ("koi8-ru", "koi8-u", "їжак"), (" ISO_8859-2 ", "iso8859-2", "pies żółty"),
+    ],
+)  # fmt: skip
+def test_labels_mean_what_the_encoding_standard_says(label, codec, text):
+    assert images(f"<img src=a alt='{text}'>".encode(codec), charset=label)[0].alttext == text
+
+
+def test_every_codec_of_a_label_reads_any_bytes():
+    anything = bytes(range(256)) * 2
+    for label in charset._CODECS:
+        assert charset.to_utf8(anything, label).decode()
+
+
+def test_of_several_declarations_the_first_that_is_known_counts():
+    text = "<img src=a alt='żółty'>"
+    assert images(f"<meta charset=idna><meta charset=iso-8859-2>{text}".encode("iso8859-2"))[0].alttext == "żółty"
+    xhtml = f"<?xml version='1.0' encoding='iso-8859-2'?><html>{text}"
+    assert images(xhtml.encode("iso8859-2"))[0].alttext == "żółty"
 
 
 def test_a_page_without_any_charset_is_guessed():
