@@ -136,7 +136,7 @@ def test_addresses_as_sitemaps_hold_them():
     ("body", "reason"),
     [
         (b"<urlset><url><loc>http://a/</loc></url>", "bad_xml"),
-        (b"<urlset><url><loc>http://a/?x&y</loc></url></urlset>", "bad_xml"),
+        (b"<urlset><url><loc>http://a/?x&y;</loc></url></urlset>", "bad_xml"),
         (b"<!DOCTYPE html><html><p>no such page</html>", "not_a_sitemap"),
         (b"<rss><channel><link>http://a/</link></channel></rss>", "not_a_sitemap"),
         (gzip.compress(urlset("http://a/"), mtime=0)[:-20], "bad_encoding"),
@@ -149,6 +149,33 @@ def test_what_is_no_sitemap_says_why(monkeypatch, body, reason):
     with pytest.raises(Failure) as error:
         parse_sitemap(body)
     assert error.value.reason == reason
+
+
+def test_a_plain_ampersand_in_an_address_is_read_as_browsers_do():
+    body = b"""<urlset><url><loc>http://a/?x=1&y=2&amp;z=3&#38;w</loc></url>
+        <url><loc><![CDATA[http://a/?x=1&y=2]]></loc></url></urlset>"""
+    assert parse_sitemap(body).pages == ["http://a/?x=1&y=2&z=3&w", "http://a/?x=1&y=2"]
+
+
+@pytest.mark.parametrize("codec", ["gb2312", "shift_jis", "utf-16", "utf-16-le", "utf-16-be", "iso8859-5"])
+def test_a_sitemap_is_read_in_the_encoding_that_it_declares(codec):
+    path = "\u0434\u043e\u043c"
+    body = f"<?xml version='1.0' encoding='{codec}'?><urlset><url><loc>http://a/{path}</loc></url></urlset>"
+    assert parse_sitemap(body.encode(codec)).pages == [f"http://a/{path}"]
+
+
+@pytest.mark.parametrize("label", ["undefined", "idna", "punycode", "base64", "x-nobody-knows", "utf-16"])
+def test_an_encoding_that_cannot_be_the_one_is_ignored(label):
+    body = f"<?xml version='1.0' encoding='{label}'?><urlset><url><loc>http://a/\xe9</loc></url></urlset>"
+    assert parse_sitemap(body.encode()).pages == ["http://a/\xe9"]
+
+
+def test_a_sitemap_packed_in_several_members_is_read_whole():
+    body = urlset("http://a/1", "http://a/2")
+    packed = gzip.compress(body[:150], mtime=0) + gzip.compress(body[150:], mtime=0)
+    assert parse_sitemap(packed + bytes(9)).pages == ["http://a/1", "http://a/2"]
+    with pytest.raises(Failure, match="bad_encoding"):
+        parse_sitemap(packed[:-9])
 
 
 def test_entities_that_grow_without_end_are_refused():

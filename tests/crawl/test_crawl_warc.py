@@ -82,11 +82,12 @@ def test_codings_of_the_answer_are_undone(read):
     pages, _ = read(
         packed(
             record(gzip.compress(HTML), head=b"Content-Encoding: gzip\r\n"),
+            record(gzip.compress(HTML[:9]) + gzip.compress(HTML[9:]), head=b"Content-Encoding: gzip\r\n"),
             record(zlib.compress(HTML), head=b"Content-Encoding: deflate\r\n"),
             record(chunked, head=b"Transfer-Encoding: chunked\r\n"),
         )
     )
-    assert [page.body for page in pages] == [HTML] * 3
+    assert [page.body for page in pages] == [HTML] * 4
 
 
 def test_a_page_whose_coding_is_broken_costs_that_page_alone(read):

@@ -16,6 +16,8 @@ from vecap_tasks.crawl.failure import Failure
 
 _CHUNK = re.compile(rb"[0-9A-Fa-f]{1,8}[ \t]*(?:;[^\r\n]*)?\r?\n")
 _GZIP = b"\x1f\x8b"
+_GZIP_WINDOW = 31
+_STEP = 1 << 14  # packed bytes unpacked at a time: zlib copies what a step has beyond the end of a member
 
 
 def undo(body: bytes, transfer: str, content: Sequence[str], most: int) -> bytes:
@@ -27,7 +29,7 @@ def undo(body: bytes, transfer: str, content: Sequence[str], most: int) -> bytes
         body = _read(ChunkedReader(io.BytesIO(body)), most)
     for name in reversed(content):
         if name in ("gzip", "x-gzip") and body.startswith(_GZIP):
-            body = _inflate(body, 31, most)
+            body = _inflate(body, _GZIP_WINDOW, most)
         elif name == "deflate":
             body = _inflate(body, 15 if body[:1] == b"\x78" else -15, most)
         elif name == "br":
@@ -38,14 +40,23 @@ def undo(body: bytes, transfer: str, content: Sequence[str], most: int) -> bytes
 
 
 def _inflate(body: bytes, window: int, most: int) -> bytes:
-    unpacker = zlib.decompressobj(window)
-    try:
-        plain = unpacker.decompress(body, most + 1)
-    except zlib.error as error:
-        raise Failure("bad_encoding") from error
-    if not unpacker.eof and len(plain) <= most:
-        raise Failure("bad_encoding", "cut short")
-    return plain
+    """Unpack *body*; of gzip all members, what follows them being ignored."""
+    plain = bytearray()
+    rest = memoryview(body)
+    while len(plain) <= most:
+        unpacker = zlib.decompressobj(window)
+        while not unpacker.eof and len(plain) <= most:
+            step = rest[:_STEP]
+            if not step:
+                raise Failure("bad_encoding", "cut short")
+            try:
+                plain += unpacker.decompress(step, most + 1 - len(plain))
+            except zlib.error as error:
+                raise Failure("bad_encoding") from error
+            rest = rest[len(step) - len(unpacker.unused_data) - len(unpacker.unconsumed_tail) :]
+        if rest[:2] != _GZIP or window != _GZIP_WINDOW:
+            break
+    return bytes(plain)
 
 
 def _read(reader: ChunkedReader | BrotliReader, most: int) -> bytes:

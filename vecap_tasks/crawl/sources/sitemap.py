@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
@@ -11,6 +13,8 @@ from vecap_tasks.crawl.sources.coding import undo
 
 MAX_BYTES = 50 << 20  # of a sitemap, unpacked; the protocol's own bound
 _GZIP = b"\x1f\x8b"
+# Many lists have addresses with a plain `&`. It is text within CDATA, and else where no entity follows.
+_AMPERSAND = re.compile(rb"(<!\[CDATA\[.*?(?:\]\]>|\Z))|&(?!#?[A-Za-z0-9_.:-]{1,100};)", re.DOTALL)
 _ROOTS = frozenset({"urlset", "sitemapindex"})
 
 
@@ -31,13 +35,19 @@ def parse_sitemap(body: bytes) -> Sitemap:
         body = undo(body, "", ("gzip",), MAX_BYTES)
     if len(body) > MAX_BYTES:
         raise Failure("too_large")
-    if body.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
-        return _Reader().read(body.lstrip())
-    return Sitemap([line.strip() for line in to_utf8(body, None).decode().splitlines() if line.strip()])
+    body = to_utf8(body.lstrip(), None).lstrip()
+    if not body.startswith(b"<"):
+        return Sitemap([line.strip() for line in body.decode().splitlines() if line.strip()])
+    try:
+        return _Reader().read(body)
+    except expat.ExpatError as error:
+        with suppress(expat.ExpatError):
+            return _Reader().read(_AMPERSAND.sub(lambda match: match[1] or b"&amp;", body))
+        raise Failure("bad_xml", str(error)) from error
 
 
 class _Reader:
-    """Reads XML as a stream, so that memory holds the addresses alone. Expat bounds what entities may grow to."""
+    """Reads XML in UTF-8 as a stream, so that only addresses are kept. Expat bounds what entities may grow to."""
 
     def __init__(self) -> None:
         self._found = Sitemap()
@@ -45,14 +55,12 @@ class _Reader:
         self._text: list[str] | None = None
 
     def read(self, body: bytes) -> Sitemap:
-        parser = expat.ParserCreate(namespace_separator=" ")
+        """Return what *body* lists. Raises ExpatError."""
+        parser = expat.ParserCreate("utf-8", " ")  # whatever the document declares, which expat may not know
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._data
-        try:
-            parser.Parse(body, True)
-        except expat.ExpatError as error:
-            raise Failure("bad_xml", str(error)) from error
+        parser.Parse(body, True)
         return self._found
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
