@@ -10,6 +10,7 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from tests.crawl.web import image
+from tests.data.images.picture import png
 from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.decode import decode
 from vecap_tasks.crawl.failure import Failure
@@ -135,6 +136,10 @@ def test_the_pixel_cap_is_read_from_the_header():
         "too_many_pixels: more than any configuration allows"
     )
     assert reason(image("JPEG", (101, 100)), ImageConfig(max_pixels=10_000)) == "too_many_pixels: 101x100"
+
+
+def test_a_png_without_the_palette_that_its_pixels_name_is_damaged():
+    assert reason(png((4, 4), 8, 3, b"\0\1\1\1\1" * 4)) == "damaged"
 
 
 def test_files_that_are_no_images():

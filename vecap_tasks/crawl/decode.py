@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from dataclasses import dataclass
 
 import cv2
@@ -18,7 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.disguise import begins_as_image, disguise
-from vecap_tasks.crawl.exif import exif_json, read_exif
+from vecap_tasks.crawl.exif import BROKEN, exif_json, read_exif
 from vecap_tasks.crawl.failure import Failure
 from vecap_tasks.crawl.phash import phash
 from vecap_tasks.crawl.scale import scaled
@@ -26,11 +25,6 @@ from vecap_tasks.crawl.scale import scaled
 # What the web shows in <img>. Formats that hold other files, such as ICO, are left out: their header is not the
 # picture's, so that a cap read from it is none.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000")
-# What Pillow's decoders raise on damaged files.
-_BROKEN = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AttributeError,
-    RuntimeError, ZeroDivisionError, struct.error, zlib.error,
-)  # fmt: skip
 _MAX_SIDE = 65_500  # of a JPEG
 # A progressive JPEG repeats the whole picture in each scan, and an empty scan takes a few bytes: a small file could
 # ask for hours. Encoders write some ten scans, at most a few dozen.
@@ -78,7 +72,7 @@ def decode(body: bytes, config: ImageConfig) -> tuple[Picture, bytes]:
             pixels = scaled(image, body, config)
             # Pillow turns a TIFF itself, and takes the orientation out.
             orientation = (read_exif(image) if kind == "TIFF" else exif).get(_ORIENTATION)
-        except _BROKEN as error:
+        except BROKEN as error:
             cut = isinstance(error, EOFError | struct.error) or "truncated" in str(error)
             raise Failure("truncated" if cut else "damaged") from error
         except MemoryError as error:
@@ -133,5 +127,5 @@ def _open(body: bytes) -> Image.Image:
         raise Failure("not_an_image", disguise(body)) from error
     except Image.DecompressionBombError as error:
         raise Failure("too_many_pixels", "more than any configuration allows") from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise Failure("damaged") from error

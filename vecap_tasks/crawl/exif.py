@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from contextlib import suppress
 from typing import Any
 
@@ -12,10 +13,10 @@ from PIL import ExifTags, Image
 _CHARS = 500  # of one value; what is longer is no note on a picture
 # Where somebody stood, thumbnails and makers' binary notes.
 _PRIVATE = frozenset({"GPSInfo", "MakerNote", "ExifOffset", "UserComment", "BodySerialNumber", "CameraOwnerName"})
-# What Pillow raises on a damaged block.
-_BROKEN = (
+# What Pillow raises on a damaged file or block; AssertionError for a PNG with a palette that it does not have.
+BROKEN = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AttributeError,
-    ZeroDivisionError, struct.error,
+    AssertionError, RuntimeError, ZeroDivisionError, struct.error, zlib.error,
 )  # fmt: skip
 
 
@@ -23,16 +24,16 @@ def read_exif(image: Image.Image) -> Image.Exif:
     """Return the tags of *image*, none where the block is damaged: the picture is good without."""
     try:
         return image.getexif()
-    except _BROKEN:
+    except BROKEN:
         return Image.Exif()
 
 
 def exif_json(exif: Image.Exif) -> str:
     """Return the tags of the picture and of its exposure by name, values as text."""
     values: dict[int, Any] = {}
-    with suppress(*_BROKEN):
+    with suppress(*BROKEN):
         values |= dict(exif)
-    with suppress(*_BROKEN):
+    with suppress(*BROKEN):
         values |= exif.get_ifd(ExifTags.IFD.Exif)
     named: dict[str, str] = {}
     for tag, value in values.items():
