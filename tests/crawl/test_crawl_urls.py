@@ -153,6 +153,38 @@ def test_json_lines_under_the_name_of_json(read):
     assert skipped == {"no_url": 1, "bad_row": 2}
 
 
+LONG = "1" * 5000  # more digits than Python makes a number of
+DEEP = "[" * 100_000 + "]" * 100_000
+GOOD = '{"url": "http://a.example/1", "text": "x"}'
+
+
+@pytest.mark.parametrize("bad", [LONG, DEEP, "nope", '"\\x"', "{1: 2}"], ids=["long", "deep", "word", "escape", "name"])
+def test_a_json_value_that_cannot_be_read_costs_its_row(read, bad):
+    row = f'{{"url": "http://a.example/2", "text": {bad}}}'
+    for name, data in {
+        "array.json": f"[{GOOD}, {row}, {bad}, {GOOD}]",
+        "member.json": f'{{"info": {{"a": {bad}}}, "annotations": [{GOOD}, {row}, {bad}, {GOOD}], "more": {bad}}}',
+        "lines.jsonl": f"{GOOD}\n{row}\n{bad}\n{GOOD}\n",
+    }.items():
+        links, skipped = read(name, data.encode(), 4)
+        assert pairs(links) == [("http://a.example/1", "x")] * 2
+        assert skipped == {"bad_row": 2}
+    links, skipped = read("pairs.json", f'{{"http://a.example/1": "x", "http://a.example/2": {bad}}}'.encode(), 2)
+    assert pairs(links) == [("http://a.example/1", "x")]
+    assert skipped == {"bad_row": 1}
+
+
+def test_numbers_beyond_64_bits_are_numbers(read):
+    data = b'[{"url": "http://a.example/1", "id": 123456789012345678901234567890, "text": 12345678901234567890123}]'
+    assert pairs(read("x.json", data, 1)[0]) == [("http://a.example/1", "12345678901234567890123")]
+
+
+def test_a_cell_that_python_has_no_type_for_is_empty(read):
+    when = pa.array([2**62, None], pa.timestamp("us"))
+    data = parquet({"url": ["http://a.example/1", "http://a.example/2"], "caption": when})
+    assert pairs(read("x.parquet", data, 2)[0]) == [("http://a.example/1", None), ("http://a.example/2", None)]
+
+
 @pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
 def test_large_files_are_read_in_little_memory(tmp_path, kind):
     urls, texts = [f"http://a.example/{n}" for n in range(20_000)], ["word " * 200] * 20_000
@@ -200,6 +232,7 @@ def test_texts_that_are_not_utf8_cost_their_rows_alone(read):
     assert read("x.parquet", data, 2)[1] == {"not_utf8": 1}
     lines = b'{"url": "http://a.example/1", "text": "\xe9"}\n{"url": "http://a.example/1", "text": "\\ud800"}\n'
     assert read("x.jsonl", lines, 2)[1] == {"not_utf8": 2}
+    assert read("x.json", b"[" + lines.strip().replace(b"\n", b",") + b"]", 2)[1] == {"not_utf8": 2}
 
 
 def test_the_locale_does_not_matter(read, monkeypatch):

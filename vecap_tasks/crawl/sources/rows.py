@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BufferedReader, TextIOWrapper
 from itertools import chain
-from typing import IO
+from typing import IO, Literal, NamedTuple
 
-import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,6 +26,7 @@ from vecap_tasks.crawl.links import Tally
 from vecap_tasks.crawl.sources.columns import Columns, Row, find_columns
 from vecap_tasks.crawl.sources.files import Digesting, SourceFile
 from vecap_tasks.errors import VecapError
+from vecap_tasks.json_values import UNREADABLE, JsonError, JsonReader
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def read_rows(file: SourceFile, section: UrlSource, tally: Tally) -> Iterator[Ro
             with _unpacked(digesting, codec) as plain:
                 yield from read(_File(file, kind, codec, section), plain)
             tally.inputs.append(digesting.input(file.name))
-    except (OSError, EOFError, pa.ArrowException, ijson.JSONError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, pa.ArrowException, JsonError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split()) or type(error).__name__
         raise VecapError(f"{file.name} is damaged or cut short: {problem}; get the file again") from error
 
@@ -115,11 +115,16 @@ def _unpacked(stream: Digesting, codec: str | None) -> Iterator[IO[bytes]]:
     yield BufferedReader(pa.CompressedInputStream(source, codec), _BUFFER) if codec else source
 
 
+def _text(stream: IO[bytes]) -> TextIOWrapper:
+    """Return *stream* as UTF-8 text, whatever the locale; bytes that are not UTF-8 become lone surrogates."""
+    return TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+
+
 class _Lines:
-    """The lines of a UTF-8 text, whatever the locale; bytes that are not UTF-8 become lone surrogates."""
+    """The lines of a text."""
 
     def __init__(self, file: _File, stream: IO[bytes]) -> None:
-        self._text = TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+        self._text = _text(stream)
         self._file = file
         self.ended = True  # whether the last line has an end
         self.number = 0
@@ -210,47 +215,69 @@ def _json_lines(file: _File, stream: IO[bytes]) -> Iterator[Row]:
 
 def _json(file: _File, stream: IO[bytes]) -> Iterator[Row]:
     """Read an array of objects, RedCaps' `annotations`, or VeCap-300M's one object of address to caption."""
-    prefix = _prefix(file)
-    if prefix is None:
-        yield from _json_lines(file, stream)
-    elif prefix:
-        objects = _Objects(file)
-        for value in ijson.items(stream, prefix, use_float=True):
-            yield objects.row(value)
-        objects.check()
-    else:
-        pair = Columns("url", "caption")
-        for url, caption in ijson.kvitems(stream, "", use_float=True):
-            yield pair.row({"url": url, "caption": caption})
+    form = _form(file)
+    reader = JsonReader(_text(stream))
+    match form.kind:
+        case "lines":
+            yield from _json_lines(file, stream)
+            return
+        case "array":
+            yield from _array(file, reader)
+        case "member":
+            for name in reader.names():
+                if name == form.member and reader.next() == "[":
+                    yield from _array(file, reader)
+                else:
+                    reader.skip()
+        case "pairs":
+            pair = Columns("url", "caption")
+            for url in reader.names():
+                caption = reader.value()
+                bad = caption is UNREADABLE
+                yield Row(None, problem="bad_row") if bad else pair.row({"url": url, "caption": caption})
+    reader.end()
 
 
-def _prefix(file: _File) -> str | None:
-    """Return where in the JSON the rows are, as ijson says it: "" for pairs; None where it is no such document."""
+def _array(file: _File, reader: JsonReader) -> Iterator[Row]:
+    objects = _Objects(file)
+    for value in reader.items():
+        yield objects.row(value)
+    objects.check()
+
+
+class _Form(NamedTuple):
+    """Where a JSON file has its rows; `member` is the name of the array that has them."""
+
+    kind: Literal["lines", "array", "member", "pairs"]
+    member: str = ""
+
+
+def _form(file: _File) -> _Form:
+    """Read as much of the file as tells its form. Raises VecapError for a document of none."""
     with file.file.open() as raw, _unpacked(Digesting(raw), file.codec) as stream:
-        events = ijson.parse(stream)
+        reader = JsonReader(_text(stream))
+        flat = False
         try:
-            _, kind, _ = next(events)
-            if kind == "start_array":
-                return "item"
-            key = ""
-            flat = False
-            for prefix, event, value in events:
-                if event == "map_key" and not prefix:
-                    key = value
-                elif event == "string" and prefix == key:
-                    if "://" in key:
-                        return ""
-                    flat = True
-                elif event == "start_array" and prefix == key:
-                    return f"{key}.item"
-        except ijson.JSONError:
-            return None  # a second document after the first: JSON lines; or damage, which their reader finds
+            if reader.next() == "[":
+                return _Form("array")
+            for name in reader.names():
+                match reader.next():
+                    case "[":
+                        return _Form("member", name)
+                    case '"' if "://" in name:
+                        return _Form("pairs")
+                    case '"':
+                        flat = True
+                reader.skip()
+            reader.end()
+        except JsonError:
+            return _Form("lines")  # a second document after the first; or damage, which their reader finds
     if not flat:
         raise VecapError(
             f"{file.name} holds neither an array of objects, nor `annotations`, nor addresses with captions; "
             "write it as JSON lines"
         )
-    return None
+    return _Form("lines")
 
 
 class _Objects:
@@ -306,4 +333,13 @@ def _cells(column: pa.Array) -> list[object]:
     except UnicodeDecodeError:
         raw = column.cast(pa.binary()).to_pylist()
         values = [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
+    except (ValueError, OverflowError):  # a value that Python has no type for, such as a date in the year 300,000
+        values = [_cell(value) for value in column]
     return values
+
+
+def _cell(value: pa.Scalar) -> object:
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        return None

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ijson
-
 from vecap_tasks.config import KarpathySet
 from vecap_tasks.errors import VecapError
 from vecap_tasks.evaluate.sets.kinds import RetrievalSet, group_captions
 from vecap_tasks.evaluate.sets.picture import find_pictures
+from vecap_tasks.json_values import JsonError, JsonReader
 
 
 def read_karpathy(source: KarpathySet, path: Path, images: Path) -> RetrievalSet:
@@ -38,10 +37,16 @@ def read_karpathy(source: KarpathySet, path: Path, images: Path) -> RetrievalSet
 def _images(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     """Give split, path and sentences of every image in the file."""
     try:
-        with path.open("rb") as stream:
-            for image in ijson.items(stream, "images.item"):
-                yield image["split"], _place(image), [str(sentence["raw"]) for sentence in image["sentences"]]
-    except (ijson.JSONError, KeyError, TypeError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8") as text:
+            reader = JsonReader(text)
+            for name in reader.names():
+                if name == "images":
+                    for image in reader.items():
+                        yield image["split"], _place(image), [str(sentence["raw"]) for sentence in image["sentences"]]
+                else:
+                    reader.skip()
+            reader.end()
+    except (JsonError, KeyError, TypeError, UnicodeDecodeError) as error:
         reason = f"there is no {error} in an image" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise VecapError(
             f"{path} is not of Karpathy's form ({reason}); give dataset_coco.json, dataset_flickr30k.json or the like"
