@@ -13,7 +13,7 @@ from functools import partial
 
 from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.decode import Picture, decode
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.failure import Failure, failure_of
 
 _LOT = 8  # bodies at most
 
@@ -35,12 +35,12 @@ class Decoders:
         self._config = config
         self._threads = threads
         self._idle = count
-        self._waiting: deque[tuple[bytes, asyncio.Future[Decoded]]] = deque()
+        self._waiting: deque[tuple[bytes, str, asyncio.Future[Decoded]]] = deque()
 
-    async def decode(self, body: bytes) -> Decoded:
+    async def decode(self, body: bytes, url: str) -> Decoded:
         """Return what *body* came to. A fault that is not the image's, such as a lack of memory, is raised."""
         future: asyncio.Future[Decoded] = asyncio.get_running_loop().create_future()
-        self._waiting.append((body, future))
+        self._waiting.append((body, url, future))
         self._hand_over()
         return await future
 
@@ -49,9 +49,9 @@ class Decoders:
         loop = asyncio.get_running_loop()
         while self._idle and self._waiting:
             share = min(_LOT, -(-len(self._waiting) // self._idle))
-            bodies, futures = zip(*(self._waiting.popleft() for _ in range(share)), strict=True)
+            bodies, urls, futures = zip(*(self._waiting.popleft() for _ in range(share)), strict=True)
             self._idle -= 1
-            done = loop.run_in_executor(self._threads, _decode_all, bodies, self._config)
+            done = loop.run_in_executor(self._threads, _decode_all, bodies, urls, self._config)
             done.add_done_callback(partial(self._take_back, futures))
 
     def _take_back(self, futures: Sequence[asyncio.Future[Decoded]], done: asyncio.Future[list[Decoded]]) -> None:
@@ -69,14 +69,14 @@ class Decoders:
         self._hand_over()
 
 
-def _decode_all(bodies: Sequence[bytes], config: ImageConfig) -> list[Decoded]:
-    return [_decode(body, config) for body in bodies]
+def _decode_all(bodies: Sequence[bytes], urls: Sequence[str], config: ImageConfig) -> list[Decoded]:
+    return [_decode(body, url, config) for body, url in zip(bodies, urls, strict=True)]
 
 
-def _decode(body: bytes, config: ImageConfig) -> Decoded:
+def _decode(body: bytes, url: str, config: ImageConfig) -> Decoded:
     sha256 = hashlib.sha256(body).hexdigest()
     try:
         picture, jpeg = decode(body, config)
-    except Failure as failure:
-        return Decoded(sha256, None, b"", failure)
+    except Exception as error:
+        return Decoded(sha256, None, b"", failure_of(error, url))
     return Decoded(sha256, picture, jpeg, None)

@@ -15,7 +15,7 @@ from vecap_tasks.config import Config
 from vecap_tasks.crawl.archive import read_stored
 from vecap_tasks.crawl.decode import Picture
 from vecap_tasks.crawl.decoders import Decoders
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.failure import Failure, failure_of
 from vecap_tasks.crawl.fetch import Download, Fetcher
 from vecap_tasks.crawl.links import Stored
 
@@ -107,15 +107,15 @@ class _Downloader:
                 return await self.fetcher.get(want.url, self._fetched)
             loop = asyncio.get_running_loop()
             body = await loop.run_in_executor(self.threads, read_stored, self.config, want.stored)
-        except Failure as failure:
-            return Outcome(FAILED_TO_DOWNLOAD, failure)
-        return await self._decoded(body)
+        except Exception as error:
+            return Outcome(FAILED_TO_DOWNLOAD, failure_of(error, want.url))
+        return await self._decoded(body, want.url)
 
     async def _fetched(self, download: Download) -> Outcome:
-        return await self._decoded(download.body)
+        return await self._decoded(download.body, download.url)
 
-    async def _decoded(self, body: bytes) -> Outcome:
-        made = await self.decoders.decode(body)
+    async def _decoded(self, body: bytes, url: str) -> Outcome:
+        made = await self.decoders.decode(body, url)
         if made.failure is not None:
             return Outcome(FAILED_TO_RESIZE, made.failure, made.sha256, len(body))
         offset = self.spool.append(made.jpeg)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
+from vecap_tasks.errors import VecapError
+
+log = logging.getLogger(__name__)
+
 
 class Failure(Exception):
     """One download or one image failed. `reason` is an identifier to count by, `detail` is for people.
@@ -22,3 +28,19 @@ class Failure(Exception):
     def message(self) -> str:
         """`reason`, or `reason: detail`, as it stands in the column `error_message`."""
         return str(self)
+
+
+def failure_of(error: Exception, where: str) -> Failure:
+    """Return why the page, record, image or row *where* failed: *error* itself, or `unexpected` with its type.
+
+    What comes from outside may raise anything in the code that reads it, and must cost itself only. An exception that
+    nobody foresaw is logged, so that it is seen and fixed. Raises *error* where the fault is not the input's: an error
+    for the user, of our own storage, or a lack of memory.
+    """
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, VecapError | OSError | MemoryError):
+        raise error
+    name = type(error).__name__
+    log.warning("%.500s: unexpected %s: %.200s", where, name, error, exc_info=log.isEnabledFor(logging.DEBUG))
+    return Failure("unexpected", name)

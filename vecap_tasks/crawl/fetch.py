@@ -187,7 +187,7 @@ class Fetcher:
                     raise Failure("opt_out", rule)
                 body = await self._body(response, asked=asked)
                 return Download(url, body, response.content_type.lower(), response.charset, tags)
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise named(error) from error
 
     async def _body(self, response: aiohttp.ClientResponse, *, asked: bool) -> bytes:

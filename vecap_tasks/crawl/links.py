@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from vecap_tasks.crawl.failure import failure_of
 from vecap_tasks.crawl.optout import opted_out
 from vecap_tasks.crawl.page import Page
 from vecap_tasks.crawl.parse import Document
@@ -79,8 +80,12 @@ def uid(url: str, alttext: str | None) -> str:
 def links_of(page: Page, product: str | None, tally: Tally) -> list[Link]:
     """Return the images of *page*; none where it opts out of our use. *product* is our name in robots.txt."""
     counters = tally.counters
+    try:
+        found = Document(page).found()
+    except Exception as error:
+        counters[f"page_skipped.{failure_of(error, page.url).reason}"] += 1
+        return []
     counters["pages"] += 1
-    found = Document(page).found()
     counters["images"] += len(found.images) + found.skipped.total()
     counters.update({f"skipped.{reason}": count for reason, count in found.skipped.items()})
     if product is not None and opted_out((*page.robots_tags, *found.robots), product):

@@ -12,7 +12,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from vecap_tasks.crawl.address import absolute, usual
 from vecap_tasks.crawl.charset import to_utf8
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.failure import Failure, failure_of
 from vecap_tasks.crawl.optout import TDM
 from vecap_tasks.crawl.page import Page
 from vecap_tasks.crawl.srcset import largest, parse_srcset
@@ -83,8 +83,8 @@ class Document:
             attributes = node.attributes
             try:
                 url = self._address(node, attributes)
-            except Failure as failure:
-                skipped[failure.reason] += 1
+            except Exception as error:
+                skipped[failure_of(error, self._base).reason] += 1
                 continue
             alttext = (attributes["alt"] or "") if "alt" in attributes else None
             figcaption, language = self._around(node.parent)

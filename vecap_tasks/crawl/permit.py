@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vecap_tasks.config import FetchConfig
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.failure import Failure, failure_of
 from vecap_tasks.crawl.robots import ALLOW_ALL, MAX_BYTES, Robots, Rule, parse_robots, spelling
 
 _LIFETIME = 24 * 3600.0  # seconds; RFC 9309, section 2.4
@@ -68,11 +68,13 @@ class Permits:
     async def _make(self, origin: str) -> Permit:
         try:
             permit = await self._robots(origin)
-            lifetime = _LIFETIME if permit.refused is None else _FAILED_LIFETIME
-            self._made[origin] = asyncio.get_running_loop().time() + lifetime, permit
-            return permit
+        except Exception as error:
+            permit = Permit(refused=failure_of(error, f"robots.txt of {origin}"))
         finally:
             del self._making[origin]
+        lifetime = _LIFETIME if permit.refused is None else _FAILED_LIFETIME
+        self._made[origin] = asyncio.get_running_loop().time() + lifetime, permit
+        return permit
 
     async def _robots(self, origin: str) -> Permit:
         """Read robots.txt; what it means where it cannot be read is said in RFC 9309, section 2.3.1."""

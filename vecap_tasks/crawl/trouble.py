@@ -21,8 +21,8 @@ _ERRNO = {
 }
 
 
-def named(error: aiohttp.ClientError) -> Failure:
-    """Name what went wrong."""
+def named(error: aiohttp.ClientError | OSError) -> Failure:
+    """Name what went wrong; an OSError that aiohttp lets through is the connection's."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             return Failure("dns", temporary=error.os_error.errno == socket.EAI_AGAIN)
@@ -35,7 +35,7 @@ def named(error: aiohttp.ClientError) -> Failure:
             return Failure("incomplete", temporary=True)
         case aiohttp.InvalidURL():
             return Failure("bad_url")
-        case aiohttp.ClientConnectionError():
+        case aiohttp.ClientConnectionError() | OSError():
             return Failure("connection_reset", temporary=True)
         case _:
             return Failure("bad_response")

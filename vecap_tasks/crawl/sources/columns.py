@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vecap_tasks.crawl.failure import failure_of
+
 # In the order in which they are looked for, whatever their case. LAION has URL and TEXT, DataComp url and text, CC3M
 # and CC12M (where somebody gave them a header) image_url and caption, RedCaps url and caption, LAION-COCO URL, TEXT
 # and top_caption. Of a table with both, the AltText is taken, not what a model wrote.
@@ -50,6 +52,12 @@ class Columns:
 
     def row(self, values: Mapping[str, object]) -> Row:
         """Return what a row of these *values* says."""
+        try:
+            return self._row(values)
+        except Exception as error:
+            return Row(None, problem=failure_of(error, f"a row with {', '.join(self.names)}").reason)
+
+    def _row(self, values: Mapping[str, object]) -> Row:
         url, caption, uid, sha256 = (
             None if name is None else text_of(values.get(name))
             for name in (self.url, self.caption, self.uid, self.sha256)

@@ -12,7 +12,7 @@ from itertools import islice
 
 from vecap_tasks.config import FetchConfig, SiteSource, expand
 from vecap_tasks.crawl.address import absolute, canonical, host_of
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.failure import Failure, failure_of
 from vecap_tasks.crawl.fetch import Download, Fetcher
 from vecap_tasks.crawl.links import Link, Tally, links_of
 from vecap_tasks.crawl.page import HTML, Page
@@ -115,7 +115,12 @@ class _Walk:
                     self.seen.add(answer.url)
                     page = Page(answer.url, answer.body, answer.charset, answer.robots_tags, name)
                     if depth < self.max_depth:
-                        for link in Document(page).links():
+                        try:
+                            links = Document(page).links()
+                        except Exception as error:
+                            self.tally.counters[f"page_skipped.{failure_of(error, page.url).reason}"] += 1
+                            continue
+                        for link in links:
                             if host_of(link) == host and link not in self.seen:
                                 following[link] = None
                     yield page
@@ -134,7 +139,8 @@ class _Walk:
             try:
                 answer = self.runner.run(self.fetcher.get(url, _as_it_is, listing=True))
                 found = parse_sitemap(answer.body)
-            except Failure as failure:
+            except Exception as error:
+                failure = failure_of(error, url)
                 log.warning("sitemap %s: %s", url, failure.message)
                 self.tally.counters[f"sitemap_skipped.{failure.reason}"] += 1
                 self.failed.append(f"{url}: {failure.message}")
@@ -185,8 +191,8 @@ async def _get_all(fetcher: Fetcher, urls: list[str]) -> list[Download | Failure
 async def _get(fetcher: Fetcher, url: str) -> Download | Failure:
     try:
         return await fetcher.get(url, _html)
-    except Failure as failure:
-        return failure
+    except Exception as error:
+        return failure_of(error, url)
 
 
 async def _html(download: Download) -> Download:

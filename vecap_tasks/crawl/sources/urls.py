@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from vecap_tasks.config import Config, UrlSource
 from vecap_tasks.crawl.address import absolute
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.failure import Failure, failure_of
 from vecap_tasks.crawl.links import Link, Tally
 from vecap_tasks.crawl.sources.columns import Row
 from vecap_tasks.crawl.sources.files import find_files
@@ -36,8 +36,8 @@ class UrlFiles:
             tally.counters["images"] += 1
             try:
                 link = _link(row, part)
-            except Failure as failure:
-                tally.counters[f"skipped.{failure.reason}"] += 1
+            except Exception as error:
+                tally.counters[f"skipped.{failure_of(error, f'{part}: {row.url}').reason}"] += 1
                 continue
             given += 1
             yield link

@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 from vecap_tasks.config import Config, WarcSource
 from vecap_tasks.crawl.address import canonical
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.failure import Failure, failure_of
 from vecap_tasks.crawl.links import Held, Link, Tally, links_of
 from vecap_tasks.crawl.page import HTML, Page
 from vecap_tasks.crawl.robots import product_token
@@ -60,8 +60,8 @@ class WarcFiles:
                         yield held
                 except _Unheld as unheld:
                     tally.counters[f"held_skipped.{unheld.reason}"] += 1
-                except Failure as failure:
-                    tally.counters[f"page_skipped.{failure.reason}"] += 1
+                except Exception as error:
+                    tally.counters[f"page_skipped.{failure_of(error, f'{part}: {record.url}').reason}"] += 1
             tally.inputs.append(records.input())
         if not kinds.keys() & _HOLDS:
             said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"

@@ -6,6 +6,7 @@ language, no `srcset` and no late-loading address, so the pages themselves (`kin
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import orjson
 
 from vecap_tasks.config import Config, WatSource
 from vecap_tasks.crawl.address import absolute, canonical
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.failure import Failure, failure_of
 from vecap_tasks.crawl.links import Link, Tally
 from vecap_tasks.crawl.optout import opted_out
 from vecap_tasks.crawl.robots import product_token
@@ -49,8 +50,8 @@ class WatFiles:
                     if page is not None:
                         linked += page.links is not None
                         yield from page.images(self._product, tally)
-                except Failure as failure:
-                    tally.counters[f"page_skipped.{failure.reason}"] += 1
+                except Exception as error:
+                    tally.counters[f"page_skipped.{failure_of(error, f'{part}: {record.url}').reason}"] += 1
             tally.inputs.append(records.input())
         if not linked:
             raise VecapError(
@@ -73,28 +74,28 @@ class _Described:
         links = self.html.get("Links")
         return links if isinstance(links, list) else None
 
-    def images(self, product: str | None, tally: Tally) -> Iterator[Link]:
-        """Give the images; none where the page opts out of our use."""
+    def images(self, product: str | None, tally: Tally) -> list[Link]:
+        """Return the images; none where the page opts out of our use. A page that fails leaves no count."""
         head = _object(self.html, "Head")
         base = self._base(head)
         images = [link for link in self.links or () if isinstance(link, dict) and link.get("path") == _IMAGE]
         found: list[Link] = []
+        skipped: Counter[str] = Counter()
         title = " ".join(_text(head, "Title").split()) or None
         for link in images:
             try:
                 url = absolute(_text(link, "url"), base)
             except Failure as failure:
-                tally.counters[f"skipped.{failure.reason}"] += 1
+                skipped[f"skipped.{failure.reason}"] += 1
                 continue
             alttext = link.get("alt")
             alttext = alttext if isinstance(alttext, str) else None
             found.append(Link(url, alttext, self.url, title, None, None, self.source))
-        tally.counters["pages"] += 1
-        tally.counters["images"] += len(images)
         if product is not None and opted_out(self._rules(head), product):
-            tally.counters["skipped.page_opt_out"] += len(found)
-            return
-        yield from found
+            skipped["skipped.page_opt_out"] = len(found)
+            found = []
+        tally.counters.update({"pages": 1, "images": len(images), **skipped})
+        return found
 
     def _base(self, head: dict[str, Any]) -> str:
         try:

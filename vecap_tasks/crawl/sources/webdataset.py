@@ -16,7 +16,7 @@ from io import BufferedReader
 
 from vecap_tasks.config import Config, WebdatasetSource
 from vecap_tasks.crawl.address import absolute
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.failure import Failure, failure_of
 from vecap_tasks.crawl.links import Link, Stored, Tally
 from vecap_tasks.crawl.sources.columns import find_columns
 from vecap_tasks.crawl.sources.files import Digesting, SourceFile, find_files
@@ -64,8 +64,8 @@ class WebdatasetFiles:
             tally.counters["images"] += 1
             try:
                 link = _link(sample, part)
-            except Failure as failure:
-                tally.counters[f"skipped.{failure.reason}"] += 1
+            except Exception as error:
+                tally.counters[f"skipped.{failure_of(error, f'{part}: {sample.key}').reason}"] += 1
                 continue
             yield link
 
