@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.txt)
 PYTEST_ARGS ?=
 
-.PHONY: help demo up down status test test-cluster test-images secrets lint format env
+.PHONY: help demo up down status test test-all test-cluster test-images secrets lint format env
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -28,8 +28,11 @@ down: $(VENV)/.installed ## end them, and only them
 status: $(VENV)/.installed ## what runs, and where
 	@$(BIN)/python -m vecap_tasks.services status
 
-test: $(VENV)/.tested ## the whole test suite, but for the deployment's
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not cluster" $(PYTEST_ARGS)
+test: $(VENV)/.tested ## every stage, one run of all DAGs by Airflow, one kill of each kind: ten minutes on two cores
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 30 -m "not cluster and not exhaustive" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.tested ## the tests that `make test` leaves out: all kills, backfills, the browser, every pattern
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 30 -m exhaustive $(PYTEST_ARGS)
 
 test-cluster: $(VENV)/.tested ## the deployment's services as processes, a crawl through them (needs redis-server)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.installation import (
     DEMO,
@@ -32,7 +33,7 @@ from vecap_tasks.services.http import answers
 
 pytest_plugins = ["tests.browser"]
 
-# The tests of these files share the fixture `disturbed`.
+# The tests of these files share the fixture `installation`.
 _INSTALLATION = ("tests/services/test_services.py", "tests/end_to_end/test_by_airflow.py")
 
 
@@ -59,19 +60,35 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def disturbed(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Iterator[tuple[Installation, str]]:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all processes of this test run have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Return *folder*, filled by *build*: by the first process that asks, while the others wait for it."""
+    built = folder.with_name(f"{folder.name}.built")
+    with FileLock(f"{folder}.lock"):
+        if not built.exists():
+            folder.mkdir()
+            build(folder)
+            built.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Iterator[tuple[Installation, str]]:
     """All services, started once for every test that needs them, and the demo in them, with what it printed.
 
-    It was killed with all services while it captioned, killed with their supervisor while it trained, and then went
-    to its end.
+    The demo and all services were killed at once while it captioned; then it was started again and went to its end.
     """
     home = tmp_path_factory.mktemp("airflow") / "home"
     home.mkdir()
     given = {"VECAP_CONFIG": str(small), "VECAP_DEMO_IMAGES": str(IMAGES), "OMP_NUM_THREADS": "1"}
     place = Installation(home, environment(home) | given)
     try:
-        place.demo_killed_at(place.store / INTERVAL / "rewrite", "_shards/*", power=True)
-        place.demo_killed_at(place.store / INTERVAL / "train", "*/_checkpoints/*/*", power=False)
+        place.demo_killed_at(place.store / INTERVAL / "rewrite", "_shards/*")
         assert control.status(place.settings) is None
         process = place.demo()
         said, _ = process.communicate(timeout=1800)
@@ -156,10 +173,10 @@ def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what takes long last, the longest of it first."""
+    """Run slow tests last. Those of the installation come first: one process needs most of the time for them."""
 
     def order(item: pytest.Item) -> tuple[bool, bool]:
-        return "slow" in item.keywords, "disturbed" not in getattr(item, "fixturenames", ())
+        return item.location[0] not in _INSTALLATION, "slow" in item.keywords
 
     items.sort(key=order)
 

@@ -138,19 +138,15 @@ class Installation:
             text=True,
         )
 
-    def demo_killed_at(self, folder: Path, pattern: str, *, power: bool) -> None:
-        """Run the demo until *pattern* is in *folder*, then kill it with the supervisor, whose services die with it.
-
-        With *power* all services are killed at the same moment, as when the power goes.
-        """
+    def demo_killed_at(self, folder: Path, pattern: str) -> None:
+        """Run the demo until *pattern* is in *folder*, then kill it and all services, as when the power fails."""
         process = self.demo()
         await_that(lambda: any(folder.glob(pattern)) or process.poll() is not None, 600, f"{folder}/{pattern}", 0.02)
         assert process.poll() is None, process.communicate()[0]
         process.kill()
         state = self.state()
         os.kill(state.supervisor.pid, signal.SIGKILL)
-        if power:
-            end_sessions(state.leaders, signal.SIGKILL, 0)
+        end_sessions(state.leaders, signal.SIGKILL, 0)
         process.communicate()
 
     def state(self) -> State:

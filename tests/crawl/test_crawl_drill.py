@@ -82,7 +82,7 @@ def pictures():
     return made
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_crawl_killed_ten_times_ends_as_one_left_alone(tmp_path):
     with Web() as web:
         web.page("/", "".join(f"<img src=/{n}.png alt='picture {n}'>" for n in range(IMAGES)))

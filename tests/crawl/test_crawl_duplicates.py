@@ -1,7 +1,6 @@
 """Which images are there already: by bytes, by hash, in this version and in earlier ones."""
 
 import io
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -135,24 +134,22 @@ def test_no_pair_is_missed(tmp_path, distance):
     assert found(tmp_path, [(str(n), v) for n, v in enumerate(values)], near_distance=distance)[0] == expected
 
 
+@pytest.mark.timeout(300)
 def test_a_crowded_bucket_is_no_square(tmp_path):
     """Sixty thousand hashes with a band in common: each with each would be 1,800 million comparisons."""
     rng = np.random.default_rng(0)
     values = [int(value) << 16 | 7 for value in np.unique(rng.integers(0, 1 << 47, 60_000))]
     copies = [value ^ (1 << 62) for value in values[:50]]
     rows = [(str(n), value) for n, value in enumerate(values + copies)]
-    start = time.monotonic()
     lines, _ = found(tmp_path, rows)
-    assert time.monotonic() - start < 60
     assert {(n, m) for n, m, *_ in lines} >= {(len(values) + n, n) for n in range(50)}
 
 
+@pytest.mark.timeout(300)
 def test_every_hash_within_a_few_bits_of_all_others(tmp_path):
     """A bucket that no cut makes smaller: the nearest values are still compared, and it ends."""
     values = [low | high << 40 for low in range(1 << 9) for high in range(1 << 5)]
-    start = time.monotonic()
     lines, _ = found(tmp_path, [(str(n), value) for n, value in enumerate(values)], near_distance=1)
-    assert time.monotonic() - start < 60
     assert len(lines) > len(values) // 3
 
 

@@ -12,9 +12,8 @@ def test_all_load_without_errors(read):
     assert sorted(read.dags) == ["vecap_clip", "vecap_dataset", "vecap_recaption"]
 
 
-def test_reading_them_is_quick_and_imports_nothing_heavy(read):
+def test_reading_them_imports_nothing_heavy(read):
     assert [name for name in HEAVY if name in read.modules] == []
-    assert read.seconds < 3  # 0.3 s on an idle machine; the limit is for a busy one
 
 
 @pytest.mark.parametrize("dag", ["vecap_clip", "vecap_dataset", "vecap_recaption"])

@@ -147,6 +147,7 @@ def test_training_loss_is_the_models_own(tmp_path: Path) -> None:
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in model.state_dict().items())
 
 
+@pytest.mark.exhaustive
 def test_a_few_steps_teach_the_tower_something_and_are_repeatable() -> None:
     torch.set_num_threads(1)
     pool = make_pool(256, "train", 2, 1)
@@ -166,6 +167,7 @@ def test_a_few_steps_teach_the_tower_something_and_are_repeatable() -> None:
     assert losses[0] == losses[1]
 
 
+@pytest.mark.exhaustive
 def test_recipe_runs_through_all_phases_and_continues_from_finished_ones(tmp_path: Path) -> None:
     schedule = Schedule(pictures=128, tower_steps=2, frozen_steps=2, joint_steps=2, threads=1)
     train(tmp_path / "one", schedule, tmp_path / "work")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -9,12 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.installation import IMAGES, INTERVAL, REPOSITORY
+from tests.conftest import build_once
+from tests.installation import IMAGES, INTERVAL, REPOSITORY, await_that
+from vecap_tasks.cli import main
+from vecap_tasks.services.catalogue import listens
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,24 @@ class Place:
         return kept | ours
 
     def vecap(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
-        """Run one command to its end."""
+        """Run one command to its end, as a process."""
         command = self.command(name, *more)
         return subprocess.run(
             command, env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=1000
         )
+
+    def here(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+        """Run one command in this process: quicker, and the same where nothing is killed."""
+        out, err = io.StringIO(), io.StringIO()
+        words = self.command(name, *more)[3:]
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for variable in set(os.environ) - set(self.environment):
+                patch.delenv(variable)
+            for variable, value in self.environment.items():
+                patch.setenv(variable, value)
+            patch.chdir(REPOSITORY)
+            code = main(words)
+        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
     def vecap_until(self, name: str, moment: Path, *more: str) -> bool:
         """Run a command and kill it, with its workers, once *moment* exists; False where it ended before."""
@@ -64,21 +82,22 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def web(tmp_path_factory: pytest.TempPathFactory, small: Path) -> Iterator[Place]:
+def web(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path, small: Path) -> Iterator[Place]:
     """A miniature web that is served; other installations link to it."""
     home = tmp_path_factory.mktemp("web")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = Place(home, port, small)
-    made = [sys.executable, "-m", "vecap_tasks.cli", "demo"]
-    subprocess.run([*made, "web", "--images", str(IMAGES)], env=place.environment, cwd=REPOSITORY, check=True)
-    server = subprocess.Popen([*made, "serve"], env=place.environment, cwd=REPOSITORY)
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
+    demo = [sys.executable, "-m", "vecap_tasks.cli", "demo"]
+
+    def draw(folder: Path) -> None:
+        command = [*demo, "web", "--out", str(folder), "--images", str(IMAGES)]
+        subprocess.run(command, env=place.environment, cwd=REPOSITORY, check=True)
+
+    (home / "web").symlink_to(build_once(shared_folder / "miniature-web", draw))
+    server = subprocess.Popen([*demo, "serve"], env=place.environment, cwd=REPOSITORY)
+    await_that(lambda: listens(port), 60, "the miniature web", 0.1)
     yield place
     server.terminate()
     server.wait(30)
@@ -92,11 +111,12 @@ def place(web: Place, tmp_path: Path) -> Place:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(web: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """An installation in which one interval went all the way without disturbance."""
-    home = tmp_path_factory.mktemp("undisturbed")
-    (home / "web").symlink_to(web.home / "web")
-    place = Place(home, web.port, web.config)
-    done = place.vecap("run", "--version", INTERVAL)
-    assert done.returncode == 0, done.stderr
-    return place
+def undisturbed(web: Place, shared_folder: Path) -> Place:
+    """An installation in which one interval went all the way without disturbance; tests only read it."""
+
+    def run(home: Path) -> None:
+        (home / "web").symlink_to(web.home / "web")
+        done = Place(home, web.port, web.config).vecap("run", "--version", INTERVAL)
+        assert done.returncode == 0, done.stderr
+
+    return Place(build_once(shared_folder / "undisturbed", run), web.port, web.config)

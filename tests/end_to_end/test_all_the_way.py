@@ -25,10 +25,10 @@ def digests(place: Place) -> dict[str, str]:
 def test_every_stage_is_there_and_counts_add_up(undisturbed: Place) -> None:
     stages = {name.partition("/")[0] for name in digests(undisturbed)}
     assert stages == {"crawl", "quality", "rewrite", "assemble", "train", "evaluate"}
-    listed = json.loads(undisturbed.vecap("versions", "--json").stdout)
+    listed = json.loads(undisturbed.here("versions", "--json").stdout)
     (row,) = listed
     assert row["crawled"] == IMAGES
-    counters = json.loads(undisturbed.vecap("crawl", "--version", INTERVAL, "--json").stdout)[0]["counters"]
+    counters = json.loads(undisturbed.here("crawl", "--version", INTERVAL, "--json").stdout)[0]["counters"]
     failed = sum(count for name, count in counters.items() if name.startswith("error."))
     assert counters["success"] + failed == counters["candidates"] == IMAGES
     assert counters["failed_to_download"] + counters["failed_to_resize"] == failed
@@ -37,15 +37,30 @@ def test_every_stage_is_there_and_counts_add_up(undisturbed: Place) -> None:
 
 def test_a_second_run_finds_everything_done(undisturbed: Place) -> None:
     before = digests(undisturbed)
-    done = undisturbed.vecap("run", "--version", INTERVAL, "--json")
+    done = undisturbed.here("run", "--version", INTERVAL, "--json")
     assert done.returncode == 0, done.stderr
     assert [stage["shards_run"] for stage in json.loads(done.stdout)] == [0] * 6
-    said = undisturbed.vecap("assemble", "--version", INTERVAL).stdout
+    said = undisturbed.here("assemble", "--version", INTERVAL).stdout
     digest = before["assemble"][:12]
     assert f"version {INTERVAL} is published under this configuration ({digest}), nothing of it is made again" in said
     assert digests(undisturbed) == before
 
 
+def finish(place: Place, undisturbed: Place) -> None:
+    done = place.vecap("run", "--version", INTERVAL)
+    assert done.returncode == 0, done.stderr
+    assert digests(place) == digests(undisturbed)
+    assert place.here("verify", "--version", INTERVAL).returncode == 0
+
+
+def test_killed_while_it_captions_it_ends_with_the_same_bytes(undisturbed: Place, place: Place) -> None:
+    """`tests/faults` has every other moment."""
+    moment = place.home / "store" / "demo" / INTERVAL / "rewrite" / "_shards" / "00000.json"
+    assert place.vecap_until("run", moment, "--version", INTERVAL)
+    finish(place, undisturbed)
+
+
+@pytest.mark.exhaustive
 def test_killed_in_every_stage_it_ends_with_the_same_bytes(undisturbed: Place, place: Place) -> None:
     version = place.home / "store" / "demo" / INTERVAL
     moments = [
@@ -54,18 +69,15 @@ def test_killed_in_every_stage_it_ends_with_the_same_bytes(undisturbed: Place, p
         version / "crawl" / "manifest.json",
         version / "quality" / "verdicts.parquet",
         version / "quality" / "manifest.json",
-        version / "rewrite" / "_shards" / "00000.json",
         version / "rewrite" / "manifest.json",
         version / "assemble" / "00000.tar",
     ]
     killed = [place.vecap_until("run", moment, "--version", INTERVAL) for moment in moments]
     assert all(killed)
-    done = place.vecap("run", "--version", INTERVAL)
-    assert done.returncode == 0, done.stderr
-    assert digests(place) == digests(undisturbed)
-    assert place.vecap("verify", "--version", INTERVAL).returncode == 0
+    finish(place, undisturbed)
 
 
+@pytest.mark.exhaustive
 def test_killed_while_training_and_evaluating(undisturbed: Place, place: Place) -> None:
     (place.home / "store").mkdir()
     source = undisturbed.home / "store" / "demo" / INTERVAL
@@ -81,22 +93,20 @@ def test_killed_while_training_and_evaluating(undisturbed: Place, place: Place) 
     ]
     for moment in moments:
         assert place.vecap_until("run", moment, "--version", INTERVAL)
-    done = place.vecap("run", "--version", INTERVAL)
-    assert done.returncode == 0, done.stderr
-    assert digests(place) == digests(undisturbed)
+    finish(place, undisturbed)
 
 
 def test_a_changed_byte_is_found_and_named(undisturbed: Place, place: Place) -> None:
     import shutil
 
     shutil.copytree(undisturbed.home / "store", place.home / "store")
-    assert place.vecap("verify", "--version", INTERVAL).returncode == 0
+    assert place.here("verify", "--version", INTERVAL).returncode == 0
     damaged = place.home / "store" / "demo" / INTERVAL / "rewrite" / "00000.parquet"
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
     for command in (("verify", "--version", INTERVAL), ("lineage", INTERVAL)):
-        answer = place.vecap(*command)
+        answer = place.here(*command)
         assert answer.returncode == 1
         assert "rewrite/00000.parquet" in answer.stdout.replace("\n", "")
 
@@ -106,19 +116,19 @@ def test_another_prompt_makes_a_revision_and_downloads_nothing(undisturbed: Plac
 
     shutil.copytree(undisturbed.home / "store", place.home / "store")
     for stage in ("crawl", "quality", "rewrite", "assemble"):
-        done = place.vecap(stage, "--version", INTERVAL, "--set", "rewrite.llm.max_new_tokens=48", "--json")
+        done = place.here(stage, "--version", INTERVAL, "--set", "rewrite.llm.max_new_tokens=48", "--json")
         assert done.returncode == 0, done.stderr
         (outcome,) = json.loads(done.stdout)
         assert outcome["version"] == f"{INTERVAL}-r2"
         assert bool(outcome["shards_run"]) == (stage in ("rewrite", "assemble"))
-    compared = place.vecap("diff", INTERVAL, f"{INTERVAL}-r2", "--json")
+    compared = place.here("diff", INTERVAL, f"{INTERVAL}-r2", "--json")
     changed = json.loads(compared.stdout)
     assert [setting["key"] for setting in changed["settings"]] == ["rewrite.llm.max_new_tokens"]
     assert changed["added"] == changed["gone"] == 0
     assert {length["text"] for length in changed["lengths"]} == {"alttext", "vec", "vecap"}
     assert all(length["mean_a"] > 0 and length["median_b"] > 0 for length in changed["lengths"])
     assert all(count["a"] == count["b"] for count in changed["counts"] if count["what"] == "refused")
-    whole = place.vecap("verify", "--all")
+    whole = place.here("verify", "--all")
     assert whole.returncode == 0
     assert [line.partition(":")[0] for line in whole.stdout.splitlines()] == [
         f"{INTERVAL} is whole",
@@ -127,17 +137,17 @@ def test_another_prompt_makes_a_revision_and_downloads_nothing(undisturbed: Plac
 
 
 def test_unfinished_work_is_listed_and_goes_once_it_is_old(place: Place) -> None:
-    assert place.vecap("crawl", "--version", INTERVAL).returncode == 0
-    assert "1 unfinished: --all shows them" in place.vecap("versions").stdout
-    assert "unfinished" in place.vecap("versions", "--all").stdout.splitlines()[1]
+    assert place.here("crawl", "--version", INTERVAL).returncode == 0
+    assert "1 unfinished: --all shows them" in place.here("versions").stdout
+    assert "unfinished" in place.here("versions", "--all").stdout.splitlines()[1]
     asked = ("gc", "--keep-days", "2")
-    assert place.vecap(*asked).stdout == "nothing may go by this policy\n"
+    assert place.here(*asked).stdout == "nothing may go by this policy\n"
     store = place.home / "store"
     for file in store.rglob("*"):
         os.utime(file, (file.stat().st_atime, file.stat().st_mtime - 3 * 86_400))
-    assert f"unfinished demo/{INTERVAL}" in place.vecap(*asked).stdout
+    assert f"unfinished demo/{INTERVAL}" in place.here(*asked).stdout
     assert (store / "demo" / INTERVAL / "crawl" / "manifest.json").exists(), "the dry run changes nothing"
-    gone = json.loads(place.vecap(*asked, "--delete", "--json").stdout)
+    gone = json.loads(place.here(*asked, "--delete", "--json").stdout)
     assert [removal["what"] for removal in gone["removals"]] == ["unfinished"]
     assert gone["bytes"] > 0
     assert not [file for file in store.rglob("*") if file.is_file()]
@@ -154,7 +164,7 @@ def test_unfinished_work_is_listed_and_goes_once_it_is_old(place: Place) -> None
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(place: Place, override: str, message: str) -> None:
-    done = place.vecap("run", "--version", INTERVAL, "--set", override)
+    done = place.here("run", "--version", INTERVAL, "--set", override)
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith("vecap: ")
@@ -166,7 +176,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(place: Place, override: str, m
 def test_a_warc_cut_short(place: Place, web: Place, tmp_path: Path) -> None:
     whole = (web.home / "web" / "warc" / f"{INTERVAL}.warc.gz").read_bytes()
     (tmp_path / "cut.warc.gz").write_bytes(whole[: len(whole) * 2 // 3])
-    done = place.vecap("crawl", "--version", INTERVAL, "--set", f"crawl.source.paths=[{tmp_path / 'cut.warc.gz'}]")
+    done = place.here("crawl", "--version", INTERVAL, "--set", f"crawl.source.paths=[{tmp_path / 'cut.warc.gz'}]")
     assert done.returncode == 1
     assert "cut.warc.gz" in done.stderr.strip().splitlines()[-1]
     assert not list(place.home.rglob("manifest.json"))
@@ -185,9 +195,9 @@ def test_a_crawl_without_a_usable_row_is_refused_with_the_reasons_counted(place:
         f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(http)}\r\n\r\n"
     )
     (tmp_path / "none.warc.gz").write_bytes(gzip.compress(head.encode() + http + b"\r\n\r\n"))
-    done = place.vecap("run", "--version", INTERVAL, "--set", f"crawl.source.paths=[{tmp_path / 'none.warc.gz'}]")
+    done = place.here("run", "--version", INTERVAL, "--set", f"crawl.source.paths=[{tmp_path / 'none.warc.gz'}]")
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert "7 http_404" in said
-    assert json.loads(place.vecap("versions", "--json").stdout)[0]["digest"] is None
-    assert "no published version" in place.vecap("versions").stdout
+    assert json.loads(place.here("versions", "--json").stdout)[0]["digest"] is None
+    assert "no published version" in place.here("versions").stdout

@@ -14,7 +14,7 @@ from vecap_tasks import lineage
 from vecap_tasks.dataset.manifest import Manifest
 from vecap_tasks.stages import load_stage
 
-pytestmark = [pytest.mark.slow, pytest.mark.services]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.services]
 
 REFUSAL = "too few rows: 3 of <b>16</b> [accepted]"
 

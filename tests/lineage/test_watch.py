@@ -5,7 +5,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import REPOSITORY
+from tests.installation import REPOSITORY, await_that
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from tests.train.test_train_stage import stopped_after
 from vecap_tasks import lineage
@@ -88,7 +88,8 @@ def test_two_processes_are_watched_by_the_first(home, mlflow_server, monkeypatch
 def test_a_server_that_is_not_there_costs_a_line(home, caplog):
     config = watched(home, "http://127.0.0.1:9", "alone")
     stage = load_stage("train", config, give_version(config, SAMPLES))
-    stage.report = lambda progress: time.sleep(0.5)
+    said = "not to be watched"
+    stage.report = lambda progress: await_that(lambda: said in caplog.text, 60, said, 0.05)
     assert stage.run("vecap-0").counters["steps"] == 4
     (line,) = [record.message for record in caplog.records if "not to be watched" in record.message]
     assert "vecap-0: not to be watched in MLflow for now: no MLflow server answers at http://127.0.0.1:9" in line

@@ -45,7 +45,7 @@ print("RAN " + json.dumps({"state": str(task.state), "tries": task.try_number, "
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_refused_crawl_has_a_button_that_opens_its_report(tmp_path, monkeypatch):
     use_given(monkeypatch)
     mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "pages": "https://mlflow.example/"}

@@ -31,7 +31,7 @@ from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import read_version
 from vecap_tasks.services.http import Api
 
-pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.services, pytest.mark.timeout(1200)]
 
 HOSTILE = '"><script>document.title="taken"</script><img src=x onerror="document.title=\'taken\'"> {{ 7*7 }} Heron'
 

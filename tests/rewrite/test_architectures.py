@@ -98,17 +98,6 @@ def test_a_batch_that_memory_does_not_hold_is_halved_and_no_text_is_lost(build, 
     assert "going on with 4" in caplog.text
 
 
-def test_batches_after_one_that_was_halved_are_made_as_small(vlm, seen, monkeypatch) -> None:
-    model = vlm(architectures.blip2, batch_size=32)
-    made, sizes = model._batch, []
-    monkeypatch.setattr(model, "_batch", lambda items: sizes.append(len(items)) or made(items))
-    model.generator.model = Small(model.generator.model, 5)
-    model.describe([(shaped(seen, number), GREEDY) for number in range(100)])
-    assert sizes[0] == 32
-    assert max(sizes[2:]) == 4, "the second was on its way"
-    assert sum(sizes) == 100
-
-
 def test_a_row_that_memory_does_not_hold_is_told(vlm, seen) -> None:
     model = vlm(architectures.blip2)
     model.generator.model = Small(model.generator.model, 0)

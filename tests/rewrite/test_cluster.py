@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import dask
 import pytest
-from distributed import Client, Future, LocalCluster
+from distributed import Client, LocalCluster
 from distributed.security import Security
 
 from benchmarks.stand_in import StandIn
@@ -131,22 +131,6 @@ def test_shards_wait_while_no_worker_is_to_be_seen(place, processes, monkeypatch
     assert [result.shard for result in run_shards(quick, quick.plan())] == quick.shards()
 
 
-def test_a_receipt_that_does_not_come_is_asked_for_again(place, processes, monkeypatch) -> None:
-    quick = stage(StandIn, at(place, processes))
-    asked = []
-    fetch = Future.result
-
-    def late(future: Future, timeout: float | None = None) -> object:
-        asked.append(future.key)
-        if len(asked) == 1:  # as where the worker that has it was lost, and nobody knows it yet
-            raise TimeoutError
-        return fetch(future, timeout)
-
-    monkeypatch.setattr(Future, "result", late)
-    assert [result.shard for result in run_shards(quick, quick.plan())] == quick.shards()
-    assert len(asked) == 5
-
-
 def test_a_shard_that_kills_three_workers_is_set_aside_and_the_rest_is_done(place, processes) -> None:
     deadly = stage(Deadly, at(place, processes, shards=12))
     with pytest.raises(VecapError, match="crawl: shard 00003: set aside, 3 workers having been killed in it") as told:
@@ -161,6 +145,7 @@ def test_a_shard_that_kills_three_workers_is_set_aside_and_the_rest_is_done(plac
     assert healed.store.folders("tiny/2026-01-01/crawl/_shards") == []
 
 
+@pytest.mark.exhaustive
 def test_a_worker_of_its_own_comes_back_however_long_it_takes(place, monkeypatch) -> None:
     monkeypatch.setattr(engine, "_ALONE_SECONDS", 200.0)  # else it would be 300, and half of the test's time
     config = place.config()
@@ -171,6 +156,7 @@ def test_a_worker_of_its_own_comes_back_however_long_it_takes(place, monkeypatch
         assert len(run_shards(laborious, laborious.plan())) == 5
 
 
+@pytest.mark.exhaustive
 def test_a_shard_that_gets_on_may_lose_more_than_three_workers(place, processes) -> None:
     laborious = stage(Laborious, at(place, processes, shards=8))
     assert len(run_shards(laborious, laborious.plan())) == 8  # six died

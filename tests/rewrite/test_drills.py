@@ -23,7 +23,7 @@ def rows(given):
     return [given(f"A Belvo {number} tulip", image=number) for number in range(ROWS)]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_twenty_kills_end_with_the_same_bytes_and_cost_the_batches_in_flight(place, rows, tmp_path, caplog) -> None:
     caplog.set_level(logging.DEBUG, "vecap_tasks.rewrite.generation")
     undisturbed = Rewrite(place.config(shard_size=SHARD), place.lay_down(place.config(), rows))

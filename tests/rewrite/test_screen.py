@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.screening import FILES, Score, microseconds, read_examples, score
+from benchmarks.screening import FILES, Score, read_examples, score
 from vecap_tasks.config import ScreenConfig, ScreenRule
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.prompt import load_prompt
@@ -68,10 +68,6 @@ def test_the_examples_are_many_and_distinct() -> None:
         for rule in RULES:
             assert any(one.rule == rule and one.verdict == "keep" for one in examples), rule
             assert any(one.rule == rule and one.verdict != "keep" for one in examples), rule
-
-
-def test_screening_a_text_costs_well_under_a_millisecond() -> None:
-    assert microseconds(read_examples("made"), rounds=3) < 1000
 
 
 @pytest.mark.parametrize(
@@ -151,6 +147,7 @@ def test_what_decides_the_answers_is_part_of_the_identity() -> None:
     assert screen.identity(ScreenConfig(max_words=60)) != screen.identity(ScreenConfig())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("patterns", "first_look"),
     [(_REFUSAL, _REFUSING), (_APOLOGY, _APOLOGISING), (_TALK, _TALKING)],

@@ -214,7 +214,7 @@ def _served_demo(demo: Config, role: str, url: str) -> ModelConfig:
     return ModelConfig.model_validate(values)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.services
 def test_a_served_vlm_says_what_the_same_model_says_in_process(demo: Config, addresses) -> None:
     asked = []
@@ -230,7 +230,7 @@ def test_a_served_vlm_says_what_the_same_model_says_in_process(demo: Config, add
     assert all(text.tokens and text.prompt_tokens for text in remote)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.services
 def test_a_served_llm_fuses_as_the_same_model_does_in_process(demo: Config, addresses) -> None:
     pairs = [
@@ -245,7 +245,7 @@ def test_a_served_llm_fuses_as_the_same_model_does_in_process(demo: Config, addr
     assert [(text.text, text.ended) for text in remote] == [(text.text, text.ended) for text in local]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.services
 def test_a_real_server_without_the_model_is_told(demo: Config, addresses) -> None:
     wrong = _served_demo(demo, "llm", addresses["llm"]).model_copy(update={"model": "org/nowhere"})

@@ -102,8 +102,8 @@ def test_a_session_is_ended_whole_though_its_leader_is_gone():
 
 
 @pytest.fixture(scope="module")
-def running(disturbed):
-    place, said = disturbed
+def running(installation):
+    place, said = installation
     return place.env, place.settings, said
 
 
@@ -140,11 +140,9 @@ class TestRunning:
     def test_up_again_changes_nothing_and_says_the_same(self, running):
         env, settings, said = running
         before = control.status(settings)
-        begin = time.monotonic()
         again = services("up", env)
         assert again.returncode == 0
         assert all(line in said for line in again.stdout.splitlines()[-3:])
-        assert time.monotonic() - begin < 10
         after = control.status(settings)
         assert {n: s.process for n, s in before.services.items()} == {n: s.process for n, s in after.services.items()}
 

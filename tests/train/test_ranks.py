@@ -82,6 +82,7 @@ except VecapError as error:
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_leave_with_who_started_them(home, number):
     """SIGTERM is passed on; a SIGKILL is noticed. Both ways they save first, and nothing stays running."""

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from tests.train.given import Texts, configure, give_version, picture, run
 from vecap_tasks.dataset.tar import read_samples
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import ConfigError, DamagedError, VecapError
 from vecap_tasks.evaluate.features import Encoder
+from vecap_tasks.evaluate.sets.picture import Picture
 from vecap_tasks.preprocess import veclip_values
 from vecap_tasks.stages import load_stage
 from vecap_tasks.train.crop import Normalise
@@ -74,19 +75,24 @@ def test_exported_folder_works_by_itself(config):
     assert {entry.path.split("/")[0] for entry in manifest.files} == {"vecap-0"}
 
 
-def test_the_ways_of_the_released_models_are_exported_and_evaluated(home):
+def test_the_ways_of_the_released_models_are_exported_and_evaluated(home, tmp_path):
     """VeCLIP's pixels in training and evaluation, and texts without a mark in front."""
     config = configure(home, arms="[vecap]", epochs=1, model__preprocess="veclip", model__begin_token=False)
     version = give_version(config, SAMPLES)
     run("train", config, version)
     stage = load_stage("train", config, version)
-    encoder = Encoder(Path(stage.store.path(f"{stage.folder}/vecap-0")), "cpu", 8)
-    tokenizer = AutoTokenizer.from_pretrained(stage.store.path(f"{stage.folder}/vecap-0"))
+    folder = Path(stage.store.path(f"{stage.folder}/vecap-0"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.bos_token is None
-    assert tokenizer("a cat")["input_ids"][-1] == encoder._model.config.text_config.eos_token_id
-    pictures = [Image.open(io.BytesIO(picture(number))) for number in range(3)]
-    exact = veclip_values(pictures, 32)
-    assert (encoder._pixels(pictures).numpy() == exact).all()
+    assert tokenizer("a cat")["input_ids"][-1] == CLIPConfig.from_pretrained(folder).text_config.eos_token_id
+    files = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for number, file in enumerate(files):
+        file.write_bytes(picture(number))
+    exact = torch.from_numpy(veclip_values([Image.open(file) for file in files], 32))
+    model = CLIPModel.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        features = torch.nn.functional.normalize(model.get_image_features(pixel_values=exact).pooler_output, dim=-1)
+    assert torch.equal(Encoder(folder, "cpu", 8).images([Picture(file.name, file) for file in files]), features)
     batch = next(open_training_data(config, version, "vecap", 0, tokenizer).batches(0))
     trained = dict(zip(batch.uids, batch.pixels, strict=True))
     for uid, pixels in trained.items():
@@ -151,8 +157,6 @@ from pathlib import Path
 from vecap_tasks.config import parse_config
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import read_version
-from vecap_tasks.evaluate.features import Encoder
-from vecap_tasks.preprocess import veclip_values
 from vecap_tasks.stages import load_stage
 config = parse_config(json.loads(sys.argv[1]), Path(sys.argv[2]))
 store = Store(config.resolve(config.root))
@@ -160,6 +164,7 @@ load_stage("train", config, read_version(store, config.dataset, "2026-01-01")).r
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["file", "s3"])
 def test_a_run_killed_at_a_checkpoint_ends_as_one_that_was_not(home, tmp_path_factory, monkeypatch, request, kind):
     """SIGKILL in another process, at some step after the first checkpoint; then the same run again, here."""
