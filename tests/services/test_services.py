@@ -137,6 +137,17 @@ class TestRunning:
             urllib.request.urlopen(f"{settings.airflow.url}/api/v2/dags")
         assert refused.value.code == 401
 
+    def test_our_pages_are_there_for_who_logged_in(self, running):
+        _, settings, _ = running
+        request = urllib.request.Request(f"{settings.airflow.url}/vecap/versions")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)
+        assert refused.value.code == 401
+        request.add_header("Authorization", f"Bearer {airflow.api(settings).token}")
+        with urllib.request.urlopen(request) as answer:
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+            assert "2026-01-01" in answer.read().decode()
+
     def test_up_again_changes_nothing_and_says_the_same(self, running):
         env, settings, said = running
         before = control.status(settings)
