@@ -149,9 +149,8 @@ def bare(folder: Path) -> float:
 
 
 def _connection(folder: Path) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
+    connection = duckdb.connect(config={"temp_directory": str(folder / "spill")})
     connection.execute(f"SET memory_limit = '{_MEMORY}'; SET enable_progress_bar = false")
-    connection.execute(f"SET temp_directory = '{folder / 'spill'}'")
     for name in ("crawl", "duplicates"):
         if (folder / f"{name}.parquet").exists():
             connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{folder / name}.parquet')")

@@ -75,7 +75,7 @@ class Assemble(Stage):
         tables = [f"{self.folder}/{entry.path}" for entry in entries if entry.path.endswith(".parquet")]
         rows = self.upstream_manifest("rewrite").counters["rows"]
         left_out = rows - sum(result.counters["samples"] for result in results)
-        (work / "README.md").write_text(write_card(self._facts(tables, left_out)), encoding="utf-8")
+        (work / "README.md").write_text(write_card(self._facts(tables, left_out, work)), encoding="utf-8")
         write_sheet(self.store, f"{self.folder}/{min(sizes)}", work / _SHEET)
         counters = {"rows": rows, "left_out.no_caption": left_out}
         # How a font is drawn differs from machine to machine.
@@ -103,15 +103,14 @@ class Assemble(Stage):
         verdicts = self.upstream_manifest("quality").file("verdicts.parquet")
         captions = self.upstream_manifest("rewrite").files_ending(".parquet")
         views = {"crawl": (crawl, CRAWL), "verdicts": ([verdicts], VERDICTS), "captions": (captions, CAPTIONS)}
-        with connect(self.store, self.config.assemble.memory_limit) as connection:
-            connection.execute(f"SET temp_directory = '{work / 'duckdb'}'")
+        with connect(self.store, self.config.assemble.memory_limit, work=work) as connection:
             for view, (names, schema) in views.items():
                 create_view(connection, self.store, view, names, schema)
             yield connection
 
-    def _facts(self, tables: list[str], left_out: int) -> Facts:
+    def _facts(self, tables: list[str], left_out: int, work: Path) -> Facts:
         manifests = {name: self.upstream_manifest(name) for name in self.upstream}
-        with connect(self.store, self.config.assemble.memory_limit) as connection:
+        with connect(self.store, self.config.assemble.memory_limit, work=work) as connection:
             create_view(connection, self.store, "samples", tables, SAMPLES)
             create_view(connection, self.store, "captions", manifests["rewrite"].files_ending(".parquet"), CAPTIONS)
             samples, images, variants, *texts = connection.execute(_COUNTED).fetchall()[0]

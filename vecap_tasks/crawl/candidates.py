@@ -63,8 +63,7 @@ def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work:
     """
     path = work / "candidates.parquet"
     tally = _total(store, tables)
-    with connect(store) as connection:
-        connection.execute(f"SET temp_directory = '{work / 'duckdb'}'; SET threads = 2")
+    with connect(store, threads=2, work=work) as connection:
         _view(connection, store, "links", tables, LINKS)
         beside = [held_beside(PurePosixPath(name)) for name in tables]
         there = {place / name for place in {path.parent for path in beside} for name in store.files(str(place))}

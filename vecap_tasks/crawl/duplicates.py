@@ -61,8 +61,8 @@ def write_duplicates(
     path: Path,
 ) -> tuple[int, dict[str, int]]:
     """Write DUPLICATES for the shards' *tables* (names in the store) to *path*; return the rows, and their counts."""
-    with connect(store) as connection:
-        connection.execute(f"SET temp_directory = '{work / 'duckdb'}'; SET preserve_insertion_order = false")
+    with connect(store, work=work) as connection:
+        connection.execute("SET preserve_insertion_order = false")
         create_view(connection, store, "crawl", tables, CRAWL)
         _view_earlier(connection, store, earlier)
         _collapse(connection)

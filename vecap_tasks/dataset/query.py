@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -12,13 +16,20 @@ if TYPE_CHECKING:
     from vecap_tasks.dataset.store import Store
 
 
-def connect(store: Store, memory_limit: str = "1GB", threads: int | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    store: Store, memory_limit: str = "1GB", threads: int | None = None, work: Path | None = None
+) -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB that reads `store.query_path(…)`.
+
+    What exceeds *memory_limit* spills into a private folder inside *work*, by default inside the folder for temporary
+    files (`TMPDIR`); it is deleted with the connection. DuckDB's own default is `.tmp` in the working directory, which
+    a container cannot write.
 
     DuckDB's own S3 support is an extension that is downloaded at run time; pyarrow's needs no download.
     """
-    connection = duckdb.connect(":memory:")
-    connection.execute(f"SET memory_limit = '{memory_limit}'")
+    spill = tempfile.mkdtemp(prefix="vecap-duckdb-", dir=work)
+    connection = duckdb.connect(":memory:", config={"memory_limit": memory_limit, "temp_directory": spill})
+    weakref.finalize(connection, shutil.rmtree, spill, ignore_errors=True)
     connection.execute("SET preserve_insertion_order = true")
     connection.execute("SET enable_progress_bar = false")  # it goes to standard output, between what is printed there
     if threads is not None:

@@ -91,7 +91,7 @@ def write_scores(
     Returns the rows, and how many of them other versions had. Raises DamagedError where the tar lacks an image.
     """
     by = clip.scored_by(settings)
-    with connect(store, threads=1) as connection:
+    with connect(store, threads=1, work=path.parent) as connection:
         create_view(connection, store, "crawl", [f"{shard}.parquet"], CRAWL)
         create_view(connection, store, "earlier", earlier, SCORES)
         connection.execute(f"""

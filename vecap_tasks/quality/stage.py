@@ -146,8 +146,7 @@ class Quality(Stage):
         """Give a connection with the views `crawl` and `duplicates`, and `scores` where a model made some."""
         manifest = self.upstream_manifest("crawl")
         duplicates = manifest.files_ending("duplicates.parquet")
-        with connect(self.store, self.config.quality.memory_limit) as connection:
-            connection.execute(f"SET temp_directory = '{work / 'duckdb'}'")
+        with connect(self.store, self.config.quality.memory_limit, work=work) as connection:
             create_view(connection, self.store, "crawl", shard_tables(manifest), CRAWL)
             create_view(connection, self.store, "duplicates", duplicates, DUPLICATES)
             if self.config.quality.clip is not None:

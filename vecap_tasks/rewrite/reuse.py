@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from tempfile import TemporaryDirectory
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -80,9 +80,7 @@ class Earlier:
         self._store = store
         self._files = files
         self._lock = Lock()  # a worker of several threads does several shards
-        self._spill = TemporaryDirectory(prefix="vecap-earlier-")
         self._connection = connect(store, memory_limit, threads=1)
-        self._connection.execute(f"SET temp_directory = '{self._spill.name}'")
         self._connection.execute("CREATE TABLE place (image UBIGINT, file INTEGER)")
         if not files:
             return
@@ -123,12 +121,14 @@ _QUERY = """
 """
 
 
-def find_captions(store: Store, files: Sequence[str], rows: Sequence[Row], writers: Writers) -> Captions:
-    """Look the *rows* up in the caption *files*."""
+def find_captions(
+    store: Store, files: Sequence[str], rows: Sequence[Row], writers: Writers, work: Path | None = None
+) -> Captions:
+    """Look the *rows* up in the caption *files*; *work* is a folder for what does not fit into memory."""
     found = Captions()
     if not files or not rows:
         return found
-    with connect(store, threads=1) as connection:
+    with connect(store, threads=1, work=work) as connection:
         connection.register("wanted", pa.table({"sha256": sorted({row.sha256 for row in rows})}))
         connection.register("columns", CAPTIONS.empty_table())
         paths = [store.query_path(name) for name in files]

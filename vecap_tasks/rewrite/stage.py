@@ -89,11 +89,11 @@ class Rewrite(Stage):
         return [f"{number:05d}" for number in range(-(-accepted // size))]
 
     def process(self, shard: str, work: Path) -> Made:
-        rows = self._rows(int(shard))
+        rows = self._rows(int(shard), work)
         section = self.config.rewrite
         batches = Batches(self, shard)
         meters = {"vlm": Meter(section.vlm.price), "llm": Meter(section.llm.price)}
-        found = find_captions(self.store, self._earlier.files_with(rows), rows, self._writers)
+        found = find_captions(self.store, self._earlier.files_with(rows), rows, self._writers, work)
         vec = found.vec | self._describe(rows, found.vec, batches, meters["vlm"])
         self._check("vlm", vec, batches)
         pairs = {(row.alttext, said): None for row in rows if row.alttext and (said := vec[row.sha256].text)}
@@ -190,14 +190,14 @@ class Rewrite(Stage):
 
     # What is written about.
 
-    def _rows(self, number: int) -> list[Row]:
+    def _rows(self, number: int, work: Path) -> list[Row]:
         """Return the accepted rows of the shard, in the order of their keys."""
         crawl = self.upstream_manifest("crawl")
         tars = crawl.files_ending(".tar")
         beside = {self.store.query_path(str(PurePosixPath(tar).with_suffix(".parquet"))): tar for tar in tars}
         verdicts = self.store.query_path(self.upstream_manifest("quality").file("verdicts.parquet"))
         size = self.config.rewrite.shard_size
-        with connect(self.store, threads=1) as connection:
+        with connect(self.store, threads=1, work=work) as connection:
             lines = connection.execute(
                 """
                 SELECT key, uid, verdict.sha256, alttext, shard.filename
