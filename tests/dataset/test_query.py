@@ -9,10 +9,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from vecap_tasks.dataset.query import connect
+from vecap_tasks.dataset.parquet import write_sorted
+from vecap_tasks.dataset.query import connect, create_view
 from vecap_tasks.dataset.store import Store
+from vecap_tasks.errors import VecapError
 
 NOBODY = 65534
 # A sort of some 30 MB.
@@ -64,3 +68,34 @@ def test_a_query_spills_where_the_working_directory_cannot_be_written(scratch: P
     with tempfile.TemporaryDirectory() as cwd:
         assert as_nobody(sort, Path(cwd))
         assert list(Path(cwd).iterdir()) == []
+
+
+# The name of a folder, and that of another which it would match as a pattern.
+NAMES = [("g[o]", "go"), ("it's", "its"), ("a b*?", "a bXY"), ("**", "any"), ('ünï "q"', "uni"), ("key=1", "key=2")]
+
+
+@pytest.mark.parametrize(
+    ("root", "name", "decoy"),
+    [*(("file", *names) for names in NAMES), *(("s3", *names) for names in NAMES[:2])],
+    indirect=["root"],
+)
+def test_a_path_is_taken_literally(root: str, name: str, decoy: str) -> None:
+    for folder, keys in ((decoy, ["x", "y"]), (name, ["a", "b"])):
+        store = Store(f"{root}/{folder}")
+        with store.workspace() as work:
+            for number, key in enumerate(keys):
+                pq.write_table(pa.table({"key": [key]}), work / "made.parquet")
+                store.upload(f"d/{number}.parquet", work / "made.parquet")
+    tables = ["d/0.parquet", "d/1.parquet"]
+    with store.workspace() as work, connect(store, work=work) as connection:
+        create_view(connection, store, "keys", tables, pa.schema([("key", pa.string())]))
+        found = connection.execute("SELECT key, filename FROM keys ORDER BY key").fetchall()
+        assert found == [("a", store.query_path(tables[0])), ("b", store.query_path(tables[1]))]
+        assert write_sorted(connection, "SELECT key FROM keys", "key", work / "sorted.parquet") == 2
+        assert pq.ParquetFile(work / "sorted.parquet").read().to_pydict() == {"key": ["a", "b"]}
+
+
+def test_a_root_with_a_backslash_is_refused(tmp_path: Path) -> None:
+    """DuckDB takes it for a slash."""
+    with pytest.raises(VecapError, match=r"a\\b.* backslash; rename the folder"):
+        Store(str(tmp_path / "a\\b"))

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from vecap_tasks.crawl.extract import FOOTER, HELD, LINKS, held_beside, read_tally
 from vecap_tasks.crawl.links import Tally
-from vecap_tasks.dataset.query import connect
+from vecap_tasks.dataset.query import connect, scan
 from vecap_tasks.dataset.schemas import CANDIDATES
 from vecap_tasks.dataset.store import Store
 
@@ -103,10 +103,10 @@ def _view(
     order = pa.table({"filename": [store.query_path(name) for name in tables], "part": range(len(tables))})
     connection.register(f"{view}_parts", order)
     connection.execute(f"CREATE TABLE {view}_order AS SELECT * FROM {view}_parts")  # noqa: S608
-    quoted = ", ".join("'" + store.query_path(name).replace("'", "''") + "'" for name in tables)
+    files = scan([store.query_path(name) for name in tables])
     connection.execute(f"""
         CREATE VIEW {view} AS SELECT files.*, part::BIGINT * 1099511627776 + place AS position
-        FROM read_parquet([{quoted}], filename = true) AS files JOIN {view}_order USING (filename)""")  # noqa: S608
+        FROM {files} AS files JOIN {view}_order USING (filename)""")  # noqa: S608
 
 
 def _total(store: Store, tables: Sequence[str]) -> Tally:

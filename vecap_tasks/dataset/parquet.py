@@ -52,9 +52,8 @@ def write_sorted(connection: duckdb.DuckDBPyConnection, query: str, order: str, 
     connection.execute("SET preserve_insertion_order = true")
     connection.execute(f"CREATE OR REPLACE TEMP TABLE to_be_written AS {query} ORDER BY {order}")
     connection.execute("SET threads = 1")
-    place = str(path).replace("'", "''")
     written = connection.execute(
-        f"COPY to_be_written TO '{place}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_TABLE_ROW_GROUP})"
+        f"COPY to_be_written TO $1 (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_TABLE_ROW_GROUP})", [str(path)]
     ).fetchall()[0][0]
     connection.execute("DROP TABLE to_be_written")
     connection.execute(f"SET threads = {threads}; SET preserve_insertion_order = {ordered}")

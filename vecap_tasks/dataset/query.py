@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import weakref
@@ -14,6 +15,8 @@ import pyarrow as pa
 
 if TYPE_CHECKING:
     from vecap_tasks.dataset.store import Store
+
+_MAGIC = re.compile(r"[*?\[]")
 
 
 def connect(
@@ -46,8 +49,18 @@ def create_view(
     if not names:
         connection.register(view, schema.append(pa.field("filename", pa.string())).empty_table())
         return
-    quoted = ", ".join("'" + store.query_path(name).replace("'", "''") + "'" for name in names)
-    connection.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet([{quoted}], filename = true)")  # noqa: S608
+    files = scan([store.query_path(name) for name in names])
+    connection.execute(f"CREATE VIEW {view} AS SELECT * FROM {files}")  # noqa: S608
+
+
+def scan(paths: Sequence[str], *, union_by_name: bool = False) -> str:
+    """Return SQL that reads the parquet files *paths* with the column `filename`, which holds these paths.
+
+    A path is taken literally. Left to itself, DuckDB reads other folders where one is named `g[o]`, and overwrites the
+    column `key` with 1 below a folder `key=1`.
+    """
+    files = ", ".join("'" + _MAGIC.sub(r"[\g<0>]", path).replace("'", "''") + "'" for path in paths)
+    return f"read_parquet([{files}], filename = true, hive_partitioning = false, union_by_name = {union_by_name})"
 
 
 def _s3(store: Store) -> object:

@@ -78,6 +78,8 @@ class Store:
         self.root = root.removesuffix("/")
         self.remote = root.startswith("s3://")
         self._fs, self._base = open_filesystem(self.root)
+        if "\\" in self._base and not self.remote:  # DuckDB takes it for a slash
+            raise VecapError(f"the root {self.root} has a backslash; rename the folder")
 
     def path(self, name: str) -> str:
         """Return *name* as DuckDB and pyarrow take it: an absolute path, or bucket/key on S3."""
@@ -92,7 +94,7 @@ class Store:
         return self._fs
 
     def query_path(self, name: str) -> str:
-        """Return *name* (globs allowed) as it stands in a DuckDB query on `connect()`."""
+        """Return *name* as a query on `connect()` names it; `scan` puts it into SQL."""
         return f"s3://{self.path(name)}" if self.remote else self.path(name)
 
     def exists(self, name: str) -> bool:

@@ -16,6 +16,7 @@ import duckdb
 
 from vecap_tasks.config import QualityConfig, RowRules
 from vecap_tasks.dataset.parquet import write_sorted
+from vecap_tasks.dataset.query import scan
 from vecap_tasks.dataset.schemas import VERDICTS
 from vecap_tasks.quality.alttext import ALTTEXT_RULES
 from vecap_tasks.quality.clean import cleaned, literal
@@ -71,7 +72,7 @@ def judge_alone(connection: duckdb.DuckDBPyConnection, config: QualityConfig, pa
     if config.clip is not None:
         source = f'crawl LEFT JOIN (SELECT key, similarity AS "{CLIP_SCORE}" FROM scores) USING (key)'
     scores = "".join(f', {_score(name)} AS "{SCORE}{name}"' for name in sorted(score_limits(config)))
-    connection.execute(f"""
+    query = f"""
         COPY (
             SELECT key, uid, sha256, CASE WHEN alttext_problem IS NULL THEN text END AS alttext, alttext_problem,
                 hash(lower(text)) AS text_hash,
@@ -80,8 +81,9 @@ def judge_alone(connection: duckdb.DuckDBPyConnection, config: QualityConfig, pa
                 downloaded, failure, lower(regexp_extract(url, {literal(_HOST)}, 1)) AS host, language,
                 least(original_width, original_height) AS side, md5_number_lower(uid) AS draw{scores}
             FROM (SELECT *, {first_that_fires(ALTTEXT_RULES, rules)} AS alttext_problem FROM ({texts(source, rules)}))
-        ) TO {literal(str(path))} (FORMAT parquet, COMPRESSION lz4_raw)""")
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW judged AS SELECT * FROM read_parquet({literal(str(path))})")
+        ) TO $1 (FORMAT parquet, COMPRESSION lz4_raw)"""
+    connection.execute(query, [str(path)])
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW judged AS SELECT * EXCLUDE (filename) FROM {scan([str(path)])}")
 
 
 def texts(source: str, rules: RowRules) -> str:

@@ -4,6 +4,8 @@ What is reused is what would be written: text that depends on nothing else. So a
 its captions were found or made; of a served model that holds as far as its server answers alike twice.
 """
 
+# ruff: noqa: S608 - the queries are put together from this file's own text and quoted paths
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from vecap_tasks.dataset.manifest import read_manifest
-from vecap_tasks.dataset.query import connect
+from vecap_tasks.dataset.query import connect, scan
 from vecap_tasks.dataset.schemas import CAPTIONS
 from vecap_tasks.dataset.stage import RECEIPTS
 from vecap_tasks.dataset.store import Store
@@ -86,15 +88,11 @@ class Earlier:
             return
         numbers = {store.query_path(name): number for number, name in enumerate(files)}
         self._connection.register("file", pa.table({"filename": [*numbers], "number": [*numbers.values()]}))
-        self._connection.execute(
-            """
+        self._connection.execute(f"""
             INSERT INTO place
             SELECT hash(sha256), number
-            FROM read_parquet($files, filename = true, union_by_name = true) JOIN file USING (filename)
-            WHERE sha256 IN (SELECT sha256 FROM read_parquet($verdicts) WHERE accepted)
-            """,
-            {"files": [*numbers], "verdicts": verdicts},
-        )
+            FROM {scan([*numbers], union_by_name=True)} JOIN file USING (filename)
+            WHERE sha256 IN (SELECT sha256 FROM {scan([verdicts])} WHERE accepted)""")
 
     def files_with(self, rows: Sequence[Row]) -> list[str]:
         """Return the files that have captions of the images of *rows*; now and then one that has none, at worst."""
@@ -110,7 +108,7 @@ class Earlier:
 _QUERY = """
     SELECT {key}, {text}, {side}_problem, {side}_tokens, {side}_variants, {side}_attempts
     FROM (
-        SELECT * FROM read_parquet($files, union_by_name = true)
+        SELECT * FROM {files}
         UNION ALL BY NAME SELECT * FROM columns -- an earlier release's files lack some
     )
     WHERE sha256 IN (SELECT sha256 FROM wanted)
@@ -146,8 +144,9 @@ def find_captions(
 def _lines(
     connection: duckdb.DuckDBPyConnection, paths: list[str], side: str, writer: Writer, key: str, text: str
 ) -> list[tuple[Any, ...]]:
-    values = {name: getattr(writer, name) for name in Writer.__slots__} | {"files": paths}
-    return connection.execute(_QUERY.format(side=side, key=key, text=text), values).fetchall()
+    values = {name: getattr(writer, name) for name in Writer.__slots__}
+    query = _QUERY.format(files=scan(paths, union_by_name=True), side=side, key=key, text=text)
+    return connection.execute(query, values).fetchall()
 
 
 def _caption(

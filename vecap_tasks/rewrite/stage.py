@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.dataset.manifest import Input, canonical
 from vecap_tasks.dataset.parquet import write_rows
-from vecap_tasks.dataset.query import connect
+from vecap_tasks.dataset.query import connect, scan
 from vecap_tasks.dataset.schemas import CAPTIONS
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
 from vecap_tasks.dataset.store import Store
@@ -198,15 +198,11 @@ class Rewrite(Stage):
         verdicts = self.store.query_path(self.upstream_manifest("quality").file("verdicts.parquet"))
         size = self.config.rewrite.shard_size
         with connect(self.store, threads=1, work=work) as connection:
-            lines = connection.execute(
-                """
+            lines = connection.execute(f"""
                 SELECT key, uid, verdict.sha256, alttext, shard.filename
-                FROM read_parquet($verdicts) AS verdict
-                LEFT JOIN (SELECT key, filename FROM read_parquet($crawl, filename = true)) AS shard USING (key)
-                WHERE accepted ORDER BY key LIMIT $size OFFSET $start
-                """,
-                {"verdicts": verdicts, "crawl": list(beside), "size": size, "start": number * size},
-            ).fetchall()
+                FROM {scan([verdicts])} AS verdict
+                LEFT JOIN (SELECT key, filename FROM {scan(list(beside))}) AS shard USING (key)
+                WHERE accepted ORDER BY key LIMIT {size} OFFSET {number * size}""").fetchall()  # noqa: S608
         for key, *_, file in lines:
             if file is None:
                 raise DamagedError(f"{verdicts} accepts row {key}, which no crawl shard has; run `vecap verify`")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import get_args
@@ -14,14 +14,13 @@ import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
 
 from vecap_tasks.config import Arm, Config, Text
+from vecap_tasks.dataset.globs import split_glob
 from vecap_tasks.dataset.store import open_filesystem
 from vecap_tasks.errors import VecapError
 from vecap_tasks.train.mixture import TarPart
 from vecap_tasks.train.source import Shard, Tally, parse_samples, usable
 
 log = logging.getLogger(__name__)
-
-_MAGIC = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +59,15 @@ def find_tars(config: Config, patterns: Sequence[str]) -> list[FoundTar]:
 
 
 def _find(config: Config, written: str) -> list[FoundTar]:
-    magic = _MAGIC.search(written)
-    folder = written[: written.rfind("/", 0, magic.start() if magic else None) + 1]
-    tail = written.removeprefix(folder)
+    folder, tail = split_glob(written, config.resolve)
+    matches: Callable[[str], object] = re.compile(glob_translate(tail)).match
+    if not tail:
+        folder, tail = written[: written.rfind("/") + 1], written[written.rfind("/") + 1 :]
+        matches = tail.__eq__
     place = config.resolve(folder or ".").removeprefix("file://")
     if "://" in place and not place.startswith("s3://"):
         raise VecapError(f"train.mixture: {written} is neither on this machine nor on s3://; copy it first")
     place = place.rstrip("/") or "/"
-    matches = re.compile(glob_translate(tail)).match
     try:
         listed = _list_s3(place) if place.startswith("s3://") else _list_local(place, recursive="/" in tail)
     except OSError as error:

@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
 
 from vecap_tasks.config import Config
+from vecap_tasks.dataset.globs import split_glob
 from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.dataset.store import open_filesystem
 from vecap_tasks.errors import VecapError
@@ -24,7 +25,6 @@ from vecap_tasks.errors import VecapError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-_MAGIC = re.compile(r"[*?\[]")
 _AHEAD = 4 << 20  # bytes of one request to S3: reads from its files are small and mostly in order
 _BLOCK = 1 << 20
 
@@ -95,17 +95,15 @@ def find_files(config: Config, patterns: Sequence[str], interval: str, kind: str
 
 
 def _find(config: Config, written: str, kind: str) -> list[SourceFile]:
-    magic = _MAGIC.search(written)
-    folder = written[: written.rfind("/", 0, magic.start()) + 1] if magic else ""
-    place = config.resolve(folder or "." if magic else written).removeprefix("file://")
+    folder, tail = split_glob(written, config.resolve)
+    place = config.resolve(folder or ".").removeprefix("file://")
     if len(place) > 1:
         place = place.rstrip("/")
     if "://" in place and not place.startswith("s3://"):
         raise VecapError(f"crawl.source.paths: {written} is neither on this machine nor on s3://; copy it first")
     filesystem, base = open_filesystem(place)
-    tail = written.removeprefix(folder)
     try:
-        if magic:
+        if tail:
             everything = pafs.FileSelector(base, allow_not_found=True, recursive="/" in tail)
             found = _matching(filesystem.get_file_info(everything), base, tail)
         else:
@@ -115,12 +113,12 @@ def _find(config: Config, written: str, kind: str) -> list[SourceFile]:
             f"{place} cannot be read: {' '.join(str(error).split())}; check crawl.source.paths and the AWS variables"
         ) from error
     files = [
-        SourceFile(folder + name if magic else written, f"{place}/{name}" if magic else place, info.size)
+        SourceFile(folder + name, f"{place}/{name}" if tail else place, info.size)
         for name, info in sorted(found.items())
         if info.type == pafs.FileType.File
     ]
     if not files:
-        where = f"{place}/{tail}" if magic else place
+        where = f"{place}/{tail}" if tail else place
         raise VecapError(f"there is no {kind} file {where}; put it there, or change crawl.source.paths")
     return files
 

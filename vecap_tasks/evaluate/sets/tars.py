@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vecap_tasks.config import CaptionTars, ClassTars
+from vecap_tasks.dataset.globs import split_glob
 from vecap_tasks.errors import VecapError
 from vecap_tasks.evaluate.sets.classes import number_labels
 from vecap_tasks.evaluate.sets.kinds import RetrievalSet, ZeroShotSet
@@ -74,8 +75,8 @@ def _said(sample: _Sample, key: str) -> list[str]:
 
 def _pictures(name: str, paths: Sequence[str]) -> Iterator[tuple[_Sample, Picture]]:
     for pattern in paths:
-        path = Path(pattern)
-        tars = [path] if path.is_file() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        path, tail = split_glob(pattern, str)
+        tars = [tar for tar in (sorted(Path(path).glob(tail)) if tail else [Path(path)]) if tar.is_file()]
         if not tars:
             raise VecapError(f"{name}: nothing matches {pattern}; correct `paths`")
         for tar in tars:
