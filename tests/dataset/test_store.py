@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -95,3 +97,44 @@ def test_what_s3_refuses_is_an_os_error_and_names_the_file(s3_bucket: str) -> No
         Store("s3://no-such-bucket").read("x")
     with pytest.raises(OSError, match=r"cannot write s3://no-such-bucket/x: .*NoSuchBucket"):
         Store("s3://no-such-bucket").create("x", b"")
+
+
+def _write_file(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "made").write_bytes(b"one")
+    store.upload("d/v/a.txt", tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store, _: store.put("d/v/a.txt", b"one"),
+        lambda store, _: store.create("d/v/a.txt", b"one"),
+        lambda store, _: store.copy("given", "d/v/a.txt"),
+        _write_file,
+    ],
+    ids=["put", "create", "copy", "upload"],
+)
+def test_a_power_failure_leaves_a_file_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Store, Path], object]
+) -> None:
+    """Its bytes are on the disk before its name is, and the name and new folders before the call returns."""
+    store = Store(str(tmp_path / "store"))
+    store.put("given", b"one")
+    done: list[tuple[str, str]] = []
+    sync, link, replace = os.fsync, os.link, os.replace
+
+    def log(what: str, path: object) -> None:
+        name = str(path).removeprefix(str(tmp_path))
+        done.append((what, "aside" if "/.staging/" in name else name))
+
+    monkeypatch.setattr(
+        os, "fsync", lambda number: (log("sync", Path(f"/proc/self/fd/{number}").readlink()), sync(number))
+    )
+    monkeypatch.setattr(os, "replace", lambda a, b: (log("name", b), replace(a, b)))
+    monkeypatch.setattr(os, "link", lambda a, b: (log("name", b), link(a, b)))
+    write(store, tmp_path)
+    assert store.read("d/v/a.txt") == b"one"
+    named = done.index(("name", "/store/d/v/a.txt"))
+    assert ("sync", "aside") in done[:named]
+    assert ("sync", "/store/d/v") in done[named:]
+    assert {("sync", "/store"), ("sync", "/store/d")} <= set(done)

@@ -6,6 +6,7 @@ Everything is written aside and appears whole. `put` replaces, `create` wins or 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -174,11 +175,8 @@ class Store:
                 stream.write(data)
             return
         aside = self._aside()
-        with aside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        self._place(aside, name)
+        aside.write_bytes(data)
+        self._publish(aside, name)
 
     def upload(self, name: str, source: Path) -> None:
         """Publish the local file *source* whole, in place of what was there; *source* is left or moved."""
@@ -188,9 +186,7 @@ class Store:
             return
         aside = self._aside()
         shutil.move(source, aside)
-        with aside.open("rb") as stream:
-            os.fsync(stream.fileno())
-        self._place(aside, name)
+        self._publish(aside, name)
 
     def remove(self, name: str) -> None:
         """Delete the file *name*; nothing happens where there is none."""
@@ -209,7 +205,7 @@ class Store:
             return
         aside = self._aside()
         shutil.copyfile(self.path(name), aside)
-        self._place(aside, to)
+        self._publish(aside, to)
 
     def tree(self, name: str = "") -> list[Stored]:
         """Return all files under *name*, at any depth, by path; of `.staging` too where that is named."""
@@ -231,10 +227,8 @@ class Store:
             return self._create_remote(name, data)
         aside = self._aside()
         aside.write_bytes(data)
-        target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(aside, target)
+            self._publish(aside, name, replace=False)
         except FileExistsError:
             return False
         finally:
@@ -273,10 +267,19 @@ class Store:
             ) from error
         return folder / uuid.uuid4().hex
 
-    def _place(self, aside: Path, name: str) -> None:
+    def _publish(self, aside: Path, name: str, *, replace: bool = True) -> None:
+        """Make the file *aside* appear as *name*: after a power failure it is there whole, or not at all.
+
+        Raises FileExistsError where *name* exists and must not be replaced.
+        """
         target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside.replace(target)
+        _make_folder(target.parent)
+        _sync(aside)
+        if replace:
+            aside.replace(target)
+        else:
+            os.link(aside, target)
+        _sync(target.parent)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -289,3 +292,23 @@ class Store:
             parent = self._aside().parent
         with tempfile.TemporaryDirectory(prefix="work-", dir=parent) as folder:
             yield Path(folder)
+
+
+def _sync(path: Path) -> None:
+    """Wait until the file or folder *path* is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make *folder* and those above it, each on the disk."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
