@@ -133,7 +133,7 @@ def open_tracking(config: Config) -> Iterator[Tracking]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(config.mlflow.timeout))))
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for `--json`
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         _ask(uri, config.mlflow.timeout)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
@@ -159,6 +159,11 @@ def tracking_uri(config: Config) -> str:
     except OSError as error:
         raise VecapError(f"cannot make the folder of {uri}: {error.strerror}; change mlflow.tracking_uri") from error
     return f"{_SQLITE}{file}"
+
+
+def is_server(uri: str) -> bool:
+    """Return whether *uri* is the URL of an MLflow server, rather than a database."""
+    return uri.startswith(("http://", "https://"))
 
 
 def dataset_input(name: str, digest: str, context: str, source: Mapping[str, Any], page: str = "") -> DatasetInput:

@@ -39,6 +39,13 @@ def test_versions_and_the_model_lead_to_their_sources(old: Config) -> None:
         assert "source" in {node.kind for node in tree.walk()}
 
 
+@pytest.mark.parametrize("name", ["models:/demo-clip@champion", "models:/demo-clip/1", "models:/demo-clip"])
+def test_a_registered_model_leads_to_its_sources(old: Config, name: str) -> None:
+    tree = walk(old, name, check=False)
+    assert (tree.name, tree.note) == ("2026-01-01/vecap-0", "as MLflow has it, models:/demo-clip/1")
+    assert "source" in {node.kind for node in tree.walk()}
+
+
 def test_a_day_and_its_revision_are_compared(old: Config) -> None:
     store = Store(old.resolve(old.root))
     first, second, revision = (read_version(store, old.dataset, name) for name in VERSIONS)

@@ -9,6 +9,7 @@ from tests.installation import REPOSITORY, await_that
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from tests.train.test_train_stage import stopped_after
 from vecap_tasks import lineage
+from vecap_tasks.lineage.walk import walk
 from vecap_tasks.stages import load_stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.services]
@@ -101,3 +102,24 @@ def test_a_short_training_is_not_there(home, mlflow_server):
     config = config.model_copy(update={"mlflow": mlflow}).with_base(config.base)
     run("train", config, give_version(config, SAMPLES))
     assert runs(mlflow_server, "short") == []
+
+
+def test_a_registered_version_leads_to_its_sources(home, mlflow_server):
+    config = watched(home, mlflow_server, "registered", epochs=1)
+    give_evaluation(config)
+    version = give_version(config, SAMPLES)
+    run("train", config, version)
+    run("evaluate", config, version)
+    lineage.record_clip(config, version)
+    lineage.move_champion(config, version)
+    for name in ("models:/registered-clip@champion", "models:/registered-clip/1", "models:/registered-clip"):
+        tree = walk(config, name)
+        assert tree.sound
+        assert (tree.name, tree.note) == ("2026-01-01/vecap-0", "as MLflow has it, models:/registered-clip/1")
+    client = MlflowClient(mlflow_server)
+    champion = client.get_model_version_by_alias("registered-clip", "champion")
+    model = client.get_logged_model(champion.tags["vecap.model"])
+    assert champion.source == model.model_uri
+    assert client.get_model_version_download_uri(champion.name, champion.version) == model.artifact_location
+    client.delete_model_version_tag(champion.name, champion.version, "vecap.model")
+    assert walk(config, "models:/registered-clip").sound, "the source names the model too"

@@ -19,8 +19,9 @@ from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.evaluate.results import Results, RunFigures, read_results
 from vecap_tasks.lineage.evaluated import FOLDER
+from vecap_tasks.lineage.recorded import MODEL_TAG
 from vecap_tasks.stages import load_stage
-from vecap_tasks.tracking import Tracking, open_tracking
+from vecap_tasks.tracking import Tracking, is_server, open_tracking
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -151,11 +152,13 @@ def _registered(tracking: Tracking, name: str, run: Run, best: RunFigures, metri
             raise
     model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
     tags: dict[str, Any] = {key: value for key, value in run.data.tags.items() if key.startswith("vecap.")}
-    tags["vecap.model"] = model.model_id
+    tags[MODEL_TAG] = model.model_id
+    # Outside a server, MLflow resolves models:/ through global state, which may point elsewhere.
+    source = f"models:/{model.model_id}" if is_server(tracking.uri) else model.artifact_location
     figure = f"{metric} {100 * best.figures[metric]:.1f} %"
     return client.create_model_version(
         name,
-        model.artifact_location,  # MLflow resolves models:/ through global state, which may be another server's
+        source,
         run.info.run_id,
         tags=tags,
         description=f"Arm {best.arm}, seed {best.seed}, of version {tags['vecap.version']}: {figure}.",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 LISTS = "vecap.lists"  # a tag of a version's run: the sha256 of what recording itself wrote
+MODEL_TAG = "vecap.model"  # a tag of a registered version: the id of its logged model
 _MODEL_ID = re.compile(r"(?:models:/)?(m-[0-9a-f]{32})")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
@@ -54,9 +55,9 @@ def find_recorded(tracking: Tracking, name: str) -> Recorded:
         if identity is None and (registered := _REGISTERED.fullmatch(name)):
             version = _registered(tracking, registered)
             shown = f"models:/{version.name}/{version.version}"
-            identity = _MODEL_ID.fullmatch(version.model_id or version.source or "")
+            identity = _logged_model(version)
             if identity is None:
-                raise VecapError(f"{shown} is no model that vecap registered: it has no logged model behind it")
+                raise VecapError(f"{shown} has no linked logged model; give the id of a model, m-…")
         if identity is not None:
             model = tracking.client.get_logged_model(identity.group(1))
             return Recorded(shown, dict(model.tags), model.model_id)
@@ -77,6 +78,12 @@ def _registered(tracking: Tracking, name: re.Match[str]) -> ModelVersion:
     if not versions:
         raise VecapError(f"MLflow at {tracking.uri} has no registered model {name['name']}; look for it in the UI")
     return max(versions, key=lambda version: int(version.version))
+
+
+def _logged_model(version: ModelVersion) -> re.Match[str] | None:
+    """Return the logged model's id that *version* names; MLflow's database has no column for it."""
+    named = (version.model_id, version.source, version.tags.get(MODEL_TAG))
+    return next((found for text in named if (found := _MODEL_ID.fullmatch(text or ""))), None)
 
 
 def model_copy(tracking: Tracking, model: str, train: Manifest, shard: str) -> Node:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from vecap_tasks.config import Config
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import VecapError, one_line
-from vecap_tasks.tracking import Tracking, airflow_tags, open_tracking, tracking_uri
+from vecap_tasks.tracking import Tracking, airflow_tags, is_server, open_tracking, tracking_uri
 from vecap_tasks.train.ending import ToldToEnd
 from vecap_tasks.train.names import parse_run
 
@@ -71,7 +71,7 @@ class Watch:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        if self._config.mlflow.watch is not None and tracking_uri(self._config).startswith(("http://", "https://")):
+        if self._config.mlflow.watch is not None and is_server(tracking_uri(self._config)):
             self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
             self._thread.start()
         return self
