@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DEMO
-from vecap_tasks.config import expand, load_config
+from vecap_tasks.config import expand, expand_optional, load_config
 from vecap_tasks.errors import ConfigError
 
 
@@ -77,6 +77,16 @@ def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, message
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*no\.yaml: No such file"):
         load_config(tmp_path / "no.yaml")
+
+
+def test_a_setting_whose_variables_are_empty_is_unset(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NONE", raising=False)
+    config = load_config(DEMO)
+    for text in (None, "", "${NONE:-}", "${NONE:-${NONE:-}}"):
+        assert expand_optional(text) is None
+        assert config.resolve_optional(text) is None
+    assert expand_optional("tcp://${NONE:-a}:1") == "tcp://a:1"
+    assert config.resolve_optional("${NONE:-/folder}") == "/folder"
 
 
 def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:

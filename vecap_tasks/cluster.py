@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vecap_tasks.config import Config, expand
+from vecap_tasks.config import Config, expand_optional
 from vecap_tasks.errors import ConfigError, VecapError, one_line
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def connect(config: Config) -> Iterator[Client]:
 
     if not log.isEnabledFor(logging.DEBUG):
         logging.getLogger("distributed").setLevel(logging.WARNING)  # it tells of every connection otherwise
-    address = config.dask.address and expand(config.dask.address)
+    address = expand_optional(config.dask.address)
     if address:
         security = secure(config, address)
         try:

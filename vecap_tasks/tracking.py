@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vecap_tasks.config import Config, expand
+from vecap_tasks.config import Config, expand_optional
 from vecap_tasks.dataset.manifest import Input
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import ConfigError, VecapError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -149,8 +149,12 @@ def open_tracking(config: Config) -> Iterator[Tracking]:
 
 
 def tracking_uri(config: Config) -> str:
-    """Return the address of MLflow; the folder of a SQLite file is made. Raises ConfigError for an unset variable."""
-    uri = expand(config.mlflow.tracking_uri)
+    """Return the address of MLflow; the folder of a SQLite file is made. Raises ConfigError where it
+    is empty or a variable is not set.
+    """
+    uri = expand_optional(config.mlflow.tracking_uri)
+    if uri is None:  # MLflow would take a database in the working directory
+        raise ConfigError("mlflow.tracking_uri is empty; set its variable, or give sqlite:///… or a server's URL")
     if not uri.startswith(_SQLITE):
         return uri.removesuffix("/")
     file = Path(config.resolve(uri.removeprefix(_SQLITE)))

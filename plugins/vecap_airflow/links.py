@@ -91,9 +91,7 @@ def reporting_task(python_callable: Callable[..., Any] | None = None, **options:
 
 def remember_versions(versions: Sequence[str]) -> None:
     """Keep the page of *versions*, names, for the link of the task that calls this."""
-    root = str(get_current_context()["ti"].log_url).partition("/dags/")[0]  # where Airflow is served
-    one = f"/{quote(versions[0], safe='')}" if len(versions) == 1 else ""
-    _keep(_VERSION, f"{root}/vecap/versions{one}")
+    _keep(_VERSION, _vecap_page(*(versions if len(versions) == 1 else ())))
 
 
 def remember_run(config: Config, run: str) -> None:
@@ -110,18 +108,20 @@ def remember_run(config: Config, run: str) -> None:
 
 
 def remember_report(stage: Stage, recorded: str | None) -> None:
-    """Keep where the report of *stage* can be looked at: in MLflow, or else where it lies in a folder.
+    """Keep where the report of *stage* can be read: in MLflow's UI, or on VeCap's pages where that has none.
 
-    *recorded* is the link to it inside MLflow, None where it is not there.
+    *recorded* is the link to it inside MLflow, None where MLflow does not have it.
     """
-    from vecap_tasks.lineage.gate import REPORT
     from vecap_tasks.lineage.pages import address
 
     page = None if recorded is None else address(stage.config, recorded)
-    if page is None and not stage.store.remote:
-        page = f"file://{stage.store.path(f'{stage.folder}/{REPORT}/index.html')}"
-    if page is not None:
-        _keep(_REPORT, page)
+    _keep(_REPORT, page or _vecap_page(stage.version.name, "report/index.html"))
+
+
+def _vecap_page(*below: str) -> str:
+    """Return the URL of a page *below* VeCap's list of versions, wherever Airflow is served."""
+    airflow = str(get_current_context()["ti"].log_url).partition("/dags/")[0]
+    return "/".join([f"{airflow}/vecap/versions", *map(quote, below)])
 
 
 def _keep(key: str, page: str) -> None:

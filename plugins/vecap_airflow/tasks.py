@@ -199,10 +199,11 @@ def versions_of(job: Job, config: Config) -> list[Version]:
 
 
 def _stages(name: str, job: Job) -> list[tuple[Version, Stage]]:
+    from vecap_tasks.config import expand_optional
     from vecap_tasks.stages import load_stage
 
     config = job.load()
     versions = versions_of(job, config)
-    if load_stage(name, config, versions[0]).on_workers and not config.dask.address:
+    if load_stage(name, config, versions[0]).on_workers and expand_optional(config.dask.address) is None:
         raise ConfigError("in Airflow the work goes to a Dask cluster: set dask.address")
     return [(version, load_stage(name, config, version)) for version in versions]

@@ -8,11 +8,15 @@ import subprocess
 import sys
 
 import pytest
+from vecap_airflow import links, tasks
+from vecap_airflow.job import Job
 
 from tests.conftest import REPOSITORY
 from tests.quality.given import Row, configure, give_crawl, run, use_given
 from vecap_tasks import stages
 from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.version import Version
+from vecap_tasks.errors import ConfigError
 from vecap_tasks.tracking import open_tracking
 
 _DAG = """
@@ -43,6 +47,44 @@ with create_session() as session:
     kept = {x.key: XComModel.deserialize_value(x) for x in session.query(XComModel).filter_by(run_id=ran.run_id)}
 print("RAN " + json.dumps({"state": str(task.state), "tries": task.try_number, "run": ran.run_id, "kept": kept}))
 """
+
+
+class Task:
+    """Stands for a running task instance: where Airflow shows its log, and what it pushes."""
+
+    log_url = "https://airflow.example/prefix/dags/vecap_dataset/runs/1/tasks/quality.commit?try_number=1"
+
+    def __init__(self):
+        self.pushed = {}
+
+    def xcom_push(self, key, value):
+        self.pushed[key] = value
+
+
+@pytest.mark.parametrize("recorded", [None, "#/experiments/1/runs/2/artifacts/report/index.html"])
+def test_without_an_mlflow_ui_the_report_s_button_leads_to_vecap_s_page(tmp_path, monkeypatch, recorded):
+    monkeypatch.delenv("VECAP_MLFLOW_PAGES", raising=False)
+    task = Task()
+    monkeypatch.setattr(links, "get_current_context", lambda: {"ti": task})
+    mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "pages": "${VECAP_MLFLOW_PAGES:-}"}
+    config = configure(tmp_path, mlflow=mlflow)
+    stage = stages.load_stage("quality", config, Version("given", "2026-01-01", 2, ""))
+    links.remember_report(stage, recorded)
+    links.remember_versions(["2026-01-01-r2"])
+    page = "https://airflow.example/prefix/vecap/versions/2026-01-01-r2"
+    assert task.pushed == {links._REPORT: f"{page}/report/index.html", links._VERSION: page}
+    links.remember_versions(["2026-01-01", "2026-01-02"])
+    assert task.pushed[links._VERSION] == "https://airflow.example/prefix/vecap/versions"
+
+
+def test_a_dask_address_whose_variable_is_empty_is_none(tmp_path, monkeypatch):
+    monkeypatch.delenv("VECAP_DASK_ADDRESS", raising=False)
+    config = configure(tmp_path, dask={"address": "${VECAP_DASK_ADDRESS:-}"})
+    version = Version("given", "2026-01-01", 1, "")
+    monkeypatch.setattr(tasks, "versions_of", lambda job, config: [version])
+    job = Job("given.yaml", [], config.model_dump(mode="json"), [version.name])
+    with pytest.raises(ConfigError, match=r"set dask\.address"):
+        tasks._stages("crawl", job)
 
 
 @pytest.mark.exhaustive

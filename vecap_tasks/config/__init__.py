@@ -53,7 +53,7 @@ from vecap_tasks.config.rewrite import (
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.services import DaskConfig, MlflowConfig, TlsConfig
 from vecap_tasks.config.train import AssembleConfig, TrainConfig
-from vecap_tasks.config.variables import environment, expand
+from vecap_tasks.config.variables import environment, expand, expand_optional
 
 __all__ = [
     "Arm",
@@ -114,6 +114,7 @@ __all__ = [
     "ZeroShotSource",
     "environment",
     "expand",
+    "expand_optional",
     "load_config",
     "parse_config",
 ]

@@ -16,7 +16,7 @@ from vecap_tasks.config.rewrite import RewriteConfig
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.services import DaskConfig, MlflowConfig
 from vecap_tasks.config.train import AssembleConfig, TrainConfig
-from vecap_tasks.config.variables import expand
+from vecap_tasks.config.variables import expand, expand_optional
 from vecap_tasks.errors import ConfigError
 
 
@@ -61,6 +61,10 @@ class Config(Section):
         if "://" in expanded:
             return expanded
         return str((self._base / Path(expanded).expanduser()).resolve())
+
+    def resolve_optional(self, text: str | None) -> str | None:
+        """Return `resolve(text)`; None for a setting that is unset, or whose variables are all empty."""
+        return self.resolve(text) if text and expand_optional(text) else None
 
     def with_base(self, base: Path) -> Config:
         """Return the same configuration with relative paths starting from *base*."""

@@ -29,6 +29,11 @@ def expand(text: str) -> str:
     return text
 
 
+def expand_optional(text: str | None) -> str | None:
+    """Return `expand(text)`; None for a setting that is unset, or whose variables are all empty."""
+    return (expand(text) or None) if text else None
+
+
 def environment(text: str) -> tuple[tuple[str, str | None], ...]:
     """Return the variables that *text* names, by name, with their values here; None where one is not set."""
     names = sorted({match.group(1) for match in _VARIABLE_NAME.finditer(text)})

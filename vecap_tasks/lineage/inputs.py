@@ -114,8 +114,8 @@ class Inputs:
             found = find_checkpoint(self.config, item.name)
             return Input("model", item.name, found.digest, found.bytes)
         if item.kind == "prompt":
-            own = Path(self.config.resolve(section.prompts)) if section.prompts else None
-            return Input("prompt", item.name, load_prompt(item.name, own).digest)
+            folder = self.config.resolve_optional(section.prompts)
+            return Input("prompt", item.name, load_prompt(item.name, Path(folder) if folder else None).digest)
         return None
 
     def _there(self, item: Input, error: VecapError) -> bool:

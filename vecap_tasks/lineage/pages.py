@@ -5,10 +5,10 @@ MLflow's UI opens in its mode `GenAI`; the links ask for the one that shows trai
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
-from vecap_tasks.config import Config, expand
-from vecap_tasks.tracking import tracking_uri
+from vecap_tasks.config import Config, expand_optional
+from vecap_tasks.tracking import is_server, tracking_uri
 
 _MODE = "workflowType=machine_learning"
 
@@ -31,9 +31,13 @@ def trained_page(experiment: str, dataset: str) -> str:
 
 
 def address(config: Config, page: str) -> str | None:
-    """Return the whole address of *page* as a browser elsewhere reaches it, None where MLflow is no server.
+    """Return the URL of *page* for a browser: below `mlflow.pages`, or below the server's own URL where that is empty.
 
-    Raises ConfigError for a variable that is not set.
+    None where MLflow is a file. Raises ConfigError for a variable that is not set.
     """
-    base = expand(config.mlflow.pages) if config.mlflow.pages else tracking_uri(config)
-    return f"{base.rstrip('/')}/{page}" if base.startswith(("http://", "https://")) else None
+    base = expand_optional(config.mlflow.pages) or tracking_uri(config)
+    if not is_server(base):
+        return None
+    parts = urlsplit(base)
+    public = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))  # a link must not hold a password
+    return f"{public.rstrip('/')}/{page}"

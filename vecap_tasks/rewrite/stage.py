@@ -144,8 +144,8 @@ class Rewrite(Stage):
         names = {role: settings.prompt for role, settings in self._settings.items()}
         if self.config.rewrite.alttext_prompt is not None:
             names["alttext"] = self.config.rewrite.alttext_prompt
-        folder = self.config.rewrite.prompts
-        own = Path(self.config.resolve(folder)) if folder else None
+        folder = self.config.resolve_optional(self.config.rewrite.prompts)
+        own = Path(folder) if folder else None
         return {role: load_prompt(name, own, PLACES[role]) for role, name in names.items()}
 
     @cached_property

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import CLIPModel
 
-from vecap_tasks.config import TrainConfig
+from vecap_tasks.config import TrainConfig, expand_optional
 from vecap_tasks.errors import ConfigError, VecapError, one_line
 from vecap_tasks.train.batch import Batch, TrainingData
 from vecap_tasks.train.checkpoint import Checkpoints, Figures, Speed, State, StepRecord
@@ -96,7 +96,7 @@ class _Trainer:
         self._run, self._data, self._config, self._ranks, self._checkpoints = run, data, config, ranks, checkpoints
         self._model = model.to(ranks.device).train()
         self._objective = Objective(config.loss, model.logit_scale, ranks)
-        if config.model.start is None:
+        if expand_optional(config.model.start) is None:
             self._objective.start_anew()
         learned = nn.ModuleList([model, self._objective])
         self._parameters = list(learned.parameters())

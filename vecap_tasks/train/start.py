@@ -13,10 +13,10 @@ from vecap_tasks.errors import ConfigError
 
 def start_folder(config: Config) -> Path | None:
     """Return the folder that `train.model.start` names, None where it names none. Raises ConfigError."""
-    name = config.train.model.start
+    name = config.resolve_optional(config.train.model.start)
     if name is None:
         return None
-    folder = Path(config.resolve(name))
+    folder = Path(name)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"train.model.start: {folder} holds no config.json; give the folder of a CLIPModel")
     return folder

@@ -41,8 +41,8 @@ def read_sets(config: Config) -> EvaluationSets:
     settings = config.evaluate
     retrieval = [_retrieval(config, source) for source in settings.retrieval]
     zero_shot = [_zero_shot(config, source) for source in settings.zero_shot]
-    if settings.dataset is not None:
-        captioned, classified = _read_folder(Path(config.resolve(settings.dataset)))
+    if (folder := config.resolve_optional(settings.dataset)) is not None:
+        captioned, classified = _read_folder(Path(folder))
         retrieval, zero_shot = [captioned, *retrieval], [classified, *zero_shot]
     return EvaluationSets(tuple(retrieval), tuple(zero_shot))
 

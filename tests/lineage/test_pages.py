@@ -1,0 +1,46 @@
+"""Links into MLflow's UI: an http(s) URL that a browser reaches, or none."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import DEMO
+from vecap_tasks.config import Config, load_config
+from vecap_tasks.errors import ConfigError
+from vecap_tasks.lineage.pages import address
+from vecap_tasks.services.settings import Settings
+from vecap_tasks.tracking import tracking_uri
+
+PAGE = "#/experiments/1/runs/2"
+
+
+@pytest.mark.parametrize(
+    ("uri", "pages", "base"),
+    [
+        ("", "", None),  # MLflow is a SQLite file
+        ("http://127.0.0.1:5000/", "", "http://127.0.0.1:5000"),
+        ("http://mlflow:5000", "https://mlflow.example/ui/", "https://mlflow.example/ui"),
+        ("", "https://mlflow.example", "https://mlflow.example"),
+        ("https://bot:secret@mlflow.example", "", "https://mlflow.example"),
+    ],
+)
+def test_links_lead_to_the_ui_or_there_is_none(
+    demo_config: Config, monkeypatch: pytest.MonkeyPatch, uri: str, pages: str, base: str | None
+) -> None:
+    monkeypatch.setenv("VECAP_MLFLOW_URI", uri)
+    monkeypatch.setenv("VECAP_MLFLOW_PAGES", pages)
+    assert address(demo_config, PAGE) == (base and f"{base}/{PAGE}")
+
+
+def test_services_link_to_the_mlflow_that_they_start(home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VECAP_MLFLOW_PORT", "5123")
+    for name, value in Settings.from_environment().environment().items():
+        monkeypatch.setenv(name, value)
+    assert address(load_config(DEMO), PAGE) == f"http://127.0.0.1:5123/{PAGE}"
+
+
+def test_an_empty_tracking_uri_is_an_error(home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH", raising=False)
+    config = load_config(DEMO, ["mlflow.tracking_uri=${NO_SUCH:-}"])
+    with pytest.raises(ConfigError, match=r"mlflow\.tracking_uri is empty"):
+        tracking_uri(config)
