@@ -94,7 +94,7 @@ CASES = [
     ("home/web/warc/2026-01-01.warc.gz", "source", "2026-01-01.warc.gz"),
     ("home/models/vlm/model.safetensors", "model", "models/vlm"),
     ("home/models/llm/config.json", "model", "models/llm"),
-    ("home/tokenizer/tokenizer.json", "model", "tokenizer"),
+    ("home/tokenizer/tokenizer.json", "tokenizer", "tokenizer"),
     ("home/prompts/describe.md", "prompt", "describe"),
     ("home/prompts/fuse.md", "prompt", "fuse"),
     ("evaluation/images/003.png", "dataset", "retrieval"),

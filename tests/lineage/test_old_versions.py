@@ -39,6 +39,11 @@ def test_versions_and_the_model_lead_to_their_sources(old: Config) -> None:
         assert "source" in {node.kind for node in tree.walk()}
 
 
+def test_a_tokenizer_is_not_shown_as_the_model_in_its_folder(old: Config) -> None:
+    digests = {(node.kind, node.digest) for node in walk(old, "vecap-0").walk() if node.name == "${VECAP_MODELS}/llm"}
+    assert sorted(kind for kind, _ in digests) == ["model", "tokenizer"]
+
+
 @pytest.mark.parametrize("name", ["models:/demo-clip@champion", "models:/demo-clip/1", "models:/demo-clip"])
 def test_a_registered_model_leads_to_its_sources(old: Config, name: str) -> None:
     tree = walk(old, name, check=False)

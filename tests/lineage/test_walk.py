@@ -10,6 +10,7 @@ from tests.train.given import Texts, configure, give_evaluation, give_version, r
 from vecap_tasks import lineage
 from vecap_tasks.dataset.verify import verify_version
 from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage.inputs import Inputs, named_inputs
 from vecap_tasks.lineage.walk import format_tree, walk
 from vecap_tasks.stages import load_stage
 from vecap_tasks.tracking import open_tracking, tracking_uri
@@ -94,6 +95,35 @@ def test_a_registered_model_is_found_by_alias_by_version_and_by_name(config, tra
     for unknown in ("models:/demo-clip@gone", "models:/demo-clip/7", "models:/other"):
         with pytest.raises(VecapError, match="has no "):
             walk(config, unknown)
+
+
+def test_a_tokenizer_and_a_start_of_one_folder_are_compared_apart(config, version, home):
+    folder = home / "start"
+    folder.mkdir()
+    for name in ("tokenizer.json", "config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    model = config.train.model.model_copy(update={"tokenizer": str(folder), "start": str(folder)})
+    train = config.train.model_copy(update={"model": model})
+    config = config.model_copy(update={"train": train}).with_base(config.base)
+    recorded = load_stage("train", config, version).inputs()
+    assert [item.kind for item in recorded] == ["model", "model"], "the kinds are part of the manifest's digest"
+    manifest = replace(
+        load_stage("assemble", config, version).manifest(),
+        stage="train",
+        inputs=tuple(recorded),
+        provenance={"config": config.model_dump(mode="json")},
+    )
+
+    def nodes():
+        inputs = Inputs(config, version, manifest)
+        return [inputs.node(item) for item in named_inputs("train", manifest.inputs)]
+
+    assert [(node.kind, node.note) for node in nodes()] == [
+        ("tokenizer", "the same as used"),
+        ("model", "the same as used"),
+    ]
+    (folder / "tokenizer.json").write_text("{ }")
+    assert [(node.kind, bool(node.problems)) for node in nodes()] == [("tokenizer", True), ("model", False)]
 
 
 def test_a_model_was_measured_too(config, trained):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +21,16 @@ from vecap_tasks.stages import load_stage
 
 _WEB = re.compile(r"https?://")
 _BLOCK = 1 << 20
+
+
+def named_inputs(stage: str, inputs: Sequence[Input]) -> list[Input]:
+    """Return *inputs*, those of a manifest of *stage*, with the kinds that a lineage shows.
+
+    A training records its tokenizer as its first `model`. Its digest covers the tokenizer's files alone, so it differs
+    from that of the model in the same folder. The recorded kind is part of the manifest's digest and stays.
+    """
+    tokenizer = next((item for item in inputs if item.kind == "model"), None) if stage == "train" else None
+    return [replace(item, kind="tokenizer") if item is tokenizer else item for item in inputs]
 
 
 class Gone(VecapError):
@@ -99,7 +111,7 @@ class Inputs:
         train = self.config.train.model_copy(update={"mixture": None})
         config = self.config.model_copy(update={"train": train}).with_base(self._given.base)
         stage = load_stage(self._manifest.stage, config, self._version)
-        return {(item.kind, item.name): item for item in stage.inputs()}
+        return {(item.kind, item.name): item for item in named_inputs(stage.name, stage.inputs())}
 
     def _captioning(self, item: Input) -> Input | None:
         """Return a model or prompt of `rewrite` as it is now: each alone, so that one that is gone hides no other."""

@@ -11,7 +11,7 @@ from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.verify import Damage, check_files
 from vecap_tasks.dataset.version import DATASET_STAGES, Version, read_config, read_version
 from vecap_tasks.errors import DamagedError, VecapError
-from vecap_tasks.lineage.inputs import Inputs
+from vecap_tasks.lineage.inputs import Inputs, named_inputs
 from vecap_tasks.lineage.mixtures import mixture_nodes
 from vecap_tasks.lineage.recorded import version_copy
 from vecap_tasks.lineage.tree import Node
@@ -92,7 +92,7 @@ class Walker:
                 problems.append(f"it was made from another {item.name}, with digest {item.digest[:12]}")
             children += self._upstream(version, item.name, found)
         inputs = Inputs(self.config, version, manifest)
-        for item in manifest.inputs:
+        for item in named_inputs(name, manifest.inputs):
             if item.kind == "stage" or (mixed and item.kind in _MIXED):
                 continue
             earlier = _earlier_crawl(name, item)
