@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vecap_tasks.config import Config, expand_optional
 from vecap_tasks.dataset.manifest import Input
 from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.tracking_file import ensure_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -136,15 +137,29 @@ def open_tracking(config: Config) -> Iterator[Tracking]:
     if is_server(uri):
         _ask(uri, config.mlflow.timeout)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
+    if uri.startswith(_SQLITE):
+        ensure_database(Path(uri.removeprefix(_SQLITE)), str(_artifacts(uri, "Default")))
     from mlflow.exceptions import MlflowException
 
     try:
-        yield Tracking(MlflowClient(tracking_uri=uri), uri)
+        yield Tracking(_open(uri), uri)
     except MlflowException as error:
         reason = " ".join(str(error).split())[:300]
         raise VecapError(
             f"MLflow at {uri} refused: {reason}; look at its log, or change mlflow.tracking_uri"
+        ) from error
+
+
+def _open(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except SQLAlchemyError as error:
+        reason = str(error).splitlines()[0]
+        raise VecapError(
+            f"MLflow cannot open {uri}: {reason}; restore the database from a backup, or move it away"
         ) from error
 
 

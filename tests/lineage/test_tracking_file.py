@@ -1,0 +1,91 @@
+"""MLflow's SQLite file is whole after any kill and with any number of first runs at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from mlflow.store.db import utils
+from mlflow.store.tracking.dbmodels.initial_models import Base
+
+from vecap_tasks.config import Config
+from vecap_tasks.errors import VecapError
+from vecap_tasks.tracking import open_tracking
+
+
+def half_made(file: Path) -> None:
+    """Leave what a kill leaves in MLflow's own way: the first tables, and a migration done but not recorded."""
+    engine = sqlalchemy.create_engine(f"sqlite:///{file}")
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    with sqlite3.connect(file) as database:
+        database.execute("CREATE TABLE datasets (dataset_uuid TEXT)")
+    database.close()
+
+
+def experiment(config: Config, kind: str = "clip") -> str:
+    with open_tracking(config) as tracking:
+        return tracking.experiment("demo", kind)
+
+
+def ended(*targets: Callable[[], object]) -> list[int | None]:
+    """Call each target in a process of its own, all at once; return their exit codes."""
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=target) for target in targets]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes]
+
+
+def test_a_half_made_database_without_data_is_replaced_by_the_first_of_three_processes(demo_config: Config) -> None:
+    file = Path(os.environ["VECAP_HOME"]) / "mlflow.db"
+    half_made(file)
+    kinds = ("gate", "versions", "clip")
+    assert ended(*(lambda kind=kind: experiment(demo_config, kind) for kind in kinds)) == [0, 0, 0]
+    with open_tracking(demo_config) as tracking:
+        names = {one.name for one in tracking.client.search_experiments()}
+    assert names == {"Default", *(f"vecap/demo/{kind}" for kind in kinds)}
+
+
+def test_a_run_that_is_killed_at_first_leaves_nothing_that_the_next_one_cannot_use(
+    demo_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Path(os.environ["VECAP_HOME"]) / "mlflow.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "_upgrade_db", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        assert ended(lambda: experiment(demo_config)) == [-signal.SIGKILL]
+    assert not file.exists()
+    assert Path(f"{file}.new").exists(), "it was killed while it made the file"
+    Path(f"{file}-journal").write_bytes(b"of a file that is gone")
+    assert experiment(demo_config) == "1"
+    assert sorted(one.name for one in file.parent.glob("mlflow.db*")) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_a_half_made_database_with_data_is_left_and_reported(demo_config: Config) -> None:
+    file = Path(os.environ["VECAP_HOME"]) / "mlflow.db"
+    half_made(file)
+    with sqlite3.connect(file) as database:
+        database.execute("INSERT INTO experiments (experiment_id, name) VALUES (7, 'mine')")
+    database.close()
+    with pytest.raises(VecapError, match=r"MLflow cannot open sqlite:.*mlflow\.db: .*; restore the database") as error:
+        experiment(demo_config)
+    assert "\n" not in str(error.value)
+    with sqlite3.connect(file) as database:
+        assert database.execute("SELECT name FROM experiments").fetchall() == [("mine",)]
+    database.close()
+
+
+def test_a_file_that_is_no_database_is_left_and_reported(demo_config: Config) -> None:
+    file = Path(os.environ["VECAP_HOME"]) / "mlflow.db"
+    file.write_text("mine")
+    with pytest.raises(VecapError, match=r"cannot read .*mlflow\.db: file is not a database; move it away"):
+        experiment(demo_config)
+    assert file.read_text() == "mine"
