@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import DEMO
-from vecap_tasks.config import expand, expand_optional, load_config
+from vecap_tasks.config import MixtureConfig, expand, expand_optional, load_config, read_yaml
 from vecap_tasks.errors import ConfigError
 
 
@@ -55,6 +56,28 @@ def test_a_value_that_cannot_be_used_is_named_in_one_line(home: Path, override: 
     with pytest.raises(ConfigError, match=message) as error:
         load_config(DEMO, [override])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("version", ["2026-01-01", "2026-01-02-r2", "2026-01-01T05:00:00", "2026-01-01 05:00:00"])
+def test_a_version_without_quotes_is_text(home: Path, version: str) -> None:
+    file = home / "config.yaml"
+    values = read_yaml(DEMO.read_text(encoding="utf-8"))
+    values["crawl"]["retry_failed"] = {"of": "HERE"}
+    values["train"]["mixture"] = {"name": "day", "sources": [{"kind": "version", "version": "HERE"}]}
+    file.write_text(json.dumps(values).replace('"HERE"', version), encoding="utf-8")
+    config = load_config(file)
+    assert config.crawl.retry_failed is not None
+    assert isinstance(config.train.mixture, MixtureConfig)
+    assert config.crawl.retry_failed.of == config.train.mixture.sources[0].version == version
+    overridden = load_config(DEMO, [f"crawl.retry_failed.of={version}"]).crawl.retry_failed
+    assert overridden is not None
+    assert overridden.of == version
+
+
+@pytest.mark.parametrize("text", ["!!timestamp 2026-01-01", "!!set {a}", "!!binary aaaa", "!!int x", "2026-02-30: ["])
+def test_yaml_that_is_no_json_is_one_clear_error(home: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(DEMO, [f"dataset={text}"])
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.conftest import DEMO, REPOSITORY
-from vecap_tasks.config import parse_config
+from vecap_tasks.config import parse_config, read_yaml
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCKS = [
@@ -28,13 +27,13 @@ def merged(base: dict, over: dict) -> dict:
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_configuration_in_the_documentation_is_accepted(block):
-    parse_config(merged(yaml.safe_load(DEMO.read_text(encoding="utf-8")), yaml.safe_load(block)), Path("/"))
+    parse_config(merged(read_yaml(DEMO.read_text(encoding="utf-8")), read_yaml(block)), Path("/"))
 
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_source_in_the_documentation_is_accepted(source):
-    values = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
-    values["crawl"]["source"] = yaml.safe_load(source)
+    values = read_yaml(DEMO.read_text(encoding="utf-8"))
+    values["crawl"]["source"] = read_yaml(source)
     parse_config(values, Path("/"))
 
 

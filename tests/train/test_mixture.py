@@ -256,8 +256,9 @@ def test_wrong_recipes_are_one_clear_line(home):
 def test_mixtures_from_the_command_line(home, capsys):
     version = give_version(configure(home), [Texts() for _ in range(10)])
     source = theirs(home)
-    recipe = home / "recipe.json"
-    recipe.write_text(json.dumps({"name": "day-{version}", "sources": [OURS | {"weight": 0.5}, source]}))
+    recipe = home / "recipe.yaml"
+    ours = f"{{kind: version, version: {version.name}, weight: 0.5}}"  # the date without quotes, as one writes it
+    recipe.write_text(f"name: day-{{version}}\nsources:\n  - {ours}\n  - {json.dumps(source)}\n")
     config = configure(home)
     file = home / "config.yaml"
     file.write_text(config.model_dump_json().replace('"../', f'"{config.base.parent}/'))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vecap_tasks.commands.options import Commands, add_command, configuration, print_json, print_table
-from vecap_tasks.config import Config
+from vecap_tasks.config import Config, read_yaml
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.errors import ConfigError
 from vecap_tasks.train.mixture import Mixture, TarsPart, mixture_names, read_mixture
@@ -69,7 +69,7 @@ def _recipe(file: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        return read_yaml(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"the recipe {file} cannot be read: {' '.join(str(error).split())}") from error
 

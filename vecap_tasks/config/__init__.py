@@ -38,7 +38,7 @@ from vecap_tasks.config.evaluate import (
     ZeroShotSource,
 )
 from vecap_tasks.config.launch import LaunchConfig
-from vecap_tasks.config.load import Config, load_config, parse_config
+from vecap_tasks.config.load import Config, load_config, parse_config, read_yaml
 from vecap_tasks.config.mixture import Arm, MixtureConfig, ReadingConfig, TarSource, Text, VersionSource
 from vecap_tasks.config.quality import Bound, ClipScore, Drift, Gate, Level, QualityConfig, RowRules, ScoreLimits
 from vecap_tasks.config.retention import RetentionConfig
@@ -117,4 +117,5 @@ __all__ = [
     "expand_optional",
     "load_config",
     "parse_config",
+    "read_yaml",
 ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import date
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -165,11 +164,6 @@ class RetryConfig(Section):
     reasons: list[Annotated[str, Field(pattern="^[a-z0-9_]+$")]] = Field(
         default_factory=list, description="As in `error_message`, up to its colon; none: all that are not permanent."
     )
-
-    @field_validator("of", mode="before")
-    @classmethod
-    def _version(cls, of: Any) -> Any:
-        return of.isoformat() if isinstance(of, date) else of  # YAML takes 2026-01-01 for a date
 
 
 class CrawlConfig(Section):

@@ -19,6 +19,33 @@ from vecap_tasks.config.train import AssembleConfig, TrainConfig
 from vecap_tasks.config.variables import expand, expand_optional
 from vecap_tasks.errors import ConfigError
 
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_NOT_JSON = {_TIMESTAMP, *(f"tag:yaml.org,2002:{name}" for name in ("binary", "omap", "pairs", "set"))}
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes JSON values alone: a date such as 2026-01-01 names a version and stays text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != _TIMESTAMP]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.yaml_constructors = {
+    tag: construct for tag, construct in yaml.SafeLoader.yaml_constructors.items() if tag not in _NOT_JSON
+}
+
+
+def read_yaml(text: str) -> Any:
+    """Return what the YAML *text* holds, as JSON values; dates stay text. Raises yaml.YAMLError."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    except ValueError as error:  # such as a tag `!!int` before a word
+        raise yaml.YAMLError(str(error)) from error
+    finally:
+        loader.dispose()
+
 
 class Config(Section):
     """Everything a run needs to know. Made by `load_config`."""
@@ -88,7 +115,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"the configuration {file} is not UTF-8 text; save it as UTF-8") from error
     try:
-        values = yaml.safe_load(text)
+        values = read_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -131,6 +158,6 @@ def _apply(values: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {parent} is a value, it has nothing called {last}")
         place = inner
     try:
-        place[last] = yaml.safe_load(raw)
+        place[last] = read_yaml(raw)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from vecap_tasks.config.section import Runtime, Section
 
@@ -24,7 +24,7 @@ class VersionSource(_MixtureSource):
     """A published version of a dataset. `{version}` is the one that is trained on."""
 
     kind: Literal["version"]
-    version: Annotated[str, BeforeValidator(str)]  # YAML takes 2026-01-01 for a date
+    version: str
     dataset: str | None = Field(None, description="None: the configuration's own.")
     root: Annotated[str | None, Runtime] = Field(None, description="Where it lies; none: the configuration's root.")
 
