@@ -4,14 +4,14 @@ Servers share status codes, not wording. `RULES` is read from top to bottom; the
 no rule knows is `Fault.REFUSED`; the client then finds out by a short test request whose fault it is. To teach it
 another server, add a rule with its family, and the error's body to tests/rewrite/test_server_errors.py.
 
-Sources, as of 2026:
-  openai        platform.openai.com/docs/guides/error-codes; bodies in public issues (STranslate#277, gptpdf#6)
-  azure         learn.microsoft.com, Azure OpenAI, "Content filtering": `content_filter`, ResponsibleAIPolicyViolation
-  openrouter    openrouter.ai/docs, "Errors": 403 for an input that moderation flagged
-  vllm          vllm/entrypoints/openai (`BadRequestError`, `NotFoundError`), the renderer's checks of lengths
-  sglang        sglang/srt/managers/tokenizer_manager.py: "is longer than the model's context length"
+Sources, read in 2026; those marked * are wordings quoted in public issues and clients, not read in the server's code:
+  openai*       STranslate#277 (invalid_image_format), gptpdf#6 (sanitizer_server_error), gollm#33 (max_tokens)
+  azure*        azurechat#351; learn.microsoft.com, Azure OpenAI, "Content filtering"
+  openrouter    openrouter.ai/docs/errors: 403 for an input that moderation flagged
+  vllm*         "is longer than the maximum model length", "maximum context length is"
+  sglang*       "is longer than the model's context length"
   tgi           text-generation-inference/router/src/validation.rs: `ValidationError`, status 422
-  llama.cpp     tools/server: `exceed_context_size_error`, "Failed to load image or audio file"
+  llama.cpp*    `exceed_context_size_error`, "Failed to load image or audio file"
   transformers  transformers/cli/serving/utils.py: "Server is pinned to", "Unexpected fields in the request"
   pillow, qwen  what the libraries say that servers decode and resize images by: PIL, Qwen-VL's `smart_resize`
 """
@@ -113,7 +113,13 @@ RULES = (
         code="content_policy_violation|moderation_blocked",
         message="rejected as a result of our safety system|ContentPolicyViolation",
     ),
-    Rule(Fault.CONTENT_FILTER, "openrouter", frozenset({403}), message="requires moderation|input was flagged"),
+    Rule(
+        Fault.CONTENT_FILTER,
+        "openrouter",
+        frozenset({403}),
+        code="content_policy_violation",
+        message="requires moderation|input was flagged",
+    ),
     Rule(Fault.KEY, "any", frozenset({401, 403})),
     Rule(
         Fault.LIMIT_NAME,
@@ -147,7 +153,7 @@ RULES = (
         Fault.IMAGE_REFUSED,
         "openai",
         _INPUT,
-        code="invalid_image|image_parse_error|sanitizer_server_error",
+        code="invalid_image|image_too_large|image_parse_error|sanitizer_server_error",
         message=r"uploaded an unsupported image|not represent a valid image|image (?:size |dimensions? )?exceeds?\b",
     ),
     Rule(
