@@ -47,9 +47,8 @@ def test_links_of_a_page_lead_somewhere(page):
 def test_the_caption_of_the_arms_chart_names_what_its_bars_show(demo_config):
     before = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("](docs/images/arms.png)")[0]
     caption = before.split("\n\n")[-2]
-    assert (
-        f"{100 * demo_config.evaluate.bootstrap.confidence:g} % bootstrap intervals" in caption
-    )  # as `plot_arms` draws them
+    confidence = demo_config.evaluate.bootstrap.confidence  # `plot_arms` draws it
+    assert f"{100 * confidence:g} % bootstrap intervals" in caption
     assert "deviation" not in caption
 
 
