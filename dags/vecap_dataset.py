@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, CronPartitionTimetable, Param, chain, get_current_context, task
 from vecap_airflow.job import (
+    INTERVAL_PATTERN,
     Job,
     config_param,
     groups_param,
@@ -46,8 +47,10 @@ with DAG(
         "interval": Param(
             None,
             type=["null", "string"],
+            pattern=INTERVAL_PATTERN,
             title="Interval",
-            description="The crawl interval to make, such as `2026-01-01`, where the run has no partition key.",
+            description="The crawl interval to make, such as `2026-01-01` or `2026-01-01T05`, where the run has no "
+            "partition key.",
             section="What to run",
         ),
         "groups": groups_param(4),

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from airflow.sdk import DAG, Param, chain, get_current_context, task
-from vecap_airflow.job import Job, config_param, groups_param, overrides_param
+from vecap_airflow.job import INTERVAL_PATTERN, Job, config_param, groups_param, overrides_param
 from vecap_airflow.tasks import RETRIES, plainly, publish_each, stage_group
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,11 @@ the new ones (`2026-01-01-r2`) are published, and `vecap_clip` starts for each.
 def change(key: str, title: str, description: str) -> Param:
     """Return the parameter of one setting that a run may change."""
     return Param(None, type=["null", "string"], title=title, description=f"{description} (`{key}`)", section="Changes")
+
+
+def bound(title: str, description: str) -> Param:
+    """Return the parameter of one end of the range of intervals."""
+    return Param(None, type=["null", "string"], pattern=INTERVAL_PATTERN, title=title, description=description)
 
 
 CHANGES = {
@@ -40,8 +45,8 @@ with DAG(
     max_active_runs=1,
     tags=["vecap"],
     params={
-        "from": Param(None, type=["null", "string"], title="From", description="First interval; empty: the earliest."),
-        "to": Param(None, type=["null", "string"], title="To", description="Last interval, included; empty: the last."),
+        "from": bound("From", "First interval; empty: the earliest."),
+        "to": bound("To", "Last interval, included; empty: the last."),
         "vlm_model": change(CHANGES["vlm_model"], "VLM", "Folder of the vision-language model"),
         "vlm_prompt": change(CHANGES["vlm_prompt"], "VLM prompt", "Name of a prompt"),
         "llm_model": change(CHANGES["llm_model"], "LLM", "Folder of the language model"),
@@ -57,7 +62,7 @@ with DAG(
         """Register a revision of each published interval in the range, or find it."""
         from vecap_tasks.dataset.opened import look_up
         from vecap_tasks.dataset.store import Store
-        from vecap_tasks.dataset.version import list_versions, published
+        from vecap_tasks.dataset.version import check_interval, list_versions, published
         from vecap_tasks.errors import ConfigError
         from vecap_tasks.stages import open_version
 
@@ -69,6 +74,8 @@ with DAG(
             store = Store(config.resolve(config.root))
             intervals = {v.interval for v in list_versions(store, config.dataset) if published(store, v) is not None}
             first, last = params["from"] or "", params["to"]
+            for given in filter(None, (first, last)):
+                check_interval(given)
             chosen = sorted(name for name in intervals if name >= first and (not last or name <= last))
             if not chosen:
                 raise ConfigError(f"no published version lies between {first or 'the first'} and {last or 'the last'}")

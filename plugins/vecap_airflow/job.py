@@ -18,6 +18,9 @@ from vecap_tasks.errors import ConfigError
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = os.environ.get("VECAP_CONFIG") or str(REPOSITORY / "configs" / "demo.yaml")
 
+# Of what `check_interval` accepts, as far as a form can tell.
+INTERVAL_PATTERN = "^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}(:[0-9]{2}(:[0-9]{2})?)?)?$"
+
 # Its partition key is the version's name; `extra` holds version, digest, rows, mlflow_run, config and
 # overrides.
 DATASET_VERSION = Asset(

@@ -1,5 +1,6 @@
 """What a user of the DAGs relies on: they load at once, are wired in the order of the work, and explain themselves."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -51,6 +52,13 @@ def test_stages_follow_each_other(read, dag, stages):
     for before, after in pairwise(stages):
         assert f"{before}.commit" in tasks[f"{after}.plan"]["upstream"]
     assert {name.partition(".")[0] for name in tasks if "." in name} == set(stages)
+
+
+@pytest.mark.parametrize(("dag", "param"), [("vecap_dataset", "interval"), ("vecap_recaption", "from")])
+def test_a_form_takes_no_interval_that_is_no_date(read, dag, param):
+    pattern = re.compile(read.dags[dag]["params"][param]["schema"]["pattern"])
+    assert all(map(pattern.search, ["2026-01-01", "2026-01-01T05", "2026-01-01T05:00:00"]))
+    assert not any(map(pattern.search, ["2026-1-1", "latest", "2026-01-01-r2", " 2026-01-01"]))
 
 
 def test_a_version_is_published_after_it_is_assembled(read):

@@ -136,6 +136,23 @@ def test_unfinished_work_goes_when_nobody_wrote_to_it_and_leaves_no_trace(store:
     assert register(store, "demo", "2026-01-01", "b", {}).name == "2026-01-01"
 
 
+def test_a_version_without_a_file_goes_at_once_and_other_recent_work_says_why_it_stays(store: Store) -> None:
+    register(store, "demo", "2026-02-30", "a", {})
+    give(store, "2026-01-02", "a", stages=("crawl",))
+    now = time.time() + 60
+    found = plan_removals(store, "demo", RetentionConfig(keep_days=0), nobody, now)
+    assert versions(found) == ["2026-02-30"]
+    (kept,) = found.kept
+    assert kept.version == "2026-01-02"
+    assert kept.why.endswith("minutes ago and may be in progress; it stays for an hour")
+    assert plan_removals(store, "demo", RetentionConfig(keep_days=1), nobody, now).kept == ()
+    with pytest.raises(VecapError, match="2026-01-02 is being made"):
+        remove(store, "demo", found, nobody, now)
+    store.remove_folder("demo/2026-01-02")
+    assert versions(remove(store, "demo", found, nobody, now)) == ["2026-02-30"]
+    assert names(store) == []
+
+
 def test_nothing_of_versions_is_deleted_while_one_is_being_made(store: Store) -> None:
     for settings in "ab":
         give(store, "2026-01-01", settings)

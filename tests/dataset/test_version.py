@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import Version, interval_of, list_versions, read_version, register
-from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.dataset.version import Version, check_interval, interval_of, list_versions, read_version, register
+from vecap_tasks.errors import ConfigError, DamagedError, VecapError
 
 
 def test_revisions_are_counted_from_the_interval(store: Store) -> None:
@@ -46,6 +46,25 @@ def test_the_interval_of_a_name(name: str, interval: str) -> None:
 def test_names_that_cannot_be(name: str) -> None:
     with pytest.raises(VecapError, match="cannot name a version"):
         interval_of(name)
+
+
+@pytest.mark.parametrize(
+    "interval", ["2026-01-01", "2028-02-29", "2026-01-01T05", "2026-01-01T05:30", "2026-01-01T05:00:00"]
+)
+def test_real_dates_and_times_are_intervals(interval: str) -> None:
+    check_interval(interval)
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [
+        *("2026-1-1", "2026-02-30", "2026-13-01", "0000-01-01", "20260101", "2026-W01", "2026-01", "\u0662026-01-01"),
+        *("2026-01-01T24", "2026-01-01T05:60", "2026-01-01 05:00:00", "2026-01-01\n", "latest", "week-7"),
+    ],
+)
+def test_what_is_no_date_is_no_interval(interval: str) -> None:
+    with pytest.raises(ConfigError, match="is not a date; name an interval by its first day or hour, such as"):
+        check_interval(interval)
 
 
 def test_an_unknown_version_is_answered_with_those_there_are(store: Store) -> None:

@@ -70,29 +70,31 @@ class _Done:
     seconds: float
 
 
-def _run(names: tuple[str, ...], arguments: argparse.Namespace) -> int:
+def _run(stages: tuple[str, ...], arguments: argparse.Namespace) -> int:
+    name = arguments.version
     if arguments.retry_failed is not None:
-        retry = {"of": arguments.version, "reasons": [name for name in arguments.retry_failed.split(",") if name]}
+        retry = {"of": name, "reasons": [reason for reason in arguments.retry_failed.split(",") if reason]}
         arguments.overrides.append(f"crawl.retry_failed={json.dumps(retry)}")
+        name = interval_of(name)  # the retry makes another revision of it
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
     if config.crawl.retry_failed is not None:
         from vecap_tasks.crawl.retry import open_earlier
 
-        open_earlier(store, config, interval_of(arguments.version))  # before a revision is registered for nothing
-    version = open_version(config, store, arguments.version)
+        open_earlier(store, config, interval_of(name))  # before a revision is registered for nothing
+    version = open_version(config, store, name)
     if not arguments.json:
         print(look_up(store, version), flush=True)
     done = {}
-    for name in names:
+    for stage in stages:
         try:
-            done[name] = _stage(name, config, version)
+            done[stage] = _stage(stage, config, version)
         except GateClosed as error:
             _keep_refusal(config, version, error)
             raise
         if not arguments.json:
-            _say(version, name, done[name])
-        _record(name, config, version)
+            _say(version, stage, done[stage])
+        _record(stage, config, version)
     if arguments.json:
         print_json([_as_json(version, name, outcome) for name, outcome in done.items()])
     elif "evaluate" in done:

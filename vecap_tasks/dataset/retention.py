@@ -63,9 +63,11 @@ def plan_removals(store: Store, dataset: str, policy: RetentionConfig, elsewhere
     Raises DamagedError where the store cannot be read through, and whatever *elsewhere* raises.
     """
     inventory = take_inventory(store, dataset)
-    old = now - max(policy.keep_days * _DAY, _QUIET)
-    candidates = {r.version.name: r for r in _versions(inventory, policy, now, old) if r.version is not None}
+    limit = now - policy.keep_days * _DAY
+    old = min(limit, now - _QUIET)
+    candidates = {r.version.name: r for r in _versions(inventory, policy, now, limit) if r.version is not None}
     reasons = dict(elsewhere({name: r.digest for name, r in candidates.items() if r.digest is not None}))
+    reasons |= _in_progress(inventory, now, limit)
     free = candidates.keys() - reasons.keys()
     reasons |= inventory.in_use(set(free))
     removals = [removal for name, removal in candidates.items() if name not in reasons]
@@ -75,11 +77,25 @@ def plan_removals(store: Store, dataset: str, policy: RetentionConfig, elsewhere
     return Plan(tuple(removals), tuple(Kept(name, why) for name, why in sorted(reasons.items())))
 
 
-def _versions(inventory: Inventory, policy: RetentionConfig, now: float, old: float) -> Iterable[Removal]:
+def _in_progress(inventory: Inventory, now: float, limit: float) -> dict[str, str]:
+    """Return the unpublished versions older than *limit* that a run may still be writing, by name, and why they stay.
+
+    One with no file but its `version.json` has nothing that a run could lose.
+    """
+    return {
+        item.version.name: f"it was written to {(now - item.written) / 60:.0f} minutes ago and may be in progress; "
+        "it stays for an hour"
+        for item in inventory.items.values()
+        if item.published is None and now - _QUIET <= item.written < limit and len(item.files) > 1
+    }
+
+
+def _versions(inventory: Inventory, policy: RetentionConfig, now: float, limit: float) -> Iterable[Removal]:
+    old = min(limit, now - _QUIET)
     by_interval: dict[str, list[Item]] = {}
     for item in inventory.items.values():
         by_interval.setdefault(item.version.interval, []).append(item)
-        if item.published is None and item.written < old:
+        if item.published is None and item.written < limit:
             days = (now - item.written) / _DAY
             yield _removal(
                 "unfinished", item.version.folder, f"nothing was written to it for {days:.0f} days", item.files, item
@@ -139,9 +155,10 @@ def remove(store: Store, dataset: str, plan: Plan, elsewhere: Elsewhere, now: fl
 
     Safe to kill, and to repeat. Raises VecapError where somebody works on the dataset: its captions are being read.
     """
-    if any(removal.version is not None for removal in plan.removals):
+    planned = {removal.version.name for removal in plan.removals if removal.version is not None}
+    if planned:
         for item in take_inventory(store, dataset).items.values():
-            if item.published is None and item.written > now - _QUIET:
+            if item.published is None and item.written > now - _QUIET and item.version.name not in planned:
                 raise VecapError(
                     f"version {item.version.name} is being made, and may read what would be deleted; wait until it is "
                     f"finished, or for an hour after its last try"

@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from vecap_tasks.dataset.manifest import Manifest, read_manifest
 from vecap_tasks.dataset.store import Store
-from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.errors import ConfigError, DamagedError, VecapError
 
 DATASET_STAGES = ("crawl", "quality", "rewrite", "assemble")
 _FILE = "version.json"
 _INTERVAL = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9_.+:]|-(?!r\d+$))*$")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}(?::[0-9]{2}(?::[0-9]{2})?)?)?")
 _NAME = re.compile(r"^(?P<interval>.+?)(?:-r(?P<revision>\d+))?$")
 
 
@@ -51,12 +53,27 @@ class Deletion:
 
 
 def interval_of(name: str) -> str:
-    """Return the interval of a version's *name*: `2026-01-01` for `2026-01-01-r2`. Raises VecapError."""
+    """Return the interval of a version's *name*: `2026-01-01` for `2026-01-01-r2`. Raises ConfigError.
+
+    An earlier release registered intervals under any name; `check_interval` is for new ones.
+    """
     match = _NAME.match(name)
     interval = match.group("interval") if match else ""
     if not _INTERVAL.match(interval):
-        raise VecapError(f"{name!r} cannot name a version; use letters, digits and -_.+:, such as 2026-01-01")
+        raise ConfigError(f"{name!r} cannot name a version; give a date, such as 2026-01-01")
     return interval
+
+
+def check_interval(interval: str) -> None:
+    """Raise ConfigError unless *interval* is a real date or time, such as `2026-01-01` or `2026-01-01T05:00:00`."""
+    try:
+        if not _DATE.fullmatch(interval):
+            raise ValueError
+        datetime.fromisoformat(interval)
+    except ValueError:
+        raise ConfigError(
+            f"{interval} is not a date; name an interval by its first day or hour, such as 2026-01-01 or 2026-01-01T05"
+        ) from None
 
 
 def register(store: Store, dataset: str, interval: str, fingerprint: str, config: dict[str, Any]) -> Version:
