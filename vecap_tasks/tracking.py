@@ -137,8 +137,6 @@ def open_tracking(config: Config) -> Iterator[Tracking]:
     if is_server(uri):
         _ask(uri, config.mlflow.timeout)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    if uri.startswith(_SQLITE):
-        ensure_database(Path(uri.removeprefix(_SQLITE)), str(_artifacts(uri, "Default")))
     from mlflow.exceptions import MlflowException
 
     try:
@@ -155,6 +153,8 @@ def _open(uri: str) -> MlflowClient:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
+        if uri.startswith(_SQLITE):
+            ensure_database(Path(uri.removeprefix(_SQLITE)), str(_artifacts(uri, "Default")))
         return MlflowClient(tracking_uri=uri)
     except SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
@@ -164,8 +164,9 @@ def _open(uri: str) -> MlflowClient:
 
 
 def tracking_uri(config: Config) -> str:
-    """Return the address of MLflow; the folder of a SQLite file is made. Raises ConfigError where it
-    is empty or a variable is not set.
+    """Return the URI of MLflow; the folder of a SQLite file is made.
+
+    Raises ConfigError if it is empty or a variable is not set.
     """
     uri = expand_optional(config.mlflow.tracking_uri)
     if uri is None:  # MLflow would take a database in the working directory

@@ -27,7 +27,7 @@ def ensure_database(file: Path, artifacts: str) -> None:
             if not _holds_data(file):  # another process may have been first
                 _make(file, artifacts)
     except sqlite3.DatabaseError as error:
-        raise VecapError(f"cannot read {file}: {error}; move it away, or change mlflow.tracking_uri") from error
+        raise VecapError(f"cannot read {file}: {error}; restore it, or change mlflow.tracking_uri") from error
     except OSError as error:
         raise VecapError(f"cannot write {file}: {error.strerror}; change mlflow.tracking_uri") from error
 

@@ -86,6 +86,6 @@ def test_a_half_made_database_with_data_is_left_and_reported(demo_config: Config
 def test_a_file_that_is_no_database_is_left_and_reported(demo_config: Config) -> None:
     file = Path(os.environ["VECAP_HOME"]) / "mlflow.db"
     file.write_text("mine")
-    with pytest.raises(VecapError, match=r"cannot read .*mlflow\.db: file is not a database; move it away"):
+    with pytest.raises(VecapError, match=r"cannot read .*mlflow\.db: file is not a database; restore it"):
         experiment(demo_config)
     assert file.read_text() == "mine"
