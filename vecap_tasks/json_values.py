@@ -15,9 +15,12 @@ UNREADABLE: Final = object()  # stands for a value that has an end, but is no JS
 
 _BLOCK = 1 << 18  # characters
 _MOST = 1 << 24  # characters of one value
+_BLANK = frozenset((*" \t\n\r", ""))
 _SPACE = re.compile(r"[ \t\n\r]*+")
+_BETWEEN = re.compile(r"[ \t\n\r]*+([,:\]}]?)[ \t\n\r]*+")
+_NAME = re.compile(r'"([^"\\\x00-\x1f]*+)"[ \t\n\r]*+:[ \t\n\r]*+')  # as nearly all are: without escapes
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+("|\\?\Z)|[\[{]|([\]}])', re.DOTALL)
-_PLAIN = re.compile(r"[^ \t\n\r,:\[\]{}\"]*+")
+_PLAIN = re.compile(r'[^ \t\n\r,:\[\]{}"]*+')
 _FOLLOWS = frozenset((*" \t\n\r,:]}", ""))  # what may come after a value
 
 
@@ -40,8 +43,8 @@ class JsonReader:
     def next(self) -> str:
         """Return the first character of what comes next, which is not read yet; "" at the end."""
         while True:
-            end = _SPACE.match(self._block, self._at)
-            self._at = end.end() if end else self._at
+            blank = _SPACE.match(self._block, self._at)
+            self._at = blank.end() if blank else self._at
             if self._at < len(self._block):
                 return self._block[self._at]
             if not self._more():
@@ -49,7 +52,8 @@ class JsonReader:
 
     def value(self) -> Any:
         """Read one value; UNREADABLE for one that Python refuses: bad syntax, too deep, a number too long."""
-        self.next()
+        if self._block[self._at : self._at + 1] in _BLANK:
+            self.next()
         while True:
             try:
                 value, end = self._parse(self._block, self._at)
@@ -67,29 +71,22 @@ class JsonReader:
 
     def items(self) -> Iterator[Any]:
         """Read an array; give its values."""
-        self._expect("[")
-        if self._take("]"):
-            return
-        while True:
+        more = self._open("[", "]")
+        while more:
             yield self.value()
-            if self._take("]"):
-                return
-            self._expect(",")
+            more = self._between(",]") == ","
 
     def names(self) -> Iterator[str]:
         """Read an object; give its names. Before the next one, the caller reads the value of each."""
-        self._expect("{")
-        if self._take("}"):
-            return
-        while True:
-            name = self.value() if self.next() == '"' else None
-            if not isinstance(name, str):
-                raise JsonError("an object has no name where one is expected")
-            self._expect(":")
-            yield name
-            if self._take("}"):
-                return
-            self._expect(",")
+        more = self._open("{", "}")
+        while more:
+            name = _NAME.match(self._block, self._at)
+            if name and name.end() < len(self._block):
+                self._at = name.end()
+                yield name[1]
+            else:
+                yield self._name()
+            more = self._between(",}") == ","
 
     def skip(self) -> None:
         """Pass over a value: an array, which may be long, item by item."""
@@ -104,14 +101,32 @@ class JsonReader:
         if self.next():
             raise JsonError("something follows the end of the document")
 
-    def _take(self, wanted: str) -> bool:
-        found = self.next() == wanted
-        self._at += found
-        return found
+    def _open(self, bracket: str, closing: str) -> bool:
+        """Read the opening bracket, and the closing one where it follows; say whether it does not."""
+        if self.next() != bracket:
+            raise JsonError(f"{self.next() or 'the end of the document'} instead of {bracket}")
+        self._at += 1
+        empty = self.next() == closing
+        self._at += empty
+        return not empty
 
-    def _expect(self, wanted: str) -> None:
-        if not self._take(wanted):
-            raise JsonError(f"the document is cut short or damaged: {self.next() or 'its end'} instead of {wanted}")
+    def _between(self, wanted: str) -> str:
+        """Read and return the one of *wanted* that stands between two values, and the blanks around it."""
+        while True:
+            found = _BETWEEN.match(self._block, self._at)
+            if found is None or found.end() < len(self._block) or not self._more():
+                break
+        if found is None or found[1] not in wanted or not found[1]:
+            raise JsonError(f"{self.next() or 'the end of the document'} instead of {' or '.join(wanted)}")
+        self._at = found.end()
+        return found[1]
+
+    def _name(self) -> str:
+        name = self.value() if self.next() == '"' else None
+        if not isinstance(name, str):
+            raise JsonError("an object lacks a name")
+        self._between(":")
+        return name
 
     def _end(self) -> int:
         """Return where the value at hand ends, by its brackets alone; 0 where it does not end in the block."""
