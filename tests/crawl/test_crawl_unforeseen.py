@@ -108,6 +108,13 @@ def test_an_image_that_is_fetched(two_pages, configure, seeds, failing, caplog, 
     assert caplog.text.count("http://site.example/bad.png: unexpected KeyError") == 1
 
 
+def test_an_error_of_the_connection_is_the_row_s_and_not_our_storage_s(two_pages, configure, seeds, failing):
+    failing(fetch, "opted_out", "odd", OSError(113, "No route to host"))
+    two_pages.answers["/bad.png"].headers["X-Robots-Tag"] = "odd"
+    stage, manifest = crawl(configure(seeds(SITE)))
+    assert [row["error_message"] for row in rows_of(stage, manifest)] == [None, "connection_reset", None]
+
+
 def test_what_a_host_permits(two_pages, configure, seeds, failing, caplog):
     two_pages.page("/", "<img src=/a.png alt=a><img src=http://bad.example/a.png><img src=http://bad.example/c.png>")
     two_pages.answers["bad.example/robots.txt"] = Answer(b"bad")
@@ -145,12 +152,13 @@ def test_a_record(two_pages, configure, failing, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("owner", "name"), [(urls, "absolute"), (columns, "_is_unicode")])
-def test_a_row_of_a_list(configure, failing, tmp_path, owner, name):
+def test_a_row_of_a_list(configure, failing, tmp_path, caplog, owner, name):
     failing(owner, name, "bad")
     rows = [{"url": f"http://site.example/{name}.png"} for name in ("a", "bad", "c")]
     (tmp_path / "x.json").write_text(json.dumps(rows))
     counters = counted(configure({"kind": "urls", "paths": [str(tmp_path / "x.json")]}))
     assert counters == {"images": 3, "candidates": 2, "repeated": 0, "skipped.unexpected": 1}
+    assert "http://site.example/bad.png: unexpected KeyError" in caplog.text
 
 
 def test_a_sample_of_a_tar(configure, failing, tmp_path):

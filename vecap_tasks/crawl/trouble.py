@@ -35,8 +35,12 @@ def named(error: aiohttp.ClientError | OSError) -> Failure:
             return Failure("incomplete", temporary=True)
         case aiohttp.InvalidURL():
             return Failure("bad_url")
-        case aiohttp.ClientConnectionError() | OSError():
+        case aiohttp.ClientConnectionError():
             return Failure("connection_reset", temporary=True)
+        case TimeoutError():
+            return Failure("timeout")
+        case OSError():
+            return Failure(_ERRNO.get(error.errno or 0, "connection_reset"), temporary=True)
         case _:
             return Failure("bad_response")
 

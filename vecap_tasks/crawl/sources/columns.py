@@ -55,7 +55,8 @@ class Columns:
         try:
             return self._row(values)
         except Exception as error:
-            return Row(None, problem=failure_of(error, f"a row with {', '.join(self.names)}").reason)
+            url = values.get(self.url or "")
+            return Row(None, problem=failure_of(error, url if isinstance(url, str) else "a row").reason)
 
     def _row(self, values: Mapping[str, object]) -> Row:
         url, caption, uid, sha256 = (
