@@ -19,6 +19,13 @@ from vecap_tasks.errors import VecapError
 from vecap_tasks.tracking import open_tracking
 
 
+@pytest.fixture
+def home(home: Path) -> Path:
+    """An empty VECAP_HOME in which MLflow was never started."""
+    (home / "mlflow.db").unlink()
+    return home
+
+
 def half_made(file: Path) -> None:
     """Leave what a kill leaves in MLflow's own way: the first tables, and a migration done but not recorded."""
     engine = sqlalchemy.create_engine(f"sqlite:///{file}")

@@ -1,0 +1,26 @@
+"""MLflow's tables are made once for all tests: the database of a test is a copy."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import build_once
+from vecap_tasks.tracking_file import ensure_database
+
+
+@pytest.fixture(scope="session")
+def tables(shared_folder: Path) -> Path:
+    """MLflow's SQLite file with nothing in it but its tables."""
+    return build_once(
+        shared_folder / "mlflow-tables", lambda folder: ensure_database(folder / "mlflow.db", "mlflow-artifacts")
+    )
+
+
+@pytest.fixture
+def home(home: Path, tables: Path) -> Path:
+    """An empty VECAP_HOME whose MLflow has its tables."""
+    shutil.copy(tables / "mlflow.db", home)
+    return home
