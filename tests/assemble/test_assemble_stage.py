@@ -1,6 +1,7 @@
 """The published dataset: what webdataset reads back, what the tables and the card say, and that it is reproducible."""
 
 import json
+import shutil
 from hashlib import md5
 
 import pyarrow.parquet as pq
@@ -8,6 +9,7 @@ import pytest
 import webdataset as wds
 import yaml
 
+from tests.dataset.given import flip_bit
 from tests.quality.given import Row, configure, give_captions, give_crawl, run, stage, use_given
 from vecap_tasks.dataset.schemas import SAMPLES
 from vecap_tasks.dataset.tar import read_samples
@@ -191,19 +193,27 @@ def test_nothing_to_assemble_is_one_clear_line(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_a_tar_cut_short_is_named_and_nothing_is_published(config):
-    store = stage("crawl", config).store
-    name = stage("crawl", config).manifest().files_ending(".tar")[0]
-    store.put(name, store.read(name)[:5_000])
-    with pytest.raises(DamagedError, match=r"00000\.tar is cut short after byte"):
-        run("assemble", config)
-    assert stage("assemble", config).manifest() is None
+def test_one_changed_bit_of_what_it_reads_is_named_and_nothing_is_published(config):
+    store, folder = stage("assemble", config).store, stage("assemble", config).version.folder
+    for name in ("crawl/00000.tar", "crawl/00000.parquet", "quality/verdicts.parquet", "rewrite/00001.parquet"):
+        flip_bit(store, f"{folder}/{name}")
+        with pytest.raises(DamagedError) as error:
+            run("assemble", config)
+        of = name.partition("/")[0]
+        assert str(error.value) == (
+            f"{folder}/{name} was changed: its sha256 is not the manifest's; "
+            f"restore it, or delete {folder}/{of} and run `vecap {of}` again"
+        )
+        assert stage("assemble", config).manifest() is None
+        assert stage("assemble", config).receipts() == []
+        flip_bit(store, f"{folder}/{name}")
+    assert run("assemble", config).counters["samples"] == 41
 
 
-def test_a_lost_image_is_named(config):
-    store = stage("crawl", config).store
-    first, second = stage("crawl", config).manifest().files_ending(".tar")[:2]
-    store.put(first, store.read(second))
+def test_a_lost_image_is_named(tmp_path, config):
+    shutil.copy(tmp_path / "given" / "crawl" / "00001.tar", tmp_path / "given" / "crawl" / "00000.tar")
+    stage("crawl", config).store.remove_folder(stage("crawl", config).folder)
+    run("crawl", config)
     with pytest.raises(DamagedError, match="images are not in the crawl's tars, such as 000000000"):
         run("assemble", config)
 

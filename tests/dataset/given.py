@@ -45,3 +45,10 @@ def give(
         )
         assert store.create(f"{folder}/manifest.json", manifest.to_json())
     return version
+
+
+def flip_bit(store: Store, name: str) -> None:
+    """Change one bit in the middle of the file *name*; the second time, change it back."""
+    data = bytearray(store.read(name))
+    data[len(data) // 2] ^= 1
+    store.put(name, bytes(data))

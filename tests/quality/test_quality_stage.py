@@ -10,9 +10,10 @@ from hashlib import sha256
 import pyarrow.parquet as pq
 import pytest
 
+from tests.dataset.given import flip_bit
 from tests.quality.given import Row, configure, give_crawl, run, stage, use_given
 from vecap_tasks.dataset.schemas import VERDICTS
-from vecap_tasks.errors import GateClosed, VecapError, one_line
+from vecap_tasks.errors import DamagedError, GateClosed, VecapError, one_line
 
 FAILED = Row(status="failed_to_download", error_message="http_404")
 BROKEN = Row(status="failed_to_resize", error_message="not_an_image: cannot identify")
@@ -219,3 +220,15 @@ def test_a_changed_rule_or_threshold_is_another_fingerprint(tmp_path):
     assert stage("quality", configure(tmp_path, quality={"rows": {"min_side": 33}})).fingerprint != plain
     assert stage("quality", configure(tmp_path, quality={"memory_limit": "2GB"})).fingerprint == plain
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["00000.parquet", "duplicates.parquet"])
+def test_a_crawl_with_one_changed_bit_is_not_judged(tmp_path, name):
+    config = configure(tmp_path)
+    give_crawl(tmp_path, [Row() for _ in range(3)])
+    run("crawl", config)
+    quality = stage("quality", config)
+    flip_bit(quality.store, f"{quality.version.folder}/crawl/{name}")
+    with pytest.raises(DamagedError, match=rf"crawl/{name} was changed: .*; restore it, or delete"):
+        run("quality", config)
+    assert quality.manifest() is None

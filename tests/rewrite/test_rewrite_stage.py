@@ -5,6 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from tests.dataset.given import flip_bit
 from vecap_tasks.dataset.schemas import CAPTIONS
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import DamagedError, VecapError
@@ -252,14 +253,15 @@ def test_what_it_took_and_cost_is_noted_and_changes_no_digest(place, crawl) -> N
     assert "llm_cost_millionths" not in plain.provenance["notes"]
 
 
-def test_a_tar_without_an_accepted_image_is_told(place, crawl) -> None:
+@pytest.mark.parametrize("name", ["crawl/00000.tar", "crawl/00000.parquet", "quality/verdicts.parquet"])
+def test_one_changed_bit_of_what_it_reads_is_named(place, crawl, name) -> None:
     config = place.config()
     version = place.lay_down(config, crawl)
     stage = Rewrite(config, version)
-    data = stage.store.read(f"{version.folder}/crawl/00000.tar")
-    stage.store.put(f"{version.folder}/crawl/00000.tar", data[: len(data) // 3])
-    with pytest.raises(DamagedError, match=r"crawl/00000\.tar"):
-        stage.run("00000")
+    flip_bit(stage.store, f"{version.folder}/{name}")
+    with pytest.raises(DamagedError, match=rf"{name} was changed: .*; restore it, or delete .* and run `vecap"):
+        run(config, version)
+    assert stage.manifest() is None
     assert stage.receipts() == []
 
 

@@ -158,6 +158,8 @@ def test_the_training_names_its_sources_and_a_change_of_one_is_found(home):
     [damage] = check_mixture(config, mixture)
     assert damage.path.endswith("theirs/00000.tar")
     assert damage.problem == "was changed since the mixture was recorded"
+    with pytest.raises(DamagedError, match=r"00000\.tar was changed: .*; restore .*theirs/00000\.tar, or record a mix"):
+        load_stage("train", configure(home, mixture="both", epochs=3), version).plan()
     tar.unlink()
     with pytest.raises(DamagedError, match=r"00000\.tar is missing or was changed"):
         opened(configure(home, mixture="both"), version, "vecap")

@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
+from tests.dataset.given import flip_bit
 from tests.train.given import Texts, configure, give_version, picture, run
 from vecap_tasks.dataset.tar import read_samples
 from vecap_tasks.dataset.version import Version
+from vecap_tasks.engine import run_shards
 from vecap_tasks.errors import ConfigError, DamagedError, VecapError
 from vecap_tasks.evaluate.features import Encoder
 from vecap_tasks.evaluate.sets.picture import Picture
@@ -269,12 +271,20 @@ def test_too_few_texts_is_one_clear_line(config):
         run("train", config, version)
 
 
-def test_a_shard_that_is_no_tar_is_named(config):
+def test_one_changed_bit_of_a_shard_is_named_before_training_and_after(config):
     version = give_version(config, SAMPLES)
-    store = load_stage("train", config, version).store
-    store.put(f"{version.folder}/assemble/00001.tar", b"not a tar" * 100)
-    with pytest.raises(DamagedError, match=r"assemble/00001\.tar is damaged at byte 0: no header"):
-        run("train", config, version)
+    stage = load_stage("train", config, version)
+    name = f"{version.folder}/assemble/00001.tar"
+    flip_bit(stage.store, name)
+    with pytest.raises(DamagedError, match=rf"{name} was changed: .*; restore it, or delete .*/assemble"):
+        stage.plan()
+    flip_bit(stage.store, name)
+    run_shards(stage, stage.plan())
+    flip_bit(stage.store, name)
+    with pytest.raises(DamagedError, match=rf"{name} was changed"):
+        stage.commit()
+    assert stage.manifest() is None
+    assert stage.receipts() == [], "what was trained on it is trained again"
 
 
 def test_settings_that_change_the_model_change_the_fingerprint(home):

@@ -13,7 +13,7 @@ from vecap_tasks.assemble.plan import Group
 from vecap_tasks.dataset.manifest import canonical
 from vecap_tasks.dataset.parquet import write_rows
 from vecap_tasks.dataset.schemas import SAMPLES
-from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.store import Local
 from vecap_tasks.dataset.tar import TarWriter, read_samples
 from vecap_tasks.errors import DamagedError
 
@@ -26,15 +26,15 @@ class _Place:
     length: int
 
 
-def write_shards(store: Store, group: Group, samples: pa.Table, work: Path, digits: int) -> dict[str, int]:
-    """Write the training shards of *group* into *work* and return their files with their rows.
+def write_shards(local: Local, group: Group, samples: pa.Table, work: Path, digits: int) -> dict[str, int]:
+    """Write the training shards of *group* into *work* and return their files with their rows; *local* opens its tars.
 
     *samples* has the columns of SAMPLES in the order they are written in; its `key` is that of the crawl. *digits* is
     how many of the new key count within a shard. Raises DamagedError where a tar lacks an image.
     """
     spool = work / "images.spool"
     with spool.open("w+b") as images:
-        places = _spool(store, group, set(samples["key"].to_pylist()), images)
+        places = _spool(local, group, set(samples["key"].to_pylist()), images)
         written: dict[str, int] = {}
         start = 0
         for number, size in enumerate(group.sizes, group.first):
@@ -46,11 +46,11 @@ def write_shards(store: Store, group: Group, samples: pa.Table, work: Path, digi
     return written
 
 
-def _spool(store: Store, group: Group, wanted: set[str], images: IO[bytes]) -> dict[str, _Place]:
+def _spool(local: Local, group: Group, wanted: set[str], images: IO[bytes]) -> dict[str, _Place]:
     """Copy the JPEG of each *wanted* key into *images*, tar after tar, and return where it is."""
     places: dict[str, _Place] = {}
     for source in group.sources:
-        with store.local(source.tar) as path, path.open("rb") as stream:
+        with local(source.tar) as path, path.open("rb") as stream:
             for sample in read_samples(stream, source.tar, ("jpg",)):
                 if sample.key not in wanted:
                     continue

@@ -20,6 +20,7 @@ from vecap_tasks.assemble.sheet import write_sheet
 from vecap_tasks.dataset.query import connect, create_view
 from vecap_tasks.dataset.schemas import CAPTIONS, CRAWL, SAMPLES, VERDICTS
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
+from vecap_tasks.dataset.verify import Recorded
 from vecap_tasks.errors import VecapError
 
 # An accepted row becomes a sample where any step gave it a VeCap: the LLM, or the VeC or AltText in its place.
@@ -44,6 +45,11 @@ class Assemble(Stage):
     upstream: ClassVar[tuple[str, ...]] = ("crawl", "quality", "rewrite")
     revision: ClassVar[int] = 2
 
+    def reads(self) -> list[Recorded]:
+        verdicts, captions = self._tables()
+        names = {"crawl": list(self._crawled), "quality": [verdicts], "rewrite": captions}
+        return [file for name, read in names.items() for file in self.upstream_files(name, read)]
+
     def shards(self) -> list[str]:
         """Return the groups of crawl shards (`plan.py`). Raises VecapError where no row has a caption."""
         groups = [group.name for group in self._groups]
@@ -65,7 +71,7 @@ class Assemble(Stage):
                     {", ".join(_VARIANTS.format(text) for text in ("vec", "vecap", "alttext_rewritten"))}
                 FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
                 WHERE verdicts.accepted AND {_HAS_TEXT} ORDER BY md5(crawl.uid), crawl.key""").to_arrow_table()
-        files = write_shards(self.store, group, samples.select(SAMPLES.names), work, self._digits)
+        files = write_shards(self.upstream_file, group, samples.select(SAMPLES.names), work, self._digits)
         return Made(files, {"samples": len(samples), "shards": len(group.sizes)})
 
     def finish(self, results: list[ShardResult], work: Path) -> Made:
@@ -87,8 +93,7 @@ class Assemble(Stage):
 
     @cached_property
     def _groups(self) -> list[Group]:
-        crawl = self.upstream_manifest("crawl")
-        tables = {str(PurePosixPath(tar).with_suffix(".parquet")): tar for tar in crawl.files_ending(".tar")}
+        tables = self._crawled
         with self.store.workspace() as work, self._joined(list(tables), work) as connection:
             counted = connection.execute(f"""
                 SELECT crawl.filename, count(*) FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
@@ -97,11 +102,21 @@ class Assemble(Stage):
         sources = [Source(table, tar, samples.get(self.store.query_path(table), 0)) for table, tar in tables.items()]
         return plan_groups(sources, self.config.assemble.shard_size)
 
+    @property
+    def _crawled(self) -> dict[str, str]:
+        """The crawl's tables of shards with an image, and the tar beside each."""
+        tars = self.upstream_manifest("crawl").files_ending(".tar")
+        return {str(PurePosixPath(tar).with_suffix(".parquet")): tar for tar in tars}
+
+    def _tables(self) -> tuple[str, list[str]]:
+        """Return where the store has the verdicts and the captions."""
+        verdicts = self.upstream_manifest("quality").file("verdicts.parquet")
+        return verdicts, self.upstream_manifest("rewrite").files_ending(".parquet")
+
     @contextmanager
     def _joined(self, crawl: list[str], work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         """Give a connection with the views `crawl` (of the tables named), `verdicts` and `captions`."""
-        verdicts = self.upstream_manifest("quality").file("verdicts.parquet")
-        captions = self.upstream_manifest("rewrite").files_ending(".parquet")
+        verdicts, captions = self._tables()
         views = {"crawl": (crawl, CRAWL), "verdicts": ([verdicts], VERDICTS), "captions": (captions, CAPTIONS)}
         with connect(self.store, self.config.assemble.memory_limit, work=work) as connection:
             for view, (names, schema) in views.items():

@@ -1,5 +1,6 @@
 """A stage: plan, run, commit. The base class keeps the contract, a stage says only what its shards are and make.
 
+reads()   which files of other stages it reads: checked before it begins, and before it is committed
 prepare() what must be done before the shards can be named, if a stage has such work (one part at a time)
 plan()    which shards are still to be done
 run(s)    do one: its files appear whole, and its receipt last, so a kill at any moment costs that shard alone
@@ -8,13 +9,16 @@ commit()  check that every shard is done, write what belongs to the whole, then 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 import os
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -26,12 +30,14 @@ from vecap_tasks.config import Config
 from vecap_tasks.dataset.attachments import Attachments
 from vecap_tasks.dataset.manifest import NAME, FileEntry, Input, Manifest, digest, read_manifest
 from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.verify import CHANGED, Recorded, find_differing, recorded
 from vecap_tasks.dataset.version import Version, is_deleted, list_versions
 from vecap_tasks.errors import DamagedError, VecapError
 
 log = logging.getLogger(__name__)
 
 RECEIPTS = "_shards"
+_READ_FIRST = 1 << 30  # bytes of upstream files that are read before a stage begins, a second or two
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,12 @@ class Stage(ABC):
         """Return what this stage reads besides the stages before it: sources, models, prompts."""
         return []
 
+    def reads(self) -> list[Recorded]:
+        """Return the files of other stages that this one reads, without those that it checks as it reads them: tars."""
+        everything = ((name, self.upstream_manifest(name).files_ending("")) for name in self.upstream)
+        files = [file for name, listed in everything for file in self.upstream_files(name, listed)]
+        return [file for file in files if not file.name.endswith(".tar")]
+
     @abstractmethod
     def shards(self) -> list[str]:
         """Return the names of all shards, in order. May prepare what they share, safely and more than once."""
@@ -171,6 +183,44 @@ class Stage(ABC):
             raise VecapError(f"version {self.version.name} has no {name} yet; run `vecap {name}` first")
         return found
 
+    def upstream_files(self, name: str, files: Iterable[str] | None = None) -> list[Recorded]:
+        """Return *files* (names in the store) of the stage *name* before this one, by default all."""
+        manifest, own = self.upstream_manifest(name), self.before(name).folder
+        folders = own if own == manifest.location else f"{own} and {manifest.location}"
+        return recorded(self.store, manifest, files, f"restore it, or delete {folders} and run `vecap {name}` again")
+
+    @contextmanager
+    def upstream_file(self, name: str) -> Iterator[Path]:
+        """Give a local path to the file *name* of a stage before this one. Raises DamagedError if it was changed."""
+        with self.store.local(name) as path:
+            with path.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            file = self._upstream_files[name]
+            if sha256 != file.sha256:
+                raise DamagedError(f"{name} {CHANGED}; {file.remedy}")
+            yield path
+
+    @cached_property
+    def _upstream_files(self) -> dict[str, Recorded]:
+        return {file.name: file for name in self.upstream for file in self.upstream_files(name)}
+
+    def _check_upstream(self, read_up_to: float = math.inf) -> None:
+        """Compare the files that this stage reads with their records: sizes and, up to so many bytes, every byte.
+
+        Raises DamagedError if one differs; what this stage has made so far may come from it, and is discarded.
+        """
+        files = self.reads()
+        differing = find_differing(files, read=sum(file.bytes for file in files) <= read_up_to)
+        if not differing:
+            return
+        for name in self.store.folders(self.folder):
+            if name.startswith("_"):  # receipts, and what else a run goes on from
+                log.warning("%s: %s is discarded: it may come from a damaged file", self.name, name)
+                self.store.remove_folder(f"{self.folder}/{name}")
+        (file, problem), *more = differing
+        others = f" (and {len(more)} more files)" if more else ""
+        raise DamagedError(f"{file.name} {problem}; {file.remedy}{others}")
+
     def receipts(self) -> list[ShardResult]:
         """Return the receipts of the finished shards, by name."""
         place = f"{self.folder}/{RECEIPTS}"
@@ -190,7 +240,12 @@ class Stage(ABC):
 
     def unprepared(self) -> list[str]:
         """Return the parts that can be prepared side by side before `plan` is asked; none where the stage is done."""
-        return [] if self._done() else self.preparations()
+        if self._done():
+            return []
+        parts = self.preparations()
+        if parts:
+            self._check_upstream(_READ_FIRST)
+        return parts
 
     def _done(self) -> bool:
         return self.manifest() is not None or self.adopt() is not None
@@ -201,6 +256,10 @@ class Stage(ABC):
             return []
         for name in self.upstream:
             self.upstream_manifest(name)
+        self._check_upstream(_READ_FIRST)
+        return self._missing()
+
+    def _missing(self) -> list[str]:
         place = f"{self.folder}/{RECEIPTS}"
         done = {name.removesuffix(".json") for name in self.store.files(place)}
         return [shard for shard in self.shards() if shard not in done]
@@ -256,12 +315,14 @@ class Stage(ABC):
         """Write the manifest, all shards being done; a stage that has one is left as it is.
 
         Of several runs that commit at once one wins, and the others say so. Raises VecapError when shards are missing,
-        when the version was deleted meanwhile, or when another process committed something else.
+        when the version was deleted meanwhile, or when another process committed something else, and DamagedError when
+        a file that the stage read is not what its manifest says.
         """
         found = self.manifest() or self.adopt()
         if found is not None:
             return found
-        missing = self.plan()
+        self._check_upstream()
+        missing = self._missing()
         if missing:
             raise VecapError(
                 f"{len(missing)} shards of {self.folder} are not done (the first is {missing[0]}); "

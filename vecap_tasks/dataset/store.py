@@ -13,8 +13,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -23,6 +23,8 @@ from typing import IO, Any
 import pyarrow.fs as pafs
 
 from vecap_tasks.errors import VecapError
+
+Local = Callable[[str], AbstractContextManager[Path]]  # gives a local path to a file of the store
 
 STAGING = ".staging"
 _CHUNK = 1 << 20

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from vecap_tasks.dataset.manifest import NAME, FileEntry, Manifest, read_manifest
+from vecap_tasks.dataset.manifest import NAME, Manifest, read_manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import DATASET_STAGES, Version
 from vecap_tasks.errors import DamagedError, VecapError
 
 KEYED_STAGES = ("train", "evaluate")
+CHANGED = "was changed: its sha256 is not the manifest's"
+_READERS = 8  # threads; hashing releases the interpreter
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,32 @@ class Damage:
 
     path: str
     problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A file of *store* as somebody recorded it; `remedy` tells a person what to do if it differs."""
+
+    store: Store
+    name: str
+    bytes: int
+    sha256: str
+    remedy: str
+
+    def problem(self, *, read: bool = True) -> str | None:
+        """Return how the file differs, None if it does not: its size and, if *read*, its sha256.
+
+        Raises OSError if it cannot be read.
+        """
+        try:
+            size = self.store.size(self.name)
+            if size != self.bytes:
+                return f"has {size:,} bytes, the manifest says {self.bytes:,}"
+            if read and self.store.sha256(self.name) != self.sha256:
+                return CHANGED
+        except FileNotFoundError:
+            return "is missing"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +94,8 @@ def stage_folders(store: Store, version: Version) -> list[str]:
 
 def check_files(store: Store, manifest: Manifest) -> list[Damage]:
     """Return the files of a stage that are missing, changed, or listed nowhere."""
-    entries = (*manifest.files, *manifest.attachments)
-    listed = {entry.path for entry in entries}
-    found = [Damage(f"{manifest.location}/{entry.path}", problem) for entry, problem in _changed(store, manifest)]
+    listed = {entry.path for entry in (*manifest.files, *manifest.attachments)}
+    found = [Damage(file.name, problem) for file, problem in _ask(recorded(store, manifest), _described)]
     extra = [path for path in _walk(store, manifest.location) if path not in listed and path != NAME]
     return found + [Damage(f"{manifest.location}/{path}", "stands in no manifest") for path in extra]
 
@@ -88,19 +116,35 @@ def check_inputs(folder: str, manifest: Manifest, manifests: dict[str, Manifest]
     return damages
 
 
-def _changed(store: Store, manifest: Manifest) -> Iterator[tuple[FileEntry, str]]:
-    for entry in (*manifest.files, *manifest.attachments):
-        name = f"{manifest.location}/{entry.path}"
-        try:
-            size = store.size(name)
-            if size != entry.bytes:
-                yield entry, f"has {size:,} bytes, the manifest says {entry.bytes:,}"
-            elif store.sha256(name) != entry.sha256:
-                yield entry, "was changed: its sha256 is not the manifest's"
-        except FileNotFoundError:
-            yield entry, "is missing"
-        except OSError as error:
-            yield entry, f"cannot be read: {error}"
+def recorded(store: Store, manifest: Manifest, names: Iterable[str] | None = None, remedy: str = "") -> list[Recorded]:
+    """Return the files *names* (in the store) of a stage, by default all; attachments too."""
+    found = [
+        Recorded(store, f"{manifest.location}/{entry.path}", entry.bytes, entry.sha256, remedy)
+        for entry in (*manifest.files, *manifest.attachments)
+    ]
+    wanted = None if names is None else set(names)
+    return [file for file in found if wanted is None or file.name in wanted]
+
+
+def find_differing(files: Sequence[Recorded], *, read: bool = True) -> list[tuple[Recorded, str]]:
+    """Return those of *files* that differ, and how; *read* as for `Recorded.problem`.
+
+    Raises OSError if one cannot be read.
+    """
+    return _ask(files, lambda file: file.problem(read=read))
+
+
+def _ask(files: Sequence[Recorded], ask: Callable[[Recorded], str | None]) -> list[tuple[Recorded, str]]:
+    with ThreadPoolExecutor(_READERS, "verify") as threads:
+        problems = threads.map(ask, files)
+        return [(file, problem) for file, problem in zip(files, problems, strict=True) if problem is not None]
+
+
+def _described(file: Recorded) -> str | None:
+    try:
+        return file.problem()
+    except OSError as error:
+        return f"cannot be read: {error}"
 
 
 def _walk(store: Store, folder: str, below: str = "") -> Iterator[str]:

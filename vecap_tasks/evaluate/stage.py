@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vecap_tasks.dataset.manifest import Input, Manifest
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
 from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.verify import CHANGED, Recorded
 from vecap_tasks.errors import DamagedError
 from vecap_tasks.evaluate.results import FILE as RESULTS
 from vecap_tasks.evaluate.results import SetSize
@@ -40,6 +41,9 @@ class Evaluate(Stage):
 
         found = sets_digests(self._sets, remembered=False)
         return [Input("dataset", name, digest) for name, digest in found.items()]
+
+    def reads(self) -> list[Recorded]:
+        return []  # `fetch_model` checks what it reads
 
     def shards(self) -> list[str]:
         return [f"{arm}-{seed}" for arm in self.config.train.arms for seed in self.config.train.seeds]
@@ -131,5 +135,8 @@ def fetch_model(store: Store, manifest: Manifest, shard: str, folder: Path) -> N
             continue
         data = store.read(manifest.file(entry.path))
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise DamagedError(f"{manifest.file(entry.path)} was changed after it was published; train it again")
+            raise DamagedError(
+                f"{manifest.file(entry.path)} {CHANGED}; "
+                f"restore it, or delete {manifest.location} and run `vecap train` again"
+            )
         (folder / path.name).write_bytes(data)

@@ -24,7 +24,7 @@ from vecap_tasks.dataset.manifest import digest, read_manifest
 from vecap_tasks.dataset.parquet import write_rows
 from vecap_tasks.dataset.query import connect, create_view
 from vecap_tasks.dataset.schemas import CRAWL, SCORES
-from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.store import Local, Store
 from vecap_tasks.dataset.tar import read_samples
 from vecap_tasks.dataset.version import Version, list_versions
 from vecap_tasks.errors import DamagedError, VecapError
@@ -84,9 +84,17 @@ def earlier_scores(store: Store, version: Version) -> list[str]:
 
 
 def write_scores(
-    store: Store, shard: str, earlier: Sequence[str], clip: ClipFiles, settings: ClipScore, path: Path
+    store: Store,
+    shard: str,
+    local: Local,
+    earlier: Sequence[str],
+    clip: ClipFiles,
+    settings: ClipScore,
+    path: Path,
 ) -> tuple[int, int]:
     """Score the crawl's *shard* (its name in the store without an ending) and write SCORES to *path*.
+
+    *local* opens its tar.
 
     Returns the rows, and how many of them other versions had. Raises DamagedError where the tar lacks an image.
     """
@@ -109,16 +117,16 @@ def write_scores(
         from vecap_tasks.quality.clip import load_scorer
 
         scorer = load_scorer(clip.folder, clip.digest, settings.batch_size, settings.device, settings.threads)
-        known |= _scored(store, f"{shard}.tar", missing, scorer)
+        known |= _scored(local, f"{shard}.tar", missing, scorer)
     similarity = pa.array([known[key] for key in texts], pa.float64())
     made = rows.set_column(rows.schema.get_field_index("similarity"), "similarity", similarity)
     made = made.append_column("scored_by", pa.array([by] * len(made), pa.string()))
     return write_rows(made.to_batches(), SCORES, path), len(texts) - len(missing)
 
 
-def _scored(store: Store, tar: str, texts: dict[str, str], scorer: Scorer) -> dict[str, float | None]:
+def _scored(local: Local, tar: str, texts: dict[str, str], scorer: Scorer) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
-    pictures = _pictures(store, tar, texts, found)
+    pictures = _pictures(local, tar, texts, found)
     while batch := list(islice(pictures, scorer.batch_size)):
         values = scorer.score([(image, texts[key]) for key, image in batch])
         found |= dict(zip((key for key, _ in batch), values, strict=True))
@@ -129,10 +137,10 @@ def _scored(store: Store, tar: str, texts: dict[str, str], scorer: Scorer) -> di
 
 
 def _pictures(
-    store: Store, tar: str, texts: dict[str, str], unreadable: dict[str, float | None]
+    local: Local, tar: str, texts: dict[str, str], unreadable: dict[str, float | None]
 ) -> Iterator[tuple[str, Image.Image]]:
     """Give the wanted images of *tar* one by one; what is none goes to *unreadable*, without a score."""
-    with store.local(tar) as path, path.open("rb") as stream:
+    with local(tar) as path, path.open("rb") as stream:
         for sample in read_samples(stream, tar, ("jpg",)):
             if sample.key not in texts:
                 continue

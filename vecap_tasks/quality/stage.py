@@ -23,6 +23,7 @@ from vecap_tasks.dataset.parquet import write_sorted
 from vecap_tasks.dataset.query import connect, create_view
 from vecap_tasks.dataset.schemas import CRAWL, DUPLICATES, SCORES
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
+from vecap_tasks.dataset.verify import Recorded
 from vecap_tasks.dataset.version import Version
 from vecap_tasks.errors import GateClosed
 from vecap_tasks.quality.clean import cleaned
@@ -82,6 +83,10 @@ class Quality(Stage):
         """The entries that hold for this version; of one that is not registered yet, all that there are."""
         return releases_of(self.store, self.version)
 
+    def reads(self) -> list[Recorded]:
+        crawl = self.upstream_manifest("crawl")
+        return self.upstream_files("crawl", [*shard_tables(crawl), *crawl.files_ending("duplicates.parquet")])
+
     # The CLIP model's part.
 
     @cached_property
@@ -102,7 +107,9 @@ class Quality(Stage):
             raise ValueError("no CLIP model is configured")
         shard = self.upstream_manifest("crawl").file(f"{part}.parquet").removesuffix(".parquet")
         with self.store.workspace() as work:
-            rows, known = write_scores(self.store, shard, self._earlier_scores, clip, settings, work / SCORES_FILE)
+            rows, known = write_scores(
+                self.store, shard, self.upstream_file, self._earlier_scores, clip, settings, work / SCORES_FILE
+            )
             self.store.upload(f"{self.folder}/{_SCORES}/{part}.parquet", work / SCORES_FILE)
         log.info("quality: %d rows of %s scored, %d of them by other versions", rows, part, known)
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.store import Local
 from vecap_tasks.dataset.tar import read_samples
 from vecap_tasks.errors import DamagedError
 
@@ -42,17 +42,19 @@ class Seen:
     jpeg: bytes = b""
 
 
-def read_images(store: Store, rows: Iterable[Row], decoders: int) -> Iterator[Seen]:
+def read_images(local: Local, rows: Iterable[Row], decoders: int) -> Iterator[Seen]:
     """Give the image of every row, tar by tar, decoded ahead on so many threads, or with 1 on the caller's.
+
+    *local* opens the tars.
 
     Raises DamagedError for a tar that is broken or lacks an image.
     """
     if decoders == 1:
-        yield from starmap(_decode, _stored(store, rows))
+        yield from starmap(_decode, _stored(local, rows))
         return
     with ThreadPoolExecutor(decoders, "decode") as threads:
         decoding: deque[Future[Seen]] = deque()
-        for row, data in _stored(store, rows):
+        for row, data in _stored(local, rows):
             decoding.append(threads.submit(_decode, row, data))
             if len(decoding) > _DECODED_AHEAD:
                 yield decoding.popleft().result()
@@ -60,10 +62,10 @@ def read_images(store: Store, rows: Iterable[Row], decoders: int) -> Iterator[Se
             yield decoding.popleft().result()
 
 
-def _stored(store: Store, rows: Iterable[Row]) -> Iterator[tuple[Row, bytes]]:
+def _stored(local: Local, rows: Iterable[Row]) -> Iterator[tuple[Row, bytes]]:
     for tar, group in groupby(rows, key=lambda row: row.tar):
         wanted = {row.key: row for row in group}
-        with store.local(tar) as path, path.open("rb") as stream:
+        with local(tar) as path, path.open("rb") as stream:
             for sample in read_samples(stream, tar, ("jpg",)):
                 row = wanted.pop(sample.key, None)
                 if row is not None:

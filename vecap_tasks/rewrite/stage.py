@@ -24,7 +24,8 @@ from vecap_tasks.dataset.parquet import write_rows
 from vecap_tasks.dataset.query import connect, scan
 from vecap_tasks.dataset.schemas import CAPTIONS
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
-from vecap_tasks.dataset.store import Store
+from vecap_tasks.dataset.store import Local
+from vecap_tasks.dataset.verify import Recorded
 from vecap_tasks.errors import DamagedError
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.attempts import Caption, write_captions
@@ -82,6 +83,10 @@ class Rewrite(Stage):
     def inputs(self) -> list[Input]:
         models = [Input("model", found.name, found.digest, found.bytes) for found in self._models.values()]
         return [*models, *(Input("prompt", prompt.id, prompt.digest) for prompt in self._prompts.values())]
+
+    def reads(self) -> list[Recorded]:
+        verdicts = self.upstream_manifest("quality").file("verdicts.parquet")
+        return [*self.upstream_files("crawl", self._tables), *self.upstream_files("quality", [verdicts])]
 
     def shards(self) -> list[str]:
         size = self.config.rewrite.shard_size
@@ -190,11 +195,15 @@ class Rewrite(Stage):
 
     # What is written about.
 
+    @property
+    def _tables(self) -> dict[str, str]:
+        """The crawl's tables of shards with an image, and the tar beside each."""
+        tars = self.upstream_manifest("crawl").files_ending(".tar")
+        return {str(PurePosixPath(tar).with_suffix(".parquet")): tar for tar in tars}
+
     def _rows(self, number: int, work: Path) -> list[Row]:
         """Return the accepted rows of the shard, in the order of their keys."""
-        crawl = self.upstream_manifest("crawl")
-        tars = crawl.files_ending(".tar")
-        beside = {self.store.query_path(str(PurePosixPath(tar).with_suffix(".parquet"))): tar for tar in tars}
+        beside = {self.store.query_path(table): tar for table, tar in self._tables.items()}
         verdicts = self.store.query_path(self.upstream_manifest("quality").file("verdicts.parquet"))
         size = self.config.rewrite.shard_size
         with connect(self.store, threads=1, work=work) as connection:
@@ -228,7 +237,7 @@ class Rewrite(Stage):
 
         def ask(asked: Sequence[tuple[Row, Draw]], finished: Finished) -> list[Written]:
             begun = time.monotonic()
-            written = vlm.describe(_pictures(self.store, asked, vlm.decoders), finished)
+            written = vlm.describe(_pictures(self.upstream_file, asked, vlm.decoders), finished)
             meter.count(written, begun)
             return written
 
@@ -274,12 +283,12 @@ class Rewrite(Stage):
         return dict(zip(wanted, captions, strict=True))
 
 
-def _pictures(store: Store, asked: Sequence[tuple[Row, Draw]], decoders: int) -> Iterator[tuple[Seen, Draw]]:
+def _pictures(local: Local, asked: Sequence[tuple[Row, Draw]], decoders: int) -> Iterator[tuple[Seen, Draw]]:
     """Give the picture of each row, read once for all its draws; those of a row stand together."""
     draws: dict[str, list[Draw]] = {}
     for row, one in asked:
         draws.setdefault(row.key, []).append(one)
     rows = dict.fromkeys(row for row, _ in asked)
-    for seen in read_images(store, rows, decoders):
+    for seen in read_images(local, rows, decoders):
         for one in draws[seen.row.key]:
             yield seen, one

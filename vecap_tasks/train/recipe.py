@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from vecap_tasks.config import Arm, Config, MixtureConfig, TarSource, VersionSource
 from vecap_tasks.dataset.manifest import Input, Manifest
 from vecap_tasks.dataset.query import connect, create_view
 from vecap_tasks.dataset.schemas import SAMPLES
 from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.verify import Damage, read_sound_manifest
+from vecap_tasks.dataset.verify import Damage, Recorded, read_sound_manifest, recorded
 from vecap_tasks.dataset.version import Version, published, read_version
 from vecap_tasks.errors import ConfigError, DamagedError, VecapError
 from vecap_tasks.train.mixture import (
@@ -129,9 +130,7 @@ def training_sources(config: Config, version: Version, arm: Arm) -> list[Source]
     Their shards are counted where the run `streams`. Raises VecapError for a mixture that the version is not in,
     DamagedError for a source that was changed.
     """
-    mixture = open_mixture(config, version.name)
-    alone = VersionSource(kind="version", version=version.name)
-    parts = mixture.sources if mixture else (_version_part(config, alone, version.name),)
+    parts = _parts(config, version)
     counted = streams(config, parts)
     return [
         _version_source(config, part, arm, counted=counted)
@@ -139,6 +138,36 @@ def training_sources(config: Config, version: Version, arm: Arm) -> list[Source]
         else _tar_source(config, part, arm)
         for part in parts
     ]
+
+
+def training_files(config: Config, version: Version) -> list[Recorded]:
+    """Return the files that a run on *version* reads, as they were published, or recorded with the mixture.
+
+    A foreign tar on S3 has no sha256; its ETag is compared when a run opens it. Raises as `training_sources` does.
+    """
+    parts = _parts(config, version)
+    endings = (".tar", ".parquet") if streams(config, parts) else (".tar",)
+    files: list[Recorded] = []
+    for part in parts:
+        if isinstance(part, VersionPart):
+            store, manifest = _manifest(config, part)
+            names = [name for ending in endings for name in manifest.files_ending(ending)]
+            remedy = f"restore it, or delete {manifest.location} and run `vecap assemble` again"
+            files += recorded(store, manifest, names, remedy)
+            continue
+        places = {tar.path: Path(tar.place) for tar in find_tars(config, part.paths) if tar.etag is None}
+        for tar in part.tars:
+            if tar.path in places:
+                place, sha256 = places[tar.path], tar.check.removeprefix("sha256:")
+                remedy = f"restore {place}, or record a mixture with another name"
+                files.append(Recorded(Store(str(place.parent)), place.name, tar.bytes, sha256, remedy))
+    return files
+
+
+def _parts(config: Config, version: Version) -> tuple[Part, ...]:
+    mixture = open_mixture(config, version.name)
+    alone = VersionSource(kind="version", version=version.name)
+    return mixture.sources if mixture else (_version_part(config, alone, version.name),)
 
 
 def streams(config: Config, sources: Sequence[Part] | Sequence[Source]) -> bool:

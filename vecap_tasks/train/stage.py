@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vecap_tasks.config import Arm
 from vecap_tasks.dataset.manifest import Input, Manifest
 from vecap_tasks.dataset.stage import Made, ShardResult, Stage
+from vecap_tasks.dataset.verify import Recorded
 from vecap_tasks.errors import VecapError
 from vecap_tasks.train.names import parse_run, run_names
 
@@ -82,6 +83,11 @@ class Train(Stage):
         from vecap_tasks.train.start import start_digest
 
         return start_digest(self.config)
+
+    def reads(self) -> list[Recorded]:
+        from vecap_tasks.train.recipe import training_files
+
+        return training_files(self.config, self.version)
 
     def shards(self) -> list[str]:
         return run_names(self.config.train)
