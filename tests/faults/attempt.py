@@ -1,0 +1,77 @@
+"""One attempt at a stage, with a driver and a worker, and what the store holds afterwards."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from typing import Any
+
+from tests.faults.given import INTERVAL
+from vecap_tasks.config import Config, RetentionConfig
+from vecap_tasks.dataset.manifest import Manifest
+from vecap_tasks.dataset.retention import plan_removals, remove
+from vecap_tasks.dataset.stage import Stage
+from vecap_tasks.dataset.store import STAGING, Store
+from vecap_tasks.dataset.verify import check_files, verify_version
+from vecap_tasks.dataset.version import read_version
+from vecap_tasks.stages import load_stage, open_version
+from vecap_tasks.tries import tried
+
+
+def attempt(name: str, config: Config, workers: list[Stage] | None = None) -> Manifest:
+    """Do what is missing of the stage *name*, commit it, and check every byte that its manifest lists.
+
+    A Dask worker keeps its stage object from one attempt to the next; *workers* is where it is kept.
+    """
+    version = open_version(config, Store(config.root), INTERVAL)
+    driver = load_stage(name, config, version)
+    workers = [] if workers is None else workers
+    if not workers:
+        workers.append(load_stage(name, config, version))
+    (worker,) = workers
+    for part in driver.unprepared():
+        worker.prepare(part)
+    for shard in driver.plan():
+        with tried(worker, shard, uuid.uuid4().hex):
+            worker.run(shard)
+    manifest = driver.commit()
+    assert check_files(driver.store, manifest) == []
+    return manifest
+
+
+def list_files(store: Store) -> set[str]:
+    """Return the files of *store*, temporary ones too, with a * for the parts that differ between attempts."""
+    found = [file.path for folder in ("", STAGING) for file in store.tree(folder)]
+    return {re.sub(f"[0-9a-f]{{32}}|(?<={STAGING}/).*", "*", path) for path in found}
+
+
+def completed(store: Store, name: str) -> set[str]:
+    """Return the receipts and the manifest of the stage *name*, after checking every byte of the files they list."""
+    found = set()
+    for path in (stored.path for stored in store.tree(f"tiny/{INTERVAL}/{name}")):
+        folder, _, file = path.rpartition("/")
+        if file == "manifest.json":
+            body: dict[str, Any] = json.loads(store.read(path))
+            entries = body["content"]["files"] + body["attachments"]
+        elif folder.endswith("/_shards"):
+            entries = json.loads(store.read(path))["files"]
+            folder = folder.removesuffix("/_shards")
+        else:
+            continue
+        found.add(path)
+        for entry in entries:
+            assert store.sha256(f"{folder}/{entry['path']}") == entry["sha256"], f"{path} lists {entry['path']}"
+    return found
+
+
+def collect_garbage(config: Config) -> None:
+    """Do what `vecap gc --delete` does months later, and check that only the published files are left."""
+    store = Store(config.root)
+    later = time.time() + 1e7
+    plan = plan_removals(store, config.dataset, RetentionConfig(), lambda names: {}, later)
+    assert {removal.what for removal in plan.removals} <= {"leftover", "staging"}
+    remove(store, config.dataset, plan, lambda names: {}, later)
+    assert verify_version(store, read_version(store, config.dataset, INTERVAL)).damages == ()
+    assert [path for path in list_files(store) if path.startswith(STAGING) or "/_" in path] == []
