@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +56,31 @@ def test_upload_publishes_a_file_whole(store: Store) -> None:
     assert store.size("d/x.bin") == 3_000_000
     with store.local("d/x.bin") as path:
         assert path.read_bytes() == b"x" * 3_000_000
+
+
+def test_an_upload_to_s3_that_stops_halfway_publishes_nothing(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, source, opened = Store(f"s3://{s3_bucket}"), tmp_path / "x.bin", io.open
+    source.write_bytes(b"x" * 20_000_000)
+
+    class Damaged(io.BufferedReader):
+        """Readable for half of its length, as a file on a failing disk is."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size)
+            if self.tell() > 10_000_000:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return data
+
+    def open_damaged(file: Any, *arguments: Any, **named: Any) -> Any:
+        return Damaged(io.FileIO(file)) if str(file) == str(source) else opened(file, *arguments, **named)
+
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", open_damaged)
+    with pytest.raises(OSError, match="Input/output error"):
+        store.upload("d/x.bin", source)
+    assert not store.exists("d/x.bin")
 
 
 def test_duckdb_reads_and_globs_the_store(store: Store) -> None:

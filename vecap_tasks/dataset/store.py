@@ -183,12 +183,22 @@ class Store:
     def upload(self, name: str, source: Path) -> None:
         """Publish the local file *source* whole, in place of what was there; *source* is left or moved."""
         if self.remote:
-            with source.open("rb") as stream, self._fs.open_output_stream(self.path(name)) as target:
-                shutil.copyfileobj(stream, target, _CHUNK)
+            self._upload_remote(name, source)
             return
         aside = self._aside()
         shutil.move(source, aside)
         self._publish(aside, name)
+
+    def _upload_remote(self, name: str, source: Path) -> None:
+        """Upload with boto3: a stream of pyarrow that an error or Ctrl-C closes publishes the part that was written."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        bucket, _, key = self.path(name).partition("/")
+        try:
+            self._client().upload_file(str(source), bucket, key)
+        except (Boto3Error, BotoCoreError, ClientError) as error:
+            raise OSError(f"cannot write {self.query_path(name)}: {error}") from error
 
     def remove(self, name: str) -> None:
         """Delete the file *name*; nothing happens where there is none."""
