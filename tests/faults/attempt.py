@@ -43,8 +43,7 @@ def attempt(name: str, config: Config, workers: list[Stage] | None = None) -> Ma
 
 def list_files(store: Store) -> set[str]:
     """Return the files of *store*, temporary ones too, with a * for the parts that differ between attempts."""
-    found = [file.path for folder in ("", STAGING) for file in store.tree(folder)]
-    return {re.sub(f"[0-9a-f]{{32}}|(?<={STAGING}/).*", "*", path) for path in found}
+    return {re.sub(f"[0-9a-f]{{32}}|(?<={STAGING}/).*", "*", file.path) for file in store.tree()}
 
 
 def completed(store: Store, name: str) -> set[str]:

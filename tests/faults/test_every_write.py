@@ -202,6 +202,7 @@ def failing(name: str, config: Config, digest: str, moment: str) -> Callable[[st
             assert manifest.digest == digest
             return True
         assert "\n" not in told
+        assert list(Path(root, STAGING).glob("*")) == [], "what was not published is left"
         return False
 
     return once

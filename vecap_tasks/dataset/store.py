@@ -176,18 +176,18 @@ class Store:
             with self._fs.open_output_stream(self.path(name)) as stream:
                 stream.write(data)
             return
-        aside = self._aside()
-        aside.write_bytes(data)
-        self._publish(aside, name)
+        with self._aside() as aside:
+            aside.write_bytes(data)
+            self._publish(aside, name)
 
     def upload(self, name: str, source: Path) -> None:
         """Publish the local file *source* whole, in place of what was there; *source* is left or moved."""
         if self.remote:
             self._upload_remote(name, source)
             return
-        aside = self._aside()
-        shutil.move(source, aside)
-        self._publish(aside, name)
+        with self._aside() as aside:
+            shutil.move(source, aside)
+            self._publish(aside, name)
 
     def _upload_remote(self, name: str, source: Path) -> None:
         """Upload with boto3: a stream of pyarrow that an error or Ctrl-C closes publishes the part that was written."""
@@ -215,9 +215,9 @@ class Store:
         if self.remote:
             self._fs.copy_file(self.path(name), self.path(to))
             return
-        aside = self._aside()
-        shutil.copyfile(self.path(name), aside)
-        self._publish(aside, to)
+        with self._aside() as aside:
+            shutil.copyfile(self.path(name), aside)
+            self._publish(aside, to)
 
     def tree(self, name: str = "") -> list[Stored]:
         """Return all files under *name*, at any depth, by path; of `.staging` too where that is named."""
@@ -237,14 +237,12 @@ class Store:
         """
         if self.remote:
             return self._create_remote(name, data)
-        aside = self._aside()
-        aside.write_bytes(data)
-        try:
-            self._publish(aside, name, replace=False)
-        except FileExistsError:
-            return False
-        finally:
-            aside.unlink()
+        with self._aside() as aside:
+            aside.write_bytes(data)
+            try:
+                self._publish(aside, name, replace=False)
+            except FileExistsError:
+                return False
         return True
 
     def _create_remote(self, name: str, data: bytes) -> bool:
@@ -269,7 +267,16 @@ class Store:
     def _client(self) -> Any:
         return _s3_client(tuple(map(os.environ.get, _S3_VARIABLES)))
 
-    def _aside(self) -> Path:
+    @contextmanager
+    def _aside(self) -> Iterator[Path]:
+        """Give a path for a file that is then published; what is still there goes, as after a write that failed."""
+        path = self._staging() / uuid.uuid4().hex
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _staging(self) -> Path:
         folder = Path(self._base) / STAGING
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -277,7 +284,7 @@ class Store:
             raise VecapError(
                 f"cannot write to {self._base}: {error.strerror}; give a folder of yours as `root`"
             ) from error
-        return folder / uuid.uuid4().hex
+        return folder
 
     def _publish(self, aside: Path, name: str, *, replace: bool = True) -> None:
         """Make the file *aside* appear as *name*: after a power failure it is there whole, or not at all.
@@ -301,7 +308,7 @@ class Store:
         """
         parent = None
         if not self.remote:
-            parent = self._aside().parent
+            parent = self._staging()
         with tempfile.TemporaryDirectory(prefix="work-", dir=parent) as folder:
             yield Path(folder)
 
