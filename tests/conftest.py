@@ -84,7 +84,7 @@ def installation(small: Path) -> Iterator[tuple[Installation, str]]:
 
     The demo and all services were killed at once while it captioned; then it was started again and went to its end.
     """
-    # Not in pytest's folder: as root, PostgreSQL runs as another user, and each start of pytest closes that folder to it.
+    # Not in pytest's folder: as root, PostgreSQL runs as another user, to whom each start of pytest closes that folder.
     with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
         home = Path(folder) / "home"
         home.mkdir()
