@@ -155,8 +155,17 @@ def test_what_s3_refuses_is_an_os_error_and_names_the_file(s3_bucket: str) -> No
         Store(f"s3://{s3_bucket}").read("nothing")
     with pytest.raises(OSError, match=r"cannot read s3://no-such-bucket/x: .*NoSuchBucket"):
         Store("s3://no-such-bucket").read("x")
-    with pytest.raises(OSError, match=r"cannot write s3://no-such-bucket/x: .*NoSuchBucket"):
-        Store("s3://no-such-bucket").create("x", b"")
+    for write in (Store.create, Store.put):
+        with pytest.raises(OSError, match=r"cannot write s3://no-such-bucket/x: .*NoSuchBucket"):
+            write(Store("s3://no-such-bucket"), "x", b"")
+
+
+def test_a_put_to_s3_that_fails_halfway_publishes_nothing(s3_bucket: str) -> None:
+    """What is written after the beginning fails: here it is not bytes."""
+    store = Store(f"s3://{s3_bucket}")
+    with pytest.raises((OSError, TypeError)):
+        store.put("d/x.json", 5)  # type: ignore[arg-type]
+    assert not store.exists("d/x.json")
 
 
 def _write_file(store: Store, tmp_path: Path) -> None:

@@ -173,8 +173,8 @@ class Store:
     def put(self, name: str, data: bytes) -> None:
         """Write *data* whole, in place of what was there."""
         if self.remote:
-            with self._fs.open_output_stream(self.path(name)) as stream:
-                stream.write(data)
+            with self._writing_remote(name) as (client, place):
+                client.put_object(Body=data, **place)
             return
         with self._aside() as aside:
             aside.write_bytes(data)
@@ -183,20 +183,25 @@ class Store:
     def upload(self, name: str, source: Path) -> None:
         """Publish the local file *source* whole, in place of what was there; *source* is left or moved."""
         if self.remote:
-            self._upload_remote(name, source)
+            with self._writing_remote(name) as (client, place):
+                client.upload_file(str(source), **place)
             return
         with self._aside() as aside:
             shutil.move(source, aside)
             self._publish(aside, name)
 
-    def _upload_remote(self, name: str, source: Path) -> None:
-        """Upload with boto3: a stream of pyarrow that an error or Ctrl-C closes publishes the part that was written."""
+    @contextmanager
+    def _writing_remote(self, name: str) -> Iterator[tuple[Any, dict[str, str]]]:
+        """Give boto3's client and its arguments for the object *name*. Errors of boto3 become OSError.
+
+        pyarrow is not used to write: a stream that an error or Ctrl-C closes publishes the part that was written.
+        """
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
         bucket, _, key = self.path(name).partition("/")
         try:
-            self._client().upload_file(str(source), bucket, key)
+            yield self._client(), {"Bucket": bucket, "Key": key}
         except (Boto3Error, BotoCoreError, ClientError) as error:
             raise OSError(f"cannot write {self.query_path(name)}: {error}") from error
 
