@@ -106,3 +106,17 @@ def test_a_file_is_checked_as_it_is_opened(words: Words) -> None:
     flip_bit(words.store, FILE)
     with pytest.raises(DamagedError, match=rf"{FILE} was changed: .*; {REMEDY}"), words.upstream_file(FILE):
         pytest.fail("it was opened")
+    words.store.remove(FILE)
+    with pytest.raises(DamagedError, match=rf"^{FILE} is missing; {REMEDY}$"), words.upstream_file(FILE):
+        pytest.fail("it was opened")
+
+
+def test_a_missing_file_costs_no_finished_work(words: Words) -> None:
+    """Days of training, say: nothing can come from a file that is not there."""
+    data = words.store.read(FILE)
+    words.run("a")
+    words.store.remove(FILE)
+    with pytest.raises(DamagedError, match="is missing"):
+        words.plan()
+    words.store.put(FILE, data)
+    assert words.plan() == list("bcd")

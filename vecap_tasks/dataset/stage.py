@@ -18,7 +18,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
@@ -30,7 +30,7 @@ from vecap_tasks.config import Config
 from vecap_tasks.dataset.attachments import Attachments
 from vecap_tasks.dataset.manifest import NAME, FileEntry, Input, Manifest, digest, read_manifest
 from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.verify import CHANGED, Recorded, find_differing, recorded
+from vecap_tasks.dataset.verify import CHANGED, MISSING, Recorded, find_differing, recorded
 from vecap_tasks.dataset.version import Version, is_deleted, list_versions
 from vecap_tasks.errors import DamagedError, VecapError
 
@@ -191,11 +191,18 @@ class Stage(ABC):
 
     @contextmanager
     def upstream_file(self, name: str) -> Iterator[Path]:
-        """Give a local path to the file *name* of a stage before this one. Raises DamagedError if it was changed."""
-        with self.store.local(name) as path:
+        """Give a local path to the file *name* of a stage before this one.
+
+        Raises DamagedError if the file was changed or is missing.
+        """
+        file = self._upstream_files[name]
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(self.store.local(name))
+            except FileNotFoundError:
+                raise DamagedError(f"{name} {MISSING}; {file.remedy}") from None
             with path.open("rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            file = self._upstream_files[name]
             if sha256 != file.sha256:
                 raise DamagedError(f"{name} {CHANGED}; {file.remedy}")
             yield path
@@ -207,14 +214,16 @@ class Stage(ABC):
     def _check_upstream(self, read_up_to: float = math.inf) -> None:
         """Compare the files that this stage reads with their records: sizes and, up to so many bytes, every byte.
 
-        Raises DamagedError if one differs; what this stage has made so far may come from it, and is discarded.
+        Raises DamagedError if one differs. If one was changed, what this stage has made so far may come from it and is
+        discarded. Nothing can come from a file that is missing.
         """
         files = self.reads()
         differing = find_differing(files, read=sum(file.bytes for file in files) <= read_up_to)
         if not differing:
             return
-        for name in self.store.folders(self.folder):
-            if name.startswith("_"):  # receipts, and what else a run goes on from
+        changed = any(problem != MISSING for _, problem in differing)
+        for name in self.store.folders(self.folder) if changed else ():
+            if name.startswith("_"):  # receipts, checkpoints and the like
                 log.warning("%s: %s is discarded: it may come from a damaged file", self.name, name)
                 self.store.remove_folder(f"{self.folder}/{name}")
         (file, problem), *more = differing

@@ -13,6 +13,7 @@ from vecap_tasks.errors import DamagedError, VecapError
 
 KEYED_STAGES = ("train", "evaluate")
 CHANGED = "was changed: its sha256 is not the manifest's"
+MISSING = "is missing"
 _READERS = 8  # threads; hashing releases the interpreter
 
 
@@ -26,7 +27,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A file of *store* as somebody recorded it; `remedy` tells a person what to do if it differs."""
+    """A file of *store* and what is recorded of it; `remedy` says what to do if the file differs."""
 
     store: Store
     name: str
@@ -46,7 +47,7 @@ class Recorded:
             if read and self.store.sha256(self.name) != self.sha256:
                 return CHANGED
         except FileNotFoundError:
-            return "is missing"
+            return MISSING
         return None
 
 
