@@ -3,6 +3,7 @@
 import json
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -71,11 +72,20 @@ def test_an_unforeseen_exception_is_a_reason_and_is_logged_once(error, caplog):
 def test_a_failure_stays_what_it_is_and_our_own_faults_are_raised(caplog):
     failure = Failure("bad_url")
     assert failure_of(failure, "x") is failure
-    for error in (VecapError("x"), OSError(28, "No space left"), MemoryError()):
+    for error in (VecapError("x"), OSError(28, "No space left"), MemoryError(), refused_by_an_executor()):
         with pytest.raises(type(error)) as raised:
             failure_of(error, "x")
         assert raised.value is error
     assert not caplog.text
+
+
+def refused_by_an_executor():
+    """Return the error of an executor that was shut down, as all are when their process ends."""
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    with pytest.raises(RuntimeError) as refused:
+        executor.submit(len, "")
+    return refused.value
 
 
 def test_such_rows_are_tried_again():

@@ -8,6 +8,9 @@ from vecap_tasks.errors import VecapError
 
 log = logging.getLogger(__name__)
 
+# Parts of the RuntimeErrors of executors and event loops in a process that is ending, or that may start no thread.
+_PROCESS = ("shutdown", "can't start new thread", "loop is closed")
+
 
 class Failure(Exception):
     """One download or one image failed. `reason` is an identifier to count by, `detail` is for people.
@@ -35,11 +38,12 @@ def failure_of(error: Exception, where: str) -> Failure:
 
     What comes from outside may raise anything in the code that reads it, and must cost itself only. An exception that
     nobody foresaw is logged, so that it is seen and fixed. Raises *error* where the fault is not the input's: an error
-    for the user, of our own storage, or a lack of memory.
+    for the user, of our own storage, a lack of memory, or a process that is ending.
     """
     if isinstance(error, Failure):
         return error
-    if isinstance(error, VecapError | OSError | MemoryError):
+    ending = type(error) is RuntimeError and any(part in str(error) for part in _PROCESS)
+    if ending or isinstance(error, VecapError | OSError | MemoryError):
         raise error
     name = type(error).__name__
     log.warning("%.500s: unexpected %s: %.200s", where, name, error, exc_info=log.isEnabledFor(logging.DEBUG))
