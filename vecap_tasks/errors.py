@@ -27,9 +27,14 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, VecapError):
         return text
-    if "trust_remote_code" in text:  # of transformers, which has an `auto_map` to follow
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def load_problem(error: BaseException) -> str:
+    """Return in one line why transformers cannot load a model or tokenizer."""
+    if "trust_remote_code" in str(error):  # its files have an `auto_map`
         return (
             "it needs Python code of its own (`auto_map`), which is never run here; "
-            "choose a model whose architecture transformers has, or have it served (backend: openai)"
+            "choose a model whose architecture transformers has, or serve it (backend: openai)"
         )
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return one_line(error)

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from transformers.utils.logging import disable_progress_bar
 
-from vecap_tasks.errors import ConfigError, VecapError, one_line
+from vecap_tasks.errors import ConfigError, VecapError, load_problem
 
 _DECIMALS = 4  # what a score is kept to: finer is rounding of the device
 
@@ -41,7 +41,7 @@ class Scorer:
             self._processor = CLIPImageProcessorPil.from_pretrained(folder)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise VecapError(
-                f"quality.clip.model: {folder} cannot be loaded as a CLIPModel: {one_line(error)[:300]}"
+                f"quality.clip.model: {folder} cannot be loaded as a CLIPModel: {load_problem(error)[:300]}"
             ) from error
         self._lock = Lock()  # a tokenizer serves one thread
         self._length = self._model.config.text_config.max_position_embeddings

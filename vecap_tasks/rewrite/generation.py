@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, load_problem, one_line
 from vecap_tasks.rewrite import cpu
 from vecap_tasks.rewrite.checkpoint import Checkpoint
 from vecap_tasks.rewrite.draw import Draw, Written
@@ -55,7 +55,7 @@ def device_of(name: str) -> torch.device:
 
 def cannot_load(checkpoint: Checkpoint, error: BaseException) -> VecapError:
     return VecapError(
-        f"model {checkpoint.name} cannot be loaded from {checkpoint.folder}: {one_line(error)}; "
+        f"model {checkpoint.name} cannot be loaded from {checkpoint.folder}: {load_problem(error)}; "
         "check that the folder is whole and of the right kind"
     )
 

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vecap_tasks.config import ClipConfig, Config
-from vecap_tasks.errors import ConfigError, one_line
+from vecap_tasks.errors import ConfigError, load_problem
 from vecap_tasks.train.tokenizer_files import tokenizer_place
 
 _BEGIN, _END, _PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
@@ -25,7 +25,7 @@ def load_tokenizer(config: Config) -> PreTrainedTokenizerFast:
     try:
         source = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"train.model.tokenizer: {place} cannot be loaded: {one_line(error)}") from error
+        raise ConfigError(f"train.model.tokenizer: {place} cannot be loaded: {load_problem(error)}") from error
     if not isinstance(source, PreTrainedTokenizerFast):
         raise ConfigError(f"train.model.tokenizer: {place} is not a fast tokenizer; convert it to tokenizer.json")
     return clip_tokenizer(source, config.train.model)
