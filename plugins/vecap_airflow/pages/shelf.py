@@ -18,7 +18,7 @@ from vecap_tasks.dataset.manifest import Manifest, read_manifest
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.summary import Summary, summarise
 from vecap_tasks.dataset.version import Version, list_versions, published, read_version
-from vecap_tasks.errors import ConfigError, DamagedError, VecapError, one_line
+from vecap_tasks.errors import DamagedError, VecapError, one_line
 from vecap_tasks.lineage.pages import address, run_page
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.lineage.walk import walk
@@ -190,7 +190,7 @@ class Shelf:
     def _mlflow_ui(self) -> bool:
         try:
             return address(self.config, "") is not None
-        except ConfigError:  # a variable that this process does not have
+        except VecapError:  # a variable that this process does not have, or a folder that it cannot make
             return False
 
 
