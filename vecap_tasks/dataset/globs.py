@@ -29,7 +29,7 @@ def split_glob(written: str, resolve: Callable[[str], str]) -> tuple[str, str]:
 
 
 def _exists(place: str) -> bool:
-    with suppress(OSError):  # whoever lists the folder reports it
+    with suppress(OSError):  # the caller lists the folder and reports the error
         filesystem, path = open_filesystem(place)
         return bool(filesystem.get_file_info(path).type != pafs.FileType.NotFound)
     return False

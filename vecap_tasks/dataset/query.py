@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 import weakref
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,6 @@ import pyarrow as pa
 
 if TYPE_CHECKING:
     from vecap_tasks.dataset.store import Store
-
-_MAGIC = re.compile(r"[*?\[]")
 
 
 def connect(
@@ -59,7 +57,7 @@ def scan(paths: Sequence[str], *, union_by_name: bool = False) -> str:
     A path is taken literally. Left to itself, DuckDB reads other folders where one is named `g[o]`, and overwrites the
     column `key` with 1 below a folder `key=1`.
     """
-    files = ", ".join("'" + _MAGIC.sub(r"[\g<0>]", path).replace("'", "''") + "'" for path in paths)
+    files = ", ".join("'" + escape(path).replace("'", "''") + "'" for path in paths)
     return f"read_parquet([{files}], filename = true, hive_partitioning = false, union_by_name = {union_by_name})"
 
 
