@@ -68,12 +68,12 @@ def ours(settings: Settings) -> Security:
     return Security(require_encryption=True, tls_ca_file=file, tls_client_cert=file, tls_client_key=file)
 
 
-def accepted(addresses: tuple[str, ...], security: Security) -> list[bool]:
-    """Return for each address whether what listens there speaks with a client that shows *security*."""
+def accepted(addresses: tuple[str, ...], security: Security, timeout: int = 1) -> list[bool]:
+    """Return for each address whether what listens there accepts a client that shows *security* within *timeout*."""
 
     async def one(address: str) -> bool:
         try:
-            comm = await open_connection(address, timeout=1, **security.get_connection_args("client"))
+            comm = await open_connection(address, timeout=timeout, **security.get_connection_args("client"))
         except OSError:
             return False
         await comm.close()
@@ -87,7 +87,7 @@ def accepted(addresses: tuple[str, ...], security: Security) -> list[bool]:
 
 def test_scheduler_workers_and_nannies_speak_with_their_owner_only(cluster: Cluster, tmp_path: Path) -> None:
     assert all(address.startswith("tls://127.0.0.1:") for address in cluster.listening)
-    assert accepted(cluster.listening, ours(cluster.settings)) == [True] * 3
+    assert accepted(cluster.listening, ours(cluster.settings), timeout=60) == [True] * 3
     plain = tuple(address.replace("tls://", "tcp://") for address in cluster.listening)
     assert accepted(plain, Security(require_encryption=False)) == [False] * 3
     files = Authority(tmp_path / "strangers").sign("stranger")
