@@ -6,15 +6,14 @@ import builtins
 import errno
 import io
 import os
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.faults.disk import full_disk
 from vecap_tasks.dataset.query import connect
 from vecap_tasks.dataset.store import STAGING, Store
 from vecap_tasks.errors import VecapError
@@ -60,17 +59,6 @@ def test_upload_publishes_a_file_whole(store: Store) -> None:
         assert path.read_bytes() == b"x" * 3_000_000
 
 
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file can grow beyond 1,000 bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize(
     "write",
     [
@@ -83,7 +71,7 @@ def full_disk() -> Iterator[None]:
 def test_a_write_that_finds_the_disk_full_leaves_nothing(tmp_path: Path, write: Callable[[Store], object]) -> None:
     store = Store(str(tmp_path))
     store.put("d/large.bin", b"x" * 5_000)
-    with pytest.raises(OSError, match="File too large"), full_disk():
+    with pytest.raises(OSError, match="File too large"), full_disk(1_000):
         write(store)
     assert [file.path for file in store.tree()] == ["d/large.bin"]
     assert list((tmp_path / STAGING).iterdir()) == []

@@ -6,13 +6,15 @@ import pytest
 import torch
 from transformers import CLIPModel
 
+from tests.faults.disk import full_disk
 from tests.train.given import Texts, configure, give_version, run
 from vecap_tasks.config import ClipConfig
 from vecap_tasks.dataset.stage import RECEIPTS
-from vecap_tasks.errors import ConfigError
+from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.preprocess import image_processor
 from vecap_tasks.stages import load_stage
 from vecap_tasks.train.meter import training_operations
-from vecap_tasks.train.model import new_model, open_model
+from vecap_tasks.train.model import export, new_model, open_model
 from vecap_tasks.train.tokenizer import load_tokenizer
 
 SAMPLES = [Texts() for _ in range(20)]
@@ -143,3 +145,14 @@ def test_memory_saved_changes_no_loss(home):
     assert len(made[0]) == 5
     assert made[1] == pytest.approx(made[0], abs=1e-5)
     assert made[2] == pytest.approx(made[0], abs=1e-5)
+
+
+def test_a_model_that_finds_the_disk_full_is_reported(home, tmp_path):
+    config = configure(home)
+    tokenizer = load_tokenizer(config)
+    model = open_model(config, tokenizer, 0)
+    with (
+        pytest.raises(VecapError, match=r"the model cannot be written to .*see whether the disk is full"),
+        full_disk(9_000),
+    ):
+        export(model, tokenizer, image_processor(32), tmp_path)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vecap_tasks.dataset.store import Store
+from vecap_tasks.errors import VecapError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,10 @@ class Checkpoints:
         self._kept = kept
 
     def save(self, state: State) -> None:
-        """Add a checkpoint, then remove those before the last *kept*; a kill at any moment leaves whole ones."""
+        """Add a checkpoint, then remove those before the last *kept*; a kill at any moment leaves whole ones.
+
+        Raises VecapError and OSError where it cannot be written.
+        """
         body = {
             "model": state.model,
             "objective": state.objective,
@@ -93,7 +97,13 @@ class Checkpoints:
             "figures": asdict(state.figures),
         }
         with self._store.workspace() as work:
-            torch.save(body, work / "checkpoint.pt")
+            try:
+                torch.save(body, work / "checkpoint.pt")
+            except RuntimeError as error:  # torch's own, for whatever fails in writing a file
+                raise VecapError(
+                    f"a checkpoint cannot be written to {work.parent}: {one_line(error)}; "
+                    "see whether the disk is full, then run the same command again"
+                ) from error
             self._store.upload(f"{self._folder}/{len(state.records):09d}.pt", work / "checkpoint.pt")
         for step in self.steps()[: -self._kept]:
             self._store.remove(f"{self._folder}/{step:09d}.pt")

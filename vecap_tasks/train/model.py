@@ -10,7 +10,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTraine
 from transformers.utils.logging import disable_progress_bar
 
 from vecap_tasks.config import ClipConfig, Config
-from vecap_tasks.errors import ConfigError, one_line
+from vecap_tasks.errors import ConfigError, VecapError, one_line
 from vecap_tasks.train.start import start_folder
 
 _WIDER_MLP = 4  # the hidden layer of a block, in widths, as in the published CLIP models
@@ -122,8 +122,17 @@ def new_model(config: ClipConfig, tokenizer: PreTrainedTokenizerFast, seed: int)
 def export(
     model: CLIPModel, tokenizer: PreTrainedTokenizerFast, processor: CLIPImageProcessorPil, folder: Path
 ) -> None:
-    """Write a folder that `CLIPModel`, `AutoTokenizer` and `AutoImageProcessor` load by `from_pretrained`."""
+    """Write a folder that `CLIPModel`, `AutoTokenizer` and `AutoImageProcessor` load by `from_pretrained`.
+
+    Raises VecapError and OSError where it cannot be written.
+    """
     disable_progress_bar()  # it writes a bar for each file, into logs too
-    model.save_pretrained(folder)
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:
+        raise VecapError(
+            f"the model cannot be written to {folder}: {one_line(error)}; "
+            "see whether the disk is full, then run the same command again"
+        ) from error
     tokenizer.save_pretrained(folder)
     processor.save_pretrained(folder)
