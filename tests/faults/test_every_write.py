@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 from tests.crawl.web import Web
 from tests.faults import judge
 from tests.faults.attempt import attempt, collect_garbage, completed, list_files
+from tests.faults.disk import full_disk
 from tests.faults.given import BATCH, INTERVAL, give
 from tests.faults.writes import observe_writes, run_forked
 from tests.rewrite.drill import count_texts
@@ -34,6 +35,8 @@ from vecap_tasks.dataset.store import STAGING, Store
 from vecap_tasks.errors import VecapError, one_line
 from vecap_tasks.stages import STAGES
 from vecap_tasks.train.stage import Train
+
+pytestmark = pytest.mark.slow
 
 FEWEST = {"crawl": 20, "quality": 18, "rewrite": 15, "assemble": 14, "train": 20, "evaluate": 10}  # writes of a stage
 KILLED = 137  # the exit code of a process after SIGKILL, as a shell reports it
@@ -223,6 +226,42 @@ def test_a_write_that_fails_is_reported_and_the_next_attempt_completes(
 
     code, _ = run_forked(work, log)
     assert code == 0, log.read_text()
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Write nothing to the log of a fork within the block: it is a file too."""
+    log = os.dup(sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(log, sys.stdout.fileno())
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_disk_that_fills_up_is_reported_and_the_next_attempt_completes(
+    name: str, config: Config, undisturbed: dict[str, Undisturbed], tmp_path: Path
+) -> None:
+    """Files that libraries write by themselves cannot grow either."""
+    stage, log = undisturbed[name], tmp_path / "a.log"
+    root = copy_of(stage.before, tmp_path / "store")
+
+    def work(answer: int) -> None:
+        told = []
+        for largest in (1_000, 3_000, 6_000):
+            with unlogged(), pytest.raises((VecapError, OSError)) as error, full_disk(largest):
+                attempt(name, at(config, root))
+            told.append(one_line(error.value))
+        digest = attempt(name, at(config, root)).digest
+        os.write(answer, json.dumps([told, digest]).encode())
+
+    code, said = run_forked(work, log)
+    assert code == 0, log.read_text()
+    told, digest = json.loads(said)
+    assert all("\n" not in line for line in told)
+    assert digest == stage.digest
 
 
 def test_a_write_to_s3_that_seems_to_fail_is_reported_and_the_next_attempt_completes(

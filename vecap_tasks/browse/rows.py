@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any
 
 from vecap_tasks.dataset.manifest import Manifest, read_manifest
-from vecap_tasks.dataset.query import connect, create_view
+from vecap_tasks.dataset.query import create_view, open_connection
 from vecap_tasks.dataset.schemas import CAPTIONS, CRAWL
 from vecap_tasks.dataset.store import Store
 from vecap_tasks.dataset.version import Version
@@ -88,7 +88,7 @@ class Samples:
             raise VecapError(f"version {version.name} has no captions yet; its rewrite is still to be done")
         self.crawl: Manifest = crawl
         self._lock = Lock()
-        self._connection = connect(store)
+        self._connection = open_connection(store)
         shards = [name for name in crawl.files_ending(".parquet") if name.rsplit("/", 1)[1][0].isdecimal()]
         create_view(self._connection, store, "crawl", shards, CRAWL)
         create_view(self._connection, store, "captions", rewrite.files_ending(".parquet"), CAPTIONS)

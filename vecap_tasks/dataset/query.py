@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +20,24 @@ if TYPE_CHECKING:
     from vecap_tasks.dataset.store import Store
 
 
+@contextmanager
 def connect(
+    store: Store, memory_limit: str = "1GB", threads: int | None = None, work: Path | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Give what `open_connection` returns, and close it afterwards.
+
+    Raises OSError for a file that DuckDB cannot read or write within the block.
+    """
+    with open_connection(store, memory_limit, threads, work) as connection:
+        try:
+            yield connection
+        except duckdb.IOException as error:
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise OSError(f"DuckDB: {error}") from error
+
+
+def open_connection(
     store: Store, memory_limit: str = "1GB", threads: int | None = None, work: Path | None = None
 ) -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB that reads `store.query_path(…)`.

@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from vecap_tasks.dataset.manifest import read_manifest
-from vecap_tasks.dataset.query import connect, scan
+from vecap_tasks.dataset.query import connect, open_connection, scan
 from vecap_tasks.dataset.schemas import CAPTIONS
 from vecap_tasks.dataset.stage import RECEIPTS
 from vecap_tasks.dataset.store import Store
@@ -82,7 +82,7 @@ class Earlier:
         self._store = store
         self._files = files
         self._lock = Lock()  # a worker of several threads does several shards
-        self._connection = connect(store, memory_limit, threads=1)
+        self._connection = open_connection(store, memory_limit, threads=1)
         self._connection.execute("CREATE TABLE place (image UBIGINT, file INTEGER)")
         if not files:
             return
