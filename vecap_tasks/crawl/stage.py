@@ -39,7 +39,7 @@ class Crawl(Stage):
     """
 
     name: ClassVar[str] = "crawl"
-    revision: ClassVar[int] = 4  # charset labels, srcset, sitemaps and JSON are read by their standards
+    revision: ClassVar[int] = 3  # JPEGs are decoded to other sizes, and filtered another way
     rates: ClassVar[tuple[str, ...]] = ("success",)
 
     def inputs(self) -> list[Input]:
