@@ -130,7 +130,7 @@ def _unanswered(address: str, error: BaseException) -> str:
 def slots(client: Client, resources: Mapping[str, float]) -> int:
     """Return how many tasks that need *resources* run at once on the workers that there are."""
     count = 0
-    for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+    for worker in client.scheduler_info(n_workers=-1).get("workers", {}).values():  # {} once the scheduler is lost
         has = worker.get("resources") or {}
         count += min([int(worker["nthreads"]), *(int(has.get(name, 0) / need) for name, need in resources.items())])
     return count

@@ -119,6 +119,13 @@ def test_the_scheduler_knows_of_no_more_shards_than_run(place, processes, caplog
     assert line.endswith(" rows/s, cost 75.0000 so far, 75.0000 in all")
 
 
+def test_a_scheduler_that_is_lost_has_no_slots(place) -> None:
+    with connect(place.config()) as client:
+        assert slots(client, {}) == 1
+        client.close()
+        assert slots(client, {}) == 0
+
+
 def test_shards_wait_while_no_worker_is_to_be_seen(place, processes, monkeypatch) -> None:
     quick = stage(StandIn, at(place, processes, shards=6))
     unseen = time.monotonic() + 3  # longer than any shard takes
