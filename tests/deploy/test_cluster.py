@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -29,18 +30,21 @@ KILLED = ("dask-worker", "airflow-worker", "airflow-training-worker")
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     missing = missing_programs()
     if missing:
         pytest.skip(f"a cluster needs {', '.join(missing)}; docs/deploy.md says where they come from")
-    folder = tmp_path_factory.mktemp("cluster")
-    more = {"DEMO_IMAGES": str(IMAGES), "AIRFLOW_PAUSED_AT_CREATION": "false", "VECAP_TAG": "test"}
-    cluster = Cluster(folder, read_secrets(folder) | more, ("demo",))
-    try:
-        cluster.up(300)
-        yield cluster
-    finally:
-        cluster.down()
+    # Not in pytest's folder: as root, PostgreSQL runs as another user, to whom each start of pytest closes that folder.
+    with tempfile.TemporaryDirectory(prefix="vecap-") as name:
+        folder = Path(name) / "cluster"
+        folder.mkdir()
+        more = {"DEMO_IMAGES": str(IMAGES), "AIRFLOW_PAUSED_AT_CREATION": "false", "VECAP_TAG": "test"}
+        cluster = Cluster(folder, read_secrets(folder) | more, ("demo",))
+        try:
+            cluster.up(300)
+            yield cluster
+        finally:
+            cluster.down()
 
 
 @pytest.fixture(scope="module")
