@@ -1,4 +1,4 @@
-"""MLflow's SQLite file: it appears with all its tables or not at all, whoever else starts, and whatever is killed."""
+"""Create MLflow's SQLite file whole or not at all, after any kill and with several first runs at once."""
 
 from __future__ import annotations
 
