@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,23 +18,16 @@ from filelock import FileLock
 
 from tests.installation import (
     DEMO,
-    IMAGES,
-    INTERVAL,
     REPOSITORY,
-    Installation,
-    environment,
-    services,
     small_config,
-    started_under,
 )
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.services import control
 from vecap_tasks.services.http import answers
 
 pytest_plugins = ["tests.browser"]
 
-# The tests of these files share the fixture `installation`.
-_INSTALLATION = ("tests/services/test_services.py", "tests/end_to_end/test_by_airflow.py")
+# The tests of this folder share the fixture `installation`.
+_INSTALLATION = "tests/end_to_end/airflow_services/"
 
 
 @pytest.fixture
@@ -76,34 +68,6 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
             build(folder)
             built.touch()
     return folder
-
-
-@pytest.fixture(scope="session")
-def installation(small: Path) -> Iterator[tuple[Installation, str]]:
-    """All services, started once for every test that needs them, and the demo in them, with what it printed.
-
-    The demo and all services were killed at once while it captioned; then it was started again and went to its end.
-    """
-    # Not in pytest's folder: as root, PostgreSQL runs as another user, to whom each start of pytest closes that folder.
-    with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
-        home = Path(folder) / "home"
-        home.mkdir()
-        given = {"VECAP_CONFIG": str(small), "VECAP_DEMO_IMAGES": str(IMAGES), "OMP_NUM_THREADS": "1"}
-        place = Installation(home, environment(home) | given)
-        try:
-            place.demo_killed_at(place.store / INTERVAL / "rewrite", "_shards/*")
-            assert control.status(place.settings) is None
-            process = place.demo()
-            said, _ = process.communicate(timeout=1800)
-            assert process.returncode == 0, said
-            # The database may have to wait until the kernel has let go of the one that was killed.
-            restarted = {name: s.starts for name, s in place.state().services.items() if s.starts > 1}
-            assert restarted.keys() <= {"postgres"}, restarted
-            yield place, said
-        finally:
-            ended = services("down", place.env)
-        assert ended.returncode == 0, ended.stderr
-        assert started_under(home) == []
 
 
 @pytest.fixture(scope="session")
@@ -180,7 +144,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run slow tests last. Those of the installation come first: one process needs most of the time for them."""
 
     def order(item: pytest.Item) -> tuple[bool, bool]:
-        return item.location[0] not in _INSTALLATION, "slow" in item.keywords
+        return not item.location[0].startswith(_INSTALLATION), "slow" in item.keywords
 
     items.sort(key=order)
 
@@ -192,6 +156,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "installation" if file in _INSTALLATION else file
+            return "installation" if file.startswith(_INSTALLATION) else file
 
     return ByFile(config, log)

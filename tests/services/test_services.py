@@ -1,27 +1,21 @@
-"""The services of one machine, for real: they start, are restarted, are ended, and nothing of others is touched."""
+"""The services of one machine, without starting them: refusals, secrets, and that no other process is touched."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 
 import psutil
 import pytest
 
 from tests.installation import environment, services, started_under
 from vecap_tasks.errors import ConfigError
-from vecap_tasks.services import airflow, control
+from vecap_tasks.services import airflow
 from vecap_tasks.services.orphans import Process, end_sessions, session
 from vecap_tasks.services.settings import Settings
-from vecap_tasks.services.state import Phase
-
-# Without starting anything that lasts
 
 
 def test_a_taken_port_is_named_with_its_purpose_and_variable(tmp_path):
@@ -96,77 +90,3 @@ def test_a_session_is_ended_whole_though_its_leader_is_gone():
         assert session(recorded) == [grandchild]
         end_sessions([recorded], signal.SIGTERM, 1)
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
-
-
-# The real thing, which the end-to-end tests of Airflow share
-
-
-@pytest.fixture(scope="module")
-def running(installation):
-    place, said = installation
-    return place.env, place.settings, said
-
-
-@pytest.mark.slow
-@pytest.mark.services
-@pytest.mark.timeout(1800)
-class TestRunning:
-    def test_up_prints_addresses_and_login_that_work(self, running):
-        _, settings, said = running
-        assert airflow.password(settings) in said
-        for port in (settings.airflow, settings.mlflow, settings.dashboard):
-            assert port.url in said
-        api = airflow.api(settings)
-        assert {pool["name"] for pool in api.get("/api/v2/pools")["pools"]} == {"default_pool", "captioning", "gpu"}
-        health = api.get("/api/v2/monitor/health")
-        assert all(health[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
-        with urllib.request.urlopen(f"{settings.mlflow.url}/health") as answer:
-            assert answer.status == 200
-
-    def test_only_localhost_is_listened_on(self, running):
-        _, settings, _ = running
-        own = {process.pid for process in started_under(settings.home)}
-        own |= {child.pid for pid in own for child in psutil.Process(pid).children(recursive=True)}
-        listening = [c for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.pid in own]
-        assert listening
-        assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
-
-    def test_strangers_are_not_let_in(self, running):
-        _, settings, _ = running
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"{settings.airflow.url}/api/v2/dags")
-        assert refused.value.code == 401
-
-    def test_our_pages_are_there_for_who_logged_in(self, running):
-        _, settings, _ = running
-        request = urllib.request.Request(f"{settings.airflow.url}/vecap/versions")
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(request)
-        assert refused.value.code == 401
-        request.add_header("Authorization", f"Bearer {airflow.api(settings).token}")
-        with urllib.request.urlopen(request) as answer:
-            assert "default-src 'none'" in answer.headers["content-security-policy"]
-            assert "2026-01-01" in answer.read().decode()
-
-    def test_up_again_changes_nothing_and_says_the_same(self, running):
-        env, settings, said = running
-        before = control.status(settings)
-        again = services("up", env)
-        assert again.returncode == 0
-        assert all(line in said for line in again.stdout.splitlines()[-3:])
-        after = control.status(settings)
-        assert {n: s.process for n, s in before.services.items()} == {n: s.process for n, s in after.services.items()}
-
-    def test_a_service_that_dies_comes_back(self, running):
-        _, settings, _ = running
-        before = control.status(settings).services["web"]
-        process = before.process
-        os.kill(process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline:
-            web = control.status(settings).services["web"]
-            if web.process != process and web.phase is Phase.READY:
-                break
-            time.sleep(0.2)
-        assert web.phase is Phase.READY
-        assert web.starts == before.starts + 1
