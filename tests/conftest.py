@@ -16,11 +16,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.installation import (
-    DEMO,
-    REPOSITORY,
-    small_config,
-)
+from tests.installation import DEMO, REPOSITORY, small_config
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.services.http import answers
 

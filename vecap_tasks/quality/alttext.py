@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from vecap_tasks.quality.clean import ENDING, literal
 from vecap_tasks.quality.rule import Rule
-from vecap_tasks.quality.words import BOILERPLATE, GENERIC
+from vecap_tasks.word_lists import read_words
+
+# Words that say nothing about a picture. An AltText made of nothing else is no caption; beside other words they stay.
+GENERIC = read_words("vecap_tasks.quality", "generic")
+BOILERPLATE = read_words("vecap_tasks.quality", "boilerplate")
 
 
 def _only(words: frozenset[str]) -> str:

@@ -6,7 +6,8 @@ import re
 from functools import lru_cache
 
 from vecap_tasks.rewrite.screen.answer import Answer
-from vecap_tasks.rewrite.screen.words import WORD
+from vecap_tasks.rewrite.screen.words import DATA, WORD
+from vecap_tasks.word_lists import read_table
 
 _SCRIPTS = {
     "latin": "A-Za-zÀ-ɏḀ-ỿ",
@@ -36,29 +37,7 @@ _WRITTEN = {
 }
 _LATIN = frozenset({"latin"})
 
-_SENTENCE = {
-    "en": "the a an of and with in on at is are to for from by that his her its their it as has this who while near",
-    "de": "der die das den dem des ein eine einen einem einer eines und mit auf von vor im am zum zur ist sind nicht "
-    "für aus über unter neben bei sich auch wird an in zwei",
-    "fr": "le la les des du un une et dans avec sur est au aux pour qui par en son sa ses sont devant elle deux d l "
-    "de ce",
-    "es": "el la los las un una y con del en de por para que se su sobre está al están es junto dos frente",
-    "it": "il lo la gli le un una e di del della dei delle con nel nella sul sulla che per è da in su al due davanti",
-    "pt": "o a os as um uma e com do da dos das no na em de por para que se sobre está ao ele duas dois são",
-    "nl": "de het een en van met op in voor aan bij naar zijn is uit over naast door wordt twee staat",
-    "sv": "en ett och med på av i som är för den till vid två från sitter står",
-    "da": "en et og med på af i som er for den til ved to fra sidder står det",
-    "no": "en et og med på av i som er for den til ved to fra sitter står det",
-    "pl": "w z po na i się jest do przed obok oraz ze nad pod od przy dwa który",
-    "cs": "v na a se je s u před vedle pod nad který jsou dva po z",
-    "tr": "bir ve ile için bu olan üzerinde önünde iki da de",
-    "ro": "un o și cu pe în de la lângă care este sunt din două",
-    "id": "yang di dan dengan untuk dari sebuah seorang pada ini itu dua",
-    "hu": "egy a az és van egyik előtt mellett két hogy",
-    "vi": "một và của trên với người trong là có các những",
-    "fi": "ja on jossa joka hän se kanssa edessä kaksi ovat",
-}
-_COMMON = {language: frozenset(words.split()) for language, words in _SENTENCE.items()}
+_COMMON = {code: frozenset(words.split()) for code, words in read_table(DATA, "sentence_words").items()}
 _ANY = frozenset[str]().union(*_COMMON.values())
 _PARTICLE = "de la del di da do dos das van der den von le les el los las du des y e et und en of zu"
 _PARTICLES = frozenset(_PARTICLE.split())
