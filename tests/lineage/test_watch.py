@@ -79,11 +79,11 @@ def test_a_retry_goes_on_in_the_same_run(home, mlflow_server):
 
 def test_two_processes_are_watched_by_the_first(home, mlflow_server, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    config = watched(home, mlflow_server, "two", epochs=100, launch="{processes: 2}")
+    config = watched(home, mlflow_server, "two", epochs=10, launch="{processes: 2}")
     load_stage("train", config, give_version(config, SAMPLES)).run("vecap-0")
     (ended,) = runs(mlflow_server, "two")
     assert ended.info.status == "FINISHED"
-    assert sorted(losses(mlflow_server, ended.info.run_id)) == list(range(1, 201))
+    assert sorted(losses(mlflow_server, ended.info.run_id)) == list(range(1, 21))
 
 
 def test_a_server_that_is_not_there_costs_a_line(home, caplog):
