@@ -17,16 +17,16 @@ help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: $(VENV)/.installed ## a day of the miniature web through every stage by Airflow, and the results
-	@$(BIN)/python -m vecap_tasks.demo.run
+	@$(BIN)/python -m vecap_tasks.local.demo
 
 up: $(VENV)/.installed ## start Airflow, Dask and MLflow on this machine and leave them running
-	@$(BIN)/python -m vecap_tasks.services up
+	@$(BIN)/python -m vecap_tasks.local up
 
 down: $(VENV)/.installed ## end them, and only them
-	@$(BIN)/python -m vecap_tasks.services down
+	@$(BIN)/python -m vecap_tasks.local down
 
 status: $(VENV)/.installed ## what runs, and where
-	@$(BIN)/python -m vecap_tasks.services status
+	@$(BIN)/python -m vecap_tasks.local status
 
 test: $(VENV)/.tested ## every stage, one run of all DAGs by Airflow, one kill of each kind: ten minutes on two cores
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 30 -m "not cluster and not exhaustive" $(PYTEST_ARGS)

@@ -24,8 +24,8 @@ from benchmarks.other import environment_with
 from benchmarks.photographs import as_jpeg, photograph
 from benchmarks.report import Measure, alternate, machine, median, report
 from vecap_tasks.config import ClipConfig, load_config
-from vecap_tasks.dataset.tar import TarWriter
-from vecap_tasks.train.tokenizer import load_tokenizer
+from vecap_tasks.core.tar import TarWriter
+from vecap_tasks.train.data.tokenizer import load_tokenizer
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _THEIRS = ("open_clip_torch==3.3.0", "webdataset==0.2.86", "pandas", "transformers==5.23.0")

@@ -17,18 +17,17 @@ import torch
 from transformers import AutoTokenizer
 
 from vecap_tasks.config import TrainConfig
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.train.batch import Batch, TrainingData
+from vecap_tasks.core.store import Store
 from vecap_tasks.train.checkpoint import Checkpoints
-from vecap_tasks.train.images import Decoder, open_images
-from vecap_tasks.train.index import Index
-from vecap_tasks.train.loop import fit
-from vecap_tasks.train.meter import Progress
+from vecap_tasks.train.data.epoch import plan_run
+from vecap_tasks.train.data.images import Decoder, Index, open_images
+from vecap_tasks.train.data.map_dataset import ShuffledData
+from vecap_tasks.train.data.prefetch import Batch, TrainingData
+from vecap_tasks.train.data.samples import Shard, Source
+from vecap_tasks.train.distributed import Ranks, choose_device
 from vecap_tasks.train.model import new_model
-from vecap_tasks.train.plan import plan_run
-from vecap_tasks.train.ranks import Ranks, choose_device
-from vecap_tasks.train.shuffled import ShuffledData
-from vecap_tasks.train.source import Shard, Source
+from vecap_tasks.train.throughput import Progress
+from vecap_tasks.train.trainer import fit
 
 
 @dataclass(frozen=True, slots=True)

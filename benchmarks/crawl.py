@@ -146,7 +146,7 @@ def _tar_images(path: Path) -> int:
 def _decode_all(count: int) -> tuple[float, float]:
     """Decode *count* photographs; return how many a second, and the milliseconds of CPU for each."""
     from vecap_tasks.config import ImageConfig
-    from vecap_tasks.crawl.decode import decode
+    from vecap_tasks.crawl.image.decode import decode
 
     bodies = [photograph(number) for number in range(8)]  # two of each size
     start, cpu = time.perf_counter(), time.process_time()

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from vecap_tasks.config import FetchConfig
-from vecap_tasks.crawl.fetch import Download, Fetcher
+from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 
 
 async def fetch_all(urls: list[str], config: FetchConfig, path: Path) -> int:

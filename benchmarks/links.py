@@ -29,11 +29,10 @@ from benchmarks.links_web import pages, write_warc, write_wat
 from benchmarks.other import environment_with
 from benchmarks.report import Measure, alternate, machine, median, report
 from vecap_tasks.config import Config, WarcSource, WatSource, load_config
-from vecap_tasks.crawl.extract import extract
-from vecap_tasks.crawl.sources import Source
-from vecap_tasks.crawl.sources.records import Records
+from vecap_tasks.crawl.candidates import Source, extract
 from vecap_tasks.crawl.sources.warc import WarcFiles
 from vecap_tasks.crawl.sources.wat import WatFiles
+from vecap_tasks.crawl.warc.records import Records
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _CC2DATASET = "cc2dataset==1.5.0"

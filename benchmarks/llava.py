@@ -25,15 +25,14 @@ from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaC
 from benchmarks.photographs import as_jpeg, photograph
 from benchmarks.report import Measure, alternate, machine, median, report
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.tar import TarWriter
-from vecap_tasks.rewrite.checkpoint import Checkpoint
-from vecap_tasks.rewrite.draw import GREEDY, Written
-from vecap_tasks.rewrite.generation import Inputs
-from vecap_tasks.rewrite.images import Row, read_images
-from vecap_tasks.rewrite.processor import load_processor
+from vecap_tasks.core.models import Checkpoint
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.tar import TarWriter
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Written
+from vecap_tasks.rewrite.backends.transformers import Inputs
 from vecap_tasks.rewrite.prompt import Prompt
-from vecap_tasks.rewrite.vlm import Vlm
+from vecap_tasks.rewrite.rows import Row, read_images
+from vecap_tasks.rewrite.vlm import Vlm, load_processor
 
 _WORDS, _NEW = 20, 32  # tokens of a prompt beside its picture, and of an answer
 _PICTURES = 64  # that the photographs are copies of; every one is decoded anew

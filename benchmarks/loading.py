@@ -26,15 +26,14 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.photographs import as_jpeg, photograph
 from benchmarks.report import Measure, alternate, machine, median, report
 from vecap_tasks.config import Config, ReadingConfig, load_config
-from vecap_tasks.dataset.tar import TarWriter
-from vecap_tasks.train.batch import TrainingData
-from vecap_tasks.train.images import Decoder, open_images
-from vecap_tasks.train.index import Index
-from vecap_tasks.train.plan import plan_run
-from vecap_tasks.train.shuffled import ShuffledData
-from vecap_tasks.train.source import Shard, Source
-from vecap_tasks.train.streamed import StreamedData
-from vecap_tasks.train.tokenizer import load_tokenizer
+from vecap_tasks.core.tar import TarWriter
+from vecap_tasks.train.data.epoch import plan_run
+from vecap_tasks.train.data.images import Decoder, Index, open_images
+from vecap_tasks.train.data.iterable_dataset import StreamedData
+from vecap_tasks.train.data.map_dataset import ShuffledData
+from vecap_tasks.train.data.prefetch import TrainingData
+from vecap_tasks.train.data.samples import Shard, Source
+from vecap_tasks.train.data.tokenizer import load_tokenizer
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _SHARDS = 8

@@ -24,12 +24,12 @@ import pyarrow.parquet as pq
 
 from benchmarks.report import Measure, machine, median, report
 from benchmarks.stand_in import CONFIG
-from vecap_tasks.browse.rows import Filter, Samples
+from vecap_tasks.browse import Filter, Samples
 from vecap_tasks.config import load_config
-from vecap_tasks.dataset.schemas import CAPTIONS, CRAWL
-from vecap_tasks.dataset.stage import Made, Stage
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import Version
+from vecap_tasks.core.schemas import CAPTIONS, CRAWL
+from vecap_tasks.core.stage import Made, Stage
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import Version
 
 _SHARD = 10_000
 _A_PAGE = 24

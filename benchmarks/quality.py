@@ -25,10 +25,9 @@ import duckdb
 
 from benchmarks.report import Measure, alternate, machine, median, report
 from vecap_tasks.config import QualityConfig
-from vecap_tasks.dataset.parquet import ROW_GROUP
-from vecap_tasks.quality.alttext import ALTTEXT_RULES
+from vecap_tasks.core.tables import ROW_GROUP
+from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_that_fire, first_that_fires
 from vecap_tasks.quality.measures import measure, write_sample
-from vecap_tasks.quality.rule import all_that_fire, first_that_fires
 from vecap_tasks.quality.rules import COMPARING_RULES, DUPLICATE_RULES, REPEATED, ROW_RULES
 from vecap_tasks.quality.verdicts import judge_rows, texts, write_verdicts
 

@@ -31,11 +31,11 @@ import psycopg2
 from benchmarks.report import Measure, machine, report
 from benchmarks.stand_in import CONFIG, StandIn
 from vecap_tasks.config import load_config
-from vecap_tasks.dataset.version import Version
-from vecap_tasks.services import airflow, control, postgres
-from vecap_tasks.services.http import Api
-from vecap_tasks.services.settings import REPOSITORY, Settings
-from vecap_tasks.services.state import read_state
+from vecap_tasks.core.version import Version
+from vecap_tasks.local import airflow, control, postgres
+from vecap_tasks.local.airflow import Api
+from vecap_tasks.local.settings import REPOSITORY, Settings
+from vecap_tasks.local.state import read_state
 
 DAG = "vecap_scale"
 _LOOK_SECONDS = 0.5

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from vecap_tasks.config import load_config
-from vecap_tasks.dataset.stage import Made, Stage
-from vecap_tasks.dataset.version import Version
-from vecap_tasks.engine import run_shards
+from vecap_tasks.core.executor import run_shards
+from vecap_tasks.core.stage import Made, Stage
+from vecap_tasks.core.version import Version
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 

@@ -31,17 +31,17 @@ import yaml
 
 from benchmarks.report import Measure, machine, report
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.dataset.manifest import read_manifest
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.verify import verify_version
-from vecap_tasks.dataset.version import Version, list_versions, published
+from vecap_tasks.core.manifest import read_manifest
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.verify import verify_version
+from vecap_tasks.core.version import Version, list_versions, published
 from vecap_tasks.demo.web import generate_day
 from vecap_tasks.errors import VecapError
+from vecap_tasks.local import airflow, control
+from vecap_tasks.local.airflow import Api, answers
+from vecap_tasks.local.settings import REPOSITORY, Settings
+from vecap_tasks.local.state import read_state
 from vecap_tasks.rewrite.prompt import FOLDER
-from vecap_tasks.services import airflow, control
-from vecap_tasks.services.http import Api, answers
-from vecap_tasks.services.settings import REPOSITORY, Settings
-from vecap_tasks.services.state import read_state
 
 FIRST = dt.date(2026, 1, 1)
 AT_ONCE = 3

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from tests.installation import DEMO, REPOSITORY, small_config
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.services.http import answers
+from vecap_tasks.local.airflow import answers
 
 pytest_plugins = ["tests.browser"]
 

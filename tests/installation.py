@@ -19,10 +19,10 @@ import yaml
 
 from vecap_tasks.config import load_config
 from vecap_tasks.errors import VecapError
-from vecap_tasks.services.http import Api
-from vecap_tasks.services.orphans import end_sessions
-from vecap_tasks.services.settings import Settings
-from vecap_tasks.services.state import State, read_state
+from vecap_tasks.local.airflow import Api
+from vecap_tasks.local.process_tree import end_sessions
+from vecap_tasks.local.settings import Settings
+from vecap_tasks.local.state import State, read_state
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEMO = REPOSITORY / "configs" / "demo.yaml"
@@ -67,7 +67,7 @@ def environment(home: Path) -> dict[str, str]:
 
 def services(command: str, env: dict[str, str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "vecap_tasks.services", command],
+        [sys.executable, "-m", "vecap_tasks.local", command],
         env=env,
         capture_output=True,
         text=True,
@@ -130,7 +130,7 @@ class Installation:
     def demo(self) -> subprocess.Popen[str]:
         """Start what `make demo` starts."""
         return subprocess.Popen(
-            [sys.executable, "-m", "vecap_tasks.demo.run"],
+            [sys.executable, "-m", "vecap_tasks.local.demo"],
             env=self.env,
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,

@@ -8,9 +8,9 @@ from airflow.sdk import DAG, Param, get_current_context, task
 from vecap_airflow.job import Job, groups_param
 from vecap_airflow.tasks import stage_group
 
-from vecap_tasks import stages
+from vecap_tasks import registry
 
-stages.STAGES["crawl"] = "benchmarks.stand_in:StandIn"
+registry.STAGES["crawl"] = "benchmarks.stand_in:StandIn"
 
 with DAG(
     "vecap_scale",
@@ -22,8 +22,8 @@ with DAG(
     @task
     def open_version() -> dict[str, Any]:
         """Register a version of so many shards."""
-        from vecap_tasks.dataset.store import Store
-        from vecap_tasks.dataset.version import register
+        from vecap_tasks.core.store import Store
+        from vecap_tasks.core.version import register
 
         params = get_current_context()["params"]
         job = Job.read(params["config"], [f"crawl.shard_size={params['shards']}"])

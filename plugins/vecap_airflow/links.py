@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
     from vecap_tasks.config import Config
-    from vecap_tasks.dataset.stage import Stage
+    from vecap_tasks.core.stage import Stage
 
 _VERSION = "version_page"
 _RUN = "mlflow_page"
@@ -98,8 +98,8 @@ def remember_run(config: Config, run: str) -> None:
     """Keep the page of MLflow's run *run* for the link of the task that calls this."""
     from mlflow import MlflowClient
 
-    from vecap_tasks.lineage.pages import address, run_page
-    from vecap_tasks.tracking import tracking_uri
+    from vecap_tasks.core.mlflow_tracking import tracking_uri
+    from vecap_tasks.lineage.notes import address, run_page
 
     experiment = MlflowClient(tracking_uri(config)).get_run(run).info.experiment_id
     page = address(config, run_page(experiment, run))
@@ -112,7 +112,7 @@ def remember_report(stage: Stage, recorded: str | None) -> None:
 
     *recorded* is the link to it inside MLflow, None where MLflow does not have it.
     """
-    from vecap_tasks.lineage.pages import address
+    from vecap_tasks.lineage.notes import address
 
     page = None if recorded is None else address(stage.config, recorded)
     _keep(_REPORT, page or _vecap_page(stage.version.name, "report/index.html"))

@@ -27,8 +27,8 @@ from vecap_tasks.errors import ConfigError, DamagedError, GateClosed, VecapError
 
 if TYPE_CHECKING:
     from vecap_tasks.config import Config
-    from vecap_tasks.dataset.stage import Stage
-    from vecap_tasks.dataset.version import Version
+    from vecap_tasks.core.stage import Stage
+    from vecap_tasks.core.version import Version
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def stage_group(
 @task(**RETRIES)
 def plan(stage: str, job: dict[str, Any]) -> list[list[str]]:
     """Return what is still to be done, in groups; none where another run, or an earlier version, did it all."""
-    from vecap_tasks.engine import prepare
+    from vecap_tasks.core.executor import prepare
 
     with plainly():
         todo = []
@@ -91,7 +91,7 @@ def plan(stage: str, job: dict[str, Any]) -> list[list[str]]:
 @making_task(map_index_template="{{ shards_label }}", **RETRIES)
 def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
     """Do a group of shards on the Dask workers; what an earlier try of this task finished is not done again."""
-    from vecap_tasks.engine import run_shards
+    from vecap_tasks.core.executor import run_shards
 
     context: dict[str, Any] = get_current_context()  # type: ignore[assignment]
     context["shards_label"] = shards[0] if len(shards) == 1 else f"{shards[0]} … {shards[-1]}"
@@ -191,8 +191,8 @@ def run_tags() -> dict[str, str]:
 
 def versions_of(job: Job, config: Config) -> list[Version]:
     """Return the registered versions of *job*. Raises VecapError for a name that is none."""
-    from vecap_tasks.dataset.store import Store
-    from vecap_tasks.dataset.version import read_version
+    from vecap_tasks.core.store import Store
+    from vecap_tasks.core.version import read_version
 
     store = Store(config.resolve(config.root))
     return [read_version(store, config.dataset, name) for name in job.versions]
@@ -200,7 +200,7 @@ def versions_of(job: Job, config: Config) -> list[Version]:
 
 def _stages(name: str, job: Job) -> list[tuple[Version, Stage]]:
     from vecap_tasks.config import expand_optional
-    from vecap_tasks.stages import load_stage
+    from vecap_tasks.registry import load_stage
 
     config = job.load()
     versions = versions_of(job, config)

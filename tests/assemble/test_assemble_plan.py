@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecap_tasks.assemble.card import _size
-from vecap_tasks.assemble.plan import MIXED, Source, plan_groups
-from vecap_tasks.dataset import parquet
-from vecap_tasks.dataset.parquet import write_rows
-from vecap_tasks.dataset.tar import TarWriter, read_samples
+from vecap_tasks.assemble.shards import MIXED, Source, plan_groups
+from vecap_tasks.core import tables
+from vecap_tasks.core.tables import write_rows
+from vecap_tasks.core.tar import TarWriter, read_samples
 from vecap_tasks.errors import DamagedError
 
 
@@ -105,7 +105,7 @@ def _batches(rows, size):
 
 
 def test_a_table_depends_on_its_rows_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "ROW_GROUP", 100)
+    monkeypatch.setattr(tables, "ROW_GROUP", 100)
     digests = set()
     for size in (1, 7, 100, 1000):
         path = tmp_path / f"{size}.parquet"

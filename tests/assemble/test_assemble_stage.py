@@ -9,10 +9,10 @@ import pytest
 import webdataset as wds
 import yaml
 
-from tests.dataset.given import flip_bit
+from tests.core.given import flip_bit
 from tests.quality.given import Row, configure, give_captions, give_crawl, run, stage, use_given
-from vecap_tasks.dataset.schemas import SAMPLES
-from vecap_tasks.dataset.tar import read_samples
+from vecap_tasks.core.schemas import SAMPLES
+from vecap_tasks.core.tar import read_samples
 from vecap_tasks.errors import DamagedError, VecapError
 
 ROWS = [
@@ -223,9 +223,9 @@ def test_the_sample_sheet_shows_any_text_as_it_is(tmp_path, config):
     from PIL import Image
 
     from tests.crawl.web import image
-    from vecap_tasks.assemble.sheet import write_sheet
-    from vecap_tasks.dataset.store import Store
-    from vecap_tasks.dataset.tar import TarWriter
+    from vecap_tasks.assemble.card import write_sheet
+    from vecap_tasks.core.store import Store
+    from vecap_tasks.core.tar import TarWriter
 
     texts = ["$x^2", "<b>bold</b> & \\frac{", "中文 עברית", "", "a " * 400]
     with TarWriter(tmp_path / "00000.tar") as tar:

@@ -10,9 +10,9 @@ import pytest
 
 from tests.crawl.web import Web
 from vecap_tasks.config import Config, FetchConfig
+from vecap_tasks.core.manifest import Manifest
+from vecap_tasks.core.version import Version
 from vecap_tasks.crawl.stage import Crawl
-from vecap_tasks.dataset.manifest import Manifest
-from vecap_tasks.dataset.version import Version
 
 
 @pytest.fixture

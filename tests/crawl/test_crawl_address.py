@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
-from vecap_tasks.crawl.address import absolute, canonical
 from vecap_tasks.crawl.candidates import shard_names
-from vecap_tasks.crawl.failure import Failure
-from vecap_tasks.crawl.links import uid
+from vecap_tasks.crawl.http.url import absolute, canonical
+from vecap_tasks.crawl.sources.link import uid
+from vecap_tasks.errors import Failure
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.test_crawl_fetch import URL, _keep
 from tests.crawl.web import Answer, image
-from vecap_tasks.crawl.client import Client
+from vecap_tasks.crawl.http.fetcher import Client
 
 
 def test_shards_share_connections_and_what_a_host_permits(web, configure, seeds):

@@ -12,8 +12,8 @@ from PIL import ExifTags, Image, ImageCms
 from tests.crawl.web import image
 from tests.data.images.picture import png
 from vecap_tasks.config import ImageConfig
-from vecap_tasks.crawl.decode import decode
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.image.decode import decode
+from vecap_tasks.errors import Failure
 
 CONFIG = ImageConfig(size=64)
 

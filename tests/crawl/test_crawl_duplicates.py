@@ -12,13 +12,13 @@ from benchmarks.photographs import as_jpeg, photograph
 from tests.crawl.conftest import crawl
 from tests.crawl.web import Answer
 from vecap_tasks.config import DuplicatesConfig
-from vecap_tasks.crawl.duplicates import PublishedCrawl, write_duplicates
-from vecap_tasks.crawl.phash import phash
+from vecap_tasks.core.manifest import Manifest
+from vecap_tasks.core.schemas import CRAWL, DUPLICATES
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import Version, register
+from vecap_tasks.crawl.dedup import PublishedCrawl, write_duplicates
+from vecap_tasks.crawl.image.phash import phash
 from vecap_tasks.crawl.stage import Crawl
-from vecap_tasks.dataset.manifest import Manifest
-from vecap_tasks.dataset.schemas import CRAWL, DUPLICATES
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import Version, register
 
 SITE = "http://site.example/"
 

@@ -12,10 +12,9 @@ import pytest
 from tests.conftest import DEMO
 from tests.crawl.web import Answer, bomb, cut, endless, hang, image, reset
 from vecap_tasks.config import FetchConfig, load_config
-from vecap_tasks.crawl.failure import Failure
-from vecap_tasks.crawl.fetch import Download, Fetcher
-from vecap_tasks.crawl.resolver import Resolver
-from vecap_tasks.errors import ConfigError
+from vecap_tasks.crawl.http.fetcher import Download, Fetcher
+from vecap_tasks.crawl.http.ssrf import Resolver
+from vecap_tasks.errors import ConfigError, Failure
 
 URL = "http://site.example/a.png"
 

@@ -8,7 +8,7 @@ import pytest
 from tests.crawl.conftest import crawl
 from tests.crawl.test_crawl_warc import packed, record
 from tests.crawl.web import image
-from vecap_tasks.crawl.sources.files import Digesting, find_files
+from vecap_tasks.core.files import Digesting, find_files
 from vecap_tasks.errors import VecapError
 
 NAMES = ["2026-01-01/b.csv", "2026-01-01/a.csv", "2026-01-01/a.txt", "2026-01-01/deep/er/c.csv", "2026-01-02/a.csv"]

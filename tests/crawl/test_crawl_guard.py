@@ -9,10 +9,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from tests.crawl.test_crawl_fetch import URL, _keep, get, reason
 from tests.crawl.web import Answer, Web
 from vecap_tasks.config import parse_config
-from vecap_tasks.crawl.failure import Failure
-from vecap_tasks.crawl.fetch import Fetcher
-from vecap_tasks.crawl.guard import Guard
-from vecap_tasks.errors import ConfigError
+from vecap_tasks.crawl.http.fetcher import Fetcher
+from vecap_tasks.crawl.http.ssrf import Guard
+from vecap_tasks.errors import ConfigError, Failure
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"])

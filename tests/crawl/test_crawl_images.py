@@ -11,8 +11,8 @@ from PIL import Image
 
 from tests.data.images import make
 from vecap_tasks.config import ImageConfig
-from vecap_tasks.crawl.decode import decode
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.image.decode import decode
+from vecap_tasks.errors import Failure
 
 # Pillow tells of damage in a TIFF or in EXIF by warnings, too.
 pytestmark = [

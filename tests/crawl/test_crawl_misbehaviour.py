@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 
 from tests.crawl.conftest import crawl
 from tests.crawl.web import Answer, bomb, cut, drip, endless, image, reset
-from vecap_tasks.dataset.schemas import CRAWL
+from vecap_tasks.core.schemas import CRAWL
 
 RED = image()
 FATES = {

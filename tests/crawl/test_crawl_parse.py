@@ -2,10 +2,8 @@
 
 import pytest
 
-from vecap_tasks.crawl import charset
-from vecap_tasks.crawl.page import Page
-from vecap_tasks.crawl.parse import Document
-from vecap_tasks.crawl.srcset import largest, parse_srcset
+from vecap_tasks.crawl.html import charset
+from vecap_tasks.crawl.html.parser import Document, Page, largest, parse_srcset
 
 
 def document(html, url="http://site.example/folder/page.html", charset=None):

@@ -6,10 +6,9 @@ import pytest
 
 from tests.crawl.test_crawl_fetch import URL, get, get_all, reason
 from tests.crawl.web import Answer, drip
-from vecap_tasks.crawl.fetch import Download
-from vecap_tasks.crawl.page import Page
-from vecap_tasks.crawl.parse import Document
-from vecap_tasks.crawl.permit import parse_tdmrep
+from vecap_tasks.crawl.html.parser import Document, Page
+from vecap_tasks.crawl.http.fetcher import Download
+from vecap_tasks.crawl.http.robots import parse_tdmrep
 
 TDMREP = "site.example/.well-known/tdmrep.json"
 RESERVED = [

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.crawl.test_crawl_warc import HTML, packed, record, warc_record
-from vecap_tasks.crawl.sources.answer import answer_of
-from vecap_tasks.crawl.sources.records import Records
+from vecap_tasks.crawl.warc.records import Records, answer_of
 from vecap_tasks.errors import VecapError
 
 KINDS = frozenset({"response", "resource", "metadata"})

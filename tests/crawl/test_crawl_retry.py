@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 from tests.crawl.web import Answer, image
-from vecap_tasks.cli import main
+from vecap_tasks.cli.__main__ import main
 from vecap_tasks.config import Config
-from vecap_tasks.crawl.retry import is_permanent, open_earlier
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.verify import check_files
+from vecap_tasks.core.version import Version, list_versions, register
+from vecap_tasks.crawl.previous_crawl import is_permanent, open_earlier
 from vecap_tasks.crawl.stage import Crawl
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.verify import check_files
-from vecap_tasks.dataset.version import Version, list_versions, register
 from vecap_tasks.errors import DamagedError, VecapError
 
 PNG = {"Content-Type": "image/png"}

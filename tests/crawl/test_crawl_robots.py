@@ -2,8 +2,7 @@
 
 import pytest
 
-from vecap_tasks.crawl.optout import opted_out
-from vecap_tasks.crawl.robots import parse_robots, product_token
+from vecap_tasks.crawl.http.robots import opted_out, parse_robots, product_token
 
 HOST = "http://site.example"
 

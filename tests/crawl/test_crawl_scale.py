@@ -14,9 +14,9 @@ from PIL import Image
 from benchmarks.photographs import as_jpeg, photograph
 from tests.data.images import make
 from vecap_tasks.config import ImageConfig
-from vecap_tasks.crawl.decode import decode
-from vecap_tasks.crawl.failure import Failure
-from vecap_tasks.crawl.scale import scaled
+from vecap_tasks.crawl.image.decode import decode
+from vecap_tasks.crawl.image.resize import scaled
+from vecap_tasks.errors import Failure
 
 CONFIG = ImageConfig()
 

@@ -9,10 +9,9 @@ from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.test_crawl_stage import SITE, rows_of
 from tests.crawl.web import Answer
 from vecap_tasks.config import load_config
-from vecap_tasks.crawl.failure import Failure
-from vecap_tasks.crawl.sources import sitemap
-from vecap_tasks.crawl.sources.sitemap import parse_sitemap
-from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.crawl.sources import site
+from vecap_tasks.crawl.sources.site import parse_sitemap
+from vecap_tasks.errors import ConfigError, Failure, VecapError
 
 XMLNS = (
     "xmlns='http://www.sitemaps.org/schemas/sitemap/0.9' xmlns:image='http://www.google.com/schemas/sitemap-image/1.1'"
@@ -145,7 +144,7 @@ def test_addresses_as_sitemaps_hold_them():
     ],
 )
 def test_what_is_no_sitemap_says_why(monkeypatch, body, reason):
-    monkeypatch.setattr(sitemap, "MAX_BYTES", 1000)
+    monkeypatch.setattr(site, "MAX_BYTES", 1000)
     with pytest.raises(Failure) as error:
         parse_sitemap(body)
     assert error.value.reason == reason

@@ -9,9 +9,9 @@ import pytest
 
 from tests.crawl.test_crawl_fetch import URL, get, get_all, reason
 from tests.crawl.web import Answer, drip
-from vecap_tasks.crawl import turn
-from vecap_tasks.crawl.failure import Failure
-from vecap_tasks.crawl.fetch import Download
+from vecap_tasks.crawl.http import throttle
+from vecap_tasks.crawl.http.fetcher import Download
+from vecap_tasks.errors import Failure
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_host_that_asks_for_a_longer_pause_than_the_deadline_is_asked_no_more(
 
 def test_slow_hosts_harm_no_other_row_and_the_run_ends(web, plain, monkeypatch):
     """5 of 100 hosts drip a byte a second, with fewer slots than they would hold."""
-    monkeypatch.setattr(turn, "_QUICK", 0.1)
+    monkeypatch.setattr(throttle, "_QUICK", 0.1)
     web.answers["/a.png"] = Answer(b"x")
     web.answers |= {f"{n}.example/a.png": drip for n in range(0, 100, 20)}
     found = get_all(plain(connections=4, deadline=4), *(f"http://{n}.example/a.png" for n in range(100)))
@@ -105,11 +105,11 @@ def test_slow_hosts_harm_no_other_row_and_the_run_ends(web, plain, monkeypatch):
 
 
 def test_slow_requests_are_bounded_too(monkeypatch):
-    monkeypatch.setattr(turn, "_QUICK", 0.01)
-    monkeypatch.setattr(turn, "_SLOW", 2)
+    monkeypatch.setattr(throttle, "_QUICK", 0.01)
+    monkeypatch.setattr(throttle, "_SLOW", 2)
 
     async def main():
-        slots = turn.Slots(2)
+        slots = throttle.Slots(2)
         at_once = most = 0
 
         async def one():

@@ -13,11 +13,12 @@ from tests.crawl.test_crawl_warc import packed, record
 from tests.crawl.test_crawl_wat import INFO, described
 from tests.crawl.test_crawl_webdataset import tar_of
 from tests.crawl.web import Answer, image
-from vecap_tasks.crawl import decoders, fetch, parse, permit
-from vecap_tasks.crawl.failure import Failure, failure_of
-from vecap_tasks.crawl.retry import is_permanent
-from vecap_tasks.crawl.sources import columns, site, urls, warc, wat, webdataset
-from vecap_tasks.errors import VecapError
+from vecap_tasks.crawl.html import parser
+from vecap_tasks.crawl.http import fetcher, robots
+from vecap_tasks.crawl.image import decode_pool
+from vecap_tasks.crawl.previous_crawl import is_permanent
+from vecap_tasks.crawl.sources import columns, site, url_list, warc, wat, webdataset
+from vecap_tasks.errors import Failure, VecapError, failure_of
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_such_rows_are_tried_again():
 
 @pytest.mark.parametrize("depth", [1, 2])  # with 1 no link of the second page is looked for
 def test_a_page(two_pages, configure, seeds, failing, caplog, depth):
-    failing(parse, "to_utf8", "c.png")
+    failing(parser, "to_utf8", "c.png")
     stage, manifest = crawl(configure(seeds(SITE, max_depth=depth)))
     assert [row["caption"] for row in rows_of(stage, manifest)] == ["a", "b"]
     assert (manifest.counters["pages"], manifest.counters["page_skipped.unexpected"]) == (1, 1)
@@ -102,15 +103,17 @@ def test_a_page(two_pages, configure, seeds, failing, caplog, depth):
 
 
 def test_an_image_of_a_page(two_pages, configure, seeds, failing):
-    failing(parse, "usual", "/bad.png")
+    failing(parser, "usual", "/bad.png")
     stage, manifest = crawl(configure(seeds(SITE)))
     assert [row["caption"] for row in rows_of(stage, manifest)] == ["a", "c"]
     assert (manifest.counters["pages"], manifest.counters["skipped.unexpected"]) == (2, 1)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(decoders, "decode"), (fetch, "opted_out")], ids=["decoding", "download"])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(decode_pool, "decode"), (fetcher, "opted_out")], ids=["decoding", "download"]
+)
 def test_an_image_that_is_fetched(two_pages, configure, seeds, failing, caplog, owner, name):
-    failing(owner, name, repr(two_pages.answers["/bad.png"].body) if owner is decoders else "odd")
+    failing(owner, name, repr(two_pages.answers["/bad.png"].body) if owner is decode_pool else "odd")
     two_pages.answers["/bad.png"].headers["X-Robots-Tag"] = "odd"
     stage, manifest = crawl(configure(seeds(SITE)))
     assert [row["error_message"] for row in rows_of(stage, manifest)] == [None, "unexpected: KeyError", None]
@@ -119,7 +122,7 @@ def test_an_image_that_is_fetched(two_pages, configure, seeds, failing, caplog, 
 
 
 def test_an_error_of_the_connection_is_the_row_s_and_not_our_storage_s(two_pages, configure, seeds, failing):
-    failing(fetch, "opted_out", "odd", OSError(113, "No route to host"))
+    failing(fetcher, "opted_out", "odd", OSError(113, "No route to host"))
     two_pages.answers["/bad.png"].headers["X-Robots-Tag"] = "odd"
     stage, manifest = crawl(configure(seeds(SITE)))
     assert [row["error_message"] for row in rows_of(stage, manifest)] == [None, "connection_reset", None]
@@ -128,7 +131,7 @@ def test_an_error_of_the_connection_is_the_row_s_and_not_our_storage_s(two_pages
 def test_what_a_host_permits(two_pages, configure, seeds, failing, caplog):
     two_pages.page("/", "<img src=/a.png alt=a><img src=http://bad.example/a.png><img src=http://bad.example/c.png>")
     two_pages.answers["bad.example/robots.txt"] = Answer(b"bad")
-    failing(permit, "parse_robots", "bad")
+    failing(robots, "parse_robots", "bad")
     stage, manifest = crawl(configure(seeds(SITE)))
     assert [row["error_message"] for row in rows_of(stage, manifest)] == [None, *["unexpected: KeyError"] * 2]
     assert caplog.text.count("robots.txt of http://bad.example: unexpected KeyError") == 1
@@ -138,7 +141,7 @@ def test_what_a_host_permits(two_pages, configure, seeds, failing, caplog):
 def test_a_page_that_is_fetched_and_a_sitemap(two_pages, configure, failing):
     two_pages.answers |= {"/s.txt": Answer(f"{SITE}bad\n{SITE}".encode()), "/t.txt": Answer(b"odd")}
     failing(site, "parse_sitemap", "odd")
-    failing(fetch, "absolute", "odd")
+    failing(fetcher, "absolute", "odd")
     two_pages.answers["/bad"] = Answer(status=302, headers={"Location": "odd"})
     sitemaps = [SITE + "t.txt", SITE + "s.txt"]
     stage, manifest = crawl(configure({"kind": "site", "sitemaps": sitemaps, "max_depth": 0}))
@@ -161,7 +164,7 @@ def test_a_record(two_pages, configure, failing, tmp_path, caplog):
     assert "x.wat.gz: http://site.example/two: unexpected KeyError" in caplog.text
 
 
-@pytest.mark.parametrize(("owner", "name"), [(urls, "absolute"), (columns, "_is_unicode")])
+@pytest.mark.parametrize(("owner", "name"), [(url_list, "absolute"), (columns, "_is_unicode")])
 def test_a_row_of_a_list(configure, failing, tmp_path, caplog, owner, name):
     failing(owner, name, "bad")
     rows = [{"url": f"http://site.example/{name}.png"} for name in ("a", "bad", "c")]
@@ -180,7 +183,7 @@ def test_a_sample_of_a_tar(configure, failing, tmp_path):
 
 
 def test_a_full_disk_is_no_row_s_fault(two_pages, configure, seeds, failing):
-    failing(decoders, "decode", "PNG", OSError(28, "No space left on device"))
+    failing(decode_pool, "decode", "PNG", OSError(28, "No space left on device"))
     stage = stage_of(configure(seeds(SITE)))
     (shard,) = stage.plan()
     with pytest.raises(OSError, match="No space left"):

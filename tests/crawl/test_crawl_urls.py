@@ -13,10 +13,10 @@ import pytest
 
 from tests.crawl.conftest import crawl, stage_of
 from vecap_tasks.config import UrlSource
-from vecap_tasks.crawl.links import Tally
-from vecap_tasks.crawl.sources.files import SourceFile
-from vecap_tasks.crawl.sources.rows import read_rows
-from vecap_tasks.crawl.sources.urls import UrlFiles
+from vecap_tasks.core.files import SourceFile
+from vecap_tasks.crawl.sources.link import Tally
+from vecap_tasks.crawl.sources.table_rows import read_rows
+from vecap_tasks.crawl.sources.url_list import UrlFiles
 from vecap_tasks.errors import VecapError
 
 ROWS = [("http://a.example/1.jpg", "one, with a comma"), ("http://a.example/2.jpg", 'a "quoted" two\nin two lines')]

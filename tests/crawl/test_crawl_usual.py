@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vecap_tasks.crawl.address import absolute, canonical, usual
+from vecap_tasks.crawl.http.url import absolute, canonical, usual
 
 BASES = st.sampled_from(
     [

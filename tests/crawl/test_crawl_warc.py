@@ -10,8 +10,8 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 
 from tests.crawl.conftest import stage_of
 from vecap_tasks.config import WarcSource
-from vecap_tasks.crawl.links import Tally
-from vecap_tasks.crawl.page import Page
+from vecap_tasks.crawl.html.parser import Page
+from vecap_tasks.crawl.sources.link import Tally
 from vecap_tasks.crawl.sources.warc import WarcFiles
 from vecap_tasks.errors import VecapError
 

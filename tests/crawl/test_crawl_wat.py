@@ -8,7 +8,7 @@ from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.test_crawl_stage import SITE, rows_of
 from tests.crawl.test_crawl_warc import packed, warc_record
 from vecap_tasks.config import WatSource
-from vecap_tasks.crawl.links import Tally
+from vecap_tasks.crawl.sources.link import Tally
 from vecap_tasks.crawl.sources.wat import WatFiles
 from vecap_tasks.errors import VecapError
 

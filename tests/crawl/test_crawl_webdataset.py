@@ -13,11 +13,10 @@ import webdataset
 from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.web import image
 from vecap_tasks.config import WebdatasetSource
-from vecap_tasks.crawl.archive import read_stored
-from vecap_tasks.crawl.failure import Failure
-from vecap_tasks.crawl.links import Tally
+from vecap_tasks.crawl.download import read_stored
+from vecap_tasks.crawl.sources.link import Tally
 from vecap_tasks.crawl.sources.webdataset import WebdatasetFiles
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import Failure, VecapError
 
 RED, BLUE, GREEN = image("JPEG", color="red"), image("PNG", color="blue"), image("WEBP", color="green")
 

@@ -67,7 +67,7 @@ def test_a_version_is_published_after_it_is_assembled(read):
 
 
 def test_pools_bound_captioning_and_the_gpu(read):
-    from vecap_tasks.services.airflow import POOLS
+    from vecap_tasks.local.airflow import POOLS
 
     pools = {
         (dag, name): task["pool"]

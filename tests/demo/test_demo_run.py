@@ -9,14 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vecap_tasks.dataset.manifest import FileEntry, Manifest
-from vecap_tasks.dataset.schemas import SAMPLES
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.demo.follow import DagRun, TaskState, last_error, why
-from vecap_tasks.demo.result import read_samples
-from vecap_tasks.demo.run import Web, images, make_web
+from vecap_tasks.core.manifest import FileEntry, Manifest
+from vecap_tasks.core.schemas import SAMPLES
+from vecap_tasks.core.store import Store
 from vecap_tasks.errors import ConfigError
-from vecap_tasks.services.settings import Settings
+from vecap_tasks.local.dag_progress import DagRun, TaskState, last_error, why
+from vecap_tasks.local.demo import Web, images, make_web, read_samples
+from vecap_tasks.local.settings import Settings
 
 
 def task_log(path: Path, *entries: dict[str, object]) -> Path:

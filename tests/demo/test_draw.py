@@ -10,10 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from vecap_tasks.demo.draw import draw, layout
+from vecap_tasks.demo.draw import DRAWINGS, draw, layout, sprite
 from vecap_tasks.demo.pen import PAINTS
 from vecap_tasks.demo.scene import COLOURS, GROUNDS, KINDS, Group, Scene, sample_scene
-from vecap_tasks.demo.sprites import DRAWINGS, sprite
 
 
 def pixels(image: Image.Image) -> NDArray[np.float32]:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from vecap_tasks.demo.recipe import llm
-from vecap_tasks.demo.recipe.fusion_pairs import held_out_pairs, known_name, pairs, prose
-from vecap_tasks.demo.recipe.measure_llm import FusionModel, count
+from tools.demo_models import llm
+from tools.demo_models.fusion_pairs import held_out_pairs, known_name, pairs, prose
+from tools.demo_models.measure_llm import FusionModel, count
 from vecap_tasks.demo.scene import parse, split
 
 FOLDER = Path(llm.__file__).parents[1] / "models" / "llm"

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
+from tools.demo_models.captions import PROMPTS, Encoder, caption_loss, prompt_text
+from tools.demo_models.measure import as_crawled, captions, held_out, load, mark
+from tools.demo_models.pool import GRID, IGNORED, answer, make_pool
+from tools.demo_models.tower import Answers, answers_loss, pixels, train_tower
+from tools.demo_models.vlm import Schedule, new_model, new_processor, save, train
 from vecap_tasks.demo.draw import draw
-from vecap_tasks.demo.recipe.captions import PROMPTS, Encoder, caption_loss, prompt_text
-from vecap_tasks.demo.recipe.measure import as_crawled, captions, held_out, load, mark
-from vecap_tasks.demo.recipe.pool import GRID, IGNORED, answer, make_pool
-from vecap_tasks.demo.recipe.tower import Answers, answers_loss, pixels, train_tower
-from vecap_tasks.demo.recipe.vlm import Schedule, new_model, new_processor, save, train
 from vecap_tasks.demo.scene import KINDS, Group, Scene, describe, parse, sample_scene, split
 
 SHIPPED = Path(__file__).parents[2] / "vecap_tasks" / "demo" / "models" / "vlm"

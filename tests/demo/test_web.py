@@ -14,11 +14,11 @@ from fastwarc.warc import ArchiveIterator, WarcRecordType
 from PIL import Image, UnidentifiedImageError
 
 from vecap_tasks.config import ImageConfig
-from vecap_tasks.crawl.decode import decode
-from vecap_tasks.crawl.failure import Failure
+from vecap_tasks.crawl.image.decode import decode
 from vecap_tasks.demo.evalset import write_evalset
 from vecap_tasks.demo.scene import KINDS, parse, split
 from vecap_tasks.demo.web import HOSTS, OPT_OUT_HOST, DayLedger, file_of, generate_day
+from vecap_tasks.errors import Failure
 
 DAY = dt.date(2026, 1, 1)
 IMAGES = 240

@@ -22,7 +22,7 @@ from tests.conftest import DEMO, REPOSITORY
 from tests.deploy.cluster import Cluster, missing_programs, read_secrets
 from tests.installation import IMAGES, INTERVAL, SMALL
 from vecap_tasks.errors import VecapError
-from vecap_tasks.services.http import Api
+from vecap_tasks.local.airflow import Api
 
 pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.cluster, pytest.mark.timeout(1200)]
 

@@ -18,8 +18,8 @@ import pytest
 
 from tests.conftest import build_once
 from tests.installation import IMAGES, INTERVAL, REPOSITORY, await_that
-from vecap_tasks.cli import main
-from vecap_tasks.services.catalogue import listens
+from vecap_tasks.cli.__main__ import main
+from vecap_tasks.local.definitions import listens
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 
 from vecap_tasks.config import BootstrapConfig
-from vecap_tasks.evaluate.answers import Answers, read_answers, write_answers
 from vecap_tasks.evaluate.bootstrap import arm_rounds, difference, interval, resample
-from vecap_tasks.evaluate.metrics import figures_of
+from vecap_tasks.evaluate.metrics import Answers, figures_of, read_answers, write_answers
 from vecap_tasks.evaluate.report import format_markdown, format_table
-from vecap_tasks.evaluate.results import Results, SetSize
-from vecap_tasks.evaluate.summary import summarise
+from vecap_tasks.evaluate.results import Results, SetSize, summarise
 
 SETTINGS = BootstrapConfig(rounds=2000)
 NONE = np.empty(0, np.int32)

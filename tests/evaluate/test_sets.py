@@ -13,7 +13,7 @@ from tests.conftest import DEMO
 from vecap_tasks.config import load_config
 from vecap_tasks.errors import VecapError
 from vecap_tasks.evaluate.sets import read_sets
-from vecap_tasks.evaluate.sets.digest import sets_digests
+from vecap_tasks.evaluate.sets.loader import sets_digests
 
 
 def picture(colour="red", form="JPEG"):

@@ -1,4 +1,4 @@
-"""Stands for `vecap_tasks.quality.judge`, whose Great Expectations takes seconds for each report."""
+"""Stands for `vecap_tasks.quality.expectations`, whose Great Expectations takes seconds for each report."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ from tests.faults.disk import full_disk
 from tests.faults.given import BATCH, INTERVAL, give
 from tests.faults.writes import observe_writes, run_forked
 from tests.rewrite.drill import count_texts
-from vecap_tasks import cli
+from vecap_tasks.cli import __main__ as cli
 from vecap_tasks.config import Config
-from vecap_tasks.dataset.stage import Stage
-from vecap_tasks.dataset.store import STAGING, Store
+from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.store import STAGING, Store
 from vecap_tasks.errors import VecapError, one_line
-from vecap_tasks.stages import STAGES
+from vecap_tasks.registry import STAGES
 from vecap_tasks.train.stage import Train
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     with pytest.MonkeyPatch.context() as patch, Web() as web:
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         patch.setenv("VECAP_CODE_VERSION", "unknown")
-        patch.setitem(sys.modules, "vecap_tasks.quality.judge", judge)
+        patch.setitem(sys.modules, "vecap_tasks.quality.expectations", judge)
         patch.setattr(Train, "report", lambda *_: print(STEP))
         yield give(home, web)
     torch.set_num_threads(threads)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from vecap_tasks.dataset.store import Store
+from vecap_tasks.core.store import Store
 
 _TIMEOUT = 100  # seconds until a forked process is taken to hang
 _RANDOM = re.compile(r"[0-9a-f]{32}|[^/]*\.try$")  # parts of paths that differ between attempts

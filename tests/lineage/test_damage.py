@@ -11,18 +11,16 @@ import pytest
 from tests.conftest import DEMO, REPOSITORY
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
-from vecap_tasks.cli import main
+from vecap_tasks.cli.__main__ import main
 from vecap_tasks.config import Config
-from vecap_tasks.dataset.manifest import Input
-from vecap_tasks.dataset.verify import verify_version
-from vecap_tasks.dataset.version import Version
-from vecap_tasks.lineage.inputs import Inputs
-from vecap_tasks.lineage.tree import Node
-from vecap_tasks.lineage.walk import walk
-from vecap_tasks.lineage.walker import Walker
+from vecap_tasks.core.manifest import Input
+from vecap_tasks.core.mlflow_tracking import open_tracking
+from vecap_tasks.core.verify import verify_version
+from vecap_tasks.core.version import Version
+from vecap_tasks.lineage.tree import Inputs, Node
+from vecap_tasks.lineage.walk import Walker, walk
+from vecap_tasks.registry import load_stage
 from vecap_tasks.rewrite.prompt import FOLDER as PROMPTS
-from vecap_tasks.stages import load_stage
-from vecap_tasks.tracking import open_tracking
 
 LLM = REPOSITORY / "vecap_tasks" / "demo" / "models" / "llm"  # with the demo's tokenizer
 

@@ -8,8 +8,8 @@ from tests.lineage.test_damage import flipped
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from tests.train.test_mixture import OURS, mixed, theirs
 from vecap_tasks import lineage
+from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.lineage.walk import walk
-from vecap_tasks.tracking import open_tracking
 
 SAMPLES = [Texts() for _ in range(10)]
 

@@ -8,13 +8,12 @@ import pytest
 
 from tests.old_versions import MODELS, VERSIONS, unpack
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.dataset.diff import diff
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.summary import summarise
-from vecap_tasks.dataset.verify import verify_version
-from vecap_tasks.dataset.version import read_version
+from vecap_tasks.core.diff import diff, summarise
+from vecap_tasks.core.mlflow_tracking import open_tracking
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.verify import verify_version
+from vecap_tasks.core.version import read_version
 from vecap_tasks.lineage.walk import walk
-from vecap_tasks.tracking import open_tracking
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from mlflow.store.db import utils
 from mlflow.store.tracking.dbmodels.initial_models import Base
 
 from vecap_tasks.config import Config
+from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.errors import VecapError
-from vecap_tasks.tracking import open_tracking
 
 
 @pytest.fixture

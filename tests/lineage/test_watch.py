@@ -10,7 +10,7 @@ from tests.train.given import Texts, configure, give_evaluation, give_version, r
 from tests.train.test_train_stage import stopped_after
 from vecap_tasks import lineage
 from vecap_tasks.lineage.walk import walk
-from vecap_tasks.stages import load_stage
+from vecap_tasks.registry import load_stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.services]
 SAMPLES = [Texts() for _ in range(16)]

@@ -22,10 +22,10 @@ from vecap_airflow.pages import graph, page, shelf
 
 from tests.crawler import Answer, crawl
 from tests.old_versions import MODELS, VERSIONS, unpack
-from vecap_tasks.browse import rows
-from vecap_tasks.dataset import diff, manifest, settings, summary
+from vecap_tasks import browse
+from vecap_tasks.core import diff, manifest, version
 from vecap_tasks.lineage import tree
-from vecap_tasks.quality import drift, quarantine, releases, report
+from vecap_tasks.quality import gate, quarantine, report
 
 MODEL = "2026-01-01/vecap-0"
 FIRST, SECOND, REVISION = VERSIONS
@@ -176,9 +176,9 @@ def test_a_version_that_cannot_be_read_says_so(site: Site) -> None:
 
 def test_templates_use_only_attributes_that_there_are() -> None:
     """A branch that no page above takes does not hide an attribute that was renamed."""
-    modules = (diff, drift, graph, manifest, quarantine, releases, report, rows, settings, shelf, summary, tree)
+    modules = (diff, gate, graph, manifest, quarantine, quarantine, report, browse, version, shelf, diff, tree)
     shown = {kind for module in modules for _, kind in getmembers(module, is_dataclass)}
-    known = {name for kind in (*shown, rows.Samples, str, dict) for name in dir(kind)}
+    known = {name for kind in (*shown, browse.Samples, str, dict) for name in dir(kind)}
     known |= {"first", "index0", "previtem"}  # of `loop`
     known |= {"mini", "full"}  # macros of funnel.html
     templates = page.templates()

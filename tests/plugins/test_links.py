@@ -13,11 +13,11 @@ from vecap_airflow.job import Job
 
 from tests.conftest import REPOSITORY
 from tests.quality.given import Row, configure, give_crawl, run, use_given
-from vecap_tasks import stages
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import Version
+from vecap_tasks import registry
+from vecap_tasks.core.mlflow_tracking import open_tracking
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError
-from vecap_tasks.tracking import open_tracking
 
 _DAG = """
 import json, os
@@ -68,7 +68,7 @@ def test_without_an_mlflow_ui_the_report_s_button_leads_to_vecap_s_page(tmp_path
     monkeypatch.setattr(links, "get_current_context", lambda: {"ti": task})
     mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "pages": "${VECAP_MLFLOW_PAGES:-}"}
     config = configure(tmp_path, mlflow=mlflow)
-    stage = stages.load_stage("quality", config, Version("given", "2026-01-01", 2, ""))
+    stage = registry.load_stage("quality", config, Version("given", "2026-01-01", 2, ""))
     links.remember_report(stage, recorded)
     links.remember_versions(["2026-01-01-r2"])
     page = "https://airflow.example/prefix/vecap/versions/2026-01-01-r2"
@@ -93,9 +93,9 @@ def test_a_refused_crawl_has_a_button_that_opens_its_report(tmp_path, monkeypatc
     mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "pages": "https://mlflow.example/"}
     config = configure(tmp_path, mlflow=mlflow, quality={"gate": {"min_accepted_rows": 100}})
     give_crawl(tmp_path, [Row(image=n) for n in range(3)])
-    version = stages.open_version(config, Store(config.resolve(config.root)), "2026-01-01")
+    version = registry.open_version(config, Store(config.resolve(config.root)), "2026-01-01")
     run("crawl", config)
-    quality = stages.load_stage("quality", config, version)
+    quality = registry.load_stage("quality", config, version)
     for shard in quality.plan():
         quality.run(shard)
 

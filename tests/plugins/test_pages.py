@@ -27,9 +27,9 @@ from tests.browser import follow_links
 from tests.conftest import REPOSITORY
 from tests.quality.given import Row, configure, give_captions, give_crawl, picture, run, use_given
 from vecap_tasks import lineage
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import read_version
-from vecap_tasks.services.http import Api
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import read_version
+from vecap_tasks.local.airflow import Api
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.services, pytest.mark.timeout(1200)]
 

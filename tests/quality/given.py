@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from vecap_tasks import stages
+from vecap_tasks import registry
 from vecap_tasks.config import Config, QualityConfig, parse_config
-from vecap_tasks.dataset.schemas import CAPTIONS, CRAWL, DUPLICATES, SCORES
-from vecap_tasks.dataset.stage import Made, Stage
-from vecap_tasks.dataset.tar import TarWriter
-from vecap_tasks.dataset.version import Version
-from vecap_tasks.quality.releases import Released
+from vecap_tasks.core.schemas import CAPTIONS, CRAWL, DUPLICATES, SCORES
+from vecap_tasks.core.stage import Made, Stage
+from vecap_tasks.core.tar import TarWriter
+from vecap_tasks.core.version import Version
+from vecap_tasks.quality.quarantine import Released
 from vecap_tasks.quality.verdicts import judge_rows
 
 INTERVAL = "2026-01-01"
@@ -90,11 +90,11 @@ def configure(folder: Path, **sections: Any) -> Config:
 def use_given(monkeypatch: Any) -> None:
     """Let crawl and rewrite be the given ones."""
     for kind in (GivenCrawl, GivenRewrite):
-        monkeypatch.setitem(stages.STAGES, kind.name, f"{kind.__module__}:{kind.__name__}")
+        monkeypatch.setitem(registry.STAGES, kind.name, f"{kind.__module__}:{kind.__name__}")
 
 
 def stage(name: str, config: Config) -> Stage:
-    return stages.load_stage(name, config, Version(config.dataset, INTERVAL, 1, ""))
+    return registry.load_stage(name, config, Version(config.dataset, INTERVAL, 1, ""))
 
 
 def run(name: str, config: Config) -> Any:

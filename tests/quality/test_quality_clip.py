@@ -13,11 +13,11 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPM
 
 from tests.conftest import REPOSITORY
 from tests.quality.given import INTERVAL, Row, configure, give_crawl, picture, use_given
-from vecap_tasks.dataset.schemas import SCORES
-from vecap_tasks.dataset.version import Version
+from vecap_tasks.core.schemas import SCORES
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
-from vecap_tasks.quality.clip import Scorer
-from vecap_tasks.stages import load_stage
+from vecap_tasks.quality.clip_scores import Scorer
+from vecap_tasks.registry import load_stage
 
 TEXTS = ["A beagle in the snow", "A heron by the river", "A castle on a hill", "Two boats"]
 
@@ -116,7 +116,7 @@ def test_another_version_scores_no_pair_again(tmp_path, model, monkeypatch, capl
     store = load_stage("quality", config, Version("given", INTERVAL, 1, "")).store
     bound = asdict(Version("given", INTERVAL, 1, "")) | {"config": {}}
     store.put(f"given/{INTERVAL}/version.json", json.dumps(bound).encode())
-    monkeypatch.setattr("vecap_tasks.quality.clip.Scorer.score", lambda *_: pytest.fail("a pair was scored again"))
+    monkeypatch.setattr(Scorer, "score", lambda *_: pytest.fail("a pair was scored again"))
     with caplog.at_level("INFO"):
         _, _, second = scored(config, "2026-01-02")
     assert second == first

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from vecap_tasks.config import Gate, QualityConfig
+from vecap_tasks.quality.expectations import judge
 from vecap_tasks.quality.gate import limits
-from vecap_tasks.quality.judge import judge
 from vecap_tasks.quality.measures import SAMPLE_COLUMNS, Measures
 
 GOOD = Measures(

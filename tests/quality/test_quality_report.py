@@ -11,8 +11,8 @@ import pyarrow as pa
 from tests.installation import REPOSITORY
 from tests.quality.given import crawled
 from vecap_tasks.config import QualityConfig
-from vecap_tasks.dataset.schemas import CRAWL, DUPLICATES
-from vecap_tasks.quality.alttext import ALTTEXT_RULES
+from vecap_tasks.core.schemas import CRAWL, DUPLICATES
+from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES
 from vecap_tasks.quality.measures import measure
 from vecap_tasks.quality.report import Findings
 from vecap_tasks.quality.rules import REPEATED, ROW_REASONS

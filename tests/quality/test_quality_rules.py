@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.quality.given import crawled, judge
 from vecap_tasks.config import RowRules
-from vecap_tasks.quality.alttext import ALTTEXT_RULES
+from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES
 from vecap_tasks.quality.rules import REPEATED, ROW_REASONS
 
 

@@ -10,9 +10,9 @@ from hashlib import sha256
 import pyarrow.parquet as pq
 import pytest
 
-from tests.dataset.given import flip_bit
+from tests.core.given import flip_bit
 from tests.quality.given import Row, configure, give_crawl, run, stage, use_given
-from vecap_tasks.dataset.schemas import VERDICTS
+from vecap_tasks.core.schemas import VERDICTS
 from vecap_tasks.errors import DamagedError, GateClosed, VecapError, one_line
 
 FAILED = Row(status="failed_to_download", error_message="http_404")

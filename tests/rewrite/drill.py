@@ -14,8 +14,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 from vecap_tasks.config import parse_config
-from vecap_tasks.dataset.version import Version
-from vecap_tasks.engine import run_shards
+from vecap_tasks.core.executor import run_shards
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.stage import Rewrite
 

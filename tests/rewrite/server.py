@@ -13,9 +13,9 @@ from typing import Any
 from aiohttp import web
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.rewrite.draw import GREEDY, Draw, Written
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw, Written
+from vecap_tasks.rewrite.openai_models import ServedLlm
 from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.served import ServedLlm
 
 CANARY = "sk-canary-3f9a"  # a key that must not be found again
 

@@ -3,10 +3,10 @@
 import pytest
 
 from tests.rewrite.server import Server
-from vecap_tasks.dataset.manifest import Manifest
+from vecap_tasks.core.manifest import Manifest
+from vecap_tasks.core.worker_deaths import tried
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.stage import Rewrite
-from vecap_tasks.tries import tried
 
 
 @pytest.fixture

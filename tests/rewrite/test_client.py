@@ -16,11 +16,11 @@ from aiohttp import web
 from tests.rewrite.server import CANARY, Asked, Server, completion, echo, error, fuse, refusing, settings
 from vecap_tasks.config import ModelConfig, load_config
 from vecap_tasks.errors import ConfigError, VecapError
-from vecap_tasks.rewrite import endpoint
-from vecap_tasks.rewrite.draw import GREEDY, Draw
-from vecap_tasks.rewrite.images import Row, Seen
+from vecap_tasks.rewrite.backends import openai_client
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw
+from vecap_tasks.rewrite.openai_models import ServedLlm, ServedVlm, describe_server
 from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.served import ServedLlm, ServedVlm, describe_server
+from vecap_tasks.rewrite.rows import Row, Seen
 
 # A server that is well.
 
@@ -234,8 +234,8 @@ def test_a_dead_address_is_left_aside_while_others_answer() -> None:
 
 
 def test_an_address_that_failed_is_tried_again_with_one_request(monkeypatch) -> None:
-    monkeypatch.setattr(endpoint, "_ASIDE_SECONDS", (0.05, 0.2))
-    place = endpoint.Endpoint("http://a.example", 64, 30)
+    monkeypatch.setattr(openai_client, "_ASIDE_SECONDS", (0.05, 0.2))
+    place = openai_client.Endpoint("http://a.example", 64, 30)
     for _ in range(3):
         place.failed(time.monotonic())
     assert place.closed_until > time.monotonic()

@@ -13,11 +13,11 @@ from benchmarks.stand_in import StandIn
 from tests.rewrite.certificates import Authority
 from tests.rewrite.conftest import two_workers
 from tests.rewrite.stand_in import Deadly, Laborious
-from vecap_tasks import engine
-from vecap_tasks.cluster import connect, slots
 from vecap_tasks.config import Config
-from vecap_tasks.dataset.version import Version
-from vecap_tasks.engine import run_shards
+from vecap_tasks.core import executor
+from vecap_tasks.core.dask_cluster import connect, slots
+from vecap_tasks.core.executor import run_shards
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 
 
@@ -66,7 +66,7 @@ def test_shards_are_done_on_a_scheduler_that_asks_for_certificates(place, encryp
 
 
 def test_nobody_without_a_certificate_is_let_in(place, encrypted, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("vecap_tasks.cluster._PATIENCE_SECONDS", 2)
+    monkeypatch.setattr("vecap_tasks.core.dask_cluster._PATIENCE_SECONDS", 2)
     with pytest.raises(VecapError, match=r"at tls://.* wants certificates; name them in dask\.tls"):
         run_shards(stage(StandIn, at(place, encrypted)), ["00000"])
     strangers = Authority(tmp_path / "strangers").sign("stranger")
@@ -103,7 +103,7 @@ def test_a_cluster_of_its_own_takes_nobody_else(place) -> None:
 
 
 def test_the_scheduler_knows_of_no_more_shards_than_run(place, processes, caplog) -> None:
-    caplog.set_level(logging.INFO, "vecap_tasks.engine")
+    caplog.set_level(logging.INFO, "vecap_tasks.core.executor")
     quick = stage(StandIn, at(place, processes, shards=300))
     held = []
     with Client(processes, set_as_default=False) as client:
@@ -133,8 +133,8 @@ def test_shards_wait_while_no_worker_is_to_be_seen(place, processes, monkeypatch
     def look(client: Client, resources: dict[str, float]) -> int:
         return slots(client, resources) if time.monotonic() > unseen else 0
 
-    monkeypatch.setattr(engine, "_LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(engine, "slots", look)
+    monkeypatch.setattr(executor, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(executor, "slots", look)
     assert [result.shard for result in run_shards(quick, quick.plan())] == quick.shards()
 
 
@@ -154,7 +154,7 @@ def test_a_shard_that_kills_three_workers_is_set_aside_and_the_rest_is_done(plac
 
 @pytest.mark.exhaustive
 def test_a_worker_of_its_own_comes_back_however_long_it_takes(place, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "_ALONE_SECONDS", 200.0)  # else it would be 300, and half of the test's time
+    monkeypatch.setattr(executor, "_ALONE_SECONDS", 200.0)  # else it would be 300, and half of the test's time
     config = place.config()
     crawl = config.crawl.model_copy(update={"shard_size": 5})
     config = config.model_copy(update={"crawl": crawl}).with_base(config.base)

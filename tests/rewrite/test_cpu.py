@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vecap_tasks.rewrite.cpu import OneDnnLinear, make_ready
+from vecap_tasks.rewrite.backends.transformers import OneDnnLinear, make_ready
 
 FAULTS = """
 import resource, sys, torch
-from vecap_tasks.rewrite.cpu import keep_freed_memory
+from vecap_tasks.rewrite.backends.transformers import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 def count():

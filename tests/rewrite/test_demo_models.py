@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from tools.demo_models.captions import PROMPTS
+from tools.demo_models.fusion_pairs import Pair, held_out_pairs, known_name
+from tools.demo_models.llm import FUSE_PROMPT
+from tools.demo_models.measure import as_crawled, held_out
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.demo.recipe.captions import PROMPTS
-from vecap_tasks.demo.recipe.fusion_pairs import Pair, held_out_pairs, known_name
-from vecap_tasks.demo.recipe.llm import FUSE_PROMPT
-from vecap_tasks.demo.recipe.measure import as_crawled, held_out
-from vecap_tasks.rewrite.checkpoint import find_checkpoint
-from vecap_tasks.rewrite.draw import GREEDY
-from vecap_tasks.rewrite.images import Row, Seen
+from vecap_tasks.core.models import find_checkpoint
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.prompt import load_prompt
+from vecap_tasks.rewrite.rows import Row, Seen
 from vecap_tasks.rewrite.screen import screen_vec, screen_vecap
 from vecap_tasks.rewrite.vlm import Vlm
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.rewrite.drill import Crew, count_texts
-from vecap_tasks.dataset.verify import check_files
+from vecap_tasks.core.verify import check_files
 from vecap_tasks.rewrite.stage import Rewrite
 
 ROWS, SHARD, BATCH = 160, 80, 16
@@ -25,7 +25,7 @@ def rows(given):
 
 @pytest.mark.exhaustive
 def test_twenty_kills_end_with_the_same_bytes_and_cost_the_batches_in_flight(place, rows, tmp_path, caplog) -> None:
-    caplog.set_level(logging.DEBUG, "vecap_tasks.rewrite.generation")
+    caplog.set_level(logging.DEBUG, "vecap_tasks.rewrite.backends.transformers")
     undisturbed = Rewrite(place.config(shard_size=SHARD), place.lay_down(place.config(), rows))
     for shard in undisturbed.plan():
         undisturbed.run(shard)

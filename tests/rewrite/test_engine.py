@@ -10,9 +10,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 from tests.rewrite.conftest import two_workers
-from vecap_tasks.cluster import connect
 from vecap_tasks.config import Config
-from vecap_tasks.engine import run_shards
+from vecap_tasks.core.dask_cluster import connect
+from vecap_tasks.core.executor import run_shards
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.stage import Rewrite
 
@@ -115,7 +115,7 @@ def test_the_workers_use_the_places_that_the_caller_means(place, rows, cluster, 
 
 
 def test_no_scheduler_at_the_address_is_told(place, monkeypatch) -> None:
-    monkeypatch.setattr("vecap_tasks.cluster._PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("vecap_tasks.core.dask_cluster._PATIENCE_SECONDS", 1)
     config = on(place.config(), address="tcp://127.0.0.1:9")
     with (
         pytest.raises(VecapError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9; start it"),
@@ -125,7 +125,7 @@ def test_no_scheduler_at_the_address_is_told(place, monkeypatch) -> None:
 
 
 def test_a_resource_that_no_worker_has_is_told_and_not_waited_for(place, rows, cluster, monkeypatch) -> None:
-    monkeypatch.setattr("vecap_tasks.cluster._PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("vecap_tasks.core.dask_cluster._PATIENCE_SECONDS", 1)
     config = on(place.config(), address=cluster.scheduler_address, resources={"GPU": 1})
     stage = Rewrite(config, place.lay_down(config, rows))
     with pytest.raises(VecapError, match=r"no worker with \{'GPU': 1\}"):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from vecap_tasks.config import ModelConfig
+from vecap_tasks.core.models import find_checkpoint
 from vecap_tasks.errors import VecapError
-from vecap_tasks.rewrite.checkpoint import find_checkpoint
-from vecap_tasks.rewrite.draw import GREEDY, Written
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Written
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.vlm import Vlm

@@ -9,10 +9,10 @@ import pytest
 
 from tests.rewrite.conftest import tokenizer
 from vecap_tasks.config import ScreenConfig, load_config
-from vecap_tasks.dataset.version import Version
+from vecap_tasks.core.models import find_checkpoint
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError
-from vecap_tasks.rewrite.checkpoint import find_checkpoint
-from vecap_tasks.rewrite.draw import GREEDY
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY
 from vecap_tasks.rewrite.llm import load_llm
 from vecap_tasks.rewrite.prompt import FOLDER, PLACES, Prompt, clean, load_prompt
 from vecap_tasks.rewrite.screen import screen_vecap

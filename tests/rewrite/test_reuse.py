@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vecap_tasks.dataset.query import connect
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.rewrite.images import Row
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.tables import connect
 from vecap_tasks.rewrite.reuse import Earlier
+from vecap_tasks.rewrite.rows import Row
 from vecap_tasks.rewrite.stage import Rewrite
 
 

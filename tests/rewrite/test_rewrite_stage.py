@@ -5,13 +5,13 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from tests.dataset.given import flip_bit
-from vecap_tasks.dataset.schemas import CAPTIONS
-from vecap_tasks.dataset.version import Version
+from tests.core.given import flip_bit
+from vecap_tasks.core.schemas import CAPTIONS
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.registry import open_version
 from vecap_tasks.rewrite.stage import Rewrite
 from vecap_tasks.rewrite.table import choose
-from vecap_tasks.stages import open_version
 
 
 def run(config, version: Version, *, shards: list[str] | None = None):

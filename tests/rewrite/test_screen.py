@@ -14,9 +14,9 @@ from vecap_tasks.config import ScreenConfig, ScreenRule
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen_vec, screen_vecap
-from vecap_tasks.rewrite.screen.leak import _TALK, _TALKING
+from vecap_tasks.rewrite.screen.preamble import _TALK, _TALKING
 from vecap_tasks.rewrite.screen.refusal import _APOLOGISING, _APOLOGY, _REFUSAL, _REFUSING
-from vecap_tasks.rewrite.screen.words import plain_words
+from vecap_tasks.rewrite.screen.text import plain_words
 
 PROMPT = load_prompt("fuse-vicuna").text
 MODULES = ("answer", *(module.name for module in pkgutil.iter_modules(screen.__path__)))

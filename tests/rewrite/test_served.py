@@ -18,17 +18,17 @@ from aiohttp import ClientError, ClientSession, web
 from PIL import Image
 
 from tests.rewrite.server import CANARY, Asked, Server, completion, fuse, refusing
+from tools.demo_models.measure import as_crawled, held_out
 from vecap_tasks.config import Config, ModelConfig, load_config
-from vecap_tasks.dataset.manifest import Manifest
-from vecap_tasks.dataset.version import Version
-from vecap_tasks.demo.recipe.measure import as_crawled, held_out
+from vecap_tasks.core.manifest import Manifest
+from vecap_tasks.core.models import find_checkpoint
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
-from vecap_tasks.rewrite.checkpoint import find_checkpoint
-from vecap_tasks.rewrite.draw import GREEDY
-from vecap_tasks.rewrite.images import Row, Seen
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY
 from vecap_tasks.rewrite.llm import Llm
+from vecap_tasks.rewrite.openai_models import ServedLlm, ServedVlm
 from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.served import ServedLlm, ServedVlm
+from vecap_tasks.rewrite.rows import Row, Seen
 from vecap_tasks.rewrite.stage import Rewrite
 from vecap_tasks.rewrite.vlm import Vlm
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vecap_tasks.rewrite.server_errors import RULES, Fault, ServerError, classify
+from vecap_tasks.rewrite.backends.openai_errors import RULES, Fault, ServerError, classify
 
 
 def vllm(message: str, kind: str = "BadRequestError", code: int = 400) -> dict:

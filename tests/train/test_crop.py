@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from vecap_tasks.train.crop import Normalise, crops
+from vecap_tasks.train.data.images import Normalise, crops
 
 UIDS = [f"{number:032x}" for number in range(4000)]
 

@@ -9,11 +9,11 @@ from torch import nn
 
 from tests.train.given import Texts, configure, give_version, run
 from vecap_tasks.errors import VecapError
-from vecap_tasks.stages import load_stage
-from vecap_tasks.train import loop
-from vecap_tasks.train.half import stay_half
+from vecap_tasks.registry import load_stage
+from vecap_tasks.train import trainer
+from vecap_tasks.train.data.tokenizer import load_tokenizer
+from vecap_tasks.train.mixed_precision import stay_half
 from vecap_tasks.train.model import new_model
-from vecap_tasks.train.tokenizer import load_tokenizer
 
 STEP = 2**-8  # of bfloat16, relative
 
@@ -90,7 +90,7 @@ def test_memory_that_runs_out_is_one_clear_line(home, monkeypatch):
     def full(*given):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(loop, "add_gradients", full)
+    monkeypatch.setattr(trainer, "add_gradients", full)
     config = configure(home, arms="[vecap]")
     version = give_version(config, [Texts() for _ in range(16)])
     with pytest.raises(VecapError, match="vecap-0: cpu has too little memory for 8 samples at once"):
@@ -101,7 +101,7 @@ def test_what_has_no_deterministic_way_is_one_clear_line_and_leaves_torch_as_it_
     def put(*given):
         return torch.zeros(3).put_(torch.tensor([1]), torch.tensor([1.0]))
 
-    monkeypatch.setattr(loop, "add_gradients", put)
+    monkeypatch.setattr(trainer, "add_gradients", put)
     config = configure(home, arms="[vecap]")
     version = give_version(config, [Texts() for _ in range(16)])
     with pytest.raises(VecapError, match=r"train.deterministic: RuntimeError: put_ .* set it to false"):

@@ -9,13 +9,13 @@ from transformers import CLIPModel
 from tests.faults.disk import full_disk
 from tests.train.given import Texts, configure, give_version, run
 from vecap_tasks.config import ClipConfig
-from vecap_tasks.dataset.stage import RECEIPTS
+from vecap_tasks.core.preprocess import image_processor
+from vecap_tasks.core.stage import RECEIPTS
 from vecap_tasks.errors import ConfigError, VecapError
-from vecap_tasks.preprocess import image_processor
-from vecap_tasks.stages import load_stage
-from vecap_tasks.train.meter import training_operations
+from vecap_tasks.registry import load_stage
+from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.model import export, new_model, open_model
-from vecap_tasks.train.tokenizer import load_tokenizer
+from vecap_tasks.train.throughput import training_operations
 
 SAMPLES = [Texts() for _ in range(20)]
 

@@ -5,10 +5,10 @@ import torch
 from torch.nn import functional
 
 from tests.train.given import configure
+from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.loss import contrastive_loss
 from vecap_tasks.train.model import new_model
-from vecap_tasks.train.optimizer import learning_rate, new_optimizer
-from vecap_tasks.train.tokenizer import load_tokenizer
+from vecap_tasks.train.trainer import learning_rate, new_optimizer
 
 
 def test_rate_warms_up_and_falls_to_nothing(home):

@@ -9,9 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.train.given import configure
 from vecap_tasks.errors import ConfigError
-from vecap_tasks.train.source import draw
-from vecap_tasks.train.texts import TokenisedTexts
-from vecap_tasks.train.tokenizer import clip_tokenizer, load_tokenizer
+from vecap_tasks.train.data.samples import draw
+from vecap_tasks.train.data.tokenizer import TokenisedTexts, clip_tokenizer, load_tokenizer
 
 UIDS = [f"{number:032x}" for number in range(20_000)]
 

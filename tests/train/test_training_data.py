@@ -8,12 +8,12 @@ from transformers import AutoTokenizer
 
 from tests.conftest import REPOSITORY
 from tests.train.given import Texts, configure, give_version, picture
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.tar import TarWriter
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.errors import ConfigError, DamagedError, VecapError
-from vecap_tasks.train.data import open_training_data
-from vecap_tasks.train.epoch import Part, epoch_order, parts, quota
-from vecap_tasks.train.tokenizer import load_tokenizer
+from vecap_tasks.train.data.epoch import Part, epoch_order, parts, quota
+from vecap_tasks.train.data.loader import open_training_data
+from vecap_tasks.train.data.tokenizer import load_tokenizer
 
 SHUFFLED = {"reading__stream_above": 2_000_000}
 PAD = AutoTokenizer.from_pretrained(REPOSITORY / "vecap_tasks" / "demo" / "models" / "llm").pad_token_id

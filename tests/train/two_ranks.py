@@ -14,11 +14,11 @@ import torch
 
 from tests.train.given import configure
 from vecap_tasks.config import TrainConfig
+from vecap_tasks.train.data.tokenizer import load_tokenizer
+from vecap_tasks.train.distributed import Ranks, joined
 from vecap_tasks.train.loss import Objective
 from vecap_tasks.train.model import new_model
-from vecap_tasks.train.ranks import Ranks, joined
-from vecap_tasks.train.tokenizer import load_tokenizer
-from vecap_tasks.train.towers import Part, add_gradients, new_towers
+from vecap_tasks.train.model_forward import Part, add_gradients, new_towers
 
 
 def gradients(config: TrainConfig, tokenizer, ranks: Ranks, pixels, ids, size: int):

@@ -1,21 +1,69 @@
-"""Training shards: `<key>.jpg`, `.txt` with the VeCap, `.json` with every text as a plain string, and their table."""
+"""Training shards: which rows share one, and the tar with `<key>.jpg`, `.txt` and `.json` and its table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 
-from vecap_tasks.assemble.plan import Group
-from vecap_tasks.dataset.manifest import canonical
-from vecap_tasks.dataset.parquet import write_rows
-from vecap_tasks.dataset.schemas import SAMPLES
-from vecap_tasks.dataset.store import Local
-from vecap_tasks.dataset.tar import TarWriter, read_samples
+from vecap_tasks.core.manifest import canonical
+from vecap_tasks.core.schemas import SAMPLES
+from vecap_tasks.core.store import Local
+from vecap_tasks.core.tables import write_rows
+from vecap_tasks.core.tar import TarWriter, read_samples
 from vecap_tasks.errors import DamagedError
+
+MIXED = 4  # training shards that a group's rows are at least mixed over, where the crawl has that many
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A crawl shard: where the store has its table and its tar, and how many of its rows become samples."""
+
+    table: str
+    tar: str
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Crawl shards whose samples are mixed, and the training shards made of them: `sizes[0]` is for shard `first`."""
+
+    name: str
+    sources: tuple[Source, ...]
+    first: int
+    sizes: tuple[int, ...]
+
+
+def plan_groups(sources: Iterable[Source], shard_size: int) -> list[Group]:
+    """Group *sources* in their order. A group's training shards are of one size, give or take one sample."""
+    groups: list[Group] = []
+    first = 0
+    for members in _gather(sources, MIXED * shard_size):
+        samples = sum(source.samples for source in members)
+        shards = -(-samples // shard_size)
+        size, larger = divmod(samples, shards)
+        sizes = tuple(size + 1 if number < larger else size for number in range(shards))
+        groups.append(Group(f"{len(groups):05d}", members, first, sizes))
+        first += shards
+    return groups
+
+
+def _gather(sources: Iterable[Source], enough: int) -> list[tuple[Source, ...]]:
+    gathered: list[tuple[Source, ...]] = []
+    members: list[Source] = []
+    for source in sources:
+        if source.samples == 0:
+            continue
+        members.append(source)
+        if sum(member.samples for member in members) >= enough:
+            gathered.append(tuple(members))
+            members = []
+    return [*gathered, tuple(members)] if members else gathered
+
 
 _BATCH = 1_000
 

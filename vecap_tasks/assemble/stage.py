@@ -13,14 +13,12 @@ from typing import ClassVar
 
 import duckdb
 
-from vecap_tasks.assemble.card import Facts, Writer, write_card
-from vecap_tasks.assemble.plan import Group, Source, plan_groups
-from vecap_tasks.assemble.shards import write_shards
-from vecap_tasks.assemble.sheet import write_sheet
-from vecap_tasks.dataset.query import connect, create_view
-from vecap_tasks.dataset.schemas import CAPTIONS, CRAWL, SAMPLES, VERDICTS
-from vecap_tasks.dataset.stage import Made, ShardResult, Stage
-from vecap_tasks.dataset.verify import Recorded
+from vecap_tasks.assemble.card import Facts, Writer, write_card, write_sheet
+from vecap_tasks.assemble.shards import Group, Source, plan_groups, write_shards
+from vecap_tasks.core.schemas import CAPTIONS, CRAWL, SAMPLES, VERDICTS
+from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.tables import connect, create_view
+from vecap_tasks.core.verify import Recorded
 from vecap_tasks.errors import VecapError
 
 # An accepted row becomes a sample where any step gave it a VeCap: the LLM, or the VeC or AltText in its place.

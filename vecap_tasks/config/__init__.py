@@ -8,7 +8,6 @@ Strings that name a place may hold `${NAME}` or `${NAME:-default}`; they are kep
 records a machine's paths or a secret, and are expanded by `Config.resolve` at the moment of use.
 """
 
-from vecap_tasks.config.clip import ClipConfig, PreprocessWay
 from vecap_tasks.config.crawl import (
     CrawlConfig,
     DuplicatesConfig,
@@ -37,23 +36,35 @@ from vecap_tasks.config.evaluate import (
     TokenSet,
     ZeroShotSource,
 )
-from vecap_tasks.config.launch import LaunchConfig
-from vecap_tasks.config.load import Config, load_config, parse_config, read_yaml
-from vecap_tasks.config.mixture import Arm, MixtureConfig, ReadingConfig, TarSource, Text, VersionSource
-from vecap_tasks.config.quality import Bound, ClipScore, Drift, Gate, Level, QualityConfig, RowRules, ScoreLimits
-from vecap_tasks.config.retention import RetentionConfig
-from vecap_tasks.config.rewrite import (
-    ModelConfig,
-    PriceConfig,
-    RewriteConfig,
-    ScreenConfig,
-    ScreenRule,
-    ServerConfig,
+from vecap_tasks.config.loader import (
+    Config,
+    DaskConfig,
+    MlflowConfig,
+    RetentionConfig,
+    TlsConfig,
+    environment,
+    expand,
+    expand_optional,
+    load_config,
+    parse_config,
+    read_yaml,
 )
+from vecap_tasks.config.quality import Bound, ClipScore, Drift, Gate, Level, QualityConfig, RowRules, ScoreLimits
+from vecap_tasks.config.rewrite import ModelConfig, PriceConfig, RewriteConfig, ScreenConfig, ScreenRule, ServerConfig
 from vecap_tasks.config.section import Runtime, Section
-from vecap_tasks.config.services import DaskConfig, MlflowConfig, TlsConfig
-from vecap_tasks.config.train import AssembleConfig, TrainConfig
-from vecap_tasks.config.variables import environment, expand, expand_optional
+from vecap_tasks.config.train import (
+    Arm,
+    AssembleConfig,
+    ClipConfig,
+    LaunchConfig,
+    MixtureConfig,
+    PreprocessWay,
+    ReadingConfig,
+    TarSource,
+    Text,
+    TrainConfig,
+    VersionSource,
+)
 
 __all__ = [
     "Arm",

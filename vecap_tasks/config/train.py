@@ -1,15 +1,150 @@
-"""What the stages assemble and train need to know."""
+"""Settings of the stages assemble and train: model, mixture, reading, processes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from vecap_tasks.config.clip import ClipConfig
-from vecap_tasks.config.launch import LaunchConfig
-from vecap_tasks.config.mixture import Arm, MixtureConfig, ReadingConfig
 from vecap_tasks.config.section import Runtime, Section
+
+PreprocessWay = Literal["usual", "veclip"]
+Size = Literal["B/32", "B/16", "L/14", "H/14"]
+
+_FIELDS = (
+    "patch_size", "vision_width", "vision_layers", "vision_heads",
+    "text_width", "text_layers", "text_heads", "projection",
+)  # fmt: skip
+# Of these names in CLIP (Radford et al., 2021, table 20), and of H/14 in open_clip's model configurations.
+_SIZES: dict[Size, tuple[int, ...]] = {
+    "B/32": (32, 768, 12, 12, 512, 12, 8, 512),
+    "B/16": (16, 768, 12, 12, 512, 12, 8, 512),
+    "L/14": (14, 1024, 24, 16, 768, 12, 12, 768),
+    "H/14": (14, 1280, 32, 16, 1024, 24, 16, 1024),
+}
+
+
+class ClipConfig(Section):
+    """The CLIP model. `size` goes before the numbers of the towers, whatever they say."""
+
+    size: Annotated[Size | None, Runtime] = Field(
+        None,
+        description="ViT-B/32, B/16, L/14 or H/14, instead of all numbers here but image_size and context.",
+    )
+    image_size: int = Field(224, ge=16)
+    patch_size: int = Field(16, ge=1)
+    vision_width: int = Field(768, ge=16)
+    vision_layers: int = Field(12, ge=1)
+    vision_heads: int = Field(12, ge=1)
+    text_width: int = Field(512, ge=16)
+    text_layers: int = Field(12, ge=1)
+    text_heads: int = Field(8, ge=1)
+    projection: int = Field(512, ge=8)
+    context: int = Field(77, ge=8, description="Text tokens, the marks of begin and end among them.")
+    tokenizer: Annotated[str, Runtime] = Field(
+        description="Folder (or a hub's name) of the tokenizer; its files' digest enters the fingerprint."
+    )
+    lowercase: bool = True
+    begin_token: bool = Field(
+        True, description="A mark before each text, as CLIP has it. VeCLIP's released models have none."
+    )
+    preprocess: PreprocessWay = Field(
+        "usual", description="usual: bicubic, as CLIP's; veclip: as VeCLIP's released models, without antialiasing."
+    )
+    start: Annotated[str | None, Runtime] = Field(
+        None,
+        description="Folder of a CLIPModel to start from, such as a released VeCLIP's; none: random weights. Its "
+        "files' digest enters the fingerprint.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sized(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("size") in _SIZES:
+            return values | dict(zip(_FIELDS, _SIZES[values["size"]], strict=True))
+        return values
+
+
+class LaunchConfig(Section):
+    """One process trains within the one that asks; several are started by torchrun. How many changes rounding alone."""
+
+    processes: int = Field(1, ge=1, description="On each node; one a GPU.")
+    nodes: int = Field(1, ge=1)
+    rendezvous: str | None = Field(None, description="host:port of the first node, where there are several.")
+    patience: float = Field(900, gt=0, description="Seconds to wait for the other nodes.")
+    grace: int = Field(120, ge=1, description="Seconds that processes have to save and leave, once told to end.")
+
+    @model_validator(mode="after")
+    def _meet(self) -> Self:
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError("several nodes need a rendezvous, such as gpu1.example.org:29400")
+        return self
+
+    @property
+    def alone(self) -> bool:
+        """Whether one process does it all."""
+        return self.processes == 1 and self.nodes == 1
+
+
+Arm = Literal["alttext", "vec", "vecap", "mixed", "alttext_rewritten"]
+Text = Literal["alttext", "vec", "vecap", "alttext_rewritten"]
+_PLACE = re.compile(r"^(txt|json\.[^.]+(\.[^.]+)*)$")
+
+
+class _MixtureSource(Section):
+    weight: float = Field(1.0, gt=0, description="How often an epoch passes over the source: 0.5 half of it, 2 twice.")
+    arm: Arm | None = Field(None, description="The text that is taken of its samples; none: that of the run's arm.")
+    mixed_p: float | None = Field(None, ge=0, le=1, description="Of its arm `mixed`; none: train.mixed_p.")
+
+
+class VersionSource(_MixtureSource):
+    """A published version of a dataset. `{version}` is the one that is trained on."""
+
+    kind: Literal["version"]
+    version: str
+    dataset: str | None = Field(None, description="None: the configuration's own.")
+    root: Annotated[str | None, Runtime] = Field(None, description="Where it lies; none: the configuration's root.")
+
+
+class TarSource(_MixtureSource):
+    """Webdataset tars of anyone: paths or globs of this machine, `file://` or `s3://`."""
+
+    kind: Literal["tars"]
+    paths: Annotated[list[str], Runtime] = Field(min_length=1)
+    texts: dict[Text, str] = Field(
+        {"alttext": "txt"},
+        min_length=1,
+        description="Where a sample has each text: `txt`, or a key of its .json as `json.caption`; a list there is "
+        "one text in several variants.",
+    )
+
+    @field_validator("texts")
+    @classmethod
+    def _places(cls, texts: dict[Text, str]) -> dict[Text, str]:
+        for place in texts.values():
+            if not _PLACE.match(place):
+                raise ValueError(f"a text stands in txt or in a key of the .json, such as json.caption, not in {place}")
+        return texts
+
+
+class MixtureConfig(Section):
+    """A recipe by name. Under one name there is one recipe for good; `{version}` may stand in the name."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.-]|\{version\})*$")
+    sources: list[Annotated[VersionSource | TarSource, Field(discriminator="kind")]] = Field(min_length=1)
+
+
+class ReadingConfig(Section):
+    """In which order samples are read. All of it decides the batches, so none of it follows the machine."""
+
+    stream_above: int = Field(
+        2_000_000,
+        ge=0,
+        description="Sets with more samples are read shard by shard in lanes; smaller ones are shuffled as a whole.",
+    )
+    lanes: int = Field(32, ge=1, description="Shards that a batch is drawn from at once, where it is a multiple of it.")
+    window: int = Field(512, ge=1, description="Samples of a lane that are shuffled among each other, held in memory.")
 
 
 class AssembleConfig(Section):

@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecap_tasks.crawl.client import Client
+from vecap_tasks.core.manifest import Input
+from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.crawl.candidates import Source, extract, held_beside, open_source, read_tally
 from vecap_tasks.crawl.download import SUCCESS, Spool, download_all, wanted
-from vecap_tasks.crawl.extract import extract, held_beside, read_tally
-from vecap_tasks.crawl.links import Tally
-from vecap_tasks.crawl.retry import Earlier, open_earlier
+from vecap_tasks.crawl.http.fetcher import Client
+from vecap_tasks.crawl.previous_crawl import Earlier, open_earlier
 from vecap_tasks.crawl.shards import write_shard
-from vecap_tasks.crawl.sources import Source, open_source
-from vecap_tasks.dataset.manifest import Input
-from vecap_tasks.dataset.stage import Made, ShardResult, Stage
+from vecap_tasks.crawl.sources.link import Tally
 
 if TYPE_CHECKING:
-    from vecap_tasks.crawl.duplicates import PublishedCrawl
+    from vecap_tasks.crawl.dedup import PublishedCrawl
 
 _CANDIDATES = "candidates.parquet"
 _DUPLICATES = "duplicates.parquet"
@@ -84,7 +83,7 @@ class Crawl(Stage):
         return replace(written, counters={**written.counters, "retried": len(again), "recovered": recovered})
 
     def finish(self, results: list[ShardResult], work: Path) -> Made:
-        from vecap_tasks.crawl.duplicates import write_duplicates
+        from vecap_tasks.crawl.dedup import write_duplicates
 
         tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
         config = self.config.crawl.duplicates
@@ -97,7 +96,7 @@ class Crawl(Stage):
     @cached_property
     def _published(self) -> list[PublishedCrawl]:
         """The crawls that duplicates are looked for in, as they are published when this is first asked."""
-        from vecap_tasks.crawl.duplicates import published_crawls
+        from vecap_tasks.crawl.dedup import published_crawls
 
         return published_crawls(self.store, self.version) if self.config.crawl.duplicates.earlier else []
 

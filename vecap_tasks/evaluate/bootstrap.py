@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecap_tasks.config import BootstrapConfig
-from vecap_tasks.evaluate.answers import Answers
-from vecap_tasks.evaluate.metrics import metrics_of
+from vecap_tasks.evaluate.metrics import Answers, metrics_of
 
 _CELLS = 4_000_000  # of draws held at once
 Rounds = NDArray[np.float64]

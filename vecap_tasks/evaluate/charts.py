@@ -16,7 +16,7 @@ from vecap_tasks.evaluate.results import Results
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from vecap_tasks.evaluate.measure import Features
+    from vecap_tasks.evaluate.features import Features
     from vecap_tasks.evaluate.sets import Picture, RetrievalSet
 
 _QUERIES = 6

@@ -1,20 +1,26 @@
-"""Features of images and texts from an exported model, through its own tokenizer and preprocessing."""
+"""Features of images and texts from an exported model, and one model measured on the evaluation sets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from transformers.utils.logging import disable_progress_bar
 
+from vecap_tasks.config import Ties
+from vecap_tasks.core.preprocess import preprocess_way, veclip_values
 from vecap_tasks.errors import ConfigError, VecapError
-from vecap_tasks.evaluate.sets import Picture
-from vecap_tasks.preprocess import preprocess_way, veclip_values
+from vecap_tasks.evaluate.metrics import Answers
+from vecap_tasks.evaluate.retrieval import images_found, texts_found
+from vecap_tasks.evaluate.sets import EvaluationSets, Picture, RetrievalSet
+from vecap_tasks.evaluate.zero_shot import class_features, class_sentences, classes_found
 
 _READERS = 8  # images read and decoded side by side
 
@@ -68,3 +74,45 @@ def _finish(made: list[torch.Tensor]) -> torch.Tensor:
     if not bool(torch.isfinite(features).all()):
         raise VecapError("the model gives features that are not finite; train it again with a lower learning rate")
     return features
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Features of one retrieval set: float32 [images, d] and [captions, d] of length 1."""
+
+    images: torch.Tensor
+    captions: torch.Tensor
+
+
+def measure(
+    encoder: Encoder, sets: EvaluationSets, digests: Sequence[str], ties: Ties
+) -> tuple[tuple[Answers, ...], list[Features]]:
+    """Return the answers of the *encoder*'s model to all sets, and its features of the retrieval sets.
+
+    *digests* are those of the sets, retrieval first.
+    """
+    known = iter(digests)
+    made: list[Answers] = []
+    features = []
+    for given in sets.retrieval:
+        own = Features(encoder.images(given.pictures), encoder.texts(given.captions))
+        made += _retrieval(own, given, next(known), ties)
+        features.append(own)
+    for classified in sets.zero_shot:
+        sentences = encoder.texts(class_sentences(classified.classes, classified.templates))
+        classes = class_features(sentences, len(classified.classes))
+        hits = classes_found(encoder.images(classified.pictures), classes, classified.labels, ties)
+        image = np.arange(len(hits), dtype=np.int32)
+        label = np.asarray(classified.labels, np.int32)
+        made.append(Answers(classified.name, next(known), "zero_shot", image, label, hits))
+    return tuple(made), features
+
+
+def _retrieval(features: Features, given: RetrievalSet, digest: str, ties: Ties) -> list[Answers]:
+    none = np.empty(0, np.int32)
+    by_image = images_found(features.images, features.captions, given.caption_of, ties)
+    by_text = texts_found(features.images, features.captions, given.caption_of, ties)
+    return [
+        Answers(given.name, digest, "image_to_text", np.arange(len(by_image), dtype=np.int32), none, by_image),
+        Answers(given.name, digest, "text_to_image", np.asarray(given.caption_of, np.int32), none, by_text),
+    ]

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from vecap_tasks.dataset.manifest import Input, Manifest
-from vecap_tasks.dataset.stage import Made, ShardResult, Stage
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.verify import CHANGED, Recorded
+from vecap_tasks.core.manifest import Input, Manifest
+from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.verify import CHANGED, Recorded
 from vecap_tasks.errors import DamagedError
 from vecap_tasks.evaluate.results import FILE as RESULTS
 from vecap_tasks.evaluate.results import SetSize
@@ -37,7 +37,7 @@ class Evaluate(Stage):
 
     def inputs(self) -> list[Input]:
         """Return the sets, with every byte of their images read anew."""
-        from vecap_tasks.evaluate.sets.digest import sets_digests
+        from vecap_tasks.evaluate.sets.loader import sets_digests
 
         found = sets_digests(self._sets, remembered=False)
         return [Input("dataset", name, digest) for name, digest in found.items()]
@@ -52,11 +52,9 @@ class Evaluate(Stage):
         """Write figures, answers and sheets of the model *shard*. Raises VecapError for a set that cannot be used."""
         import torch
 
-        from vecap_tasks.evaluate.answers import FILE, write_answers
         from vecap_tasks.evaluate.charts import plot_retrieved
-        from vecap_tasks.evaluate.features import Encoder
-        from vecap_tasks.evaluate.measure import measure
-        from vecap_tasks.evaluate.metrics import figures_of
+        from vecap_tasks.evaluate.features import Encoder, measure
+        from vecap_tasks.evaluate.metrics import FILE, figures_of, write_answers
 
         torch.set_num_threads(self.config.train.threads)
         settings = self.config.evaluate
@@ -79,11 +77,10 @@ class Evaluate(Stage):
         return Made(files, {"models": 1})
 
     def finish(self, results: list[ShardResult], work: Path) -> Made:
-        from vecap_tasks.evaluate.answers import FILE, read_answers
         from vecap_tasks.evaluate.charts import plot_arms
-        from vecap_tasks.evaluate.metrics import chances_of
+        from vecap_tasks.evaluate.metrics import FILE, chances_of, read_answers
         from vecap_tasks.evaluate.report import format_markdown
-        from vecap_tasks.evaluate.summary import summarise
+        from vecap_tasks.evaluate.results import summarise
 
         runs = {}
         for shard in self.shards():
@@ -110,7 +107,7 @@ class Evaluate(Stage):
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        from vecap_tasks.evaluate.sets.digest import sets_digests
+        from vecap_tasks.evaluate.sets.loader import sets_digests
 
         return sets_digests(self._sets, remembered=True)
 

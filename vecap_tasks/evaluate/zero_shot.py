@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from vecap_tasks.config import Ties
-from vecap_tasks.evaluate.ranking import found
-from vecap_tasks.evaluate.retrieval import BLOCK
+from vecap_tasks.evaluate.retrieval import BLOCK, found
 
 
 def class_sentences(classes: Sequence[str], templates: Sequence[str]) -> list[str]:

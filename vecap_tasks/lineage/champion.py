@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Config
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import Version
+from vecap_tasks.core.mlflow_tracking import Tracking, is_server, open_tracking
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.evaluate.results import Results, RunFigures, read_results
-from vecap_tasks.lineage.evaluated import FOLDER
+from vecap_tasks.lineage.models import FOLDER
 from vecap_tasks.lineage.recorded import MODEL_TAG
-from vecap_tasks.stages import load_stage
-from vecap_tasks.tracking import Tracking, is_server, open_tracking
+from vecap_tasks.registry import load_stage
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-    from vecap_tasks.evaluate.answers import Answers
     from vecap_tasks.evaluate.bootstrap import Difference
+    from vecap_tasks.evaluate.metrics import Answers
 
 ALIAS = "champion"
 
@@ -174,7 +174,7 @@ def _versions(tracking: Tracking, name: str) -> list[ModelVersion]:
 
 def _answers(tracking: Tracking, champion: ModelVersion) -> tuple[Answers, ...] | None:
     """Return what the champion answered, from its run in MLflow; None where that has no answers."""
-    from vecap_tasks.evaluate.answers import FILE, read_answers
+    from vecap_tasks.evaluate.metrics import FILE, read_answers
 
     client = tracking.client
     place = f"{FOLDER}/{FILE}"
@@ -187,6 +187,6 @@ def _answers(tracking: Tracking, champion: ModelVersion) -> tuple[Answers, ...] 
 
 
 def _stored_answers(store: Store, place: str) -> tuple[Answers, ...]:
-    from vecap_tasks.evaluate.answers import read_answers
+    from vecap_tasks.evaluate.metrics import read_answers
 
     return read_answers(store.read(place), place)

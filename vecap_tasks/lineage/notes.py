@@ -1,18 +1,100 @@
-"""What the pages of runs and models in MLflow say about themselves, in Markdown, with links to what they come from.
-
-An auditor who has only MLflow's UI goes by these from a model to the crawl. Links inside MLflow are relative: they hold
-wherever it is served. MLflow shows the first lines of a description until one asks for more, so the first of all leads
-back to the crawl; it shows lists well, and tables without space between their columns.
-"""
+"""Markdown notes on MLflow runs and models, with links to what they come from."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
 
-from vecap_tasks.dataset.manifest import Input, Manifest
-from vecap_tasks.lineage import crawl_files
-from vecap_tasks.lineage.pages import run_page
+from vecap_tasks.config import Config, expand_optional
+from vecap_tasks.core.manifest import Input, Manifest
+from vecap_tasks.core.mlflow_tracking import is_server, tracking_uri
+
+_MODE = "workflowType=machine_learning"
+
+
+def run_page(experiment: str, run_id: str, artifact: str = "") -> str:
+    """Return the link to a run, or to one of its artifacts, a path such as `quality/report/index.html`."""
+    below = f"/artifacts/{quote(artifact)}" if artifact else ""
+    return f"#/experiments/{experiment}/runs/{run_id}{below}?{_MODE}"
+
+
+def model_page(experiment: str, model_id: str) -> str:
+    """Return the link to a logged model, `m-…`."""
+    return f"#/experiments/{experiment}/models/{model_id}?{_MODE}"
+
+
+def trained_page(experiment: str, dataset: str) -> str:
+    """Return the link to those runs of *experiment* that name *dataset* among their inputs."""
+    condition = quote(f"dataset.name = '{dataset}'", safe="")
+    return f"#/experiments/{experiment}/runs?searchFilter={condition}&{_MODE}"
+
+
+def address(config: Config, page: str) -> str | None:
+    """Return the URL of *page* for a browser: below `mlflow.pages`, or below the server's own URL where that is empty.
+
+    None where MLflow is a file. Raises ConfigError for a variable that is not set.
+    """
+    base = expand_optional(config.mlflow.pages) or tracking_uri(config)
+    if not is_server(base):
+        return None
+    parts = urlsplit(base)
+    public = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))  # a link must not hold a password
+    return f"{public.rstrip('/')}/{page}"
+
+
+NAME = "crawl_files.md"
+TABLE = "crawl_files.csv"
+_SHOWN = 1000  # rows of a table that a browser still shows at once; the other file has all
+
+
+def write_crawl_files(folder: Path, crawl: Manifest, links: Sequence[str]) -> None:
+    """Write the list for people (`NAME`) and for machines (`TABLE`) into *folder*.
+
+    *links* are Markdown links, shown at its end.
+    """
+    rows = [("read", item.kind, item.name, item.bytes, item.digest) for item in crawl.inputs]
+    rows += [("written", "file", f"{crawl.location}/{entry.path}", entry.bytes, entry.sha256) for entry in crawl.files]
+    with (folder / TABLE).open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("step", "kind", "name", "bytes", "sha256"), *rows])
+    read = [(_shown(item), _bytes(item.bytes), f"`{item.digest}`") for item in crawl.inputs]
+    written = [(_cell(entry.path), _bytes(entry.bytes), f"`{entry.sha256}`") for entry in crawl.files]
+    text = f"""# Crawl files of {crawl.dataset}, {crawl.interval}
+
+## What the crawl read
+
+Names are as the configuration has them: no path of the machine that read them. The sha256 is of the bytes that were
+read; that of an earlier version is of its crawl's manifest.
+
+{_table(read)}
+## What the crawl wrote
+
+In `{crawl.location}` of the store: images and AltText, and a row for everything that was found, with what became of it.
+
+{_table(written)}
+{"".join(f"- {link}{chr(10)}" for link in links)}"""
+    (folder / NAME).write_text(text, encoding="utf-8")
+
+
+def _shown(item: Input) -> str:
+    return _cell(item.name) if item.kind == "source" else f"{item.kind} {_code(item.name)}"
+
+
+def _table(rows: list[tuple[str, str, str]]) -> str:
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in rows[:_SHOWN])
+    more = f"\n… and {len(rows) - _SHOWN:,} more, in `{TABLE}`\n" if len(rows) > _SHOWN else ""
+    return f"| file | bytes | sha256 |\n| --- | ---: | --- |\n{lines}{more}" if rows else "Nothing.\n"
+
+
+def _bytes(size: int | None) -> str:
+    return "" if size is None else f"{size:,}"
+
+
+def _cell(name: str) -> str:
+    return "`" + name.replace("`", "'").replace("|", "¦").replace("\n", " ") + "`"
+
 
 _NAMED = 5  # files of a crawl, and sources of a mixture, that a page names itself: MLflow takes 8,000 characters
 _CHARS = 300  # of a name or a refusal
@@ -53,7 +135,7 @@ class TrainedOn:
         """Its name, leading to its run and to the list of its crawl files where MLflow has them."""
         if self.place is None:
             return _code(self.name)
-        return f"{self.place.link(self.name[:_CHARS])} ({self.place.link('its crawl files', crawl_files.NAME)})"
+        return f"{self.place.link(self.name[:_CHARS])} ({self.place.link('its crawl files', NAME)})"
 
     @property
     def line(self) -> str:
@@ -76,7 +158,7 @@ def version_note(
     files = [item for item in crawl.inputs if item.kind == "source"]
     size = sum(item.bytes or 0 for item in files)
     count = "1 crawl file" if len(files) == 1 else f"{len(files):,} crawl files"
-    listed = place.link(f"{count}, {size:,} bytes", crawl_files.NAME)
+    listed = place.link(f"{count}, {size:,} bytes", NAME)
     lines = [
         "Look at " + ", ".join(_artifacts(place, manifests)),
         f"[Models trained on it]({trained})",

@@ -1,4 +1,4 @@
-"""What MLflow has: models and runs by the names it gives them, and its copies of files, checked against manifests."""
+"""What MLflow has: models and runs by name, copies checked against manifests, and versions in use."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from vecap_tasks.dataset.manifest import FileEntry, Manifest
-from vecap_tasks.dataset.version import Version
+from vecap_tasks.config import Config
+from vecap_tasks.core.manifest import FileEntry, Manifest
+from vecap_tasks.core.mlflow_tracking import Tracking, open_tracking
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.tree import Node
-from vecap_tasks.tracking import Tracking
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+
 
 LISTS = "vecap.lists"  # a tag of a version's run: the sha256 of what recording itself wrote
 MODEL_TAG = "vecap.model"  # a tag of a registered version: the id of its logged model
@@ -138,3 +141,59 @@ def _copy(tracking: Tracking, name: str, uri: str, wanted: Mapping[str, FileEntr
                 if hashlib.file_digest(stream, "sha256").hexdigest() != entry.sha256:
                     problems.append(f"{path} was changed in MLflow: its sha256 is not the manifest's")
     return Node("mlflow", name, None, "its copy of the files", tuple(problems), files=files, bytes=size)
+
+
+_AT_ONCE = 1000
+
+
+def needed_by_mlflow(config: Config, versions: Mapping[str, str]) -> dict[str, str]:
+    """Return which of the published *versions* (name to digest) must stay because of MLflow, by name, and why.
+
+    One that a run names as its dataset, but for the version's own run, stays: a model was trained or measured on it;
+    a run that is deleted in MLflow can be restored until `mlflow gc`, and counts. So does one that this MLflow has
+    not recorded: its models may be recorded in another. Raises VecapError where MLflow does not answer.
+    """
+    if not versions:
+        return {}
+    needed: dict[str, str] = {}
+    with open_tracking(config) as tracking:
+        experiments = _experiments(tracking)
+        own = [number for number, name in experiments.items() if name == f"vecap/{config.dataset}/versions"]
+        recorded = {
+            (run.data.tags.get("vecap.version"), run.data.tags.get("vecap.digest")) for run in _runs(tracking, own, "")
+        }
+        for name, digest in sorted(versions.items()):
+            for run in _runs(tracking, list(experiments), f"dataset.name = '{config.dataset}/{name}'"):
+                if run.data.tags.get("vecap.kind") != "version":
+                    needed[name] = f"the run {run.info.run_id} in MLflow used it"
+                    break
+            else:
+                if (name, digest) not in recorded:
+                    needed[name] = f"MLflow at {tracking.uri} has no run of it, its models may be in another"
+    return needed
+
+
+def _experiments(tracking: Tracking) -> dict[str, str]:
+    """Return the names of all experiments by id, deleted ones among them."""
+    from mlflow.entities import ViewType
+
+    found: dict[str, str] = {}
+    token: str | None = None
+    while True:
+        page: Any = tracking.client.search_experiments(ViewType.ALL, _AT_ONCE, page_token=token)
+        found |= {str(one.experiment_id): one.name for one in page}
+        token = page.token
+        if not token:
+            return found
+
+
+def _runs(tracking: Tracking, experiments: list[str], query: str) -> Iterator[Run]:
+    from mlflow.entities import ViewType
+
+    token: str | None = None
+    while experiments:
+        page: Any = tracking.client.search_runs(experiments, query, ViewType.ALL, _AT_ONCE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,26 +1,28 @@
-"""A published version as a run of the experiment `vecap/<dataset>/versions`."""
+"""Published versions and quality gate reports as MLflow runs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
 
 from vecap_tasks.config import Config
-from vecap_tasks.dataset.manifest import Manifest
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.verify import read_sound_manifest
-from vecap_tasks.dataset.version import DATASET_STAGES, Version
-from vecap_tasks.lineage import crawl_files
-from vecap_tasks.lineage.notes import Place, version_note
-from vecap_tasks.lineage.pages import run_page, trained_page
+from vecap_tasks.core.manifest import Manifest
+from vecap_tasks.core.mlflow_tracking import airflow_tags, clean, open_tracking, source_inputs
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.verify import read_sound_manifest
+from vecap_tasks.core.version import DATASET_STAGES, Version
+from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.lineage import notes
+from vecap_tasks.lineage.notes import Place, gate_note, run_page, trained_page, version_note
 from vecap_tasks.lineage.recorded import LISTS
-from vecap_tasks.tracking import airflow_tags, clean, open_tracking, source_inputs
+from vecap_tasks.registry import load_stage
 
 CONFIGURATION = "config.yaml"
 _LARGEST_ARTIFACT = 16 << 20
@@ -69,13 +71,13 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
             for counter, count in manifest.counters.items()
         ]
         tracking.metrics(place.run_id, counted)
-        listed = run_page(experiment, place.run_id, crawl_files.NAME)
+        listed = run_page(experiment, place.run_id, notes.NAME)
         tracking.inputs(place.run_id, source_inputs([item for m in manifests.values() for item in m.inputs], listed))
         trained = trained_page(tracking.experiment(version.dataset, "clip"), name)
         with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
             collect(store, manifests, Path(folder))
             links = (place.link(f"The version {name}"), f"[Models trained on it]({trained})")
-            crawl_files.write_crawl_files(Path(folder), manifests["crawl"], links)
+            notes.write_crawl_files(Path(folder), manifests["crawl"], links)
             (Path(folder) / CONFIGURATION).write_text(_configuration(published), encoding="utf-8")
             client.set_tag(place.run_id, LISTS, _digests(Path(folder)))
             client.log_artifacts(place.run_id, folder)
@@ -104,5 +106,85 @@ def _configuration(published: Manifest) -> str:
 
 def _digests(folder: Path) -> str:
     """Return the sha256 of the files that recording itself writes, by name, as JSON: no manifest has them."""
-    names = (crawl_files.NAME, crawl_files.TABLE, CONFIGURATION)
+    names = (notes.NAME, notes.TABLE, CONFIGURATION)
     return json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
+
+
+log = logging.getLogger(__name__)
+
+REPORT = "report"
+
+
+def record_gate(
+    config: Config, version: Version, refusal: str | None = None, tags: Mapping[str, str] | None = None
+) -> str:
+    """Record the gate's report on the crawl of *version*, and return the link to its page in MLflow.
+
+    *refusal* is the line by which the gate refused the crawl, None where it passed. A report that is there already is
+    left; one of an earlier refusal is replaced. Raises VecapError where there is no report, and when MLflow does not
+    answer.
+    """
+    from mlflow.entities import Metric
+
+    stage = load_stage("quality", config, version)
+    manifest = stage.manifest() if refusal is None else None
+    pages = list(_files(stage.store, f"{stage.folder}/{REPORT}"))
+    if not pages or (manifest is None and refusal is None):
+        raise VecapError(f"there is no report in {stage.store.root}/{stage.folder}; run `vecap quality` first")
+    said = {
+        "vecap.kind": "gate",
+        "vecap.dataset": version.dataset,
+        "vecap.version": version.name,
+        "vecap.interval": version.interval,
+        "vecap.passed": str(refusal is None).lower(),
+        "vecap.digest": manifest.digest if manifest is not None else f"refused/{version.name}/{stage.fingerprint}",
+    }
+    with open_tracking(config) as tracking:
+        experiment = tracking.experiment(version.dataset, "gate")
+        found = tracking.find_run(experiment, said["vecap.digest"])
+        if found is not None and found.data.tags.get("vecap.version") == version.name:
+            return run_page(experiment, str(found.info.run_id), f"{REPORT}/index.html")
+        everything = airflow_tags() | dict(tags or {}) | said
+        name = version.name if refusal is None else f"{version.name} refused"
+        place = Place(
+            experiment, str(tracking.client.create_run(experiment, tags=everything, run_name=name).info.run_id)
+        )
+        tracking.params(place.run_id, {"quality": stage.identity()})
+        if manifest is not None:
+            now = int(time.time() * 1000)
+            counted = [Metric(clean(counter), float(n), now, 0) for counter, n in manifest.counters.items()]
+            tracking.metrics(place.run_id, counted)
+        with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
+            for page in pages:
+                target = Path(folder) / REPORT / page
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(stage.store.read(f"{stage.folder}/{REPORT}/{page}"))
+            tracking.client.log_artifacts(place.run_id, folder)
+        note = gate_note(f"{version.dataset}/{version.name}", place, refusal, everything)
+        tracking.describe(place.run_id, note)
+        # A run that is not FINISHED is replaced when the crawl is judged again.
+        tracking.client.set_terminated(place.run_id, "FINISHED" if refusal is None else "FAILED")
+    return run_page(experiment, place.run_id, f"{REPORT}/index.html")
+
+
+def keep_gate(
+    config: Config, version: Version, refusal: str | None = None, tags: Mapping[str, str] | None = None
+) -> str | None:
+    """Record the report as `record_gate` does; where that fails, say so in the log, and return None.
+
+    The report lies in the store in any case, and neither the work nor a refusal waits for MLflow.
+    """
+    try:
+        return record_gate(config, version, refusal, tags)
+    except VecapError as error:
+        log.warning("the gate's report is not in MLflow: %s", one_line(error))
+        return None
+
+
+def _files(store: Store, folder: str, below: str = "") -> Iterator[str]:
+    """Give the files under *folder*, relative to it."""
+    place = f"{folder}/{below}" if below else folder
+    for name in store.files(place):
+        yield f"{below}{name}"
+    for name in store.folders(place):
+        yield from _files(store, folder, f"{below}{name}/")

@@ -12,8 +12,8 @@ from typing import Any
 
 import duckdb
 
-from vecap_tasks.dataset.parquet import write_sorted
-from vecap_tasks.quality.clean import literal
+from vecap_tasks.core.tables import write_sorted
+from vecap_tasks.quality.alttext_rules import literal
 
 EXAMPLES = 5
 _NAMED = 200  # hosts and languages that are counted by name, the others together

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
-from vecap_tasks.dataset.manifest import read_manifest
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import Version
+from vecap_tasks.core.manifest import read_manifest
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import DamagedError
-from vecap_tasks.quality.drift import Moved
-from vecap_tasks.quality.gate import Limit
+from vecap_tasks.quality.gate import Limit, Moved
 from vecap_tasks.quality.measures import Measured, Reason
 from vecap_tasks.quality.rules import describe_alttext_problem, describe_reason
 

@@ -18,24 +18,21 @@ import duckdb
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config
-from vecap_tasks.dataset.manifest import Input, digest
-from vecap_tasks.dataset.parquet import write_sorted
-from vecap_tasks.dataset.query import connect, create_view
-from vecap_tasks.dataset.schemas import CRAWL, DUPLICATES, SCORES
-from vecap_tasks.dataset.stage import Made, ShardResult, Stage
-from vecap_tasks.dataset.verify import Recorded
-from vecap_tasks.dataset.version import Version
+from vecap_tasks.core.manifest import Input, digest
+from vecap_tasks.core.schemas import CRAWL, DUPLICATES, SCORES
+from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.tables import connect, create_view, write_sorted
+from vecap_tasks.core.verify import Recorded
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import GateClosed
-from vecap_tasks.quality.clean import cleaned
-from vecap_tasks.quality.drift import MEASURES, as_json, earlier_versions, moved
-from vecap_tasks.quality.gate import Failure, drift_limits, limits
+from vecap_tasks.quality.alttext_rules import cleaned
+from vecap_tasks.quality.clip_scores import FILE as SCORES_FILE
+from vecap_tasks.quality.clip_scores import ClipFiles, earlier_scores, find_clip, write_scores
+from vecap_tasks.quality.gate import MEASURES, Failure, as_json, drift_limits, earlier_versions, limits, moved
 from vecap_tasks.quality.measures import Measured, measure, write_sample
-from vecap_tasks.quality.releases import Entry, entry_bytes, in_force, releases_of
+from vecap_tasks.quality.quarantine import VERDICTS_FILE, Entry, entry_bytes, in_force, releases_of, shard_tables
 from vecap_tasks.quality.report import FINDINGS, PAGE, Findings
 from vecap_tasks.quality.rules import wording
-from vecap_tasks.quality.scores import FILE as SCORES_FILE
-from vecap_tasks.quality.scores import ClipFiles, earlier_scores, find_clip, write_scores
-from vecap_tasks.quality.tables import VERDICTS_FILE, shard_tables
 from vecap_tasks.quality.verdicts import judge_rows, write_verdicts
 
 log = logging.getLogger(__name__)
@@ -167,7 +164,7 @@ class Quality(Stage):
 
     def finish(self, results: list[ShardResult], work: Path) -> Made:
         """Judge the crawl. Raises GateClosed where an expectation stops it; the report is in the store even then."""
-        from vecap_tasks.quality.judge import judge
+        from vecap_tasks.quality.expectations import judge
 
         config = self.config.quality
         measured = Measured.from_json(self.store.read(f"{self.folder}/{MEASURES}"))

@@ -15,13 +15,10 @@ from pathlib import Path
 import duckdb
 
 from vecap_tasks.config import QualityConfig, RowRules
-from vecap_tasks.dataset.parquet import write_sorted
-from vecap_tasks.dataset.query import scan
-from vecap_tasks.dataset.schemas import VERDICTS
-from vecap_tasks.quality.alttext import ALTTEXT_RULES
-from vecap_tasks.quality.clean import cleaned, literal
-from vecap_tasks.quality.releases import Released
-from vecap_tasks.quality.rule import all_that_fire, first_that_fires
+from vecap_tasks.core.schemas import VERDICTS
+from vecap_tasks.core.tables import scan, write_sorted
+from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_that_fire, cleaned, first_that_fires, literal
+from vecap_tasks.quality.quarantine import Released
 from vecap_tasks.quality.rules import (
     CLIP_SCORE,
     COMPARING_RULES,

@@ -1,24 +1,75 @@
-"""Texts of a shard that is not finished: each batch is published aside, so that a lost worker costs one at most.
-
-A text follows from who writes it, its subject and its draw, not from the batch it came in; so the shard's next try
-takes the texts over, and its bytes are those of a try that nothing disturbed.
-"""
+"""Texts of an unfinished shard, stored batch by batch so that a lost worker costs one batch; and refused requests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from vecap_tasks.dataset.manifest import digest
-from vecap_tasks.dataset.stage import Stage
+from vecap_tasks.core.manifest import digest
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.errors import VecapError
-from vecap_tasks.rewrite.draw import Draw, Written, flat
-from vecap_tasks.rewrite.refusals import Refusals
+from vecap_tasks.rewrite.backends.openai_errors import ROW_FAULTS
+from vecap_tasks.rewrite.backends.sampling_params import Draw, Written, flat
+from vecap_tasks.rewrite.second_try import Caption
 
 log = logging.getLogger(__name__)
+_FEW = 20  # captions of a shard, too few to tell the server's fault from theirs
+
+
+class Refusals:
+    """The refusals of one shard; *where* names it in messages."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._examples: dict[str, str] = {}  # problem to the first message
+
+    def note(self, role: str, written: Sequence[Written]) -> None:
+        """Log one line for each problem in what the model of *role* answered."""
+        messages: dict[str, list[str]] = {}
+        for text in written:
+            if text.problem and text.said:
+                messages.setdefault(text.problem, []).append(text.said)
+        for problem, said in sorted(messages.items()):
+            self._examples.setdefault(problem, said[0])
+            log.warning(
+                "%s: %s: the server refused %d of %d requests (%s), for example: %s",
+                *(self._where, role, len(said), len(written), problem, said[0]),
+            )
+
+    def check(self, role: str, captions: Collection[Caption], limit: float) -> None:
+        """Raise VecapError where a share of *captions* above *limit* was refused, so that no row is at fault."""
+        refused = Counter(caption.problem for caption in captions if caption.problem in ROW_FAULTS)
+        if len(captions) < _FEW or refused.total() <= len(captions) * limit:
+            return
+        problem, _ = refused.most_common(1)[0]
+        raise VecapError(
+            f"{self._where}: {role}: the server refused {refused.total()} of {len(captions)} requests "
+            f"({_listed(refused)}), for example: {self._examples.get(problem, problem)}; "
+            "correct the server's limits or the settings that this names, or raise rewrite.max_refused"
+        )
+
+
+def warn_of_refusals(stage: str, counters: Iterable[Mapping[str, int]]) -> None:
+    """Log one line with what the servers refused in a version, from the *counters* of its shards."""
+    rows, refused = 0, Counter[str]()
+    for one in counters:
+        rows += one["rows"]
+        refused += Counter({str(fault): one.get(f"problem.{fault}", 0) for fault in ROW_FAULTS})
+    if refused:
+        log.warning(
+            "%s: %d texts of a version of %d rows are missing since a server refused them: %s",
+            *(stage, refused.total(), rows, _listed(refused)),
+        )
+
+
+def _listed(refused: Counter[str]) -> str:
+    return ", ".join(f"{problem} {count}" for problem, count in sorted(refused.items()))
+
+
 S = TypeVar("S")
 
 Finished = Callable[[Mapping[int, Written]], None]  # takes what a batch wrote, by the places of what was asked

@@ -19,7 +19,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from vecap_tasks.dataset.manifest import digest
+from vecap_tasks.core.manifest import digest
 from vecap_tasks.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "prompts"

@@ -17,14 +17,14 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from vecap_tasks.dataset.manifest import read_manifest
-from vecap_tasks.dataset.query import connect, open_connection, scan
-from vecap_tasks.dataset.schemas import CAPTIONS
-from vecap_tasks.dataset.stage import RECEIPTS
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import Version, list_versions
-from vecap_tasks.rewrite.attempts import Attempt, Caption
-from vecap_tasks.rewrite.images import Row
+from vecap_tasks.core.manifest import read_manifest
+from vecap_tasks.core.schemas import CAPTIONS
+from vecap_tasks.core.stage import RECEIPTS
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.tables import connect, open_connection, scan
+from vecap_tasks.core.version import Version, list_versions
+from vecap_tasks.rewrite.rows import Row
+from vecap_tasks.rewrite.second_try import Attempt, Caption
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,26 +19,23 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.dataset.manifest import Input, canonical
-from vecap_tasks.dataset.parquet import write_rows
-from vecap_tasks.dataset.query import connect, scan
-from vecap_tasks.dataset.schemas import CAPTIONS
-from vecap_tasks.dataset.stage import Made, ShardResult, Stage
-from vecap_tasks.dataset.store import Local
-from vecap_tasks.dataset.verify import Recorded
+from vecap_tasks.core.manifest import Input, canonical
+from vecap_tasks.core.models import Checkpoint, ServedModel, find_model
+from vecap_tasks.core.schemas import CAPTIONS
+from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.store import Local
+from vecap_tasks.core.tables import connect, scan, write_rows
+from vecap_tasks.core.verify import Recorded
 from vecap_tasks.errors import DamagedError
 from vecap_tasks.rewrite import screen
-from vecap_tasks.rewrite.attempts import Caption, write_captions
-from vecap_tasks.rewrite.batches import Batches, Finished
-from vecap_tasks.rewrite.checkpoint import Checkpoint, ServedModel, find_model
-from vecap_tasks.rewrite.draw import Draw, Written
-from vecap_tasks.rewrite.images import Row, Seen, read_images
-from vecap_tasks.rewrite.meter import Meter
+from vecap_tasks.rewrite.backends.sampling_params import Draw, Written
+from vecap_tasks.rewrite.batches import Batches, Finished, warn_of_refusals
 from vecap_tasks.rewrite.prompt import PLACES, Prompt, load_prompt
-from vecap_tasks.rewrite.refusals import warn_of_refusals
 from vecap_tasks.rewrite.reuse import Captions, Earlier, Writer, Writers, find_captions, finished_captions
+from vecap_tasks.rewrite.rows import Row, Seen, read_images
 from vecap_tasks.rewrite.screen import Screened
-from vecap_tasks.rewrite.table import caption_table, count
+from vecap_tasks.rewrite.second_try import Caption, write_captions
+from vecap_tasks.rewrite.table import Meter, caption_table, count
 
 log = logging.getLogger(__name__)
 Texts = tuple[str, str]  # AltText and VeC
@@ -127,7 +124,7 @@ class Rewrite(Stage):
         servers = {role: settings for role, settings in self._settings.items() if settings.server is not None}
         if not servers:
             return Made({})
-        from vecap_tasks.rewrite.served import describe_server
+        from vecap_tasks.rewrite.openai_models import describe_server
 
         warn_of_refusals(self.name, (result.counters for result in results))
         served = {role: describe_server(settings) for role, settings in servers.items()}
@@ -176,7 +173,7 @@ class Rewrite(Stage):
     def _vlm(self) -> Describes:
         model, settings, prompt = self._models["vlm"], self._settings["vlm"], self._prompts["vlm"]
         if isinstance(model, ServedModel):
-            from vecap_tasks.rewrite.served import ServedVlm
+            from vecap_tasks.rewrite.openai_models import ServedVlm
 
             return ServedVlm(settings, prompt)
         from vecap_tasks.rewrite.vlm import load_vlm
@@ -186,7 +183,7 @@ class Rewrite(Stage):
     def _llm(self, prompt: Prompt) -> Fuses:
         model, settings, limit = self._models["llm"], self._settings["llm"], self.config.rewrite.max_alttext_chars
         if isinstance(model, ServedModel):
-            from vecap_tasks.rewrite.served import ServedLlm
+            from vecap_tasks.rewrite.openai_models import ServedLlm
 
             return ServedLlm(settings, prompt, limit)
         from vecap_tasks.rewrite.llm import load_llm

@@ -1,21 +1,30 @@
-"""The VLM: it looks at pictures and says what it sees (VeC). LLaVA and whatever else transformers loads like it."""
+"""The VLM: it looks at images and writes what it sees (VeC). LLaVA and whatever else transformers loads like it."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import (
+    PROCESSOR_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
+from transformers.utils import is_torchvision_available
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.rewrite.batches import Finished, unheeded
-from vecap_tasks.rewrite.checkpoint import Checkpoint
-from vecap_tasks.rewrite.draw import Draw, Written, failed
-from vecap_tasks.rewrite.generation import (
+from vecap_tasks.core.models import Checkpoint
+from vecap_tasks.rewrite.backends.sampling_params import Draw, Written, failed
+from vecap_tasks.rewrite.backends.transformers import (
     LENGTH_STEP,
     LOAD_ERRORS,
     Generator,
@@ -24,9 +33,44 @@ from vecap_tasks.rewrite.generation import (
     load_weights,
     padded,
 )
-from vecap_tasks.rewrite.images import DECODERS, Seen, ahead
-from vecap_tasks.rewrite.processor import load_processor
+from vecap_tasks.rewrite.batches import Finished, unheeded
 from vecap_tasks.rewrite.prompt import Prompt
+from vecap_tasks.rewrite.rows import DECODERS, Seen, ahead
+
+_VIDEO = "video_processor"
+_PARTS = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
+
+
+def load_processor(folder: Path) -> Any:
+    """Load the processor by transformers' Auto classes. Raises what those raise for a folder that has none."""
+    kind = PROCESSOR_MAPPING.get(
+        type(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)), None
+    )
+    attributes = kind.get_attributes() if hasattr(kind, "get_attributes") else []
+    if kind is None or is_torchvision_available() or not {_VIDEO} < set(attributes) <= {_VIDEO, *_PARTS}:
+        return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    parts = [
+        None if name == _VIDEO else _PARTS[name].from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        for name in attributes
+    ]
+    settings, more = kind.get_processor_dict(folder, local_files_only=True)
+    return _without_videos(kind).from_args_and_dict(parts, settings, **more)
+
+
+def _without_videos(kind: Any) -> Any:
+    class Pictures(kind):  # type: ignore[misc]  # transformers has no types
+        def check_argument_for_proper_class(self, argument_name: str, argument: object) -> Any:
+            return None if argument_name == _VIDEO else super().check_argument_for_proper_class(argument_name, argument)
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            """Return what *kind* has: transformers reads it off a signature, which a subclass hides."""
+            names: list[str] = kind.get_attributes()
+            return names
+
+    Pictures.__name__ = kind.__name__  # by which processors tell their settings
+    return Pictures
+
 
 _HELD = 512  # pictures that wait for others whose prompts are as long as theirs
 _SHAPES = ((64, 64), (128, 256), (256, 128), (512, 384))  # pictures that tell whether the length follows the shape

@@ -1,16 +1,31 @@
-"""The states of an unfinished run in the store: whole, the last few of them, gone once the run is published."""
+"""Checkpoints of unfinished runs in the store: whole, the last few, deleted once the run is published."""
 
 from __future__ import annotations
 
 import logging
 import pickle
 from dataclasses import asdict, astuple, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from vecap_tasks.dataset.store import Store
+from vecap_tasks.config import Arm, TrainConfig
+from vecap_tasks.core.store import Store
 from vecap_tasks.errors import VecapError, one_line
+
+
+def run_names(config: TrainConfig) -> list[str]:
+    return [f"{arm}-{seed}" for arm in config.arms for seed in config.seeds]
+
+
+def parse_run(name: str) -> tuple[Arm, int]:
+    """Return arm and seed of a run's *name*. Raises VecapError for a name that is none."""
+    arm, _, seed = name.partition("-")
+    for known in get_args(Arm):
+        if arm == known and seed.isdigit():
+            return known, int(seed)
+    raise VecapError(f"{name!r} names no run; it is an arm and a seed, such as mixed-0")
+
 
 log = logging.getLogger(__name__)
 

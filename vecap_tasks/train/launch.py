@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from vecap_tasks.config import load_config
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import read_version
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import read_version
 from vecap_tasks.errors import ConfigError, DamagedError, VecapError, one_line
-from vecap_tasks.train.ending import Ending, ToldToEnd, heard
+from vecap_tasks.train.signals import Ending, ToldToEnd, heard
 
 if TYPE_CHECKING:
     from vecap_tasks.train.stage import Train

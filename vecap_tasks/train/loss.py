@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vecap_tasks.train.ranks import Ranks
+from vecap_tasks.train.distributed import Ranks
 
 _LARGEST_LOG_SCALE = math.log(100)  # the bound of CLIP's logit scale (Radford et al., 2021)
 _SIGMOID_LOG_SCALE, _SIGMOID_BIAS = math.log(10), -10.0  # where SigLIP starts (Zhai et al., 2023)

@@ -10,8 +10,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTraine
 from transformers.utils.logging import disable_progress_bar
 
 from vecap_tasks.config import ClipConfig, Config
+from vecap_tasks.core.models import start_folder
 from vecap_tasks.errors import ConfigError, VecapError, one_line
-from vecap_tasks.train.start import start_folder
 
 _WIDER_MLP = 4  # the hidden layer of a block, in widths, as in the published CLIP models
 

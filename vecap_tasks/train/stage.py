@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Arm
-from vecap_tasks.dataset.manifest import Input, Manifest
-from vecap_tasks.dataset.stage import Made, ShardResult, Stage
-from vecap_tasks.dataset.verify import Recorded
+from vecap_tasks.core.manifest import Input, Manifest
+from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.verify import Recorded
 from vecap_tasks.errors import VecapError
-from vecap_tasks.train.names import parse_run, run_names
+from vecap_tasks.train.checkpoint import parse_run, run_names
 
 if TYPE_CHECKING:
     from vecap_tasks.train.checkpoint import Checkpoints, Speed, State, StepRecord
-    from vecap_tasks.train.meter import Progress
-    from vecap_tasks.train.mixture import Mixture
-    from vecap_tasks.train.watch import Watch
+    from vecap_tasks.train.data.mixture import Mixture
+    from vecap_tasks.train.live_logging import Watch
+    from vecap_tasks.train.throughput import Progress
 
 SPEEDS = "throughput.jsonl"
 
@@ -59,7 +59,7 @@ class Train(Stage):
         return section | {"model": model} | mixed
 
     def inputs(self) -> list[Input]:
-        from vecap_tasks.train.recipe import mixture_inputs
+        from vecap_tasks.train.data.mixture_builder import mixture_inputs
 
         mixed = mixture_inputs(self._mixture) if self._mixture else []
         model = self.config.train.model
@@ -68,24 +68,24 @@ class Train(Stage):
 
     @cached_property
     def _mixture(self) -> Mixture | None:
-        from vecap_tasks.train.recipe import open_mixture
+        from vecap_tasks.train.data.mixture_builder import open_mixture
 
         return open_mixture(self.config, self.version.name)
 
     @cached_property
     def _tokenizer_digest(self) -> str:
-        from vecap_tasks.train.tokenizer_files import tokenizer_digest
+        from vecap_tasks.core.models import tokenizer_digest
 
         return tokenizer_digest(self.config)
 
     @cached_property
     def _start_digest(self) -> str | None:
-        from vecap_tasks.train.start import start_digest
+        from vecap_tasks.core.models import start_digest
 
         return start_digest(self.config)
 
     def reads(self) -> list[Recorded]:
-        from vecap_tasks.train.recipe import training_files
+        from vecap_tasks.train.data.mixture_builder import training_files
 
         return training_files(self.config, self.version)
 
@@ -109,9 +109,9 @@ class Train(Stage):
         Raises VecapError when there are fewer than two samples with a text for the arm, when the loss is not finite,
         and when the process is told to end; then there is a checkpoint to go on from.
         """
-        from vecap_tasks.preprocess import image_processor
+        from vecap_tasks.core.preprocess import image_processor
+        from vecap_tasks.train.data.tokenizer import load_tokenizer
         from vecap_tasks.train.model import export, open_model
-        from vecap_tasks.train.tokenizer import load_tokenizer
 
         config = self.config.train
         arm, seed = parse_run(shard)
@@ -155,9 +155,9 @@ class Train(Stage):
     def _trained(self, shard: str) -> State:
         import torch
 
+        from vecap_tasks.train.distributed import Ranks, choose_device
         from vecap_tasks.train.launch import launch
-        from vecap_tasks.train.ranks import Ranks, choose_device
-        from vecap_tasks.train.run import train
+        from vecap_tasks.train.trainer import train
 
         checkpoints = self.checkpoints(shard)
         if self.config.train.launch.alone:
@@ -176,7 +176,7 @@ class Train(Stage):
 
     def watch(self, shard: str) -> Watch:
         """Return what tells MLflow how the run *shard* goes, for as long as it is entered."""
-        from vecap_tasks.train.watch import Watch
+        from vecap_tasks.train.live_logging import Watch
 
         return Watch(self.config, self.version, shard, self.fingerprint)
 

@@ -18,8 +18,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.dataset.store import Store
-from vecap_tasks.dataset.version import read_version
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import read_version
 from vecap_tasks.errors import VecapError, one_line
 
 
@@ -51,9 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(config: Config, name: str, run: str) -> None:
-    from vecap_tasks.train.ranks import joined
-    from vecap_tasks.train.run import train
+    from vecap_tasks.train.distributed import joined
     from vecap_tasks.train.stage import Train
+    from vecap_tasks.train.trainer import train
 
     stage = Train(config, read_version(Store(config.resolve(config.root)), config.dataset, name))
     checkpoints = stage.checkpoints(run)

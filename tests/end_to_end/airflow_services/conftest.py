@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.installation import IMAGES, INTERVAL, Installation, environment, services, started_under
-from vecap_tasks.services import control
+from vecap_tasks.local import control
 
 
 @pytest.fixture(scope="package")

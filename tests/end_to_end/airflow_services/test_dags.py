@@ -17,8 +17,8 @@ import pytest
 
 from tests.end_to_end.conftest import Place
 from tests.installation import INTERVAL, Installation, asked, await_that, services
-from vecap_tasks.services import airflow
-from vecap_tasks.services.http import Api
+from vecap_tasks.local import airflow
+from vecap_tasks.local.airflow import Api
 
 pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.timeout(3000)]
 

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from tests.installation import services, started_under
-from vecap_tasks.services import airflow, control
-from vecap_tasks.services.state import Phase
+from vecap_tasks.local import airflow, control
+from vecap_tasks.local.state import Phase
 
 pytestmark = [pytest.mark.slow, pytest.mark.services, pytest.mark.timeout(1800)]
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vecap_tasks.crawl.failure import failure_of
+from vecap_tasks.errors import failure_of
 
 # In the order in which they are looked for, whatever their case. LAION has URL and TEXT, DataComp url and text, CC3M
 # and CC12M (where somebody gave them a header) image_url and caption, RedCaps url and caption, LAION-COCO URL, TEXT

@@ -10,15 +10,13 @@ from collections.abc import Iterator
 from http import HTTPStatus
 
 from vecap_tasks.config import Config, WarcSource
-from vecap_tasks.crawl.address import canonical
-from vecap_tasks.crawl.failure import Failure, failure_of
-from vecap_tasks.crawl.links import Held, Link, Tally, links_of
-from vecap_tasks.crawl.page import HTML, Page
-from vecap_tasks.crawl.robots import product_token
-from vecap_tasks.crawl.sources.answer import MAX_HEADER, Answer, answer_of
-from vecap_tasks.crawl.sources.files import find_files
-from vecap_tasks.crawl.sources.records import Record, Records
-from vecap_tasks.errors import VecapError
+from vecap_tasks.core.files import find_files
+from vecap_tasks.crawl.html.parser import HTML, Page
+from vecap_tasks.crawl.http.robots import product_token
+from vecap_tasks.crawl.http.url import canonical
+from vecap_tasks.crawl.sources.link import Held, Link, Tally, links_of
+from vecap_tasks.crawl.warc.records import MAX_HEADER, Answer, Record, Records, answer_of
+from vecap_tasks.errors import Failure, VecapError, failure_of
 
 _HOLDS = frozenset({"response", "resource"})
 _REVISIT = "revisit"

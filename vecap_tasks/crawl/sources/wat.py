@@ -14,14 +14,12 @@ from typing import Any
 import orjson
 
 from vecap_tasks.config import Config, WatSource
-from vecap_tasks.crawl.address import absolute, canonical
-from vecap_tasks.crawl.failure import Failure, failure_of
-from vecap_tasks.crawl.links import Link, Tally
-from vecap_tasks.crawl.optout import opted_out
-from vecap_tasks.crawl.robots import product_token
-from vecap_tasks.crawl.sources.files import find_files
-from vecap_tasks.crawl.sources.records import Record, Records
-from vecap_tasks.errors import VecapError
+from vecap_tasks.core.files import find_files
+from vecap_tasks.crawl.http.robots import opted_out, product_token
+from vecap_tasks.crawl.http.url import absolute, canonical
+from vecap_tasks.crawl.sources.link import Link, Tally
+from vecap_tasks.crawl.warc.records import Record, Records
+from vecap_tasks.errors import Failure, VecapError, failure_of
 
 _KINDS = frozenset({"metadata"})
 _IMAGE = "IMG@/src"

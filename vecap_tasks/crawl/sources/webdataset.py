@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from io import BufferedReader
 
 from vecap_tasks.config import Config, WebdatasetSource
-from vecap_tasks.crawl.address import absolute
-from vecap_tasks.crawl.failure import Failure, failure_of
-from vecap_tasks.crawl.links import Link, Stored, Tally
+from vecap_tasks.core.files import Digesting, SourceFile, find_files
+from vecap_tasks.crawl.http.url import absolute
 from vecap_tasks.crawl.sources.columns import find_columns
-from vecap_tasks.crawl.sources.files import Digesting, SourceFile, find_files
-from vecap_tasks.errors import VecapError
+from vecap_tasks.crawl.sources.link import Link, Stored, Tally
+from vecap_tasks.errors import Failure, VecapError, failure_of
 
 _MEMBER = re.compile(r"^((?:.*/|)[^./]+)\.([^/]+)$", re.DOTALL)  # webdataset's: the key ends at the first dot
 _IMAGES = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order

@@ -1,15 +1,74 @@
-"""Captions in text files: Flickr's files of tokens, and tables."""
+"""Captioned evaluation sets: token files, tables, and COCO and Flickr with the Karpathy splits."""
 
 from __future__ import annotations
 
+import csv
 import re
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from vecap_tasks.config import CaptionTable, TokenSet
+from vecap_tasks.config import CaptionTable, KarpathySet, TokenSet
+from vecap_tasks.core.json_reader import JsonError, JsonReader
 from vecap_tasks.errors import VecapError
-from vecap_tasks.evaluate.sets.kinds import RetrievalSet, group_captions
-from vecap_tasks.evaluate.sets.picture import find_pictures
-from vecap_tasks.evaluate.sets.text import read_columns, read_lines
+from vecap_tasks.evaluate.sets.types import RetrievalSet, find_pictures, group_captions
+
+
+def read_text(file: Path) -> str:
+    """Return the whole of a UTF-8 file, without a byte order mark. Raises VecapError naming it."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VecapError(f"{file} is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise VecapError(f"{file} cannot be read: {error.strerror}; correct its path") from error
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines that are not empty, stripped. Raises VecapError where there are none."""
+    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    if not lines:
+        raise VecapError(f"{file} is empty; write one a line")
+    return lines
+
+
+def read_columns(
+    file: Path, first: str, second: str, *, separator: str = ",", quotes: bool = True
+) -> list[tuple[str, str]]:
+    """Return two columns of a table by their names, row by row.
+
+    Without *quotes* quotation marks are text, and the last column goes on to the end of the line, separators and all.
+    Raises VecapError for columns that the header has not, for a row without one of the two or with a field too many,
+    and for a table without rows.
+    """
+    lines = read_text(file).splitlines(keepends=True)
+    if quotes:
+        table = list(csv.reader(lines, delimiter=separator))
+    else:
+        columns = lines[0].count(separator) if lines else 0
+        table = [line.rstrip("\r\n").split(separator, columns) for line in lines]
+    header = table[0] if table else []
+    if first not in header or second not in header:
+        raise VecapError(f"{file} has no columns {first} and {second}; its first line must name them")
+    places = header.index(first), header.index(second)
+    rows = []
+    for number, row in enumerate(table[1:], start=2):
+        if not row or row == [""]:
+            continue
+        if len(row) > len(header):
+            raise VecapError(
+                f"{file}: row {number} has {len(row)} fields, the header {len(header)}; quote what holds the "
+                "separator, or set `quotes: false`"
+            )
+        one, other = (row[place].strip() if place < len(row) else "" for place in places)
+        if not one or not other:
+            raise VecapError(f"{file}: row {number} has no {first} or no {second}; fill it or take it out")
+        rows.append((one, other))
+    if not rows:
+        raise VecapError(f"{file} has no rows; make the evaluation set again")
+    return rows
+
 
 _TOKEN = re.compile(r"(?P<image>[^#\t]+)#\d+\t(?P<caption>.*\S)\s*")
 
@@ -48,3 +107,50 @@ def read_caption_table(source: CaptionTable, path: Path, images: Path) -> Retrie
 def _retrieval(name: str, rows: list[tuple[str, str]], most: int | None, images: Path, path: Path) -> RetrievalSet:
     names, captions, owners = group_captions(rows, most)
     return RetrievalSet(name, find_pictures(names, images, f"{name} of {path}"), tuple(captions), tuple(owners))
+
+
+def read_karpathy(source: KarpathySet, path: Path, images: Path) -> RetrievalSet:
+    """Read the split that *source* names, image by image: the file of COCO is never in memory as a whole.
+
+    Raises VecapError for a file of another form, for a split that it has not, and for images that are missing.
+    """
+    wanted = ("train", "restval") if source.split == "train" else (source.split,)
+    splits: Counter[str] = Counter()
+    rows: list[tuple[str, str]] = []
+    for split, name, sentences in _images(path):
+        splits[split] += 1
+        if split in wanted:
+            rows += [(name, sentence) for sentence in sentences]
+    if not rows:
+        there = ", ".join(f"{name} ({count:,})" for name, count in sorted(splits.items())) or "none"
+        raise VecapError(f"{path} has no images of the split {source.split}; its splits are {there}")
+    names, captions, owners = group_captions(rows, source.captions_per_image)
+    pictures = find_pictures(names, images, f"{source.name}, split {source.split} of {path}")
+    return RetrievalSet(source.name, pictures, tuple(captions), tuple(owners))
+
+
+def _images(path: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """Give split, path and sentences of every image in the file."""
+    try:
+        with path.open(encoding="utf-8") as text:
+            reader = JsonReader(text)
+            for name in reader.names():
+                if name == "images":
+                    for image in reader.items():
+                        yield image["split"], _place(image), [str(sentence["raw"]) for sentence in image["sentences"]]
+                else:
+                    reader.skip()
+            reader.end()
+    except (JsonError, KeyError, TypeError, UnicodeDecodeError) as error:
+        reason = f"there is no {error} in an image" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise VecapError(
+            f"{path} is not of Karpathy's form ({reason}); give dataset_coco.json, dataset_flickr30k.json or the like"
+        ) from error
+    except OSError as error:
+        raise VecapError(f"{path} cannot be read: {error.strerror}; correct `path`") from error
+
+
+def _place(image: dict[str, Any]) -> str:
+    """Return the image's path: COCO's lie in the folder of their year, Flickr's in none."""
+    folder = image.get("filepath")
+    return f"{folder}/{image['filename']}" if folder else str(image["filename"])

@@ -17,14 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vecap_tasks.config import ScreenConfig
-from vecap_tasks.rewrite.screen.answer import Answer, Rule
 from vecap_tasks.rewrite.screen.content import markup, private_data, url
+from vecap_tasks.rewrite.screen.grounding import drops_vec, invented
 from vecap_tasks.rewrite.screen.language import language
-from vecap_tasks.rewrite.screen.leak import prompt_leak
-from vecap_tasks.rewrite.screen.preamble import preamble, without_preamble
+from vecap_tasks.rewrite.screen.preamble import preamble, prompt_leak, without_preamble
 from vecap_tasks.rewrite.screen.refusal import refusal
 from vecap_tasks.rewrite.screen.shape import cut_off, empty, loop, too_long
-from vecap_tasks.rewrite.screen.sources import drops_vec, invented
+from vecap_tasks.rewrite.screen.text import Answer, Rule
 
 REVISION = 3
 STRIPPED = "preamble_stripped"

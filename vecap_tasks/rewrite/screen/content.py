@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vecap_tasks.rewrite.screen.answer import Answer, one_of
+from vecap_tasks.rewrite.screen.text import Answer, one_of
 
 _TAGS = (
     r"a|abbr|b|big|blockquote|body|br|button|caption|center|code|div|em|figcaption|figure|font|form|h[1-6]|head|hr|html|i"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from vecap_tasks.rewrite.screen.answer import Answer
-from vecap_tasks.rewrite.screen.words import DATA, WORD
-from vecap_tasks.word_lists import read_table
+from vecap_tasks.core.word_lists import read_table
+from vecap_tasks.rewrite.screen.text import DATA, WORD, Answer
 
 _SCRIPTS = {
     "latin": "A-Za-zÀ-ɏḀ-ỿ",

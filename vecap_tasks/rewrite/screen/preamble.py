@@ -1,13 +1,10 @@
-"""What an assistant says before its answer: "Sure! Here is the rewritten sentence:".
-
-An introduction that ends in a mark of its own says where the caption begins. Taking it away loses nothing, and to
-refuse the caption would waste what was paid for: it is stripped, and that is recorded. One that does not end so
-("Here is a caption that combines both, a cat …") is refused: no rule can tell where the caption begins.
-"""
+"""Assistant talk around the caption: preambles such as "Sure! Here is …", and leaks of the prompt."""
 
 from __future__ import annotations
 
-from vecap_tasks.rewrite.screen.answer import Answer, one_of, without_quotes
+from functools import lru_cache
+
+from vecap_tasks.rewrite.screen.text import Answer, one_of, plain_words, unquoted, without_quotes, words
 
 _BEGIN = r"^[\s\"'“*_#]*"
 _SURE = r"(?:sure(?: thing)?|certainly|of course|absolutely|understood|no problem)"
@@ -91,3 +88,103 @@ def preamble(answer: Answer) -> str | None:
         whole = _STRIPPED.match(answer.text)
         match = whole if whole and whole.group().strip(" \"'“*_#") else None
     return None if match is None or answer.quotes(match.group()) else "preamble"
+
+
+_ALT = r"alt(?:ernative)?[- ]?texts?"
+_SOURCE = rf"(?:captions?|descriptions?|sentences?|texts?|{_ALT})"
+_GIVEN = (
+    r"(?:provided|given|supplied|raw|input|source|merged|combined|fused|rewritten|revised|synthetic|refined|generated"
+    r"|original|new|above|previous|accompanying|following|initial|former|latter|image|visual|user['’]?s?)"
+)
+_NO_PLACE = r"\b(?! (?:of|by|in|on|for|from)\b)"  # "the original text of the Magna Carta" is something to be seen
+
+_TALK = one_of(
+    # What was given, by name.
+    rf"\b(?:first|second|both|1st|2nd) (?:(?:given|provided|input) )?(?:sentences|sentence(?! was\b){_NO_PLACE}"
+    rf"|(?:descriptions?|captions?){_NO_PLACE})",
+    r"\bsentences? (?:[12]|one|two)\b",
+    rf"\b(?:the|this|your|both|an?) (?:{_GIVEN} )+(?:{_ALT}|captions?|descriptions?|sentences?){_NO_PLACE}"
+    r"(?! reads?\b)",
+    r"\b(?:the|this|your|both) (?:(?:provided|given|supplied|raw|input|source|synthetic|above|user['’]?s?|original) )+"
+    rf"(?:image )?(?:texts?|information|context|details|data|prompt|images?){_NO_PLACE}",
+    rf"\b(?:the|this|an|your|and|from|in|of) {_ALT}\b",
+    rf"\b(?:the|this|your) (?:{_SOURCE}|information|details) (?:provided|given|supplied)\b",
+    r"\b(?:the|this) web ?(?:page|site) (?:also )?(?:says|states|mentions|claims|does not)\b",
+    r"\b(?:the raw|synthetic) (?:text|captions?|descriptions?)\b"
+    r"|\bboth (?:of the )?texts (?:agree|describe|mention|say|speak|refer|talk|tell)\b",
+    # What it says.
+    r"\b(?:based on|according to|as (?:per|described|mentioned|stated|noted|indicated|specified|suggested)(?: in| by)?"
+    r"|(?:mentioned|described|stated|provided|given|specified) (?:in|by))"
+    rf" (?:the|this|your|both|these)(?: \w+){{0,2}}? {_SOURCE}\b(?! (?:of|by|in|on)\b)",
+    r"\b(?:based on|according to|from|given|using) the (?:information|details?|context) (?:provided|given|available)\b",
+    r"\b(?:as|not) (?:described|mentioned|stated|shown|specified|provided|indicated|suggested)"
+    rf" (?:in the )?(?:image|picture|caption|description|{_ALT}|above|previously)\b",
+    rf"\b(?:the|this|its|image) (?:description|{_ALT}|sentence)s? (?:also )?(?:states?|mentions?|says|describes?|notes?"
+    r"|does not|doesn['’]?t|provides?|suggests?|indicates?|specif\w+|implies)\b",
+    r"\b(?:the|this|its|image) captions? (?:also )?(?:mentions?|does not|doesn['’]?t|suggests?|indicates?|implies"
+    r"|describes?|provides?|specif\w+|notes?)\b",
+    r"\b(?:additional|extra|more|specific|contextual) (?:context|information|details?) (?:(?:is|are|was) )?"
+    r"(?:provided|given|mentioned|from|found) (?:(?:in|by|from) )?(?:(?:the|both) )?"
+    r"(?:caption|description|text|sentence|alt)",
+    r"\b(?:first|second) text (?:is|says|states|mentions|describes|speaks)\b",
+    # What was to be done with it.
+    r"\b(?:this|my|the new|the final) (?:caption|sentence|answer) (?:includes?|combines?|keeps?|merges?|retains?"
+    r"|preserves?|mentions?|covers?)\b",
+    r"(?:^|[.;:!?(–—-]) *i(?:['’]ve| have)? (?:left out|omitted|removed|kept|added|included|excluded|ignored|avoided"
+    r"|dropped) (?:the|all|any)\b",
+    r"\b(?:the|this|your) (?:new |final |fused )?captions? (?:should|must|needs? to|has to|ought to)\b",
+    r"\b(?:well|better)-?[- ]structured sentences?\b|\breal[- ]world (?:information|knowledge|details?)\b",
+    r"\bvisual(?:ly)?[- ](?:enriched )?concepts?\b",
+    r"\b(?:i|we)(?:['’]ve| have)? (?:combined|merged|fused|rewritten|rewrote|rephrased|incorporated)"
+    r" (?:the|both|all|your|these|it|this)\b",
+    r"\b(?:combin|merg|fus|incorporat|integrat|retain|preserv)(?:e|es|ed|ing) (?:(?:the|both|all|all the|key|relevant"
+    rf"|original|real-world|detailed|important) )*(?:{_SOURCE}|information|details?|concepts)\b"
+    r"(?! (?:of|into|a|panel|book|sign|on)\b)",
+    r"\bword (?:count|limit)\b|\(?\b\d+ (?:words|tokens|characters)\)?\W*$",
+    # What follows an answer, and the labels of its parts.
+    r"\bnote ?: (?:i|the|this|that|in|as|since|please)\b|\b(?:please )?let me know (?:if|whether)\b",
+    r"\bi hope (?:this|that|it) (?:helps|meets)\b|\bfeel free to (?:ask|modify|adjust|change|let)\b",
+    r"\bis there anything else\b|(?<=[.!?] )(?:caption|answer|output|input) ?:",
+    rf"\b(?:{_ALT}|concepts|(?:description|image caption|vecap|vec|fused caption|explanation|reasoning|instruction"
+    r"|question)s?) ?:",
+)
+# Each of those patterns wants one of these words, and most captions have none.
+_TALKS = """
+sentence sentences description descriptions caption captions alt alternative alttext alttexts alternativetext
+alternativetexts text texts image images information context detail details data prompt provided given supplied raw
+input source synthetic web webpage website described mentioned stated shown specified indicated suggested answer output
+i we knowledge concept concepts word words tokens characters note let hope free anything vecap vecaps vec vecs
+explanation explanations reasoning reasonings instruction instructions question questions
+"""
+_TALKING = frozenset(_TALKS.split())
+
+
+def prompt_leak(answer: Answer) -> str | None:
+    """`leak_words` words in a row that only the prompt can have given, or talk of the sources, the task, the answer.
+
+    >>> prompt_leak(Answer("A cat on a mat, as mentioned in the first sentence."))
+    'prompt_leak'
+    >>> prompt_leak(Answer("The image, based on the description provided, shows a cat."))
+    'prompt_leak'
+    >>> prompt_leak(Answer("A cat put in the names of the text", prompt="Then put in the names of the text"))
+    'prompt_leak'
+    >>> prompt_leak(Answer("A meme of a cat; the caption reads 'Monday'"))
+    >>> prompt_leak(Answer("The first sentence of Moby Dick printed on a mug"))
+    >>> prompt_leak(Answer("a page with a description in small print"))
+    """
+    talks = not _TALKING.isdisjoint(plain_words(answer.text))
+    if talks and any(not answer.quotes(match.group()) for match in _TALK.finditer(unquoted(answer.text))):
+        return "prompt_leak"
+    length = answer.settings.leak_words
+    leaked = _runs(answer.text, length) & _prompt_runs(answer.prompt, length)
+    return "prompt_leak" if leaked and leaked - _runs(answer.data, length) else None
+
+
+@lru_cache(maxsize=16)
+def _prompt_runs(prompt: str, length: int) -> frozenset[tuple[str, ...]]:
+    return _runs(prompt, length)
+
+
+def _runs(text: str, length: int) -> frozenset[tuple[str, ...]]:
+    said = words(text)
+    return frozenset(said[place : place + length] for place in range(len(said) - length + 1))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from vecap_tasks.rewrite.screen.answer import Answer, one_of, unquoted
-from vecap_tasks.rewrite.screen.words import plain_words
+from vecap_tasks.rewrite.screen.text import Answer, one_of, plain_words, unquoted
 
 _START = r"(?:^|(?<=[.!?:] )|(?<=, but )|(?<=however, ))\W*"  # of a sentence, or of what follows "I am sorry, but"
 _CANNOT = (

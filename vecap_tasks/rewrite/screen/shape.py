@@ -6,8 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from vecap_tasks.rewrite.screen.answer import Answer
-from vecap_tasks.rewrite.screen.words import WORD, words
+from vecap_tasks.rewrite.screen.text import WORD, Answer, words
 
 _LETTERS = re.compile(r"([^\W\d_])\1{7,}|([^\W_]{2,3})\2{7,}", re.IGNORECASE)
 # Words that are said more than twice in songs, titles and laughter.

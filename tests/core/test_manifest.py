@@ -1,0 +1,71 @@
+"""A manifest says what was made, and notices when it is changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from vecap_tasks.core.manifest import FileEntry, Input, Manifest, digest
+from vecap_tasks.errors import DamagedError
+
+MANIFEST = Manifest(
+    dataset="demo",
+    interval="2026-01-01",
+    stage="crawl",
+    fingerprint="f" * 64,
+    config={"shard_size": 10},
+    inputs=(Input("source", "a.warc.gz", "0" * 64, 12),),
+    files=(FileEntry("00000.tar", 10, 2, "a" * 64),),
+    counters={"success": 2, "candidates": 3},
+    location="demo/2026-01-01/crawl",
+    provenance={"created": "2026-01-01T00:00:00+00:00"},
+)
+
+
+def test_it_comes_back_as_it_was() -> None:
+    again = Manifest.from_json(MANIFEST.to_json(), "here")
+    assert again.content == MANIFEST.content
+    assert again.digest == MANIFEST.digest
+    assert again.to_json() == MANIFEST.to_json()
+
+
+def test_time_and_place_are_not_in_the_digest() -> None:
+    elsewhere = replace(MANIFEST, provenance={"created": "later"}, location="demo/2026-01-01-r2/crawl")
+    assert elsewhere.digest == MANIFEST.digest
+    assert replace(MANIFEST, counters={"success": 3}).digest != MANIFEST.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: body["content"]["counters"].update(success=3),
+        lambda body: body["provenance"].update(created="2020"),
+        lambda body: body.update(location="elsewhere"),
+        lambda body: body.pop("attachments"),
+        lambda body: body.pop("seal"),
+    ],
+)
+def test_any_change_is_noticed(change) -> None:
+    body = json.loads(MANIFEST.to_json())
+    change(body)
+    with pytest.raises(DamagedError, match="here"):
+        Manifest.from_json(json.dumps(body).encode(), "here")
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"null", b"\xff\xfe"])
+def test_rubbish_is_named(data: bytes) -> None:
+    with pytest.raises(DamagedError, match=r"demo/x/manifest\.json"):
+        Manifest.from_json(data, "demo/x/manifest.json")
+
+
+def test_digests_do_not_depend_on_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
+
+
+def test_only_listed_files_can_be_asked_for() -> None:
+    assert MANIFEST.file("00000.tar") == "demo/2026-01-01/crawl/00000.tar"
+    with pytest.raises(KeyError):
+        MANIFEST.file("00001.tar")

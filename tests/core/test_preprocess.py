@@ -1,0 +1,73 @@
+"""Pixels of training and evaluation: those of transformers, and those of VeCLIP's released models."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from vecap_tasks.core.preprocess import image_processor, preprocess_way, shrink, veclip_values
+
+SIZES = [(64, 48), (48, 64), (50, 50), (333, 127), (20, 31), (32, 32), (31, 97)]
+
+
+def _picture(size, mode="RGB"):
+    noise = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(noise).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+@pytest.mark.parametrize("size", SIZES)
+def test_usual_pixels_are_those_of_the_exported_processor(size, mode):
+    picture = _picture(size, mode)
+    made = image_processor(32)([picture], do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+    assert (shrink(picture, 32, "usual") == made[0].transpose(1, 2, 0)).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_veclip_pixels_are_bilinear_without_antialiasing(size):
+    """Against torch's own, which has TensorFlow 2's half-pixel centres."""
+    picture = _picture(size)
+    values = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float()
+    scale = 32 / min(size)
+    height, width = round(scale * size[1]), round(scale * size[0])
+    resized = torch.nn.functional.interpolate(values, (height, width), mode="bilinear", antialias=False)[0]
+    top, left = (height - 32) // 2, (width - 32) // 2
+    wanted = resized[:, top : top + 32, left : left + 32]
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+    deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+    made = torch.from_numpy(veclip_values([picture], 32)[0])
+    torch.testing.assert_close(made, (wanted / 255 - mean) / deviation, rtol=0, atol=2e-5)
+    assert np.abs(shrink(picture, 32, "veclip").transpose(2, 0, 1) - wanted.numpy()).max() <= 0.5001
+
+
+def test_veclip_pixels_are_tensorflow_s_bit_by_bit():
+    given = np.load(Path(__file__).parent / "data" / "veclip" / "tensorflow-2.21.0.npz")
+    assert len(given) == 3
+    for name, values in given.items():
+        width, height = map(int, name.split("x"))
+        picture = _picture((width, height))
+        mean, deviation = np.array(OPENAI_CLIP_MEAN, np.float32), np.array(OPENAI_CLIP_STD, np.float32)
+        wanted = ((values - mean * 255) / (deviation * 255)).transpose(2, 0, 1)
+        assert (veclip_values([picture], 32)[0] == wanted).all()
+
+
+def test_the_way_is_known_from_the_exported_folder(tmp_path):
+    for way in ("usual", "veclip"):
+        image_processor(32, way).save_pretrained(tmp_path / way)
+        loaded = CLIPImageProcessorPil.from_pretrained(tmp_path / way)
+        assert preprocess_way(loaded) == way
+        assert loaded.crop_size["height"] == 32
+    assert loaded.resample == Image.Resampling.BILINEAR
+
+
+def test_training_pixels_come_from_the_file_as_it_is_stored():
+    stored = io.BytesIO()
+    _picture((40, 60)).save(stored, "PNG")
+    with Image.open(stored) as image:
+        assert shrink(image, 32, "usual").shape == (32, 32, 3)
+        assert shrink(image, 32, "usual").dtype == np.uint8

@@ -1,0 +1,54 @@
+"""Stages and readers under a root whose name is full of characters that mean something to somebody."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.quality.given import Row, configure, give_captions, give_crawl, run, stage, use_given
+from vecap_tasks.browse import Filter, Samples
+from vecap_tasks.core.diff import diff
+from vecap_tasks.core.version import register
+from vecap_tasks.quality.quarantine import list_rows
+from vecap_tasks.rewrite.reuse import Earlier
+from vecap_tasks.rewrite.stage import Rewrite
+
+ROWS = [*(Row(caption=f"Beagle no. {n} at the fair") for n in range(14)), Row(caption="IMG_2041.jpg", flat=True)]
+
+
+def test_stages_read_their_own_root_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root beside it, with all its files, matches its name as a pattern."""
+    use_given(monkeypatch)
+    folder, decoy = (tmp_path / name / "it's" / other / "key=1" for name, other in (("g[o]", 'ü "*?'), ("go", 'ü "ab')))
+    folder.mkdir(parents=True)
+    config = configure(folder)
+
+    def copy() -> None:
+        shutil.copytree(folder / "store", decoy / "store", dirs_exist_ok=True)
+
+    give_crawl(folder, ROWS)
+    assert run("crawl", config).counters["success"] == 15
+    copy()
+    quality = run("quality", config)
+    assert (quality.counters["rows"], quality.counters["accepted"]) == (15, 14)
+    give_captions(config)
+    copy()
+    run("rewrite", config)
+    copy()
+    assert run("assemble", config).counters["samples"] == 14
+    copy()
+
+    rewrite = stage("rewrite", config)
+    store, version = rewrite.store, register(rewrite.store, config.dataset, rewrite.version.interval, "", {})
+    rows = Rewrite(config, version)._rows(0, tmp_path)
+    assert (len(rows), len({row.key for row in rows})) == (14, 14)
+    manifest = rewrite.manifest()
+    assert manifest is not None
+    captions = manifest.files_ending(".parquet")
+    verdicts = store.query_path(stage("quality", config).folder + "/verdicts.parquet")
+    assert Earlier(store, captions, verdicts).files_with(rows[:1]) == captions[:1]
+    assert Samples(store, version).page(Filter(), 0, 1).total == 14
+    assert list_rows(store, version).total == 1
+    assert diff(store, version, version).kept == 14

@@ -1,0 +1,197 @@
+"""The store keeps its promises on a file system and on S3 alike."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.disk import full_disk
+from vecap_tasks.core.store import STAGING, Store
+from vecap_tasks.core.tables import connect
+from vecap_tasks.errors import VecapError
+
+
+def test_what_is_put_is_read_and_replaced(store: Store) -> None:
+    store.put("d/v/a.txt", b"one")
+    store.put("d/v/a.txt", b"two")
+    assert store.read("d/v/a.txt") == b"two"
+    assert store.size("d/v/a.txt") == 3
+    assert store.files("d/v") == ["a.txt"]
+    assert store.folders("d") == ["v"]
+
+
+def test_the_staging_folder_is_not_seen(store: Store) -> None:
+    store.put("d/a.txt", b"one")
+    with store.workspace():
+        assert store.folders("") == ["d"]
+
+
+def test_absent_things_are_absent(store: Store) -> None:
+    assert not store.exists("no/such.txt")
+    assert store.files("no") == []
+    with pytest.raises(FileNotFoundError):
+        store.read("no/such.txt")
+    with pytest.raises(FileNotFoundError):
+        store.size("no/such.txt")
+
+
+def test_of_sixteen_that_create_one_wins(store: Store) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda racer: store.create("d/v/version.json", f"racer {racer}".encode()), range(16)))
+    assert sum(won) == 1
+    assert store.read("d/v/version.json") == f"racer {won.index(True)}".encode()
+
+
+def test_upload_publishes_a_file_whole(store: Store) -> None:
+    with store.workspace() as work:
+        (work / "x.bin").write_bytes(b"x" * 3_000_000)
+        store.upload("d/x.bin", work / "x.bin")
+    assert store.size("d/x.bin") == 3_000_000
+    with store.local("d/x.bin") as path:
+        assert path.read_bytes() == b"x" * 3_000_000
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store: store.put("d/x.bin", b"x" * 5_000),
+        lambda store: store.create("d/x.bin", b"x" * 5_000),
+        lambda store: store.copy("d/large.bin", "d/x.bin"),
+    ],
+    ids=["put", "create", "copy"],
+)
+def test_a_write_that_finds_the_disk_full_leaves_nothing(tmp_path: Path, write: Callable[[Store], object]) -> None:
+    store = Store(str(tmp_path))
+    store.put("d/large.bin", b"x" * 5_000)
+    with pytest.raises(OSError, match="File too large"), full_disk(1_000):
+        write(store)
+    assert [file.path for file in store.tree()] == ["d/large.bin"]
+    assert list((tmp_path / STAGING).iterdir()) == []
+
+
+def test_an_upload_to_s3_that_stops_halfway_publishes_nothing(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, source, opened = Store(f"s3://{s3_bucket}"), tmp_path / "x.bin", io.open
+    source.write_bytes(b"x" * 20_000_000)
+
+    class Damaged(io.BufferedReader):
+        """Readable for half of its length, as a file on a failing disk is."""
+
+        def read(self, size: int | None = -1) -> bytes:
+            data = super().read(size)
+            if self.tell() > 10_000_000:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return data
+
+    def open_damaged(file: Any, *arguments: Any, **named: Any) -> Any:
+        return Damaged(io.FileIO(file)) if str(file) == str(source) else opened(file, *arguments, **named)
+
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", open_damaged)
+    with pytest.raises(OSError, match="Input/output error"):
+        store.upload("d/x.bin", source)
+    assert not store.exists("d/x.bin")
+
+
+def test_duckdb_reads_and_globs_the_store(store: Store) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with store.workspace() as work:
+        for number in range(3):
+            pq.write_table(pa.table({"n": [number]}), work / "n.parquet")
+            store.upload(f"d/{number}.parquet", work / "n.parquet")
+    with connect(store) as connection:
+        query = f"SELECT sum(n) FROM read_parquet('{store.query_path('d/*.parquet')}')"
+        assert connection.execute(query).fetchall() == [(3,)]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../outside", "d/../../outside"])
+def test_names_stay_inside(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="inside the store"):
+        Store(str(tmp_path)).put(name, b"")
+
+
+def test_a_root_that_cannot_be_written_is_said_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(VecapError, match="cannot write to"):
+        Store(str(tmp_path / "file")).put("a", b"")
+
+
+def test_a_folder_goes_with_all_that_is_in_it(store: Store) -> None:
+    store.remove_folder("d/gone")
+    assert store.folders("d") == []
+    for name in ("d/gone/a.txt", "d/gone/deep/b.txt", "d/stays/c.txt"):
+        store.put(name, b"one")
+    store.remove_folder("d/gone")
+    assert store.folders("d") == ["stays"]
+    assert store.files("d") == []
+    assert not store.exists("d/gone/deep/b.txt")
+
+
+def test_what_s3_refuses_is_an_os_error_and_names_the_file(s3_bucket: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        Store(f"s3://{s3_bucket}").read("nothing")
+    with pytest.raises(OSError, match=r"cannot read s3://no-such-bucket/x: .*NoSuchBucket"):
+        Store("s3://no-such-bucket").read("x")
+    for write in (Store.create, Store.put):
+        with pytest.raises(OSError, match=r"cannot write s3://no-such-bucket/x: .*NoSuchBucket"):
+            write(Store("s3://no-such-bucket"), "x", b"")
+
+
+def test_a_put_to_s3_that_fails_halfway_publishes_nothing(s3_bucket: str) -> None:
+    """What is written after the beginning fails: here it is not bytes."""
+    store = Store(f"s3://{s3_bucket}")
+    with pytest.raises((OSError, TypeError)):
+        store.put("d/x.json", 5)  # type: ignore[arg-type]
+    assert not store.exists("d/x.json")
+
+
+def _write_file(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "made").write_bytes(b"one")
+    store.upload("d/v/a.txt", tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store, _: store.put("d/v/a.txt", b"one"),
+        lambda store, _: store.create("d/v/a.txt", b"one"),
+        lambda store, _: store.copy("given", "d/v/a.txt"),
+        _write_file,
+    ],
+    ids=["put", "create", "copy", "upload"],
+)
+def test_a_power_failure_leaves_a_file_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Store, Path], object]
+) -> None:
+    """Its bytes are on the disk before its name is, and the name and new folders before the call returns."""
+    store = Store(str(tmp_path / "store"))
+    store.put("given", b"one")
+    done: list[tuple[str, str]] = []
+    sync, link, replace = os.fsync, os.link, os.replace
+
+    def log(what: str, path: object) -> None:
+        name = str(path).removeprefix(str(tmp_path))
+        done.append((what, "aside" if "/.staging/" in name else name))
+
+    monkeypatch.setattr(
+        os, "fsync", lambda number: (log("sync", Path(f"/proc/self/fd/{number}").readlink()), sync(number))
+    )
+    monkeypatch.setattr(os, "replace", lambda a, b: (log("name", b), replace(a, b)))
+    monkeypatch.setattr(os, "link", lambda a, b: (log("name", b), link(a, b)))
+    write(store, tmp_path)
+    assert store.read("d/v/a.txt") == b"one"
+    named = done.index(("name", "/store/d/v/a.txt"))
+    assert ("sync", "aside") in done[:named]
+    assert ("sync", "/store/d/v") in done[named:]
+    assert {("sync", "/store"), ("sync", "/store/d")} <= set(done)

@@ -1,0 +1,122 @@
+"""A stage whose upstream files were changed publishes nothing, whenever that happened, on a disk and on S3."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from tests.core.conftest import Letters
+from tests.core.given import flip_bit
+from vecap_tasks import registry
+from vecap_tasks.config import Config
+from vecap_tasks.core.stage import Made, Stage
+from vecap_tasks.core.version import register
+from vecap_tasks.errors import DamagedError
+
+FILE = "demo/2026-01-01/crawl/c.txt"
+REMEDY = "restore it, or delete demo/2026-01-01/crawl and run `vecap crawl` again"
+
+
+class Words(Stage):
+    """A shard for each letter of the crawl, with the letters that it read."""
+
+    name: ClassVar[str] = "quality"
+    upstream: ClassVar[tuple[str, ...]] = ("crawl",)
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def shards(self) -> list[str]:
+        return list("abcd")
+
+    def process(self, shard: str, work: Path) -> Made:
+        read = self.store.read(self.upstream_manifest("crawl").file(f"{shard}.txt"))
+        (work / f"{shard}.txt").write_bytes(read)
+        return Made({f"{shard}.txt": None})
+
+
+@pytest.fixture
+def words(letters_config: Config, monkeypatch: pytest.MonkeyPatch) -> Words:
+    """The stage, its upstream being published."""
+    monkeypatch.setitem(registry.STAGES, "crawl", f"{Letters.__module__}:{Letters.__name__}")
+    version = register(Letters(letters_config, None).store, "demo", "2026-01-01", "a", {})  # type: ignore[arg-type]
+    letters = Letters(letters_config, version)
+    for shard in letters.plan():
+        letters.run(shard)
+    letters.commit()
+    return Words(letters_config, version)
+
+
+def test_a_damaged_file_is_found_before_any_is_read(words: Words) -> None:
+    flip_bit(words.store, FILE)
+    with pytest.raises(DamagedError, match="was changed") as error:
+        words.plan()
+    assert str(error.value) == f"{FILE} was changed: its sha256 is not the manifest's; {REMEDY}"
+
+
+def test_a_file_damaged_meanwhile_is_found_before_the_commit(words: Words) -> None:
+    """The shards are made again: one of them may have read the damaged file."""
+    for shard in words.plan():
+        if shard == "c":
+            flip_bit(words.store, FILE)
+        words.run(shard)
+    with pytest.raises(DamagedError, match=r"c\.txt was changed"):
+        words.commit()
+    assert words.manifest() is None
+    flip_bit(words.store, FILE)
+    assert words.plan() == list("abcd")
+    for shard in words.plan():
+        words.run(shard)
+    manifest = words.commit()
+    assert words.store.read(manifest.file("c.txt")) == b"cccccccccc"
+
+
+@pytest.mark.parametrize(("change", "says"), [(b"", "has 0 bytes, the manifest says 10"), (None, "is missing")])
+def test_large_files_are_checked_by_size_first(
+    words: Words, monkeypatch: pytest.MonkeyPatch, change: bytes | None, says: str
+) -> None:
+    monkeypatch.setattr("vecap_tasks.core.stage._READ_FIRST", 10)
+    flip_bit(words.store, FILE)
+    assert words.plan() == list("abcd"), "left to the commit"
+    if change is None:
+        words.store.remove(FILE)
+    else:
+        words.store.put(FILE, change)
+    with pytest.raises(DamagedError) as error:
+        words.plan()
+    assert str(error.value) == f"{FILE} {says}; {REMEDY}"
+
+
+def test_files_of_another_version_are_checked_where_they_lie(words: Words, letters_config: Config) -> None:
+    revision = register(words.store, "demo", "2026-01-01", "b", {})
+    second = Words(letters_config, revision)
+    assert second.upstream_manifest("crawl").location == "demo/2026-01-01/crawl"
+    flip_bit(words.store, FILE)
+    with pytest.raises(DamagedError) as error:
+        second.plan()
+    assert str(error.value).startswith(f"{FILE} was changed")
+    assert "delete demo/2026-01-01-r2/crawl and demo/2026-01-01/crawl and run" in str(error.value)
+
+
+def test_a_file_is_checked_as_it_is_opened(words: Words) -> None:
+    with words.upstream_file(FILE) as path:
+        assert path.read_bytes() == b"cccccccccc"
+    flip_bit(words.store, FILE)
+    with pytest.raises(DamagedError, match=rf"{FILE} was changed: .*; {REMEDY}"), words.upstream_file(FILE):
+        pytest.fail("it was opened")
+    words.store.remove(FILE)
+    with pytest.raises(DamagedError, match=rf"^{FILE} is missing; {REMEDY}$"), words.upstream_file(FILE):
+        pytest.fail("it was opened")
+
+
+def test_a_missing_file_costs_no_finished_work(words: Words) -> None:
+    """Days of training, say: nothing can come from a file that is not there."""
+    data = words.store.read(FILE)
+    words.run("a")
+    words.store.remove(FILE)
+    with pytest.raises(DamagedError, match="is missing"):
+        words.plan()
+    words.store.put(FILE, data)
+    assert words.plan() == list("bcd")

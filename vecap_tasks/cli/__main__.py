@@ -1,0 +1,59 @@
+"""`vecap …`: every stage and every question about versions, from the command line, by the code that Airflow runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from vecap_tasks import __version__
+from vecap_tasks.errors import VecapError, one_line
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code: 0, 1 for a failure said in one line, 2 for wrong usage."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(message)s", stream=sys.stderr
+    )
+    for chatty in ("distributed", "distributed.worker", "alembic", "mlflow", "great_expectations", "botocore"):
+        logging.getLogger(chatty).setLevel(logging.DEBUG if arguments.verbose else logging.WARNING)
+    command: Command = arguments.command
+    try:
+        return command(arguments)
+    except KeyboardInterrupt:
+        print("vecap: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (VecapError, OSError) as error:
+        if arguments.verbose:
+            logging.exception("in full:")
+        print(f"vecap: {one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    from vecap_tasks.cli import demo, mixture, quarantine, run, versions
+
+    parser = argparse.ArgumentParser(
+        prog="vecap",
+        description="Visual-enriched captions from a web crawl, stage by stage.",
+        epilog="example: vecap run --config configs/demo.yaml --version 2026-01-01",
+    )
+    parser.add_argument("--release", action="version", version=f"vecap {__version__}")
+    parser.set_defaults(verbose=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (run, versions, quarantine, mixture, demo):
+        module.add_commands(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""`vecap demo` and `vecap services`: the miniature web, and the services of one machine."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import sys
+from pathlib import Path
+
+from vecap_tasks.cli.options import Commands, add_command
+from vecap_tasks.config import expand
+
+_HOME = "${VECAP_HOME:-.vecap}/web"
+_DAYS = 1
+_IMAGES = 2400
+_EVALUATION_IMAGES = 600
+_SEED = 0
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    summary = "make and serve the miniature web, take it through the pipeline"
+    parser = commands.add_parser("demo", help=summary, description=summary, epilog="example: vecap demo web --days 3")
+    parts = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    web = add_command(
+        parts,
+        "web",
+        "write the miniature web, its crawls and the evaluation set",
+        "vecap demo web --days 3",
+        configured=False,
+    )
+    web.add_argument("--out", type=Path, default=None, metavar="DIR", help=f"where to write ({_HOME})")
+    web.add_argument(
+        "--day", type=dt.date.fromisoformat, default=dt.date(2026, 1, 1), help="the first day (2026-01-01)"
+    )
+    web.add_argument("--days", type=_positive, default=_DAYS, metavar="N", help="crawls to write, one a day (1)")
+    web.add_argument("--images", type=_positive, default=_IMAGES, metavar="N", help=f"images a day ({_IMAGES})")
+    web.add_argument(
+        "--bad-day",
+        type=dt.date.fromisoformat,
+        action="append",
+        default=[],
+        metavar="DAY",
+        help="a day on which no image can be had, for the quality gate to refuse; may be given several times",
+    )
+    web.add_argument("--seed", type=int, default=_SEED, help="the same seed gives the same bytes (0)")
+    web.add_argument(
+        "--described",
+        type=_share,
+        default=None,
+        metavar="P",
+        help="share of AltText that describes its picture, instead of the usual 0.16",
+    )
+    web.set_defaults(command=_web)
+
+    serve = add_command(
+        parts, "serve", "serve the miniature web on localhost until interrupted", "vecap demo serve", configured=False
+    )
+    serve.add_argument("--out", type=Path, default=None, metavar="DIR", help=f"where it was written ({_HOME})")
+    serve.add_argument("--port", type=int, default=None, help="the port (${VECAP_WEB_PORT:-8765})")
+    serve.set_defaults(command=_serve)
+
+    run = add_command(
+        parts,
+        "run",
+        "take one crawl through Airflow to an evaluated model; this is `make demo`",
+        "vecap demo run",
+        configured=False,
+    )
+    run.set_defaults(command=_run)
+    _add_services(commands)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"at least 1, not {number}")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"between 0 and 1, not {text}")
+    return number
+
+
+def _out(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.out or expand(_HOME))
+
+
+def _web(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.demo.evalset import write_evalset
+    from vecap_tasks.demo.web import generate_day
+
+    out = _out(arguments)
+    for number in range(arguments.days):
+        day = arguments.day + dt.timedelta(days=number)
+        bad = day in arguments.bad_day
+        ledger = generate_day(out, day, arguments.seed, arguments.images, bad=bad, described=arguments.described)
+        print(f"{day}: {ledger.references:,} images on {ledger.pages:,} pages, {ledger.warc}", file=sys.stderr)
+    evaluation = write_evalset(out / "evaluation", arguments.seed, _EVALUATION_IMAGES)
+    print(f"evaluation: {evaluation.images:,} images", file=sys.stderr)
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.demo.serve import serve
+
+    port = arguments.port or int(expand("${VECAP_WEB_PORT:-8765}"))
+    print(f"the miniature web is at http://localhost:{port}/; Ctrl-C ends it", file=sys.stderr)
+    serve(_out(arguments), port=port)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.local.demo import main
+
+    return main()
+
+
+def _add_services(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = add_command(
+        commands,
+        "services",
+        "start, end or show Airflow, Dask, MLflow and their database on this machine",
+        "vecap services up",
+        configured=False,
+    )
+    parser.add_argument("action", choices=("up", "down", "status"))
+    parser.set_defaults(command=_services)
+
+
+def _services(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.local.__main__ import main
+
+    return main([arguments.action])

@@ -1,0 +1,103 @@
+"""`vecap quarantine`: which rows a version refuses and why, and letting some of them go on."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+from dataclasses import asdict
+from functools import partial
+
+from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, print_table
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import Version, read_version
+from vecap_tasks.errors import VecapError
+
+_ACTIONS = ("list", "release", "withdraw", "releases")
+_ROWS = 20  # shown where a reason is asked for
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = add_command(
+        commands,
+        "quarantine",
+        "list the rows that a version refuses, by reason; release some: the next run makes a revision with them",
+        'vecap quarantine release --config configs/demo.yaml --version 2026-01-01 --reason flat --note "line art"',
+    )
+    parser.add_argument(
+        "action", nargs="?", choices=_ACTIONS, default="list", help="what to do; releases lists the entries (list)"
+    )
+    parser.add_argument("--version", required=True, metavar="V", help="the version to look at, such as 2026-01-01")
+    parser.add_argument("--reason", metavar="R", help="rows refused for this; to be released: this reason for all rows")
+    parser.add_argument("--uid", action="append", default=[], metavar="UID", help="a row, whatever refuses it; again")
+    parser.add_argument("--limit", type=int, metavar="N", help=f"rows to show ({_ROWS} of a reason, none of all)")
+    parser.add_argument("--offset", type=int, default=0, metavar="N", help="rows to leave out before them (0)")
+    parser.add_argument("--note", default="", help="why, for whoever reads it later; a release needs one")
+    parser.add_argument("--by", default="", metavar="NAME", help="who decided it (the user who runs the command)")
+    parser.set_defaults(command=_quarantine)
+
+
+def _quarantine(arguments: argparse.Namespace) -> int:
+    config = configuration(arguments)
+    store = Store(config.resolve(config.root))
+    version = read_version(store, config.dataset, arguments.version)
+    if arguments.action == "list":
+        return _list(store, version, arguments)
+    if arguments.action == "releases":
+        return _releases(store, version, arguments)
+    return _decide(store, version, arguments)
+
+
+def _list(store: Store, version: Version, arguments: argparse.Namespace) -> int:
+    from vecap_tasks.quality.quarantine import Page, list_reasons, list_rows
+
+    if (arguments.limit is not None and arguments.limit < 0) or arguments.offset < 0:
+        raise VecapError("--limit and --offset count rows; give 0 or more")
+    limit = (_ROWS if arguments.reason else 0) if arguments.limit is None else arguments.limit
+    reasons = list_reasons(store, version)
+    page = list_rows(store, version, arguments.reason, limit, arguments.offset) if limit else Page(0, ())
+    if arguments.json:
+        rows = [asdict(row) for row in page.rows]
+        print_json({"reasons": [asdict(one) for one in reasons], "total": page.total, "rows": rows})
+        return 0
+    if not reasons:
+        print(f"{version.name} refuses no row")
+        return 0
+    header = ("reason", "rows", "alone", "", "what it says")
+    print_table(header, [
+        (one.reason, f"{one.rows:,}", f"{one.alone:,}", "" if one.releasable else "final", one.says) for one in reasons
+    ])  # fmt: skip
+    if limit:
+        why = f" refused for {arguments.reason}" if arguments.reason else ""
+        print(f"\n{len(page.rows):,} of {page.total:,} rows{why}")
+    for row in page.rows:
+        size = f"{row.original_width}x{row.original_height}" if row.original_width else row.error_message or ""
+        print(f"{row.uid}  {', '.join(row.reasons)}  {size}\n  {row.url}\n  {row.caption or '(no AltText)'}")
+    return 0
+
+
+def _releases(store: Store, version: Version, arguments: argparse.Namespace) -> int:
+    from vecap_tasks.quality.quarantine import read_releases
+
+    entries = read_releases(store, version.dataset, version.interval)
+    if arguments.json:
+        print_json([asdict(entry) for entry in entries])
+        return 0
+    if not entries:
+        print(f"nothing was released for {version.interval}")
+    for entry in entries:
+        what = f"reason {entry.reason}" if entry.reason else f"{len(entry.uids):,} rows"
+        print(f"{entry.at}  {entry.action:<8}  {what}  by {entry.by}: {entry.note}")
+    return 0
+
+
+def _decide(store: Store, version: Version, arguments: argparse.Namespace) -> int:
+    from vecap_tasks.quality.quarantine import release, withdraw
+
+    act = partial(release if arguments.action == "release" else withdraw, store, version)
+    by = arguments.by or getpass.getuser()
+    name = act(uids=arguments.uid, reason=arguments.reason, note=arguments.note, by=by)
+    if arguments.json:
+        print_json({"entry": name})
+    else:
+        print(f"wrote {name}; the next `vecap run --version {version.interval}` makes the version that follows from it")
+    return 0

@@ -1,0 +1,162 @@
+"""`vecap run` and one command per stage: the work itself, without Airflow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, progress
+from vecap_tasks.config import Config
+from vecap_tasks.core.manifest import Manifest
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import Version, interval_of, look_up
+from vecap_tasks.errors import GateClosed, one_line
+from vecap_tasks.registry import STAGES, open_version
+
+_SUMMARIES = {
+    "crawl": "find AltText and images in the sources, download and decode the images",
+    "quality": "judge every row and the whole crawl; a bad crawl is refused",
+    "rewrite": "have the VLM describe the images and the LLM fuse that with the AltText",
+    "assemble": "write the training shards and the dataset card; this publishes the version",
+    "train": "train CLIP, one model for each arm and seed",
+    "evaluate": "measure retrieval and zero-shot classification of the trained models",
+}
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    run = add_command(
+        commands,
+        "run",
+        "take one interval through all stages",
+        "vecap run --config configs/demo.yaml --version 2026-01-01 --set train.epochs=2",
+    )
+    today = datetime.now(UTC).date().isoformat()
+    run.add_argument("--version", default=today, metavar="V", help="the interval to make, such as 2026-01-01 (today)")
+    _add_retry(run)
+    run.set_defaults(command=partial(_run, tuple(STAGES)))
+    for name, summary in _SUMMARIES.items():
+        example = f"vecap {name} --config configs/demo.yaml --version 2026-01-01"
+        stage = add_command(commands, name, summary, example)
+        stage.add_argument("--version", required=True, metavar="V", help="the version to work on, such as 2026-01-01")
+        _add_retry(stage)
+        stage.set_defaults(command=partial(_run, (name,)))
+
+
+def _add_retry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--retry-failed",
+        nargs="?",
+        const="",
+        metavar="REASON,…",
+        help="work on the revision of the version that tries its failed downloads again, and takes over all else; "
+        "of these reasons (http_503,timeout), or of all that may pass",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """One stage's outcome: what it did in this call, and the manifest it has now."""
+
+    manifest: Manifest
+    shards: int
+    seconds: float
+
+
+def _run(stages: tuple[str, ...], arguments: argparse.Namespace) -> int:
+    name = arguments.version
+    if arguments.retry_failed is not None:
+        retry = {"of": name, "reasons": [reason for reason in arguments.retry_failed.split(",") if reason]}
+        arguments.overrides.append(f"crawl.retry_failed={json.dumps(retry)}")
+        name = interval_of(name)  # the retry makes another revision of it
+    config = configuration(arguments)
+    store = Store(config.resolve(config.root))
+    if config.crawl.retry_failed is not None:
+        from vecap_tasks.crawl.previous_crawl import open_earlier
+
+        open_earlier(store, config, interval_of(name))  # before a revision is registered for nothing
+    version = open_version(config, store, name)
+    if not arguments.json:
+        print(look_up(store, version), flush=True)
+    done = {}
+    for stage in stages:
+        try:
+            done[stage] = _stage(stage, config, version)
+        except GateClosed as error:
+            _keep_refusal(config, version, error)
+            raise
+        if not arguments.json:
+            _say(version, stage, done[stage])
+        _record(stage, config, version)
+    if arguments.json:
+        print_json([_as_json(version, name, outcome) for name, outcome in done.items()])
+    elif "evaluate" in done:
+        _show_results(store, done["evaluate"].manifest)
+    return 0
+
+
+def _stage(name: str, config: Config, version: Version) -> _Done:
+    from vecap_tasks.core.executor import prepare, run_shards
+    from vecap_tasks.registry import load_stage
+
+    start = time.monotonic()
+    stage = load_stage(name, config, version)
+    prepare(stage)
+    shards = stage.plan()
+    if shards:
+        with progress(name) as report:
+            run_shards(stage, shards, report)
+    manifest = stage.commit()
+    return _Done(manifest, len(shards), time.monotonic() - start)
+
+
+def _record(name: str, config: Config, version: Version) -> None:
+    from vecap_tasks import lineage
+
+    if name == "quality":
+        lineage.keep_gate(config, version)
+    elif name == "assemble":
+        lineage.record_version(config, version)
+    elif name == "evaluate":
+        lineage.record_clip(config, version)
+        if config.evaluate.champion.approval:
+            decision = lineage.decide_champion(config, version)
+            asked = "; a person has to approve it: trigger the DAG vecap_clip" if decision.moves else ""
+            print(f"{decision}{asked}", file=sys.stderr)
+        else:
+            print(lineage.move_champion(config, version), file=sys.stderr)
+
+
+def _keep_refusal(config: Config, version: Version, error: GateClosed) -> None:
+    from vecap_tasks import lineage
+
+    lineage.keep_gate(config, version, one_line(error))
+
+
+def _say(version: Version, name: str, done: _Done) -> None:
+    counters = "  ".join(f"{key} {count:,}" for key, count in done.manifest.counters.items() if "." not in key)
+    work = f"{done.shards} shards in {done.seconds:.1f} s" if done.shards else "nothing to do"
+    print(f"{name:<9} {version.name}  {done.manifest.digest[:12]}  {work}  {counters}", flush=True)
+
+
+def _as_json(version: Version, name: str, done: _Done) -> dict[str, Any]:
+    return {
+        "stage": name,
+        "version": version.name,
+        "digest": done.manifest.digest,
+        "shards_run": done.shards,
+        "seconds": round(done.seconds, 3),
+        "counters": done.manifest.counters,
+    }
+
+
+def _show_results(store: Store, manifest: Manifest) -> None:
+    from vecap_tasks.evaluate.report import format_table, read_results
+
+    print()
+    print(format_table(read_results(store, manifest)))

@@ -1,0 +1,208 @@
+"""Published versions: counters of one, and what changed between two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+
+from vecap_tasks.core.manifest import Manifest, read_manifest
+from vecap_tasks.core.schemas import SAMPLES
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.tables import connect, create_view
+from vecap_tasks.core.version import Change, Version, changed_settings, published
+from vecap_tasks.errors import VecapError
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Rows after each stage; 0 where a stage is not done. `warnings` are the gate's; `digest` is the published
+    content's, None until then."""
+
+    version: str
+    interval: str
+    revision: int
+    crawled: int
+    downloaded: int
+    accepted: int
+    captioned: int
+    assembled: int
+    warnings: int
+    digest: str | None
+
+
+def summarise(store: Store, version: Version) -> Summary:
+    """Return the funnel of *version* from its manifests."""
+    manifests = {stage: read_manifest(store, f"{version.folder}/{stage}") for stage in _COUNTED_STAGES}
+    crawled, downloaded, accepted, captioned, assembled = (
+        _count(manifests[stage], counter) for stage, counter in _FUNNEL
+    )
+    published, judged = manifests["assemble"], manifests["quality"]
+    return Summary(
+        version=version.name,
+        interval=version.interval,
+        revision=version.revision,
+        crawled=crawled,
+        downloaded=downloaded,
+        accepted=accepted,
+        captioned=captioned,
+        assembled=assembled,
+        warnings=judged.provenance.get("notes", {}).get("warnings", 0) if judged else 0,
+        digest=published.digest if published else None,
+    )
+
+
+_FUNNEL = (
+    ("crawl", "candidates"),
+    ("crawl", "success"),
+    ("quality", "accepted"),
+    ("rewrite", "captioned"),
+    ("assemble", "samples"),
+)
+_COUNTED_STAGES = ("crawl", "quality", "rewrite", "assemble")
+
+
+def _count(manifest: Manifest | None, counter: str) -> int:
+    return manifest.counters.get(counter, 0) if manifest else 0
+
+
+TEXTS = {"alttext": "AltText", "vec": "VeC", "vecap": "VeCap"}
+# What manifests count by name: stage, prefix of the counters, and what it is for a person.
+_COUNTED = (
+    ("crawl", "error.", "download"),
+    ("quality", "reason.", "refused"),
+    ("quality", "alttext.", "AltText"),
+    ("rewrite", "vecap_from.", "VeCap from"),
+    ("rewrite", "problem.", "screening"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Characters of one kind of text over the samples that have one."""
+
+    text: str
+    mean_a: float
+    mean_b: float
+    median_a: float
+    median_b: float
+
+    @property
+    def title(self) -> str:
+        return TEXTS[self.text]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Rows that both versions count under one name, such as a reason for refusal."""
+
+    what: str
+    name: str
+    a: int
+    b: int
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """Samples are told apart by uid. Of those in both, `redescribed` have another VeC, `recaptioned` another VeCap."""
+
+    a: Summary
+    b: Summary
+    added: int
+    gone: int
+    kept: int
+    redescribed: int
+    recaptioned: int
+    lengths: tuple[Lengths, ...]
+    counts: tuple[Count, ...]
+    settings: tuple[Change, ...]
+
+
+def diff(store: Store, a: Version, b: Version) -> Diff:
+    """Compare two versions of a dataset. Raises VecapError where one is not published."""
+    manifests = [_published(store, version) for version in (a, b)]
+    with connect(store) as connection:
+        for name, manifest in zip("ab", manifests, strict=True):
+            create_view(connection, store, name, manifest.files_ending(".parquet"), SAMPLES)
+        row = connection.execute(
+            """
+            SELECT count(*) FILTER (a.uid IS NULL), count(*) FILTER (b.uid IS NULL), count(*) FILTER (a.uid = b.uid),
+                count(*) FILTER (a.uid = b.uid AND a.vec <> b.vec),
+                count(*) FILTER (a.uid = b.uid AND a.vecap <> b.vecap)
+            FROM a FULL JOIN b ON a.uid = b.uid
+            """
+        ).fetchall()[0]
+        lengths = tuple(_lengths(connection, text) for text in TEXTS)
+    added, gone, kept, redescribed, recaptioned = row
+    return Diff(
+        a=summarise(store, a),
+        b=summarise(store, b),
+        added=added,
+        gone=gone,
+        kept=kept,
+        redescribed=redescribed,
+        recaptioned=recaptioned,
+        lengths=lengths,
+        counts=_counts(store, a, b),
+        settings=changed_settings(store, a, b),
+    )
+
+
+def _published(store: Store, version: Version) -> Manifest:
+    manifest = published(store, version)
+    if manifest is None:
+        raise VecapError(f"version {version.name} is not published; finish it with `vecap run`")
+    return manifest
+
+
+def _lengths(connection: duckdb.DuckDBPyConnection, text: str) -> Lengths:
+    found = [
+        connection.execute(
+            f"SELECT coalesce(avg(length({text})), 0), coalesce(median(length({text})), 0) FROM {view} "  # noqa: S608
+            f"WHERE {text} <> ''"
+        ).fetchall()[0]
+        for view in "ab"
+    ]
+    (mean_a, median_a), (mean_b, median_b) = found
+    return Lengths(text, round(mean_a, 1), round(mean_b, 1), float(median_a), float(median_b))
+
+
+def _counts(store: Store, a: Version, b: Version) -> tuple[Count, ...]:
+    counts = []
+    for stage, prefix, what in _COUNTED:
+        one, other = (_counters(store, version, stage, prefix) for version in (a, b))
+        counts += [
+            Count(what, name, one.get(name, 0), other.get(name, 0)) for name in sorted(one.keys() | other.keys())
+        ]
+    return tuple(counts)
+
+
+def _counters(store: Store, version: Version, stage: str, prefix: str) -> dict[str, int]:
+    manifest = read_manifest(store, f"{version.folder}/{stage}")
+    counters = manifest.counters if manifest else {}
+    return {name.removeprefix(prefix): count for name, count in counters.items() if name.startswith(prefix)}
+
+
+def format_diff(found: Diff) -> str:
+    """Return the comparison for a person; what is counted alike in both is left out."""
+    a, b = found.a, found.b
+    lines = [
+        f"{a.version} -> {b.version}",
+        f"  samples      {a.assembled:,} -> {b.assembled:,}: {found.added:,} added, {found.gone:,} gone, "
+        f"{found.kept:,} kept",
+        f"  captions     of those kept {found.redescribed:,} have another VeC, {found.recaptioned:,} another VeCap",
+        f"  accepted     {a.accepted:,} of {a.crawled:,} rows crawled ({_share(a)}) -> "
+        f"{b.accepted:,} of {b.crawled:,} ({_share(b)})",
+    ]
+    lines += [f"  {one.what:<12} {one.name} {one.a:,} -> {one.b:,}" for one in found.counts if one.a != one.b]
+    lines += [
+        f"  {one.title:<12} {one.mean_a} -> {one.mean_b} characters on average, "
+        f"{one.median_a:g} -> {one.median_b:g} in the middle"
+        for one in found.lengths
+    ]
+    lines += [f"  setting      {change}" for change in found.settings] or ["  settings     the same"]
+    return "\n".join(lines)
+
+
+def _share(summary: Summary) -> str:
+    return f"{summary.accepted / summary.crawled:.1%}" if summary.crawled else "none"

@@ -1,0 +1,298 @@
+"""MLflow as this project uses it: its URI from the configuration, experiments by name, runs by digest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sqlite3
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vecap_tasks.config import Config, expand_optional
+from vecap_tasks.core.manifest import Input
+from vecap_tasks.errors import ConfigError, VecapError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Metric, Run
+
+
+_OWN_ROWS = ("alembic_version", "workspaces")  # tables in which MLflow's migrations write rows
+_LEFTOVERS = ("-journal", "-wal", "-shm")  # SQLite would apply those of a killed process to the new file
+
+
+def ensure_database(file: Path, artifacts: str) -> None:
+    """Make *file* a database with MLflow's tables, unless it holds data. Its default experiment stores in *artifacts*.
+
+    MLflow itself makes the tables in dozens of transactions and cannot resume between them: a database without data is
+    replaced. Raises VecapError where *file* is not a SQLite database or cannot be written.
+    """
+    try:
+        if _holds_data(file):
+            return
+        with Path(f"{file}.lock").open("a") as lock:
+            flock(lock, LOCK_EX)  # the kernel releases it however its holder ends
+            if not _holds_data(file):  # another process may have been first
+                _make(file, artifacts)
+    except sqlite3.DatabaseError as error:
+        raise VecapError(f"cannot read {file}: {error}; restore it, or change mlflow.tracking_uri") from error
+    except OSError as error:
+        raise VecapError(f"cannot write {file}: {error.strerror}; change mlflow.tracking_uri") from error
+
+
+def _holds_data(file: Path) -> bool:
+    """Return whether any table has rows; one that MLflow has ever opened has its default experiment."""
+    if not file.exists():
+        return False
+    with closing(sqlite3.connect(file, timeout=60)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return any(
+            database.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()  # noqa: S608 - the database's own names
+            for name in tables
+            if name not in _OWN_ROWS
+        )
+
+
+def _make(file: Path, artifacts: str) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    new = file.with_name(f"{file.name}.new")
+    new.unlink(missing_ok=True)
+    for suffix in _LEFTOVERS:
+        Path(f"{new}{suffix}").unlink(missing_ok=True)
+    SqlAlchemyStore(f"sqlite:///{new}", artifacts).engine.dispose()
+    for suffix in _LEFTOVERS:
+        Path(f"{file}{suffix}").unlink(missing_ok=True)
+    new.replace(file)
+
+
+# What each experiment holds, as its page says it.
+EXPERIMENTS = {
+    "gate": "The quality gate's report on each crawl, passed or refused: one run for each.",
+    "versions": "The published dataset versions, one run for each, with all that it was made from.",
+    "clip": "Models trained on published versions: a run for each evaluation of the arms, and below it one for each "
+    "model. A model's page leads to the versions that it was trained on, and they to their crawl files.",
+}
+_NOTE = "mlflow.note.content"
+_KIND = "custom_model_development"  # MLflow's word for an experiment that holds training runs
+_AIRFLOW = {"dag_id": "DAG_ID", "run_id": "DAG_RUN_ID", "task_id": "TASK_ID", "try_number": "TRY_NUMBER"}
+_SQLITE = "sqlite:///"
+_PARAM_CHARS = 6000  # MLflow's limits
+_PARAMS_AT_ONCE = 100
+_METRICS_AT_ONCE = 1000
+_DATASETS_AT_ONCE = 100
+_DIGEST_CHARS = 32  # MLflow takes at most 36, a sha256 has 64: the full one stands in the dataset's source
+_NAME_CHARS = 500
+_NO_NAME = re.compile(r"[^A-Za-z0-9_\-. :/]")
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """An open connection to MLflow at `uri`."""
+
+    client: MlflowClient
+    uri: str
+
+    def experiment(self, dataset: str, kind: str) -> str:
+        """Return the id of the experiment `vecap/<dataset>/<kind>`, made where there is none.
+
+        *kind* is one of `EXPERIMENTS`. Raises VecapError for an experiment that was deleted.
+        """
+        name = f"vecap/{dataset}/{kind}"
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            self._create_experiment(name, {_NOTE: EXPERIMENTS[kind], "mlflow.experimentKind": _KIND})
+            found = self.client.get_experiment_by_name(name)
+        if found.lifecycle_stage != "active":
+            raise VecapError(f"the experiment {name} is deleted in MLflow; run `mlflow experiments restore` for it")
+        return str(found.experiment_id)
+
+    def _create_experiment(self, name: str, tags: dict[str, str]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_experiment(name, artifact_location=_artifacts(self.uri, name), tags=tags)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
+                raise
+
+    def describe(self, run_id: str, note: str) -> None:
+        """Give a run the description that its page shows; *note* is Markdown."""
+        self.client.set_tag(run_id, _NOTE, note)
+
+    def describe_model(self, model_id: str, note: str) -> None:
+        """Give a logged model the description that its page shows."""
+        self.client.set_logged_model_tags(model_id, {_NOTE: note})
+
+    def find_run(self, experiment: str, digest: str) -> Run | None:
+        """Return the finished run tagged with *digest*; what a killed process left half recorded is deleted."""
+        for run in self.client.search_runs([experiment], f"tags.`vecap.digest` = '{digest}'"):
+            if run.info.status == "FINISHED":
+                return run
+            self.delete(run)
+        return None
+
+    def find_version(self, dataset: str, version: str, digest: str) -> Run | None:
+        """Return the finished run of a published version, *digest* being its `assemble`'s. Nothing is changed."""
+        experiment = self.client.get_experiment_by_name(f"vecap/{dataset}/versions")
+        if experiment is None:
+            return None
+        wanted = f"tags.`vecap.digest` = '{digest}' AND tags.`vecap.version` = '{version}'"
+        found = self.client.search_runs([experiment.experiment_id], f"{wanted} AND attributes.status = 'FINISHED'")
+        return found[0] if found else None
+
+    def delete(self, run: Run) -> None:
+        """Delete a run with the runs and models below it."""
+        experiment, run_id = run.info.experiment_id, run.info.run_id
+        for child in self.client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'"):
+            self.delete(child)
+        for model in self.client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+            self.client.delete_logged_model(model.model_id)
+        self.client.delete_run(run_id)
+
+    def params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Record the nested *params* under dotted names."""
+        from mlflow.entities import Param
+
+        made = [Param(clean(name), value[:_PARAM_CHARS]) for name, value in sorted(flatten(params).items())]
+        for start in range(0, len(made), _PARAMS_AT_ONCE):
+            self.client.log_batch(run_id, params=made[start : start + _PARAMS_AT_ONCE])
+
+    def metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
+        for start in range(0, len(metrics), _METRICS_AT_ONCE):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
+
+    def inputs(self, run_id: str, datasets: Sequence[DatasetInput]) -> None:
+        for start in range(0, len(datasets), _DATASETS_AT_ONCE):
+            self.client.log_inputs(run_id, datasets=datasets[start : start + _DATASETS_AT_ONCE])
+
+
+@contextmanager
+def open_tracking(config: Config) -> Iterator[Tracking]:
+    """Give a connection to the configured MLflow. Raises VecapError, soon, where none answers or one refuses."""
+    uri = tracking_uri(config)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(config.mlflow.timeout))))
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for `--json`
+    if is_server(uri):
+        _ask(uri, config.mlflow.timeout)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield Tracking(_open(uri), uri)
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:300]
+        raise VecapError(
+            f"MLflow at {uri} refused: {reason}; look at its log, or change mlflow.tracking_uri"
+        ) from error
+
+
+def _open(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        if uri.startswith(_SQLITE):
+            ensure_database(Path(uri.removeprefix(_SQLITE)), str(_artifacts(uri, "Default")))
+        return MlflowClient(tracking_uri=uri)
+    except SQLAlchemyError as error:
+        reason = str(error).splitlines()[0]
+        raise VecapError(
+            f"MLflow cannot open {uri}: {reason}; restore the database from a backup, or move it away"
+        ) from error
+
+
+def tracking_uri(config: Config) -> str:
+    """Return the URI of MLflow; the folder of a SQLite file is made.
+
+    Raises ConfigError if it is empty or a variable is not set.
+    """
+    uri = expand_optional(config.mlflow.tracking_uri)
+    if uri is None:  # MLflow would take a database in the working directory
+        raise ConfigError("mlflow.tracking_uri is empty; set its variable, or give sqlite:///… or a server's URL")
+    if not uri.startswith(_SQLITE):
+        return uri.removesuffix("/")
+    file = Path(config.resolve(uri.removeprefix(_SQLITE)))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VecapError(f"cannot make the folder of {uri}: {error.strerror}; change mlflow.tracking_uri") from error
+    return f"{_SQLITE}{file}"
+
+
+def is_server(uri: str) -> bool:
+    """Return whether *uri* is the URL of an MLflow server, rather than a database."""
+    return uri.startswith(("http://", "https://"))
+
+
+def dataset_input(name: str, digest: str, context: str, source: Mapping[str, Any], page: str = "") -> DatasetInput:
+    """Return a dataset for a run's inputs. *digest* is a sha256; it stands in full in the dataset's source.
+
+    *page* is where the UI's button "Open dataset" leads.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    told = {**source, "sha256": digest} | ({"url": page} if page else {})
+    body = json.dumps(told, sort_keys=True, ensure_ascii=False)
+    kind = "external" if page else "vecap"  # the UI shows the button for the former
+    dataset = Dataset(name[:_NAME_CHARS], digest[:_DIGEST_CHARS], source_type=kind, source=body)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+
+
+def source_inputs(inputs: Sequence[Input], page: str) -> list[DatasetInput]:
+    """Return the crawled source files among *inputs* as datasets; *page* lists them."""
+    return [
+        dataset_input(item.name, item.digest, "source", {"bytes": item.bytes}, page)
+        for item in inputs
+        if item.kind == "source"
+    ]
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return *nested* with dotted names; lists and other values as JSON, strings as they are."""
+    flat: dict[str, str] = {}
+    for key, value in nested.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return flat
+
+
+def clean(name: str) -> str:
+    """Return *name* with what MLflow takes in the name of a param or metric."""
+    return _NO_NAME.sub("_", name)
+
+
+def airflow_tags() -> dict[str, str]:
+    """Return the tags that say which Airflow task records, where one does; a DAG adds the task's address to them."""
+    found = {f"airflow.{name}": os.environ.get(f"AIRFLOW_CTX_{variable}") for name, variable in _AIRFLOW.items()}
+    return {name: value for name, value in found.items() if value}
+
+
+def _artifacts(uri: str, experiment: str) -> str | None:
+    """Return where an experiment's files go: beside the SQLite file, else where the server puts them."""
+    if not uri.startswith(_SQLITE):
+        return None
+    folder = Path(uri.removeprefix(_SQLITE)).parent / "mlflow-artifacts" / experiment
+    return folder.as_uri()
+
+
+def _ask(uri: str, timeout: float) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=timeout):  # noqa: S310 - http or https, see the caller
+            return
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise VecapError(
+            f"no MLflow server answers at {uri} ({error}); start it, or change mlflow.tracking_uri"
+        ) from error

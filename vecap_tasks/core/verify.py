@@ -1,0 +1,183 @@
+"""Every file of a version against its manifest, and every manifest against those that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from vecap_tasks.core.manifest import NAME, Manifest, read_manifest
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import DATASET_STAGES, Version
+from vecap_tasks.errors import DamagedError, VecapError
+
+KEYED_STAGES = ("train", "evaluate")
+CHANGED = "was changed: its sha256 is not the manifest's"
+MISSING = "is missing"
+_READERS = 8  # threads; hashing releases the interpreter
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What is wrong with one file; `path` is its name in the store."""
+
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A file of *store* and what is recorded of it; `remedy` says what to do if the file differs."""
+
+    store: Store
+    name: str
+    bytes: int
+    sha256: str
+    remedy: str
+
+    def problem(self, *, read: bool = True) -> str | None:
+        """Return how the file differs, None if it does not: its size and, if *read*, its sha256.
+
+        Raises OSError if it cannot be read.
+        """
+        try:
+            size = self.store.size(self.name)
+            if size != self.bytes:
+                return f"has {size:,} bytes, the manifest says {self.bytes:,}"
+            if read and self.store.sha256(self.name) != self.sha256:
+                return CHANGED
+        except FileNotFoundError:
+            return MISSING
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was found in a version: how much was read, and all damages, by path."""
+
+    files: int
+    bytes: int
+    damages: tuple[Damage, ...]
+
+
+def verify_version(store: Store, version: Version) -> Verification:
+    """Read every file of every finished stage of *version*. A stage that is not finished yet is no damage."""
+    damages: list[Damage] = []
+    manifests: dict[str, Manifest] = {}
+    files, size = 0, 0
+    for folder in stage_folders(store, version):
+        try:
+            manifest = read_manifest(store, folder)
+        except VecapError as error:
+            damages.append(Damage(f"{folder}/{NAME}", str(error)))
+            continue
+        if manifest is None:
+            continue
+        manifests[folder] = manifest
+        entries = (*manifest.files, *manifest.attachments)
+        files += len(entries)
+        size += sum(entry.bytes for entry in entries)
+        damages += check_files(store, manifest)
+    damages += _check_version(version, manifests)
+    for folder, manifest in manifests.items():
+        damages += check_inputs(folder, manifest, manifests)
+    return Verification(files, size, tuple(sorted(damages, key=lambda damage: (damage.path, damage.problem))))
+
+
+def stage_folders(store: Store, version: Version) -> list[str]:
+    """Return the folders of *version* that may hold a stage, in the order of the work."""
+    folders = [f"{version.folder}/{stage}" for stage in DATASET_STAGES]
+    for stage in KEYED_STAGES:
+        place = f"{version.folder}/{stage}"
+        folders += [f"{place}/{name}" for name in store.folders(place)]
+    return folders
+
+
+def check_files(store: Store, manifest: Manifest) -> list[Damage]:
+    """Return the files of a stage that are missing, changed, or listed nowhere."""
+    listed = {entry.path for entry in (*manifest.files, *manifest.attachments)}
+    found = [Damage(file.name, problem) for file, problem in _ask(recorded(store, manifest), _described)]
+    extra = [path for path in _walk(store, manifest.location) if path not in listed and path != NAME]
+    return found + [Damage(f"{manifest.location}/{path}", "stands in no manifest") for path in extra]
+
+
+def check_inputs(folder: str, manifest: Manifest, manifests: dict[str, Manifest]) -> list[Damage]:
+    """Return where *manifest* was made from another stage than the one that lies beside it.
+
+    *manifests* are those of the version, by folder.
+    """
+    damages = []
+    for item in manifest.inputs:
+        if item.kind != "stage":
+            continue
+        beside = [other for other in manifests.values() if other.stage == item.name]
+        if not any(other.digest == item.digest for other in beside):
+            problem = f"was made from another {item.name}, with digest {item.digest[:12]}"
+            damages.append(Damage(f"{folder}/{NAME}", problem))
+    return damages
+
+
+def recorded(store: Store, manifest: Manifest, names: Iterable[str] | None = None, remedy: str = "") -> list[Recorded]:
+    """Return the files *names* (in the store) of a stage, by default all; attachments too."""
+    found = [
+        Recorded(store, f"{manifest.location}/{entry.path}", entry.bytes, entry.sha256, remedy)
+        for entry in (*manifest.files, *manifest.attachments)
+    ]
+    wanted = None if names is None else set(names)
+    return [file for file in found if wanted is None or file.name in wanted]
+
+
+def find_differing(files: Sequence[Recorded], *, read: bool = True) -> list[tuple[Recorded, str]]:
+    """Return those of *files* that differ, and how; *read* as for `Recorded.problem`.
+
+    Raises OSError if one cannot be read.
+    """
+    return _ask(files, lambda file: file.problem(read=read))
+
+
+def _ask(files: Sequence[Recorded], ask: Callable[[Recorded], str | None]) -> list[tuple[Recorded, str]]:
+    with ThreadPoolExecutor(_READERS, "verify") as threads:
+        problems = threads.map(ask, files)
+        return [(file, problem) for file, problem in zip(files, problems, strict=True) if problem is not None]
+
+
+def _described(file: Recorded) -> str | None:
+    try:
+        return file.problem()
+    except OSError as error:
+        return f"cannot be read: {error}"
+
+
+def _walk(store: Store, folder: str, below: str = "") -> Iterator[str]:
+    """Give the files under *folder*, relative to it. Names with _ in front are a stage's own working files."""
+    place = f"{folder}/{below}" if below else folder
+    for name in store.files(place):
+        yield f"{below}/{name}" if below else name
+    for name in store.folders(place):
+        if not (below == "" and name.startswith("_")):
+            yield from _walk(store, folder, f"{below}/{name}" if below else name)
+
+
+def _check_version(version: Version, manifests: dict[str, Manifest]) -> list[Damage]:
+    last = manifests.get(f"{version.folder}/assemble")
+    if last is None:
+        return []
+    damages = []
+    if last.fingerprint != version.fingerprint:
+        damages.append(
+            Damage(f"{version.folder}/assemble/{NAME}", "belongs to another version: its fingerprint differs")
+        )
+    for stage in DATASET_STAGES:
+        if f"{version.folder}/{stage}" not in manifests:
+            damages.append(
+                Damage(f"{version.folder}/{stage}/{NAME}", "is missing or damaged, and the version is published")
+            )
+    return damages
+
+
+def read_sound_manifest(store: Store, folder: str) -> Manifest:
+    """Return the manifest in *folder*. Raises DamagedError where it is missing or was changed."""
+    manifest = read_manifest(store, folder)
+    if manifest is None:
+        raise DamagedError(f"{folder}/{NAME} is missing; restore it, or make the stage again")
+    return manifest

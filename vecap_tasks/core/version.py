@@ -1,0 +1,258 @@
+"""Dataset versions: one per crawl interval, and a revision for every other configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from vecap_tasks.core.manifest import Manifest, read_manifest
+from vecap_tasks.core.store import Store
+from vecap_tasks.errors import ConfigError, DamagedError, VecapError
+
+DATASET_STAGES = ("crawl", "quality", "rewrite", "assemble")
+_FILE = "version.json"
+_INTERVAL = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9_.+:]|-(?!r\d+$))*$")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}(?::[0-9]{2}(?::[0-9]{2})?)?)?")
+_NAME = re.compile(r"^(?P<interval>.+?)(?:-r(?P<revision>\d+))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a dataset. `revision` counts from 1."""
+
+    dataset: str
+    interval: str
+    revision: int
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return self.interval if self.revision == 1 else f"{self.interval}-r{self.revision}"
+
+    @property
+    def folder(self) -> str:
+        return f"{self.dataset}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """That a version was deleted: `when` in ISO format (UTC), `digest` of what it had published, if it had."""
+
+    when: str
+    why: str
+    digest: str | None
+
+
+def interval_of(name: str) -> str:
+    """Return the interval of a version's *name*: `2026-01-01` for `2026-01-01-r2`. Raises ConfigError.
+
+    An earlier release registered intervals under any name; `check_interval` is for new ones.
+    """
+    match = _NAME.match(name)
+    interval = match.group("interval") if match else ""
+    if not _INTERVAL.match(interval):
+        raise ConfigError(f"{name!r} cannot name a version; give a date, such as 2026-01-01")
+    return interval
+
+
+def check_interval(interval: str) -> None:
+    """Raise ConfigError unless *interval* is a real date or time, such as `2026-01-01` or `2026-01-01T05:00:00`."""
+    try:
+        if not _DATE.fullmatch(interval):
+            raise ValueError
+        datetime.fromisoformat(interval)
+    except ValueError:
+        raise ConfigError(
+            f"{interval} is not a date; name an interval by its first day or hour, such as 2026-01-01 or 2026-01-01T05"
+        ) from None
+
+
+def register(store: Store, dataset: str, interval: str, fingerprint: str, config: dict[str, Any]) -> Version:
+    """Return the version of *interval* that is bound to *fingerprint*, registering the next revision if it is new.
+
+    Of two processes that register at once, one wins and the other finds it or takes the next number. The number of a
+    version that was deleted is not given again.
+    """
+    while True:
+        entries = _entries(store, dataset, interval)
+        for entry in entries:
+            if entry.version.fingerprint == fingerprint and entry.deletion is None:
+                return entry.version
+        version = Version(dataset, interval, max((e.version.revision for e in entries), default=0) + 1, fingerprint)
+        if store.create(f"{version.folder}/{_FILE}", _json(asdict(version) | {"config": config})):
+            return version
+
+
+def read_version(store: Store, dataset: str, name: str) -> Version:
+    """Return the registered version *name*. Raises VecapError where there is none, or it was deleted."""
+    entry = _entry(store, dataset, name)
+    if entry is None:
+        known = ", ".join(version.name for version in list_versions(store, dataset)) or "none"
+        raise VecapError(f"dataset {dataset} has no version {name}; there are: {known}")
+    if entry.deletion is not None:
+        raise VecapError(
+            f"version {name} was deleted on {entry.deletion.when[:10]}: {entry.deletion.why}; make its interval again "
+            "with `vecap run`"
+        )
+    return entry.version
+
+
+def read_config(store: Store, version: Version) -> dict[str, Any]:
+    """Return the configuration that *version* is bound to: what decides its content. Raises DamagedError."""
+    try:
+        config: dict[str, Any] = json.loads(store.read(f"{version.folder}/{_FILE}"))["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{version.folder}/{_FILE} is damaged: {error}; restore it") from error
+    return config
+
+
+def list_versions(store: Store, dataset: str, interval: str | None = None) -> list[Version]:
+    """Return the registered versions, by interval and revision, published or not; deleted ones are not among them."""
+    versions = [entry.version for entry in _entries(store, dataset, interval) if entry.deletion is None]
+    return sorted(versions, key=lambda version: (version.interval, version.revision))
+
+
+def deleted_versions(store: Store, dataset: str) -> list[tuple[Version, Deletion]]:
+    """Return the versions that bear a tombstone, whether their files are gone yet or not, by name."""
+    found = [(entry.version, entry.deletion) for entry in _entries(store, dataset) if entry.deletion is not None]
+    return sorted(found, key=lambda pair: (pair[0].interval, pair[0].revision))
+
+
+def is_deleted(store: Store, dataset: str, name: str) -> bool:
+    """Say whether version *name* bears a tombstone."""
+    entry = _entry(store, dataset, name)
+    return entry is not None and entry.deletion is not None
+
+
+def bury(store: Store, version: Version, deletion: Deletion) -> None:
+    """Set the tombstone: from here on no reader finds *version*, and no other version takes a stage over from it.
+
+    Raises FileNotFoundError for one that is gone.
+    """
+    body = json.loads(store.read(f"{version.folder}/{_FILE}"))
+    store.put(f"{version.folder}/{_FILE}", _json(body | {"deleted": asdict(deletion)}))
+
+
+def unbury(store: Store, version: Version) -> None:
+    """Take the tombstone away again; its files must all be there."""
+    body = json.loads(store.read(f"{version.folder}/{_FILE}"))
+    body.pop("deleted", None)
+    store.put(f"{version.folder}/{_FILE}", _json(body))
+
+
+def forget(store: Store, version: Version) -> None:
+    """Remove the record of *version*, which nobody ever saw published: its name may be given again."""
+    store.remove(f"{version.folder}/{_FILE}")
+
+
+def published(store: Store, version: Version) -> Manifest | None:
+    """Return the manifest that publishes *version*, or None while it is being made."""
+    return read_manifest(store, f"{version.folder}/assemble")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    version: Version
+    deletion: Deletion | None
+
+
+def _entries(store: Store, dataset: str, interval: str | None = None) -> list[_Entry]:
+    """Return what is registered, of one *interval* or of all; of others' files none is read."""
+    names = store.folders(dataset)
+    if interval is not None:
+        names = [name for name in names if name == interval or name.startswith(f"{interval}-r")]
+    found = [entry for entry in (_entry(store, dataset, name) for name in names) if entry is not None]
+    return [entry for entry in found if interval in (None, entry.version.interval)]
+
+
+def _entry(store: Store, dataset: str, name: str) -> _Entry | None:
+    place = f"{dataset}/{name}/{_FILE}"
+    try:
+        body = json.loads(store.read(place))
+        version = Version(body["dataset"], body["interval"], body["revision"], body["fingerprint"])
+        deletion = Deletion(**body["deleted"]) if "deleted" in body else None
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{place} is damaged: {error}; restore it") from error
+    if version.name != name:
+        raise DamagedError(f"{place} belongs to version {version.name}; restore it")
+    return _Entry(version, deletion)
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+_DIGEST = re.compile(r"[0-9a-f]{16,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One setting that differs; None where it does not exist."""
+
+    key: str
+    a: Any
+    b: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} {_short(self.a)} -> {_short(self.b)}"
+
+
+def changed_settings(store: Store, a: Version, b: Version) -> tuple[Change, ...]:
+    """Return what decides the content of *b* otherwise than of *a*, digests of models and prompts included, by key."""
+    one, other = (dict(_flat(read_config(store, version))) for version in (a, b))
+    keys = sorted(one.keys() | other.keys())
+    return tuple(Change(key, one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key))
+
+
+def _short(value: Any) -> str:
+    """Return *value* for a line; of a digest the beginning."""
+    return repr(value[:12]) if isinstance(value, str) and _DIGEST.fullmatch(value) else repr(value)
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, value
+
+
+_TOLD = 6  # settings that the line names
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """`digest` is that of the published content, None while it is being made; `beside` is the version of the interval
+    before it, None for the first, and `changes` the settings that differ from it."""
+
+    version: Version
+    digest: str | None
+    beside: Version | None
+    changes: tuple[Change, ...]
+
+    def __str__(self) -> str:
+        name = self.version.name
+        state = "is made"
+        if self.digest is not None:
+            state = f"is published under this configuration ({self.digest[:12]}), nothing of it is made again"
+        if self.beside is None:
+            return f"version {name} {state}"
+        told = "; ".join(str(change) for change in self.changes[:_TOLD])
+        more = f"; and {len(self.changes) - _TOLD} more" if len(self.changes) > _TOLD else ""
+        return f"version {name} {state}; it is a revision beside {self.beside.name}: {told}{more}"
+
+
+def look_up(store: Store, version: Version) -> Opened:
+    """Say what there is of the registered *version*. Raises DamagedError."""
+    manifest = published(store, version)
+    before = [v for v in list_versions(store, version.dataset, version.interval) if v.revision < version.revision]
+    seen = [v for v in before if published(store, v) is not None]
+    beside = next(reversed(seen or before), None)
+    changes = changed_settings(store, beside, version) if beside is not None else ()
+    return Opened(version, manifest.digest if manifest else None, beside, changes)

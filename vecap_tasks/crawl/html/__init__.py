@@ -1,0 +1,1 @@
+"""HTML pages: parsing and character encodings."""

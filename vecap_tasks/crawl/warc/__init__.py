@@ -1,0 +1,1 @@
+"""WARC and ARC archives: records and the HTTP messages in them."""

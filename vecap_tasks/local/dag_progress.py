@@ -1,0 +1,220 @@
+"""Follows a DAG run by Airflow's REST interface: a bar per stage on a terminal, plain lines where there is none."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from vecap_tasks.config import Config
+from vecap_tasks.core.stage import RECEIPTS, Stage
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import read_version
+from vecap_tasks.errors import VecapError
+from vecap_tasks.local.airflow import Api
+from vecap_tasks.registry import load_stage
+
+_LOOK_SECONDS = 1.0
+_LINE_SECONDS = 5.0
+_ENDED = ("success", "failed")
+_MISSED_LOOKS = 30  # in a row, before a server that does not answer is given up
+
+
+class RunFailed(VecapError):
+    """A DAG run failed: the message names the task, its last error and its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class DagRun:
+    """One run of a DAG."""
+
+    dag: str
+    run: str
+
+    @property
+    def path(self) -> str:
+        return f"/api/v2/dags/{self.dag}/dagRuns/{quote(self.run, safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """One task instance. `map_index` is -1 where the task is not mapped."""
+
+    task: str
+    map_index: int
+    state: str | None
+    tries: int
+
+
+class StageProgress:
+    """How far one stage of a run is. `total` is None until it is planned."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.begin: float | None = None
+        self.seconds: float | None = None
+        self.total: int | None = None
+        self.planned = 0
+        self.done = 0
+        self._stage: Stage | None = None
+        self._before = 0
+
+    def update(self, api: Api, run: DagRun, tasks: Sequence[TaskState], config: Config) -> None:
+        """Read the stage's tasks, and the receipts of its shards."""
+        own = {task.task.removeprefix(f"{self.name}."): task for task in tasks if task.task.startswith(f"{self.name}.")}
+        states = {name: task.state for name, task in own.items()}
+        if self.begin is None and any(states.values()):
+            self.begin = time.monotonic()
+        if self.total is None and states.get("plan") == "success":
+            self._planned(api, run, config)
+        if self._stage is not None and self.total is not None and self.planned:
+            receipts = len(self._stage.store.files(f"{self._stage.folder}/{RECEIPTS}"))
+            self.done = min(self.planned, receipts - self._before)
+        if self.begin is not None and self.seconds is None and states.get("commit") == "success":
+            self.done = self.planned
+            self.seconds = time.monotonic() - self.begin
+
+    def _planned(self, api: Api, run: DagRun, config: Config) -> None:
+        entry = api.get(f"{run.path}/taskInstances/{self.name}.plan/xcomEntries/return_value")
+        groups = entry["value"] if isinstance(entry["value"], list) else json.loads(entry["value"])
+        shards = [shard for group in groups for shard in group]
+        self.planned = self.total = len(shards)
+        if shards:
+            version, _, _ = shards[0].partition("/")
+            store = Store(config.resolve(config.root))
+            self._stage = load_stage(self.name, config, read_version(store, config.dataset, version))
+            names = {shard.partition("/")[2] for shard in shards}
+            receipts = {name.removesuffix(".json") for name in store.files(f"{self._stage.folder}/{RECEIPTS}")}
+            self._before = len(receipts - names)
+
+
+def follow(api: Api, run: DagRun, stages: Sequence[str], config: Config, logs: Path) -> None:
+    """Show the run until it ends. Raises RunFailed where it failed, VecapError where Airflow stops answering."""
+    progress = [StageProgress(name) for name in stages]
+    missed = 0
+    with _display(progress) as show:
+        while True:
+            try:
+                state = api.get(run.path)["state"]
+                tasks = _tasks(api, run)
+                for stage in progress:
+                    stage.update(api, run, tasks, config)
+                missed = 0
+            except VecapError:
+                missed += 1
+                if missed > _MISSED_LOOKS:
+                    raise
+                time.sleep(_LOOK_SECONDS)
+                continue
+            show(tasks)
+            if state in _ENDED:
+                break
+            time.sleep(_LOOK_SECONDS)
+    if state == "failed":
+        raise RunFailed(why(run, tasks, logs))
+
+
+def _tasks(api: Api, run: DagRun) -> list[TaskState]:
+    found: list[dict[str, Any]] = []
+    while True:
+        page = api.get(f"{run.path}/taskInstances?limit=100&offset={len(found)}")
+        found += page["task_instances"]
+        if len(found) >= page["total_entries"] or not page["task_instances"]:
+            return [TaskState(t["task_id"], t["map_index"], t["state"], t["try_number"]) for t in found]
+
+
+def why(run: DagRun, tasks: Sequence[TaskState], logs: Path) -> str:
+    """Return what a person needs of a failed run, in one line; *logs* is Airflow's folder of task logs."""
+    failed = [task for task in tasks if task.state == "failed"]
+    if not failed:
+        return f"{run.dag} {run.run} failed, though none of its tasks did; see {logs}"
+    task = failed[0]
+    name = task.task if task.map_index < 0 else f"{task.task}[{task.map_index}]"
+    folder = logs / f"dag_id={run.dag}" / f"run_id={run.run}" / f"task_id={task.task}"
+    if task.map_index >= 0:
+        folder /= f"map_index={task.map_index}"
+    log = folder / f"attempt={task.tries}.log"
+    return f"{run.dag}: the task {name} failed: {last_error(log)} (log: {log})"
+
+
+def last_error(log: Path) -> str:
+    """Return the last error in a task's log (JSON lines), in one line."""
+    said = "its log says nothing"
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "it has no log"
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") in ("error", "critical"):
+            details = entry.get("error_detail") or [{}]
+            said = str(details[0].get("exc_value") or entry.get("event") or said)
+    return " ".join(said.split())[:500]
+
+
+Show = Callable[[Sequence[TaskState]], None]
+
+
+@contextmanager
+def _display(stages: Sequence[StageProgress]) -> Iterator[Show]:
+    if not sys.stdout.isatty():
+        yield _lines(stages)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"))
+    with Progress(*columns, TimeElapsedColumn()) as bars:
+        ids = [bars.add_task(stage.name, total=None, start=False) for stage in stages]
+
+        def show(tasks: Sequence[TaskState]) -> None:
+            for number, stage in zip(ids, stages, strict=True):
+                if stage.begin is not None:
+                    bars.start_task(number)
+                if stage.seconds is None:
+                    bars.update(number, total=stage.total or None, completed=stage.done)
+                elif bars.tasks[number].stop_time is None:
+                    # A stage that was there already shows a full bar: one of one.
+                    bars.update(number, total=stage.total or 1, completed=stage.total or 1)
+                    bars.stop_task(number)
+
+        yield show
+
+
+def _lines(stages: Sequence[StageProgress]) -> Show:
+    told: set[tuple[str, str]] = set()
+    last: dict[str, tuple[float, int]] = {}
+
+    def once(stage: StageProgress, what: str, line: str) -> None:
+        if (stage.name, what) not in told:
+            told.add((stage.name, what))
+            print(line, flush=True)
+
+    def show(tasks: Sequence[TaskState]) -> None:
+        for stage in stages:
+            now = time.monotonic()
+            if stage.begin is None:
+                continue
+            once(stage, "begin", f"{stage.name}: started")
+            if stage.seconds is not None:
+                work = f"{stage.total} shards" if stage.total else "nothing to do, it was there already"
+                once(stage, "end", f"{stage.name}: done in {stage.seconds:.0f} s, {work}")
+                continue
+            when, done = last.get(stage.name, (0.0, -1))
+            if stage.total and stage.done != done and now - when >= _LINE_SECONDS:
+                last[stage.name] = (now, stage.done)
+                print(f"{stage.name}: {stage.done} of {stage.total} shards", flush=True)
+            for task in tasks:
+                if task.task.startswith(f"{stage.name}.") and task.state in ("up_for_retry", "failed"):
+                    name = f"{task.task}[{task.map_index}]"
+                    once(stage, f"{name} {task.state} {task.tries}", f"{name}: {task.state} (attempt {task.tries})")
+
+    return show

@@ -1,0 +1,249 @@
+"""The demo: one day of the miniature web through both DAGs by Airflow, and a summary of the results."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import re
+import shutil
+import sys
+import textwrap
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow.parquet as pq
+
+from vecap_tasks import __version__
+from vecap_tasks.config import Config, load_config
+from vecap_tasks.core.diff import summarise
+from vecap_tasks.core.manifest import Manifest
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import DATASET_STAGES, Version, read_version
+from vecap_tasks.errors import ConfigError, VecapError, one_line
+from vecap_tasks.local import airflow, control
+from vecap_tasks.local.airflow import Api
+from vecap_tasks.local.dag_progress import DagRun, follow
+from vecap_tasks.local.settings import Settings
+from vecap_tasks.registry import load_stage
+
+SAMPLES = 3
+_COLUMNS = ["uid", "alttext", "vec", "vecap", "vecap_from"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of the assembled version."""
+
+    uid: str
+    alttext: str
+    vec: str
+    vecap: str
+    vecap_from: str
+
+    @property
+    def fused(self) -> int:
+        """Words that the VeCap has from one source alone, the fewer of the two: how much it is of both."""
+        alttext, vec, vecap = (set(re.findall(r"\w+", text.lower())) for text in (self.alttext, self.vec, self.vecap))
+        return min(len(vecap & alttext - vec), len(vecap & vec - alttext))
+
+
+def print_result(config: Config, store: Store, version: Version) -> None:
+    """Print the whole report of a published and evaluated *version*. Raises VecapError where a part is missing."""
+    manifests = {name: _manifest(config, version, name) for name in (*DATASET_STAGES, "train", "evaluate")}
+    _print_funnel(store, version)
+    _print_samples(read_samples(store, manifests["assemble"]))
+    _print_arms(store, manifests["evaluate"])
+    print("\nManifest digests")
+    for name, manifest in manifests.items():
+        print(f"  {name:<9} {manifest.digest}")
+
+
+def read_samples(store: Store, assembled: Manifest) -> list[Sample]:
+    """Return the rows, those first that the language model fused and that took most from both sides."""
+    found: list[Sample] = []
+    for name in assembled.files_ending(".parquet"):
+        with store.open(name) as stream:
+            table = pq.read_table(stream, columns=_COLUMNS)
+        found += [Sample(**row) for row in table.to_pylist()]
+    return sorted(found, key=lambda sample: (sample.vecap_from != "llm", -min(sample.fused, 3), sample.uid))
+
+
+def _manifest(config: Config, version: Version, name: str) -> Manifest:
+    manifest = load_stage(name, config, version).manifest()
+    if manifest is None:
+        raise VecapError(f"version {version.name} has no {name}; run the demo again, it does what is missing")
+    return manifest
+
+
+def _print_funnel(store: Store, version: Version) -> None:
+    rows = summarise(store, version)
+    print(f"\nVersion {version.dataset}/{version.name}: rows at each stage")
+    for name in ("crawled", "downloaded", "accepted", "captioned", "assembled"):
+        count = getattr(rows, name)
+        print(f"  {name:<11}{count:>7,}" + (f"{count / rows.crawled:>8.1%}" if rows.crawled else ""))
+
+
+def _print_samples(samples: list[Sample]) -> None:
+    print("\nThree samples")
+    width = max(20, (min(shutil.get_terminal_size((120, 24)).columns, 150) - 8) // 3)
+    header = ("AltText", "VeC", "VeCap")
+    print("  " + "  ".join(name.ljust(width) for name in header).rstrip())
+    for sample in samples[:SAMPLES]:
+        cells = [textwrap.wrap(text, width) or ["-"] for text in (sample.alttext, sample.vec, sample.vecap)]
+        print("  " + "  ".join(["─" * width] * 3))
+        for line in range(max(len(cell) for cell in cells)):
+            words = [cell[line] if line < len(cell) else "" for cell in cells]
+            print("  " + "  ".join(word.ljust(width) for word in words).rstrip())
+
+
+def _print_arms(store: Store, evaluated: Manifest) -> None:
+    from vecap_tasks.evaluate.report import format_table, read_results
+
+    print()
+    print(format_table(read_results(store, evaluated)))
+
+
+_DAG_SECONDS = 120  # until Airflow has read the DAGs
+_EVENT_SECONDS = 120  # until a published version has started vecap_clip
+_RUNNING = ("queued", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """What of the miniature web is made; the same values give the same files."""
+
+    images: int
+    release: str = __version__
+    day: str = "2026-01-01"
+    seed: int = 0
+    evaluation_images: int = 600
+
+
+def main() -> int:
+    """Run the demo; return 0 only if every part of it succeeded."""
+    try:
+        settings = Settings.from_environment()
+        settings.home.mkdir(parents=True, exist_ok=True)
+        _demo(settings, Web(images=images()))
+    except KeyboardInterrupt:
+        print("\nvecap: stopped; the same command goes on from here, `make down` ends the services", file=sys.stderr)
+        return 130
+    except (VecapError, OSError) as error:
+        print(f"vecap: {one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _demo(settings: Settings, web: Web) -> None:
+    begin = time.monotonic()
+    config = load_config(settings.config)
+    make_web(settings, web)
+    addresses = control.up(settings, lambda line: print(line, flush=True))
+    there = control.as_running(settings)
+    # The configuration's ${…} are expanded here as they are in the tasks.
+    os.environ.update({name: v for name, v in there.environment().items() if name.startswith("VECAP_")})
+    api = airflow.api(there)
+    version = _through_airflow(api, settings, config, web.day)
+    store = Store(config.resolve(config.root))
+    print_result(config, store, read_version(store, config.dataset, version))
+    print("\nThe services are left running; `make down` ends them")
+    for line in addresses.lines():
+        print(f"  {line}")
+    print(f"\nAll of it took {time.monotonic() - begin:.0f} s")
+
+
+def images() -> int:
+    """Return how many images the crawl names: `VECAP_DEMO_IMAGES`, else 2,400. Raises ConfigError."""
+    text = os.environ.get("VECAP_DEMO_IMAGES") or "2400"
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"VECAP_DEMO_IMAGES is the number of images of the demo's crawl, not {text!r}")
+    return int(text)
+
+
+def make_web(settings: Settings, web: Web) -> None:
+    """Write the miniature web's day and the evaluation set, unless the very same lie there whole."""
+    from vecap_tasks.demo.evalset import write_evalset
+    from vecap_tasks.demo.web import generate_day
+
+    folder = settings.home / "web"
+    stamp = folder / "demo.json"
+    wanted = json.dumps(asdict(web), sort_keys=True)
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+        print(f"the miniature web's {web.day} is there already", flush=True)
+        return
+    begin = time.monotonic()
+    print(f"drawing the miniature web's {web.day}: {web.images:,} images", flush=True)
+    generate_day(folder, dt.date.fromisoformat(web.day), web.seed, web.images)
+    write_evalset(folder / "evaluation", web.seed, web.evaluation_images)
+    aside = stamp.with_suffix(".new")
+    aside.write_text(wanted, encoding="utf-8")
+    aside.replace(stamp)
+    print(f"drawn in {time.monotonic() - begin:.0f} s", flush=True)
+
+
+def _through_airflow(api: Api, settings: Settings, config: Config, day: str) -> str:
+    """Take the partition *day* through both DAGs; return the version that came of it."""
+    logs = settings.logs / "airflow"
+    _await_dags(api)
+    clip = _active(api, "vecap_clip", day)
+    dataset = _active(api, "vecap_dataset", day)
+    if clip is None or dataset is not None:
+        if dataset is None:
+            body: dict[str, Any] = {"logical_date": None, "conf": {}, "partition_key": day}
+            dataset = DagRun("vecap_dataset", api.post("/api/v2/dags/vecap_dataset/dagRuns", body)["dag_run_id"])
+            print(f"vecap_dataset: triggered for {day}", flush=True)
+        else:
+            print(f"vecap_dataset: following the run for {day} that goes already", flush=True)
+        follow(api, dataset, DATASET_STAGES, config, logs)
+        clip = _started_by(api, dataset)
+    print(f"vecap_clip: following {clip.run}", flush=True)
+    follow(api, clip, ("train", "evaluate"), config, logs)
+    return _version_of(api, clip)
+
+
+def _await_dags(api: Api) -> None:
+    deadline = time.monotonic() + _DAG_SECONDS
+    wanted = {"vecap_dataset", "vecap_clip"}
+    while True:
+        known = {dag["dag_id"] for dag in api.get("/api/v2/dags?limit=100")["dags"]}
+        if wanted <= known:
+            return
+        errors = api.get("/api/v2/importErrors?limit=1")["import_errors"]
+        if errors:
+            last = errors[0]["stack_trace"].strip().splitlines()[-1]
+            raise VecapError(f"Airflow cannot read {errors[0]['filename']}: {last}")
+        if time.monotonic() > deadline:
+            raise VecapError(f"Airflow has not read {', '.join(sorted(wanted - known))} after {_DAG_SECONDS} s")
+        time.sleep(1)
+
+
+def _active(api: Api, dag: str, key: str) -> DagRun | None:
+    states = "&".join(f"state={state}" for state in _RUNNING)
+    runs = api.get(f"/api/v2/dags/{dag}/dagRuns?{states}&order_by=-run_after&limit=100")["dag_runs"]
+    return next((DagRun(dag, run["dag_run_id"]) for run in runs if run["partition_key"] == key), None)
+
+
+def _started_by(api: Api, run: DagRun) -> DagRun:
+    """Return the run of vecap_clip that the version published by *run* started."""
+    deadline = time.monotonic() + _EVENT_SECONDS
+    place = f"/api/v2/assets/events?source_dag_id={run.dag}&source_run_id={quote(run.run, safe='')}&limit=100"
+    while time.monotonic() < deadline:
+        for event in api.get(place)["asset_events"]:
+            for created in event["created_dagruns"]:
+                if created["dag_id"] == "vecap_clip":
+                    return DagRun("vecap_clip", created["run_id"])
+        time.sleep(1)
+    raise VecapError(f"vecap_clip was not started within {_EVENT_SECONDS} s of the version; is it paused?")
+
+
+def _version_of(api: Api, clip: DagRun) -> str:
+    entry = api.get(f"{clip.path}/taskInstances/find_version/xcomEntries/return_value")
+    body = entry["value"] if isinstance(entry["value"], dict) else json.loads(entry["value"])
+    return str(body["versions"][0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""CLIP similarity of image and AltText, shard by shard, each pair once across versions."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+from transformers.utils.logging import disable_progress_bar
+
+from vecap_tasks.config import ClipScore, Config
+from vecap_tasks.core.manifest import digest, read_manifest
+from vecap_tasks.core.schemas import CRAWL, SCORES
+from vecap_tasks.core.store import Local, Store
+from vecap_tasks.core.tables import connect, create_view, write_rows
+from vecap_tasks.core.tar import read_samples
+from vecap_tasks.core.version import Version, list_versions
+from vecap_tasks.errors import ConfigError, DamagedError, VecapError, load_problem
+from vecap_tasks.quality.alttext_rules import cleaned, literal
+
+_DECIMALS = 4  # what a score is kept to: finer is rounding of the device
+
+
+class Scorer:
+    """The model in *folder*, as `from_pretrained` loads it, on *device* (auto, cpu, cuda …).
+
+    Raises VecapError where the folder holds no CLIP model, ConfigError where there is no such device.
+    """
+
+    def __init__(self, folder: Path, batch_size: int, device: str, threads: int) -> None:
+        found = torch.cuda.is_available()
+        if device.startswith("cuda") and not found:
+            raise ConfigError(f"quality.clip.device: there is no GPU for {device!r}; use auto or cpu")
+        self._device = torch.device(device if device != "auto" else "cuda" if found else "cpu")
+        self._batch_size = batch_size
+        torch.set_num_threads(threads)
+        disable_progress_bar()  # it writes a bar for each file, into logs too
+        try:
+            self._model = CLIPModel.from_pretrained(folder).to(self._device).eval()
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            self._processor = CLIPImageProcessorPil.from_pretrained(folder)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise VecapError(
+                f"quality.clip.model: {folder} cannot be loaded as a CLIPModel: {load_problem(error)[:300]}"
+            ) from error
+        self._lock = Lock()  # a tokenizer serves one thread
+        self._length = self._model.config.text_config.max_position_embeddings
+
+    @property
+    def batch_size(self) -> int:
+        return self._batch_size
+
+    @torch.inference_mode()
+    def score(self, pairs: Sequence[tuple[Image.Image, str]]) -> list[float]:
+        """Return the cosine, -1 to 1, of each image (RGB) with its text: at most `batch_size` pairs.
+
+        The model always sees a full batch of texts of one length, so that a score does not follow what stands beside
+        it. Raises VecapError where the model gives no finite features.
+        """
+        full = [*pairs, *[pairs[-1]] * (self._batch_size - len(pairs))]
+        pixels = self._processor([image for image, _ in full], return_tensors="pt")["pixel_values"]
+        captions = [text for _, text in full]
+        with self._lock:
+            tokens = self._tokenizer(
+                captions, padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
+            )
+        # Without the mask, as CLIP was trained: it attends to the left alone, and pools at the end of the text.
+        ids = tokens["input_ids"].to(self._device)
+        images = self._model.get_image_features(pixel_values=pixels.to(self._device)).pooler_output
+        texts = self._model.get_text_features(input_ids=ids).pooler_output
+        cosines = F.cosine_similarity(images.float(), texts.float(), dim=-1)[: len(pairs)].cpu()
+        if not bool(torch.isfinite(cosines).all()):
+            raise VecapError("quality.clip.model gives features that are not finite; give another model")
+        return [round(value, _DECIMALS) for value in cosines.tolist()]
+
+
+@lru_cache(maxsize=1)
+def load_scorer(folder: Path, digest: str, batch_size: int, device: str, threads: int) -> Scorer:
+    """Load the model, once in a process however many shards it scores; *digest* is of its files."""
+    return Scorer(folder, batch_size, device, threads)
+
+
+# ruff: noqa: S608 - the queries are put together from this package's own rules and quoted literals
+
+
+FILE = "scores.parquet"
+_MODEL_FILES = ("*.safetensors", "*.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFiles:
+    """A CLIP model on disk: `digest` is a sha256 over the names and digests of its files."""
+
+    name: str
+    folder: Path
+    digest: str
+    bytes: int
+
+    def scored_by(self, settings: ClipScore) -> str:
+        """Return what a score follows from besides image and text, as 16 hex digits."""
+        return digest({"model": self.digest, "batch_size": settings.batch_size, "cleaning": cleaned("caption")})[:16]
+
+
+def find_clip(config: Config, settings: ClipScore) -> ClipFiles:
+    """Return the model that *settings* name. Raises VecapError naming the folder and what it lacks."""
+    folder = Path(config.resolve(settings.model))
+    if not folder.is_dir():
+        raise VecapError(f"quality.clip.model: there is no folder {folder}; correct the path in the configuration")
+    files = sorted({file for pattern in _MODEL_FILES for file in folder.glob(pattern)})
+    if folder / "config.json" not in files or not any(file.suffix == ".safetensors" for file in files):
+        raise VecapError(
+            f"quality.clip.model: {folder} lacks config.json or *.safetensors; give the folder of a CLIPModel"
+        )
+    stats = [(file, file.stat()) for file in files]
+    named = [(file.name, _sha256(str(file), stat.st_size, stat.st_mtime_ns)) for file, stat in stats]
+    return ClipFiles(settings.model, folder, digest(named), sum(stat.st_size for _, stat in stats))
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, size: int, modified: int) -> str:
+    """Return the file's sha256; size and time of change are there to be the cache's key."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def earlier_scores(store: Store, version: Version) -> list[str]:
+    """Return where the store has the scores of the dataset's other versions."""
+    found: dict[str, None] = {}
+    for other in list_versions(store, version.dataset):
+        manifest = read_manifest(store, f"{other.folder}/quality") if other.name != version.name else None
+        if manifest is not None and any(entry.path == FILE for entry in manifest.files):
+            found[manifest.file(FILE)] = None
+    return list(found)
+
+
+def write_scores(
+    store: Store,
+    shard: str,
+    local: Local,
+    earlier: Sequence[str],
+    clip: ClipFiles,
+    settings: ClipScore,
+    path: Path,
+) -> tuple[int, int]:
+    """Score the crawl's *shard* (its name in the store without an ending) and write SCORES to *path*.
+
+    *local* opens its tar.
+
+    Returns the rows, and how many of them other versions had. Raises DamagedError where the tar lacks an image.
+    """
+    by = clip.scored_by(settings)
+    with connect(store, threads=1, work=path.parent) as connection:
+        create_view(connection, store, "crawl", [f"{shard}.parquet"], CRAWL)
+        create_view(connection, store, "earlier", earlier, SCORES)
+        connection.execute(f"""
+            CREATE TEMP TABLE wanted AS SELECT key, uid, sha256, text, md5(text) AS text_md5
+            FROM (SELECT *, {cleaned("caption")} AS text FROM crawl WHERE status = 'success') WHERE text != ''""")
+        rows: pa.Table = connection.sql(f"""
+            SELECT wanted.*, found.similarity FROM wanted LEFT JOIN (
+                SELECT sha256, text_md5, max(similarity) AS similarity FROM earlier
+                WHERE scored_by = {literal(by)} AND sha256 IN (SELECT sha256 FROM wanted) GROUP BY ALL
+            ) AS found USING (sha256, text_md5) ORDER BY key""").to_arrow_table()
+    known = dict(zip(rows["key"].to_pylist(), rows["similarity"].to_pylist(), strict=True))
+    texts = dict(zip(rows["key"].to_pylist(), rows["text"].to_pylist(), strict=True))
+    missing = {key: text for key, text in texts.items() if known[key] is None}
+    if missing:
+        scorer = load_scorer(clip.folder, clip.digest, settings.batch_size, settings.device, settings.threads)
+        known |= _scored(local, f"{shard}.tar", missing, scorer)
+    similarity = pa.array([known[key] for key in texts], pa.float64())
+    made = rows.set_column(rows.schema.get_field_index("similarity"), "similarity", similarity)
+    made = made.append_column("scored_by", pa.array([by] * len(made), pa.string()))
+    return write_rows(made.to_batches(), SCORES, path), len(texts) - len(missing)
+
+
+def _scored(local: Local, tar: str, texts: dict[str, str], scorer: Scorer) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    pictures = _pictures(local, tar, texts, found)
+    while batch := list(islice(pictures, scorer.batch_size)):
+        values = scorer.score([(image, texts[key]) for key, image in batch])
+        found |= dict(zip((key for key, _ in batch), values, strict=True))
+    if len(found) < len(texts):
+        key = min(texts.keys() - found.keys())
+        raise DamagedError(f"{tar} has no image {key}; run `vecap verify`, then restore it or crawl again")
+    return found
+
+
+def _pictures(
+    local: Local, tar: str, texts: dict[str, str], unreadable: dict[str, float | None]
+) -> Iterator[tuple[str, Image.Image]]:
+    """Give the wanted images of *tar* one by one; what is none goes to *unreadable*, without a score."""
+    with local(tar) as path, path.open("rb") as stream:
+        for sample in read_samples(stream, tar, ("jpg",)):
+            if sample.key not in texts:
+                continue
+            try:
+                with Image.open(io.BytesIO(sample.members.get("jpg", b""))) as image:
+                    picture = image.convert("RGB")
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                unreadable[sample.key] = None  # what PIL raises for bytes that are no image, or half of one
+                continue
+            yield sample.key, picture

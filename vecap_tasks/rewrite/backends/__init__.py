@@ -1,0 +1,1 @@
+"""Engines that generate text: transformers in this process, and OpenAI-compatible servers."""

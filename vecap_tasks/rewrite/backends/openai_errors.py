@@ -1,0 +1,255 @@
+"""A server's response: the text, or an error that is classified as one row's or the job's."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any
+
+from vecap_tasks.rewrite.backends.sampling_params import Written, failed
+
+_SHOWN = 300  # characters of a message
+
+
+class Fault(StrEnum):
+    """What is wrong. The first five are problems of a row, named as its column has them; the others are the job's."""
+
+    PROMPT_TOO_LONG = "prompt_too_long"
+    IMAGE_REFUSED = "image_refused"
+    CONTENT_FILTER = "content_filter"
+    REFUSED = "refused_by_server"  # in words that no rule knows
+    FAILED = "server_failed"  # no usable answer in any of the tries
+    KEY = "key"
+    MODEL = "model"  # unknown model, or a wrong URL
+    PARAMETER = "parameter"
+    LIMIT_NAME = "limit_name"  # `max_completion_tokens` is wanted in place of `max_tokens`
+
+
+KNOWN_ROW_FAULTS = frozenset({Fault.PROMPT_TOO_LONG, Fault.IMAGE_REFUSED, Fault.CONTENT_FILTER})
+ROW_FAULTS = KNOWN_ROW_FAULTS | {Fault.REFUSED, Fault.FAILED}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    """An error as a server words it; `code` is its `code` and `type`, "" where it gives none."""
+
+    status: int
+    code: str
+    message: str
+
+    @classmethod
+    def of(cls, status: int, text: str) -> ServerError:
+        """Read the body of an answer: OpenAI's form, FastAPI's, TGI's, or a page."""
+        try:
+            body = json.loads(text)
+            error = body.get("error", body.get("detail", body.get("message", body)))
+        except (ValueError, AttributeError):
+            return cls(status, "", _line(re.sub(r"<[^>]*>", " ", text)))
+        if isinstance(error, list):  # FastAPI's; an item also repeats the request's fields
+            error = "; ".join(map(_field, error))
+        fields = error if isinstance(error, dict) else body
+        codes = dict.fromkeys(str(fields[name]) for name in ("code", "type", "error_type") if fields.get(name))
+        codes.pop(str(status), None)
+        return cls(status, " ".join(codes), _line(str(error.get("message", error) if error is fields else error)))
+
+    def __str__(self) -> str:
+        code = self.code.split(" ")[0]
+        said = self.message if not code or code in self.message else f"{code}: {self.message}"
+        return f"{self.status} {said[:_SHOWN]}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Matches an error of one of *statuses* whose code or message has a pattern; empty patterns match any."""
+
+    fault: Fault
+    family: str
+    statuses: frozenset[int]
+    code: str = ""
+    message: str = ""
+
+    def matches(self, error: ServerError) -> bool:
+        if error.status not in self.statuses:
+            return False
+        if not self.code and not self.message:
+            return True
+        return any(
+            pattern and re.search(pattern, text, re.I)
+            for pattern, text in ((self.code, error.code), (self.message, error.message))
+        )
+
+
+_REQUEST = frozenset({400, 413, 415, 422})
+_INPUT = _REQUEST | {500}  # 500: servers whose library raised while reading the input; such patterns must be narrow
+
+RULES = (
+    Rule(
+        Fault.CONTENT_FILTER,
+        "azure",
+        _INPUT,
+        code="content_filter|ResponsibleAIPolicy",
+        message="content management policy|content_filter",
+    ),
+    Rule(
+        Fault.CONTENT_FILTER,
+        "openai",
+        _INPUT,
+        code="content_policy_violation|moderation_blocked",
+        message="rejected as a result of our safety system|ContentPolicyViolation",
+    ),
+    Rule(
+        Fault.CONTENT_FILTER,
+        "openrouter",
+        frozenset({403}),
+        code="content_policy_violation",
+        message="requires moderation|input was flagged",
+    ),
+    Rule(Fault.KEY, "any", frozenset({401, 403})),
+    Rule(
+        Fault.LIMIT_NAME,
+        "openai",
+        _REQUEST,
+        message=r"\buse\b.{0,20}\bmax_completion_tokens|max_completion_tokens\W+(?:instead|is required)",
+    ),
+    Rule(Fault.PROMPT_TOO_LONG, "openai", _INPUT, code="context_length_exceeded|string_above_max_length"),
+    Rule(Fault.PROMPT_TOO_LONG, "litellm", _INPUT, message="ContextWindowExceeded"),
+    Rule(
+        Fault.PROMPT_TOO_LONG,
+        "vllm",
+        _INPUT,
+        message="longer than the maximum model length|maximum context length (?:is|of)",
+    ),
+    Rule(Fault.PROMPT_TOO_LONG, "sglang", _INPUT, message="longer than the model's context length"),
+    Rule(
+        Fault.PROMPT_TOO_LONG,
+        "tgi",
+        _INPUT,
+        message=r"inputs\W+must have less than \d+ tokens|inputs\W+tokens \+ \W?max_new_tokens\W+must be",
+    ),
+    Rule(
+        Fault.PROMPT_TOO_LONG,
+        "llama.cpp",
+        _INPUT,
+        code="exceed_context_size_error",
+        message="exceeds the available context size|input is too large to process",
+    ),
+    Rule(
+        Fault.IMAGE_REFUSED,
+        "openai",
+        _INPUT,
+        code="invalid_image|image_too_large|image_parse_error|sanitizer_server_error",
+        message=r"uploaded an unsupported image|not represent a valid image|image (?:size |dimensions? )?exceeds?\b",
+    ),
+    Rule(
+        Fault.IMAGE_REFUSED,
+        "pillow",
+        _INPUT,
+        message="cannot identify image file|image file is truncated|broken (?:data stream|PNG)|decompression bomb",
+    ),
+    Rule(
+        Fault.IMAGE_REFUSED,
+        "qwen",
+        _INPUT,
+        message=r"aspect ratio must be|(?:height|width)\W+\d+ must be larger than factor",
+    ),
+    Rule(Fault.IMAGE_REFUSED, "llama.cpp, vllm", _INPUT, message="failed to (?:load|decode|process) (?:the )?image"),
+    Rule(
+        Fault.PARAMETER,
+        "openai",
+        _REQUEST,
+        code="unsupported_parameter|unsupported_value|unknown_parameter",
+        message=r"unsupported parameter|unrecognized request argument|at most \d+ completion tokens",
+    ),
+    Rule(
+        Fault.PARAMETER,
+        "fastapi, transformers",
+        _REQUEST,
+        code="extra_forbidden",
+        message="extra inputs are not permitted|unexpected fields in the request",
+    ),
+    Rule(
+        Fault.MODEL,
+        "any",
+        _REQUEST,
+        code="model_not_found",
+        message=r"\bmodel\b.{0,120}(?:does not exist|not found)|invalid model name|server is pinned to",
+    ),
+    Rule(Fault.MODEL, "any", frozenset({301, 302, 303, 307, 308, 404, 405})),
+    Rule(
+        Fault.PROMPT_TOO_LONG,
+        "any",
+        _REQUEST,
+        message=r"context.{0,20}(?:length|size|window)|too long|(?:maximum|max|exceeds?)\b.{0,60}\btokens?\b",
+    ),
+    Rule(Fault.PROMPT_TOO_LONG, "any", frozenset({413})),
+)
+
+
+def classify(error: ServerError) -> Fault:
+    """Return what *error* is about; REFUSED where no rule knows it."""
+    return next((rule.fault for rule in RULES if rule.matches(error)), Fault.REFUSED)
+
+
+def _field(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    return f"{'.'.join(map(str, item.get('loc', ())))}: {item.get('msg')}"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+class Unusable(Exception):
+    """What came back is no use, though the same request may be answered in another try."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer as it came, its text without the key. `retry_after` is in seconds, None where nothing is asked for."""
+
+    status: int
+    content_type: str
+    retry_after: float | None
+    text: str
+
+    def completion(self) -> Written:
+        """Read a chat completion. Raises Unusable for what is none."""
+        if "json" not in self.content_type:
+            raise Unusable(f"the answer is {self.content_type}, not JSON")
+        try:
+            body = json.loads(self.text)
+            choice = body["choices"][0]
+            text = choice["message"]["content"] or ""
+            reason, usage = choice.get("finish_reason"), body.get("usage") or {}
+            if reason == "content_filter":
+                return failed(Fault.CONTENT_FILTER, "finish_reason content_filter")
+            tokens, asked = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
+            return Written(" ".join(text.split()), tokens, reason != "length", asked)
+        except ValueError:
+            raise Unusable("the answer is no whole JSON") from None
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise Unusable("the answer is JSON, but no chat completion") from None
+
+    @property
+    def error(self) -> ServerError:
+        """An answer that is an error, read."""
+        return ServerError.of(self.status, self.text)
+
+
+def seconds(retry_after: str | None) -> float | None:
+    """Read a Retry-After header: seconds, or a date."""
+    if retry_after is None:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

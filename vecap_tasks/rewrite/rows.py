@@ -1,0 +1,93 @@
+"""The stored images of accepted rows, out of the crawl's tars, ahead of the model that looks at them."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby, starmap
+from typing import TypeVar
+
+from PIL import Image
+
+from vecap_tasks.core.store import Local
+from vecap_tasks.core.tar import read_samples
+from vecap_tasks.errors import DamagedError
+
+T = TypeVar("T")
+
+DECODERS = 4  # threads, where a model leaves the CPU to them
+_DECODED_AHEAD = 64  # images
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An accepted row that wants a caption. `tar` is where the store has the shard with its image."""
+
+    key: str
+    uid: str
+    sha256: str
+    alttext: str | None
+    tar: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A row with its picture in RGB, or with None where the stored bytes (`jpeg`) are no image."""
+
+    row: Row
+    image: Image.Image | None
+    jpeg: bytes = b""
+
+
+def read_images(local: Local, rows: Iterable[Row], decoders: int) -> Iterator[Seen]:
+    """Give the image of every row, tar by tar, decoded ahead on so many threads, or with 1 on the caller's.
+
+    *local* opens the tars.
+
+    Raises DamagedError for a tar that is broken or lacks an image.
+    """
+    if decoders == 1:
+        yield from starmap(_decode, _stored(local, rows))
+        return
+    with ThreadPoolExecutor(decoders, "decode") as threads:
+        decoding: deque[Future[Seen]] = deque()
+        for row, data in _stored(local, rows):
+            decoding.append(threads.submit(_decode, row, data))
+            if len(decoding) > _DECODED_AHEAD:
+                yield decoding.popleft().result()
+        while decoding:
+            yield decoding.popleft().result()
+
+
+def _stored(local: Local, rows: Iterable[Row]) -> Iterator[tuple[Row, bytes]]:
+    for tar, group in groupby(rows, key=lambda row: row.tar):
+        wanted = {row.key: row for row in group}
+        with local(tar) as path, path.open("rb") as stream:
+            for sample in read_samples(stream, tar, ("jpg",)):
+                row = wanted.pop(sample.key, None)
+                if row is not None:
+                    yield row, sample.members.get("jpg", b"")
+                if not wanted:
+                    break
+        if wanted:
+            raise DamagedError(f"{tar} has no image {min(wanted)}; run `vecap verify`, then restore it or crawl again")
+
+
+def _decode(row: Row, data: bytes) -> Seen:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return Seen(row, image.convert("RGB"), data)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return Seen(row, None, data)  # what PIL raises for bytes that are no image, or half of one
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Give *items*, making the next one on a thread while the caller works with the last."""
+    with ThreadPoolExecutor(1, "images") as thread:
+        following = thread.submit(next, items, None)
+        while (item := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield item

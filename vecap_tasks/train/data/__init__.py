@@ -1,0 +1,1 @@
+"""Training data: mixtures, samples, images and batches."""

@@ -1,0 +1,363 @@
+"""From the configuration to training data: other tars found and counted, the mixture recorded, its sources opened."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import pyarrow.fs as pafs
+from fsspec.utils import glob_translate
+
+from vecap_tasks.config import Arm, Config, MixtureConfig, TarSource, Text, VersionSource
+from vecap_tasks.core.files import split_glob
+from vecap_tasks.core.manifest import Input, Manifest
+from vecap_tasks.core.schemas import SAMPLES
+from vecap_tasks.core.store import Store, open_filesystem
+from vecap_tasks.core.tables import connect, create_view
+from vecap_tasks.core.verify import Damage, Recorded, read_sound_manifest, recorded
+from vecap_tasks.core.version import Version, published, read_version
+from vecap_tasks.errors import ConfigError, DamagedError, VecapError
+from vecap_tasks.train.data.mixture import (
+    Mixture,
+    Part,
+    TarPart,
+    TarsPart,
+    VersionPart,
+    mixture_names,
+    read_mixture,
+    record_mixture,
+)
+from vecap_tasks.train.data.samples import Shard, Source, Tally, parse_samples, usable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTar:
+    """A tar that is there: `path` as the configuration writes it, `place` on this machine or S3. `etag` is S3's."""
+
+    path: str
+    place: str
+    bytes: int
+    etag: str | None
+
+    @property
+    def check(self) -> str:
+        """Return what tells these bytes from others: S3's own tag, or the sha256 of a file, which is read for it."""
+        if self.etag is not None:
+            return f"etag:{self.etag}"
+        filesystem, path = open_filesystem(self.place)
+        with filesystem.open_input_stream(path) as stream:
+            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+
+    def shard(self, counted: Mapping[Arm, int] | None = None) -> Shard:
+        filesystem, path = open_filesystem(self.place)
+        return Shard(self.path, filesystem, path, counted)
+
+
+def find_tars(config: Config, patterns: Sequence[str]) -> list[FoundTar]:
+    """Return the tars of *patterns*, in their order and by name within one; each once.
+
+    Raises VecapError for a pattern that finds nothing, or a place that cannot be read.
+    """
+    found: dict[str, FoundTar] = {}
+    for pattern in patterns:
+        for tar in _find(config, pattern):
+            found.setdefault(tar.place, tar)
+    return list(found.values())
+
+
+def _find(config: Config, written: str) -> list[FoundTar]:
+    folder, tail = split_glob(written, config.resolve)
+    matches: Callable[[str], object] = re.compile(glob_translate(tail)).match
+    if not tail:
+        folder, tail = written[: written.rfind("/") + 1], written[written.rfind("/") + 1 :]
+        matches = tail.__eq__
+    place = config.resolve(folder or ".").removeprefix("file://")
+    if "://" in place and not place.startswith("s3://"):
+        raise VecapError(f"train.mixture: {written} is neither on this machine nor on s3://; copy it first")
+    place = place.rstrip("/") or "/"
+    try:
+        listed = _list_s3(place) if place.startswith("s3://") else _list_local(place, recursive="/" in tail)
+    except OSError as error:
+        raise VecapError(
+            f"train.mixture: {place} cannot be read: {' '.join(str(error).split())}; check the path and the rights"
+        ) from error
+    tars = [
+        FoundTar(f"{folder}{name}", f"{place}/{name}", size, etag)
+        for name, (size, etag) in sorted(listed.items())
+        if matches(name)
+    ]
+    if not tars:
+        raise VecapError(f"train.mixture: there is no tar {place}/{tail}; put it there, or change `paths`")
+    return tars
+
+
+_Listed = dict[str, tuple[int, str | None]]
+
+
+def _list_local(place: str, *, recursive: bool) -> _Listed:
+    infos = pafs.LocalFileSystem().get_file_info(pafs.FileSelector(place, allow_not_found=True, recursive=recursive))
+    start = len(place.rstrip("/")) + 1
+    return {info.path[start:]: (info.size, None) for info in infos if info.type == pafs.FileType.File}
+
+
+def _list_s3(place: str) -> _Listed:
+    """List by boto3: pyarrow does not say the ETag."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, prefix = place.removeprefix("s3://").partition("/")
+    prefix = f"{prefix}/" if prefix else ""
+    try:
+        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return {
+            item["Key"].removeprefix(prefix): (item["Size"], item["ETag"].strip('"'))
+            for page in pages
+            for item in page.get("Contents", [])
+        }
+    except (BotoCoreError, ClientError) as error:
+        raise OSError(str(error)) from error
+
+
+def count_tars(
+    tars: Sequence[FoundTar], texts: Mapping[Text, str], known: Sequence[TarPart], threads: int
+) -> tuple[TarPart, ...]:
+    """Read every tar once and say what is in it; *known* ones of the same name, size and ETag are not read again."""
+    before = {(tar.path, tar.bytes): tar for tar in known}
+
+    def count(tar: FoundTar) -> TarPart:
+        found = before.get((tar.path, tar.bytes))
+        if found is not None and (tar.etag is None or found.check == tar.check):
+            return found
+        log.info("counting %s (%s bytes)", tar.path, f"{tar.bytes:,}")
+        return _count_tar(tar, texts)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="count") as pool:
+        return tuple(pool.map(count, tars))
+
+
+def _count_tar(tar: FoundTar, texts: Mapping[Text, str]) -> TarPart:
+    counted: dict[Arm, int] = dict.fromkeys(get_args(Arm), 0)
+    tally = Tally()
+    shard = tar.shard()
+    places = {text: (place,) for text, place in texts.items()}
+    with shard.open() as stream:
+        for written in parse_samples(stream, shard.name, places, tally, own=False):
+            for arm in counted:
+                counted[arm] += usable(written, arm)
+    return TarPart(tar.path, tar.bytes, tar.check, tally.samples, counted, dict(sorted(tally.skipped.items())))
+
+
+_HERE = "{version}"
+
+
+def open_mixture(config: Config, version: str | None) -> Mixture | None:
+    """Return the mixture that `train.mixture` names or describes, None where the version is trained on alone.
+
+    *version* is the one that is trained on. A mixture that is described is recorded, if it is not yet: foreign tars
+    are read once for that. Raises VecapError where a source is not there, or the name is taken by another recipe.
+    """
+    wanted = config.train.mixture
+    if wanted is None:
+        return None
+    store = Store(config.resolve(config.root))
+    if isinstance(wanted, str):
+        mixture = read_mixture(store, config.dataset, _fill(wanted, version))
+    else:
+        mixture = make_mixture(config, wanted, version)
+    versions = [source.name for source in mixture.sources if isinstance(source, VersionPart)]
+    if version is not None and f"{config.dataset}/{version}" not in versions:
+        raise VecapError(
+            f"the mixture {mixture.name} does not hold version {version}, beside which its models would lie; "
+            f"add it to the sources, or train for one that it holds ({', '.join(versions) or 'none'})"
+        )
+    return mixture
+
+
+def make_mixture(config: Config, recipe: MixtureConfig, version: str | None) -> Mixture:
+    """Return the mixture of *recipe*, recorded. *version* stands for `{version}` in it."""
+    store = Store(config.resolve(config.root))
+    name = _fill(recipe.name, version)
+    known: tuple[Part, ...] = ()
+    if name in mixture_names(store, config.dataset):
+        known = read_mixture(store, config.dataset, name).sources
+    mixture = Mixture(
+        name,
+        tuple(
+            _version_part(config, source, version)
+            if isinstance(source, VersionSource)
+            else _tars_part(config, source, known)
+            for source in recipe.sources
+        ),
+    )
+    record_mixture(store, config.dataset, mixture)
+    return mixture
+
+
+def _fill(text: str, version: str | None) -> str:
+    if _HERE in text and version is None:
+        raise ConfigError(f"train.mixture: {text} stands for a version; name it with --version")
+    return text.replace(_HERE, version or "")
+
+
+def _version_part(config: Config, source: VersionSource, version: str | None) -> VersionPart:
+    root = source.root if source.root is not None else config.root
+    dataset = source.dataset or config.dataset
+    name = _fill(source.version, version)
+    store = Store(config.resolve(root))
+    manifest = published(store, read_version(store, dataset, name))
+    if manifest is None:
+        raise VecapError(f"train.mixture: version {name} of {dataset} is not published yet; make it first")
+    samples = manifest.counters["samples"]
+    return VersionPart(root, dataset, name, manifest.digest, samples, source.weight, source.arm, source.mixed_p)
+
+
+def _tars_part(config: Config, source: TarSource, known: Sequence[Part]) -> TarsPart:
+    counted = [tar for part in known if isinstance(part, TarsPart) and part.texts == source.texts for tar in part.tars]
+    tars = count_tars(find_tars(config, source.paths), source.texts, counted, config.train.loader_threads)
+    return TarsPart(tuple(source.paths), source.texts, tars, source.weight, source.arm, source.mixed_p)
+
+
+def mixture_inputs(mixture: Mixture) -> list[Input]:
+    """Return the mixture and its sources as inputs of a manifest: kinds `mixture`, `version` and `tars`."""
+    sources = [Input(source.kind, source.name, source.digest) for source in mixture.sources]
+    return [Input("mixture", mixture.name, mixture.digest), *sources]
+
+
+def check_mixture(config: Config, mixture: Mixture) -> list[Damage]:
+    """Read every foreign tar again, and the manifests of the versions; return what is not as it was recorded."""
+    damages = []
+    for source in mixture.sources:
+        if isinstance(source, VersionPart):
+            try:
+                _manifest(config, source)
+            except VecapError as error:
+                damages.append(Damage(source.name, str(error)))
+            continue
+        try:
+            found = {tar.path: tar for tar in find_tars(config, source.paths)}
+        except VecapError as error:
+            damages.append(Damage(source.name, str(error)))
+            continue
+        for tar in source.tars:
+            if tar.path not in found:
+                damages.append(Damage(tar.path, "is missing"))
+            elif found[tar.path].check != tar.check:
+                damages.append(Damage(tar.path, "was changed since the mixture was recorded"))
+    return damages
+
+
+def training_sources(config: Config, version: Version, arm: Arm) -> list[Source]:
+    """Return what a run of *arm* on *version* reads: the version, or the sources of the mixture.
+
+    Their shards are counted where the run `streams`. Raises VecapError for a mixture that the version is not in,
+    DamagedError for a source that was changed.
+    """
+    parts = _parts(config, version)
+    counted = streams(config, parts)
+    return [
+        _version_source(config, part, arm, counted=counted)
+        if isinstance(part, VersionPart)
+        else _tar_source(config, part, arm)
+        for part in parts
+    ]
+
+
+def training_files(config: Config, version: Version) -> list[Recorded]:
+    """Return the files that a run on *version* reads, as they were published, or recorded with the mixture.
+
+    A foreign tar on S3 has no sha256; its ETag is compared when a run opens it. Raises as `training_sources` does.
+    """
+    parts = _parts(config, version)
+    endings = (".tar", ".parquet") if streams(config, parts) else (".tar",)
+    files: list[Recorded] = []
+    for part in parts:
+        if isinstance(part, VersionPart):
+            store, manifest = _manifest(config, part)
+            names = [name for ending in endings for name in manifest.files_ending(ending)]
+            remedy = f"restore it, or delete {manifest.location} and run `vecap assemble` again"
+            files += recorded(store, manifest, names, remedy)
+            continue
+        places = {tar.path: Path(tar.place) for tar in find_tars(config, part.paths) if tar.etag is None}
+        for tar in part.tars:
+            if tar.path in places:
+                place, sha256 = places[tar.path], tar.check.removeprefix("sha256:")
+                remedy = f"restore {place}, or record a mixture with another name"
+                files.append(Recorded(Store(str(place.parent)), place.name, tar.bytes, sha256, remedy))
+    return files
+
+
+def _parts(config: Config, version: Version) -> tuple[Part, ...]:
+    mixture = open_mixture(config, version.name)
+    alone = VersionSource(kind="version", version=version.name)
+    return mixture.sources if mixture else (_version_part(config, alone, version.name),)
+
+
+def streams(config: Config, sources: Sequence[Part] | Sequence[Source]) -> bool:
+    """Say whether *sources* are read shard by shard, and not shuffled as a whole: their size alone decides."""
+    return sum(source.samples for source in sources) > config.train.reading.stream_above
+
+
+def _version_source(config: Config, part: VersionPart, arm: Arm, *, counted: bool) -> Source:
+    store, manifest = _manifest(config, part)
+    usable = _count(store, manifest) if counted else {}
+    shards = tuple(
+        Shard(tar, store.filesystem, store.path(tar), usable.get(tar)) for tar in manifest.files_ending(".tar")
+    )
+    mixed_p = config.train.mixed_p if part.mixed_p is None else part.mixed_p
+    return Source(part.name, shards, part.samples, part.weight, part.arm or arm, mixed_p)
+
+
+def _tar_source(config: Config, part: TarsPart, arm: Arm) -> Source:
+    found = {tar.path: tar for tar in find_tars(config, part.paths)}
+    shards = []
+    for tar in part.tars:
+        there = found.get(tar.path)
+        if there is None or there.bytes != tar.bytes or (there.etag is not None and there.check != tar.check):
+            raise DamagedError(f"{tar.path} is missing or was changed since the mixture was recorded; restore it")
+        shards.append(there.shard(tar.usable))
+    texts = {text: (place,) for text, place in part.texts.items()}
+    mixed_p = config.train.mixed_p if part.mixed_p is None else part.mixed_p
+    return Source(part.name, tuple(shards), part.samples, part.weight, part.arm or arm, mixed_p, texts, own=False)
+
+
+def _manifest(config: Config, part: VersionPart) -> tuple[Store, Manifest]:
+    store = Store(config.resolve(part.root))
+    manifest = read_sound_manifest(store, f"{part.dataset}/{part.version}/assemble")
+    if manifest.digest != part.digest:
+        raise DamagedError(
+            f"version {part.name} has the digest {manifest.digest[:12]}, the mixture was made of {part.digest[:12]}; "
+            "restore it"
+        )
+    return store, manifest
+
+
+def _count(store: Store, manifest: Manifest) -> dict[str, dict[Arm, int]]:
+    """Return how many samples of each tar have a text for each arm, as the tables beside the tars say."""
+    tables = manifest.files_ending(".parquet")
+    with connect(store) as connection:
+        create_view(connection, store, "samples", tables, SAMPLES)
+        columns = {name for name, *_ in connection.execute("DESCRIBE samples").fetchall()}
+        counts = [
+            f"count(*) FILTER ({has})" if arm in columns or arm == "mixed" else "0" for arm, has in _USABLE.items()
+        ]
+        rows = connection.execute(f"SELECT filename, {', '.join(counts)} FROM samples GROUP BY 1").fetchall()  # noqa: S608
+    counted = {filename: dict(zip(_USABLE, found, strict=True)) for filename, *found in rows}
+    names = {table: f"{table.removesuffix('.parquet')}.tar" for table in tables}
+    return {names[table]: counted[store.query_path(table)] for table in tables}
+
+
+_USABLE: Mapping[Arm, str] = {
+    "alttext": "alttext != ''",
+    "vec": "vec != ''",
+    "vecap": "vecap != ''",
+    "mixed": "alttext != '' OR vecap != ''",
+    "alttext_rewritten": "alttext_rewritten != ''",
+}

@@ -1,0 +1,105 @@
+"""The CLIP text tokenizer, made from any fast tokenizer, and texts as token ids in one array."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import normalizers
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from vecap_tasks.config import ClipConfig, Config
+from vecap_tasks.core.models import tokenizer_place
+from vecap_tasks.errors import ConfigError, load_problem
+
+_BEGIN, _END, _PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
+# transformers' CLIP takes this id for its releases' old, wrong configuration and then looks for the largest id.
+_END_ID_OF_OLD_RELEASES = 2
+
+
+def load_tokenizer(config: Config) -> PreTrainedTokenizerFast:
+    """Load the configured tokenizer and make it CLIP's. Raises ConfigError where it cannot be loaded."""
+    place = tokenizer_place(config)
+    try:
+        source = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"train.model.tokenizer: {place} cannot be loaded: {load_problem(error)}") from error
+    if not isinstance(source, PreTrainedTokenizerFast):
+        raise ConfigError(f"train.model.tokenizer: {place} is not a fast tokenizer; convert it to tokenizer.json")
+    return clip_tokenizer(source, config.train.model)
+
+
+def clip_tokenizer(source: PreTrainedTokenizerFast, model: ClipConfig) -> PreTrainedTokenizerFast:
+    """Return *source* as CLIP's tokenizer: text -> begin, at most `context - 2` tokens, end, padding on the right.
+
+    With `begin_token: false` there is no begin, and one token more. Padding may be the end token itself, as in OpenAI's
+    tokenizer: CLIP reads at the first.
+    """
+    begin = source.bos_token or _BEGIN
+    end = source.eos_token or _END
+    if source.convert_tokens_to_ids(end) == _END_ID_OF_OLD_RELEASES:
+        end = _END
+    marks = {"eos_token": end, "pad_token": source.pad_token or _PAD}
+    if model.begin_token:
+        marks["bos_token"] = begin
+    source.add_special_tokens(marks)
+    backend = source.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    if model.lowercase:
+        steps = [normalizers.Lowercase()]
+        if backend.normalizer is not None:
+            steps.append(backend.normalizer)
+        backend.normalizer = normalizers.Sequence(steps)
+    template = [begin, end] if model.begin_token else [end]
+    backend.post_processor = TemplateProcessing(
+        single=f"{begin}:0 $A:0 {end}:0" if model.begin_token else f"$A:0 {end}:0",
+        special_tokens=[(token, backend.token_to_id(token)) for token in template],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=begin if model.begin_token else None,
+        eos_token=end,
+        pad_token=source.pad_token,
+        unk_token=source.unk_token,
+        model_max_length=model.context,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+Tokens = NDArray[np.int32]  # [n, tokens]
+
+
+class TokenisedTexts:
+    """Token ids of texts by their number, each cut to the tokenizer's context."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+        self._pad = int(tokenizer.pad_token_id)
+        self._flat: list[NDArray[np.int32]] = []
+        self._sizes: list[NDArray[np.int32]] = []
+        self._ids: NDArray[np.int32] | None = None
+        self._starts = np.zeros(1, np.int64)
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Tokenise *texts* and put them behind those that are there."""
+        if not texts:
+            return
+        made = self._tokenizer(list(texts), truncation=True, return_attention_mask=False)["input_ids"]
+        self._flat.append(np.fromiter((token for ids in made for token in ids), np.int32))
+        self._sizes.append(np.fromiter((len(ids) for ids in made), np.int32, len(made)))
+        self._ids = None
+
+    def take(self, numbers: NDArray[np.int64]) -> Tokens:
+        """Return the ids of the texts *numbers*: int32 [n, longest of them], padded on the right."""
+        if self._ids is None:
+            self._ids = np.concatenate(self._flat)
+            self._starts = np.concatenate([[0], np.cumsum(np.concatenate(self._sizes), dtype=np.int64)])
+            self._flat, self._sizes = [self._ids], [np.diff(self._starts).astype(np.int32)]
+        starts, stops = self._starts[numbers], self._starts[numbers + 1]
+        places = starts[:, None] + np.arange((stops - starts).max())
+        within = places < stops[:, None]
+        return np.where(within, self._ids[np.where(within, places, 0)], np.int32(self._pad))
