@@ -30,13 +30,13 @@ from typing import get_args
 
 from benchmarks.report import Measure, machine
 from vecap_tasks.config import Arm, Config, load_config
-from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.registry import open_version
+from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.demo.alttext import SHARES
 from vecap_tasks.demo.evalset import write_evalset
 from vecap_tasks.demo.web import generate_day
 from vecap_tasks.evaluate.results import Results, read_results
-from vecap_tasks.registry import load_stage, open_version
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _DEMO = _REPOSITORY / "configs" / "demo.yaml"

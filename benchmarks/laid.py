@@ -14,13 +14,12 @@ import pyarrow as pa
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import FileEntry, Manifest
 from vecap_tasks.core.schemas import CRAWL, VERDICTS
-from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
 from vecap_tasks.demo.draw import draw
 from vecap_tasks.demo.scene import sample_scene
-from vecap_tasks.registry import load_stage
 
 SIDE = 256  # pixels, as the crawl stores
 

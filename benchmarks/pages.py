@@ -3,8 +3,9 @@
     python -m benchmarks.pages [--rows 1000000] [--rounds 5] [--json FILE]
 
 The rows are made up by DuckDB and published as shards of 10,000, as a crawl's and a rewrite's are. Each question is
-what a request asks of `vecap_tasks.browse`, the version having been opened; the lists of the filters are counted once a
-version, when it is opened. There is no other tool to compare with; the limit is the second that a page may take.
+what a request asks of `vecap_tasks.core.samples`, the version having been opened; the lists of the filters are
+counted once a version, when it is opened. There is no other tool to compare with; the limit is the second that a page
+may take.
 """
 
 # ruff: noqa: S608 - the queries are put together from the project's own schemas
@@ -24,10 +25,11 @@ import pyarrow.parquet as pq
 
 from benchmarks.report import Measure, machine, median, report
 from benchmarks.stand_in import CONFIG
-from vecap_tasks.browse import Filter, Samples
 from vecap_tasks.config import load_config
+from vecap_tasks.core.manifest import Made
+from vecap_tasks.core.samples import Filter, Samples
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL
-from vecap_tasks.core.stage import Made, Stage
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version
 

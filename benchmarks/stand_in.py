@@ -16,7 +16,8 @@ from typing import Any
 
 from vecap_tasks.config import load_config
 from vecap_tasks.core.executor import run_shards
-from vecap_tasks.core.stage import Made, Stage
+from vecap_tasks.core.manifest import Made
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.version import Version
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"

@@ -50,10 +50,10 @@ with DAG(
     @task(**RETRIES)
     def find_version() -> dict[str, Any]:
         """Return the version that the triggering event tells of, else the one that the parameters name."""
+        from vecap_tasks.core.stage import load_stage
         from vecap_tasks.core.store import Store
         from vecap_tasks.core.version import published, read_version
         from vecap_tasks.errors import ConfigError
-        from vecap_tasks.registry import load_stage
 
         context = get_current_context()
         events = [event for found in context["triggering_asset_events"].values() for event in found]

@@ -60,10 +60,10 @@ with DAG(
     @task(**RETRIES)
     def open_revisions() -> dict[str, Any]:
         """Register a revision of each published interval in the range, or find it."""
+        from vecap_tasks.core.registry import open_version
         from vecap_tasks.core.store import Store
         from vecap_tasks.core.version import check_interval, list_versions, look_up, published
         from vecap_tasks.errors import ConfigError
-        from vecap_tasks.registry import open_version
 
         params = get_current_context()["params"]
         changes = [f"{key}={params[name]}" for name, key in CHANGES.items() if params[name]]
@@ -86,10 +86,10 @@ with DAG(
     @task(**RETRIES)
     def adopt(job: dict[str, Any]) -> None:
         """Take over crawl and verdicts from the versions that are there; nothing is fetched again."""
+        from vecap_tasks.core.stage import load_stage
         from vecap_tasks.core.store import Store
         from vecap_tasks.core.version import read_version
         from vecap_tasks.errors import ConfigError
-        from vecap_tasks.registry import load_stage
 
         with plainly():
             wanted = Job.from_xcom(job)

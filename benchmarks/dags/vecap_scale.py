@@ -8,9 +8,9 @@ from airflow.sdk import DAG, Param, get_current_context, task
 from vecap_airflow.job import Job, groups_param
 from vecap_airflow.tasks import stage_group
 
-from vecap_tasks import registry
+from vecap_tasks.core import stage as core_stage
 
-registry.STAGES["crawl"] = "benchmarks.stand_in:StandIn"
+core_stage.STAGES["crawl"] = "benchmarks.stand_in:StandIn"
 
 with DAG(
     "vecap_scale",

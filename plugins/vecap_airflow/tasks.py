@@ -200,7 +200,7 @@ def versions_of(job: Job, config: Config) -> list[Version]:
 
 def _stages(name: str, job: Job) -> list[tuple[Version, Stage]]:
     from vecap_tasks.config import expand_optional
-    from vecap_tasks.registry import load_stage
+    from vecap_tasks.core.stage import load_stage
 
     config = job.load()
     versions = versions_of(job, config)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import pytest
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.manifest import Made, ShardResult
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.store import Store
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from tests.core.conftest import Letters
 from vecap_tasks.config import Config
-from vecap_tasks.core.manifest import Manifest
-from vecap_tasks.core.stage import Made, ShardResult
+from vecap_tasks.core.manifest import Made, Manifest, ShardResult
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import check_files
 from vecap_tasks.core.version import Version, register

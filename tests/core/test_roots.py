@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.quality.given import Row, configure, give_captions, give_crawl, run, stage, use_given
-from vecap_tasks.browse import Filter, Samples
 from vecap_tasks.core.diff import diff
+from vecap_tasks.core.samples import Filter, Samples
 from vecap_tasks.core.version import register
 from vecap_tasks.quality.quarantine import list_rows
 from vecap_tasks.rewrite.reuse import Earlier

@@ -9,8 +9,7 @@ import pytest
 
 from tests.core.conftest import Letters
 from vecap_tasks.config import Config
-from vecap_tasks.core.manifest import read_manifest
-from vecap_tasks.core.stage import Made
+from vecap_tasks.core.manifest import Made, read_manifest
 from vecap_tasks.core.version import Version, register
 from vecap_tasks.errors import VecapError
 

@@ -9,9 +9,10 @@ import pytest
 
 from tests.core.conftest import Letters
 from tests.core.given import flip_bit
-from vecap_tasks import registry
 from vecap_tasks.config import Config
-from vecap_tasks.core.stage import Made, Stage
+from vecap_tasks.core import stage as core_stage
+from vecap_tasks.core.manifest import Made
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.version import register
 from vecap_tasks.errors import DamagedError
 
@@ -40,7 +41,7 @@ class Words(Stage):
 @pytest.fixture
 def words(letters_config: Config, monkeypatch: pytest.MonkeyPatch) -> Words:
     """The stage, its upstream being published."""
-    monkeypatch.setitem(registry.STAGES, "crawl", f"{Letters.__module__}:{Letters.__name__}")
+    monkeypatch.setitem(core_stage.STAGES, "crawl", f"{Letters.__module__}:{Letters.__name__}")
     version = register(Letters(letters_config, None).store, "demo", "2026-01-01", "a", {})  # type: ignore[arg-type]
     letters = Letters(letters_config, version)
     for shard in letters.plan():

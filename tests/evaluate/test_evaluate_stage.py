@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import DamagedError, VecapError
 from vecap_tasks.evaluate.metrics import figures_of, read_answers
 from vecap_tasks.evaluate.results import read_results
-from vecap_tasks.registry import load_stage
 
 SAMPLES = [Texts() for _ in range(16)]
 

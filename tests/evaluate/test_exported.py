@@ -5,10 +5,10 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.evaluate.features import Encoder
 from vecap_tasks.evaluate.sets import read_sets
 from vecap_tasks.evaluate.stage import fetch_model
-from vecap_tasks.registry import load_stage
 
 
 def test_plain_clip_model_gives_the_same_features(home):

@@ -11,13 +11,13 @@ from typing import Any
 from tests.faults.given import INTERVAL
 from vecap_tasks.config import Config, RetentionConfig
 from vecap_tasks.core.manifest import Manifest
+from vecap_tasks.core.registry import open_version
 from vecap_tasks.core.retention import plan_removals, remove
-from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import STAGING, Store
 from vecap_tasks.core.verify import check_files, verify_version
 from vecap_tasks.core.version import read_version
 from vecap_tasks.core.worker_deaths import tried
-from vecap_tasks.registry import load_stage, open_version
 
 
 def attempt(name: str, config: Config, workers: list[Stage] | None = None) -> Manifest:

@@ -30,10 +30,9 @@ from tests.faults.writes import observe_writes, run_forked
 from tests.rewrite.drill import count_texts
 from vecap_tasks.cli import __main__ as cli
 from vecap_tasks.config import Config
-from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.stage import STAGES, Stage
 from vecap_tasks.core.store import STAGING, Store
 from vecap_tasks.errors import VecapError, one_line
-from vecap_tasks.registry import STAGES
 from vecap_tasks.train.stage import Train
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
 from vecap_tasks.core.manifest import Manifest
-from vecap_tasks.registry import load_stage
+from vecap_tasks.core.stage import load_stage
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.services]
 

@@ -10,11 +10,11 @@ from mlflow import MlflowClient
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
 from vecap_tasks.core.mlflow_tracking import tracking_uri
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.evaluate.metrics import read_answers, write_answers
 from vecap_tasks.evaluate.results import read_results
 from vecap_tasks.lineage import champion
-from vecap_tasks.registry import load_stage
 
 SAMPLES = [Texts() for _ in range(16)]
 NAME = "demo-clip"

@@ -15,11 +15,11 @@ from vecap_tasks.cli.__main__ import main
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.mlflow_tracking import open_tracking
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.verify import verify_version
 from vecap_tasks.core.version import Version
 from vecap_tasks.lineage.tree import Inputs, Node
 from vecap_tasks.lineage.walk import Walker, walk
-from vecap_tasks.registry import load_stage
 from vecap_tasks.rewrite.prompt import FOLDER as PROMPTS
 
 LLM = REPOSITORY / "vecap_tasks" / "demo" / "models" / "llm"  # with the demo's tokenizer

@@ -10,11 +10,11 @@ from vecap_tasks import lineage
 from vecap_tasks.config import RetentionConfig
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.core.retention import plan_removals, remove
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.verify import verify_version
 from vecap_tasks.core.version import list_versions, published
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.recorded import needed_by_mlflow
-from vecap_tasks.registry import load_stage
 
 SAMPLES = [Texts() for _ in range(16)]
 

@@ -9,11 +9,11 @@ import pytest
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
 from vecap_tasks.core.mlflow_tracking import open_tracking, tracking_uri
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.verify import verify_version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.tree import Inputs, named_inputs
 from vecap_tasks.lineage.walk import format_tree, walk
-from vecap_tasks.registry import load_stage
 
 SAMPLES = [Texts() for _ in range(16)]
 

@@ -9,8 +9,8 @@ from tests.installation import REPOSITORY, await_that
 from tests.train.given import Texts, configure, give_evaluation, give_version, run
 from tests.train.test_train_stage import stopped_after
 from vecap_tasks import lineage
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.lineage.walk import walk
-from vecap_tasks.registry import load_stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.services]
 SAMPLES = [Texts() for _ in range(16)]

@@ -22,8 +22,7 @@ from vecap_airflow.pages import graph, page, shelf
 
 from tests.crawler import Answer, crawl
 from tests.old_versions import MODELS, VERSIONS, unpack
-from vecap_tasks import browse
-from vecap_tasks.core import diff, manifest, version
+from vecap_tasks.core import diff, manifest, samples, version
 from vecap_tasks.lineage import tree
 from vecap_tasks.quality import gate, quarantine, report
 
@@ -176,9 +175,9 @@ def test_a_version_that_cannot_be_read_says_so(site: Site) -> None:
 
 def test_templates_use_only_attributes_that_there_are() -> None:
     """A branch that no page above takes does not hide an attribute that was renamed."""
-    modules = (diff, gate, graph, manifest, quarantine, quarantine, report, browse, version, shelf, diff, tree)
+    modules = (diff, gate, graph, manifest, quarantine, quarantine, report, samples, version, shelf, diff, tree)
     shown = {kind for module in modules for _, kind in getmembers(module, is_dataclass)}
-    known = {name for kind in (*shown, browse.Samples, str, dict) for name in dir(kind)}
+    known = {name for kind in (*shown, samples.Samples, str, dict) for name in dir(kind)}
     known |= {"first", "index0", "previtem"}  # of `loop`
     known |= {"mini", "full"}  # macros of funnel.html
     templates = page.templates()

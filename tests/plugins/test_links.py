@@ -13,7 +13,8 @@ from vecap_airflow.job import Job
 
 from tests.conftest import REPOSITORY
 from tests.quality.given import Row, configure, give_crawl, run, use_given
-from vecap_tasks import registry
+from vecap_tasks.core import registry
+from vecap_tasks.core import stage as core_stage
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version
@@ -24,10 +25,10 @@ import json, os
 from airflow.sdk import DAG
 from tests.quality.given import GivenCrawl, GivenRewrite
 from vecap_airflow.tasks import judge
-from vecap_tasks import stages
+from vecap_tasks.core.stage import STAGES
 
 for kind in (GivenCrawl, GivenRewrite):
-    stages.STAGES[kind.name] = f"{kind.__module__}:{kind.__name__}"
+    STAGES[kind.name] = f"{kind.__module__}:{kind.__name__}"
 with DAG("links", schedule=None) as dag:
     judge.override(task_id="commit")("quality", json.loads(os.environ["LINKS_JOB"]))
 """
@@ -68,7 +69,7 @@ def test_without_an_mlflow_ui_the_report_s_button_leads_to_vecap_s_page(tmp_path
     monkeypatch.setattr(links, "get_current_context", lambda: {"ti": task})
     mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "pages": "${VECAP_MLFLOW_PAGES:-}"}
     config = configure(tmp_path, mlflow=mlflow)
-    stage = registry.load_stage("quality", config, Version("given", "2026-01-01", 2, ""))
+    stage = core_stage.load_stage("quality", config, Version("given", "2026-01-01", 2, ""))
     links.remember_report(stage, recorded)
     links.remember_versions(["2026-01-01-r2"])
     page = "https://airflow.example/prefix/vecap/versions/2026-01-01-r2"
@@ -95,7 +96,7 @@ def test_a_refused_crawl_has_a_button_that_opens_its_report(tmp_path, monkeypatc
     give_crawl(tmp_path, [Row(image=n) for n in range(3)])
     version = registry.open_version(config, Store(config.resolve(config.root)), "2026-01-01")
     run("crawl", config)
-    quality = registry.load_stage("quality", config, version)
+    quality = core_stage.load_stage("quality", config, version)
     for shard in quality.plan():
         quality.run(shard)
 

@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from vecap_tasks import registry
 from vecap_tasks.config import Config, QualityConfig, parse_config
+from vecap_tasks.core import stage as core_stage
+from vecap_tasks.core.manifest import Made
+from vecap_tasks.core.releases import Released
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL, DUPLICATES, SCORES
-from vecap_tasks.core.stage import Made, Stage
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
-from vecap_tasks.quality.quarantine import Released
 from vecap_tasks.quality.verdicts import judge_rows
 
 INTERVAL = "2026-01-01"
@@ -90,11 +91,11 @@ def configure(folder: Path, **sections: Any) -> Config:
 def use_given(monkeypatch: Any) -> None:
     """Let crawl and rewrite be the given ones."""
     for kind in (GivenCrawl, GivenRewrite):
-        monkeypatch.setitem(registry.STAGES, kind.name, f"{kind.__module__}:{kind.__name__}")
+        monkeypatch.setitem(core_stage.STAGES, kind.name, f"{kind.__module__}:{kind.__name__}")
 
 
 def stage(name: str, config: Config) -> Stage:
-    return registry.load_stage(name, config, Version(config.dataset, INTERVAL, 1, ""))
+    return core_stage.load_stage(name, config, Version(config.dataset, INTERVAL, 1, ""))
 
 
 def run(name: str, config: Config) -> Any:

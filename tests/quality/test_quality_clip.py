@@ -14,10 +14,10 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPM
 from tests.conftest import REPOSITORY
 from tests.quality.given import INTERVAL, Row, configure, give_crawl, picture, use_given
 from vecap_tasks.core.schemas import SCORES
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.quality.clip_scores import Scorer
-from vecap_tasks.registry import load_stage
 
 TEXTS = ["A beagle in the snow", "A heron by the river", "A castle on a hill", "Two boats"]
 

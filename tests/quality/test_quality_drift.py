@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from tests.quality.given import Row, configure, give_crawl, use_given
-from vecap_tasks import registry
+from vecap_tasks.core import stage as core_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import GateClosed
@@ -36,7 +36,7 @@ def publish(config, interval, folder_of_crawl, rows):
     version = Version(config.dataset, interval, 1, "")
     made = {}
     for name in ("crawl", "quality"):
-        stage = registry.load_stage(name, config, version)
+        stage = core_stage.load_stage(name, config, version)
         for shard in stage.plan():
             stage.run(shard)
         made[name] = stage.commit()
@@ -76,11 +76,11 @@ def test_a_stop_of_drift_leaves_no_version_and_names_what_moved(tmp_path):
     strict = configure(tmp_path, quality={"drift": {"languages": {"stop": 0.5}}})
     with pytest.raises(GateClosed, match=r"refused: languages has moved by 1 .*de from 0\.0% .*change quality\.drift"):
         publish(strict, "2026-01-02", "second", OTHER)
-    stage = registry.load_stage("quality", strict, Version("given", "2026-01-02", 1, ""))
+    stage = core_stage.load_stage("quality", strict, Version("given", "2026-01-02", 1, ""))
     assert stage.manifest() is None
     lenient = configure(tmp_path, quality={"drift": {"languages": {"stop": 1}}})
     assert (
-        registry.load_stage("quality", lenient, Version("given", "2026-01-02", 1, "")).plan() == []
+        core_stage.load_stage("quality", lenient, Version("given", "2026-01-02", 1, "")).plan() == []
     )  # judged anew alone
 
 

@@ -5,12 +5,14 @@ import json
 import pytest
 
 from tests.quality.given import INTERVAL, Given, Row, configure, give_crawl, use_given
-from vecap_tasks import registry
 from vecap_tasks.cli import __main__ as cli
+from vecap_tasks.core import stage as core_stage
+from vecap_tasks.core.registry import open_version
+from vecap_tasks.core.releases import count_releases, read_releases
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import DamagedError, GateClosed, VecapError
-from vecap_tasks.quality.quarantine import count_releases, list_reasons, list_rows, read_releases, release, withdraw
-from vecap_tasks.registry import load_stage, open_version
+from vecap_tasks.quality.quarantine import list_reasons, list_rows, release, withdraw
 
 ROWS = [
     Row(),
@@ -26,7 +28,7 @@ WALL, DOOR, SMALL, LOST = (f"{n:032x}" for n in range(1, 5))
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     use_given(monkeypatch)
-    monkeypatch.setitem(registry.STAGES, "assemble", f"{__name__}:Published")
+    monkeypatch.setitem(core_stage.STAGES, "assemble", f"{__name__}:Published")
     give_crawl(tmp_path, ROWS)
     return configure(tmp_path)
 

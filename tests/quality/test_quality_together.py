@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from tests.quality.given import crawled, judge
 from vecap_tasks.config import QualityConfig
+from vecap_tasks.core.releases import Released
 from vecap_tasks.core.schemas import SCORES
-from vecap_tasks.quality.quarantine import Released
 
 SCORE = "clip_l14_similarity_score"
 

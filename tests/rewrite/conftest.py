@@ -36,9 +36,9 @@ from vecap_tasks.config import Config, ModelConfig, parse_config
 from vecap_tasks.core.manifest import FileEntry, Manifest
 from vecap_tasks.core.models import find_checkpoint
 from vecap_tasks.core.schemas import CRAWL, VERDICTS
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
-from vecap_tasks.registry import load_stage
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.rows import Row, Seen
 from vecap_tasks.rewrite.vlm import Vlm

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from benchmarks.stand_in import StandIn
-from vecap_tasks.core.stage import Made
+from vecap_tasks.core.manifest import Made
 
 
 class Deadly(StandIn):

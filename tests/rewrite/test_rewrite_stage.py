@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.core.given import flip_bit
+from vecap_tasks.core.registry import open_version
 from vecap_tasks.core.schemas import CAPTIONS
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import DamagedError, VecapError
-from vecap_tasks.registry import open_version
 from vecap_tasks.rewrite.stage import Rewrite
 from vecap_tasks.rewrite.table import choose
 

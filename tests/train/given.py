@@ -16,14 +16,15 @@ from tests.conftest import DEMO
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.executor import run_shards
 from vecap_tasks.core.manifest import FileEntry, Input, Manifest
+from vecap_tasks.core.registry import open_version
 from vecap_tasks.core.schemas import SAMPLES
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
 from vecap_tasks.demo.draw import draw
 from vecap_tasks.demo.scene import KINDS, describe, sample_scene
-from vecap_tasks.registry import load_stage, open_version
 
 SMALL = {
     "seeds": "[0]",

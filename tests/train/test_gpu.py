@@ -7,7 +7,7 @@ import torch
 
 from tests.train.given import Texts, configure, give_version, run
 from tests.train.test_train_stage import digests, stopped_after
-from vecap_tasks.registry import load_stage
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.train.stage import SPEEDS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tests.train.given import Texts, configure, give_version, run
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import VecapError
-from vecap_tasks.registry import load_stage
 from vecap_tasks.train import trainer
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.mixed_precision import stay_half

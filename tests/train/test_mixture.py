@@ -10,10 +10,10 @@ import pytest
 from tests.train.given import Texts, configure, give_version, picture, run
 from tests.train.test_training_data import SHUFFLED, STREAMED, opened, taken
 from vecap_tasks.cli.__main__ import main
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import verify_version
 from vecap_tasks.errors import ConfigError, DamagedError, VecapError
-from vecap_tasks.registry import load_stage
 from vecap_tasks.train.data.mixture import Mixture, read_mixture
 from vecap_tasks.train.data.mixture_builder import check_mixture, open_mixture
 

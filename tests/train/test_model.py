@@ -10,9 +10,8 @@ from tests.faults.disk import full_disk
 from tests.train.given import Texts, configure, give_version, run
 from vecap_tasks.config import ClipConfig
 from vecap_tasks.core.preprocess import image_processor
-from vecap_tasks.core.stage import RECEIPTS
+from vecap_tasks.core.stage import RECEIPTS, load_stage
 from vecap_tasks.errors import ConfigError, VecapError
-from vecap_tasks.registry import load_stage
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.model import export, new_model, open_model
 from vecap_tasks.train.throughput import training_operations

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.train.given import Texts, configure, give_version, run
 from tests.train.test_train_stage import stopped_after
-from vecap_tasks.registry import load_stage
+from vecap_tasks.core.stage import load_stage
 
 SAMPLES = [Texts() for _ in range(20)]
 
@@ -71,7 +71,7 @@ from vecap_tasks.config import parse_config
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import read_version
 from vecap_tasks.errors import VecapError
-from vecap_tasks.registry import load_stage
+from vecap_tasks.core.stage import load_stage
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 config = parse_config(json.loads(sys.argv[1]), Path(sys.argv[2]))
 store = Store(config.resolve(config.root))

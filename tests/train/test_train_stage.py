@@ -19,12 +19,12 @@ from tests.core.given import flip_bit
 from tests.train.given import Texts, configure, give_version, picture, run
 from vecap_tasks.core.executor import run_shards
 from vecap_tasks.core.preprocess import veclip_values
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.tar import read_samples
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, DamagedError, VecapError
 from vecap_tasks.evaluate.features import Encoder
 from vecap_tasks.evaluate.sets.types import Picture
-from vecap_tasks.registry import load_stage
 from vecap_tasks.train.data.images import Normalise
 from vecap_tasks.train.data.loader import open_training_data
 from vecap_tasks.train.data.mixture_builder import training_sources
@@ -159,7 +159,7 @@ from pathlib import Path
 from vecap_tasks.config import parse_config
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import read_version
-from vecap_tasks.registry import load_stage
+from vecap_tasks.core.stage import load_stage
 config = parse_config(json.loads(sys.argv[1]), Path(sys.argv[2]))
 store = Store(config.resolve(config.root))
 load_stage("train", config, read_version(store, config.dataset, "2026-01-01")).run("mixed-0")

@@ -15,8 +15,9 @@ import duckdb
 
 from vecap_tasks.assemble.card import Facts, Writer, write_card, write_sheet
 from vecap_tasks.assemble.shards import Group, Source, plan_groups, write_shards
+from vecap_tasks.core.manifest import Made, ShardResult
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL, SAMPLES, VERDICTS
-from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import connect, create_view
 from vecap_tasks.core.verify import Recorded
 from vecap_tasks.errors import VecapError

@@ -76,7 +76,7 @@ def _list(store: Store, version: Version, arguments: argparse.Namespace) -> int:
 
 
 def _releases(store: Store, version: Version, arguments: argparse.Namespace) -> int:
-    from vecap_tasks.quality.quarantine import read_releases
+    from vecap_tasks.core.releases import read_releases
 
     entries = read_releases(store, version.dataset, version.interval)
     if arguments.json:

@@ -14,10 +14,11 @@ from typing import Any
 from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, progress
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Manifest
+from vecap_tasks.core.registry import open_version
+from vecap_tasks.core.stage import STAGES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, interval_of, look_up
 from vecap_tasks.errors import GateClosed, one_line
-from vecap_tasks.registry import STAGES, open_version
 
 _SUMMARIES = {
     "crawl": "find AltText and images in the sources, download and decode the images",
@@ -102,7 +103,7 @@ def _run(stages: tuple[str, ...], arguments: argparse.Namespace) -> int:
 
 def _stage(name: str, config: Config, version: Version) -> _Done:
     from vecap_tasks.core.executor import prepare, run_shards
-    from vecap_tasks.registry import load_stage
+    from vecap_tasks.core.stage import load_stage
 
     start = time.monotonic()
     stage = load_stage(name, config, version)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vecap_tasks.config import environment, parse_config
 from vecap_tasks.core.dask_cluster import connect, slots, wait_for_slots
-from vecap_tasks.core.stage import ShardResult, Stage
+from vecap_tasks.core.manifest import ShardResult
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.version import Version
 from vecap_tasks.core.worker_deaths import tried
 from vecap_tasks.errors import VecapError, one_line

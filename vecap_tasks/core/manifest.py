@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,27 @@ def canonical(value: Any) -> bytes:
 def digest(value: Any) -> str:
     """Return the sha256 of the canonical JSON of *value*, 64 hex digits."""
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def fingerprint(
+    stage: str,
+    revision: int,
+    dataset: str,
+    interval: str,
+    identity: Mapping[str, Any],
+    upstream: Mapping[str, str],
+) -> str:
+    """Return what a stage is bound to: a sha256 over what decides its bytes, 64 hex digits."""
+    return digest(
+        {
+            "stage": stage,
+            "revision": revision,
+            "dataset": dataset,
+            "interval": interval,
+            "config": identity,
+            "upstream": upstream,
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +74,37 @@ class FileEntry:
             return store.size(name) == self.bytes and store.sha256(name) == self.sha256
         except FileNotFoundError:
             return False
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a shard, or the end of a stage, left in its work folder: file name to rows (None where rows mean nothing).
+
+    `counters` are added up over shards into the manifest. `attachments` are files whose bytes carry times. `notes`
+    are counters of how it was done, such as what was found ready-made: they go to the manifest's provenance.
+    """
+
+    files: Mapping[str, int | None]
+    counters: Mapping[str, int] = field(default_factory=dict)
+    attachments: tuple[str, ...] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """The receipt of one finished shard. `seconds` is wall clock; it and `notes` enter no digest."""
+
+    shard: str
+    files: tuple[FileEntry, ...]
+    counters: dict[str, int]
+    seconds: float
+    notes: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ShardResult:
+        body = json.loads(data)
+        files = tuple(FileEntry(**item) for item in body["files"])
+        return cls(body["shard"], files, body["counters"], body["seconds"], body["notes"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +212,26 @@ def read_manifest(store: Store, folder: str) -> Manifest | None:
     except FileNotFoundError:
         return None
     return Manifest.from_json(data, name)
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Return the commit that runs: `VECAP_CODE_VERSION` where an image bakes it in, else asked of git."""
+    baked = os.environ.get("VECAP_CODE_VERSION")
+    if baked:
+        return baked
+    here = Path(__file__).parent
+    try:
+        asked = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return asked.stdout.strip() or "unknown"
 
 
 class Attachments:

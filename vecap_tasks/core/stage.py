@@ -9,27 +9,36 @@ commit()  check that every shard is done, write what belongs to the whole, then 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
-import os
-import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 from vecap_tasks import __version__
 from vecap_tasks.config import Config
-from vecap_tasks.core.manifest import NAME, Attachments, FileEntry, Input, Manifest, digest, read_manifest
+from vecap_tasks.core.manifest import (
+    NAME,
+    Attachments,
+    FileEntry,
+    Input,
+    Made,
+    Manifest,
+    ShardResult,
+    code_version,
+    fingerprint,
+    read_manifest,
+)
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import CHANGED, MISSING, Recorded, find_differing, recorded
+from vecap_tasks.core.verify import MISSING, Recorded, Upstream, find_differing
 from vecap_tasks.core.version import Version, is_deleted, list_versions
 from vecap_tasks.errors import DamagedError, VecapError
 
@@ -39,56 +48,29 @@ RECEIPTS = "_shards"
 _READ_FIRST = 1 << 30  # bytes of upstream files that are read before a stage begins, a second or two
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What a shard, or the end of a stage, left in its work folder: file name to rows (None where rows mean nothing).
-
-    `counters` are added up over shards into the manifest. `attachments` are files whose bytes carry times. `notes`
-    are counters of how it was done, such as what was found ready-made: they go to the manifest's provenance.
-    """
-
-    files: Mapping[str, int | None]
-    counters: Mapping[str, int] = field(default_factory=dict)
-    attachments: tuple[str, ...] = ()
-    notes: Mapping[str, int] = field(default_factory=dict)
+STAGES = {
+    "crawl": "vecap_tasks.crawl.stage:Crawl",
+    "quality": "vecap_tasks.quality.stage:Quality",
+    "rewrite": "vecap_tasks.rewrite.stage:Rewrite",
+    "assemble": "vecap_tasks.assemble.stage:Assemble",
+    "train": "vecap_tasks.train.stage:Train",
+    "evaluate": "vecap_tasks.evaluate.stage:Evaluate",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class ShardResult:
-    """The receipt of one finished shard. `seconds` is wall clock; it and `notes` enter no digest."""
-
-    shard: str
-    files: tuple[FileEntry, ...]
-    counters: dict[str, int]
-    seconds: float
-    notes: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, data: bytes) -> ShardResult:
-        body = json.loads(data)
-        files = tuple(FileEntry(**item) for item in body["files"])
-        return cls(body["shard"], files, body["counters"], body["seconds"], body["notes"])
+def stage_kind(name: str) -> type[Stage]:
+    """Return the class of the stage *name*, imported now. Raises VecapError for a name that is none."""
+    place = STAGES.get(name)
+    if place is None:
+        raise VecapError(f"there is no stage {name}; the stages are {', '.join(STAGES)}")
+    module, _, kind = place.partition(":")
+    found: type[Stage] = getattr(import_module(module), kind)
+    return found
 
 
-def fingerprint(
-    stage: str,
-    revision: int,
-    dataset: str,
-    interval: str,
-    identity: Mapping[str, Any],
-    upstream: Mapping[str, str],
-) -> str:
-    """Return what a stage is bound to: a sha256 over what decides its bytes, 64 hex digits."""
-    return digest(
-        {
-            "stage": stage,
-            "revision": revision,
-            "dataset": dataset,
-            "interval": interval,
-            "config": identity,
-            "upstream": upstream,
-        }
-    )
+def load_stage(name: str, config: Config, version: Version) -> Stage:
+    """Return the stage *name* of *version*. Raises VecapError for a name that is none."""
+    return stage_kind(name)(config, version)
 
 
 class Stage(ABC):
@@ -101,7 +83,10 @@ class Stage(ABC):
     rates: ClassVar[tuple[str, ...]] = ()  # counters that a shard's log line gives per second
     keyed: ClassVar[bool] = False  # True: one version may hold several, by fingerprint (train, evaluate)
 
-    def __init__(self, config: Config, version: Version) -> None:
+    def __init__(self, config: Config, version: Version, stages: dict[str, Stage] | None = None) -> None:
+        """*stages* are those of the same version and configuration that exist already, by name; they are shared."""
+        self._stages: dict[str, Stage] = {} if stages is None else stages
+        self._resolved: dict[str, Upstream] = {}
         self.config = config
         self.version = version
         self.store = Store(config.resolve(config.root))
@@ -162,10 +147,10 @@ class Stage(ABC):
         return f"{place}/{self.fingerprint[:12]}" if self.keyed else place
 
     def before(self, name: str) -> Stage:
-        """Return the stage *name* of the same version and configuration."""
-        from vecap_tasks.registry import load_stage
-
-        return load_stage(name, self.config, self.version)
+        """Return the stage *name* of the same version and configuration; one object for all stages that ask."""
+        if name not in self._stages:
+            self._stages[name] = stage_kind(name)(self.config, self.version, self._stages)
+        return self._stages[name]
 
     def manifest(self) -> Manifest | None:
         """Return this stage's manifest, or None while it has none. Raises DamagedError."""
@@ -174,19 +159,23 @@ class Stage(ABC):
             raise DamagedError(f"{self.folder}/{NAME} belongs to other settings than its version; restore it")
         return found
 
+    def upstream_stage(self, name: str) -> Upstream:
+        """Return what the stage *name* before this one made, resolved once. Raises VecapError if it is not done."""
+        if name not in self._resolved:
+            stage = self.before(name)
+            manifest = stage.manifest() or stage.adopt()
+            if manifest is None:
+                raise VecapError(f"version {self.version.name} has no {name} yet; run `vecap {name}` first")
+            self._resolved[name] = Upstream(self.store, stage.folder, manifest)
+        return self._resolved[name]
+
     def upstream_manifest(self, name: str) -> Manifest:
         """Return the manifest of the stage *name* before this one. Raises VecapError if it is not done."""
-        stage = self.before(name)
-        found = stage.manifest() or stage.adopt()
-        if found is None:
-            raise VecapError(f"version {self.version.name} has no {name} yet; run `vecap {name}` first")
-        return found
+        return self.upstream_stage(name).manifest
 
     def upstream_files(self, name: str, files: Iterable[str] | None = None) -> list[Recorded]:
         """Return *files* (names in the store) of the stage *name* before this one, by default all."""
-        manifest, own = self.upstream_manifest(name), self.before(name).folder
-        folders = own if own == manifest.location else f"{own} and {manifest.location}"
-        return recorded(self.store, manifest, files, f"restore it, or delete {folders} and run `vecap {name}` again")
+        return self.upstream_stage(name).files(files)
 
     @contextmanager
     def upstream_file(self, name: str) -> Iterator[Path]:
@@ -194,16 +183,7 @@ class Stage(ABC):
 
         Raises DamagedError if the file was changed or is missing.
         """
-        file = self._upstream_files[name]
-        with ExitStack() as stack:
-            try:
-                path = stack.enter_context(self.store.local(name))
-            except FileNotFoundError:
-                raise DamagedError(f"{name} {MISSING}; {file.remedy}") from None
-            with path.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            if sha256 != file.sha256:
-                raise DamagedError(f"{name} {CHANGED}; {file.remedy}")
+        with self._upstream_files[name].checked() as path:
             yield path
 
     @cached_property
@@ -403,23 +383,3 @@ def _total(sources: Sequence[Mapping[str, int]]) -> dict[str, int]:
         for name, count in source.items():
             counters[name] = counters.get(name, 0) + count
     return counters
-
-
-@lru_cache(maxsize=1)
-def code_version() -> str:
-    """Return the commit that runs: `VECAP_CODE_VERSION` where an image bakes it in, else asked of git."""
-    baked = os.environ.get("VECAP_CODE_VERSION")
-    if baked:
-        return baked
-    here = Path(__file__).parent
-    try:
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return asked.stdout.strip() or "unknown"

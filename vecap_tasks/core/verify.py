@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from vecap_tasks.core.manifest import NAME, Manifest, read_manifest
 from vecap_tasks.core.store import Store
@@ -49,6 +52,38 @@ class Recorded:
         except FileNotFoundError:
             return MISSING
         return None
+
+    @contextmanager
+    def checked(self) -> Iterator[Path]:
+        """Give a local path to the file. Raises DamagedError if it was changed or is missing."""
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(self.store.local(self.name))
+            except FileNotFoundError:
+                raise DamagedError(f"{self.name} {MISSING}; {self.remedy}") from None
+            with path.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            if sha256 != self.sha256:
+                raise DamagedError(f"{self.name} {CHANGED}; {self.remedy}")
+            yield path
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A finished stage that a later one reads. `folder` is where the later stage's version has it; the files may lie
+    in the folder of another revision, which the manifest names."""
+
+    store: Store
+    folder: str
+    manifest: Manifest
+
+    def files(self, names: Iterable[str] | None = None) -> list[Recorded]:
+        """Return the files *names* (in the store), by default all, with what the manifest says of them."""
+        stage, place = self.manifest.stage, self.manifest.location
+        folders = self.folder if self.folder == place else f"{self.folder} and {place}"
+        return recorded(
+            self.store, self.manifest, names, f"restore it, or delete {folders} and run `vecap {stage}` again"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from typing import Any
 import pandas  # noqa: F401 - pyarrow imports it with the first table of rows; better before a host waits for us
 import pyarrow as pa
 
+from vecap_tasks.core.manifest import Made
 from vecap_tasks.core.schemas import CRAWL
-from vecap_tasks.core.stage import Made
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.crawl.download import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, Outcome, Spool

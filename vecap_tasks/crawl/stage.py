@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecap_tasks.core.manifest import Input
-from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.manifest import Input, Made, ShardResult
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.crawl.candidates import Source, extract, held_beside, open_source, read_tally
 from vecap_tasks.crawl.download import SUCCESS, Spool, download_all, wanted
 from vecap_tasks.crawl.http.fetcher import Client

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from vecap_tasks.core.manifest import Input, Manifest
-from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.manifest import Input, Made, Manifest, ShardResult
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import CHANGED, Recorded
 from vecap_tasks.errors import DamagedError

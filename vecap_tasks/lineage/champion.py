@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Config
 from vecap_tasks.core.mlflow_tracking import Tracking, is_server, open_tracking
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.evaluate.results import Results, RunFigures, read_results
 from vecap_tasks.lineage.models import FOLDER
 from vecap_tasks.lineage.recorded import MODEL_TAG
-from vecap_tasks.registry import load_stage
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

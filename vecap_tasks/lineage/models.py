@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.mlflow_tracking import Tracking, airflow_tags, dataset_input, open_tracking
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.notes import Place, TrainedOn, arms_note, model_note, model_page, run_page
 from vecap_tasks.lineage.versions import record_version
-from vecap_tasks.registry import load_stage
 from vecap_tasks.train.live_logging import CURVES, end_watches, speed_metrics
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Input, Manifest
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import open_filesystem
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError, one_line
-from vecap_tasks.registry import load_stage
 
 _WIDTH = 2000  # the terminal wraps what is too long for it; nothing is cut
 

@@ -15,6 +15,7 @@ import yaml
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.mlflow_tracking import airflow_tags, clean, open_tracking, source_inputs
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import read_sound_manifest
 from vecap_tasks.core.version import DATASET_STAGES, Version
@@ -22,7 +23,6 @@ from vecap_tasks.errors import VecapError, one_line
 from vecap_tasks.lineage import notes
 from vecap_tasks.lineage.notes import Place, gate_note, run_page, trained_page, version_note
 from vecap_tasks.lineage.recorded import LISTS
-from vecap_tasks.registry import load_stage
 
 CONFIGURATION = "config.yaml"
 _LARGEST_ARTIFACT = 16 << 20

@@ -13,12 +13,11 @@ from typing import Any
 from urllib.parse import quote
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.stage import RECEIPTS, Stage
+from vecap_tasks.core.stage import RECEIPTS, Stage, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import read_version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.local.airflow import Api
-from vecap_tasks.registry import load_stage
 
 _LOOK_SECONDS = 1.0
 _LINE_SECONDS = 5.0

@@ -20,6 +20,7 @@ from vecap_tasks import __version__
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.diff import summarise
 from vecap_tasks.core.manifest import Manifest
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import DATASET_STAGES, Version, read_version
 from vecap_tasks.errors import ConfigError, VecapError, one_line
@@ -27,7 +28,6 @@ from vecap_tasks.local import airflow, control
 from vecap_tasks.local.airflow import Api
 from vecap_tasks.local.dag_progress import DagRun, follow
 from vecap_tasks.local.settings import Settings
-from vecap_tasks.registry import load_stage
 
 SAMPLES = 3
 _COLUMNS = ["uid", "alttext", "vec", "vecap", "vecap_from"]

@@ -18,9 +18,10 @@ import duckdb
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.manifest import Input, digest
+from vecap_tasks.core.manifest import Input, Made, ShardResult, digest
+from vecap_tasks.core.releases import Entry, entry_bytes, in_force, releases_of
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES, SCORES
-from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import connect, create_view, write_sorted
 from vecap_tasks.core.verify import Recorded
 from vecap_tasks.core.version import Version
@@ -30,7 +31,7 @@ from vecap_tasks.quality.clip_scores import FILE as SCORES_FILE
 from vecap_tasks.quality.clip_scores import ClipFiles, earlier_scores, find_clip, write_scores
 from vecap_tasks.quality.gate import MEASURES, Failure, as_json, drift_limits, earlier_versions, limits, moved
 from vecap_tasks.quality.measures import Measured, measure, write_sample
-from vecap_tasks.quality.quarantine import VERDICTS_FILE, Entry, entry_bytes, in_force, releases_of, shard_tables
+from vecap_tasks.quality.quarantine import VERDICTS_FILE, shard_tables
 from vecap_tasks.quality.report import FINDINGS, PAGE, Findings
 from vecap_tasks.quality.rules import wording
 from vecap_tasks.quality.verdicts import judge_rows, write_verdicts

@@ -15,10 +15,10 @@ from pathlib import Path
 import duckdb
 
 from vecap_tasks.config import QualityConfig, RowRules
+from vecap_tasks.core.releases import Released
 from vecap_tasks.core.schemas import VERDICTS
 from vecap_tasks.core.tables import scan, write_sorted
 from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_that_fire, cleaned, first_that_fires, literal
-from vecap_tasks.quality.quarantine import Released
 from vecap_tasks.quality.rules import (
     CLIP_SCORE,
     COMPARING_RULES,

@@ -13,7 +13,7 @@ from vecap_tasks.core.manifest import digest
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.backends.openai_errors import ROW_FAULTS
-from vecap_tasks.rewrite.backends.sampling_params import Draw, Written, flat
+from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written, flat
 from vecap_tasks.rewrite.second_try import Caption
 
 log = logging.getLogger(__name__)
@@ -72,14 +72,9 @@ def _listed(refused: Counter[str]) -> str:
 
 S = TypeVar("S")
 
-Finished = Callable[[Mapping[int, Written]], None]  # takes what a batch wrote, by the places of what was asked
 Ask = Callable[[Sequence[tuple[S, Draw]], Finished], list[Written]]
 
 _ENDING = ".jsonl"
-
-
-def unheeded(batch: Mapping[int, Written]) -> None:
-    """Take a finished batch and do nothing: for a caller who waits for them all."""
 
 
 class Batches:

@@ -11,9 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import Checkpoint
-from vecap_tasks.rewrite.backends.sampling_params import Draw, Written, failed
+from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written, failed, unheeded
 from vecap_tasks.rewrite.backends.transformers import LOAD_ERRORS, Generator, Inputs, cannot_load, load_weights, padded
-from vecap_tasks.rewrite.batches import Finished, unheeded
 from vecap_tasks.rewrite.prompt import Prompt, clean
 
 Texts = tuple[str, str]  # AltText and VeC; either may be ""

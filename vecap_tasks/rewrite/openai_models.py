@@ -13,8 +13,7 @@ from vecap_tasks.config import ModelConfig, ServerConfig
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.backends.openai_client import Client, Request
 from vecap_tasks.rewrite.backends.openai_errors import Fault
-from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw, Written, failed
-from vecap_tasks.rewrite.batches import Finished, unheeded
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw, Finished, Written, failed, unheeded
 from vecap_tasks.rewrite.prompt import Prompt, clean
 from vecap_tasks.rewrite.rows import DECODERS, Seen
 

@@ -19,17 +19,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.core.manifest import Input, canonical
+from vecap_tasks.core.manifest import Input, Made, ShardResult, canonical
 from vecap_tasks.core.models import Checkpoint, ServedModel, find_model
 from vecap_tasks.core.schemas import CAPTIONS
-from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.store import Local
 from vecap_tasks.core.tables import connect, scan, write_rows
 from vecap_tasks.core.verify import Recorded
 from vecap_tasks.errors import DamagedError
 from vecap_tasks.rewrite import screen
-from vecap_tasks.rewrite.backends.sampling_params import Draw, Written
-from vecap_tasks.rewrite.batches import Batches, Finished, warn_of_refusals
+from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written
+from vecap_tasks.rewrite.batches import Batches, warn_of_refusals
 from vecap_tasks.rewrite.prompt import PLACES, Prompt, load_prompt
 from vecap_tasks.rewrite.reuse import Captions, Earlier, Writer, Writers, find_captions, finished_captions
 from vecap_tasks.rewrite.rows import Row, Seen, read_images

@@ -23,7 +23,7 @@ from transformers.utils import is_torchvision_available
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import Checkpoint
-from vecap_tasks.rewrite.backends.sampling_params import Draw, Written, failed
+from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written, failed, unheeded
 from vecap_tasks.rewrite.backends.transformers import (
     LENGTH_STEP,
     LOAD_ERRORS,
@@ -33,7 +33,6 @@ from vecap_tasks.rewrite.backends.transformers import (
     load_weights,
     padded,
 )
-from vecap_tasks.rewrite.batches import Finished, unheeded
 from vecap_tasks.rewrite.prompt import Prompt
 from vecap_tasks.rewrite.rows import DECODERS, Seen, ahead
 

@@ -19,16 +19,14 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from vecap_tasks.config import load_config
+from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import read_version
 from vecap_tasks.errors import ConfigError, DamagedError, VecapError, one_line
 from vecap_tasks.train.signals import Ending, ToldToEnd, heard
-
-if TYPE_CHECKING:
-    from vecap_tasks.train.stage import Train
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +34,7 @@ _LOOK_SECONDS = 0.5
 _KINDS: dict[str, type[VecapError]] = {kind.__name__: kind for kind in (ConfigError, DamagedError, ToldToEnd)}
 
 
-def launch(stage: Train, run: str) -> None:
+def launch(stage: Stage, run: str) -> None:
     """Train *run* in processes of their own; its last state is in the store then.
 
     Raises VecapError with what the first process that failed said, and ToldToEnd on SIGTERM, which is passed on.
@@ -58,7 +56,7 @@ def launch(stage: Train, run: str) -> None:
             )
 
 
-def command(stage: Train, run: str, work: Path) -> list[str]:
+def command(stage: Stage, run: str, work: Path) -> list[str]:
     """Return the command that trains *run* on this node, with the files `config.yaml` and `failure.json` in *work*."""
     settings = stage.config.train.launch
     meeting = ["--standalone"]
@@ -114,8 +112,6 @@ def _log_lines(stream: IO[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Join the first node in all runs that are to be done; return 0, or 1 after one line of what was wrong."""
-    from vecap_tasks.train.stage import Train
-
     parser = argparse.ArgumentParser(prog="vecap_tasks.train.launch", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="the configuration, a YAML file")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
@@ -124,7 +120,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         config = load_config(given.config, given.overrides)
-        stage = Train(config, read_version(Store(config.resolve(config.root)), config.dataset, given.version))
+        version = read_version(Store(config.resolve(config.root)), config.dataset, given.version)
+        stage = load_stage("train", config, version)
         for run in stage.plan():
             launch(stage, run)
     except (VecapError, OSError) as error:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Arm
-from vecap_tasks.core.manifest import Input, Manifest
-from vecap_tasks.core.stage import Made, ShardResult, Stage
+from vecap_tasks.core.manifest import Input, Made, Manifest, ShardResult
+from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.verify import Recorded
 from vecap_tasks.errors import VecapError
 from vecap_tasks.train.checkpoint import parse_run, run_names

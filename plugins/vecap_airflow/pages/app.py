@@ -146,7 +146,7 @@ def samples(
     language: str = "",
     text: str = "",
 ) -> HTMLResponse:
-    from vecap_tasks.browse import Filter
+    from vecap_tasks.core.samples import Filter
 
     wanted = Filter(reason=reason, host=host.strip(), language=language, text=text.strip())
     rows = opened.samples(name)

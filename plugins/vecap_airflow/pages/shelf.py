@@ -10,27 +10,19 @@ from typing import Any
 import duckdb
 
 from vecap_airflow.job import REPOSITORY
-from vecap_tasks.browse import Row, Samples, read_picture
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.diff import Diff, Summary, diff, summarise
 from vecap_tasks.core.manifest import Manifest, read_manifest
 from vecap_tasks.core.mlflow_tracking import open_tracking
+from vecap_tasks.core.releases import Entry, read_releases
+from vecap_tasks.core.samples import Row, Samples, read_picture
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, list_versions, published, read_version
 from vecap_tasks.errors import DamagedError, VecapError, one_line
 from vecap_tasks.lineage.notes import address, run_page
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.lineage.walk import walk
-from vecap_tasks.quality.quarantine import (
-    Entry,
-    Page,
-    ReasonCount,
-    has_verdicts,
-    list_reasons,
-    list_rows,
-    read_releases,
-    release,
-)
+from vecap_tasks.quality.quarantine import Page, ReasonCount, has_verdicts, list_reasons, list_rows, release
 from vecap_tasks.quality.report import read_findings, report_folder
 
 _OPEN = 16  # versions whose tables are kept open

@@ -26,8 +26,7 @@ from vecap_tasks.rewrite.backends.openai_errors import (
     classify,
     seconds,
 )
-from vecap_tasks.rewrite.backends.sampling_params import Written, failed
-from vecap_tasks.rewrite.batches import Finished, unheeded
+from vecap_tasks.rewrite.backends.sampling_params import Finished, Written, failed, unheeded
 
 _FIRST = 8  # requests in flight to begin with
 _ASIDE_AFTER = 3  # failures in a row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,3 +55,10 @@ def draw(subject: str, prompt: str, variant: int, attempt: int, temperature: flo
         return Draw(variant)
     words = hashlib.sha256("\n".join([prompt, str(variant), str(attempt), subject]).encode())
     return Draw(variant, temperature, int.from_bytes(words.digest()[:8]) >> 1)
+
+
+Finished = Callable[[Mapping[int, Written]], None]  # takes the texts of a batch, by their places in the request
+
+
+def unheeded(batch: Mapping[int, Written]) -> None:
+    """Take a finished batch and do nothing: for a caller who waits for them all."""

@@ -1,16 +1,14 @@
-"""The stages by name, in the order of the work, and the version that a configuration makes of an interval.
-
-A stage's code is imported when it is asked for.
-"""
+"""The version that a configuration makes of an interval: the one registered for it, or a new one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.stage import Stage, fingerprint
+from vecap_tasks.core.manifest import fingerprint
+from vecap_tasks.core.releases import CONFIG, count_releases
+from vecap_tasks.core.stage import load_stage, stage_kind
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import (
     DATASET_STAGES,
@@ -22,31 +20,7 @@ from vecap_tasks.core.version import (
     read_version,
     register,
 )
-from vecap_tasks.errors import ConfigError, VecapError
-
-STAGES = {
-    "crawl": "vecap_tasks.crawl.stage:Crawl",
-    "quality": "vecap_tasks.quality.stage:Quality",
-    "rewrite": "vecap_tasks.rewrite.stage:Rewrite",
-    "assemble": "vecap_tasks.assemble.stage:Assemble",
-    "train": "vecap_tasks.train.stage:Train",
-    "evaluate": "vecap_tasks.evaluate.stage:Evaluate",
-}
-
-
-def load_stage(name: str, config: Config, version: Version) -> Stage:
-    """Return the stage *name* of *version*. Raises VecapError for a name that is none."""
-    return stage_kind(name)(config, version)
-
-
-def stage_kind(name: str) -> type[Stage]:
-    """Return the class of the stage *name*. Raises VecapError for a name that is none."""
-    place = STAGES.get(name)
-    if place is None:
-        raise VecapError(f"there is no stage {name}; the stages are {', '.join(STAGES)}")
-    module, _, kind = place.partition(":")
-    found: type[Stage] = getattr(import_module(module), kind)
-    return found
+from vecap_tasks.errors import ConfigError
 
 
 def registered_fingerprints(version: Version, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -72,8 +46,6 @@ def open_version(config: Config, store: Store, name: str) -> Version:
     Raises ConfigError for an interval that is not a date and for a revision that *config* does not make, VecapError for
     a revision that does not exist and for a model that cannot be read. Nothing is registered then.
     """
-    from vecap_tasks.quality.quarantine import CONFIG, count_releases
-
     interval = interval_of(name)
     revision = read_version(store, config.dataset, name) if name != interval else None
     try:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.quality.given import INTERVAL, Row, configure, give_captions, give_crawl, picture, run, stage, use_given
-from vecap_tasks.browse import Filter, Samples, find_member, read_picture
+from vecap_tasks.core.samples import Filter, Samples, find_member, read_picture
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError

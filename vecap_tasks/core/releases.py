@@ -1,0 +1,111 @@
+"""Releases: rejected rows that a person lets pass on, recorded with a note and never changed.
+
+{dataset}/_releases/{interval}/000001.json, 000002.json …  one entry each; a version is bound to those before it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from vecap_tasks.core.manifest import canonical
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import Version, read_config
+from vecap_tasks.errors import DamagedError
+
+FOLDER = "_releases"  # no interval begins with _
+CONFIG = "releases"  # how many entries hold for a version, in what its `version.json` says of its configuration
+Action = Literal["release", "withdraw"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one person decided: of these uids all reasons, or of all rows of the interval this one *reason*.
+
+    `version` is the one that was looked at, `at` the time in UTC, ISO 8601.
+    """
+
+    action: Action
+    interval: str
+    version: str
+    uids: tuple[str, ...]
+    reason: str | None
+    note: str
+    by: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What some entries come to: uids whose reasons are waived, and reasons that are waived for every row; sorted."""
+
+    uids: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.uids or self.reasons)
+
+
+def count_releases(store: Store, dataset: str, interval: str) -> int:
+    """Return how many entries the interval has."""
+    return len(store.files(f"{dataset}/{FOLDER}/{interval}"))
+
+
+def read_releases(store: Store, dataset: str, interval: str, count: int | None = None) -> list[Entry]:
+    """Return the first *count* entries of the interval, all by default. Raises DamagedError where one is not whole."""
+    folder = f"{dataset}/{FOLDER}/{interval}"
+    entries = []
+    for name in store.files(folder)[:count]:
+        try:
+            body = json.loads(store.read(f"{folder}/{name}"))
+            entries.append(Entry(**body | {"uids": tuple(body["uids"])}))
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedError(f"{folder}/{name} is damaged: {error}; restore it") from error
+    if count is not None and len(entries) < count:
+        raise DamagedError(f"{folder} has {len(entries)} entries, and a version was made with {count}; restore them")
+    return entries
+
+
+def releases_of(store: Store, version: Version) -> list[Entry]:
+    """Return the entries that *version* was registered with; of one that is not registered, all of its interval."""
+    count = None
+    if version.revision > 0:
+        try:
+            count = int(read_config(store, version).get(CONFIG, 0))
+        except FileNotFoundError:
+            count = 0
+    return read_releases(store, version.dataset, version.interval, count)
+
+
+def add_release(store: Store, dataset: str, entry: Entry) -> str:
+    """Append *entry* and return its name in the store. Of two at once each has a place of its own."""
+    folder = f"{dataset}/{FOLDER}/{entry.interval}"
+    data = json.dumps(asdict(entry), indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    number = count_releases(store, dataset, entry.interval)
+    while True:
+        number += 1
+        name = f"{folder}/{number:06d}.json"
+        if store.create(name, data):
+            return name
+
+
+def in_force(entries: Sequence[Entry]) -> Released:
+    """Return what *entries* come to, the later ones after the earlier."""
+    uids: set[str] = set()
+    reasons: set[str] = set()
+    for entry in entries:
+        named = {entry.reason} if entry.reason is not None else set()
+        if entry.action == "release":
+            uids |= set(entry.uids)
+            reasons |= named
+        else:
+            uids -= set(entry.uids)
+            reasons -= named
+    return Released(tuple(sorted(uids)), tuple(sorted(reasons)))
+
+
+def entry_bytes(entry: Entry) -> bytes:
+    """Return the one spelling of *entry*, for a digest."""
+    return canonical(asdict(entry))
