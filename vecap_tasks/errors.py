@@ -10,15 +10,22 @@ class VecapError(Exception):
     """A failure the user can act on. The message is one line; the command line prints it and exits with 1."""
 
 
-class ConfigError(VecapError):
+class PermanentError(VecapError):
+    """A failure that a retry cannot help: the configuration, an input file or the data must change first.
+
+    Airflow does not retry it, and neither does the executor.
+    """
+
+
+class ConfigError(PermanentError):
     """The configuration is missing, unreadable or holds a value that cannot be used."""
 
 
-class GateClosed(VecapError):
+class GateClosed(PermanentError):
     """The quality gate refused a crawl. Nothing is published; trying again without a change cannot help."""
 
 
-class DamagedError(VecapError):
+class DamagedError(PermanentError):
     """A file differs from what its manifest says."""
 
 

@@ -23,7 +23,7 @@ from vecap_airflow.links import (
     remember_versions,
     reporting_task,
 )
-from vecap_tasks.errors import ConfigError, DamagedError, GateClosed, VecapError, one_line
+from vecap_tasks.errors import ConfigError, GateClosed, PermanentError, VecapError, one_line
 
 if TYPE_CHECKING:
     from vecap_tasks.config import Config
@@ -48,7 +48,7 @@ def plainly() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         yield
-    except (GateClosed, ConfigError, DamagedError) as error:
+    except PermanentError as error:
         raise AirflowFailException(one_line(error)) from None
 
 

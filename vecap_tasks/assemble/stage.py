@@ -20,7 +20,7 @@ from vecap_tasks.core.schemas import CAPTIONS, CRAWL, SAMPLES, VERDICTS
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import connect, create_view
 from vecap_tasks.core.verify import Recorded
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import PermanentError
 
 # An accepted row becomes a sample where any step gave it a VeCap: the LLM, or the VeC or AltText in its place.
 _HAS_TEXT = "captions.vecap IS NOT NULL AND captions.vecap_from != 'none'"
@@ -54,7 +54,7 @@ class Assemble(Stage):
         groups = [group.name for group in self._groups]
         if not groups:
             rows = self.upstream_manifest("rewrite").counters.get("rows", 0)
-            raise VecapError(
+            raise PermanentError(
                 f"version {self.version.name} has nothing to assemble: none of its {rows} accepted rows got a caption; "
                 f"look at the columns vec_problem and vecap_problem of {self.store.root}/{self.version.folder}/rewrite"
             )

@@ -21,12 +21,21 @@ from vecap_tasks.core.manifest import ShardResult
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.version import Version
 from vecap_tasks.core.worker_deaths import tried
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import PermanentError, VecapError, one_line
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Progress = Callable[[int, int], None]  # shards done, shards in all
+
+_GIVE_UP = 5  # shards that fail for the same reason, none being done: the fault is not theirs, no more are begun
+_LOOK_SECONDS = 5.0  # between looks at which workers there are
+_SAY_SECONDS = 10.0  # between lines about the whole job
+_ALONE_SECONDS = 300.0  # without any worker that could go on
+_RESULT_SECONDS = 60.0  # to fetch a receipt: the worker that has it may be lost, and nobody know it yet
 _COST = "_cost_millionths"  # how notes of a cost end
 
 
@@ -64,17 +73,6 @@ def _clock(seconds: float) -> str:
     if minutes < 2:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-Progress = Callable[[int, int], None]  # shards done, shards in all
-
-_GIVE_UP = 5  # shards that fail for the same reason, none being done: the fault is not theirs, no more are begun
-_LOOK_SECONDS = 5.0  # between looks at which workers there are
-_SAY_SECONDS = 10.0  # between lines about the whole job
-_ALONE_SECONDS = 300.0  # without any worker that could go on
-_RESULT_SECONDS = 60.0  # to fetch a receipt: the worker that has it may be lost, and nobody know it yet
 
 
 def prepare(stage: Stage, progress: Progress | None = None) -> None:
@@ -131,9 +129,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """What a worker answers where a task failed for a reason that a person can act on: a line, and no traceback."""
+    """What a worker answers where a task failed for a reason that a person can act on: a line, and no traceback.
+
+    `permanent` says that a retry cannot help.
+    """
 
     reason: str
+    permanent: bool = False
 
 
 def run_shard(job: Job, shard: str, run: str) -> ShardResult | Failed:
@@ -149,7 +151,7 @@ def run_shard(job: Job, shard: str, run: str) -> ShardResult | Failed:
         with tried(stage, shard, run):
             return stage.run(shard)
     except (VecapError, OSError) as error:
-        return Failed(one_line(error))
+        return Failed(one_line(error), isinstance(error, PermanentError))
 
 
 def prepare_part(job: Job, part: str) -> Failed | None:
@@ -157,7 +159,7 @@ def prepare_part(job: Job, part: str) -> Failed | None:
     try:
         _stage_here(job).prepare(part)
     except (VecapError, OSError) as error:
-        return Failed(one_line(error))
+        return Failed(one_line(error), isinstance(error, PermanentError))
     return None
 
 
@@ -196,7 +198,7 @@ class _Spread(Generic[T]):
     report: Progress
     pace: Pace | None = None
     _results: dict[str, T] = field(default_factory=dict)
-    _failures: dict[str, str] = field(default_factory=dict)  # of the last try
+    _failures: dict[str, Failed] = field(default_factory=dict)  # of the last try
     _waiting: deque[str] = field(default_factory=deque)
     _running: dict[Future, str] = field(default_factory=dict)
     _ended: SimpleQueue[Future] = field(default_factory=SimpleQueue)
@@ -204,7 +206,7 @@ class _Spread(Generic[T]):
     def run(self, names: Sequence[str]) -> list[T]:
         """Return what came of *names*, in order. Raises VecapError after the last one if any failed."""
         dask = self.stage.config.dask
-        resources = dask.resources if self.stage.name == "rewrite" else {}
+        resources = dask.resources if self.stage.runs_models else {}
         job = Job.of(self.stage)
         self._waiting.extend(names)
         room = wait_for_slots(self.client, resources)
@@ -235,7 +237,8 @@ class _Spread(Generic[T]):
         return [self._results[name] for name in names]
 
     def _hopeless(self) -> bool:
-        return not self._results and len(self._failures) >= _GIVE_UP and len(set(self._failures.values())) == 1
+        reasons = {failed.reason for failed in self._failures.values()}
+        return not self._results and len(self._failures) >= _GIVE_UP and len(reasons) == 1
 
     def _submit(self, job: Job, count: int, resources: dict[str, float]) -> None:
         for _ in range(min(count, len(self._waiting))):
@@ -266,9 +269,10 @@ class _Spread(Generic[T]):
             )
         future.release()
         if isinstance(outcome, Failed | BaseException):
-            if name not in self._failures:
+            failed = outcome if isinstance(outcome, Failed) else Failed(_reason(outcome))
+            if name not in self._failures and not failed.permanent:
                 self._waiting.append(name)
-            self._failures[name] = outcome.reason if isinstance(outcome, Failed) else _reason(outcome)
+            self._failures[name] = failed
             return
         self._results[name] = outcome
         self._failures.pop(name, None)
@@ -279,14 +283,16 @@ class _Spread(Generic[T]):
 
     def _failure(self, total: int) -> VecapError:
         by_reason: dict[str, list[str]] = {}
-        for shard, reason in sorted(self._failures.items()):
-            by_reason.setdefault(reason, []).append(shard)
+        for shard, failed in sorted(self._failures.items()):
+            by_reason.setdefault(failed.reason, []).append(shard)
         (reason, (shard, *_)), *others = by_reason.items()
         for other, names in others:
             also = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             log.error("%s: shard %s%s: %s", self.stage.name, names[0], also, other)
         count = f"{len(self._failures)} of {total} shards failed; " if len(self._failures) > 1 else ""
-        return VecapError(f"{self.stage.name}: {count}shard {shard}: {reason}")
+        permanent = all(failed.permanent for failed in self._failures.values())
+        kind = PermanentError if permanent else VecapError
+        return kind(f"{self.stage.name}: {count}shard {shard}: {reason}")
 
 
 def _reason(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from fsspec.utils import glob_translate
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.store import open_filesystem
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import PermanentError, VecapError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -123,7 +123,7 @@ def _find(config: Config, written: str, kind: str) -> list[SourceFile]:
     if len(place) > 1:
         place = place.rstrip("/")
     if "://" in place and not place.startswith("s3://"):
-        raise VecapError(f"crawl.source.paths: {written} is neither on this machine nor on s3://; copy it first")
+        raise PermanentError(f"crawl.source.paths: {written} is neither on this machine nor on s3://; copy it first")
     filesystem, base = open_filesystem(place)
     try:
         if tail:
@@ -142,7 +142,7 @@ def _find(config: Config, written: str, kind: str) -> list[SourceFile]:
     ]
     if not files:
         where = f"{place}/{tail}" if tail else place
-        raise VecapError(f"there is no {kind} file {where}; put it there, or change crawl.source.paths")
+        raise PermanentError(f"there is no {kind} file {where}; put it there, or change crawl.source.paths")
     return files
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vecap_tasks.core.store import Store
-from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.errors import DamagedError, PermanentError
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -186,7 +186,9 @@ class Manifest:
             if digest(body) != seal or digest(content) != body["digest"]:
                 raise DamagedError(f"{where} was changed after it was written; restore it, or make the stage again")
             if content["format"] != FORMAT:
-                raise VecapError(f"{where} has format {content['format']}, this release reads {FORMAT}; update vecap")
+                raise PermanentError(
+                    f"{where} has format {content['format']}, this release reads {FORMAT}; update vecap"
+                )
             return cls(
                 dataset=content["dataset"],
                 interval=content["interval"],

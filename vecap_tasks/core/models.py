@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vecap_tasks.config import Config, ModelConfig, expand
 from vecap_tasks.core.manifest import digest
-from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.errors import ConfigError, PermanentError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # What transformers reads from a model's folder. A README, figures or an optimizer's state change no caption.
@@ -70,18 +70,20 @@ def find_checkpoint(config: Config, model: str) -> Checkpoint:
     if not folder.is_dir() and _HUB_NAME.fullmatch(hub_name):
         cached = _cached(hub_name)
         if cached is None:
-            raise VecapError(
+            raise PermanentError(
                 f"model {model}: there is no folder {folder}, and no such model in the local hub cache; "
                 f"correct the path, or run `hf download {hub_name}`"
             )
         folder = cached
     if not folder.is_dir():
-        raise VecapError(f"model {model}: there is no folder {folder}; correct the path in the configuration")
+        raise PermanentError(f"model {model}: there is no folder {folder}; correct the path in the configuration")
     files = _files(folder)
     if folder / "config.json" not in files:
-        raise VecapError(f"model {model}: {folder} has no config.json; give the folder of a transformers checkpoint")
+        raise PermanentError(
+            f"model {model}: {folder} has no config.json; give the folder of a transformers checkpoint"
+        )
     if not any(file.suffix in (".safetensors", ".bin") for file in files):
-        raise VecapError(f"model {model}: {folder} has no weights (*.safetensors); copy or download them again")
+        raise PermanentError(f"model {model}: {folder} has no weights (*.safetensors); copy or download them again")
     stats = [(file, file.stat()) for file in files]
     named = [(file.name, _sha256(str(file), stat.st_size, stat.st_mtime_ns)) for file, stat in stats]
     return Checkpoint(model, folder, digest(sorted(named)), sum(stat.st_size for _, stat in stats))

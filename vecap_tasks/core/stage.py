@@ -80,6 +80,7 @@ class Stage(ABC):
     upstream: ClassVar[tuple[str, ...]] = ()
     revision: ClassVar[int] = 1  # raised when a change of code changes the bytes that the stage makes
     on_workers: bool = True  # shards go to Dask workers; False for work that a task does itself
+    runs_models: bool = False  # shards need workers with `dask.resources`
     rates: ClassVar[tuple[str, ...]] = ()  # counters that a shard's log line gives per second
     keyed: ClassVar[bool] = False  # True: one version may hold several, by fingerprint (train, evaluate)
 

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import pyarrow.fs as pafs
 
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import PermanentError, VecapError
 
 Local = Callable[[str], AbstractContextManager[Path]]  # gives a local path to a file of the store
 
@@ -82,7 +82,7 @@ class Store:
         self.remote = root.startswith("s3://")
         self._fs, self._base = open_filesystem(self.root)
         if "\\" in self._base and not self.remote:  # DuckDB takes it for a slash
-            raise VecapError(f"the root {self.root} has a backslash; rename the folder")
+            raise PermanentError(f"the root {self.root} has a backslash; rename the folder")
 
     def path(self, name: str) -> str:
         """Return *name* as DuckDB and pyarrow take it: an absolute path, or bucket/key on S3."""

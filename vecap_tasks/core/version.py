@@ -11,7 +11,7 @@ from typing import Any
 
 from vecap_tasks.core.manifest import Manifest, read_manifest
 from vecap_tasks.core.store import Store
-from vecap_tasks.errors import ConfigError, DamagedError, VecapError
+from vecap_tasks.errors import ConfigError, DamagedError, PermanentError
 
 DATASET_STAGES = ("crawl", "quality", "rewrite", "assemble")
 _FILE = "version.json"
@@ -92,9 +92,9 @@ def read_version(store: Store, dataset: str, name: str) -> Version:
     entry = _entry(store, dataset, name)
     if entry is None:
         known = ", ".join(version.name for version in list_versions(store, dataset)) or "none"
-        raise VecapError(f"dataset {dataset} has no version {name}; there are: {known}")
+        raise PermanentError(f"dataset {dataset} has no version {name}; there are: {known}")
     if entry.deletion is not None:
-        raise VecapError(
+        raise PermanentError(
             f"version {name} was deleted on {entry.deletion.when[:10]}: {entry.deletion.why}; make its interval again "
             "with `vecap run`"
         )

@@ -21,7 +21,7 @@ from vecap_tasks.core.tar import read_samples
 from vecap_tasks.core.version import interval_of, read_version
 from vecap_tasks.crawl.download import SUCCESS, Outcome, Spool
 from vecap_tasks.crawl.image.decode import Picture
-from vecap_tasks.errors import DamagedError, Failure, VecapError
+from vecap_tasks.errors import DamagedError, Failure, PermanentError
 
 # What another try does not change: somebody's decision, or what the image is. All that is not named here may pass.
 # A change of this list changes what a retry makes: raise the stage's `revision` with it.
@@ -110,15 +110,17 @@ def open_earlier(store: Store, config: Config, interval: str) -> Earlier | None:
     if retry is None:
         return None
     if interval_of(retry.of) != interval:
-        raise VecapError(f"crawl.retry_failed.of: {retry.of} is no version of {interval}; name one, or leave it out")
+        raise PermanentError(
+            f"crawl.retry_failed.of: {retry.of} is no version of {interval}; name one, or leave it out"
+        )
     version = read_version(store, config.dataset, retry.of)
     manifest = read_manifest(store, f"{version.folder}/crawl")
     if manifest is None:
-        raise VecapError(f"version {retry.of} has no crawl to take over; finish it with `vecap crawl`")
+        raise PermanentError(f"version {retry.of} has no crawl to take over; finish it with `vecap crawl`")
     now = config.crawl.identity()
     for name in sorted(now.keys() | manifest.config.keys()):
         if name not in _MAY_DIFFER and now.get(name) != manifest.config.get(name):
-            raise VecapError(
+            raise PermanentError(
                 f"version {retry.of} was crawled under another crawl.{name}; set it as it was, or crawl everything anew"
             )
     failed = {
@@ -128,5 +130,5 @@ def open_earlier(store: Store, config: Config, interval: str) -> Earlier | None:
     if not asked & failed.keys():
         there = ", ".join(f"{reason} ({count:,})" for reason, count in sorted(failed.items())) or "none"
         wanted = ", ".join(sorted(asked)) or "that may pass"
-        raise VecapError(f"version {retry.of} has no failed row with a reason {wanted}; there are: {there}")
+        raise PermanentError(f"version {retry.of} has no failed row with a reason {wanted}; there are: {there}")
     return Earlier(store, retry.of, manifest, frozenset(asked))

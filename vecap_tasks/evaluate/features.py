@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from vecap_tasks.config import Ties
 from vecap_tasks.core.preprocess import preprocess_way, veclip_values
-from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.errors import ConfigError, PermanentError
 from vecap_tasks.evaluate.metrics import Answers
 from vecap_tasks.evaluate.retrieval import images_found, texts_found
 from vecap_tasks.evaluate.sets import EvaluationSets, Picture, RetrievalSet
@@ -72,7 +72,7 @@ class Encoder:
 def _finish(made: list[torch.Tensor]) -> torch.Tensor:
     features = F.normalize(torch.cat(made).float().cpu(), dim=-1)
     if not bool(torch.isfinite(features).all()):
-        raise VecapError("the model gives features that are not finite; train it again with a lower learning rate")
+        raise PermanentError("the model gives features that are not finite; train it again with a lower learning rate")
     return features
 
 

@@ -25,7 +25,7 @@ from vecap_tasks.core.store import Local, Store
 from vecap_tasks.core.tables import connect, create_view, write_rows
 from vecap_tasks.core.tar import read_samples
 from vecap_tasks.core.version import Version, list_versions
-from vecap_tasks.errors import ConfigError, DamagedError, VecapError, load_problem
+from vecap_tasks.errors import ConfigError, DamagedError, PermanentError, load_problem
 from vecap_tasks.quality.alttext_rules import cleaned, literal
 
 _DECIMALS = 4  # what a score is kept to: finer is rounding of the device
@@ -50,7 +50,7 @@ class Scorer:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             self._processor = CLIPImageProcessorPil.from_pretrained(folder)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise VecapError(
+            raise PermanentError(
                 f"quality.clip.model: {folder} cannot be loaded as a CLIPModel: {load_problem(error)[:300]}"
             ) from error
         self._lock = Lock()  # a tokenizer serves one thread
@@ -80,7 +80,7 @@ class Scorer:
         texts = self._model.get_text_features(input_ids=ids).pooler_output
         cosines = F.cosine_similarity(images.float(), texts.float(), dim=-1)[: len(pairs)].cpu()
         if not bool(torch.isfinite(cosines).all()):
-            raise VecapError("quality.clip.model gives features that are not finite; give another model")
+            raise PermanentError("quality.clip.model gives features that are not finite; give another model")
         return [round(value, _DECIMALS) for value in cosines.tolist()]
 
 
@@ -115,10 +115,10 @@ def find_clip(config: Config, settings: ClipScore) -> ClipFiles:
     """Return the model that *settings* name. Raises VecapError naming the folder and what it lacks."""
     folder = Path(config.resolve(settings.model))
     if not folder.is_dir():
-        raise VecapError(f"quality.clip.model: there is no folder {folder}; correct the path in the configuration")
+        raise PermanentError(f"quality.clip.model: there is no folder {folder}; correct the path in the configuration")
     files = sorted({file for pattern in _MODEL_FILES for file in folder.glob(pattern)})
     if folder / "config.json" not in files or not any(file.suffix == ".safetensors" for file in files):
-        raise VecapError(
+        raise PermanentError(
             f"quality.clip.model: {folder} lacks config.json or *.safetensors; give the folder of a CLIPModel"
         )
     stats = [(file, file.stat()) for file in files]

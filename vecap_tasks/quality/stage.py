@@ -56,7 +56,7 @@ class Quality(Stage):
 
     def __init__(self, config: Config, version: Version) -> None:
         super().__init__(config, version)
-        self.on_workers = config.quality.clip is not None
+        self.on_workers = self.runs_models = config.quality.clip is not None
 
     def identity(self) -> dict[str, Any]:
         made = super().identity() | {"rules": digest([cleaned("caption"), *wording(self.config.quality)])[:16]}

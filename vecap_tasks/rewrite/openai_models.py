@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from vecap_tasks.config import ModelConfig, ServerConfig
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.rewrite.backends.openai_client import Client, Request
 from vecap_tasks.rewrite.backends.openai_errors import Fault
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw, Finished, Written, failed, unheeded
@@ -98,7 +98,7 @@ def describe_server(settings: ModelConfig) -> dict[str, Any]:
 
 def _server(settings: ModelConfig) -> ServerConfig:
     if settings.server is None:
-        raise VecapError(f"model {settings.model} has no server; give its addresses in `server.urls`")
+        raise PermanentError(f"model {settings.model} has no server; give its addresses in `server.urls`")
     return settings.server
 
 

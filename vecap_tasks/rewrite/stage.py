@@ -63,6 +63,7 @@ class Rewrite(Stage):
 
     name = "rewrite"
     revision = 3
+    runs_models = True
     upstream = ("crawl", "quality")
     rates = ("rows", "vec_tokens", "vecap_tokens")
 

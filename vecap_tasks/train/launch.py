@@ -25,13 +25,14 @@ from vecap_tasks.config import load_config
 from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import read_version
-from vecap_tasks.errors import ConfigError, DamagedError, VecapError, one_line
+from vecap_tasks.errors import ConfigError, DamagedError, PermanentError, VecapError, one_line
 from vecap_tasks.train.signals import Ending, ToldToEnd, heard
 
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.5
-_KINDS: dict[str, type[VecapError]] = {kind.__name__: kind for kind in (ConfigError, DamagedError, ToldToEnd)}
+_RAISED = (PermanentError, ConfigError, DamagedError, ToldToEnd)
+_KINDS: dict[str, type[VecapError]] = {kind.__name__: kind for kind in _RAISED}
 
 
 def launch(stage: Stage, run: str) -> None:

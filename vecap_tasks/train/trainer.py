@@ -17,7 +17,7 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from vecap_tasks.config import Config, TrainConfig, expand_optional
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import ConfigError, VecapError, one_line
+from vecap_tasks.errors import ConfigError, PermanentError, VecapError, one_line
 from vecap_tasks.train.checkpoint import Checkpoints, Figures, Speed, State, StepRecord, parse_run
 from vecap_tasks.train.data.images import Normalise
 from vecap_tasks.train.data.loader import open_training_data
@@ -208,7 +208,7 @@ class _Trainer:
         loss, norm, scale, told = taken.read()
         batch = taken.batch
         if not math.isfinite(loss):
-            raise VecapError(
+            raise PermanentError(
                 f"{self._run}: the loss is {loss} at step {batch.step + 1} (epoch {batch.epoch + 1}, "
                 f"batch {batch.place + 1}, which begins with sample {batch.uids[0]}); lower train.learning_rate"
             )

@@ -22,7 +22,7 @@ from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 from vecap_tasks.crawl.http.robots import product_token
 from vecap_tasks.crawl.http.url import absolute, canonical, host_of
 from vecap_tasks.crawl.sources.link import Link, Tally, links_of
-from vecap_tasks.errors import Failure, VecapError, failure_of
+from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
 MAX_BYTES = 50 << 20  # of a sitemap, unpacked; the protocol's own bound
 _GZIP = b"\x1f\x8b"
@@ -251,7 +251,7 @@ def _address(written: str, key: str, interval: str) -> str:
     try:
         return canonical(address)
     except Failure as failure:
-        raise VecapError(
+        raise PermanentError(
             f"crawl.source.{key}: {address} is no http address ({failure.message}); change it"
         ) from failure
 

@@ -26,7 +26,7 @@ from vecap_tasks.core.files import Digesting, SourceFile
 from vecap_tasks.core.json_reader import UNREADABLE, JsonError, JsonReader
 from vecap_tasks.crawl.sources.columns import Columns, Row, find_columns
 from vecap_tasks.crawl.sources.link import Tally
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import PermanentError, VecapError
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def read_rows(file: SourceFile, section: UrlSource, tally: Tally) -> Iterator[Ro
     Raises VecapError where the file is damaged, cut short, of no known format or without a column of addresses.
     """
     if not file.size:
-        raise VecapError(f"{file.name} is empty; get the file again")
+        raise PermanentError(f"{file.name} is empty; get the file again")
     kind, codec = _format(file.name)
     read = {"parquet": _parquet, "csv": _csv, "tsv": _csv, "json": _json, "txt": _txt}.get(kind, _json_lines)
     try:
@@ -54,7 +54,7 @@ def read_rows(file: SourceFile, section: UrlSource, tally: Tally) -> Iterator[Ro
             tally.inputs.append(digesting.input(file.name))
     except (OSError, EOFError, pa.ArrowException, JsonError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split()) or type(error).__name__
-        raise VecapError(f"{file.name} is damaged or cut short: {problem}; get the file again") from error
+        raise PermanentError(f"{file.name} is damaged or cut short: {problem}; get the file again") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,10 @@ class _File:
         said = getattr(self.section, setting)
         wanted = "of addresses" if said is None else repr(said)
         there = ", ".join(names[:20]) or "nothing"
-        return VecapError(f"{self.name} has no column {wanted}, only {there}; name it in crawl.source.{setting}")
+        return PermanentError(f"{self.name} has no column {wanted}, only {there}; name it in crawl.source.{setting}")
 
     def cut(self, place: str) -> VecapError:
-        return VecapError(f"{self.name} is cut short: {place}; get the whole file")
+        return PermanentError(f"{self.name} is cut short: {place}; get the whole file")
 
 
 def _format(name: str) -> tuple[str, str | None]:
@@ -105,7 +105,9 @@ def _format(name: str) -> tuple[str, str | None]:
     kind = stem.rpartition(".")[2] if codec else end
     if kind not in FORMATS:
         known = ", ".join(FORMATS)
-        raise VecapError(f"{name} is no list of addresses by its ending; rename it ({known}, with .gz or .zst or not)")
+        raise PermanentError(
+            f"{name} is no list of addresses by its ending; rename it ({known}, with .gz or .zst or not)"
+        )
     return kind, codec
 
 
@@ -134,7 +136,7 @@ class _Lines:
             self.number += 1
             self.ended = line[-1] in "\r\n"
             if not self.ended and len(line) == _MAX_LINE:
-                raise VecapError(f"{self._file.name}: line {self.number} does not end; is it a text file?")
+                raise PermanentError(f"{self._file.name}: line {self.number} does not end; is it a text file?")
             yield line
 
 
@@ -169,7 +171,7 @@ def _csv(file: _File, stream: IO[bytes]) -> Iterator[Row]:
                 yield Row(None, problem="bad_row" if row else "no_url")
     except csv.Error as error:
         hint = "; if its quotes are text, set crawl.source.quotes: false" if quotes else ""
-        raise VecapError(f"{file.name} is damaged or cut short at line {lines.number}: {error}{hint}") from error
+        raise PermanentError(f"{file.name} is damaged or cut short at line {lines.number}: {error}{hint}") from error
     if short and not lines.ended:
         raise file.cut(f"line {lines.number} has no end and too few fields")
 
@@ -184,7 +186,7 @@ def _headless(file: _File, cells: list[str]) -> Columns:
     if caption is None and len(cells) == 2 and str(url) in names:
         caption = names[1 - names.index(str(url))]
     if url is None or (caption is None and len(cells) > 2):
-        raise VecapError(
+        raise PermanentError(
             f"{file.name} has no header and {len(cells)} columns; give crawl.source.url_column and "
             "crawl.source.caption_column as numbers from 0"
         )
@@ -273,7 +275,7 @@ def _form(file: _File) -> _Form:
         except JsonError:
             return _Form("lines")  # a second document after the first; or damage, which their reader finds
     if not flat:
-        raise VecapError(
+        raise PermanentError(
             f"{file.name} holds neither an array of objects, nor `annotations`, nor addresses with captions; "
             "write it as JSON lines"
         )

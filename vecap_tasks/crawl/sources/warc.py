@@ -16,7 +16,7 @@ from vecap_tasks.crawl.http.robots import product_token
 from vecap_tasks.crawl.http.url import canonical
 from vecap_tasks.crawl.sources.link import Held, Link, Tally, links_of
 from vecap_tasks.crawl.warc.records import MAX_HEADER, Answer, Record, Records, answer_of
-from vecap_tasks.errors import Failure, VecapError, failure_of
+from vecap_tasks.errors import Failure, PermanentError, failure_of
 
 _HOLDS = frozenset({"response", "resource"})
 _REVISIT = "revisit"
@@ -63,7 +63,7 @@ class WarcFiles:
             tally.inputs.append(records.input())
         if not kinds.keys() & _HOLDS:
             said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
-            raise VecapError(
+            raise PermanentError(
                 f"{part} holds no pages ({said}); WAT files want `kind: wat` and WET files have none: "
                 "give the WARC file with the responses"
             )

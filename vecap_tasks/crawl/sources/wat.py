@@ -19,7 +19,7 @@ from vecap_tasks.crawl.http.robots import opted_out, product_token
 from vecap_tasks.crawl.http.url import absolute, canonical
 from vecap_tasks.crawl.sources.link import Link, Tally
 from vecap_tasks.crawl.warc.records import Record, Records
-from vecap_tasks.errors import Failure, VecapError, failure_of
+from vecap_tasks.errors import Failure, PermanentError, failure_of
 
 _KINDS = frozenset({"metadata"})
 _IMAGE = "IMG@/src"
@@ -52,7 +52,7 @@ class WatFiles:
                     tally.counters[f"page_skipped.{failure_of(error, f'{part}: {record.url}').reason}"] += 1
             tally.inputs.append(records.input())
         if not linked:
-            raise VecapError(
+            raise PermanentError(
                 f"{part} holds no links: none of its {records.number} records describes a page with any; "
                 "give the WAT file of a WARC file with the responses"
             )

@@ -19,7 +19,7 @@ from vecap_tasks.core.files import Digesting, SourceFile, find_files
 from vecap_tasks.crawl.http.url import absolute
 from vecap_tasks.crawl.sources.columns import find_columns
 from vecap_tasks.crawl.sources.link import Link, Stored, Tally
-from vecap_tasks.errors import Failure, VecapError, failure_of
+from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
 _MEMBER = re.compile(r"^((?:.*/|)[^./]+)\.([^/]+)$", re.DOTALL)  # webdataset's: the key ends at the first dot
 _IMAGES = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
@@ -89,7 +89,7 @@ def _samples(file: SourceFile, tally: Tally) -> Iterator[_Sample]:
             whole = BufferedReader(passing, _BUFFER)
             start = whole.peek(2)[:2]
             if start in _PACKED:
-                raise VecapError(
+                raise PermanentError(
                     f"{file.name} is packed with {_PACKED[start]}; unpack it: images are read from where they lie in it"
                 )
             # Without `|` tarfile would step over the images, which are to be read for the digests.
@@ -103,9 +103,11 @@ def _samples(file: SourceFile, tally: Tally) -> Iterator[_Sample]:
         raise VecapError(f"{file.name} cannot be read: {' '.join(str(error).split())}") from error
     # tarfile takes a missing end for an end, and what is no header too.
     if passing.filled > end:
-        raise VecapError(f"{file.name} is damaged at byte {end}: no header of a tar begins there; get the file again")
+        raise PermanentError(
+            f"{file.name} is damaged at byte {end}: no header of a tar begins there; get the file again"
+        )
     if passing.bytes < end + _END:
-        raise VecapError(f"{file.name} is cut short after byte {end}: its end is missing; get the whole file")
+        raise PermanentError(f"{file.name} is cut short after byte {end}: its end is missing; get the whole file")
     tally.inputs.append(read)
 
 
@@ -123,7 +125,7 @@ def _grouped(tar: tarfile.TarFile, name: str) -> Iterator[_Sample]:
                 yield sample
             sample = _Sample(key)
         if kind in sample.images or kind in sample.texts:
-            raise VecapError(f"{name} holds {entry.name} twice; its samples cannot be told apart")
+            raise PermanentError(f"{name} holds {entry.name} twice; its samples cannot be told apart")
         if kind in _IMAGES and not entry.issparse():
             image = Stored(name, entry.offset_data, entry.size)
             sample.images[kind] = _Image(image, hashlib.file_digest(_open(tar, entry), "sha256").digest())

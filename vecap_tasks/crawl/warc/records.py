@@ -12,7 +12,7 @@ from isal.igzip_lib import IsalError
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.crawl.http.content_encoding import undo
 from vecap_tasks.crawl.warc.gzip_reader import Unpacked
-from vecap_tasks.errors import Failure, VecapError
+from vecap_tasks.errors import Failure, PermanentError, VecapError
 
 _FOLD = re.compile(r"\r?\n[ \t]+")
 _END = re.compile(rb"\r?\n\r?\n")
@@ -97,9 +97,9 @@ class Records:
             self._bytes = Unpacked(self.stream)
             yield from self._all()
         except EOFError as error:
-            raise VecapError(f"{self.name} is cut short at {self._place()}; get the whole file") from error
+            raise PermanentError(f"{self.name} is cut short at {self._place()}; get the whole file") from error
         except (IsalError, ValueError) as error:  # type: ignore[misc]  # its stub calls the class an instance
-            raise VecapError(
+            raise PermanentError(
                 f"{self.name} is damaged or no WARC file: {self._place()}: {error}; get the file again"
             ) from error
         except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vecap_tasks.config import CaptionTable, KarpathySet, TokenSet
 from vecap_tasks.core.json_reader import JsonError, JsonReader
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.sets.types import RetrievalSet, find_pictures, group_captions
 
 
@@ -20,16 +20,16 @@ def read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise VecapError(f"{file} is not UTF-8 text; save it as UTF-8") from error
+        raise PermanentError(f"{file} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
-        raise VecapError(f"{file} cannot be read: {error.strerror}; correct its path") from error
+        raise PermanentError(f"{file} cannot be read: {error.strerror}; correct its path") from error
 
 
 def read_lines(file: Path) -> list[str]:
     """Return the lines that are not empty, stripped. Raises VecapError where there are none."""
     lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not lines:
-        raise VecapError(f"{file} is empty; write one a line")
+        raise PermanentError(f"{file} is empty; write one a line")
     return lines
 
 
@@ -50,23 +50,23 @@ def read_columns(
         table = [line.rstrip("\r\n").split(separator, columns) for line in lines]
     header = table[0] if table else []
     if first not in header or second not in header:
-        raise VecapError(f"{file} has no columns {first} and {second}; its first line must name them")
+        raise PermanentError(f"{file} has no columns {first} and {second}; its first line must name them")
     places = header.index(first), header.index(second)
     rows = []
     for number, row in enumerate(table[1:], start=2):
         if not row or row == [""]:
             continue
         if len(row) > len(header):
-            raise VecapError(
+            raise PermanentError(
                 f"{file}: row {number} has {len(row)} fields, the header {len(header)}; quote what holds the "
                 "separator, or set `quotes: false`"
             )
         one, other = (row[place].strip() if place < len(row) else "" for place in places)
         if not one or not other:
-            raise VecapError(f"{file}: row {number} has no {first} or no {second}; fill it or take it out")
+            raise PermanentError(f"{file}: row {number} has no {first} or no {second}; fill it or take it out")
         rows.append((one, other))
     if not rows:
-        raise VecapError(f"{file} has no rows; make the evaluation set again")
+        raise PermanentError(f"{file} has no rows; make the evaluation set again")
     return rows
 
 
@@ -82,13 +82,13 @@ def read_tokens(source: TokenSet, path: Path, images: Path, split: Path | None) 
     for number, line in enumerate(read_lines(path), start=1):
         found = _TOKEN.fullmatch(line)
         if found is None:
-            raise VecapError(f"{path}: line {number} is not an image, #, a number, a tab and a caption; correct it")
+            raise PermanentError(f"{path}: line {number} is not an image, #, a number, a tab and a caption; correct it")
         rows.append((found["image"], found["caption"]))
     if split is not None:
         wanted = read_lines(split)
         without = set(wanted) - {image for image, _ in rows}
         if without:
-            raise VecapError(
+            raise PermanentError(
                 f"{split} lists {len(without):,} images that have no caption in {path}, such as {min(without)}; "
                 "give the two files of one set"
             )
@@ -123,7 +123,7 @@ def read_karpathy(source: KarpathySet, path: Path, images: Path) -> RetrievalSet
             rows += [(name, sentence) for sentence in sentences]
     if not rows:
         there = ", ".join(f"{name} ({count:,})" for name, count in sorted(splits.items())) or "none"
-        raise VecapError(f"{path} has no images of the split {source.split}; its splits are {there}")
+        raise PermanentError(f"{path} has no images of the split {source.split}; its splits are {there}")
     names, captions, owners = group_captions(rows, source.captions_per_image)
     pictures = find_pictures(names, images, f"{source.name}, split {source.split} of {path}")
     return RetrievalSet(source.name, pictures, tuple(captions), tuple(owners))
@@ -143,11 +143,11 @@ def _images(path: Path) -> Iterator[tuple[str, str, list[str]]]:
             reader.end()
     except (JsonError, KeyError, TypeError, UnicodeDecodeError) as error:
         reason = f"there is no {error} in an image" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise VecapError(
+        raise PermanentError(
             f"{path} is not of Karpathy's form ({reason}); give dataset_coco.json, dataset_flickr30k.json or the like"
         ) from error
     except OSError as error:
-        raise VecapError(f"{path} cannot be read: {error.strerror}; correct `path`") from error
+        raise PermanentError(f"{path} cannot be read: {error.strerror}; correct `path`") from error
 
 
 def _place(image: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vecap_tasks.config import CaptionTars, ClassFolders, ClassTable, ClassTars
 from vecap_tasks.core.files import split_glob
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.sets.captions import read_columns, read_lines, read_text
 from vecap_tasks.evaluate.sets.types import Picture, RetrievalSet, ZeroShotSet, find_pictures
 
@@ -27,13 +27,13 @@ def read_names(file: Path, key: str | None) -> tuple[str, ...]:
     try:
         body = json.loads(read_text(file))
     except ValueError as error:
-        raise VecapError(f"{file} is not valid JSON: {error}") from error
+        raise PermanentError(f"{file} is not valid JSON: {error}") from error
     if isinstance(body, dict):
         if key not in body:
-            raise VecapError(f"{file} has no list {key!r}; set `key` to one of {', '.join(sorted(body))}")
+            raise PermanentError(f"{file} has no list {key!r}; set `key` to one of {', '.join(sorted(body))}")
         body = body[key]
     if not isinstance(body, list) or not body or not all(isinstance(name, str) for name in body):
-        raise VecapError(f"{file} holds no list of names; write a JSON list of strings, or one a line")
+        raise PermanentError(f"{file} holds no list of names; write a JSON list of strings, or one a line")
     return tuple(body)
 
 
@@ -42,7 +42,7 @@ def read_templates(file: Path, key: str | None) -> tuple[str, ...]:
     templates = tuple(template.replace("{c}", "{}") for template in read_names(file, key))
     for template in templates:
         if template.count("{}") != 1:
-            raise VecapError(f"{file}: {template!r} has not one {{}}; put it where the name stands")
+            raise PermanentError(f"{file}: {template!r} has not one {{}}; put it where the name stands")
     return templates
 
 
@@ -55,12 +55,12 @@ def read_class_folders(
     Raises VecapError where the numbers of folders and classes differ, or a folder has no image.
     """
     if not images.is_dir():
-        raise VecapError(f"{source.name}: there is no folder of images at {images}; correct `images`")
+        raise PermanentError(f"{source.name}: there is no folder of images at {images}; correct `images`")
     folders = sorted(path for path in images.iterdir() if path.is_dir())
     numbers = {name: number for number, name in enumerate(classes)}
     if not {folder.name for folder in folders} <= numbers.keys():
         if len(folders) != len(classes):
-            raise VecapError(
+            raise PermanentError(
                 f"{source.name}: {images} has {len(folders):,} folders, and there are {len(classes):,} names of "
                 "classes; give the names in the order of the folders, or name the folders as the classes"
             )
@@ -70,11 +70,11 @@ def read_class_folders(
     for folder in folders:
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _IMAGES)
         if not files:
-            raise VecapError(f"{source.name}: {folder} has no images; restore them, or remove the folder")
+            raise PermanentError(f"{source.name}: {folder} has no images; restore them, or remove the folder")
         pictures += [Picture(file.relative_to(images).as_posix(), file) for file in files]
         labels += [numbers[folder.name]] * len(files)
     if not pictures:
-        raise VecapError(f"{source.name}: {images} has no folders of images; correct `images`")
+        raise PermanentError(f"{source.name}: {images} has no folders of images; correct `images`")
     return ZeroShotSet(source.name, tuple(pictures), tuple(labels), tuple(classes), tuple(templates))
 
 
@@ -101,9 +101,9 @@ def number_labels(rows: Sequence[tuple[str, str]], classes: Sequence[str], path:
         if number is None and label.isdecimal() and int(label) < len(classes):
             number = int(label)
         if number is None:
-            raise VecapError(f"{path}: {image} has the label {label!r}, which the {len(classes)} classes have not")
+            raise PermanentError(f"{path}: {image} has the label {label!r}, which the {len(classes)} classes have not")
         if label in twice:
-            raise VecapError(f"{path}: {image} has the label {label!r}, which two classes have; give their numbers")
+            raise PermanentError(f"{path}: {image} has the label {label!r}, which two classes have; give their numbers")
         labels.append(number)
     return tuple(labels)
 
@@ -124,7 +124,7 @@ class _Sample:
     def text(self, kind: str) -> str:
         """Return the text *kind*. Raises VecapError where it is missing."""
         if kind not in self.texts:
-            raise VecapError(f"{self.tar}: {self.name} has no .{kind}; make the tar again")
+            raise PermanentError(f"{self.tar}: {self.name} has no .{kind}; make the tar again")
         return self.texts[kind]
 
 
@@ -138,7 +138,7 @@ def read_caption_tars(source: CaptionTars, paths: Sequence[str]) -> RetrievalSet
         said = sample.text("txt").splitlines() if key is None else _said(sample, key)
         kept = [caption.strip() for caption in said if caption.strip()][: source.captions_per_image]
         if not kept:
-            raise VecapError(f"{sample.tar}: {sample.name} has no caption; make the tar again")
+            raise PermanentError(f"{sample.tar}: {sample.name} has no caption; make the tar again")
         owners += [len(pictures)] * len(kept)
         captions += kept
         pictures.append(picture)
@@ -162,7 +162,7 @@ def _said(sample: _Sample, key: str) -> list[str]:
     try:
         value = json.loads(sample.text("json"))[key]
     except (ValueError, KeyError, TypeError) as error:
-        raise VecapError(f"{sample.tar}: the .json of {sample.name} has no {key}; correct `caption_key`") from error
+        raise PermanentError(f"{sample.tar}: the .json of {sample.name} has no {key}; correct `caption_key`") from error
     return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 
@@ -171,11 +171,11 @@ def _pictures(name: str, paths: Sequence[str]) -> Iterator[tuple[_Sample, Pictur
         path, tail = split_glob(pattern, str)
         tars = [tar for tar in (sorted(Path(path).glob(tail)) if tail else [Path(path)]) if tar.is_file()]
         if not tars:
-            raise VecapError(f"{name}: nothing matches {pattern}; correct `paths`")
+            raise PermanentError(f"{name}: nothing matches {pattern}; correct `paths`")
         for tar in tars:
             for sample in _samples(tar):
                 if sample.picture is None:
-                    raise VecapError(f"{tar}: {sample.name} has no image ({', '.join(_TAR_IMAGES)}); make it again")
+                    raise PermanentError(f"{tar}: {sample.name} has no image ({', '.join(_TAR_IMAGES)}); make it again")
                 yield sample, sample.picture
 
 
@@ -201,6 +201,6 @@ def _samples(path: Path) -> Iterator[_Sample]:
                     stream = tar.extractfile(member)
                     sample.texts[kind] = stream.read().decode("utf-8") if stream else ""
     except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
-        raise VecapError(f"{path} cannot be read as a tar of samples: {error}; restore it") from error
+        raise PermanentError(f"{path} cannot be read as a tar of samples: {error}; restore it") from error
     if sample is not None:
         yield sample

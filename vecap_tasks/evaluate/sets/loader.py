@@ -25,7 +25,7 @@ from vecap_tasks.config import (
     ZeroShotSource,
 )
 from vecap_tasks.core.manifest import digest
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.evaluate.sets.captions import read_caption_table, read_karpathy, read_tokens
 from vecap_tasks.evaluate.sets.classes import (
     read_caption_tars,
@@ -99,10 +99,12 @@ def _read_folder(folder: Path) -> tuple[RetrievalSet, ZeroShotSet]:
     templates.txt   sentences with {} in the place of the name, one a line
     """
     if not folder.is_dir():
-        raise VecapError(f"there is no evaluation set at {folder}; make it, or correct evaluate.dataset")
+        raise PermanentError(f"there is no evaluation set at {folder}; make it, or correct evaluate.dataset")
     for name in _FILES:
         if not (folder / name).is_file():
-            raise VecapError(f"the evaluation set {folder} has no {name}; make it again, or correct evaluate.dataset")
+            raise PermanentError(
+                f"the evaluation set {folder} has no {name}; make it again, or correct evaluate.dataset"
+            )
     captions = CaptionTable(kind="csv", name="dataset", path="", images="")
     labels = ClassTable(kind="csv", name="dataset", path="", images="", classes="", templates="")
     classes = read_names(folder / "classes.txt", None)
@@ -118,7 +120,7 @@ def _read_folder(folder: Path) -> tuple[RetrievalSet, ZeroShotSet]:
 def _path(config: Config, text: str) -> Path:
     resolved = config.resolve(text)
     if "://" in resolved:
-        raise VecapError(f"evaluation sets are read from this machine's disks, not from {text}; copy it here")
+        raise PermanentError(f"evaluation sets are read from this machine's disks, not from {text}; copy it here")
     return Path(resolved)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import PermanentError, VecapError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Picture:
                 return image.convert("RGB")
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             where = self.file if self.size is None else f"{self.name} in {self.file}"
-            raise VecapError(
+            raise PermanentError(
                 f"{where} of the evaluation set is no image that can be read; restore it, or make the set again"
             ) from error
 
@@ -45,11 +45,11 @@ class Picture:
 def find_pictures(names: Sequence[str], folder: Path, what: str) -> tuple[Picture, ...]:
     """Return the images *names* under *folder*. Raises VecapError, counting those that are missing; *what* is read."""
     if not folder.is_dir():
-        raise VecapError(f"{what}: there is no folder of images at {folder}; correct `images`")
+        raise PermanentError(f"{what}: there is no folder of images at {folder}; correct `images`")
     found = tuple(Picture(name, folder / name) for name in names)
     missing = [picture.name for picture in found if not picture.file.is_file()]
     if missing:
-        raise VecapError(
+        raise PermanentError(
             f"{what}: {len(missing):,} of {len(found):,} images are missing in {folder}, the first is {missing[0]}; "
             "correct `images`, or restore them"
         )

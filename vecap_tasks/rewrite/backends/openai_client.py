@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 
 from vecap_tasks.config import ModelConfig, ServerConfig, expand
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import PermanentError, VecapError, one_line
 from vecap_tasks.rewrite.backends.openai_errors import (
     KNOWN_ROW_FAULTS,
     ROW_FAULTS,
@@ -264,14 +264,14 @@ class Client:
         if refusal.fault == Fault.KEY:
             variable = self._server.api_key_env
             hint = f"correct the key in {variable} on every worker" if variable else "name its key in api_key_env"
-            return VecapError(f"model {name}: {url} refuses the key ({refusal.said}); {hint}")
+            return PermanentError(f"model {name}: {url} refuses the key ({refusal.said}); {hint}")
         if refusal.fault in (Fault.PARAMETER, Fault.LIMIT_NAME):
             hint = "correct the setting that sends it: max_new_tokens, temperature, or server.body"
         else:
             hint = f"it serves {await self._names(url)}; correct the model's name, or its server.urls"
             if refusal.fault != Fault.MODEL:
                 hint = f"it refuses a short test request too, so no row can pass; {hint}, or the server's own settings"
-        return VecapError(f"model {name}: {url} refuses the request ({refusal.said}); {hint}")
+        return PermanentError(f"model {name}: {url} refuses the request ({refusal.said}); {hint}")
 
     async def _post(self, url: str, request: Request) -> Answer:
         """Send *request*, once more where the server wants `max_completion_tokens`; it gets that from then on."""
@@ -329,7 +329,7 @@ class Client:
         except TimeoutError:
             raise Unusable(f"no answer within {limit:g} seconds") from None
         except aiohttp.InvalidURL:
-            raise VecapError(f"{url} is no address; correct the model's server.urls") from None
+            raise PermanentError(f"{url} is no address; correct the model's server.urls") from None
         except (aiohttp.ClientError, OSError) as error:
             raise Unusable(self._hide(one_line(error))) from None
 
@@ -371,11 +371,11 @@ def _key(server: ServerConfig) -> str | None:
         return None
     key = os.environ.get(server.api_key_env, "").strip()
     if not key:
-        raise VecapError(
+        raise PermanentError(
             f"the model's key is looked for in {server.api_key_env}, which is not set on this worker; export it"
         )
     if not key.isascii() or not key.isprintable():
-        raise VecapError(f"{server.api_key_env} holds no key that a header can carry; export it again")
+        raise PermanentError(f"{server.api_key_env} holds no key that a header can carry; export it again")
     return key
 
 

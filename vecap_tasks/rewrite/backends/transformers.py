@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import Checkpoint
-from vecap_tasks.errors import VecapError, load_problem, one_line
+from vecap_tasks.errors import PermanentError, VecapError, load_problem, one_line
 from vecap_tasks.rewrite.backends.sampling import Drawn, roomy_cache
 from vecap_tasks.rewrite.backends.sampling_params import Draw, Written
 
@@ -87,12 +87,12 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise VecapError(f"device {name!r} is not there: {one_line(error)}; set device to auto or cpu") from error
+        raise PermanentError(f"device {name!r} is not there: {one_line(error)}; set device to auto or cpu") from error
     return device
 
 
 def cannot_load(checkpoint: Checkpoint, error: BaseException) -> VecapError:
-    return VecapError(
+    return PermanentError(
         f"model {checkpoint.name} cannot be loaded from {checkpoint.folder}: {load_problem(error)}; "
         "check that the folder is whole and of the right kind"
     )
@@ -118,7 +118,7 @@ def load_weights(kind: Any, checkpoint: Checkpoint, settings: ModelConfig) -> Pr
     # transformers would go on with random numbers.
     lacking = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
     if lacking:
-        raise cannot_load(checkpoint, VecapError(f"{len(lacking)} weights are missing, such as {lacking[0]}"))
+        raise cannot_load(checkpoint, PermanentError(f"{len(lacking)} weights are missing, such as {lacking[0]}"))
     model.eval().to(device)
     make_ready(model)
     return model

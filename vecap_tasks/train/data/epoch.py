@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecap_tasks.config import TrainConfig
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import PermanentError
 from vecap_tasks.train.data.samples import Source
 
 
@@ -84,7 +84,7 @@ def plan_run(run: str, sources: Sequence[Source], usable: Sequence[int], config:
     """
     for source, count in zip(sources, usable, strict=True):
         if count == 0 and len(sources) > 1:
-            raise VecapError(
+            raise PermanentError(
                 f"train {run}: none of the {source.samples} samples of {source.name} has a text for the arm "
                 f"{source.arm}; give it an `arm` of its own in train.mixture, or say in `texts` where its text stands"
             )
@@ -92,7 +92,7 @@ def plan_run(run: str, sources: Sequence[Source], usable: Sequence[int], config:
     everything = sum(quota(source.samples, source.weight) for source in sources)
     samples = sum(wanted)
     if samples < 2:
-        raise VecapError(
+        raise PermanentError(
             f"train {run}: {samples} of {everything} samples have a text for the arm {run.partition('-')[0]}; "
             "contrastive training needs at least 2"
         )

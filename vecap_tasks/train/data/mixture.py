@@ -15,7 +15,7 @@ from typing import Any, Literal
 from vecap_tasks.config import Arm, Text
 from vecap_tasks.core.manifest import digest
 from vecap_tasks.core.store import Store
-from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.errors import DamagedError, PermanentError
 
 FORMAT = 1
 _FOLDER = "mixtures"
@@ -141,7 +141,7 @@ class Mixture:
             if body.pop("seal") != digest(body):
                 raise DamagedError(f"{where} was changed after it was recorded; restore it")
             if body["format"] != FORMAT:
-                raise VecapError(f"{where} has format {body['format']}, this release reads {FORMAT}; update vecap")
+                raise PermanentError(f"{where} has format {body['format']}, this release reads {FORMAT}; update vecap")
             mixture = cls(body["name"], tuple(_part(source) for source in body["sources"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{where} is no mixture: {error}; restore it") from error
@@ -168,7 +168,7 @@ def record_mixture(store: Store, dataset: str, mixture: Mixture) -> None:
         return
     other = Mixture.from_json(store.read(file), file)
     if other.digest != mixture.digest:
-        raise VecapError(
+        raise PermanentError(
             f"there is a mixture {mixture.name} already, of other sources or weights (digest {other.digest[:12]}, not "
             f"{mixture.digest[:12]}); a mixture is never changed: give this one another name"
         )
@@ -181,7 +181,7 @@ def read_mixture(store: Store, dataset: str, name: str) -> Mixture:
         data = store.read(file)
     except FileNotFoundError as error:
         known = ", ".join(mixture_names(store, dataset)) or "none"
-        raise VecapError(f"dataset {dataset} has no mixture {name}; there are: {known}") from error
+        raise PermanentError(f"dataset {dataset} has no mixture {name}; there are: {known}") from error
     return Mixture.from_json(data, file)
 
 

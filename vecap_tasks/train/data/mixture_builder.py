@@ -22,7 +22,7 @@ from vecap_tasks.core.store import Store, open_filesystem
 from vecap_tasks.core.tables import connect, create_view
 from vecap_tasks.core.verify import Damage, Recorded, read_sound_manifest, recorded
 from vecap_tasks.core.version import Version, published, read_version
-from vecap_tasks.errors import ConfigError, DamagedError, VecapError
+from vecap_tasks.errors import ConfigError, DamagedError, PermanentError, VecapError
 from vecap_tasks.train.data.mixture import (
     Mixture,
     Part,
@@ -81,7 +81,7 @@ def _find(config: Config, written: str) -> list[FoundTar]:
         matches = tail.__eq__
     place = config.resolve(folder or ".").removeprefix("file://")
     if "://" in place and not place.startswith("s3://"):
-        raise VecapError(f"train.mixture: {written} is neither on this machine nor on s3://; copy it first")
+        raise PermanentError(f"train.mixture: {written} is neither on this machine nor on s3://; copy it first")
     place = place.rstrip("/") or "/"
     try:
         listed = _list_s3(place) if place.startswith("s3://") else _list_local(place, recursive="/" in tail)
@@ -95,7 +95,7 @@ def _find(config: Config, written: str) -> list[FoundTar]:
         if matches(name)
     ]
     if not tars:
-        raise VecapError(f"train.mixture: there is no tar {place}/{tail}; put it there, or change `paths`")
+        raise PermanentError(f"train.mixture: there is no tar {place}/{tail}; put it there, or change `paths`")
     return tars
 
 
@@ -174,7 +174,7 @@ def open_mixture(config: Config, version: str | None) -> Mixture | None:
         mixture = make_mixture(config, wanted, version)
     versions = [source.name for source in mixture.sources if isinstance(source, VersionPart)]
     if version is not None and f"{config.dataset}/{version}" not in versions:
-        raise VecapError(
+        raise PermanentError(
             f"the mixture {mixture.name} does not hold version {version}, beside which its models would lie; "
             f"add it to the sources, or train for one that it holds ({', '.join(versions) or 'none'})"
         )
@@ -214,7 +214,7 @@ def _version_part(config: Config, source: VersionSource, version: str | None) ->
     store = Store(config.resolve(root))
     manifest = published(store, read_version(store, dataset, name))
     if manifest is None:
-        raise VecapError(f"train.mixture: version {name} of {dataset} is not published yet; make it first")
+        raise PermanentError(f"train.mixture: version {name} of {dataset} is not published yet; make it first")
     samples = manifest.counters["samples"]
     return VersionPart(root, dataset, name, manifest.digest, samples, source.weight, source.arm, source.mixed_p)
 
