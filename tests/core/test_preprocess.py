@@ -46,7 +46,7 @@ def test_veclip_pixels_are_bilinear_without_antialiasing(size):
 
 
 def test_veclip_pixels_are_tensorflow_s_bit_by_bit():
-    given = np.load(Path(__file__).parent / "data" / "veclip" / "tensorflow-2.21.0.npz")
+    given = np.load(Path(__file__).parents[1] / "data" / "veclip" / "tensorflow-2.21.0.npz")
     assert len(given) == 3
     for name, values in given.items():
         width, height = map(int, name.split("x"))

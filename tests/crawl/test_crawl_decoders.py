@@ -21,7 +21,7 @@ def test_each_gets_its_own():
     bodies = [image(size=(40 + number, 30)) if number % 3 else b"no image %d" % number for number in range(50)]
 
     async def work(decoders):
-        return await asyncio.gather(*map(decode_pool.decode, bodies, map(str, range(50))))
+        return await asyncio.gather(*map(decoders.decode, bodies, map(str, range(50))))
 
     made = run(work)
     assert [one.sha256 for one in made] == [hashlib.sha256(body).hexdigest() for body in bodies]
@@ -33,7 +33,7 @@ def test_each_gets_its_own():
 
 def test_whoever_is_ended_holds_up_nobody():
     async def work(decoders):
-        tasks = [asyncio.create_task(decode_pool.decode(image(size=(40 + number, 30)), "x")) for number in range(20)]
+        tasks = [asyncio.create_task(decoders.decode(image(size=(40 + number, 30)), "x")) for number in range(20)]
         await asyncio.sleep(0)
         for task in tasks[::2]:
             task.cancel()
@@ -57,7 +57,7 @@ def test_a_fault_that_is_not_an_image_s_is_raised_and_the_next_are_decoded(monke
 
     async def work(decoders):
         with pytest.raises(MemoryError):
-            await decode_pool.decode(b"fault", "x")
-        return await decode_pool.decode(image(), "x")
+            await decoders.decode(b"fault", "x")
+        return await decoders.decode(image(), "x")
 
     assert run(work).picture.width == 40

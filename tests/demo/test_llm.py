@@ -2,19 +2,19 @@
 
 import itertools
 import random
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from tests.installation import REPOSITORY
 from tools.demo_models import llm
 from tools.demo_models.fusion_pairs import held_out_pairs, known_name, pairs, prose
 from tools.demo_models.measure_llm import FusionModel, count
 from vecap_tasks.demo.scene import parse, split
 
-FOLDER = Path(llm.__file__).parents[1] / "models" / "llm"
-PROMPT = Path(llm.__file__).parents[2] / "rewrite" / "prompts" / "fuse.md"
+FOLDER = REPOSITORY / "vecap_tasks" / "demo" / "models" / "llm"
+PROMPT = REPOSITORY / "vecap_tasks" / "rewrite" / "prompts" / "fuse.md"
 
 
 @pytest.fixture(autouse=True)

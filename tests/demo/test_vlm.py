@@ -85,7 +85,7 @@ def test_checkpoint_is_small_whole_and_a_llava() -> None:
     generation = json.loads((SHIPPED / "generation_config.json").read_text())
     assert generation["do_sample"] is False
     card = (SHIPPED / "README.md").read_text()
-    assert "recipe.measure" in card
+    assert "tools.demo_models.measure" in card
 
 
 def test_shipped_preprocessing_is_that_of_the_recipe(shipped) -> None:

@@ -17,7 +17,7 @@ from vecap_tasks.core.schemas import SCORES
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
-from vecap_tasks.quality.clip_scores import Scorer
+from vecap_tasks.quality.clip_model import Scorer
 
 TEXTS = ["A beagle in the snow", "A heron by the river", "A castle on a hill", "Two boats"]
 

@@ -19,7 +19,7 @@ from vecap_tasks.rewrite.screen.refusal import _APOLOGISING, _APOLOGY, _REFUSAL,
 from vecap_tasks.rewrite.screen.text import plain_words
 
 PROMPT = load_prompt("fuse-vicuna").text
-MODULES = ("answer", *(module.name for module in pkgutil.iter_modules(screen.__path__)))
+MODULES = tuple(module.name for module in pkgutil.iter_modules(screen.__path__))
 
 
 @pytest.fixture(scope="module")

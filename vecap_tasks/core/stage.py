@@ -84,9 +84,8 @@ class Stage(ABC):
     rates: ClassVar[tuple[str, ...]] = ()  # counters that a shard's log line gives per second
     keyed: ClassVar[bool] = False  # True: one version may hold several, by fingerprint (train, evaluate)
 
-    def __init__(self, config: Config, version: Version, stages: dict[str, Stage] | None = None) -> None:
-        """*stages* are those of the same version and configuration that exist already, by name; they are shared."""
-        self._stages: dict[str, Stage] = {} if stages is None else stages
+    def __init__(self, config: Config, version: Version) -> None:
+        self._stages: dict[str, Stage] = {}  # of this version and configuration, shared by all of them
         self._resolved: dict[str, Upstream] = {}
         self.config = config
         self.version = version
@@ -150,7 +149,8 @@ class Stage(ABC):
     def before(self, name: str) -> Stage:
         """Return the stage *name* of the same version and configuration; one object for all stages that ask."""
         if name not in self._stages:
-            self._stages[name] = stage_kind(name)(self.config, self.version, self._stages)
+            self._stages[name] = stage = load_stage(name, self.config, self.version)
+            stage._stages = self._stages
         return self._stages[name]
 
     def manifest(self) -> Manifest | None:

@@ -13,7 +13,6 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -89,6 +88,8 @@ def connect(
 
     Raises OSError for a file that DuckDB cannot read or write within the block.
     """
+    import duckdb
+
     with open_connection(store, memory_limit, threads, work) as connection:
         try:
             yield connection
@@ -109,6 +110,8 @@ def open_connection(
 
     DuckDB's own S3 support is an extension that is downloaded at run time; pyarrow's needs no download.
     """
+    import duckdb
+
     spill = tempfile.mkdtemp(prefix="vecap-duckdb-", dir=work)
     connection = duckdb.connect(":memory:", config={"memory_limit": memory_limit, "temp_directory": spill})
     weakref.finalize(connection, shutil.rmtree, spill, ignore_errors=True)

@@ -10,9 +10,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,6 +21,9 @@ from vecap_tasks.core.schemas import CANDIDATES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, scan
 from vecap_tasks.crawl.sources.link import Held, Link, Tally, uid
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 class Source(Protocol):

@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 
 from vecap_tasks.core.manifest import Input, Made, ShardResult
 from vecap_tasks.core.stage import Stage
-from vecap_tasks.crawl.candidates import Source, extract, held_beside, open_source, read_tally
+from vecap_tasks.crawl.candidates import (
+    Source,
+    extract,
+    held_beside,
+    open_source,
+    read_tally,
+    shard_names,
+    write_candidates,
+)
 from vecap_tasks.crawl.download import SUCCESS, Spool, download_all, wanted
 from vecap_tasks.crawl.http.fetcher import Client
 from vecap_tasks.crawl.previous_crawl import Earlier, open_earlier
@@ -64,8 +72,6 @@ class Crawl(Stage):
     # DuckDB is imported by what uses it: the processes that fetch do not, and have more memory for it.
 
     def shards(self) -> list[str]:
-        from vecap_tasks.crawl.candidates import shard_names
-
         return shard_names(self._footer.num_rows, self.config.crawl.shard_size)
 
     def process(self, shard: str, work: Path) -> Made:
@@ -127,8 +133,6 @@ class Crawl(Stage):
     @cached_property
     def _footer(self) -> Any:
         """The footer of the candidates, which are made if they are not there. Of two who make them one wins."""
-        from vecap_tasks.crawl.candidates import write_candidates
-
         name = f"{self.folder}/{_CANDIDATES}"
         if not self.store.exists(name) and self._earlier is not None:
             self.store.create(name, self._earlier.read(_CANDIDATES))
