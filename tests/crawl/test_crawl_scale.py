@@ -39,7 +39,10 @@ def kept(body: bytes, size: int, scaling: str) -> float:
     return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
 
 
-@pytest.mark.parametrize("size", [(700, 500), (1024, 768), (1333, 1000), (2000, 1500)])
+OTHERS = [pytest.param(size, marks=pytest.mark.exhaustive) for size in ((700, 500), (1333, 1000), (2000, 1500))]
+
+
+@pytest.mark.parametrize("size", [(1024, 768), *OTHERS])
 @pytest.mark.parametrize("coding", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])
 @pytest.mark.parametrize(("scaling", "least"), [("fast", 42), ("fine", 48)])
 def test_scaled_decoding_keeps_a_photograph(size, coding, scaling, least):
@@ -54,7 +57,12 @@ def test_a_picture_that_is_not_much_larger_is_decoded_whole_where_fine_is_wanted
 
 @pytest.mark.parametrize(
     ("scaling", "size", "median", "least"),
-    [("fine", 256, 99, 32), ("fine", 128, 40, 30), ("fast", 256, 35, 24), ("fast", 128, 31, 22)],
+    [
+        ("fine", 256, 99, 32),
+        pytest.param("fine", 128, 40, 30, marks=pytest.mark.exhaustive),
+        ("fast", 256, 35, 24),
+        pytest.param("fast", 128, 31, 22, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_scaled_decoding_keeps_real_pictures(shared_data, scaling, size, median, least):
     """Photographs, and scans of old engravings, which are all edges and lose the most."""
@@ -79,7 +87,7 @@ def test_a_damaged_jpeg_is_refused_alike_by_both(tmp_path):
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_both_give_the_same_size(mode):
-    for width, height in ((257, 257), (300, 257), (257, 1001), (999, 400), (6000, 700)):
+    for width, height in ((257, 257), (300, 257), (257, 1001), (999, 400), (2500, 700)):
         body = as_jpeg(photograph(8, (width, height)).convert(mode))
         sizes = {(made.width, made.height) for made in (decode(body, config)[0] for config in (CONFIG, FINE))}
         assert len(sizes) == 1

@@ -122,6 +122,7 @@ def test_answers_say_where_things_are() -> None:
     assert (groups[kinds == len(KINDS)] == IGNORED).all()
 
 
+@pytest.mark.exhaustive
 def test_pools_do_not_depend_on_workers_and_keep_to_their_split() -> None:
     one, two = make_pool(600, "train", 3, 1), make_pool(600, "train", 3, 2)
     assert one.scenes == two.scenes

@@ -119,6 +119,7 @@ def test_a_changed_byte_is_found_and_named(undisturbed: Place, place: Place) -> 
         assert "rewrite/00000.parquet" in answer.stdout.replace("\n", "")
 
 
+@pytest.mark.exhaustive
 def test_another_prompt_makes_a_revision_and_downloads_nothing(undisturbed: Place, place: Place) -> None:
     import shutil
 

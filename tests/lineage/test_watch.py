@@ -77,6 +77,7 @@ def test_a_retry_goes_on_in_the_same_run(home, mlflow_server):
     assert sorted(losses(mlflow_server, ended.info.run_id)) == list(range(1, 401))
 
 
+@pytest.mark.exhaustive
 def test_two_processes_are_watched_by_the_first(home, mlflow_server, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     config = watched(home, mlflow_server, "two", epochs=10, launch="{processes: 2}")

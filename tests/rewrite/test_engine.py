@@ -30,7 +30,7 @@ def cluster() -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def rows(given):
-    return [given(f"A Belvo {number} tulip", image=number) for number in range(16)]
+    return [given(f"A Belvo {number} tulip", image=number) for number in range(8)]
 
 
 def digest_here(place, config: Config, rows) -> str:
@@ -42,10 +42,10 @@ def digest_here(place, config: Config, rows) -> str:
 
 
 def test_two_workers_of_its_own_make_the_bytes_that_none_makes(place, rows, tmp_path) -> None:
-    wanted = digest_here(place, place.config(shard_size=2), rows)
+    wanted = digest_here(place, place.config(shard_size=1), rows)
     place.folder = tmp_path / "again"
     place.folder.mkdir()
-    config = on(place.config(shard_size=2), workers=2)
+    config = on(place.config(shard_size=1), workers=2)
     stage = Rewrite(config, place.lay_down(config, rows))
     seen = []
     results = run_shards(stage, stage.plan(), lambda done, total: seen.append((done, total)))
@@ -75,8 +75,8 @@ def test_a_worker_killed_in_the_middle_costs_no_byte(place, rows, tmp_path, clus
 
 
 def test_a_shard_that_fails_is_told_in_one_line_and_the_others_are_kept(place, rows, cluster) -> None:
-    config = on(place.config(shard_size=4), address=cluster.scheduler_address)
-    version = place.lay_down(config, rows, shard_size=8)
+    config = on(place.config(shard_size=2), address=cluster.scheduler_address)
+    version = place.lay_down(config, rows, shard_size=4)
     stage = Rewrite(config, version)
     tar = f"{version.folder}/crawl/00001.tar"
     whole = stage.store.read(tar)
@@ -87,7 +87,7 @@ def test_a_shard_that_fails_is_told_in_one_line_and_the_others_are_kept(place, r
     assert stage.plan() == ["00002", "00003"]
     stage.store.put(tar, whole)
     run_shards(stage, stage.plan())
-    assert stage.commit().counters["rows"] == 16
+    assert stage.commit().counters["rows"] == 8
 
 
 def test_a_fault_that_is_no_shards_own_is_not_met_by_every_shard(place, rows, cluster, tmp_path) -> None:
@@ -97,20 +97,20 @@ def test_a_fault_that_is_no_shards_own_is_not_met_by_every_shard(place, rows, cl
     shards = stage.plan()
     stage.store.put(f"{version.folder}/quality/verdicts.parquet", b"no parquet")
     with pytest.raises(
-        VecapError, match=r"rewrite: (\d+) of 16 shards failed; shard 00000: .*verdicts\.parquet"
+        VecapError, match=r"rewrite: (\d+) of 8 shards failed; shard 00000: .*verdicts\.parquet"
     ) as told:
         run_shards(stage, shards)
-    assert int(str(told.value).split()[1]) < 16
+    assert int(str(told.value).split()[1]) < 8
 
 
 def test_the_workers_use_the_places_that_the_caller_means(place, rows, cluster, monkeypatch, tmp_path) -> None:
     """A worker started under another environment writes where the configuration of the caller says."""
     monkeypatch.setenv("VECAP_TEST_ROOT", str(tmp_path / "mine"))
-    config = place.config(shard_size=8)
+    config = place.config(shard_size=4)
     config = on(config, address=cluster.scheduler_address).model_copy(update={"root": "${VECAP_TEST_ROOT}/store"})
     stage = Rewrite(config, place.lay_down(config, rows))
     run_shards(stage, stage.plan())
-    assert stage.commit().counters["rows"] == 16
+    assert stage.commit().counters["rows"] == 8
     assert (tmp_path / "mine" / "store" / "tiny" / "2026-01-01" / "rewrite" / "manifest.json").is_file()
 
 
@@ -148,7 +148,7 @@ def test_a_scheduler_that_dies_is_told_and_leaves_what_is_done(place, rows, tmp_
         stage = Rewrite(config, place.lay_down(config, rows))
         with pytest.raises(VecapError, match="the Dask scheduler was lost; start it"):
             run_shards(stage, stage.plan(), lambda done, total: processes["scheduler"].kill() if done == 2 else None)
-        assert len(stage.plan()) <= 14
+        assert len(stage.plan()) <= 6
     finally:
         for process in processes.values():
             process.kill()
