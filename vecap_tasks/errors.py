@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+log = logging.getLogger(__name__)
+
+_DAY = 86_400.0  # seconds
+_SECONDS = re.compile(r"\d+(?:\.\d*)?")
+# Parts of the RuntimeErrors of executors and event loops in a process that is ending, or that may start no thread.
+_PROCESS = ("shutdown", "can't start new thread", "loop is closed")
 
 
 class VecapError(Exception):
@@ -50,12 +60,6 @@ def load_problem(error: BaseException) -> str:
     return one_line(error)
 
 
-log = logging.getLogger(__name__)
-
-# Parts of the RuntimeErrors of executors and event loops in a process that is ending, or that may start no thread.
-_PROCESS = ("shutdown", "can't start new thread", "loop is closed")
-
-
 class Failure(Exception):
     """One download or one image failed. `reason` is an identifier to count by, `detail` is for people.
 
@@ -75,6 +79,23 @@ class Failure(Exception):
     def message(self) -> str:
         """`reason`, or `reason: detail`, as it stands in the column `error_message`."""
         return str(self)
+
+
+def retry_after_seconds(header: str | None) -> float | None:
+    """Return the seconds that a Retry-After header asks for, at most a day; None without a header that can be read.
+
+    The value is a number or a date (RFC 9110, section 10.2.3). Fractions of a second, which some servers send, count.
+    """
+    text = (header or "").strip()
+    if _SECONDS.fullmatch(text):
+        return min(float(text), _DAY)
+    try:
+        until = parsedate_to_datetime(text)
+        if until.tzinfo is None:
+            until = until.replace(tzinfo=UTC)
+        return min(max(0.0, (until - datetime.now(UTC)).total_seconds()), _DAY)
+    except (ValueError, OverflowError):
+        return None
 
 
 def failure_of(error: Exception, where: str) -> Failure:

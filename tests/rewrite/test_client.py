@@ -7,7 +7,6 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -109,15 +108,13 @@ def test_a_server_that_asks_for_less_gets_less_and_answers_all() -> None:
     assert len(server.asked) - 150 < 75  # it is not hammered
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_waited_for_by_all(form: str) -> None:
+def test_retry_after_is_waited_for_by_all() -> None:
     times: list[float] = []
 
     async def answer(asked: Asked) -> web.StreamResponse:
         times.append(asked.at)
         if asked.number == 0:
-            wait = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
-            return error(429, "later", **{"Retry-After": wait})
+            return error(429, "later", **{"Retry-After": "1"})
         return await echo(asked)
 
     with Server(answer) as server:

@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -29,9 +27,8 @@ from vecap_tasks.crawl.http.robots import MAX_BYTES, TDM, Permits, opted_out, pr
 from vecap_tasks.crawl.http.ssrf import Guard, Resolver
 from vecap_tasks.crawl.http.throttle import Host, Slots
 from vecap_tasks.crawl.http.url import absolute
-from vecap_tasks.errors import Failure
+from vecap_tasks.errors import Failure, retry_after_seconds
 
-_DAY = 86_400.0
 _ERRNO = {
     errno.EACCES: "forbidden_address",  # as the guard has it
     errno.ECONNREFUSED: "connection_refused",
@@ -63,21 +60,6 @@ def named(error: aiohttp.ClientError | OSError) -> Failure:
             return Failure(_ERRNO.get(error.errno or 0, "connection_reset"), temporary=True)
         case _:
             return Failure("bad_response")
-
-
-def seconds(retry_after: str | None) -> float | None:
-    """Return the seconds that Retry-After asks for, as a number or as a date (RFC 9110, 10.2.3), at most a day."""
-    if not retry_after:
-        return None
-    if retry_after.strip().isdecimal():
-        return min(float(retry_after), _DAY)
-    try:
-        until = parsedate_to_datetime(retry_after)
-        if until.tzinfo is None:
-            until = until.replace(tzinfo=UTC)
-        return min(max(0.0, (until - datetime.now(UTC)).total_seconds()), _DAY)
-    except (ValueError, OverflowError):
-        return None
 
 
 T = TypeVar("T")
@@ -226,7 +208,7 @@ class Fetcher:
                     raise Failure(
                         f"http_{response.status}",
                         temporary=response.status in _TEMPORARY,
-                        retry_after=seconds(response.headers.get("Retry-After")),
+                        retry_after=retry_after_seconds(response.headers.get("Retry-After")),
                     )
                 tags = _tags(response)
                 if asked and self._config.robots and (rule := opted_out(tags, self._product, listing=listing)):

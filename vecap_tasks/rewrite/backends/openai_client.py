@@ -16,22 +16,22 @@ from typing import Any
 import aiohttp
 
 from vecap_tasks.config import ModelConfig, ServerConfig, expand
-from vecap_tasks.errors import PermanentError, VecapError, one_line
-from vecap_tasks.rewrite.backends.openai_errors import (
-    KNOWN_ROW_FAULTS,
-    ROW_FAULTS,
-    Answer,
-    Fault,
-    Unusable,
-    classify,
-    seconds,
-)
+from vecap_tasks.errors import PermanentError, VecapError, one_line, retry_after_seconds
+from vecap_tasks.rewrite.backends.openai_errors import KNOWN_ROW_FAULTS, ROW_FAULTS, Answer, Fault, Unusable, classify
 from vecap_tasks.rewrite.backends.sampling_params import Finished, Written, failed, unheeded
 
 _FIRST = 8  # requests in flight to begin with
 _ASIDE_AFTER = 3  # failures in a row
 _ASIDE_SECONDS = (1.0, 60.0)  # the first time, and at most
 _LONGEST_RETRY_AFTER = 300.0  # seconds that a server's Retry-After is believed
+_TEMPORARY = frozenset({408, 409, 424, 425, 429, 500, 502, 503, 504, 529})
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds between tries, doubled each time, give or take half
+_MOST_BYTES = 4 << 20  # of an answer
+_CONNECT_SECONDS = 10.0
+_LIST_SECONDS = 10.0  # for what is served; no model works for that
+_NEW_LIMIT_NAME: set[tuple[str, str]] = set()  # (URL, model) that want `max_completion_tokens`, in this process
+
+Messages = Sequence[dict[str, Any]]
 
 
 class Endpoint:
@@ -90,16 +90,6 @@ class Endpoint:
             self._cut = time.monotonic()
 
 
-_TEMPORARY = frozenset({408, 409, 424, 425, 429, 500, 502, 503, 504, 529})
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds between tries, doubled each time, give or take half
-_MOST_BYTES = 4 << 20  # of an answer
-_CONNECT_SECONDS = 10.0
-_LIST_SECONDS = 10.0  # for what is served; no model works for that
-_NEW_LIMIT_NAME: set[tuple[str, str]] = set()  # (URL, model) that want `max_completion_tokens`, in this process
-
-Messages = Sequence[dict[str, Any]]
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """Fields of the body besides the model's name and the limits that every request has."""
@@ -119,7 +109,7 @@ class _Refusal:
 
 
 class Client:
-    """Asks one served model, at all its addresses. Raises VecapError where the key is not set.
+    """Asks one served model, at all its addresses. Raises PermanentError if the key is not set.
 
     *test* is a short request, sent where it is unclear whether a row or the job is at fault.
     """
@@ -136,8 +126,8 @@ class Client:
 
         *finished* is told of each answer. A row that the server refuses has the problem in place of a text.
 
-        Raises VecapError, in one line, where the server is not there, refuses the key, does not have the model, or
-        refuses any request.
+        Raises VecapError if the server does not answer, PermanentError if it refuses the key, does not have the model,
+        or refuses any request.
         """
         return asyncio.run(self._ask(requests, finished))
 
@@ -323,7 +313,7 @@ class Client:
                     data += block
                     if len(data) > _MOST_BYTES:
                         raise Unusable(f"an answer of more than {_MOST_BYTES} bytes")
-                wait = seconds(response.headers.get("Retry-After"))
+                wait = retry_after_seconds(response.headers.get("Retry-After"))
                 text = self._hide(data.decode(errors="replace"))
                 return Answer(response.status, response.content_type, wait, text)
         except TimeoutError:

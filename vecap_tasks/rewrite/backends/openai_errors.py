@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
 
 from vecap_tasks.rewrite.backends.sampling_params import Written, failed
 
 _SHOWN = 300  # characters of a message
+_REQUEST = frozenset({400, 413, 415, 422})
+_INPUT = _REQUEST | {500}  # 500: servers whose library raised while reading the input; such patterns must be narrow
 
 
 class Fault(StrEnum):
@@ -82,9 +82,6 @@ class Rule:
             for pattern, text in ((self.code, error.code), (self.message, error.message))
         )
 
-
-_REQUEST = frozenset({400, 413, 415, 422})
-_INPUT = _REQUEST | {500}  # 500: servers whose library raised while reading the input; such patterns must be narrow
 
 RULES = (
     Rule(
@@ -239,17 +236,3 @@ class Answer:
     def error(self) -> ServerError:
         """An answer that is an error, read."""
         return ServerError.of(self.status, self.text)
-
-
-def seconds(retry_after: str | None) -> float | None:
-    """Read a Retry-After header: seconds, or a date."""
-    if retry_after is None:
-        return None
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
