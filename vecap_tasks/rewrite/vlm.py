@@ -80,7 +80,7 @@ Batch = tuple[tuple[int, ...], list[tuple[Image.Image, Draw]], Inputs]  # with t
 
 
 class Vlm:
-    """A vision-language model with the prompt it is asked. Raises VecapError where the folder is none."""
+    """A vision-language model with the prompt it is asked. Raises PermanentError where the folder is none."""
 
     def __init__(self, checkpoint: Checkpoint, settings: ModelConfig, prompt: Prompt) -> None:
         try:

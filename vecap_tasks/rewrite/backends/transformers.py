@@ -23,10 +23,19 @@ from vecap_tasks.rewrite.backends.sampling_params import Draw, Written
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Inputs = dict[str, torch.Tensor]
 
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError, SafetensorError)
+LENGTH_STEP = 16  # prompts are padded to a multiple of this many tokens, and batched with those of the same length
+_FEWEST = 16
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
 _MAPPED_FROM = 32 << 20  # bytes; glibc takes no more
 _KEPT = 1 << 30  # bytes
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
 
 
 class OneDnnLinear(nn.Linear):
@@ -67,20 +76,8 @@ def keep_freed_memory() -> None:
     libc.mallopt(_TRIM_THRESHOLD, _KEPT)
 
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-Inputs = dict[str, torch.Tensor]
-
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError, SafetensorError)
-LENGTH_STEP = 16  # prompts are padded to a multiple of this many tokens, and batched with those of the same length
-_FEWEST = 16
-
-transformers.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-
-
 def device_of(name: str) -> torch.device:
-    """Return the device; `auto` is a GPU where there is one. Raises VecapError for one that is not there."""
+    """Return the device; `auto` is a GPU where there is one. Raises PermanentError for one that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -91,7 +88,7 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def cannot_load(checkpoint: Checkpoint, error: BaseException) -> VecapError:
+def cannot_load(checkpoint: Checkpoint, error: BaseException) -> PermanentError:
     return PermanentError(
         f"model {checkpoint.name} cannot be loaded from {checkpoint.folder}: {load_problem(error)}; "
         "check that the folder is whole and of the right kind"
@@ -101,7 +98,7 @@ def cannot_load(checkpoint: Checkpoint, error: BaseException) -> VecapError:
 def load_weights(kind: Any, checkpoint: Checkpoint, settings: ModelConfig) -> PreTrainedModel:
     """Load a model by the transformers class *kind*, ready to generate.
 
-    Raises VecapError for files that are damaged, incomplete, or a model of another kind.
+    Raises PermanentError for files that are damaged, incomplete, or a model of another kind.
     """
     torch.set_num_threads(settings.threads)
     device = device_of(settings.device)

@@ -20,11 +20,24 @@ from vecap_tasks.rewrite.screen.text import (
     words,
 )
 
+SPELLED_OUT = {short: frozenset(words.split()) for short, words in read_table(DATA, "spelled_out").items()}
+EVERYDAY = read_words(DATA, "everyday")
 _COUNTS = {
     **{word: number for word, number in NUMBER_WORDS.items() if len(word) > 2},
     **{str(number): number for number in range(1, 101)},
     **{"duo": 2, "both": 2, "trio": 3, "quartet": 4},
 }
+
+_NUMBER = re.compile(r"\d+")
+_THOUSANDS = re.compile(r"(?<=\d)[,.](?=\d{3}\b)")
+_CENTURY = re.compile(r"\b\d+(?:st|nd|rd|th)[- ]century\b", re.IGNORECASE)
+_TITLED = 0.7  # share of capitalised words from which on capitals say nothing
+_PREFIX = 4  # letters in common that make two words one: Italy and Italian
+_ALIKE = 0.75  # likeness of two spellings of one name
+_NAMED = 0.7  # what a concept counts that a name may stand for
+_UNKNOWN = 0.5  # what a word of no known concept counts
+_MOST = 11  # concepts of a VeC that are asked for: a caption is short, however much a VeC tells
+_NAMEABLE = frozenset(stem(word) for word in NAMEABLE)
 
 
 def _read() -> dict[str, frozenset[str]]:
@@ -52,22 +65,6 @@ def concepts(stems: Iterable[str]) -> frozenset[str]:
     frozenset()
     """
     return frozenset().union(*(_CONCEPTS[word] for word in stems if word in _CONCEPTS))
-
-
-SPELLED_OUT = {short: frozenset(words.split()) for short, words in read_table(DATA, "spelled_out").items()}
-EVERYDAY = read_words(DATA, "everyday")
-
-
-_NUMBER = re.compile(r"\d+")
-_THOUSANDS = re.compile(r"(?<=\d)[,.](?=\d{3}\b)")
-_CENTURY = re.compile(r"\b\d+(?:st|nd|rd|th)[- ]century\b", re.IGNORECASE)
-_TITLED = 0.7  # share of capitalised words from which on capitals say nothing
-_PREFIX = 4  # letters in common that make two words one: Italy and Italian
-_ALIKE = 0.75  # likeness of two spellings of one name
-_NAMED = 0.7  # what a concept counts that a name may stand for
-_UNKNOWN = 0.5  # what a word of no known concept counts
-_MOST = 11  # concepts of a VeC that are asked for: a caption is short, however much a VeC tells
-_NAMEABLE = frozenset(stem(word) for word in NAMEABLE)
 
 
 def drops_vec(answer: Answer) -> str | None:

@@ -53,43 +53,6 @@ _KEPT_ON = one_of(
     rf"^\W*{_SURE}\s*[!:]",
 )
 
-
-def without_preamble(answer: Answer) -> str | None:
-    """Return the caption after an introduction that ends in a mark of its own, or None where there is none.
-
-    Quotation marks around all of the rest go too.
-
-    >>> without_preamble(Answer("Sure! Here is the rewritten sentence: A cat on a mat."))
-    'A cat on a mat.'
-    >>> without_preamble(Answer('Caption: "A cat on a mat."'))
-    'A cat on a mat.'
-    >>> without_preamble(Answer("Here are two cats: a red one and a white one"))
-    >>> without_preamble(Answer("Sure Thing album cover"))
-    """
-    match = _STRIPPED.match(answer.text)
-    if match is None or not match.group().strip(" \"'“*_#") or answer.quotes(match.group()):
-        return None
-    return without_quotes(answer.text[match.end() :].strip(" *_#")).strip() or None
-
-
-def preamble(answer: Answer) -> str | None:
-    """An introduction that is still there: nothing tells where it ends, or it is all there is.
-
-    >>> preamble(Answer("Here is a caption that combines both texts about a cat."))
-    'preamble'
-    >>> preamble(Answer("Caption:"))
-    'preamble'
-    >>> preamble(Answer("Here are two cats"))
-    >>> preamble(Answer("Here is where the river bends"))
-    >>> preamble(Answer("Certainly not a dog"))
-    """
-    match = _KEPT_ON.search(answer.text)
-    if match is None:
-        whole = _STRIPPED.match(answer.text)
-        match = whole if whole and whole.group().strip(" \"'“*_#") else None
-    return None if match is None or answer.quotes(match.group()) else "preamble"
-
-
 _ALT = r"alt(?:ernative)?[- ]?texts?"
 _SOURCE = rf"(?:captions?|descriptions?|sentences?|texts?|{_ALT})"
 _GIVEN = (
@@ -157,6 +120,42 @@ i we knowledge concept concepts word words tokens characters note let hope free 
 explanation explanations reasoning reasonings instruction instructions question questions
 """
 _TALKING = frozenset(_TALKS.split())
+
+
+def without_preamble(answer: Answer) -> str | None:
+    """Return the caption after an introduction that ends in a mark of its own, or None where there is none.
+
+    Quotation marks around all of the rest go too.
+
+    >>> without_preamble(Answer("Sure! Here is the rewritten sentence: A cat on a mat."))
+    'A cat on a mat.'
+    >>> without_preamble(Answer('Caption: "A cat on a mat."'))
+    'A cat on a mat.'
+    >>> without_preamble(Answer("Here are two cats: a red one and a white one"))
+    >>> without_preamble(Answer("Sure Thing album cover"))
+    """
+    match = _STRIPPED.match(answer.text)
+    if match is None or not match.group().strip(" \"'“*_#") or answer.quotes(match.group()):
+        return None
+    return without_quotes(answer.text[match.end() :].strip(" *_#")).strip() or None
+
+
+def preamble(answer: Answer) -> str | None:
+    """An introduction that is still there: nothing tells where it ends, or it is all there is.
+
+    >>> preamble(Answer("Here is a caption that combines both texts about a cat."))
+    'preamble'
+    >>> preamble(Answer("Caption:"))
+    'preamble'
+    >>> preamble(Answer("Here are two cats"))
+    >>> preamble(Answer("Here is where the river bends"))
+    >>> preamble(Answer("Certainly not a dog"))
+    """
+    match = _KEPT_ON.search(answer.text)
+    if match is None:
+        whole = _STRIPPED.match(answer.text)
+        match = whole if whole and whole.group().strip(" \"'“*_#") else None
+    return None if match is None or answer.quotes(match.group()) else "preamble"
 
 
 def prompt_leak(answer: Answer) -> str | None:

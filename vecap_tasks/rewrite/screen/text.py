@@ -14,12 +14,14 @@ DATA = "vecap_tasks.rewrite.screen"
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _CLITIC = re.compile(r"['’](?:s|re|ve|ll|d|m)?$")
-
+_QUOTED = re.compile(r"[\"“][^\"“”]*[\"”]|(?<!\w)['‘][^'‘’]*(?:['’]\w[^'‘’]*)*['’](?!\w)")
+_ALL_QUOTED = re.compile(r"\"[^\"]*\"|“[^“”]*”|'[^']*'")
 
 FUNCTION = read_words(DATA, "function")
 NAMEABLE = read_words(DATA, "nameable")
 NUMBER_WORDS = {word: int(number) for word, number in read_table(DATA, "numbers").items()}
 _IRREGULAR = read_table(DATA, "irregular")
+_DEFAULTS = ScreenConfig()
 
 
 @lru_cache(maxsize=1024)  # every rule asks for the same few texts
@@ -73,11 +75,6 @@ def _single(word: str) -> str:
 
 
 PLAIN = frozenset(stem(word) for word in read_words(DATA, "plain"))
-
-
-_DEFAULTS = ScreenConfig()
-_QUOTED = re.compile(r"[\"“][^\"“”]*[\"”]|(?<!\w)['‘][^'‘’]*(?:['’]\w[^'‘’]*)*['’](?!\w)")
-_ALL_QUOTED = re.compile(r"\"[^\"]*\"|“[^“”]*”|'[^']*'")
 
 
 @dataclass(frozen=True, slots=True)
