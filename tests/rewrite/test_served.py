@@ -23,7 +23,7 @@ from vecap_tasks.config import Config, ModelConfig, load_config
 from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.models import find_checkpoint
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.openai_models import ServedLlm, ServedVlm
@@ -137,7 +137,7 @@ def test_a_shard_of_which_a_server_refuses_nearly_all_fails_and_goes_on_when_the
         version = place.lay_down(config, [given(f"A Belvo {number} tulip", image=number) for number in range(20)])
         stage = Rewrite(config, version)
         with pytest.raises(
-            VecapError,
+            PermanentError,
             match=r"rewrite 00000: vlm: the server refused 19 of 20 requests \(image_refused 19\), for example: 400 "
             r"absolute aspect ratio .*; correct the server's limits .* or raise rewrite\.max_refused",
         ):

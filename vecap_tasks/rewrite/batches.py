@@ -6,25 +6,26 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from vecap_tasks.core.manifest import digest
 from vecap_tasks.core.stage import Stage
-from vecap_tasks.errors import VecapError
-from vecap_tasks.rewrite.backends.openai_errors import ROW_FAULTS
-from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written, flat
-from vecap_tasks.rewrite.second_try import Caption
+from vecap_tasks.errors import PermanentError, VecapError
+from vecap_tasks.rewrite.backends.openai_errors import ROW_FAULTS, Fault
+from vecap_tasks.rewrite.backends.sampling_params import Draw, Written, flat
 
 log = logging.getLogger(__name__)
+
+_ENDING = ".jsonl"
 _FEW = 20  # captions of a shard, too few to tell the server's fault from theirs
 
 
 class Refusals:
-    """The refusals of one shard; *where* names it in messages."""
+    """The refusals of one shard; *where* names it in messages, *limit* is the share of its captions that may fail."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, limit: float) -> None:
         self._where = where
+        self._limit = limit
         self._examples: dict[str, str] = {}  # problem to the first message
 
     def note(self, role: str, written: Sequence[Written]) -> None:
@@ -40,14 +41,19 @@ class Refusals:
                 *(self._where, role, len(said), len(written), problem, said[0]),
             )
 
-    def check(self, role: str, captions: Collection[Caption], limit: float) -> None:
-        """Raise VecapError where a share of *captions* above *limit* was refused, so that no row is at fault."""
-        refused = Counter(caption.problem for caption in captions if caption.problem in ROW_FAULTS)
-        if len(captions) < _FEW or refused.total() <= len(captions) * limit:
+    def check(self, role: str, problems: Collection[str | None]) -> None:
+        """Check the *problems* of all captions of the shard, None for a caption without one.
+
+        Raises PermanentError if the server refused a share above the limit: then no row is at fault. Raises VecapError
+        if most of these have no answer at all: a retry may get them.
+        """
+        refused = Counter(problem for problem in problems if problem in ROW_FAULTS)
+        if len(problems) < _FEW or refused.total() <= len(problems) * self._limit:
             return
         problem, _ = refused.most_common(1)[0]
-        raise VecapError(
-            f"{self._where}: {role}: the server refused {refused.total()} of {len(captions)} requests "
+        kind = VecapError if problem == Fault.FAILED else PermanentError
+        raise kind(
+            f"{self._where}: {role}: the server refused {refused.total()} of {len(problems)} requests "
             f"({_listed(refused)}), for example: {self._examples.get(problem, problem)}; "
             "correct the server's limits or the settings that this names, or raise rewrite.max_refused"
         )
@@ -70,68 +76,57 @@ def _listed(refused: Counter[str]) -> str:
     return ", ".join(f"{problem} {count}" for problem, count in sorted(refused.items()))
 
 
-S = TypeVar("S")
-
-Ask = Callable[[Sequence[tuple[S, Draw]], Finished], list[Written]]
-
-_ENDING = ".jsonl"
+def text_key(role: str, subject: str, draw: Draw) -> str:
+    """Return the key of a stored text, 32 hex digits: which model wrote it, about what, and how."""
+    return digest([role, subject, flat(draw)])[:32]
 
 
 class Batches:
-    """The texts that earlier tries of *shard* finished, and the way to keep those of this one."""
+    """The texts of *shard* by `text_key`: those that earlier tries stored, and those of this one."""
 
     def __init__(self, stage: Stage, shard: str) -> None:
+        self.texts: dict[str, Written] = {}
+        self.taken_over = 0  # texts that were asked for and lay there
+        self.refusals = Refusals(f"{stage.name} {shard}", stage.config.rewrite.max_refused)
         self._stage = stage
         self._shard = shard
         self._place = stage.aside(shard)
-        self._known: dict[str, Written] = {}
-        self.taken_over = 0  # texts that were asked for and lay there
-        self.refusals = Refusals(f"{stage.name} {shard}")
+        self._unstored: dict[str, Written] = {}
         for name in stage.store.files(self._place):
             if name.endswith(_ENDING):
                 for line in stage.store.read(f"{self._place}/{name}").splitlines():
                     body = json.loads(line)
-                    self._known[body["key"]] = Written(**body["written"])
+                    self.texts[body["key"]] = Written(**body["written"])
 
-    def write(
-        self, role: str, size: int, asked: Sequence[tuple[S, Draw]], subject: Callable[[S], str], ask: Ask[S]
-    ) -> list[Written]:
-        """Return a text for each of *asked*, by *ask* for those that no try has finished, kept in files of *size*.
+    def missing(self, keys: Sequence[str]) -> list[int]:
+        """Return the places of the *keys* that have no text yet. The others count as taken over."""
+        places = [place for place, key in enumerate(keys) if key not in self.texts]
+        self.taken_over += len(keys) - len(places)
+        return places
 
-        *role* and *subject* tell the texts of a shard apart. Raises VecapError where nobody waits for the shard now.
+    def add_batch(self, role: str, keys: Sequence[str], size: int, batch: Mapping[int, Written]) -> None:
+        """Take the finished texts of a *batch*, by their places in *keys*, and store them in files of *size* or more.
+
+        Raises VecapError if the task was canceled; all finished texts are stored then.
         """
-        keys = [_key(role, subject(one), draw) for one, draw in asked]
-        left = [place for place, key in enumerate(keys) if key not in self._known]
-        self.taken_over += len(asked) - len(left)
-        unkept: dict[str, Written] = {}
+        self._unstored.update((keys[place], text) for place, text in batch.items() if text.problem is None)
+        if len(self._unstored) >= size:
+            self._store(role)
+        if not self._stage.wanted():
+            self._store(role)
+            raise VecapError(f"{self._stage.name} {self._shard}: nobody waits for it any more; what is done is kept")
 
-        def finished(batch: Mapping[int, Written]) -> None:
-            texts = {keys[left[place]]: text for place, text in batch.items()}
-            unkept.update((key, text) for key, text in texts.items() if text.problem is None)
-            if len(unkept) >= size:
-                self._keep(role, unkept)
-            if not self._stage.wanted():
-                self._keep(role, unkept)
-                raise VecapError(
-                    f"{self._stage.name} {self._shard}: nobody waits for it any more; what is done is kept"
-                )
+    def add_all(self, role: str, keys: Sequence[str], written: Sequence[Written]) -> None:
+        """Take the texts of all *keys*, log what the server refused, and store what no file has yet."""
+        self.texts |= zip(keys, written, strict=True)
+        self.refusals.note(role, written)
+        self._store(role)
 
-        if left:
-            written = ask([asked[place] for place in left], finished)
-            self._known |= zip((keys[place] for place in left), written, strict=True)
-            self.refusals.note(role, written)
-        self._keep(role, unkept)
-        return [self._known[key] for key in keys]
-
-    def _keep(self, role: str, texts: dict[str, Written]) -> None:
-        if not texts:
+    def _store(self, role: str) -> None:
+        if not self._unstored:
             return
-        lines = ({"key": key, "written": flat(text)} for key, text in sorted(texts.items()))
+        lines = ({"key": key, "written": flat(text)} for key, text in sorted(self._unstored.items()))
         data = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
         self._stage.store.put(f"{self._place}/{hashlib.sha256(data).hexdigest()[:16]}{_ENDING}", data)
-        log.debug("%s %s: %d texts of %s kept", self._stage.name, self._shard, len(texts), role)
-        texts.clear()
-
-
-def _key(role: str, subject: str, draw: Draw) -> str:
-    return digest([role, subject, flat(draw)])[:32]
+        log.debug("%s %s: %d texts of %s kept", self._stage.name, self._shard, len(self._unstored), role)
+        self._unstored.clear()

@@ -13,14 +13,13 @@ from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import Checkpoint
 from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written, failed, unheeded
 from vecap_tasks.rewrite.backends.transformers import LOAD_ERRORS, Generator, Inputs, cannot_load, load_weights, padded
-from vecap_tasks.rewrite.prompt import Prompt, clean
+from vecap_tasks.rewrite.prompt import Prompt, Texts, clean
 
-Texts = tuple[str, str]  # AltText and VeC; either may be ""
 Asked = tuple[Texts, Draw]
 
 
 class Llm:
-    """A language model with the prompt it is asked. Raises VecapError where the folder is none."""
+    """A language model with the prompt it is asked. Raises PermanentError where the folder is none."""
 
     def __init__(self, checkpoint: Checkpoint, settings: ModelConfig, prompt: Prompt, max_alttext_chars: int) -> None:
         self._generator = _load(checkpoint, settings)

@@ -14,10 +14,8 @@ from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.rewrite.backends.openai_client import Client, Request
 from vecap_tasks.rewrite.backends.openai_errors import Fault
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw, Finished, Written, failed, unheeded
-from vecap_tasks.rewrite.prompt import Prompt, clean
+from vecap_tasks.rewrite.prompt import Prompt, Texts, clean
 from vecap_tasks.rewrite.rows import DECODERS, Seen
-
-Texts = tuple[str, str]  # AltText and VeC
 
 
 class ServedVlm:

@@ -22,6 +22,8 @@ from pathlib import Path
 from vecap_tasks.core.manifest import digest
 from vecap_tasks.errors import ConfigError
 
+Texts = tuple[str, str]  # AltText and VeC; either may be ""
+
 FOLDER = Path(__file__).parent / "prompts"
 # What the prompt of a role must hold, and nothing else.
 PLACES = {"vlm": (), "llm": ("alttext", "vec"), "alttext": ("alttext",)}

@@ -1,20 +1,23 @@
-"""The stored images of accepted rows, out of the crawl's tars, ahead of the model that looks at them."""
+"""The accepted rows of a shard, and their stored images out of the crawl's tars, ahead of the model that reads them."""
 
 from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, starmap
+from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image
 
-from vecap_tasks.core.store import Local
+from vecap_tasks.core.store import Local, Store
+from vecap_tasks.core.tables import connect, scan
 from vecap_tasks.core.tar import read_samples
 from vecap_tasks.errors import DamagedError
+from vecap_tasks.rewrite.backends.sampling_params import Draw
 
 T = TypeVar("T")
 
@@ -40,6 +43,36 @@ class Seen:
     row: Row
     image: Image.Image | None
     jpeg: bytes = b""
+
+
+def read_rows(store: Store, verdicts: str, tables: Mapping[str, str], shard: int, size: int, work: Path) -> list[Row]:
+    """Return the accepted rows of *shard*, *size* to a shard, in the order of their keys.
+
+    *verdicts* and *tables*, the crawl's tables with the tar of each, are names in the *store*; *work* is a folder for
+    what does not fit into memory. Raises DamagedError for an accepted row that no table has.
+    """
+    verdicts = store.query_path(verdicts)
+    tars = {store.query_path(table): tar for table, tar in tables.items()}
+    with connect(store, threads=1, work=work) as connection:
+        lines = connection.execute(f"""
+            SELECT key, uid, verdict.sha256, alttext, shard.filename
+            FROM {scan([verdicts])} AS verdict
+            LEFT JOIN (SELECT key, filename FROM {scan(list(tars))}) AS shard USING (key)
+            WHERE accepted ORDER BY key LIMIT {size} OFFSET {shard * size}""").fetchall()  # noqa: S608
+    for key, *_, file in lines:
+        if file is None:
+            raise DamagedError(f"{verdicts} accepts row {key}, which no crawl shard has; run `vecap verify`")
+    return [Row(key, uid, sha256, alttext, tars[file]) for key, uid, sha256, alttext, file in lines]
+
+
+def read_asked(local: Local, asked: Sequence[tuple[Row, Draw]], decoders: int) -> Iterator[tuple[Seen, Draw]]:
+    """Give the image of each of *asked*, read once for all draws of a row, which follow one another."""
+    draws: dict[str, list[Draw]] = {}
+    for row, draw in asked:
+        draws.setdefault(row.key, []).append(draw)
+    for seen in read_images(local, dict.fromkeys(row for row, _ in asked), decoders):
+        for draw in draws[seen.row.key]:
+            yield seen, draw
 
 
 def read_images(local: Local, rows: Iterable[Row], decoders: int) -> Iterator[Seen]:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -23,22 +22,19 @@ from vecap_tasks.core.manifest import Input, Made, ShardResult, canonical
 from vecap_tasks.core.models import Checkpoint, ServedModel, find_model
 from vecap_tasks.core.schemas import CAPTIONS
 from vecap_tasks.core.stage import Stage
-from vecap_tasks.core.store import Local
-from vecap_tasks.core.tables import connect, scan, write_rows
+from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.verify import Recorded
-from vecap_tasks.errors import DamagedError
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written
 from vecap_tasks.rewrite.batches import Batches, warn_of_refusals
-from vecap_tasks.rewrite.prompt import PLACES, Prompt, load_prompt
+from vecap_tasks.rewrite.captioner import Caption, Captioner, Generate, Meter
+from vecap_tasks.rewrite.prompt import PLACES, Prompt, Texts, load_prompt
 from vecap_tasks.rewrite.reuse import Captions, Earlier, Writer, Writers, find_captions, finished_captions
-from vecap_tasks.rewrite.rows import Row, Seen, read_images
+from vecap_tasks.rewrite.rows import Row, Seen, read_asked, read_rows
 from vecap_tasks.rewrite.screen import Screened
-from vecap_tasks.rewrite.second_try import Caption, write_captions
-from vecap_tasks.rewrite.table import Meter, caption_table, count
+from vecap_tasks.rewrite.table import caption_table, count
 
 log = logging.getLogger(__name__)
-Texts = tuple[str, str]  # AltText and VeC
 
 
 class Describes(Protocol):
@@ -83,8 +79,7 @@ class Rewrite(Stage):
         return [*models, *(Input("prompt", prompt.id, prompt.digest) for prompt in self._prompts.values())]
 
     def reads(self) -> list[Recorded]:
-        verdicts = self.upstream_manifest("quality").file("verdicts.parquet")
-        return [*self.upstream_files("crawl", self._tables), *self.upstream_files("quality", [verdicts])]
+        return [*self.upstream_files("crawl", self._tables), *self.upstream_files("quality", [self._verdicts])]
 
     def shards(self) -> list[str]:
         size = self.config.rewrite.shard_size
@@ -92,26 +87,26 @@ class Rewrite(Stage):
         return [f"{number:05d}" for number in range(-(-accepted // size))]
 
     def process(self, shard: str, work: Path) -> Made:
+        section, rewrites_alttext = self.config.rewrite, "alttext" in self._prompts
         rows = self._rows(int(shard), work)
-        section = self.config.rewrite
+        found = find_captions(self.store, self._earlier.files_with(rows), rows, self._writers, work)
         batches = Batches(self, shard)
         meters = {"vlm": Meter(section.vlm.price), "llm": Meter(section.llm.price)}
-        found = find_captions(self.store, self._earlier.files_with(rows), rows, self._writers, work)
-        vec = found.vec | self._describe(rows, found.vec, batches, meters["vlm"])
-        self._check("vlm", vec, batches)
-        pairs = {(row.alttext, said): None for row in rows if row.alttext and (said := vec[row.sha256].text)}
-        vecap = found.vecap | self._fuse("llm", list(pairs), found.vecap, batches, meters["llm"])
-        self._check("llm", vecap, batches)
-        alone: dict[str, Caption] = dict(found.alttext_rewritten)
-        if "alttext" in self._prompts:
-            texts = {(row.alttext, ""): None for row in rows if row.alttext and row.alttext not in alone}
-            made = self._fuse("alttext", list(texts), {}, batches, meters["llm"])
-            alone |= {alttext: caption for (alttext, _), caption in made.items()}
-            self._check("llm", alone, batches)
-        table = caption_table(rows, Captions(vec, vecap, alone), self._writers)
+        images: dict[str, Row] = {}
+        for row in rows:
+            images.setdefault(row.sha256, row)
+        vec = self._vlm_captioner(batches, meters["vlm"]).write(images, found.vec)
+        pairs = [(row.alttext, text) for row in rows if row.alttext and (text := vec[row.sha256].text)]
+        vecap = self._llm_captioner("llm", batches, meters["llm"]).write({pair: pair for pair in pairs}, found.vecap)
+        rewritten: dict[str, Caption] = {}
+        if rewrites_alttext:
+            alttexts = {row.alttext: (row.alttext, "") for row in rows if row.alttext}
+            captioner = self._llm_captioner("alttext", batches, meters["llm"])
+            rewritten = captioner.write(alttexts, found.alttext_rewritten)
+        table = caption_table(rows, Captions(vec, vecap, rewritten), self._writers)
         write_rows(table.to_batches(), CAPTIONS, work / f"{shard}.parquet")
         notes = {"reused_vec": len(found.vec), "reused_vecap": len(found.vecap)}
-        if "alttext" in self._prompts:
+        if rewrites_alttext:
             notes["reused_alttext_rewritten"] = len(found.alttext_rewritten)
         if batches.taken_over:
             notes["taken_over"] = batches.taken_over
@@ -191,102 +186,43 @@ class Rewrite(Stage):
 
         return load_llm(model, settings, prompt, limit)
 
-    # What is written about.
+    # What a shard is made with.
+
+    @property
+    def _verdicts(self) -> str:
+        return self.upstream_manifest("quality").file("verdicts.parquet")
 
     @property
     def _tables(self) -> dict[str, str]:
-        """The crawl's tables of shards with an image, and the tar beside each."""
+        """The crawl's tables of shards with an image, and the tar of each."""
         tars = self.upstream_manifest("crawl").files_ending(".tar")
         return {str(PurePosixPath(tar).with_suffix(".parquet")): tar for tar in tars}
 
     def _rows(self, number: int, work: Path) -> list[Row]:
-        """Return the accepted rows of the shard, in the order of their keys."""
-        beside = {self.store.query_path(table): tar for table, tar in self._tables.items()}
-        verdicts = self.store.query_path(self.upstream_manifest("quality").file("verdicts.parquet"))
-        size = self.config.rewrite.shard_size
-        with connect(self.store, threads=1, work=work) as connection:
-            lines = connection.execute(f"""
-                SELECT key, uid, verdict.sha256, alttext, shard.filename
-                FROM {scan([verdicts])} AS verdict
-                LEFT JOIN (SELECT key, filename FROM {scan(list(beside))}) AS shard USING (key)
-                WHERE accepted ORDER BY key LIMIT {size} OFFSET {number * size}""").fetchall()  # noqa: S608
-        for key, *_, file in lines:
-            if file is None:
-                raise DamagedError(f"{verdicts} accepts row {key}, which no crawl shard has; run `vecap verify`")
-        return [Row(key, uid, sha256, alttext, beside[file]) for key, uid, sha256, alttext, file in lines]
+        return read_rows(self.store, self._verdicts, self._tables, number, self.config.rewrite.shard_size, work)
 
     @cached_property
     def _earlier(self) -> Earlier:
-        verdicts = self.store.query_path(self.upstream_manifest("quality").file("verdicts.parquet"))
-        return Earlier(self.store, finished_captions(self.store, self.version), verdicts)
+        files = finished_captions(self.store, self.version)
+        return Earlier(self.store, files, self.store.query_path(self._verdicts))
 
-    # What is written.
+    def _vlm_captioner(self, batches: Batches, meter: Meter) -> Captioner[Row]:
+        settings, prompt = self._settings["vlm"], self._prompts["vlm"]
 
-    def _describe(
-        self, rows: Sequence[Row], known: Mapping[str, Caption], batches: Batches, meter: Meter
-    ) -> dict[str, Caption]:
-        """Return the VeC of the images that have none yet, by sha256."""
-        first = {row.sha256: row for row in reversed(rows) if row.sha256 not in known}
-        if not first:
-            return {}
-        wanted = sorted(first.values(), key=lambda row: row.key)
-        prompt = self._prompts["vlm"]
-        vlm = self._vlm()
+        def load() -> Generate[Row]:
+            vlm = self._vlm()
+            return lambda asked, finished: vlm.describe(read_asked(self.upstream_file, asked, vlm.decoders), finished)
 
-        def ask(asked: Sequence[tuple[Row, Draw]], finished: Finished) -> list[Written]:
-            begun = time.monotonic()
-            written = vlm.describe(_pictures(self.upstream_file, asked, vlm.decoders), finished)
-            meter.count(written, begun)
-            return written
-
-        def write(asked: Sequence[tuple[Row, Draw]]) -> list[Written]:
-            return batches.write("vlm", self._settings["vlm"].batch_size, asked, lambda row: row.sha256, ask)
-
-        def kept(row: Row, said: Written) -> Screened:
+        def screened(row: Row, said: Written) -> Screened:
             return screen.screen_vec(said.text, said.ended, prompt.text, self.config.rewrite.screen)
 
-        subjects = [(row, row.sha256) for row in wanted]
-        captions = write_captions(subjects, self._settings["vlm"], prompt.digest, write, kept)
-        return {row.sha256: caption for row, caption in zip(wanted, captions, strict=True)}
+        return Captioner("vlm", settings, prompt, batches, meter, load, lambda row: row.sha256, screened)
 
-    def _check(self, role: str, captions: Mapping[Any, Caption], batches: Batches) -> None:
-        """Raise VecapError where the server of *role* refused nearly all of a shard."""
-        if self._settings[role].server is not None:
-            batches.refusals.check(role, captions.values(), self.config.rewrite.max_refused)
+    def _llm_captioner(self, role: str, batches: Batches, meter: Meter) -> Captioner[Texts]:
+        """Return the captioner of (AltText, VeC); *role* names the prompt."""
+        settings, prompt = self._settings["llm"], self._prompts[role]
 
-    def _fuse(
-        self, role: str, texts: Sequence[Texts], known: Mapping[Texts, Caption], batches: Batches, meter: Meter
-    ) -> dict[Texts, Caption]:
-        """Return what the LLM makes of (AltText, VeC), of those that have nothing yet; *role* names the prompt."""
-        wanted = [pair for pair in texts if pair not in known]
-        if not wanted:
-            return {}
-        prompt = self._prompts[role]
-        llm = self._llm(prompt)
-
-        def ask(asked: Sequence[tuple[Texts, Draw]], finished: Finished) -> list[Written]:
-            begun = time.monotonic()
-            written = llm.fuse(asked, finished)
-            meter.count(written, begun)
-            return written
-
-        def write(asked: Sequence[tuple[Texts, Draw]]) -> list[Written]:
-            return batches.write(role, self._settings["llm"].batch_size, asked, "\n".join, ask)
-
-        def kept(pair: Texts, said: Written) -> Screened:
+        def screened(pair: Texts, said: Written) -> Screened:
             return screen.screen_vecap(said.text, said.ended, prompt.text, *pair, self.config.rewrite.screen)
 
-        subjects = [(pair, "\n".join(pair)) for pair in wanted]
-        captions = write_captions(subjects, self._settings["llm"], prompt.digest, write, kept)
-        return dict(zip(wanted, captions, strict=True))
-
-
-def _pictures(local: Local, asked: Sequence[tuple[Row, Draw]], decoders: int) -> Iterator[tuple[Seen, Draw]]:
-    """Give the picture of each row, read once for all its draws; those of a row stand together."""
-    draws: dict[str, list[Draw]] = {}
-    for row, one in asked:
-        draws.setdefault(row.key, []).append(one)
-    rows = dict.fromkeys(row for row, _ in asked)
-    for seen in read_images(local, rows, decoders):
-        for one in draws[seen.row.key]:
-            yield seen, one
+        return Captioner(role, settings, prompt, batches, meter, lambda: self._llm(prompt).fuse, "\n".join, screened)
