@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,17 @@ _FILES = re.compile(
     r"(?:config|generation_config|preprocessor_config|processor_config|chat_template|tokenizer|tokenizer_config"
     r"|special_tokens_map|added_tokens|vocab|model\.safetensors\.index|pytorch_model\.bin\.index)\.json"
     r"|chat_template\.jinja|tokenizer\.model|vocab\.txt|merges\.txt"
+)
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
 )
 
 
@@ -77,23 +89,33 @@ def find_checkpoint(config: Config, model: str) -> Checkpoint:
         folder = cached
     if not folder.is_dir():
         raise PermanentError(f"model {model}: there is no folder {folder}; correct the path in the configuration")
-    files = _files(folder)
+    weights = _weights(folder)
+    files = [*weights, *(file for file in folder.iterdir() if file.is_file() and _FILES.fullmatch(file.name))]
     if folder / "config.json" not in files:
         raise PermanentError(
             f"model {model}: {folder} has no config.json; give the folder of a transformers checkpoint"
         )
-    if not any(file.suffix in (".safetensors", ".bin") for file in files):
+    if not weights:
         raise PermanentError(f"model {model}: {folder} has no weights (*.safetensors); copy or download them again")
+    return digest_checkpoint(model, folder, files)
+
+
+def digest_checkpoint(name: str, folder: Path, files: Collection[Path]) -> Checkpoint:
+    """Return the checkpoint *name* whose digest covers *files* of *folder*."""
+    return Checkpoint(name, folder, digest(sorted(hash_files(files).items())), sum(one.stat().st_size for one in files))
+
+
+def hash_files(files: Iterable[Path]) -> dict[str, str]:
+    """Return the sha256 of *files* by name, without reading again what kept its size and its time of change."""
     stats = [(file, file.stat()) for file in files]
-    named = [(file.name, _sha256(str(file), stat.st_size, stat.st_mtime_ns)) for file, stat in stats]
-    return Checkpoint(model, folder, digest(sorted(named)), sum(stat.st_size for _, stat in stats))
+    return {file.name: _sha256(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats}
 
 
-def _files(folder: Path) -> list[Path]:
-    everything = sorted(file for file in folder.iterdir() if file.is_file())
-    weights = [file for file in everything if file.suffix == ".safetensors"]
-    weights = weights or [file for file in everything if file.match("pytorch_model*.bin")]
-    return [*weights, *(file for file in everything if _FILES.fullmatch(file.name))]
+def _weights(folder: Path) -> list[Path]:
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        if found := [file for file in folder.glob(pattern) if file.is_file()]:
+            return found
+    return []
 
 
 def _cached(hub_name: str) -> Path | None:
@@ -105,22 +127,9 @@ def _cached(hub_name: str) -> Path | None:
 
 @lru_cache(maxsize=256)
 def _sha256(path: str, size: int, modified: int) -> str:
-    """Return the file's sha256; size and time of change are there to be the cache's key."""
+    """Return the file's sha256; its size and its time of change are part of the cache's key."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "spiece.model",
-    "tokenizer.model",
-)
 
 
 def tokenizer_place(config: Config) -> str:
@@ -140,14 +149,10 @@ def tokenizer_digest(config: Config) -> str:
     folder = Path(place)
     if not folder.is_dir():
         return digest({"hub": place})
-    found = {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in _TOKENIZER_FILES
-        if (folder / name).is_file()
-    }
-    if not found:
+    files = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    if not files:
         raise ConfigError(f"train.model.tokenizer: {folder} holds no tokenizer; give a folder with tokenizer.json")
-    return digest(found)
+    return digest(hash_files(files))
 
 
 def start_folder(config: Config) -> Path | None:
@@ -166,8 +171,7 @@ def start_digest(config: Config) -> str | None:
     folder = start_folder(config)
     if folder is None:
         return None
-    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    weights = _weights(folder)
     if not weights:
         raise ConfigError(f"train.model.start: {folder} holds no weights (*.safetensors); copy or download them again")
-    stats = [(file, file.stat()) for file in (folder / "config.json", *weights)]
-    return digest({file.name: _sha256(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats})
+    return digest(hash_files([folder / "config.json", *weights]))

@@ -1,12 +1,11 @@
 """CLIP similarity of image and AltText, shard by shard, each pair once across versions."""
 
+# ruff: noqa: S608 - the queries are put together from this package's own rules and quoted literals
+
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from PIL import Image
 
 from vecap_tasks.config import ClipScore, Config
 from vecap_tasks.core.manifest import digest, read_manifest
+from vecap_tasks.core.models import Checkpoint, digest_checkpoint
 from vecap_tasks.core.schemas import CRAWL, SCORES
 from vecap_tasks.core.store import Local, Store
 from vecap_tasks.core.tables import connect, create_view, write_rows
@@ -27,46 +27,26 @@ from vecap_tasks.quality.alttext_rules import cleaned, literal
 if TYPE_CHECKING:
     from vecap_tasks.quality.clip_model import Scorer
 
-# ruff: noqa: S608 - the queries are put together from this package's own rules and quoted literals
-
 FILE = "scores.parquet"
 _MODEL_FILES = ("*.safetensors", "*.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
-@dataclass(frozen=True, slots=True)
-class ClipFiles:
-    """A CLIP model on disk: `digest` is a sha256 over the names and digests of its files."""
-
-    name: str
-    folder: Path
-    digest: str
-    bytes: int
-
-    def scored_by(self, settings: ClipScore) -> str:
-        """Return what a score follows from besides image and text, as 16 hex digits."""
-        return digest({"model": self.digest, "batch_size": settings.batch_size, "cleaning": cleaned("caption")})[:16]
-
-
-def find_clip(config: Config, settings: ClipScore) -> ClipFiles:
+def find_clip(config: Config, settings: ClipScore) -> Checkpoint:
     """Return the model that *settings* name. Raises VecapError naming the folder and what it lacks."""
     folder = Path(config.resolve(settings.model))
     if not folder.is_dir():
         raise PermanentError(f"quality.clip.model: there is no folder {folder}; correct the path in the configuration")
-    files = sorted({file for pattern in _MODEL_FILES for file in folder.glob(pattern)})
+    files = {file for pattern in _MODEL_FILES for file in folder.glob(pattern)}
     if folder / "config.json" not in files or not any(file.suffix == ".safetensors" for file in files):
         raise PermanentError(
             f"quality.clip.model: {folder} lacks config.json or *.safetensors; give the folder of a CLIPModel"
         )
-    stats = [(file, file.stat()) for file in files]
-    named = [(file.name, _sha256(str(file), stat.st_size, stat.st_mtime_ns)) for file, stat in stats]
-    return ClipFiles(settings.model, folder, digest(named), sum(stat.st_size for _, stat in stats))
+    return digest_checkpoint(settings.model, folder, files)
 
 
-@lru_cache(maxsize=64)
-def _sha256(path: str, size: int, modified: int) -> str:
-    """Return the file's sha256; size and time of change are there to be the cache's key."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def scored_by(clip: Checkpoint, settings: ClipScore) -> str:
+    """Return what a score follows from besides image and text, as 16 hex digits."""
+    return digest({"model": clip.digest, "batch_size": settings.batch_size, "cleaning": cleaned("caption")})[:16]
 
 
 def earlier_scores(store: Store, version: Version) -> list[str]:
@@ -84,7 +64,7 @@ def write_scores(
     shard: str,
     local: Local,
     earlier: Sequence[str],
-    clip: ClipFiles,
+    clip: Checkpoint,
     settings: ClipScore,
     path: Path,
 ) -> tuple[int, int]:
@@ -94,7 +74,7 @@ def write_scores(
 
     Returns the rows, and how many of them other versions had. Raises DamagedError where the tar lacks an image.
     """
-    by = clip.scored_by(settings)
+    by = scored_by(clip, settings)
     with connect(store, threads=1, work=path.parent) as connection:
         create_view(connection, store, "crawl", [f"{shard}.parquet"], CRAWL)
         create_view(connection, store, "earlier", earlier, SCORES)

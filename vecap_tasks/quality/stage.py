@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Input, Made, ShardResult, digest
+from vecap_tasks.core.models import Checkpoint
 from vecap_tasks.core.releases import Entry, entry_bytes, in_force, releases_of
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES, SCORES
 from vecap_tasks.core.stage import Stage
@@ -28,7 +29,7 @@ from vecap_tasks.core.version import Version
 from vecap_tasks.errors import GateClosed
 from vecap_tasks.quality.alttext_rules import cleaned
 from vecap_tasks.quality.clip_scores import FILE as SCORES_FILE
-from vecap_tasks.quality.clip_scores import ClipFiles, earlier_scores, find_clip, write_scores
+from vecap_tasks.quality.clip_scores import earlier_scores, find_clip, write_scores
 from vecap_tasks.quality.gate import MEASURES, Failure, as_json, drift_limits, earlier_versions, limits, moved
 from vecap_tasks.quality.measures import Measured, measure, write_sample
 from vecap_tasks.quality.quarantine import VERDICTS_FILE, shard_tables
@@ -88,7 +89,7 @@ class Quality(Stage):
     # The CLIP model's part.
 
     @cached_property
-    def _clip(self) -> ClipFiles | None:
+    def _clip(self) -> Checkpoint | None:
         settings = self.config.quality.clip
         return None if settings is None else find_clip(self.config, settings)
 
