@@ -9,7 +9,6 @@ each under `/<host>/`; `/_requests` says how many requests the sites have had, s
 import argparse
 import asyncio
 import errno
-import html
 import json
 import mimetypes
 import os
@@ -17,6 +16,7 @@ import sys
 from pathlib import Path
 
 from aiohttp import web
+from jinja2 import Template
 
 from vecap_tasks.errors import VecapError, one_line
 
@@ -26,6 +26,11 @@ _TYPES = {".html": "text/html", ".webp": "image/webp", ".txt": "text/plain"}
 _HIDDEN = "_"
 _REQUESTS = "_requests"
 _LISTED = 500
+_LISTING = Template(
+    "<!doctype html><title>{{ title }}</title><h1>{{ title }}</h1>"
+    '<ul>{% for link, text in links %}<li><a href="{{ link }}">{{ text }}</a></li>{% endfor %}</ul>',
+    autoescape=True,
+)
 
 
 class Sites:
@@ -87,9 +92,7 @@ def _headers(site: Path) -> dict[str, str]:
 
 
 def _listing(title: str, links: list[tuple[str, str]]) -> web.Response:
-    items = "".join(f'<li><a href="{html.escape(link)}">{html.escape(text)}</a></li>' for link, text in links)
-    text = f"<!doctype html><title>{html.escape(title)}</title><h1>{html.escape(title)}</h1><ul>{items}</ul>"
-    return web.Response(text=text, content_type="text/html")
+    return web.Response(text=_LISTING.render(title=title, links=links), content_type="text/html")
 
 
 def application(out: Path) -> web.Application:
