@@ -1,12 +1,13 @@
 """A file read in blocks gives its bytes, and asks for none of them twice where the reader steps back a little."""
 
+import hashlib
 import io
 import random
 
 import pyarrow as pa
 import pytest
 
-from vecap_tasks.train.data.samples import BlockStream
+from vecap_tasks.core.files import BlockStream, Digesting
 
 DATA = random.Random(0).randbytes(10_007)
 
@@ -54,3 +55,28 @@ def test_a_step_back_asks_for_nothing_again():
             stream.seek(start)
             assert stream.read(300) == DATA[start : start + 300]
     assert counted.asked == [(offset, 1000) for offset in range(0, 10_000, 1000)]
+
+
+def test_blocks_taken_in_order_are_digested_once():
+    """What is skipped passes too; a step back beyond the kept blocks is refused, not answered with other bytes."""
+    digesting = Digesting(io.BytesIO(DATA))
+    stream = BlockStream(digesting, block=1000)
+    stream.seek(4_321)
+    assert stream.read(2_000) == DATA[4_321:6_321]
+    stream.seek(4_900)
+    assert stream.read(50) == DATA[4_900:4_950]
+    stream.seek(100)
+    with pytest.raises(OSError, match="byte 0 was read already"):
+        stream.read(10)
+    item = digesting.input("x")
+    assert (item.digest, item.bytes) == (hashlib.sha256(DATA).hexdigest(), len(DATA))
+
+
+def test_a_file_that_became_shorter_ends_where_it_ends():
+    class Shorter(Counted):
+        def size(self):
+            return len(DATA) + 3_000
+
+    with BlockStream(Shorter(), block=1000) as stream:
+        stream.seek(9_000)
+        assert stream.read() == DATA[9_000:]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from vecap_tasks.config import CaptionTars, Config
+from tests.conftest import DEMO
+from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.files import find_files
 from vecap_tasks.errors import VecapError
-from vecap_tasks.evaluate.sets.classes import read_caption_tars
+from vecap_tasks.evaluate.sets import read_sets
 from vecap_tasks.train.data.mixture_builder import find_tars
 
 
@@ -37,15 +39,21 @@ def given(tmp_path: Path) -> Path:
 )
 def test_what_exists_is_taken_literally(given: Path, demo_config: Config, written: str, names: list[str]) -> None:
     found = [f"{given}/{name}" for name in names]
-    assert list(find_files(demo_config, [f"{given}/{written}"], "2026-01-01", "tar")) == found
-    assert [tar.path for tar in find_tars(demo_config, [f"{given}/{written}"])] == found
+    assert list(find_files(demo_config, [f"{given}/{written}"], kind="tar", setting="x")) == found
+    assert list(find_tars(demo_config, [f"{given}/{written}"])) == found
 
 
 def test_an_evaluation_set_is_read_from_its_own_folder(given: Path) -> None:
     """The configuration's own folder is put before the paths that it names."""
-    source = CaptionTars(kind="webdataset", name="a", paths=["*.tar"])
     with tarfile.open(given.parent / "go" / "9.tar", "w"):
         pass
-    with pytest.raises(VecapError, match=r"nothing matches .*g\[o\]/9\*"):
-        read_caption_tars(source, [f"{given}/9*"])
-    assert read_caption_tars(source, [f"{given}/*.tar"]).captions == ()
+
+    def read(pattern: str) -> tuple[str, ...]:
+        sets = {"retrieval": [{"kind": "webdataset", "name": "a", "paths": [pattern]}]}
+        return read_sets(load_config(DEMO, [f"evaluate={json.dumps(sets)}"]).with_base(given)).retrieval[0].captions
+
+    with pytest.raises(VecapError, match=r"there is no tar file .*g\[o\]/9\*; .* change the paths of a in evaluate"):
+        read("9*")
+    with pytest.raises(VecapError, match=r"not from s3://bucket/9\.tar; copy it here"):
+        read("s3://bucket/9.tar")
+    assert read("*.tar") == ()

@@ -14,6 +14,10 @@ from vecap_tasks.errors import VecapError
 NAMES = ["2026-01-01/b.csv", "2026-01-01/a.csv", "2026-01-01/a.txt", "2026-01-01/deep/er/c.csv", "2026-01-02/a.csv"]
 
 
+def find(config, *patterns):
+    return find_files(config, patterns, kind="CSV", setting="crawl.source.paths", interval="2026-01-01")
+
+
 @pytest.fixture(params=["path", "file://", "s3"])
 def folder(request, tmp_path):
     """The same files in a folder of each kind, as a configuration names it."""
@@ -42,7 +46,7 @@ def folder(request, tmp_path):
     ],
 )
 def test_globs_mean_the_same_everywhere(folder, demo_config, patterns, found):
-    files = find_files(demo_config, [f"{folder}/{pattern}" for pattern in patterns], "2026-01-01", "CSV")
+    files = find(demo_config, *(f"{folder}/{pattern}" for pattern in patterns))
     assert list(files) == [f"{folder}/{NAMES[number]}" for number in found]
     for name, file in files.items():
         content = name.removeprefix(f"{folder}/").encode()
@@ -54,14 +58,14 @@ def test_globs_mean_the_same_everywhere(folder, demo_config, patterns, found):
 @pytest.mark.parametrize("pattern", ["{interval}/none.csv", "{interval}/*.tsv", "none/*.csv", "{interval}"])
 def test_a_pattern_that_finds_nothing_is_refused(folder, demo_config, pattern):
     with pytest.raises(VecapError, match=r"there is no CSV file .*change crawl\.source\.paths") as error:
-        find_files(demo_config, [f"{folder}/{pattern}"], "2026-01-01", "CSV")
+        find(demo_config, f"{folder}/{pattern}")
     assert "\n" not in str(error.value)
 
 
 def test_a_file_is_taken_once_whatever_its_names(demo_config, tmp_path):
     (tmp_path / "a.csv").write_text("x")
     (tmp_path / "b.csv").symlink_to(tmp_path / "a.csv")
-    assert list(find_files(demo_config, [f"{tmp_path}/*.csv"], "x", "CSV")) == [f"{tmp_path}/a.csv"]
+    assert list(find(demo_config, f"{tmp_path}/*.csv")) == [f"{tmp_path}/a.csv"]
 
 
 def test_a_server_that_does_not_answer_is_said_in_a_line(demo_config, monkeypatch, free_port):
@@ -70,7 +74,7 @@ def test_a_server_that_does_not_answer_is_said_in_a_line(demo_config, monkeypatc
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(VecapError, match=r"s3://bucket/a\.csv cannot be read: .*AWS variables") as error:
-        find_files(demo_config, ["s3://bucket/a.csv"], "x", "CSV")
+        find(demo_config, "s3://bucket/a.csv")
     assert "\n" not in str(error.value)
 
 

@@ -4,98 +4,154 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from io import SEEK_END
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from vecap_tasks.errors import DamagedError
 
-_BLOCK = tarfile.BLOCKSIZE
+_BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 _FOLDER = b"5"
+_PLAIN_KINDS = (b"0", b"\0", _FOLDER)
 _SAMPLE_MEMBER = re.compile(r"^((?:.*/|)[^./]+)\.([^/]+)$", re.DOTALL)  # webdataset's: the key ends at the first dot
+_KEY = re.compile(r"^[A-Za-z0-9_-]+$")  # webdataset takes all after the first dot for the member's kind
+_MAX_NAME, _MAX_SIZE = 100, 8**11 - 1  # of a POSIX.1-1988 header (ustar)
+_EMPTY = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # no time, no owner
+_MODE_AND_OWNER, _TIME, _REST = _EMPTY[100:124], _EMPTY[136:148], _EMPTY[156:]
+_SUM = sum(_REST) + 8 * ord(" ")  # a header's sum is taken with blanks in its own place
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in a tar: `key.kind` is its name, `offset` and `size` are in bytes."""
+    """A file in a tar: `key.kind` is its name, with *kind* in lower case; `offset` and `size` are in bytes."""
 
     key: str
     kind: str
     offset: int
     size: int
 
-
-class _NotPlainError(Exception):
-    """A header that is not a plain one begins at the byte `offset`."""
-
-    def __init__(self, offset: int) -> None:
-        super().__init__(offset)
-        self.offset = offset
+    def read(self, stream: IO[bytes], most: int | None = None) -> bytes:
+        """Return its bytes in the tar *stream*, at most the first *most* of them."""
+        stream.seek(self.offset)
+        return stream.read(self.size if most is None else min(most, self.size))
 
 
-def read_members(stream: IO[bytes], name: str) -> Iterator[Member]:
-    """Give the files of the tar *stream*, open at its start, that have a name of webdataset's form, in their order.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample: `members` holds the bytes by kind, such as `jpg`, in the order of the tar."""
 
-    Between two members the caller may read elsewhere in *stream*. Raises DamagedError, naming *name*, for a tar that
-    is cut short or is none.
+    key: str
+    members: Mapping[str, bytes]
+
+
+def read_members(stream: IO[bytes], name: str, *, strict: bool = False) -> Iterator[Member]:
+    """Give the files of the tar *stream* that have a name of webdataset's form, in their order.
+
+    *stream* is seekable and read in order, but for steps back of one block; between two members the caller may read
+    elsewhere in it. Raises DamagedError, naming *name*, for a tar that is cut short or is none; with *strict* also for
+    one whose end is not two blocks of zeros and nothing but zeros.
     """
-    try:
-        yield from _plain(stream, name)
-    except _NotPlainError as found:
-        stream.seek(0)
-        yield from _by_tarfile(stream, name, found.offset)
-
-
-def _plain(stream: IO[bytes], name: str) -> Iterator[Member]:
+    size = stream.seek(0, SEEK_END)
     offset = 0
-    size = stream.seek(0, 2)
-    while True:
-        stream.seek(offset)
-        header = stream.read(_BLOCK)
-        if header.count(0) == _BLOCK:
-            return
-        if len(header) < _BLOCK:
-            raise DamagedError(f"{name} is cut short after byte {size}; restore it, or get it again")
-        try:
-            checksum = int(header[148:156].strip(b" \0"), 8)
-            length = int(header[124:136].strip(b" \0") or b"0", 8) if header[124] < 128 else None
-        except ValueError as error:
-            raise DamagedError(
-                f"{name} is damaged at byte {offset}: no header of a tar begins there; restore it, or get it again"
-            ) from error
-        if sum(header) - sum(header[148:156]) + 8 * 32 != checksum:
-            raise DamagedError(
-                f"{name} is damaged at byte {offset}: no header of a tar begins there; restore it, or get it again"
-            )
-        if length is None or header[156:157] not in (b"0", b"\0", _FOLDER):
-            raise _NotPlainError(offset)
+    while header := _read_header(stream, offset, name):
+        plain = _parse_plain(header)
+        if plain is None:
+            offset = yield from _read_by_tarfile(stream, offset, name, size)
+            break
+        path, length = plain
         start = offset + _BLOCK
         offset = start + -(-length // _BLOCK) * _BLOCK
         if start + length > size:
-            raise DamagedError(f"{name} is cut short after byte {size}; restore it, or get it again")
-        path = _text(header[:100])
-        if header[257:263] == b"ustar\0" and header[345]:
-            path = f"{_text(header[345:500])}/{path}"
+            raise _damage(name, f"cut short after byte {size}")
         member = _member(path, start, length)
         if member is not None and header[156:157] != _FOLDER:
             yield member
+    if strict:
+        _check_end(stream, offset, name)
 
 
-def _by_tarfile(stream: IO[bytes], name: str, after: int) -> Iterator[Member]:
-    """Give the members whose headers begin at *after* or later, as tarfile finds them."""
+def read_groups(stream: IO[bytes], name: str, *, strict: bool = False) -> Iterator[tuple[str, Iterator[Member]]]:
+    """Give the samples of a tar: each key, and its members that follow each other, to be taken before the next key.
+
+    Arguments and errors are those of `read_members`.
+    """
+    return groupby(read_members(stream, name, strict=strict), key=attrgetter("key"))
+
+
+def read_samples(stream: IO[bytes], name: str = "the tar", kinds: Collection[str] | None = None) -> Iterator[Sample]:
+    """Give the samples in order, one in memory at a time, with their members of *kinds*, or all of them.
+
+    *stream* can be sought in. Raises DamagedError, naming *name*, for a broken tar.
+    """
+    for key, group in read_groups(stream, name):
+        yield Sample(key, {one.kind: one.read(stream) for one in group if kinds is None or one.kind in kinds})
+
+
+def _read_header(stream: IO[bytes], offset: int, name: str) -> bytes:
+    """Return the header at *offset*, and b"" at the block of zeros that ends a tar."""
+    stream.seek(offset)
+    header = stream.read(_BLOCK)
+    if len(header) < _BLOCK:
+        raise _damage(name, f"cut short after byte {stream.seek(0, SEEK_END)}")
+    return b"" if header.count(0) == _BLOCK else header
+
+
+def _parse_plain(header: bytes) -> tuple[str, int] | None:
+    """Return name and size of a file or folder, None for a header of another kind and for what is no header."""
+    if header[156:157] not in _PLAIN_KINDS or header[124] >= 128:
+        return None
+    try:
+        checksum = int(header[148:156].strip(b" \0"), 8)
+        length = int(header[124:136].strip(b" \0") or b"0", 8)
+    except ValueError:
+        return None
+    if length < 0 or sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum:
+        return None
+    path = _text(header[:100])
+    if header[257:263] == b"ustar\0" and header[345]:
+        path = f"{_text(header[345:500])}/{path}"
+    return path, length
+
+
+def _read_by_tarfile(stream: IO[bytes], offset: int, name: str, size: int) -> Generator[Member, None, int]:
+    """Give the members from the header at *offset* on, as tarfile finds them; return where the tar ends."""
+    stream.seek(offset)
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             while (entry := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined] # it keeps them all otherwise, and memory follows the tar
-                if entry.isreg() and not entry.issparse() and entry.offset >= after:
+                if entry.isreg() and not entry.issparse():
                     member = _member(entry.name, entry.offset_data, entry.size)
+                    if not 0 <= entry.size <= size - entry.offset_data:
+                        raise _damage(name, f"cut short after byte {size}")
                     if member is not None:
                         yield member
+            end: int = tar.offset
     except tarfile.TarError as error:
-        raise DamagedError(f"{name} is cut short or damaged: {error}; restore it, or get it again") from error
+        raise _damage(name, f"cut short or damaged after byte {offset}: {error}") from error
+    if _read_header(stream, end, name):  # tarfile takes what is no header for the end
+        raise _damage(name, f"damaged at byte {end}: no header of a tar begins there")
+    return end
+
+
+def _check_end(stream: IO[bytes], offset: int, name: str) -> None:
+    stream.seek(offset)
+    zeros = 0
+    while block := stream.read(_RECORD):
+        if block.count(0) < len(block):
+            raise _damage(name, f"damaged at byte {offset}: the tar ends there, and more follows")
+        zeros += len(block)
+    if zeros < 2 * _BLOCK:
+        raise _damage(name, f"cut short after byte {offset}: its end is missing")
+
+
+def _damage(name: str, problem: str) -> DamagedError:
+    return DamagedError(f"{name} is {problem}; restore it, or get it again")
 
 
 def _text(field: bytes) -> str:
@@ -105,23 +161,6 @@ def _text(field: bytes) -> str:
 def _member(path: str, offset: int, size: int) -> Member | None:
     parts = _SAMPLE_MEMBER.match(path)
     return Member(parts[1], parts[2].lower(), offset, size) if parts else None
-
-
-_KEY = re.compile(r"^[A-Za-z0-9_-]+$")  # webdataset takes all after the first dot for the member's kind
-
-_RECORD = tarfile.RECORDSIZE
-_MAX_NAME, _MAX_SIZE = 100, 8**11 - 1  # of a POSIX.1-1988 header (ustar)
-_EMPTY = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # no time, no owner
-_MODE_AND_OWNER, _TIME, _REST = _EMPTY[100:124], _EMPTY[136:148], _EMPTY[156:]
-_SUM = sum(_REST) + 8 * ord(" ")  # a header's sum is taken with blanks in its own place
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One sample: `members` holds the bytes by kind, such as `jpg`, in the order of the tar."""
-
-    key: str
-    members: Mapping[str, bytes]
 
 
 class TarWriter:
@@ -157,17 +196,3 @@ def _header(name: bytes, size: int) -> bytes:
         raise ValueError(f"{name.decode()}, {size} bytes, is too long for a tar")
     begin = name.ljust(_MAX_NAME, b"\0") + _MODE_AND_OWNER + b"%011o\0" % size + _TIME
     return begin + b"%06o\0 " % (sum(begin) + _SUM) + _REST
-
-
-def read_samples(stream: IO[bytes], name: str = "the tar", kinds: Collection[str] | None = None) -> Iterator[Sample]:
-    """Give the samples in order, one in memory at a time, with their members of *kinds*, or all of them.
-
-    *stream* can be sought in. Raises DamagedError, naming *name*, for a broken tar.
-    """
-    for key, group in groupby(read_members(stream, name), key=lambda member: member.key):
-        members: dict[str, bytes] = {}
-        for member in group:
-            if kinds is None or member.kind in kinds:
-                stream.seek(member.offset)
-                members[member.kind] = stream.read(member.size)
-        yield Sample(key, members)

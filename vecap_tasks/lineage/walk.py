@@ -72,7 +72,7 @@ def _version(walker: Walker, config: Config, part: VersionPart) -> Node:
 def _tars(config: Config, part: TarsPart) -> Node:
     """Return the node of other people's tars, each compared with what the mixture recorded of it."""
     try:
-        found = {tar.path: tar for tar in find_tars(config, part.paths)}
+        found = find_tars(config, part.paths)
     except VecapError as error:
         return Node("tars", part.name, part.digest, unchecked=one_line(error))
     return Node("tars", part.name, part.digest, children=tuple(_tar(tar, found.get(tar.path)) for tar in part.tars))
@@ -87,7 +87,7 @@ def _tar(recorded: TarPart, found: FoundTar | None) -> Node:
         return Node("source", recorded.path, None, unchecked=f"it cannot be read: {' '.join(str(error).split())}")
     if check != recorded.check:
         return Node("source", recorded.path, None, problems=("was changed since the mixture was recorded",))
-    return Node("source", recorded.path, None, f"the same as used, {check[:19]}", files=1, bytes=found.bytes)
+    return Node("source", recorded.path, None, f"the same as used, {check[:19]}", files=1, bytes=found.file.size)
 
 
 _MIXED = ("mixture", "version", "tars")  # kinds of a training's inputs that the node of its mixture tells of

@@ -25,7 +25,7 @@ class UrlFiles:
 
     def __init__(self, config: Config, section: UrlSource, interval: str) -> None:
         self._section = section
-        self._files = find_files(config, section.paths, interval, "URL")
+        self._files = find_files(config, section.paths, kind="URL", setting="crawl.source.paths", interval=interval)
 
     def parts(self) -> list[str]:
         return list(self._files)

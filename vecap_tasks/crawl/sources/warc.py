@@ -29,7 +29,7 @@ class WarcFiles:
         self._max_bytes = config.crawl.fetch.max_bytes  # as for pages and images that are fetched
         self._product = product_token(config.crawl.fetch.user_agent) if config.crawl.fetch.robots else None
         self._stored_images = section.stored_images
-        self._files = find_files(config, section.paths, interval, "WARC")
+        self._files = find_files(config, section.paths, kind="WARC", setting="crawl.source.paths", interval=interval)
 
     def parts(self) -> list[str]:
         return list(self._files)

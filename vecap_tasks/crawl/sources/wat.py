@@ -31,7 +31,7 @@ class WatFiles:
 
     def __init__(self, config: Config, section: WatSource, interval: str) -> None:
         self._product = product_token(config.crawl.fetch.user_agent) if config.crawl.fetch.robots else None
-        self._files = find_files(config, section.paths, interval, "WAT")
+        self._files = find_files(config, section.paths, kind="WAT", setting="crawl.source.paths", interval=interval)
 
     def parts(self) -> list[str]:
         return list(self._files)

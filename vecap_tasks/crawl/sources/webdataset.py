@@ -8,26 +8,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from io import BufferedReader
+from typing import IO, cast
 
 from vecap_tasks.config import Config, WebdatasetSource
-from vecap_tasks.core.files import Digesting, SourceFile, find_files
+from vecap_tasks.core.files import BlockStream, Digesting, SourceFile, find_files
+from vecap_tasks.core.tar import Member, read_groups
 from vecap_tasks.crawl.http.url import absolute
 from vecap_tasks.crawl.sources.columns import find_columns
 from vecap_tasks.crawl.sources.link import Link, Stored, Tally
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
-_MEMBER = re.compile(r"^((?:.*/|)[^./]+)\.([^/]+)$", re.DOTALL)  # webdataset's: the key ends at the first dot
 _IMAGES = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
 _TEXTS = ("txt", "json")
 _MAX_TEXT = 1 << 24
 _BUFFER = 1 << 20
 _PACKED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
-_END = 2 * tarfile.BLOCKSIZE  # of zeros, which close a tar
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,9 @@ class WebdatasetFiles:
     """
 
     def __init__(self, config: Config, section: WebdatasetSource, interval: str) -> None:
-        self._files = find_files(config, section.paths, interval, "webdataset")
+        self._files = find_files(
+            config, section.paths, kind="webdataset", setting="crawl.source.paths", interval=interval
+        )
 
     def parts(self) -> list[str]:
         return list(self._files)
@@ -69,76 +68,46 @@ class WebdatasetFiles:
             yield link
 
 
-class _Passing(Digesting):
-    """Knows also where the last byte ends that is not zero."""
-
-    filled = 0
-
-    def passed(self, block: bytes) -> None:
-        content = len(block.rstrip(b"\0"))
-        if content:
-            self.filled = self.bytes + content
-        super().passed(block)
-
-
 def _samples(file: SourceFile, tally: Tally) -> Iterator[_Sample]:
     """Give the samples of *file*, and then add it to the inputs of *tally*. Raises VecapError where it is not whole."""
     try:
-        with file.open() as stream:
-            passing = _Passing(stream)
-            whole = BufferedReader(passing, _BUFFER)
-            start = whole.peek(2)[:2]
-            if start in _PACKED:
+        with file.open() as whole:
+            digesting = Digesting(whole)
+            stream = cast("IO[bytes]", BlockStream(digesting))
+            packed = _PACKED.get(stream.read(2))
+            if packed:
                 raise PermanentError(
-                    f"{file.name} is packed with {_PACKED[start]}; unpack it: images are read from where they lie in it"
+                    f"{file.name} is packed with {packed}; unpack it: images are read from where they lie in it"
                 )
-            # Without `|` tarfile would step over the images, which are to be read for the digests.
-            with tarfile.open(fileobj=whole, mode="r|") as tar:
-                yield from _grouped(tar, file.name)
-                end = tar.offset
-            read = passing.input(file.name)
-    except tarfile.TarError as error:
-        raise VecapError(f"{file.name} is cut short or no tar: {error}; get the file again") from error
+            for key, members in read_groups(stream, file.name, strict=True):
+                yield _read_sample(stream, file.name, key, members)
+            tally.inputs.append(digesting.input(file.name))
     except OSError as error:
         raise VecapError(f"{file.name} cannot be read: {' '.join(str(error).split())}") from error
-    # tarfile takes a missing end for an end, and what is no header too.
-    if passing.filled > end:
-        raise PermanentError(
-            f"{file.name} is damaged at byte {end}: no header of a tar begins there; get the file again"
-        )
-    if passing.bytes < end + _END:
-        raise PermanentError(f"{file.name} is cut short after byte {end}: its end is missing; get the whole file")
-    tally.inputs.append(read)
 
 
-def _grouped(tar: tarfile.TarFile, name: str) -> Iterator[_Sample]:
-    """Give the samples: members of one key that follow each other."""
-    sample: _Sample | None = None
-    while (entry := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined] # it keeps them all otherwise, and memory follows the tar
-        parts = _MEMBER.match(entry.name)
-        if parts is None or not entry.isreg():
-            continue
-        key, kind = parts[1], parts[2].lower()
-        if sample is None or sample.key != key:
-            if sample is not None:
-                yield sample
-            sample = _Sample(key)
+def _read_sample(stream: IO[bytes], name: str, key: str, members: Iterator[Member]) -> _Sample:
+    sample = _Sample(key)
+    for member in members:
+        kind = member.kind
         if kind in sample.images or kind in sample.texts:
-            raise PermanentError(f"{name} holds {entry.name} twice; its samples cannot be told apart")
-        if kind in _IMAGES and not entry.issparse():
-            image = Stored(name, entry.offset_data, entry.size)
-            sample.images[kind] = _Image(image, hashlib.file_digest(_open(tar, entry), "sha256").digest())
-        elif kind in _TEXTS and entry.size <= _MAX_TEXT:
-            sample.texts[kind] = _open(tar, entry).read()
-    if sample is not None:
-        yield sample
+            raise PermanentError(f"{name} holds {key}.{kind} twice; its samples cannot be told apart")
+        if kind in _IMAGES:
+            sample.images[kind] = _Image(Stored(name, member.offset, member.size), _sha256(stream, member))
+        elif kind in _TEXTS and member.size <= _MAX_TEXT:
+            sample.texts[kind] = member.read(stream)
+    return sample
 
 
-def _open(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> BufferedReader:
-    stream = tar.extractfile(entry)
-    assert isinstance(stream, BufferedReader)  # noqa: S101 - it is a file, as the caller saw
-    return stream
+def _sha256(stream: IO[bytes], member: Member) -> bytes:
+    """Return the sha256 of a member, which may be larger than what memory holds."""
+    sha256 = hashlib.sha256()
+    stream.seek(member.offset)
+    left = member.size
+    while left and (block := stream.read(min(left, _BUFFER))):
+        sha256.update(block)
+        left -= len(block)
+    return sha256.digest()
 
 
 def _link(sample: _Sample, part: str) -> Link:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vecap_tasks.config import CaptionTars, ClassFolders, ClassTable, ClassTars
-from vecap_tasks.core.files import split_glob
+from vecap_tasks.core.tar import read_groups
 from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.sets.captions import read_columns, read_lines, read_text
 from vecap_tasks.evaluate.sets.types import Picture, RetrievalSet, ZeroShotSet, find_pictures
@@ -128,12 +127,12 @@ class _Sample:
         return self.texts[kind]
 
 
-def read_caption_tars(source: CaptionTars, paths: Sequence[str]) -> RetrievalSet:
+def read_caption_tars(source: CaptionTars, tars: Sequence[Path]) -> RetrievalSet:
     """Read captions and where the images lie. Raises VecapError for a sample without an image or a caption."""
     pictures: list[Picture] = []
     captions: list[str] = []
     owners: list[int] = []
-    for sample, picture in _pictures(source.name, paths):
+    for sample, picture in _pictures(tars):
         key = source.caption_key
         said = sample.text("txt").splitlines() if key is None else _said(sample, key)
         kept = [caption.strip() for caption in said if caption.strip()][: source.captions_per_image]
@@ -146,12 +145,12 @@ def read_caption_tars(source: CaptionTars, paths: Sequence[str]) -> RetrievalSet
 
 
 def read_class_tars(
-    source: ClassTars, paths: Sequence[str], classes: Sequence[str], templates: Sequence[str]
+    source: ClassTars, tars: Sequence[Path], classes: Sequence[str], templates: Sequence[str]
 ) -> ZeroShotSet:
     """Read classes and where the images lie. Raises VecapError for a sample without an image or a class."""
     pictures: list[Picture] = []
     labels: list[int] = []
-    for sample, picture in _pictures(source.name, paths):
+    for sample, picture in _pictures(tars):
         labels += number_labels([(sample.name, sample.text("cls").strip())], classes, sample.tar)
         pictures.append(picture)
     return ZeroShotSet(source.name, tuple(pictures), tuple(labels), tuple(classes), tuple(templates))
@@ -166,41 +165,25 @@ def _said(sample: _Sample, key: str) -> list[str]:
     return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 
-def _pictures(name: str, paths: Sequence[str]) -> Iterator[tuple[_Sample, Picture]]:
-    for pattern in paths:
-        path, tail = split_glob(pattern, str)
-        tars = [tar for tar in (sorted(Path(path).glob(tail)) if tail else [Path(path)]) if tar.is_file()]
-        if not tars:
-            raise PermanentError(f"{name}: nothing matches {pattern}; correct `paths`")
-        for tar in tars:
-            for sample in _samples(tar):
-                if sample.picture is None:
-                    raise PermanentError(f"{tar}: {sample.name} has no image ({', '.join(_TAR_IMAGES)}); make it again")
-                yield sample, sample.picture
+def _pictures(tars: Sequence[Path]) -> Iterator[tuple[_Sample, Picture]]:
+    for tar in tars:
+        for sample in _samples(tar):
+            if sample.picture is None:
+                raise PermanentError(f"{tar}: {sample.name} has no image ({', '.join(_TAR_IMAGES)}); make it again")
+            yield sample, sample.picture
 
 
-def _samples(path: Path) -> Iterator[_Sample]:
-    """Give the samples of the tar in order; webdataset's rule: a key ends at the first dot of the file's name."""
-    sample: _Sample | None = None
+def _samples(tar: Path) -> Iterator[_Sample]:
+    """Give the samples of the tar in order."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, slash, file = member.name.rpartition("/")
-                stem, _, kind = file.partition(".")
-                key = f"{folder}{slash}{stem}"
-                if sample is not None and sample.name != key:
-                    yield sample
-                    sample = None
-                if sample is None:
-                    sample = _Sample(key, path)
-                if kind.lower() in _TAR_IMAGES:
-                    sample.picture = Picture(member.name, path, member.offset_data, member.size)
-                elif kind in _TEXTS:
-                    stream = tar.extractfile(member)
-                    sample.texts[kind] = stream.read().decode("utf-8") if stream else ""
-    except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
-        raise PermanentError(f"{path} cannot be read as a tar of samples: {error}; restore it") from error
-    if sample is not None:
-        yield sample
+        with tar.open("rb") as stream:
+            for key, members in read_groups(stream, str(tar)):
+                sample = _Sample(key, tar)
+                for member in members:
+                    if member.kind in _TAR_IMAGES:
+                        sample.picture = Picture(f"{key}.{member.kind}", tar, member.offset, member.size)
+                    elif member.kind in _TEXTS:
+                        sample.texts[member.kind] = member.read(stream).decode("utf-8")
+                yield sample
+    except (OSError, UnicodeDecodeError) as error:
+        raise PermanentError(f"{tar} cannot be read as a tar of samples: {error}; restore it") from error

@@ -24,6 +24,7 @@ from vecap_tasks.config import (
     TokenSet,
     ZeroShotSource,
 )
+from vecap_tasks.core.files import find_files
 from vecap_tasks.core.manifest import digest
 from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.evaluate.sets.captions import read_caption_table, read_karpathy, read_tokens
@@ -69,7 +70,7 @@ def _retrieval(config: Config, source: RetrievalSource) -> RetrievalSet:
         case CaptionTable():
             return read_caption_table(source, _path(config, source.path), _path(config, source.images))
         case CaptionTars():
-            return read_caption_tars(source, [config.resolve(path) for path in source.paths])
+            return read_caption_tars(source, _tars(config, source))
         case _:
             assert_never(source)
 
@@ -85,7 +86,7 @@ def _zero_shot(config: Config, source: ZeroShotSource) -> ZeroShotSet:
                 source, _path(config, source.path), _path(config, source.images), classes, templates
             )
         case ClassTars():
-            return read_class_tars(source, [config.resolve(path) for path in source.paths], classes, templates)
+            return read_class_tars(source, _tars(config, source), classes, templates)
         case _:
             assert_never(source)
 
@@ -115,6 +116,12 @@ def _read_folder(folder: Path) -> tuple[RetrievalSet, ZeroShotSet]:
         RetrievalSet("", captioned.pictures, captioned.captions, captioned.caption_of),
         ZeroShotSet("", classified.pictures, classified.labels, classes, templates),
     )
+
+
+def _tars(config: Config, source: CaptionTars | ClassTars) -> list[Path]:
+    patterns = [str(_path(config, path)) for path in source.paths]
+    files = find_files(config, patterns, kind="tar", setting=f"the paths of {source.name} in evaluate")
+    return [Path(file.place) for file in files.values()]
 
 
 def _path(config: Config, text: str) -> Path:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-import pyarrow.fs as pafs
-from fsspec.utils import glob_translate
-
 from vecap_tasks.config import Arm, Config, MixtureConfig, TarSource, Text, VersionSource
-from vecap_tasks.core.files import split_glob
+from vecap_tasks.core.files import Digesting, SourceFile, find_files
 from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Store, open_filesystem
@@ -37,14 +32,22 @@ from vecap_tasks.train.data.samples import Shard, Source, Tally, parse_samples, 
 
 log = logging.getLogger(__name__)
 
+_HERE = "{version}"
+_SETTING = "the paths in train.mixture"
+_USABLE: Mapping[Arm, str] = {  # SQL on the table beside a tar
+    "alttext": "alttext != ''",
+    "vec": "vec != ''",
+    "vecap": "vecap != ''",
+    "mixed": "alttext != '' OR vecap != ''",
+    "alttext_rewritten": "alttext_rewritten != ''",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class FoundTar:
-    """A tar that is there: `path` as the configuration writes it, `place` on this machine or S3. `etag` is S3's."""
+    """A tar that is there. `etag` is S3's, None for a file of this machine."""
 
-    path: str
-    place: str
-    bytes: int
+    file: SourceFile
     etag: str | None
 
     @property
@@ -52,91 +55,55 @@ class FoundTar:
         """Return what tells these bytes from others: S3's own tag, or the sha256 of a file, which is read for it."""
         if self.etag is not None:
             return f"etag:{self.etag}"
-        filesystem, path = open_filesystem(self.place)
-        with filesystem.open_input_stream(path) as stream:
-            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+        with self.file.open() as stream:
+            return f"sha256:{Digesting(stream).input(self.file.name).digest}"
 
     def shard(self, counted: Mapping[Arm, int] | None = None) -> Shard:
-        filesystem, path = open_filesystem(self.place)
-        return Shard(self.path, filesystem, path, counted)
+        filesystem, path = open_filesystem(self.file.place)
+        return Shard(self.file.name, filesystem, path, counted)
 
 
-def find_tars(config: Config, patterns: Sequence[str]) -> list[FoundTar]:
-    """Return the tars of *patterns*, in their order and by name within one; each once.
+def find_tars(config: Config, patterns: Sequence[str]) -> dict[str, FoundTar]:
+    """Return the tars of *patterns* by name, in their order and by name within one; each once.
 
     Raises VecapError for a pattern that finds nothing, or a place that cannot be read.
     """
-    found: dict[str, FoundTar] = {}
-    for pattern in patterns:
-        for tar in _find(config, pattern):
-            found.setdefault(tar.place, tar)
-    return list(found.values())
+    files = find_files(config, patterns, kind="tar", setting=_SETTING)
+    etags = _etags({file.place.rpartition("/")[0] for file in files.values() if file.remote})
+    return {name: FoundTar(file, etags.get(file.place, "") if file.remote else None) for name, file in files.items()}
 
 
-def _find(config: Config, written: str) -> list[FoundTar]:
-    folder, tail = split_glob(written, config.resolve)
-    matches: Callable[[str], object] = re.compile(glob_translate(tail)).match
-    if not tail:
-        folder, tail = written[: written.rfind("/") + 1], written[written.rfind("/") + 1 :]
-        matches = tail.__eq__
-    place = config.resolve(folder or ".").removeprefix("file://")
-    if "://" in place and not place.startswith("s3://"):
-        raise PermanentError(f"train.mixture: {written} is neither on this machine nor on s3://; copy it first")
-    place = place.rstrip("/") or "/"
-    try:
-        listed = _list_s3(place) if place.startswith("s3://") else _list_local(place, recursive="/" in tail)
-    except OSError as error:
-        raise VecapError(
-            f"train.mixture: {place} cannot be read: {' '.join(str(error).split())}; check the path and the rights"
-        ) from error
-    tars = [
-        FoundTar(f"{folder}{name}", f"{place}/{name}", size, etag)
-        for name, (size, etag) in sorted(listed.items())
-        if matches(name)
-    ]
-    if not tars:
-        raise PermanentError(f"train.mixture: there is no tar {place}/{tail}; put it there, or change `paths`")
-    return tars
-
-
-_Listed = dict[str, tuple[int, str | None]]
-
-
-def _list_local(place: str, *, recursive: bool) -> _Listed:
-    infos = pafs.LocalFileSystem().get_file_info(pafs.FileSelector(place, allow_not_found=True, recursive=recursive))
-    start = len(place.rstrip("/")) + 1
-    return {info.path[start:]: (info.size, None) for info in infos if info.type == pafs.FileType.File}
-
-
-def _list_s3(place: str) -> _Listed:
-    """List by boto3: pyarrow does not say the ETag."""
+def _etags(folders: Collection[str]) -> dict[str, str]:
+    """Return the ETags of the objects directly in *folders* (`s3://…`), by place. pyarrow does not give them."""
+    if not folders:
+        return {}
     import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
-    bucket, _, prefix = place.removeprefix("s3://").partition("/")
-    prefix = f"{prefix}/" if prefix else ""
-    try:
-        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return {
-            item["Key"].removeprefix(prefix): (item["Size"], item["ETag"].strip('"'))
-            for page in pages
-            for item in page.get("Contents", [])
-        }
-    except (BotoCoreError, ClientError) as error:
-        raise OSError(str(error)) from error
+    found: dict[str, str] = {}
+    for folder in folders:
+        bucket, _, prefix = f"{folder.removeprefix('s3://')}/".partition("/")
+        try:
+            pages = boto3.client("s3").get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
+                found |= {f"s3://{bucket}/{one['Key']}": one["ETag"].strip('"') for one in page.get("Contents", [])}
+        except (BotoCoreError, ClientError) as error:
+            reason = " ".join(str(error).split())
+            raise VecapError(f"{folder} cannot be read: {reason}; check {_SETTING} and the AWS variables") from error
+    return found
 
 
 def count_tars(
-    tars: Sequence[FoundTar], texts: Mapping[Text, str], known: Sequence[TarPart], threads: int
+    tars: Iterable[FoundTar], texts: Mapping[Text, str], known: Sequence[TarPart], threads: int
 ) -> tuple[TarPart, ...]:
     """Read every tar once and say what is in it; *known* ones of the same name, size and ETag are not read again."""
     before = {(tar.path, tar.bytes): tar for tar in known}
 
     def count(tar: FoundTar) -> TarPart:
-        found = before.get((tar.path, tar.bytes))
+        found = before.get((tar.file.name, tar.file.size))
         if found is not None and (tar.etag is None or found.check == tar.check):
             return found
-        log.info("counting %s (%s bytes)", tar.path, f"{tar.bytes:,}")
+        log.info("counting %s (%s bytes)", tar.file.name, f"{tar.file.size:,}")
         return _count_tar(tar, texts)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="count") as pool:
@@ -152,10 +119,7 @@ def _count_tar(tar: FoundTar, texts: Mapping[Text, str]) -> TarPart:
         for written in parse_samples(stream, shard.name, places, tally, own=False):
             for arm in counted:
                 counted[arm] += usable(written, arm)
-    return TarPart(tar.path, tar.bytes, tar.check, tally.samples, counted, dict(sorted(tally.skipped.items())))
-
-
-_HERE = "{version}"
+    return TarPart(tar.file.name, tar.file.size, tar.check, tally.samples, counted, dict(sorted(tally.skipped.items())))
 
 
 def open_mixture(config: Config, version: str | None) -> Mixture | None:
@@ -221,7 +185,7 @@ def _version_part(config: Config, source: VersionSource, version: str | None) ->
 
 def _tars_part(config: Config, source: TarSource, known: Sequence[Part]) -> TarsPart:
     counted = [tar for part in known if isinstance(part, TarsPart) and part.texts == source.texts for tar in part.tars]
-    tars = count_tars(find_tars(config, source.paths), source.texts, counted, config.train.loader_threads)
+    tars = count_tars(find_tars(config, source.paths).values(), source.texts, counted, config.train.loader_threads)
     return TarsPart(tuple(source.paths), source.texts, tars, source.weight, source.arm, source.mixed_p)
 
 
@@ -242,7 +206,7 @@ def check_mixture(config: Config, mixture: Mixture) -> list[Damage]:
                 damages.append(Damage(source.name, str(error)))
             continue
         try:
-            found = {tar.path: tar for tar in find_tars(config, source.paths)}
+            found = find_tars(config, source.paths)
         except VecapError as error:
             damages.append(Damage(source.name, str(error)))
             continue
@@ -285,10 +249,10 @@ def training_files(config: Config, version: Version) -> list[Recorded]:
             remedy = f"restore it, or delete {manifest.location} and run `vecap assemble` again"
             files += recorded(store, manifest, names, remedy)
             continue
-        places = {tar.path: Path(tar.place) for tar in find_tars(config, part.paths) if tar.etag is None}
+        found = find_tars(config, part.paths)
         for tar in part.tars:
-            if tar.path in places:
-                place, sha256 = places[tar.path], tar.check.removeprefix("sha256:")
+            if tar.path in found and not found[tar.path].file.remote:
+                place, sha256 = Path(found[tar.path].file.place), tar.check.removeprefix("sha256:")
                 remedy = f"restore {place}, or record a mixture with another name"
                 files.append(Recorded(Store(str(place.parent)), place.name, tar.bytes, sha256, remedy))
     return files
@@ -316,11 +280,11 @@ def _version_source(config: Config, part: VersionPart, arm: Arm, *, counted: boo
 
 
 def _tar_source(config: Config, part: TarsPart, arm: Arm) -> Source:
-    found = {tar.path: tar for tar in find_tars(config, part.paths)}
+    found = find_tars(config, part.paths)
     shards = []
     for tar in part.tars:
         there = found.get(tar.path)
-        if there is None or there.bytes != tar.bytes or (there.etag is not None and there.check != tar.check):
+        if there is None or there.file.size != tar.bytes or (there.etag is not None and there.check != tar.check):
             raise DamagedError(f"{tar.path} is missing or was changed since the mixture was recorded; restore it")
         shards.append(there.shard(tar.usable))
     texts = {text: (place,) for text, place in part.texts.items()}
@@ -352,12 +316,3 @@ def _count(store: Store, manifest: Manifest) -> dict[str, dict[Arm, int]]:
     counted = {filename: dict(zip(_USABLE, found, strict=True)) for filename, *found in rows}
     names = {table: f"{table.removesuffix('.parquet')}.tar" for table in tables}
     return {names[table]: counted[store.query_path(table)] for table in tables}
-
-
-_USABLE: Mapping[Arm, str] = {
-    "alttext": "alttext != ''",
-    "vec": "vec != ''",
-    "vecap": "vecap != ''",
-    "mixed": "alttext != '' OR vecap != ''",
-    "alttext_rewritten": "alttext_rewritten != ''",
-}

@@ -1,82 +1,20 @@
-"""Samples of tar shards with the texts that an arm may take, read in blocks, locally or from S3."""
+"""Samples of tar shards with the texts that an arm may take, locally or from S3."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import IO, Any, Self, cast
+from typing import IO, Any, cast
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
 from vecap_tasks.config import Arm, Text
-from vecap_tasks.core.tar import Member, read_members
+from vecap_tasks.core.files import BlockStream
+from vecap_tasks.core.tar import Member, read_groups
 from vecap_tasks.errors import DamagedError
-
-_BLOCK = 2 << 20
-_KEPT = 3
-
-
-class BlockStream:
-    """The file *source* for reading, seekable: each read of it is of one whole block."""
-
-    def __init__(self, source: pa.NativeFile, block: int = _BLOCK) -> None:
-        self._source = source
-        self._block = block
-        self._size = int(source.size())
-        self._at = 0
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._source.close()
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next *size* bytes, all that are left where it is negative; fewer at the end of the file."""
-        stop = self._size if size < 0 else min(self._size, self._at + size)
-        parts = []
-        while self._at < stop:
-            number, start = divmod(self._at, self._block)
-            part = self._load(number)[start : start + stop - self._at]
-            parts.append(part)
-            self._at += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _load(self, number: int) -> bytes:
-        found = self._blocks.get(number)
-        if found is None:
-            found = self._source.read_at(min(self._block, self._size - number * self._block), number * self._block)
-            if len(self._blocks) == _KEPT:
-                self._blocks.popitem(last=False)
-            self._blocks[number] = found
-        else:
-            self._blocks.move_to_end(number)
-        return found
-
 
 _IMAGES = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
@@ -218,27 +156,14 @@ def parse_samples(
 
     *places* says where each text stands, the first that is not empty is taken. Raises DamagedError, naming *name*.
     """
-    for key, members in _grouped(read_members(stream, name)):
+    for key, group in read_groups(stream, name):
         tally.samples += 1
         try:
-            yield _written(stream, name, places, own, key, members)
+            yield _written(stream, name, places, own, key, {member.kind: member for member in group})
         except _SkippedError as reason:
             if own:
                 raise DamagedError(f"{name} is not a training shard: {key} has {reason}; run `vecap verify`") from None
             tally.skipped[str(reason)] = tally.skipped.get(str(reason), 0) + 1
-
-
-def _grouped(members: Iterator[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Give the members of each key that follow each other, by kind."""
-    key, group = "", dict[str, Member]()
-    for member in members:
-        if member.key != key and group:
-            yield key, group
-            group = {}
-        key = member.key
-        group[member.kind] = member
-    if group:
-        yield key, group
 
 
 def _written(
@@ -252,12 +177,12 @@ def _written(
     image = next((members[kind] for kind in _IMAGES if kind in members), None)
     if image is None:
         raise _SkippedError("no_image")
-    if not own and not _read(stream, image, 12).startswith(_MAGIC):
+    if not own and not image.read(stream, 12).startswith(_MAGIC):
         raise _SkippedError("not_an_image")
     values: Any = {}
     if "json" in members:
         try:
-            values = json.loads(_read(stream, members["json"]))
+            values = json.loads(members["json"].read(stream))
         except (ValueError, RecursionError):
             raise _SkippedError("bad_json") from None
     if not isinstance(values, dict) or (own and not isinstance(values.get("uid"), str)):
@@ -281,7 +206,7 @@ def _variants(
     found: Any = values
     if place == "txt":
         try:
-            found = _read(stream, members["txt"]).decode("utf-8") if "txt" in members else None
+            found = members["txt"].read(stream).decode("utf-8") if "txt" in members else None
         except UnicodeDecodeError:
             raise _SkippedError("not_utf8") from None
     else:
@@ -289,8 +214,3 @@ def _variants(
             found = found.get(name) if isinstance(found, dict) else None
     several = found if isinstance(found, list) else [found]
     return tuple(text for text in several if isinstance(text, str) and text.strip())
-
-
-def _read(stream: IO[bytes], member: Member, most: int | None = None) -> bytes:
-    stream.seek(member.offset)
-    return stream.read(member.size if most is None else min(most, member.size))
