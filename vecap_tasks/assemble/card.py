@@ -30,6 +30,21 @@ _LINES = 3  # of a text
 _SHEET_TEXTS = (("alttext", "AltText", "#8a5a00"), ("vec", "VeC", "#1f5fa8"), ("vecap", "VeCap", "#1b7837"))
 _REWRITTEN = ("alttext_rewritten", "Rewritten", "#7b3294")  # where a version has it
 _TALLER = 1.3  # times, for that one more text
+# Identifiers that Hugging Face knows; any other licence is `other` with its name.
+_LICENCES = frozenset(
+    {"apache-2.0", "mit", "unknown", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
+)
+_ORIGINS = {
+    "llm": "the LLM fused AltText and VeC",
+    "vec": "the VeC stands in: there was no usable AltText, or what the LLM wrote was refused",
+    "alttext": "the cleaned AltText stands in: what the VLM wrote was refused",
+}
+_TEXTS = {
+    "alttext": 'AltText as crawled, noise included; only white space is folded; `""` where the page gives none',
+    "vec": 'what the VLM says it sees; `""` where it wrote nothing usable',
+    "vecap": "the caption: AltText and VeC fused; never empty",
+    "alttext_rewritten": 'the AltText as the LLM rewrote it, having seen nothing else; `""` where there is none',
+}
 
 
 def write_sheet(store: Store, tar: str, path: Path) -> None:
@@ -101,23 +116,6 @@ class Facts:
     writers: tuple[Writer, ...]
     counters: Mapping[str, Mapping[str, int]]
     digests: Mapping[str, str]
-
-
-# Identifiers that Hugging Face knows; any other licence is `other` with its name.
-_LICENCES = frozenset(
-    {"apache-2.0", "mit", "unknown", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
-)
-_ORIGINS = {
-    "llm": "the LLM fused AltText and VeC",
-    "vec": "the VeC stands in: there was no usable AltText, or what the LLM wrote was refused",
-    "alttext": "the cleaned AltText stands in: what the VLM wrote was refused",
-}
-_TEXTS = {
-    "alttext": 'AltText as crawled, noise included; only white space is folded; `""` where the page gives none',
-    "vec": 'what the VLM says it sees; `""` where it wrote nothing usable',
-    "vecap": "the caption: AltText and VeC fused; never empty",
-    "alttext_rewritten": 'the AltText as the LLM rewrote it, having seen nothing else; `""` where there is none',
-}
 
 
 def write_card(facts: Facts) -> str:

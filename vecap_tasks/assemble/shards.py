@@ -17,6 +17,7 @@ from vecap_tasks.core.tar import TarWriter, read_samples
 from vecap_tasks.errors import DamagedError
 
 MIXED = 4  # training shards that a group's rows are at least mixed over, where the crawl has that many
+_BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,6 @@ def _gather(sources: Iterable[Source], enough: int) -> list[tuple[Source, ...]]:
             gathered.append(tuple(members))
             members = []
     return [*gathered, tuple(members)] if members else gathered
-
-
-_BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,13 @@ _VARIANTS = """
     ELSE [captions.{0}] END AS {0}_variants"""
 
 _SHEET = "samples.png"
+_TEXTS = ("alttext", "vec", "vecap", "alttext_rewritten")
+_COUNTED = f"""
+    SELECT count(*), count(DISTINCT sha256),
+        coalesce(max(greatest(len(vec_variants), len(vecap_variants), len(alttext_rewritten_variants))), 0),
+        {", ".join(f"count(*) FILTER ({text} != '')" for text in _TEXTS)},
+        {", ".join(f"coalesce(avg(len(string_split({text}, ' '))) FILTER ({text} != ''), 0)" for text in _TEXTS)}
+    FROM samples"""
 
 
 class Assemble(Stage):
@@ -153,12 +160,3 @@ class Assemble(Stage):
             counters={name: manifest.counters for name, manifest in manifests.items()},
             digests={name: manifest.digest for name, manifest in manifests.items()},
         )
-
-
-_TEXTS = ("alttext", "vec", "vecap", "alttext_rewritten")
-_COUNTED = f"""
-    SELECT count(*), count(DISTINCT sha256),
-        coalesce(max(greatest(len(vec_variants), len(vecap_variants), len(alttext_rewritten_variants))), 0),
-        {", ".join(f"count(*) FILTER ({text} != '')" for text in _TEXTS)},
-        {", ".join(f"coalesce(avg(len(string_split({text}, ' '))) FILTER ({text} != ''), 0)" for text in _TEXTS)}
-    FROM samples"""

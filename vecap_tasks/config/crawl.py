@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 
 from vecap_tasks.config.section import Runtime, Section
 
+# A product token, as robots.txt names it, and somewhere after it an address on the web or a mailbox.
+_USER_AGENT = re.compile(r"[A-Za-z_-]+[ -~]*(https?://[^\s/]+\.[^\s/]|[^\s@(<]+@[^\s@]+\.[^\s@]+)[ -~]*")
+
 
 class WarcSource(Section):
     """Pages from WARC and ARC files; the images they name are read from the same files, or fetched."""
@@ -77,10 +80,6 @@ class WebdatasetSource(Section):
 
 
 Source = Annotated[WarcSource | WatSource | SiteSource | UrlSource | WebdatasetSource, Field(discriminator="kind")]
-
-
-# A product token, as robots.txt names it, and somewhere after it an address on the web or a mailbox.
-_USER_AGENT = re.compile(r"[A-Za-z_-]+[ -~]*(https?://[^\s/]+\.[^\s/]|[^\s@(<]+@[^\s@]+\.[^\s@]+)[ -~]*")
 
 
 class FetchConfig(Section):

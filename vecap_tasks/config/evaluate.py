@@ -11,6 +11,7 @@ from vecap_tasks.config.section import Runtime, Section
 # The digest of a set covers what is read from it, so where its files lie changes nothing that is made.
 _Place = Annotated[str, Runtime]
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="What its figures are called in tables.")]
+Ties = Literal["against", "clip_benchmark", "open_clip"]
 
 
 class _Captioned(Section):
@@ -107,7 +108,6 @@ class ClassTars(_Classified):
 
 RetrievalSource = Annotated[KarpathySet | TokenSet | CaptionTable | CaptionTars, Field(discriminator="kind")]
 ZeroShotSource = Annotated[ClassFolders | ClassTable | ClassTars, Field(discriminator="kind")]
-Ties = Literal["against", "clip_benchmark", "open_clip"]
 
 
 class BootstrapConfig(Section):

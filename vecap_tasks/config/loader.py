@@ -18,6 +18,11 @@ from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.train import AssembleConfig, TrainConfig
 from vecap_tasks.errors import ConfigError
 
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
+_VARIABLE_NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+_NOT_JSON = {_TIMESTAMP, *(f"tag:yaml.org,2002:{name}" for name in ("binary", "omap", "pairs", "set"))}
+
 
 class TlsConfig(Section):
     """Files in PEM by which we and a Dask scheduler know each other. Without them a scheduler runs anyone's code."""
@@ -63,10 +68,6 @@ class RetentionConfig(Section):
     )
 
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
-_VARIABLE_NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
-
-
 def expand(text: str) -> str:
     """Replace `${NAME}` and `${NAME:-default}` by the environment's values; a default may hold variables itself.
 
@@ -94,10 +95,6 @@ def environment(text: str) -> tuple[tuple[str, str | None], ...]:
     """Return the variables that *text* names, by name, with their values here; None where one is not set."""
     names = sorted({match.group(1) for match in _VARIABLE_NAME.finditer(text)})
     return tuple((name, os.environ.get(name)) for name in names)
-
-
-_TIMESTAMP = "tag:yaml.org,2002:timestamp"
-_NOT_JSON = {_TIMESTAMP, *(f"tag:yaml.org,2002:{name}" for name in ("binary", "omap", "pairs", "set"))}
 
 
 class _Loader(yaml.SafeLoader):

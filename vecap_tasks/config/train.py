@@ -23,6 +23,9 @@ _SIZES: dict[Size, tuple[int, ...]] = {
     "L/14": (14, 1024, 24, 16, 768, 12, 12, 768),
     "H/14": (14, 1280, 32, 16, 1024, 24, 16, 1024),
 }
+Arm = Literal["alttext", "vec", "vecap", "mixed", "alttext_rewritten"]
+Text = Literal["alttext", "vec", "vecap", "alttext_rewritten"]
+_PLACE = re.compile(r"^(txt|json\.[^.]+(\.[^.]+)*)$")
 
 
 class ClipConfig(Section):
@@ -85,11 +88,6 @@ class LaunchConfig(Section):
     def alone(self) -> bool:
         """Whether one process does it all."""
         return self.processes == 1 and self.nodes == 1
-
-
-Arm = Literal["alttext", "vec", "vecap", "mixed", "alttext_rewritten"]
-Text = Literal["alttext", "vec", "vecap", "alttext_rewritten"]
-_PLACE = re.compile(r"^(txt|json\.[^.]+(\.[^.]+)*)$")
 
 
 class _MixtureSource(Section):

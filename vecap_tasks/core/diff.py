@@ -13,6 +13,24 @@ from vecap_tasks.core.tables import connect, create_view
 from vecap_tasks.core.version import Change, Version, changed_settings, published
 from vecap_tasks.errors import VecapError
 
+_FUNNEL = (
+    ("crawl", "candidates"),
+    ("crawl", "success"),
+    ("quality", "accepted"),
+    ("rewrite", "captioned"),
+    ("assemble", "samples"),
+)
+_COUNTED_STAGES = ("crawl", "quality", "rewrite", "assemble")
+TEXTS = {"alttext": "AltText", "vec": "VeC", "vecap": "VeCap"}
+# What manifests count by name: stage, prefix of the counters, and what it is for a person.
+_COUNTED = (
+    ("crawl", "error.", "download"),
+    ("quality", "reason.", "refused"),
+    ("quality", "alttext.", "AltText"),
+    ("rewrite", "vecap_from.", "VeCap from"),
+    ("rewrite", "problem.", "screening"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -52,29 +70,8 @@ def summarise(store: Store, version: Version) -> Summary:
     )
 
 
-_FUNNEL = (
-    ("crawl", "candidates"),
-    ("crawl", "success"),
-    ("quality", "accepted"),
-    ("rewrite", "captioned"),
-    ("assemble", "samples"),
-)
-_COUNTED_STAGES = ("crawl", "quality", "rewrite", "assemble")
-
-
 def _count(manifest: Manifest | None, counter: str) -> int:
     return manifest.counters.get(counter, 0) if manifest else 0
-
-
-TEXTS = {"alttext": "AltText", "vec": "VeC", "vecap": "VeCap"}
-# What manifests count by name: stage, prefix of the counters, and what it is for a person.
-_COUNTED = (
-    ("crawl", "error.", "download"),
-    ("quality", "reason.", "refused"),
-    ("quality", "alttext.", "AltText"),
-    ("rewrite", "vecap_from.", "VeCap from"),
-    ("rewrite", "problem.", "screening"),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,24 @@ if TYPE_CHECKING:
 
 _OWN_ROWS = ("alembic_version", "workspaces")  # tables in which MLflow's migrations write rows
 _LEFTOVERS = ("-journal", "-wal", "-shm")  # SQLite would apply those of a killed process to the new file
+# What each experiment holds, as its page says it.
+EXPERIMENTS = {
+    "gate": "The quality gate's report on each crawl, passed or refused: one run for each.",
+    "versions": "The published dataset versions, one run for each, with all that it was made from.",
+    "clip": "Models trained on published versions: a run for each evaluation of the arms, and below it one for each "
+    "model. A model's page leads to the versions that it was trained on, and they to their crawl files.",
+}
+_NOTE = "mlflow.note.content"
+_KIND = "custom_model_development"  # MLflow's word for an experiment that holds training runs
+_AIRFLOW = {"dag_id": "DAG_ID", "run_id": "DAG_RUN_ID", "task_id": "TASK_ID", "try_number": "TRY_NUMBER"}
+_SQLITE = "sqlite:///"
+_PARAM_CHARS = 6000  # MLflow's limits
+_PARAMS_AT_ONCE = 100
+_METRICS_AT_ONCE = 1000
+_DATASETS_AT_ONCE = 100
+_DIGEST_CHARS = 32  # MLflow takes at most 36, a sha256 has 64: the full one stands in the dataset's source
+_NAME_CHARS = 500
+_NO_NAME = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
 
 def ensure_database(file: Path, artifacts: str) -> None:
@@ -72,26 +90,6 @@ def _make(file: Path, artifacts: str) -> None:
     for suffix in _LEFTOVERS:
         Path(f"{file}{suffix}").unlink(missing_ok=True)
     new.replace(file)
-
-
-# What each experiment holds, as its page says it.
-EXPERIMENTS = {
-    "gate": "The quality gate's report on each crawl, passed or refused: one run for each.",
-    "versions": "The published dataset versions, one run for each, with all that it was made from.",
-    "clip": "Models trained on published versions: a run for each evaluation of the arms, and below it one for each "
-    "model. A model's page leads to the versions that it was trained on, and they to their crawl files.",
-}
-_NOTE = "mlflow.note.content"
-_KIND = "custom_model_development"  # MLflow's word for an experiment that holds training runs
-_AIRFLOW = {"dag_id": "DAG_ID", "run_id": "DAG_RUN_ID", "task_id": "TASK_ID", "try_number": "TRY_NUMBER"}
-_SQLITE = "sqlite:///"
-_PARAM_CHARS = 6000  # MLflow's limits
-_PARAMS_AT_ONCE = 100
-_METRICS_AT_ONCE = 1000
-_DATASETS_AT_ONCE = 100
-_DIGEST_CHARS = 32  # MLflow takes at most 36, a sha256 has 64: the full one stands in the dataset's source
-_NAME_CHARS = 500
-_NO_NAME = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,10 @@ from vecap_tasks.errors import DamagedError, VecapError
 
 _MIXTURES = "mixtures"
 _STAGES = {*DATASET_STAGES, *KEYED_STAGES}
+_DAY = 86_400.0
+_QUIET = 3_600.0  # seconds without a file written after which nobody is at work on a version
+# Asked for published versions (name to digest): which must stay for a reason outside the store, by name, and why.
+Elsewhere = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +130,6 @@ def _mixtures(store: Store, dataset: str) -> dict[str, str]:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DamagedError(f"{place} is not a mixture: {error}; restore or remove it") from error
     return named
-
-
-_DAY = 86_400.0
-_QUIET = 3_600.0  # seconds without a file written after which nobody is at work on a version
-
-# Asked for published versions (name to digest): which must stay for a reason outside the store, by name, and why.
-Elsewhere = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)

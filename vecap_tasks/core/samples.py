@@ -1,5 +1,7 @@
 """Captioned rows of a version, by page and filter, and single images out of its tar shards."""
 
+# ruff: noqa: S608 - the queries are put together from this file's own text; what people type is bound
+
 from __future__ import annotations
 
 import tarfile
@@ -19,6 +21,8 @@ from vecap_tasks.errors import VecapError
 
 _BLOCK = tarfile.BLOCKSIZE
 _WINDOW = 128 * _BLOCK  # read at once while a header is looked for
+_HOST = "split_part(split_part(url, '/', 3), ':', 1)"  # of a canonical address
+_MAX_FACET_VALUES = 25
 
 
 def read_picture(store: Store, crawl: Manifest, key: str) -> bytes | None:
@@ -82,13 +86,6 @@ def _key(header: tarfile.TarInfo) -> str:
 
 def _order(key: str) -> tuple[int, str]:
     return len(key), key
-
-
-# ruff: noqa: S608 - the queries are put together from this file's own text; what people type is bound
-
-
-_HOST = "split_part(split_part(url, '/', 3), ':', 1)"  # of a canonical address
-_FACET = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +196,7 @@ class Samples:
     def _counts(self, value: str, source: str) -> tuple[Count, ...]:
         rows = self._ask(
             f"SELECT {value} AS value, count(*) AS n FROM {source} WHERE value IS NOT NULL AND value != '' "
-            f"GROUP BY value ORDER BY n DESC, value LIMIT {_FACET}",
+            f"GROUP BY value ORDER BY n DESC, value LIMIT {_MAX_FACET_VALUES}",
             {},
         )
         return tuple(Count(*row) for row in rows)

@@ -25,6 +25,46 @@ from vecap_tasks.crawl.sources.link import Held, Link, Tally, uid
 if TYPE_CHECKING:
     import duckdb
 
+FOOTER = b"vecap"
+# `place` puts the rows of a part in order.
+LINKS = pa.schema([pa.field("place", pa.int64()), *(field for field in CANDIDATES if field.name != "key")])
+# The fields of Held.
+HELD = pa.schema(
+    [
+        pa.field("place", pa.int64()),
+        pa.field("url", pa.string()),
+        pa.field("archive", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("length", pa.int64()),
+        pa.field("digest", pa.string()),
+        pa.field("refers_to", pa.string()),
+    ]
+)
+_BATCH = 10_000
+_COLLECT_AFTER = 100_000  # objects: reading makes many and no cycles, and Python would look for some after every 700
+Place = TypeVar("Place", bound=PurePath)
+_SHARD_DIGITS = 5  # img2dataset's
+_ROW_DIGITS = 4
+# Where each address's image lies: in the first record of its own, else in the record that a revisit says it is the
+# same as, by the digest of the payload or else by address.
+_IMAGES = """
+    CREATE TABLE images AS
+    WITH records AS (SELECT * FROM held WHERE "offset" IS NOT NULL),
+    revisits AS (SELECT * FROM held WHERE "offset" IS NULL),
+    by_digest AS (SELECT DISTINCT ON (digest) * FROM records WHERE digest IS NOT NULL ORDER BY digest, position),
+    by_url AS (SELECT DISTINCT ON (url) * FROM records ORDER BY url, position),
+    found AS (
+        SELECT url, archive, "offset", length, 1 AS choice, position FROM by_url
+        UNION ALL
+        SELECT revisits.url, same.archive, same."offset", same.length, 2, revisits.position
+        FROM revisits JOIN by_digest AS same USING (digest)
+        UNION ALL
+        SELECT revisits.url, same.archive, same."offset", same.length, 3, revisits.position
+        FROM revisits JOIN by_url AS same ON revisits.refers_to = same.url
+    )
+    SELECT DISTINCT ON (url) url, archive, "offset", length FROM found ORDER BY url, choice, position
+"""
+
 
 class Source(Protocol):
     """A source of links. Whatever the process, the same part gives the same links."""
@@ -60,27 +100,6 @@ def open_source(config: Config, interval: str) -> Source:
     if isinstance(section, WebdatasetSource):
         return WebdatasetFiles(config, section, interval)
     return Site(config.crawl.fetch, section, interval)
-
-
-FOOTER = b"vecap"
-# `place` puts the rows of a part in order.
-LINKS = pa.schema([pa.field("place", pa.int64()), *(field for field in CANDIDATES if field.name != "key")])
-# The fields of Held.
-HELD = pa.schema(
-    [
-        pa.field("place", pa.int64()),
-        pa.field("url", pa.string()),
-        pa.field("archive", pa.string()),
-        pa.field("offset", pa.int64()),
-        pa.field("length", pa.int64()),
-        pa.field("digest", pa.string()),
-        pa.field("refers_to", pa.string()),
-    ]
-)
-_BATCH = 10_000
-_COLLECT_AFTER = 100_000  # objects: reading makes many and no cycles, and Python would look for some after every 700
-
-Place = TypeVar("Place", bound=PurePath)
 
 
 def held_beside(links: Place) -> Place:
@@ -146,30 +165,6 @@ def _held(images: list[Held], first: int) -> pa.RecordBatch:
     fields = (field.name for field in HELD if field.name != "place")
     columns = {name: [getattr(image, name) for image in images] for name in fields}
     return pa.RecordBatch.from_pydict({"place": range(first, first + len(images)), **columns}, schema=HELD)
-
-
-_SHARD_DIGITS = 5  # img2dataset's
-_ROW_DIGITS = 4
-
-# Where each address's image lies: in the first record of its own, else in the record that a revisit says it is the
-# same as, by the digest of the payload or else by address.
-_IMAGES = """
-    CREATE TABLE images AS
-    WITH records AS (SELECT * FROM held WHERE "offset" IS NOT NULL),
-    revisits AS (SELECT * FROM held WHERE "offset" IS NULL),
-    by_digest AS (SELECT DISTINCT ON (digest) * FROM records WHERE digest IS NOT NULL ORDER BY digest, position),
-    by_url AS (SELECT DISTINCT ON (url) * FROM records ORDER BY url, position),
-    found AS (
-        SELECT url, archive, "offset", length, 1 AS choice, position FROM by_url
-        UNION ALL
-        SELECT revisits.url, same.archive, same."offset", same.length, 2, revisits.position
-        FROM revisits JOIN by_digest AS same USING (digest)
-        UNION ALL
-        SELECT revisits.url, same.archive, same."offset", same.length, 3, revisits.position
-        FROM revisits JOIN by_url AS same ON revisits.refers_to = same.url
-    )
-    SELECT DISTINCT ON (url) url, archive, "offset", length FROM found ORDER BY url, choice, position
-"""
 
 
 def shard_names(rows: int, shard_size: int) -> list[str]:

@@ -32,6 +32,27 @@ _BATCH = 100_000
 MOST = 3  # bits that may differ, for the bands above
 _CROWD = 512  # hashes in a bucket, above which it is cut
 _BANDS = ", ".join(f"(hash >> {16 * band}) & 65535" for band in range(4))
+_EXACT = f"""
+    SELECT crawl.key, crawl.uid, firsts.uid AS duplicate_of, 'exact' AS kind, 0 AS distance, NULL::VARCHAR AS version
+    FROM crawl JOIN firsts USING (sha256) WHERE status = '{SUCCESS}' AND crawl.key <> firsts.key"""
+_EXACT_EARLIER = f"""
+    SELECT crawl.key, crawl.uid, olds.uid, 'exact', 0, version
+    FROM crawl JOIN olds USING (sha256) JOIN versions ON number = spot[1] WHERE status = '{SUCCESS}'"""
+# Of each picture alone the first row: the others are its exact duplicates.
+_NEAR = """
+    SELECT firsts.key, firsts.uid, coalesce(kept.uid, points.uid), 'near', coalesce(copies.distance, 0), NULL
+    FROM firsts JOIN points ON points.phash = firsts.phash AND points.own
+    LEFT JOIN copies ON copies.place = points.place LEFT JOIN points AS kept ON kept.place = copies.kept
+    WHERE copies.place IS NOT NULL OR firsts.key <> points.key"""
+_NEAR_EARLIER = f"""
+    SELECT crawl.key, crawl.uid, old.uid, 'near', nearest.distance, version
+    FROM (
+        SELECT later, min((distance, earlier)) AS nearest, nearest[1] AS distance, nearest[2] AS earlier
+        FROM pairs JOIN points ON place = earlier WHERE NOT own GROUP BY later
+    ) AS nearest
+    JOIN points AS new ON new.place = later JOIN points AS old ON old.place = nearest.earlier
+    JOIN versions ON versions.number = old.number JOIN crawl ON crawl.phash = new.phash
+    ANTI JOIN olds ON olds.sha256 = crawl.sha256 WHERE status = '{SUCCESS}'"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,29 +147,6 @@ def _collapse(connection: duckdb.DuckDBPyConnection) -> None:
             SELECT phash, false, min(spot)[1], min(spot)[2], arg_min(uid, spot) FROM olds
             WHERE phash IS NOT NULL GROUP BY phash
         )""")
-
-
-_EXACT = f"""
-    SELECT crawl.key, crawl.uid, firsts.uid AS duplicate_of, 'exact' AS kind, 0 AS distance, NULL::VARCHAR AS version
-    FROM crawl JOIN firsts USING (sha256) WHERE status = '{SUCCESS}' AND crawl.key <> firsts.key"""
-_EXACT_EARLIER = f"""
-    SELECT crawl.key, crawl.uid, olds.uid, 'exact', 0, version
-    FROM crawl JOIN olds USING (sha256) JOIN versions ON number = spot[1] WHERE status = '{SUCCESS}'"""
-# Of each picture alone the first row: the others are its exact duplicates.
-_NEAR = """
-    SELECT firsts.key, firsts.uid, coalesce(kept.uid, points.uid), 'near', coalesce(copies.distance, 0), NULL
-    FROM firsts JOIN points ON points.phash = firsts.phash AND points.own
-    LEFT JOIN copies ON copies.place = points.place LEFT JOIN points AS kept ON kept.place = copies.kept
-    WHERE copies.place IS NOT NULL OR firsts.key <> points.key"""
-_NEAR_EARLIER = f"""
-    SELECT crawl.key, crawl.uid, old.uid, 'near', nearest.distance, version
-    FROM (
-        SELECT later, min((distance, earlier)) AS nearest, nearest[1] AS distance, nearest[2] AS earlier
-        FROM pairs JOIN points ON place = earlier WHERE NOT own GROUP BY later
-    ) AS nearest
-    JOIN points AS new ON new.place = later JOIN points AS old ON old.place = nearest.earlier
-    JOIN versions ON versions.number = old.number JOIN crawl ON crawl.phash = new.phash
-    ANTI JOIN olds ON olds.sha256 = crawl.sha256 WHERE status = '{SUCCESS}'"""
 
 
 def find_pairs(connection: duckdb.DuckDBPyConnection, distance: int) -> None:

@@ -22,6 +22,9 @@ from vecap_tasks.crawl.sources.link import Stored
 from vecap_tasks.crawl.warc.records import MAX_HEADER, Records, answer_of
 from vecap_tasks.errors import Failure, VecapError, failure_of
 
+SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE = "success", "failed_to_download", "failed_to_resize"
+_DECODERS = 2  # threads; what they call lets go of the interpreter while it decodes
+
 
 def read_stored(config: Config, stored: Stored) -> bytes:
     """Return the bytes of an image: of its file, here or on S3, only they are read.
@@ -55,11 +58,6 @@ def _payload(record: bytes, fetch: FetchConfig) -> bytes:
     if fetch.robots and (rule := opted_out(answer.robots_tags, product_token(fetch.user_agent))):
         raise Failure("opt_out", rule)
     return answer.body(fetch.max_bytes)
-
-
-SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE = "success", "failed_to_download", "failed_to_resize"
-
-_DECODERS = 2  # threads; what they call lets go of the interpreter while it decodes
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,25 @@ SCHEMA = pa.schema(
         pa.field("chosen", pa.bool_()),  # zero_shot alone: what mean per class recall counts
     ]
 )
+# Task -> the metrics of the three columns of its hits: key and title.
+_OF_TASK: dict[str, tuple[tuple[str, str], ...]] = {
+    "image_to_text": (
+        ("image_to_text_1", "I2T R@1"),
+        ("image_to_text_5", "I2T R@5"),
+        ("image_to_text_10", "I2T R@10"),
+    ),
+    "text_to_image": (
+        ("text_to_image_1", "T2I R@1"),
+        ("text_to_image_5", "T2I R@5"),
+        ("text_to_image_10", "T2I R@10"),
+    ),
+    "zero_shot": (
+        ("zero_shot_top1", "zero-shot"),
+        ("zero_shot_top5", "top-5"),
+        ("zero_shot_mean_per_class", "per class"),
+    ),
+}
+_MEAN_PER_CLASS = "zero_shot_mean_per_class"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,27 +112,6 @@ def read_answers(data: bytes, where: str) -> tuple[Answers, ...]:
         label = columns["class"][rows].astype(np.int32) if classified else np.empty(0, np.int32)
         made.append(Answers(str(name), str(digest), str(task), columns["image"][rows], label, hits))
     return tuple(made)
-
-
-# Task -> the metrics of the three columns of its hits: key and title.
-_OF_TASK: dict[str, tuple[tuple[str, str], ...]] = {
-    "image_to_text": (
-        ("image_to_text_1", "I2T R@1"),
-        ("image_to_text_5", "I2T R@5"),
-        ("image_to_text_10", "I2T R@10"),
-    ),
-    "text_to_image": (
-        ("text_to_image_1", "T2I R@1"),
-        ("text_to_image_5", "T2I R@5"),
-        ("text_to_image_10", "T2I R@10"),
-    ),
-    "zero_shot": (
-        ("zero_shot_top1", "zero-shot"),
-        ("zero_shot_top5", "top-5"),
-        ("zero_shot_mean_per_class", "per class"),
-    ),
-}
-_MEAN_PER_CLASS = "zero_shot_mean_per_class"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vecap_tasks.config import Ties
 
 KS = (1, 5, 10)
+BLOCK = 4_000_000  # similarities held at once: 16 MB of float32
 
 
 def found(similar: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, ties: Ties) -> torch.Tensor:
@@ -41,9 +42,6 @@ def _mask(similar: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> t
     right = torch.zeros_like(similar, dtype=torch.bool)
     right[rows, columns] = True
     return right
-
-
-BLOCK = 4_000_000  # similarities held at once: 16 MB of float32
 
 
 def images_found(

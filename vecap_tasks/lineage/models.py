@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FOLDER = "evaluation"  # of a model's run, for the files of its evaluation
 _NOT_COPIED = "metrics.json"  # its figures are the run's metrics
+_MIXED = ("mixture", "version", "tars")  # kinds of a training's inputs: its mixture, and the sources of that
+_NO_MODEL_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def evaluation_inputs(dataset: str, evaluate: Manifest) -> dict[str, DatasetInput]:
@@ -75,9 +77,6 @@ def throughput(store: Store, train: Manifest, shard: str) -> list[Metric]:
     return [metric for line in lines for metric in speed_metrics(json.loads(line))]
 
 
-_MIXED = ("mixture", "version", "tars")  # kinds of a training's inputs: its mixture, and the sources of that
-
-
 def trained_on(tracking: Tracking, version: Version, train: Manifest) -> list[TrainedOn]:
     """Return the mixture that *train* names and its sources, in its order; the version alone where it names none."""
     mixed = [item for item in train.inputs if item.kind in _MIXED]
@@ -97,9 +96,6 @@ def _place(tracking: Tracking, item: Input) -> Place | None:
     dataset, _, version = item.name.rpartition("/")
     run = tracking.find_version(dataset, version, item.digest)
     return None if run is None else Place(str(run.info.experiment_id), str(run.info.run_id))
-
-
-_NO_MODEL_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def record_clip(config: Config, version: Version, tags: Mapping[str, str] | None = None) -> str:

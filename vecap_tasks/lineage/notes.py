@@ -13,6 +13,18 @@ from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.mlflow_tracking import is_server, tracking_uri
 
 _MODE = "workflowType=machine_learning"
+NAME = "crawl_files.md"
+TABLE = "crawl_files.csv"
+_MAX_TABLE_ROWS = 1000  # rows of a table that a browser still shows at once; the other file has all
+_MAX_NAMED = 5  # files of a crawl, and sources of a mixture, that a page names itself: MLflow takes 8,000 characters
+_MAX_CHARS = 300  # of a name or a refusal
+_FUNNEL = (
+    ("crawl", "candidates", "found"),
+    ("crawl", "success", "downloaded"),
+    ("quality", "accepted", "accepted"),
+    ("rewrite", "captioned", "captioned"),
+    ("assemble", "samples", "samples"),
+)
 
 
 def run_page(experiment: str, run_id: str, artifact: str = "") -> str:
@@ -43,11 +55,6 @@ def address(config: Config, page: str) -> str | None:
     parts = urlsplit(base)
     public = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))  # a link must not hold a password
     return f"{public.rstrip('/')}/{page}"
-
-
-NAME = "crawl_files.md"
-TABLE = "crawl_files.csv"
-_SHOWN = 1000  # rows of a table that a browser still shows at once; the other file has all
 
 
 def write_crawl_files(folder: Path, crawl: Manifest, links: Sequence[str]) -> None:
@@ -83,8 +90,8 @@ def _shown(item: Input) -> str:
 
 
 def _table(rows: list[tuple[str, str, str]]) -> str:
-    lines = "".join(f"| {' | '.join(row)} |\n" for row in rows[:_SHOWN])
-    more = f"\n… and {len(rows) - _SHOWN:,} more, in `{TABLE}`\n" if len(rows) > _SHOWN else ""
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in rows[:_MAX_TABLE_ROWS])
+    more = f"\n… and {len(rows) - _MAX_TABLE_ROWS:,} more, in `{TABLE}`\n" if len(rows) > _MAX_TABLE_ROWS else ""
     return f"| file | bytes | sha256 |\n| --- | ---: | --- |\n{lines}{more}" if rows else "Nothing.\n"
 
 
@@ -94,17 +101,6 @@ def _bytes(size: int | None) -> str:
 
 def _cell(name: str) -> str:
     return "`" + name.replace("`", "'").replace("|", "¦").replace("\n", " ") + "`"
-
-
-_NAMED = 5  # files of a crawl, and sources of a mixture, that a page names itself: MLflow takes 8,000 characters
-_CHARS = 300  # of a name or a refusal
-_FUNNEL = (
-    ("crawl", "candidates", "found"),
-    ("crawl", "success", "downloaded"),
-    ("quality", "accepted", "accepted"),
-    ("rewrite", "captioned", "captioned"),
-    ("assemble", "samples", "samples"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +131,7 @@ class TrainedOn:
         """Its name, leading to its run and to the list of its crawl files where MLflow has them."""
         if self.place is None:
             return _code(self.name)
-        return f"{self.place.link(self.name[:_CHARS])} ({self.place.link('its crawl files', NAME)})"
+        return f"{self.place.link(self.name[:_MAX_CHARS])} ({self.place.link('its crawl files', NAME)})"
 
     @property
     def line(self) -> str:
@@ -163,7 +159,7 @@ def version_note(
         "Look at " + ", ".join(_artifacts(place, manifests)),
         f"[Models trained on it]({trained})",
         f"Rows: {', '.join(counts)}",
-        "Crawl files" + _indented([_input(item) for item in files[:_NAMED]], len(files) - _NAMED),
+        "Crawl files" + _indented([_input(item) for item in files[:_MAX_NAMED]], len(files) - _MAX_NAMED),
         "Captions written by"
         + _indented([_input(item) for item in rewrite.inputs if item.kind in ("model", "prompt")]),
         f"Digest {_code(manifests['assemble'].digest)}",
@@ -246,14 +242,14 @@ def _made_by(tags: Mapping[str, str]) -> list[str]:
 
 
 def _links(trained_on: Sequence[TrainedOn]) -> str:
-    more = len(trained_on) - _NAMED
-    return ", ".join(one.link for one in trained_on[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(trained_on) - _MAX_NAMED
+    return ", ".join(one.link for one in trained_on[:_MAX_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _lines(trained_on: Sequence[TrainedOn]) -> list[str]:
-    more = len(trained_on) - _NAMED
+    more = len(trained_on) - _MAX_NAMED
     left = [f"Trained on {more:,} more, which stand among the datasets of the run"] if more > 0 else []
-    return [*(one.line for one in trained_on[:_NAMED]), *left]
+    return [*(one.line for one in trained_on[:_MAX_NAMED]), *left]
 
 
 def _input(item: Input) -> str:
@@ -271,10 +267,10 @@ def _indented(lines: Sequence[str], more: int = 0) -> str:
 
 
 def _code(text: str) -> str:
-    return "`" + " ".join(text.split())[:_CHARS].replace("`", "'") + "`"
+    return "`" + " ".join(text.split())[:_MAX_CHARS].replace("`", "'") + "`"
 
 
 def _text(text: str) -> str:
     """Return *text* with nothing in it that Markdown or HTML would take for a sign."""
-    escaped = "".join(f"\\{sign}" if sign in "\\`*_[]#|" else sign for sign in " ".join(text.split())[:_CHARS])
+    escaped = "".join(f"\\{sign}" if sign in "\\`*_[]#|" else sign for sign in " ".join(text.split())[:_MAX_CHARS])
     return escaped.replace("&", "&amp;").replace("<", "&lt;")

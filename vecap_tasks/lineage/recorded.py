@@ -29,6 +29,7 @@ MODEL_TAG = "vecap.model"  # a tag of a registered version: the id of its logged
 _MODEL_ID = re.compile(r"(?:models:/)?(m-[0-9a-f]{32})")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
+_PAGE_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +144,6 @@ def _copy(tracking: Tracking, name: str, uri: str, wanted: Mapping[str, FileEntr
     return Node("mlflow", name, None, "its copy of the files", tuple(problems), files=files, bytes=size)
 
 
-_AT_ONCE = 1000
-
-
 def needed_by_mlflow(config: Config, versions: Mapping[str, str]) -> dict[str, str]:
     """Return which of the published *versions* (name to digest) must stay because of MLflow, by name, and why.
 
@@ -180,7 +178,7 @@ def _experiments(tracking: Tracking) -> dict[str, str]:
     found: dict[str, str] = {}
     token: str | None = None
     while True:
-        page: Any = tracking.client.search_experiments(ViewType.ALL, _AT_ONCE, page_token=token)
+        page: Any = tracking.client.search_experiments(ViewType.ALL, _PAGE_SIZE, page_token=token)
         found |= {str(one.experiment_id): one.name for one in page}
         token = page.token
         if not token:
@@ -192,7 +190,7 @@ def _runs(tracking: Tracking, experiments: list[str], query: str) -> Iterator[Ru
 
     token: str | None = None
     while experiments:
-        page: Any = tracking.client.search_runs(experiments, query, ViewType.ALL, _AT_ONCE, page_token=token)
+        page: Any = tracking.client.search_runs(experiments, query, ViewType.ALL, _PAGE_SIZE, page_token=token)
         yield from page
         token = page.token
         if not token:

@@ -20,6 +20,8 @@ from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError, one_line
 
 _WIDTH = 2000  # the terminal wraps what is too long for it; nothing is cut
+_WEB = re.compile(r"https?://")
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +113,6 @@ def _outcome(node: Node) -> str:
     read = f"{sum(one.files for one in nodes):,} files, {sum(one.bytes for one in nodes):,} bytes checked"
     left = f"; {unchecked} {'thing' if unchecked == 1 else 'things'} not checked" if unchecked else ""
     return f"{node.kind} {node.name} is {state}: {read}{left}"
-
-
-_WEB = re.compile(r"https?://")
-_BLOCK = 1 << 20
 
 
 def named_inputs(stage: str, inputs: Sequence[Input]) -> list[Input]:

@@ -24,9 +24,12 @@ from vecap_tasks.lineage import notes
 from vecap_tasks.lineage.notes import Place, gate_note, run_page, trained_page, version_note
 from vecap_tasks.lineage.recorded import LISTS
 
+log = logging.getLogger(__name__)
+
 CONFIGURATION = "config.yaml"
 _LARGEST_ARTIFACT = 16 << 20
 _DATA = (".parquet", ".tar")
+REPORT = "report"
 
 
 def record_version(config: Config, version: Version, tags: Mapping[str, str] | None = None) -> str:
@@ -108,11 +111,6 @@ def _digests(folder: Path) -> str:
     """Return the sha256 of the files that recording itself writes, by name, as JSON: no manifest has them."""
     names = (notes.NAME, notes.TABLE, CONFIGURATION)
     return json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
-
-
-log = logging.getLogger(__name__)
-
-REPORT = "report"
 
 
 def record_gate(

@@ -21,6 +21,11 @@ from vecap_tasks.lineage.tree import Inputs, Node, format_tree, named_inputs
 from vecap_tasks.train.data.mixture import Mixture, TarPart, TarsPart, VersionPart, mixture_file, read_mixture
 from vecap_tasks.train.data.mixture_builder import FoundTar, find_tars
 
+__all__ = ["format_tree", "walk"]
+
+_MIXED = ("mixture", "version", "tars")  # kinds of a training's inputs that the node of its mixture tells of
+_SHARD = re.compile(rf"(?:{'|'.join(get_args(Arm))})--?\d+")
+
 
 def mixture_nodes(walker: Walker, version: Version, train: Manifest) -> list[Node]:
     """Return the node of the mixture that the manifest *train* names, with all its sources; none where it has none."""
@@ -88,9 +93,6 @@ def _tar(recorded: TarPart, found: FoundTar | None) -> Node:
     if check != recorded.check:
         return Node("source", recorded.path, None, problems=("was changed since the mixture was recorded",))
     return Node("source", recorded.path, None, f"the same as used, {check[:19]}", files=1, bytes=found.file.size)
-
-
-_MIXED = ("mixture", "version", "tars")  # kinds of a training's inputs that the node of its mixture tells of
 
 
 def read(store: Store, folder: str) -> Manifest | str:
@@ -224,11 +226,6 @@ def _earlier_crawl(stage: str, item: Input) -> str | None:
     if stage != "crawl" or item.kind not in ("version", "dataset"):
         return None
     return item.name.removesuffix("/crawl")
-
-
-__all__ = ["format_tree", "walk"]
-
-_SHARD = re.compile(rf"(?:{'|'.join(get_args(Arm))})--?\d+")
 
 
 def walk(config: Config, name: str, *, check: bool = True) -> Node:

@@ -23,6 +23,9 @@ from vecap_tasks.local.settings import HOST, REPOSITORY, Settings, write_private
 _SECONDS = 30
 # A proxy from the environment has no business between two processes of one machine.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+USER = "admin"
+_SINCE = "since"
+PARALLELISM = 4
 
 
 class Refused(VecapError):
@@ -82,11 +85,6 @@ def _request(url: str, method: str, body: dict[str, Any] | None, token: str | No
     except OSError as error:
         raise VecapError(f"nothing answers at {url} ({error}); start the services with `make up`") from error
     return json.loads(text) if text else None
-
-
-USER = "admin"
-_SINCE = "since"
-PARALLELISM = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,9 @@ from vecap_tasks.local.settings import Settings
 
 SAMPLES = 3
 _COLUMNS = ["uid", "alttext", "vec", "vecap", "vecap_from"]
+_DAG_SECONDS = 120  # until Airflow has read the DAGs
+_EVENT_SECONDS = 120  # until a published version has started vecap_clip
+_RUNNING = ("queued", "running")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +107,6 @@ def _print_arms(store: Store, evaluated: Manifest) -> None:
 
     print()
     print(format_table(read_results(store, evaluated)))
-
-
-_DAG_SECONDS = 120  # until Airflow has read the DAGs
-_EVENT_SECONDS = 120  # until a published version has started vecap_clip
-_RUNNING = ("queued", "running")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,12 @@ from vecap_tasks.local.state import Phase, ServiceState, State, lock
 
 _VALID = timedelta(days=5 * 365)
 _RENEWED = timedelta(days=365)  # before its end: services that keep running for a year have a valid certificate
+TICK_SECONDS = 0.25
+HEALTH_SECONDS = 1.0  # between two looks at a service that is starting
+FIRST_STARTS = 3  # attempts before a service that never got ready is given up
+LONGEST_PAUSE = 30.0  # seconds between two starts of a service that keeps dying
+END_SECONDS = 7.0  # that services have to end by themselves
+_LOG_BYTES = 20_000_000
 
 
 def write_certificate(settings: Settings) -> None:
@@ -57,14 +63,6 @@ def write_certificate(settings: Settings) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.parent.chmod(0o700)
     write_private(file, (private + certificate.public_bytes(serialization.Encoding.PEM)).decode())
-
-
-TICK_SECONDS = 0.25
-HEALTH_SECONDS = 1.0  # between two looks at a service that is starting
-FIRST_STARTS = 3  # attempts before a service that never got ready is given up
-LONGEST_PAUSE = 30.0  # seconds between two starts of a service that keeps dying
-END_SECONDS = 7.0  # that services have to end by themselves
-_LOG_BYTES = 20_000_000
 
 
 class Running:

@@ -26,6 +26,16 @@ _MARKUP = (
 ENDING = "(?:jpe?g|png|gif|webp|tiff?|bmp|svg|avif|heic|ico|psd|jfif)"
 _NAMED_WORDS = rf"(?i)^(?:file:)?(\S.* .*?)\.{ENDING}$"
 _SPACE = r"[\s\p{Z}\p{Cc}\x{200B}\x{200E}\x{200F}\x{2060}\x{FEFF}]+"
+_THRESHOLD = re.compile(rf"@({'|'.join(RowRules.model_fields)})\b")
+# Words that say nothing about a picture. An AltText made of nothing else is no caption; beside other words they stay.
+GENERIC = read_words("vecap_tasks.quality", "generic")
+BOILERPLATE = read_words("vecap_tasks.quality", "boilerplate")
+_CAMERA = (
+    r"(?:(?:img|_mg|dsc[nf]?|pict|pxl|gopr|mvi|vid|screen ?shot|scan|whatsapp image|untitled|unnamed)"
+    r"[ _-]*[0-9(][0-9 ._()x-]*(?:at [0-9. ]+)?(?:[ _-]*(?:[a-z]{1,2}|edit(?:ed)?|copy|final)[0-9]?)?"
+    r"|(?:photo|image|pic|picture|scan|untitled)[_-][0-9]+(?:[_-][a-z0-9]+)*|[ps][0-9]{5,})"
+)
+_HASH = r"(?:[0-9a-f]{12,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 
 
 def literal(text: str) -> str:
@@ -86,9 +96,6 @@ class Rule:
         return f"coalesce({sql}, false)"
 
 
-_THRESHOLD = re.compile(rf"@({'|'.join(RowRules.model_fields)})\b")
-
-
 def first_that_fires(rules: Sequence[Rule], thresholds: RowRules) -> str:
     """Return SQL for the name of the first rule that fires, null where none does."""
     cases = " ".join(f"WHEN {rule.condition(thresholds)} THEN {literal(rule.name)}" for rule in rules)
@@ -99,11 +106,6 @@ def all_that_fire(rules: Sequence[Rule], thresholds: RowRules) -> str:
     """Return SQL for the list of the names of the rules that fire, in their order."""
     cases = ", ".join(f"CASE WHEN {rule.condition(thresholds)} THEN {literal(rule.name)} END" for rule in rules)
     return f"list_filter([{cases}]::VARCHAR[], lambda name: name IS NOT NULL)"
-
-
-# Words that say nothing about a picture. An AltText made of nothing else is no caption; beside other words they stay.
-GENERIC = read_words("vecap_tasks.quality", "generic")
-BOILERPLATE = read_words("vecap_tasks.quality", "boilerplate")
 
 
 def _only(words: frozenset[str]) -> str:
@@ -120,13 +122,6 @@ def _without_first(text: str) -> str:
     """SQL: *text* without its first character, wherever that stands: what is empty after two of these has but two."""
     return f"replace({text}, left({text}, 1), '')"
 
-
-_CAMERA = (
-    r"(?:(?:img|_mg|dsc[nf]?|pict|pxl|gopr|mvi|vid|screen ?shot|scan|whatsapp image|untitled|unnamed)"
-    r"[ _-]*[0-9(][0-9 ._()x-]*(?:at [0-9. ]+)?(?:[ _-]*(?:[a-z]{1,2}|edit(?:ed)?|copy|final)[0-9]?)?"
-    r"|(?:photo|image|pic|picture|scan|untitled)[_-][0-9]+(?:[_-][a-z0-9]+)*|[ps][0-9]{5,})"
-)
-_HASH = r"(?:[0-9a-f]{12,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 
 ALTTEXT_RULES: tuple[Rule, ...] = (
     Rule("missing", "the page gives no AltText", "raw IS NULL", example="an `<img>` without `alt`"),

@@ -107,6 +107,12 @@ HOST_CAP = Rule(
 
 ROW_REASONS: tuple[Rule, ...] = (*ROW_RULES, *COMPARING_RULES, *DUPLICATE_RULES, HOST_CAP)
 FINAL = tuple(rule.name for rule in ROW_REASONS if rule.final)
+# Two namespaces, and the words of the crawl (`error.empty`) are a third: a name can be in more than one.
+_REASONS = {rule.name: rule.says for rule in ROW_REASONS}
+_ALTTEXT_PROBLEMS = {rule.name: rule.says for rule in (*ALTTEXT_RULES, REPEATED)}
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "quality.md"
+_BEGIN, _END = "<!-- rules -->\n", "<!-- /rules -->\n"
+_MAX_EXAMPLE_CHARS = 40  # characters of an example that are shown
 
 
 def score_limits(config: QualityConfig) -> dict[str, ScoreLimits]:
@@ -148,20 +154,10 @@ def describe_alttext_problem(problem: str) -> str:
     return _ALTTEXT_PROBLEMS.get(problem, "")
 
 
-# Two namespaces, and the words of the crawl (`error.empty`) are a third: a name can be in more than one.
-_REASONS = {rule.name: rule.says for rule in ROW_REASONS}
-_ALTTEXT_PROBLEMS = {rule.name: rule.says for rule in (*ALTTEXT_RULES, REPEATED)}
-
-
 def wording(config: QualityConfig) -> list[str]:
     """Return the SQL of all rules under *config*: a rule that is put another way is another configuration."""
     groups = ((*ALTTEXT_RULES, REPEATED), ROW_RULES, COMPARING_RULES, score_rules(config), (*DUPLICATE_RULES, HOST_CAP))
     return [all_that_fire(group, config.rows) for group in groups]
-
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "quality.md"
-_BEGIN, _END = "<!-- rules -->\n", "<!-- /rules -->\n"
-_WIDTH = 40  # characters of an example that are shown
 
 
 def table() -> str:
@@ -189,7 +185,7 @@ def _shown(texts: Iterable[str]) -> str:
 
 
 def _cut(text: str) -> str:
-    cut = text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1].rstrip()}…"
+    cut = text if len(text) <= _MAX_EXAMPLE_CHARS else f"{text[: _MAX_EXAMPLE_CHARS - 1].rstrip()}…"
     return cut.replace("|", "\\|")
 
 

@@ -31,7 +31,12 @@ from vecap_tasks.train.model_forward import Part, add_gradients, new_towers
 from vecap_tasks.train.signals import Ending, ToldToEnd, heard
 from vecap_tasks.train.throughput import Meter, Progress
 
+log = logging.getLogger(__name__)
+
 _EPSILON = 1e-6  # as open_clip has for its ViT models
+_FRESH_MEMORY: Any = torch.utils.deterministic  # its attribute is a property, of which mypy knows nothing
+_SPEED_SECONDS = 10.0  # between lines about the speed
+_LOG_SECONDS = 5.0
 
 
 def new_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
@@ -52,10 +57,6 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
         return config.learning_rate * (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-_FRESH_MEMORY: Any = torch.utils.deterministic  # its attribute is a property, of which mypy knows nothing
-_SPEED_SECONDS = 10.0  # between lines about the speed
 
 
 def fit(
@@ -254,11 +255,6 @@ def _reproducible(config: TrainConfig) -> Iterator[None]:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
         _FRESH_MEMORY.fill_uninitialized_memory = filled
-
-
-log = logging.getLogger(__name__)
-
-_LOG_SECONDS = 5.0
 
 
 def train(

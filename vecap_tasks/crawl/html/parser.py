@@ -17,6 +17,24 @@ from vecap_tasks.crawl.http.url import absolute, usual
 from vecap_tasks.errors import Failure, failure_of
 
 HTML = ("text/html", "application/xhtml+xml")
+# What nearly all candidates of a srcset are: an address and its width. Neither this nor the others go back over what
+# they matched (`*+`), so that the time is linear, whatever the text.
+_USUAL = re.compile(r"[ \t\n\r\f,]*+([^ \t\n\r\f]*[^ \t\n\r\f,])[ \t\n\r\f]++([1-9][0-9]{0,8})w[ \t\n\r\f]*+(?:,|\Z)")
+_ADDRESS = re.compile(r"[ \t\n\r\f,]*+([^ \t\n\r\f]++)")
+_DESCRIPTORS = re.compile(r"(?:\([^)]*+(?:\)|\Z)|[^,(]++)*+")
+# Browsers leave out a candidate whose number is beyond theirs; no image is that wide, or a screen that dense.
+_DESCRIPTOR = re.compile(
+    r"(?P<whole>0*[1-9][0-9]{0,8})(?P<unit>[wh])"
+    r"|(?P<density>-?(?:[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?)x"
+)
+# Where scripts that load images late keep the real address; `src` is then a placeholder.
+_LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-full-src", "data-url")
+_LAZY_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set")
+_ANY_LAZY = frozenset((*_LAZY, *_LAZY_SETS))
+_NOWHERE: tuple[str | None, str | None] = (None, None)
+# Everything that is looked at, found in one pass over the page.
+_MARKED = "img, meta, base, figure, [lang], [xml\\:lang]"
+Attributes = dict[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +46,6 @@ class Page:
     charset: str | None  # as the HTTP header says
     robots_tags: tuple[str, ...]  # values of X-Robots-Tag
     source: str
-
-
-# What nearly all are: an address and its width. Neither this nor the others go back over what they matched (`*+`),
-# so that the time is linear, whatever the text.
-_USUAL = re.compile(r"[ \t\n\r\f,]*+([^ \t\n\r\f]*[^ \t\n\r\f,])[ \t\n\r\f]++([1-9][0-9]{0,8})w[ \t\n\r\f]*+(?:,|\Z)")
-_ADDRESS = re.compile(r"[ \t\n\r\f,]*+([^ \t\n\r\f]++)")
-_DESCRIPTORS = re.compile(r"(?:\([^)]*+(?:\)|\Z)|[^,(]++)*+")
-# Browsers leave out a candidate whose number is beyond theirs; no image is that wide, or a screen that dense.
-_NUMBER = re.compile(
-    r"(?P<whole>0*[1-9][0-9]{0,8})(?P<unit>[wh])"
-    r"|(?P<density>-?(?:[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?)x"
-)
 
 
 class Choice(NamedTuple):  # for speed, as Link
@@ -87,7 +93,7 @@ def _choice(address: str, descriptors: list[str]) -> Choice | None:
     width = height = 0
     density: float | None = None
     for word in descriptors:
-        number = _NUMBER.fullmatch(word)
+        number = _DESCRIPTOR.fullmatch(word)
         if number is None or density is not None:
             return None
         if number["unit"] == "w" and not width:
@@ -101,17 +107,6 @@ def _choice(address: str, descriptors: list[str]) -> Choice | None:
     if (height and not width) or (density or 0) < 0:
         return None
     return Choice(address, width or None, 1.0 if density is None else density)
-
-
-# Where scripts that load images late keep the real address; `src` is then a placeholder.
-_LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-full-src", "data-url")
-_LAZY_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set")
-_ANY_LAZY = frozenset((*_LAZY, *_LAZY_SETS))
-_NOWHERE: tuple[str | None, str | None] = (None, None)
-# Everything that is looked at, found in one pass over the page.
-_MARKED = "img, meta, base, figure, [lang], [xml\\:lang]"
-
-Attributes = dict[str, str | None]
 
 
 class Image(NamedTuple):  # for speed, as Link

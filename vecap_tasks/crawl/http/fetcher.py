@@ -36,6 +36,15 @@ _ERRNO = {
     errno.EPIPE: "connection_reset",
     errno.ETIMEDOUT: "timeout",
 }
+T = TypeVar("T")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 5  # what RFC 9309, section 2.3.1.2 wants followed for robots.txt
+_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_SILENCE = frozenset({"timeout", "connection_refused", "connection_reset", "unreachable", "dns", "tls"})
+_BUFFER = 1 << 18  # bytes of a body after which the server is held up until they are taken; most images have fewer
+_FIRST_WAIT = 0.5  # seconds before the second try, doubled for each further one, give or take half
+_LOOKUPS = 32  # names looked up at once; each holds a thread while it waits
+_HOSTS = 10_000  # hosts that are remembered
 
 
 def named(error: aiohttp.ClientError | OSError) -> Failure:
@@ -60,18 +69,6 @@ def named(error: aiohttp.ClientError | OSError) -> Failure:
             return Failure(_ERRNO.get(error.errno or 0, "connection_reset"), temporary=True)
         case _:
             return Failure("bad_response")
-
-
-T = TypeVar("T")
-
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MAX_REDIRECTS = 5  # what RFC 9309, section 2.3.1.2 wants followed for robots.txt
-_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
-_SILENCE = frozenset({"timeout", "connection_refused", "connection_reset", "unreachable", "dns", "tls"})
-_BUFFER = 1 << 18  # bytes of a body after which the server is held up until they are taken; most images have fewer
-_FIRST_WAIT = 0.5  # seconds before the second try, doubled for each further one, give or take half
-_LOOKUPS = 32  # names looked up at once; each holds a thread while it waits
-_HOSTS = 10_000  # hosts that are remembered
 
 
 @dataclass(frozen=True, slots=True)

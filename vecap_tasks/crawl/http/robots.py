@@ -17,6 +17,13 @@ TDM = "tdm-reservation"
 
 _NO = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
 _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+MAX_BYTES = 500 * 1024  # section 2.5: at least this much is parsed
+_ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
+_TOKEN = re.compile(r"[A-Za-z_-]+")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_LIFETIME = 24 * 3600.0  # seconds; RFC 9309, section 2.4
+_FAILED_LIFETIME = 600.0  # what could not be read may be there again
+Read = Callable[[str], Awaitable[bytes]]
 
 
 def opted_out(values: Iterable[str], product: str, *, listing: bool = False) -> str | None:
@@ -42,13 +49,6 @@ def opted_out(values: Iterable[str], product: str, *, listing: bool = False) -> 
             if applies and rule in forbidding:
                 return rule
     return None
-
-
-MAX_BYTES = 500 * 1024  # section 2.5: at least this much is parsed
-
-_ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
-_TOKEN = re.compile(r"[A-Za-z_-]+")
-_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +161,6 @@ def spelling(text: str) -> bytes:
         return plain if plain.isalnum() or plain in (b"-", b".", b"_", b"~") else b"%%%02X" % byte
 
     return _ESCAPED.sub(one, raw)
-
-
-_LIFETIME = 24 * 3600.0  # seconds; RFC 9309, section 2.4
-_FAILED_LIFETIME = 600.0  # what could not be read may be there again
-Read = Callable[[str], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,32 @@ _STARTS = (
 )
 _TAGS = ((b"<svg", "svg"), (b"<html", "html"), (b"<!doctype html", "html"), (b"<body", "html"), (b"<?xml", "xml"))
 _HEIF = frozenset({b"heic", b"heix", b"mif1", b"msf1"})
+_MAX_CHARS = 500  # of one EXIF value; what is longer is no note on a picture
+# EXIF fields that say where somebody stood, and binary ones: thumbnails, makers' notes.
+_PRIVATE = frozenset({"GPSInfo", "MakerNote", "ExifOffset", "UserComment", "BodySerialNumber", "CameraOwnerName"})
+# What Pillow raises on a damaged file or block; AssertionError for a PNG with a palette that it does not have.
+BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AttributeError,
+    AssertionError, RuntimeError, ZeroDivisionError, struct.error, zlib.error,
+)  # fmt: skip
+# What the web shows in <img>. Formats that hold other files, such as ICO, are left out: their header is not the
+# picture's, so that a cap read from it is none.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000")
+_MAX_SIDE = 65_500  # of a JPEG
+# A progressive JPEG repeats the whole picture in each scan, and an empty scan takes a few bytes: a small file could
+# ask for hours. Encoders write some ten scans, at most a few dozen.
+_MAX_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"  # cannot stand within a scan's data
+_ORIENTATION = ExifTags.Base.Orientation
+_TURNS = {  # EXIF orientation to what makes the picture upright; the last four swap width and height
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def begins_as_image(body: bytes) -> bool:
@@ -58,16 +84,6 @@ def disguise(body: bytes) -> str:
     return next((kind for tag, kind in _TAGS if tag in text), "") if text.startswith(b"<") else ""
 
 
-_CHARS = 500  # of one value; what is longer is no note on a picture
-# Where somebody stood, thumbnails and makers' binary notes.
-_PRIVATE = frozenset({"GPSInfo", "MakerNote", "ExifOffset", "UserComment", "BodySerialNumber", "CameraOwnerName"})
-# What Pillow raises on a damaged file or block; AssertionError for a PNG with a palette that it does not have.
-BROKEN = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AttributeError,
-    AssertionError, RuntimeError, ZeroDivisionError, struct.error, zlib.error,
-)  # fmt: skip
-
-
 def read_exif(image: Image.Image) -> Image.Exif:
     """Return the tags of *image*, none where the block is damaged: the picture is good without."""
     try:
@@ -86,33 +102,13 @@ def exif_json(exif: Image.Exif) -> str:
     named: dict[str, str] = {}
     for tag, value in values.items():
         name = ExifTags.TAGS.get(tag)
-        if name is None or name in _PRIVATE or (isinstance(value, bytes | str | tuple) and len(value) > _CHARS):
+        if name is None or name in _PRIVATE or (isinstance(value, bytes | str | tuple) and len(value) > _MAX_CHARS):
             continue
         text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
         text = text.strip("\x00 ")
-        if text.isprintable() and len(text) <= _CHARS:
+        if text.isprintable() and len(text) <= _MAX_CHARS:
             named[name] = text
     return json.dumps(named, sort_keys=True, ensure_ascii=False)
-
-
-# What the web shows in <img>. Formats that hold other files, such as ICO, are left out: their header is not the
-# picture's, so that a cap read from it is none.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000")
-_MAX_SIDE = 65_500  # of a JPEG
-# A progressive JPEG repeats the whole picture in each scan, and an empty scan takes a few bytes: a small file could
-# ask for hours. Encoders write some ten scans, at most a few dozen.
-_MAX_SCANS = 100
-_START_OF_SCAN = b"\xff\xda"  # cannot stand within a scan's data
-_ORIENTATION = ExifTags.Base.Orientation
-_TURNS = {  # EXIF orientation to what makes the picture upright; the last four swap width and height
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True, slots=True)

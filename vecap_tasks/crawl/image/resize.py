@@ -19,6 +19,18 @@ _WORDS = ("I;16", "I;16L", "I;16B", "I;16N")
 _PROFILES = 64  # transforms kept: the web has few profiles, and to make a transform takes longer than to apply it
 _SAME = 2  # of 255: how far from sRGB a profile may lead for its picture to be taken as sRGB
 _PROBE = np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), axis=-1).reshape(36, 6, 3).astype(np.uint8)
+# libjpeg halves a picture while it decodes, and others are averaged over whole pixels, as long as this many times the
+# wanted size is left for the filter.
+_GAP = 1.5
+_FILTER = Image.Resampling.HAMMING
+_SPACES = {"RGB": "RGB", "L": "GRAY"}
+# libjpeg-turbo has vector instructions for whole, half and quarter pictures; to scale to 5, 6 or 7 eighths it takes
+# longer than to decode all of it, and longer to three eighths than to a half.
+_QUICK = (1, 2, 4, 8)
+# How many times larger than wanted a picture may be for two pixels a side to stand for all of them, and for a cubic
+# filter, which is sharper, to show no false patterns. Beyond, all pixels are averaged, which takes five times as long.
+_MOST_BY_LINEAR = 1.7
+_MOST_BY_CUBIC = 1.25
 
 
 def flat(image: Image.Image) -> Image.Image:
@@ -83,19 +95,6 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     apart = np.abs(np.asarray(shown).astype(int) - _PROBE).max()
     return transform if apart > _SAME else None
 
-
-# libjpeg halves a picture while it decodes, and others are averaged over whole pixels, as long as this many times the
-# wanted size is left for the filter.
-_GAP = 1.5
-_FILTER = Image.Resampling.HAMMING
-_SPACES = {"RGB": "RGB", "L": "GRAY"}
-# libjpeg-turbo has vector instructions for whole, half and quarter pictures; to scale to 5, 6 or 7 eighths it takes
-# longer than to decode all of it, and longer to three eighths than to a half.
-_QUICK = (1, 2, 4, 8)
-# How many times larger than wanted a picture may be for two pixels a side to stand for all of them, and for a cubic
-# filter, which is sharper, to show no false patterns. Beyond, all pixels are averaged, which takes five times as long.
-_MOST_BY_LINEAR = 1.7
-_MOST_BY_CUBIC = 1.25
 
 cv2.setNumThreads(1)  # shards are decoded side by side; threads of its own would only get in their way
 

@@ -24,11 +24,16 @@ from vecap_tasks.crawl.http.url import absolute, canonical, host_of
 from vecap_tasks.crawl.sources.link import Link, Tally, links_of
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
+log = logging.getLogger(__name__)
+
 MAX_BYTES = 50 << 20  # of a sitemap, unpacked; the protocol's own bound
 _GZIP = b"\x1f\x8b"
 # Many lists have addresses with a plain `&`. It is text within CDATA, and else where no entity follows.
 _AMPERSAND = re.compile(rb"(<!\[CDATA\[.*?(?:\]\]>|\Z))|&(?!#?[A-Za-z0-9_.:-]{1,100};)", re.DOTALL)
 _ROOTS = frozenset({"urlset", "sitemapindex"})
+_WHOLE = "site"  # pages lead to pages, so a crawl of sites has one part
+_AT_ONCE = 16  # pages in memory
+_MAX_SITEMAPS = 1000  # that one sitemap leads to
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +101,6 @@ class _Reader:
     def _data(self, text: str) -> None:
         if self._text is not None:
             self._text.append(text)
-
-
-log = logging.getLogger(__name__)
-
-_WHOLE = "site"  # pages lead to pages, so a crawl of sites has one part
-_AT_ONCE = 16  # pages in memory
-_MAX_SITEMAPS = 1000  # that one sitemap leads to
 
 
 class Site:

@@ -16,6 +16,15 @@ from vecap_tasks.errors import Failure, PermanentError, VecapError
 
 _FOLD = re.compile(r"\r?\n[ \t]+")
 _END = re.compile(rb"\r?\n\r?\n")
+_MAX_RECORD_HEADER = 1 << 20  # bytes
+_WARC, _ARC = b"WARC/1.", b"filedesc:"
+# Address (old writers left blanks in it), IP address, date, content type; the second version has five fields more;
+# length. So a record is known by its own line, and can be read without the file's head.
+_ARC_LINE = re.compile(rb"(\S.*?) \S+ \d{8,14} (\S+) (?:\S+ \S+ \S+ \d+ \S+ )?(\d+)[ \r]*\n")
+MAX_HEADER = 1 << 16  # bytes that a record's block may have beyond the body that is wanted
+_TDM = "tdm-reservation"  # of the W3C's TDM Reservation Protocol
+_STATUS = re.compile(rb"HTTP/\S*[ \t]+(\d{3})")
+_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]+)""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +59,6 @@ def split(block: bytes) -> tuple[bytes, int]:
     """Return the header of an HTTP message, and where its body begins."""
     end = _END.search(block)
     return (block[: end.start()], end.end()) if end else (block, len(block))
-
-
-_MAX_HEADER = 1 << 20
-_WARC, _ARC = b"WARC/1.", b"filedesc:"
-# Address (old writers left blanks in it), IP address, date, content type; the second version has five fields more;
-# length. So a record is known by its own line, and can be read without the file's head.
-_ARC_LINE = re.compile(rb"(\S.*?) \S+ \d{8,14} (\S+) (?:\S+ \S+ \S+ \d+ \S+ )?(\d+)[ \r]*\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class Records:
             if not stream.more():
                 break
             offset = stream.begins()
-            first = stream.line(_MAX_HEADER)
+            first = stream.line(_MAX_RECORD_HEADER)
             if not first.strip():
                 continue
             if first.startswith(_WARC):
@@ -134,13 +136,13 @@ class Records:
 
     def _record(self, first: bytes, offset: int | None) -> Record:
         stream = self._bytes
-        fields = Fields.parse(first + stream.header(_MAX_HEADER))
+        fields = Fields.parse(first + stream.header(_MAX_RECORD_HEADER))
         written = fields.get("content-length")
         if not (written.isascii() and written.isdecimal()):
             raise ValueError("the record has no Content-Length")
         kind = fields.get("warc-type").lower() or "unknown"
         block = self._block(int(written), kind in self.kinds)
-        end = stream.line(_MAX_HEADER)
+        end = stream.line(_MAX_RECORD_HEADER)
         if end.strip():
             raise ValueError("the record is longer than its Content-Length")
         if not end:
@@ -169,13 +171,6 @@ class Records:
         if offset is None or end is None:
             return Record(kind, url, content_type, fields, block, None, None)
         return Record(kind, url, content_type, fields, block, offset, end - offset)
-
-
-MAX_HEADER = 1 << 16  # bytes that a record's block may have beyond the body that is wanted
-
-_TDM = "tdm-reservation"  # of the W3C's TDM Reservation Protocol
-_STATUS = re.compile(rb"HTTP/\S*[ \t]+(\d{3})")
-_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]+)""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from vecap_tasks.core.json_reader import JsonError, JsonReader
 from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.sets.types import RetrievalSet, find_pictures, group_captions
 
+_TOKEN = re.compile(r"(?P<image>[^#\t]+)#\d+\t(?P<caption>.*\S)\s*")
+
 
 def read_text(file: Path) -> str:
     """Return the whole of a UTF-8 file, without a byte order mark. Raises VecapError naming it."""
@@ -68,9 +70,6 @@ def read_columns(
     if not rows:
         raise PermanentError(f"{file} has no rows; make the evaluation set again")
     return rows
-
-
-_TOKEN = re.compile(r"(?P<image>[^#\t]+)#\d+\t(?P<caption>.*\S)\s*")
 
 
 def read_tokens(source: TokenSet, path: Path, images: Path, split: Path | None) -> RetrievalSet:

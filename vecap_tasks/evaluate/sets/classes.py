@@ -14,6 +14,8 @@ from vecap_tasks.evaluate.sets.captions import read_columns, read_lines, read_te
 from vecap_tasks.evaluate.sets.types import Picture, RetrievalSet, ZeroShotSet, find_pictures
 
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+_TAR_IMAGES = ("jpg", "jpeg", "png", "webp")
+_TEXTS = ("txt", "json", "cls")
 
 
 def read_names(file: Path, key: str | None) -> tuple[str, ...]:
@@ -105,10 +107,6 @@ def number_labels(rows: Sequence[tuple[str, str]], classes: Sequence[str], path:
             raise PermanentError(f"{path}: {image} has the label {label!r}, which two classes have; give their numbers")
         labels.append(number)
     return tuple(labels)
-
-
-_TAR_IMAGES = ("jpg", "jpeg", "png", "webp")
-_TEXTS = ("txt", "json", "cls")
 
 
 @dataclass(slots=True)

@@ -38,6 +38,8 @@ from vecap_tasks.evaluate.sets.classes import (
 )
 from vecap_tasks.evaluate.sets.types import Picture, RetrievalSet, ZeroShotSet
 
+log = logging.getLogger(__name__)
+
 _FILES = ("captions.csv", "labels.csv", "classes.txt", "templates.txt")
 
 
@@ -129,9 +131,6 @@ def _path(config: Config, text: str) -> Path:
     if "://" in resolved:
         raise PermanentError(f"evaluation sets are read from this machine's disks, not from {text}; copy it here")
     return Path(resolved)
-
-
-log = logging.getLogger(__name__)
 
 
 def sets_digests(sets: EvaluationSets, *, remembered: bool) -> dict[str, str]:

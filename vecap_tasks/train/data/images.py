@@ -25,7 +25,12 @@ from vecap_tasks.errors import DamagedError
 from vecap_tasks.train.data.samples import Sample, Shard, Source, Tally, draw, read_samples
 from vecap_tasks.train.data.tokenizer import TokenisedTexts, Tokens
 
+log = logging.getLogger(__name__)
+
 _AT_ONCE = 4096  # samples that are objects, on their way into the arrays
+Pixels = NDArray[np.uint8]  # [n, size, size, 3]
+Decode = Callable[[bytes], Pixels | None]
+_DECODED_AT_ONCE = 256
 
 
 class Index:
@@ -94,13 +99,6 @@ def _columns(
 def _numbers(samples: Sequence[Sample]) -> NDArray[np.int64]:
     rows = [(sample.offset, sample.size, len(sample.texts), sample.alttexts) for sample in samples]
     return np.array(rows, np.int64).T
-
-
-log = logging.getLogger(__name__)
-
-Pixels = NDArray[np.uint8]  # [n, size, size, 3]
-Decode = Callable[[bytes], Pixels | None]
-_DECODED_AT_ONCE = 256
 
 
 class Decoder:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from vecap_tasks.errors import ConfigError
 
+_AHEAD = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -42,9 +44,6 @@ class TrainingData(Protocol):
 
     def batches(self, first: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Give the batches of the steps *first* … `steps` - 1, read ahead."""
-
-
-_AHEAD = 2
 
 
 def share(whole: int, rank: int, world: int, what: str = "samples of a batch (train.batch_size)") -> range:

@@ -17,6 +17,7 @@ from vecap_tasks.errors import ConfigError, load_problem
 _BEGIN, _END, _PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
 # transformers' CLIP takes this id for its releases' old, wrong configuration and then looks for the largest id.
 _END_ID_OF_OLD_RELEASES = 2
+Tokens = NDArray[np.int32]  # [n, tokens]
 
 
 def load_tokenizer(config: Config) -> PreTrainedTokenizerFast:
@@ -68,9 +69,6 @@ def clip_tokenizer(source: PreTrainedTokenizerFast, model: ClipConfig) -> PreTra
         padding_side="right",
         clean_up_tokenization_spaces=False,
     )
-
-
-Tokens = NDArray[np.int32]  # [n, tokens]
 
 
 class TokenisedTexts:
