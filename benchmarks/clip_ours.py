@@ -24,7 +24,7 @@ from vecap_tasks.train.data.images import Decoder, Index, open_images
 from vecap_tasks.train.data.map_dataset import ShuffledData
 from vecap_tasks.train.data.prefetch import Batch, TrainingData
 from vecap_tasks.train.data.samples import Shard, Source
-from vecap_tasks.train.distributed import Ranks, choose_device
+from vecap_tasks.train.distributed import Ranks, training_device
 from vecap_tasks.train.model import new_model
 from vecap_tasks.train.throughput import Progress
 from vecap_tasks.train.trainer import fit
@@ -76,7 +76,7 @@ def main() -> None:
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(task["tokenizer"], trust_remote_code=False)
     data = _Timed(_tars(task, config, tokenizer) if task["kind"] == "tars" else _memory(task, config, tokenizer))
-    ranks = Ranks(torch.device(choose_device("auto")))
+    ranks = Ranks(training_device("cuda" if torch.cuda.is_available() else "cpu"))
     model = new_model(config.model, tokenizer, 0)
     last: list[Progress] = []
     with tempfile.TemporaryDirectory(prefix="vecap-") as folder:

@@ -97,11 +97,11 @@ def write_checkpoint(shape: Shape, device: torch.device, folder: Path) -> Checkp
     return Checkpoint(shape.name, folder, "", sum(weight.nbytes for weight in model.parameters()))
 
 
-def load(checkpoint: Checkpoint, shape: Shape, batch: int, threads: int) -> Vlm:
+def load(checkpoint: Checkpoint, shape: Shape, batch: int, threads: int, device: torch.device) -> Vlm:
     """Load the VLM with a prompt that has, beside the picture, as many tokens as the measure wants."""
     settings = ModelConfig(
         model=checkpoint.name, prompt="describe", max_new_tokens=_NEW, batch_size=batch, dtype=shape.dtype,
-        threads=threads,
+        threads=threads, device=device.type,
     )  # fmt: skip
     processor = load_processor(checkpoint.folder)
     for words in range(1, _WORDS + 1):
@@ -221,7 +221,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vecap-llava-") as name:
         folder = Path(name)
         checkpoint = write_checkpoint(shape, device, folder / "model")
-        vlm = load(checkpoint, shape, given.batch, threads)
+        vlm = load(checkpoint, shape, given.batch, threads, device)
         Tar(folder, given.batch).caption(vlm)  # finds what fits
         batch = vlm.generator.rows
         tar = Tar(folder, batch * given.batches)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from inspect import get_annotations
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import DEMO
-from vecap_tasks.config import MixtureConfig, expand, expand_optional, load_config, read_yaml
+from vecap_tasks.config import MixtureConfig, Runtime, Section, expand, expand_optional, load_config, read_yaml
 from vecap_tasks.errors import ConfigError
 
 
@@ -29,11 +30,105 @@ def test_no_path_or_address_enters_what_is_made(home: Path) -> None:
 
 def test_moving_and_scaling_do_not_change_the_identity(home: Path) -> None:
     here = load_config(DEMO)
-    there = load_config(
-        DEMO, ["root=s3://bucket/x", "dask.workers=64", "crawl.fetch.connections=500", "rewrite.vlm.device=cuda"]
-    )
+    there = load_config(DEMO, ["root=s3://bucket/x", "dask.workers=64", "crawl.fetch.connections=500"])
     assert here.identity() == there.identity()
     assert here.identity() != load_config(DEMO, ["rewrite.vlm.max_new_tokens=7"]).identity()
+
+
+DEVICES = ["rewrite.vlm.device={}", "rewrite.llm.device={}", "train.device={}", "evaluate.device={}"]
+DEVICES += ["quality.clip={{model: m, device: {}}}"]
+
+
+@pytest.mark.parametrize("setting", DEVICES)
+def test_the_kind_of_a_device_is_part_of_the_identity_and_its_number_is_not(home: Path, setting: str) -> None:
+    names = ("cpu", "cuda", "cuda:1")
+    cpu, first, second = (load_config(DEMO, [setting.format(name)]).identity() for name in names)
+    assert cpu != first == second
+
+
+@pytest.mark.parametrize("setting", DEVICES)
+@pytest.mark.parametrize("name", ["auto", "GPU", "cuda:", "cuda:x"])
+def test_a_device_that_is_not_named_is_answered_with_what_to_write(home: Path, setting: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"demo\.yaml: \S+: .*write cpu, or cuda .*, not '{name}'$"):
+        load_config(DEMO, [setting.format(f"'{name}'")])
+
+
+# Why a field that is marked `Runtime` may stay out of the fingerprint:
+#   place     where something lies or answers; what is read there enters by its digest or is recorded by itself
+#   spelling  another way to write fields that are in the fingerprint
+#   load      how much is asked of others at once, and for how long; a later run asks again for what failed by it
+#   failure   whether a stage fails, not what it makes
+#   record    what is told, kept or promoted once the bytes are made
+#   tested    a test compares the bytes: `test_quality_stage`, `test_assemble_stage`, `test_train_stage`, `test_model`
+#   resume    it changes low bits, and a run must go on without it (docs/train.md)
+RUNTIME = {
+    "AssembleConfig.memory_limit": "tested",
+    "CaptionTable.images": "place",
+    "CaptionTable.path": "place",
+    "CaptionTars.paths": "place",
+    "ClassFolders.images": "place",
+    "ClassTable.images": "place",
+    "ClassTable.path": "place",
+    "ClassTars.paths": "place",
+    "ClipConfig.size": "spelling",
+    "ClipConfig.start": "place",
+    "ClipConfig.tokenizer": "place",
+    "Config.dask": "place",
+    "Config.mlflow": "record",
+    "Config.retention": "record",
+    "Config.root": "place",
+    "EvaluateConfig.champion": "record",
+    "EvaluateConfig.dataset": "place",
+    "FetchConfig.connect_to": "place",
+    "FetchConfig.connections": "load",
+    "FetchConfig.connections_per_host": "load",
+    "FetchConfig.dns_ttl": "load",
+    "FetchConfig.host_delay": "load",
+    "FetchConfig.max_crawl_delay": "load",
+    "KarpathySet.images": "place",
+    "KarpathySet.path": "place",
+    "ModelConfig.price": "record",
+    "QualityConfig.drift": "failure",
+    "QualityConfig.memory_limit": "tested",
+    "RewriteConfig.max_refused": "failure",
+    "RewriteConfig.prompts": "place",
+    "ServerConfig.api_key_env": "place",
+    "ServerConfig.deadline": "load",
+    "ServerConfig.requests": "load",
+    "ServerConfig.slow": "load",
+    "ServerConfig.tries": "load",
+    "ServerConfig.urls": "place",
+    "TarSource.paths": "place",
+    "TokenSet.images": "place",
+    "TokenSet.path": "place",
+    "TokenSet.split": "place",
+    "TrainConfig.checkpoint_steps": "tested",
+    "TrainConfig.checkpoints_kept": "tested",
+    "TrainConfig.image_cache_bytes": "tested",
+    "TrainConfig.launch": "resume",
+    "TrainConfig.loader_threads": "tested",
+    "TrainConfig.mixture": "place",
+    "TrainConfig.recompute": "tested",
+    "VersionSource.root": "place",
+    "_Classified.classes": "place",
+    "_Classified.templates": "place",
+}
+
+
+def test_every_field_outside_the_fingerprint_has_a_reason() -> None:
+    found = {
+        f"{section.__name__}.{name}"
+        for section in sections(Section)
+        for name in get_annotations(section)
+        if name in section.model_fields and Runtime in section.model_fields[name].metadata
+    }
+    assert found == RUNTIME.keys()
+
+
+def sections(of: type[Section]) -> set[type[Section]]:
+    """Return all kinds of section in the configuration."""
+    found = {one for one in of.__subclasses__() if one.__module__.startswith("vecap_tasks.config.")}
+    return found.union(*map(sections, found))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +141,7 @@ def test_moving_and_scaling_do_not_change_the_identity(home: Path) -> None:
         ("root=ftp://x", r"root: stores are a folder, file:// or s3://, not ftp://"),
         ("dataset=Über", r"dataset"),
         ("train.arms=[alttext, best]", r"train\.arms\.1"),
+        ("train.precision=auto", r"train\.precision.*'float32' or 'bfloat16', not 'auto'"),
         ("quality.gate.min_accepted_share=1.5", r"min_accepted_share"),
         ("dataset.name=x", r"dataset is a value"),
         ("nonsense", r"key=value"),

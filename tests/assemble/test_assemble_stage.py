@@ -133,7 +133,8 @@ def test_samples_are_mixed_and_the_order_is_that_of_the_uid(config):
 
 def test_the_same_inputs_give_the_same_bytes_in_any_order_and_after_a_kill(config, tmp_path):
     manifest = run("assemble", config)
-    other = configure(tmp_path, root=str(tmp_path / "other"), assemble={"shard_size": 12, "licence": "CC0-1.0 (drawn)"})
+    same = {"shard_size": 12, "licence": "CC0-1.0 (drawn)", "memory_limit": "200MB"}
+    other = configure(tmp_path, root=str(tmp_path / "other"), assemble=same)
     for name in ("crawl", "quality", "rewrite"):
         run(name, other)
     again = stage("assemble", other)

@@ -65,9 +65,8 @@ def test_a_score_is_the_models_own_cosine_whatever_stands_beside_it(model):
 
 
 def test_what_cannot_score_is_told(model, tmp_path):
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="there is no GPU"):
-            Scorer(model, 8, "cuda", 1)
+    with pytest.raises(ConfigError, match=r"quality\.clip\.device: device 'cuda:99' is not there"):
+        Scorer(model, 8, "cuda:99", 1)
     shutil.copy(model / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(VecapError, match="cannot be loaded as a CLIPModel"):
@@ -131,8 +130,8 @@ def test_the_models_files_and_thresholds_are_part_of_the_fingerprint(tmp_path, m
     other = tmp_path / "other"
     shutil.copytree(model, other)
     assert fingerprint() != load_stage("quality", configure(tmp_path), Version("given", INTERVAL, 1, "")).fingerprint
-    assert fingerprint(min_similarity=0.1) != fingerprint()
-    assert fingerprint(device="cpu", threads=2) == fingerprint()
+    for change in ({"min_similarity": 0.1}, {"device": "cuda"}, {"threads": 2}, {"batch_size": 8}):
+        assert fingerprint(**change) != fingerprint()
     before = fingerprint(model=other)
     with (other / "config.json").open("a") as stream:
         stream.write("\n")

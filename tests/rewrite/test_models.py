@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vecap_tasks.config import ModelConfig
+from vecap_tasks.config import ModelConfig, ServerConfig
 from vecap_tasks.core.models import find_checkpoint
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Written
@@ -184,6 +184,9 @@ def test_a_device_that_is_not_there_is_told(place) -> None:
         llm_of(place, device="cuda:7")
 
 
-def test_settings_that_only_say_how_stay_out_of_the_identity() -> None:
-    settings = ModelConfig(model="m", prompt="p", device="cpu", threads=3)
-    assert {"device", "threads"}.isdisjoint(settings.identity())
+@pytest.mark.parametrize("change", [{"device": "cuda"}, {"threads": 3}, {"batch_size": 3}, {"dtype": "bfloat16"}])
+def test_what_rounding_follows_is_part_of_the_identity_of_a_model_that_is_loaded_here_alone(change) -> None:
+    given = {"model": "m", "prompt": "p"}
+    assert ModelConfig(**given, **change).identity() != ModelConfig(**given).identity()
+    given |= {"backend": "openai", "server": ServerConfig(urls=("http://a.example/v1",))}
+    assert ModelConfig(**given, **change).identity() == ModelConfig(**given).identity()

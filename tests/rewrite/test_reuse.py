@@ -6,9 +6,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.old_versions import MODELS, VERSIONS, unpack
+from vecap_tasks.config import load_config
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect
-from vecap_tasks.rewrite.reuse import Earlier
+from vecap_tasks.core.version import Version
+from vecap_tasks.rewrite.reuse import Earlier, find_captions, finished_captions
 from vecap_tasks.rewrite.rows import Row
 from vecap_tasks.rewrite.stage import Rewrite
 
@@ -78,3 +81,21 @@ def test_a_million_captions_are_looked_through_in_little_memory(tmp_path) -> Non
     earlier = Earlier(store, ["captions.parquet"], place, memory_limit="150MB")
     wanted = [Row("", "", hashlib.sha256(b"999999").hexdigest(), None, "")]
     assert earlier.files_with(wanted) == ["captions.parquet"]
+
+
+@pytest.mark.parametrize("change", ["device=cpu", "device=cuda", "threads=4"])
+def test_captions_of_an_earlier_release_are_found_whatever_the_device(home, monkeypatch, change) -> None:
+    monkeypatch.setenv("VECAP_MODELS", str(MODELS))
+    config = load_config(unpack(home), [f"rewrite.{role}.{change}" for role in ("vlm", "llm")])
+    stage = Rewrite(config, Version(config.dataset, "2026-01-03", 1, ""))
+    files = finished_captions(stage.store, stage.version)
+    made = [line for name in files for line in pq.read_table(stage.store.path(name)).to_pylist()]
+    rows = [Row(line["key"], line["uid"], line["sha256"], line["alttext"], "") for line in made]
+    found = find_captions(stage.store, files, rows, stage._writers)
+    assert len({name.split("/")[1] for name in files}) == len(VERSIONS)
+    assert {sha256: caption.text for sha256, caption in found.vec.items()} == {
+        line["sha256"]: line["vec"] for line in made
+    }
+    tokens = config.rewrite.llm.max_new_tokens
+    fused = [line for line in made if line["vecap_tokens"] and f'"max_new_tokens":{tokens}' in line["vecap_parameters"]]
+    assert found.vecap.keys() == {(line["alttext"], line["vec"]) for line in fused}

@@ -12,6 +12,7 @@ from vecap_tasks.train.stage import SPEEDS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 SAMPLES = [Texts() for _ in range(24)]
+HALF = {"device": "cuda", "precision": "bfloat16"}
 
 
 def losses(config, version):
@@ -21,7 +22,7 @@ def losses(config, version):
 
 
 def test_told_to_end_it_goes_on_to_the_same_bytes(home, tmp_path_factory, monkeypatch):
-    config = configure(home, arms="[vecap]", epochs=8)
+    config = configure(home, arms="[vecap]", epochs=8, **HALF)
     stage = load_stage("train", config, give_version(config, SAMPLES))
     assert "told to end" in stopped_after(stage, "vecap-0", 2)
     resumed = run("train", config, stage.version)
@@ -34,10 +35,10 @@ def test_told_to_end_it_goes_on_to_the_same_bytes(home, tmp_path_factory, monkey
 
 @pytest.mark.parametrize("way", [{}, {"compile": True}, {"recompute": True}, {"micro_batch": 3}], ids=str)
 def test_half_precision_learns_as_float32_does(home, tmp_path_factory, monkeypatch, way):
-    exact = configure(home, arms="[vecap]", epochs=4, precision="float32")
+    exact = configure(home, arms="[vecap]", epochs=4, device="cuda")
     wanted = losses(exact, give_version(exact, SAMPLES))
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("half")))
-    half = configure(home, arms="[vecap]", epochs=4, **way)
+    half = configure(home, arms="[vecap]", epochs=4, **HALF, **way)
     made = losses(half, give_version(half, SAMPLES))
     assert made == pytest.approx(wanted, abs=0.1)
     assert made != wanted

@@ -47,7 +47,7 @@ def test_two_ranks_and_parts_have_the_loss_and_the_gradients_of_one_batch(home):
 def test_a_run_of_one_process_is_taken_up_by_two(home, tmp_path_factory, monkeypatch):
     """Through the stage: stopped after some steps on one process, it ends on two, in parts, as if undisturbed."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    config = configure(home, arms="[mixed]", epochs=3)
+    config = configure(home, arms="[mixed]", epochs=3, micro_batch=3)
     stage = load_stage("train", config, give_version(config, SAMPLES))
     stopped_after(stage, "mixed-0", 1)
     several = configure(home, arms="[mixed]", epochs=3, launch="{processes: 2}", micro_batch=3)

@@ -108,7 +108,8 @@ def test_the_same_run_has_the_same_bytes_and_another_seed_others(home, tmp_path_
     version = give_version(config, SAMPLES)
     first = run("train", config, version)
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("other")))
-    elsewhere = configure(home, arms="[mixed]", seeds="[0, 1]", image_cache_bytes=0, checkpoint_steps=1)
+    how = {"image_cache_bytes": 0, "checkpoint_steps": 1, "checkpoints_kept": 1, "loader_threads": 1}
+    elsewhere = configure(home, arms="[mixed]", seeds="[0, 1]", **how)
     second = run("train", elsewhere, give_version(elsewhere, SAMPLES))
     assert first.digest == second.digest
     assert weights(first, "mixed-0") != weights(first, "mixed-1")
@@ -292,10 +293,11 @@ def test_settings_that_change_the_model_change_the_fingerprint(home):
         return load_stage("train", configure(home, **train), NO_VERSION).fingerprint
 
     base = fingerprint()
-    assert fingerprint(checkpoint_steps=7, device="cpu", image_cache_bytes=0) == base
-    assert fingerprint(launch="{processes: 8}", micro_batch=4, recompute=True, compile=True) == base
-    for change in ({"epochs": 3}, {"mixed_p": 0.4}, {"model__context": 16}, {"threads": 2}, {"seeds": "[1]"}):
-        assert fingerprint(**change) != base
+    assert fingerprint(checkpoint_steps=7, image_cache_bytes=0, launch="{processes: 8}", recompute=True) == base
+    changes = [{"epochs": 3}, {"mixed_p": 0.4}, {"model__context": 16}, {"threads": 2}, {"seeds": "[1]"}]
+    changes += [{"device": "cuda"}, {"precision": "bfloat16"}, {"micro_batch": 4}, {"compile": True}]
+    changes += [{"deterministic": False}]
+    assert len({base, *(fingerprint(**change) for change in changes)}) == 1 + len(changes)
 
 
 def test_a_tokenizer_that_is_not_there_is_one_clear_line(home):

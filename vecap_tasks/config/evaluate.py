@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vecap_tasks.config.section import Runtime, Section
+from vecap_tasks.config.section import Device, Runtime, Section
 
 # The digest of a set covers what is read from it, so where its files lie changes nothing that is made.
 _Place = Annotated[str, Runtime]
@@ -144,8 +144,10 @@ class EvaluateConfig(Section):
     )
     bootstrap: BootstrapConfig = BootstrapConfig()
     champion: Annotated[ChampionConfig, Runtime] = ChampionConfig()
-    batch_size: Annotated[int, Runtime] = Field(128, ge=1)
-    device: Annotated[str, Runtime] = "auto"
+    batch_size: int = Field(
+        128, ge=1, description="Rows per forward pass; part of the fingerprint, as rounding may follow it."
+    )
+    device: Device = "cpu"
 
     @model_validator(mode="after")
     def _measures(self) -> EvaluateConfig:

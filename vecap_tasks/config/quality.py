@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vecap_tasks.config.section import Runtime, Section
+from vecap_tasks.config.section import Device, Runtime, Section
 
 Level = Literal["warn", "stop"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -37,8 +37,10 @@ class ClipScore(Section):
     min_similarity: float | None = Field(None, ge=-1, le=1, description="Cosine of the two features.")
     top_fraction: Fraction | None = None
     batch_size: int = Field(64, ge=1, description="Rows per forward pass; rounding may follow it.")
-    device: Annotated[str, Runtime] = "auto"
-    threads: Annotated[int, Runtime] = Field(1, ge=1, description="CPU threads per worker.")
+    device: Device = "cpu"
+    threads: int = Field(
+        1, ge=1, description="CPU threads per worker; part of the fingerprint, as rounding follows them."
+    )
 
 
 class RowRules(Section):

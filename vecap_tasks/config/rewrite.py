@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vecap_tasks.config.section import Runtime, Section
+from vecap_tasks.config.section import Device, Runtime, Section
 
 
 class ServerConfig(Section):
@@ -49,6 +49,9 @@ class PriceConfig(Section):
     per_million_tokens: float = Field(0.0, ge=0, description="Of tokens written.")
 
 
+_MACHINE = ("device", "threads")  # of a model that a worker loads
+
+
 class ModelConfig(Section):
     """A model that writes text: a checkpoint loaded by the worker (`transformers`), or one that is served (`openai`).
 
@@ -70,8 +73,10 @@ class ModelConfig(Section):
         32, ge=1, description="Rows per forward pass; part of the fingerprint, as rounding may follow it."
     )
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Annotated[str, Runtime] = "auto"
-    threads: Annotated[int, Runtime] = Field(1, ge=1, description="CPU threads per worker.")
+    device: Device = "cpu"
+    threads: int = Field(
+        1, ge=1, description="CPU threads per worker; part of the fingerprint, as rounding follows them."
+    )
     server: ServerConfig | None = Field(None, description="Of a served model.")
     price: Annotated[PriceConfig, Runtime] = PriceConfig()
 
@@ -85,9 +90,16 @@ class ModelConfig(Section):
 
     def identity(self) -> dict[str, Any]:
         made = super().identity()
-        for name in ("batch_size", "dtype") if self.backend == "openai" else ("server",):
+        for name in ("batch_size", "dtype", *_MACHINE) if self.backend == "openai" else ("server",):
             del made[name]  # decides nothing there
         return made
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what a caption's row says of its writer beside model and prompt, which have columns of their own.
+
+        Device and threads, which change rounding alone, are left out: what was paid for is not paid for again.
+        """
+        return {name: value for name, value in self.identity().items() if name not in ("model", "prompt", *_MACHINE)}
 
 
 ScreenRule = Literal[

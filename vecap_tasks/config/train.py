@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vecap_tasks.config.section import Runtime, Section
+from vecap_tasks.config.section import Device, Runtime, Section
 
 PreprocessWay = Literal["usual", "veclip"]
 Size = Literal["B/32", "B/16", "L/14", "H/14"]
@@ -70,7 +70,7 @@ class ClipConfig(Section):
 
 
 class LaunchConfig(Section):
-    """One process trains within the one that asks; several are started by torchrun. How many changes rounding alone."""
+    """One process trains within the one that asks; several are started by torchrun."""
 
     processes: int = Field(1, ge=1, description="On each node; one a GPU.")
     nodes: int = Field(1, ge=1)
@@ -178,29 +178,38 @@ class TrainConfig(Section):
     crop_scale: float = Field(
         1.0, gt=0, le=1, description="Smallest share of the image that a random crop may take; 1 never crops."
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on a GPU.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the products; bfloat16 is what a GPU is fast in. Weights are float32 in both."
+    )
     threads: int = Field(1, ge=1, description="CPU threads of a run; part of the fingerprint, as rounding follows it.")
-    micro_batch: Annotated[int | None, Runtime] = Field(
+    micro_batch: int | None = Field(
         None,
         ge=1,
         description="Samples that go through a process's model at once; none: all of its part of a batch. The loss is "
-        "over the whole batch all the same.",
+        "over the whole batch all the same; part of the fingerprint, as rounding follows it.",
     )
     recompute: Annotated[bool, Runtime] = Field(
-        False, description="Compute activations again for the gradients rather than keep them: less memory, more time."
+        False,
+        description="Compute activations again for the gradients rather than keep them: less memory, more time, and on "
+        "the CPU the same weights to the bit.",
     )
-    compile: Annotated[bool, Runtime] = Field(False, description="Have torch.compile make kernels of the model.")
-    deterministic: Annotated[bool, Runtime] = Field(
+    compile: bool = Field(
+        False, description="Have torch.compile make the model's kernels; part of the fingerprint, as their rounding is."
+    )
+    deterministic: bool = Field(
         True, description="The same bytes from the same run on the same device; on a GPU it costs some speed."
     )
     checkpoint_steps: Annotated[int, Runtime] = Field(500, ge=1)
     checkpoints_kept: Annotated[int, Runtime] = Field(2, ge=1)
-    launch: Annotated[LaunchConfig, Runtime] = LaunchConfig()
-    device: Annotated[str, Runtime] = "auto"
+    launch: Annotated[LaunchConfig, Runtime] = Field(
+        LaunchConfig(),
+        description="Processes that train together. Several sum gradients in another order than one: low bits of the "
+        "weights follow their number, which is no part of the fingerprint, so that any number takes a run up.",
+    )
+    device: Device = "cpu"
     image_cache_bytes: Annotated[int, Runtime] = Field(
         4 << 30, ge=0, description="Decoded images are kept in memory up to this size, else decoded for each batch."
     )
-
     loader_threads: Annotated[int, Runtime] = Field(4, ge=1, description="Threads that read and decode images.")
 
     @field_validator("arms", "seeds")

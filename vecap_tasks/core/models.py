@@ -1,17 +1,24 @@
-"""Model folders and tokenizers on disk: where they are, whether they are complete, and their digests."""
+"""Model folders and tokenizers on disk (place, completeness, digest), and the device that a model runs on."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vecap_tasks.config import Config, ModelConfig, expand
 from vecap_tasks.core.manifest import digest
 from vecap_tasks.errors import ConfigError, PermanentError
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # What transformers reads from a model's folder. A README, figures or an optimizer's state change no caption.
@@ -175,3 +182,30 @@ def start_digest(config: Config) -> str | None:
     if not weights:
         raise ConfigError(f"train.model.start: {folder} holds no weights (*.safetensors); copy or download them again")
     return digest(hash_files([folder / "config.json", *weights]))
+
+
+def open_device(setting: str, name: str) -> torch.device:
+    """Return the torch device *name*, which *setting* (such as `train.device`) names.
+
+    Logs one line, once in a process for each setting, where a GPU stays unused. Raises ConfigError for a device that is
+    not there.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{setting}: device {name!r} is not there: {reason}; set it to cpu, or give the worker such a device"
+        ) from error
+    if device.type == "cpu" and torch.cuda.is_available():
+        _tell_unused(setting)
+    return device
+
+
+@lru_cache(maxsize=16)
+def _tell_unused(setting: str) -> None:
+    """Log that the GPU stays unused; the cache has it said once."""
+    log.warning("%s is cpu and there is a GPU, which stays unused; %s=cuda uses it", setting, setting)

@@ -15,8 +15,9 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from transformers.utils.logging import disable_progress_bar
 
 from vecap_tasks.config import Ties
+from vecap_tasks.core.models import open_device
 from vecap_tasks.core.preprocess import preprocess_way, veclip_values
-from vecap_tasks.errors import ConfigError, PermanentError
+from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.metrics import Answers
 from vecap_tasks.evaluate.retrieval import images_found, texts_found
 from vecap_tasks.evaluate.sets import EvaluationSets, Picture, RetrievalSet
@@ -26,13 +27,10 @@ _READERS = 8  # images read and decoded side by side
 
 
 class Encoder:
-    """A CLIP model in *folder*, as `from_pretrained` loads it."""
+    """A CLIP model in *folder*, as `from_pretrained` loads it. Raises ConfigError for a device that is not there."""
 
     def __init__(self, folder: Path, device: str, batch_size: int) -> None:
-        found = torch.cuda.is_available()
-        if device.startswith("cuda") and not found:
-            raise ConfigError(f"evaluate.device: there is no GPU for {device!r}; use auto or cpu")
-        self._device = torch.device(device if device != "auto" else "cuda" if found else "cpu")
+        self._device = open_device("evaluate.device", device)
         disable_progress_bar()  # it writes a bar for each file, into logs too
         self._model = CLIPModel.from_pretrained(folder).to(self._device).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -125,6 +125,16 @@ def named_inputs(stage: str, inputs: Sequence[Input]) -> list[Input]:
     return [replace(item, kind="tokenizer") if item is tokenizer else item for item in inputs]
 
 
+def _without_auto(section: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded configuration without the `auto` that 0.1.0 had for devices and precision; no input follows
+    from those."""
+    return {
+        name: _without_auto(value) if isinstance(value, dict) else value
+        for name, value in section.items()
+        if not (name in ("device", "precision") and value == "auto")
+    }
+
+
 class Gone(VecapError):
     """There is nothing to compare with any more. The message says why."""
 
@@ -154,7 +164,8 @@ class Inputs:
     def config(self) -> Config:
         """The configuration that the stage ran under."""
         try:
-            return Config.model_validate(self._manifest.provenance["config"]).with_base(self._given.base)
+            recorded = _without_auto(self._manifest.provenance["config"])
+            return Config.model_validate(recorded).with_base(self._given.base)
         except (KeyError, ValidationError) as error:
             raise Gone("this release cannot read the configuration that it was made under") from error
 

@@ -13,22 +13,20 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from transformers.utils.logging import disable_progress_bar
 
-from vecap_tasks.errors import ConfigError, PermanentError, load_problem
+from vecap_tasks.core.models import open_device
+from vecap_tasks.errors import PermanentError, load_problem
 
 _DECIMALS = 4  # what a score is kept to: finer is rounding of the device
 
 
 class Scorer:
-    """The model in *folder*, as `from_pretrained` loads it, on *device* (auto, cpu, cuda …).
+    """The model in *folder*, as `from_pretrained` loads it, on *device* (cpu, cuda …).
 
     Raises VecapError where the folder holds no CLIP model, ConfigError where there is no such device.
     """
 
     def __init__(self, folder: Path, batch_size: int, device: str, threads: int) -> None:
-        found = torch.cuda.is_available()
-        if device.startswith("cuda") and not found:
-            raise ConfigError(f"quality.clip.device: there is no GPU for {device!r}; use auto or cpu")
-        self._device = torch.device(device if device != "auto" else "cuda" if found else "cpu")
+        self._device = open_device("quality.clip.device", device)
         self._batch_size = batch_size
         torch.set_num_threads(threads)
         disable_progress_bar()  # it writes a bar for each file, into logs too

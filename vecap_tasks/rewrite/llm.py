@@ -100,7 +100,7 @@ def _load(checkpoint: Checkpoint, settings: ModelConfig) -> Generator:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
         config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        return Generator(load_weights(kind, checkpoint, settings), tokenizer, settings)
+        return Generator(load_weights(kind, checkpoint, settings, "rewrite.llm"), tokenizer, settings)
     except LOAD_ERRORS as error:
         raise cannot_load(checkpoint, error) from error
 

@@ -162,8 +162,7 @@ class Rewrite(Stage):
     def _writer(self, role: str, prompt: Prompt, more: dict[str, Any]) -> Writer:
         model = self._models[role]
         screening = screen.identity(self.config.rewrite.screen)
-        parameters = self._settings[role].identity() | more | {"screening": screening, "stage": self.revision}
-        del parameters["model"], parameters["prompt"]  # columns of their own
+        parameters = self._settings[role].parameters() | more | {"screening": screening, "stage": self.revision}
         return Writer(model.name, model.revision, prompt.name, canonical(parameters).decode())
 
     def _vlm(self) -> Describes:

@@ -85,7 +85,7 @@ class Vlm:
     def __init__(self, checkpoint: Checkpoint, settings: ModelConfig, prompt: Prompt) -> None:
         try:
             self._processor = load_processor(checkpoint.folder)
-            model = load_weights(AutoModelForImageTextToText, checkpoint, settings)
+            model = load_weights(AutoModelForImageTextToText, checkpoint, settings, "rewrite.vlm")
             self.generator = Generator(model, self._processor.tokenizer, settings)
             # On a CPU the model has its threads, and others would only get in their way.
             self.decoders = 1 if model.device.type == "cpu" else DECODERS

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from vecap_tasks.core.models import open_device
 from vecap_tasks.errors import ConfigError
 
 
@@ -72,14 +73,13 @@ def joined(wanted: str, patience: float) -> Iterator[Ranks]:
 
     Raises ConfigError for a device that is not there.
     """
-    local = int(os.environ["LOCAL_RANK"])
-    device = torch.device(choose_device(wanted))
+    if _of_cuda(wanted):
+        local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if 0 < there <= local:
+            raise ConfigError(f"train.launch.processes: there are {there} GPUs here, none for process {local}")
+        wanted = f"cuda:{local}"
+    device = training_device(wanted)
     if device.type == "cuda":
-        if local >= torch.cuda.device_count():
-            raise ConfigError(
-                f"train.launch.processes: there are {torch.cuda.device_count()} GPUs here, none for process {local}"
-            )
-        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=patience))
@@ -89,12 +89,12 @@ def joined(wanted: str, patience: float) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def choose_device(wanted: str) -> str:
-    """Return the torch device for *wanted*: `auto` is a GPU where there is one. Raises ConfigError for no GPU."""
-    found = torch.cuda.is_available()
-    if wanted.startswith("cuda") and not found:
-        raise ConfigError(f"train.device: there is no GPU for {wanted!r}; use auto or cpu")
-    chosen = wanted if wanted != "auto" else "cuda" if found else "cpu"
-    if chosen.startswith("cuda"):
+def training_device(wanted: str) -> torch.device:
+    """Return the torch device *wanted*; cuBLAS is reproducible then. Raises ConfigError for one that is not there."""
+    if _of_cuda(wanted):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible with it alone
-    return chosen
+    return open_device("train.device", wanted)
+
+
+def _of_cuda(device: str) -> bool:
+    return device.partition(":")[0] == "cuda"

@@ -153,15 +153,13 @@ class Train(Stage):
         return Made({}, attachments=tuple(names))
 
     def _trained(self, shard: str) -> State:
-        import torch
-
-        from vecap_tasks.train.distributed import Ranks, choose_device
+        from vecap_tasks.train.distributed import Ranks, training_device
         from vecap_tasks.train.launch import launch
         from vecap_tasks.train.trainer import train
 
         checkpoints = self.checkpoints(shard)
         if self.config.train.launch.alone:
-            ranks = Ranks(torch.device(choose_device(self.config.train.device)))
+            ranks = Ranks(training_device(self.config.train.device))
             with self.watch(shard) as watch:
                 reports: list[Callable[[Progress], None]] = [watch, self.report] if self.report else [watch]
                 return train(self.config, self.version, shard, ranks, checkpoints, reports)

@@ -128,7 +128,7 @@ class _Trainer:
         self._records: list[StepRecord] = []
         self._speeds: list[Speed] = []
         self._resume()
-        half = config.precision == "bfloat16" or (config.precision == "auto" and ranks.device.type == "cuda")
+        half = config.precision == "bfloat16"
         if half:
             stay_half(model)
         self._towers = new_towers(model, config, ranks)

@@ -15,8 +15,8 @@ from torch import nn
 from transformers import GenerationConfig
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.core.models import Checkpoint
-from vecap_tasks.errors import PermanentError, VecapError, load_problem, one_line
+from vecap_tasks.core.models import Checkpoint, open_device
+from vecap_tasks.errors import PermanentError, VecapError, load_problem
 from vecap_tasks.rewrite.backends.sampling import Drawn, roomy_cache
 from vecap_tasks.rewrite.backends.sampling_params import Draw, Written
 
@@ -76,18 +76,6 @@ def keep_freed_memory() -> None:
     libc.mallopt(_TRIM_THRESHOLD, _KEPT)
 
 
-def device_of(name: str) -> torch.device:
-    """Return the device; `auto` is a GPU where there is one. Raises PermanentError for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise PermanentError(f"device {name!r} is not there: {one_line(error)}; set device to auto or cpu") from error
-    return device
-
-
 def cannot_load(checkpoint: Checkpoint, error: BaseException) -> PermanentError:
     return PermanentError(
         f"model {checkpoint.name} cannot be loaded from {checkpoint.folder}: {load_problem(error)}; "
@@ -95,13 +83,14 @@ def cannot_load(checkpoint: Checkpoint, error: BaseException) -> PermanentError:
     )
 
 
-def load_weights(kind: Any, checkpoint: Checkpoint, settings: ModelConfig) -> PreTrainedModel:
-    """Load a model by the transformers class *kind*, ready to generate.
+def load_weights(kind: Any, checkpoint: Checkpoint, settings: ModelConfig, section: str) -> PreTrainedModel:
+    """Load a model by the transformers class *kind*, ready to generate; *section* is where *settings* stand.
 
-    Raises PermanentError for files that are damaged, incomplete, or a model of another kind.
+    Raises PermanentError for files that are damaged, incomplete, or a model of another kind, and for a device that is
+    not there.
     """
     torch.set_num_threads(settings.threads)
-    device = device_of(settings.device)
+    device = open_device(f"{section}.device", settings.device)
     try:
         model, report = kind.from_pretrained(
             checkpoint.folder,
