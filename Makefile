@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.txt)
 PYTEST_ARGS ?=
 
-.PHONY: help demo up down status test test-all test-cluster test-images secrets lint format env
+.PHONY: help demo up down status test test-all test-cluster test-images secrets lint format env pins
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -53,6 +53,16 @@ format: $(VENV)/.tested ## put the code in the project's format
 	$(BIN)/ruff format .
 
 env: $(VENV)/.installed ## only make the environment
+
+# What torch needs only where it is a CUDA build: which build that is, the installation decides.
+CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton
+UV_ARGS ?=
+compile = @printf '%s\n' $(CUDA) | $(BIN)/uv pip compile --quiet --python-version 3.11 --excludes - \
+	--custom-compile-command "make pins" $(UV_ARGS) pyproject.toml
+
+pins: $(VENV)/.installed ## compile requirements*.txt from pyproject.toml; UV_ARGS=--upgrade for newer versions
+	$(compile) --extra local --extra s3 --output-file requirements.txt
+	$(compile) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
 
 $(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { \

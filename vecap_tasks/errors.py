@@ -7,6 +7,7 @@ import logging
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, requires
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,36 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" writing {error.filename}" if error.filename else ""
         return f"no space left on the disk{where}; free some or move `root` elsewhere, then run the same command again"
+    if isinstance(error, ModuleNotFoundError) and (needed := missing_extra(error)):
+        return needed
     text = " ".join(str(error).split())
     if isinstance(error, VecapError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+_PACKAGES = {"cv2": "opencv-python-headless", "psycopg2": "psycopg2-binary"}  # named otherwise than their modules
+_EXTRA = re.compile(r"""([\w.-]+)[^;]*; *extra *== *['"]([\w-]+)['"]""")
+
+
+def missing_extra(error: ModuleNotFoundError, preferred: str = "") -> str | None:
+    """Return in one line which of our extras brings the module that *error* misses, or None if no extra does.
+
+    If several do, *preferred* is named if it is one of them.
+    """
+    module = (error.name or "").partition(".")[0]
+    package = _PACKAGES.get(module, module.replace("_", "-"))
+    try:
+        lines = requires("vecap") or []
+    except PackageNotFoundError:  # a source tree that is not installed
+        lines = []
+    found = [match[2] for match in map(_EXTRA.match, lines) if match and match[1] == package]
+    if preferred in found:
+        found = [preferred]
+    if not found:
+        return None
+    names = " or ".join(f"`{name}`" for name in found)
+    return f"needs the extra {names}: pip install 'vecap[{','.join(found)}]'"
 
 
 def load_problem(error: BaseException) -> str:

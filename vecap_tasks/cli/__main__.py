@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vecap_tasks import __version__
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, missing_extra, one_line
 
 Command = Callable[[argparse.Namespace], int]
+
+_EXTRAS = {"rewrite": "captioning", "evaluate": "train", "demo": "crawl", "services": "local"}  # others: their own name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,10 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (VecapError, OSError) as error:
+    except (VecapError, OSError, ModuleNotFoundError) as error:
+        reason = one_line(error)
+        if isinstance(error, ModuleNotFoundError):
+            needed = missing_extra(error, _EXTRAS.get(arguments.subcommand, arguments.subcommand))
+            if needed is None:
+                raise
+            reason = f"{arguments.subcommand} {needed}"
         if arguments.verbose:
             logging.exception("in full:")
-        print(f"vecap: {one_line(error)}", file=sys.stderr)
+        print(f"vecap: {reason}", file=sys.stderr)
         return 1
 
 
@@ -49,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--release", action="version", version=f"vecap {__version__}")
     parser.set_defaults(verbose=False)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="subcommand", required=True)
     for module in (run, versions, quarantine, mixture, demo):
         module.add_commands(commands)
     return parser

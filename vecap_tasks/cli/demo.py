@@ -114,6 +114,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.local.settings import require_checkout
+
+    require_checkout()
     from vecap_tasks.local.demo import main
 
     return main()
@@ -132,6 +135,9 @@ def _add_services(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _services(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.local.settings import require_checkout
+
+    require_checkout()
     from vecap_tasks.local.__main__ import main
 
     return main([arguments.action])

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, progress
@@ -27,6 +28,15 @@ _SUMMARIES = {
     "assemble": "write the training shards and the dataset card; this publishes the version",
     "train": "train CLIP, one model for each arm and seed",
     "evaluate": "measure retrieval and zero-shot classification of the trained models",
+}
+
+
+# What this process imports for a stage, whatever its workers do: it is looked for before hours of work.
+_IMPORTS = {
+    "quality": ("great_expectations", "mlflow"),
+    "assemble": ("matplotlib", "mlflow"),
+    "train": ("torch",),
+    "evaluate": ("torch", "mlflow"),
 }
 
 
@@ -69,7 +79,16 @@ class _Done:
     seconds: float
 
 
+def _check_imports(stages: tuple[str, ...]) -> None:
+    """Raise ModuleNotFoundError for the first module that *stages* will miss."""
+    for stage in stages:
+        for module in _IMPORTS.get(stage, ()):
+            if find_spec(module) is None:
+                raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+
 def _run(stages: tuple[str, ...], arguments: argparse.Namespace) -> int:
+    _check_imports(stages)
     name = arguments.version
     if arguments.retry_failed is not None:
         retry = {"of": name, "reasons": [reason for reason in arguments.retry_failed.split(",") if reason]}

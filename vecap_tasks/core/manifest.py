@@ -218,15 +218,17 @@ def read_manifest(store: Store, folder: str) -> Manifest | None:
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """Return the commit that runs: `VECAP_CODE_VERSION` where an image bakes it in, else asked of git."""
+    """Return the commit that runs: `VECAP_CODE_VERSION` of an image, else the checkout's; `unknown` outside of one."""
     baked = os.environ.get("VECAP_CODE_VERSION")
     if baked:
         return baked
-    here = Path(__file__).parent
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed; git would find the repository of whoever installed it
+        return "unknown"
     try:
         asked = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=here,
+            cwd=root,
             capture_output=True,
             text=True,
             timeout=10,

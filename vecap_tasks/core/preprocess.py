@@ -10,14 +10,16 @@ Both are normalised by OpenAI's mean and deviation.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import CLIPImageProcessorPil
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from vecap_tasks.config import PreprocessWay
+
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessorPil
 
 # transformers' own settings cannot say "without antialiasing": the exported configuration has this key beside them.
 _KEY = "vecap_preprocess"
@@ -28,6 +30,8 @@ def image_processor(size: int, way: PreprocessWay = "usual") -> CLIPImageProcess
 
     Of `veclip` it says bilinear, and by itself antialiases; `preprocess_way` knows better when the folder is loaded.
     """
+    from transformers import CLIPImageProcessorPil
+
     settings = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
     if way == "usual":
         return CLIPImageProcessorPil(**settings)
@@ -58,6 +62,8 @@ def shrink(image: Image.Image, size: int, way: PreprocessWay) -> NDArray[np.uint
 
 def veclip_values(images: Sequence[Image.Image], size: int) -> NDArray[np.float32]:
     """Return what a released VeCLIP model takes of *images*: float32 [n, 3, size, size], normalised, not rounded."""
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
     made = np.stack([_bilinear(image, size) for image in images])
     mean, deviation = (np.array(values, np.float32) * 255 for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     return ((made - mean) / deviation).transpose(0, 3, 1, 2)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas  # noqa: F401 - pyarrow imports it with the first table of rows; better before a host waits for us
 import pyarrow as pa
 
 from vecap_tasks.core.manifest import Made
@@ -16,6 +15,8 @@ from vecap_tasks.core.schemas import CRAWL
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.crawl.download import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, Outcome, Spool
+
+pa.array([0])  # with its first array pyarrow imports pandas, if it is installed; better before a host waits for us
 
 
 def write_shard(shard: str, candidates: pa.Table, outcomes: Sequence[Outcome], spool: Spool, work: Path) -> Made:

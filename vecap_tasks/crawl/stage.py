@@ -15,23 +15,15 @@ import pyarrow.parquet as pq
 
 from vecap_tasks.core.manifest import Input, Made, ShardResult
 from vecap_tasks.core.stage import Stage
-from vecap_tasks.crawl.candidates import (
-    Source,
-    extract,
-    held_beside,
-    open_source,
-    read_tally,
-    shard_names,
-    write_candidates,
-)
-from vecap_tasks.crawl.download import SUCCESS, Spool, download_all, wanted
-from vecap_tasks.crawl.http.fetcher import Client
-from vecap_tasks.crawl.previous_crawl import Earlier, open_earlier
-from vecap_tasks.crawl.shards import write_shard
-from vecap_tasks.crawl.sources.link import Tally
 
+# What reads, fetches and decodes is imported where it is used: every stage loads this class for its fingerprint, on
+# machines without a crawler. Processes that fetch never import DuckDB, which leaves them more memory.
 if TYPE_CHECKING:
+    from vecap_tasks.crawl.candidates import Source
     from vecap_tasks.crawl.dedup import PublishedCrawl
+    from vecap_tasks.crawl.http.fetcher import Client
+    from vecap_tasks.crawl.previous_crawl import Earlier
+    from vecap_tasks.crawl.sources.link import Tally
 
 _CANDIDATES = "candidates.parquet"
 _DUPLICATES = "duplicates.parquet"
@@ -61,6 +53,8 @@ class Crawl(Stage):
         return [part for part in self._source.parts() if PurePosixPath(self._links(part)).name not in made]
 
     def prepare(self, part: str) -> None:
+        from vecap_tasks.crawl.candidates import extract, held_beside
+
         with self.store.workspace() as work:
             path = work / "links.parquet"
             extract(self._source, part, path)
@@ -69,12 +63,15 @@ class Crawl(Stage):
                 self.store.upload(str(held_beside(PurePosixPath(links))), held_beside(path))
             self.store.upload(links, path)  # last: a part with links is done
 
-    # DuckDB is imported by what uses it: the processes that fetch do not, and have more memory for it.
-
     def shards(self) -> list[str]:
+        from vecap_tasks.crawl.candidates import shard_names
+
         return shard_names(self._footer.num_rows, self.config.crawl.shard_size)
 
     def process(self, shard: str, work: Path) -> Made:
+        from vecap_tasks.crawl.download import SUCCESS, Spool, download_all, wanted
+        from vecap_tasks.crawl.shards import write_shard
+
         candidates = self._rows(int(shard))
         with closing(Spool(work / "spool")) as spool:
             wants = wanted(candidates)
@@ -112,18 +109,26 @@ class Crawl(Stage):
 
     @cached_property
     def _client(self) -> Client:
+        from vecap_tasks.crawl.http.fetcher import Client
+
         return Client(self.config.crawl.fetch)
 
     @property
     def _tally(self) -> Tally:
+        from vecap_tasks.crawl.candidates import read_tally
+
         return read_tally(self._footer)
 
     @cached_property
     def _earlier(self) -> Earlier | None:
+        from vecap_tasks.crawl.previous_crawl import open_earlier
+
         return open_earlier(self.store, self.config, self.version.interval)
 
     @cached_property
     def _source(self) -> Source:
+        from vecap_tasks.crawl.candidates import open_source
+
         return open_source(self.config, self.version.interval)
 
     def _links(self, part: str) -> str:
@@ -133,6 +138,8 @@ class Crawl(Stage):
     @cached_property
     def _footer(self) -> Any:
         """The footer of the candidates, which are made if they are not there. Of two who make them one wins."""
+        from vecap_tasks.crawl.candidates import write_candidates
+
         name = f"{self.folder}/{_CANDIDATES}"
         if not self.store.exists(name) and self._earlier is not None:
             self.store.create(name, self._earlier.read(_CANDIDATES))

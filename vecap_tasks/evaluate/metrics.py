@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.errors import DamagedError
-from vecap_tasks.evaluate.retrieval import chance_image_to_text, chance_text_to_image
 from vecap_tasks.evaluate.sets import EvaluationSets
 
 FILE = "answers.parquet"
@@ -169,3 +169,23 @@ def chances_of(sets: EvaluationSets) -> dict[str, float]:
         keys = [metric.key for metric in metrics_of([(classified.name, "zero_shot")])]
         made |= dict(zip(keys, (1 / count, min(1.0, 5 / count), 1 / count), strict=True))
     return made
+
+
+def chance_image_to_text(caption_of: Sequence[int], k: int) -> float:
+    """Return the recall@k to expect of a random order of the captions, any of an image's captions counting."""
+    total = len(caption_of)
+    counts, images = np.unique(np.bincount(np.asarray(caption_of)), return_counts=True)
+    missed = [_misses(total, int(count), k) * int(of) for count, of in zip(counts, images, strict=True)]
+    return 1 - sum(missed) / int(images.sum())
+
+
+def chance_text_to_image(caption_of: Sequence[int], k: int) -> float:
+    """Return the recall@k to expect of a random order of the images."""
+    return min(1.0, k / len(set(caption_of)))
+
+
+def _misses(total: int, right: int, k: int) -> float:
+    """Return the chance that none of the first *k* of *total* is one of the *right* ones."""
+    if k > total - right:
+        return 0.0
+    return math.comb(total - right, k) / math.comb(total, k)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -73,23 +72,3 @@ def texts_found(
     for block in torch.arange(len(texts)).split(max(1, BLOCK // len(images))):
         made.append(found(texts[block] @ images.T, torch.arange(len(block)), owners[block], ties))
     return torch.cat(made).numpy()
-
-
-def chance_image_to_text(caption_of: Sequence[int], k: int) -> float:
-    """Return the recall@k to expect of a random order of the captions, any of an image's captions counting."""
-    total = len(caption_of)
-    counts, images = np.unique(np.bincount(np.asarray(caption_of)), return_counts=True)
-    missed = [_misses(total, int(count), k) * int(of) for count, of in zip(counts, images, strict=True)]
-    return 1 - sum(missed) / int(images.sum())
-
-
-def chance_text_to_image(caption_of: Sequence[int], k: int) -> float:
-    """Return the recall@k to expect of a random order of the images."""
-    return min(1.0, k / len(set(caption_of)))
-
-
-def _misses(total: int, right: int, k: int) -> float:
-    """Return the chance that none of the first *k* of *total* is one of the *right* ones."""
-    if k > total - right:
-        return 0.0
-    return math.comb(total - right, k) / math.comb(total, k)

@@ -14,6 +14,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 
 
+def require_checkout() -> None:
+    """Raise ConfigError where this package is installed without the rest of the repository."""
+    missing = [f"{name}/" for name in ("dags", "plugins", "configs") if not (REPOSITORY / name).is_dir()]
+    if missing:
+        raise ConfigError(
+            f"the services need a checkout of the repository: {REPOSITORY} lacks {', '.join(missing)}; "
+            "run `make up` in a checkout"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """A port that a service listens on, and the environment variable that moves it."""

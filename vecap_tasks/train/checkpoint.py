@@ -7,8 +7,6 @@ import pickle
 from dataclasses import asdict, astuple, dataclass
 from typing import Any, get_args
 
-import torch
-
 from vecap_tasks.config import Arm, TrainConfig
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import VecapError, one_line
@@ -102,6 +100,8 @@ class Checkpoints:
 
         Raises VecapError and OSError where it cannot be written.
         """
+        import torch
+
         body = {
             "model": state.model,
             "objective": state.objective,
@@ -138,6 +138,8 @@ class Checkpoints:
 
     def load_step(self, step: int) -> State | None:
         """Return the state after *step* steps, or None where it cannot be read."""
+        import torch
+
         name = f"{self._folder}/{step:09d}.pt"
         try:
             with self._store.local(name) as path:
