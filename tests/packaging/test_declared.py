@@ -21,6 +21,7 @@ PACKAGE = REPOSITORY / "vecap_tasks"
 # The extra that a folder needs, or a file that its folder imports only for some configurations.
 EXTRA_OF = {
     "assemble": "assemble",
+    "core/models.py": "captioning",  # its device; `train` has torch, too
     "core/preprocess.py": "train",
     "crawl": "crawl",
     "demo": "crawl",

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.core.manifest import read_manifest
 from vecap_tasks.core.store import Store
@@ -18,6 +16,9 @@ from vecap_tasks.errors import DamagedError
 from vecap_tasks.quality.gate import Limit, Moved
 from vecap_tasks.quality.measures import Measured
 from vecap_tasks.quality.rules import describe_alttext_problem, describe_reason
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PAGE = "report/index.html"
 FINDINGS = "report/findings.json"
@@ -79,6 +80,8 @@ class Findings:
 
 @lru_cache(maxsize=1)
 def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

@@ -27,7 +27,7 @@ from vecap_tasks.core.verify import Recorded
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written
 from vecap_tasks.rewrite.batches import Batches, warn_of_refusals
-from vecap_tasks.rewrite.captioner import Caption, Captioner, Generate, Meter
+from vecap_tasks.rewrite.captioner import Captioner, Generate, Meter
 from vecap_tasks.rewrite.prompt import PLACES, Prompt, Texts, load_prompt
 from vecap_tasks.rewrite.reuse import Captions, Earlier, Writer, Writers, find_captions, finished_captions
 from vecap_tasks.rewrite.rows import Row, Seen, read_asked, read_rows
@@ -87,7 +87,7 @@ class Rewrite(Stage):
         return [f"{number:05d}" for number in range(-(-accepted // size))]
 
     def process(self, shard: str, work: Path) -> Made:
-        section, rewrites_alttext = self.config.rewrite, "alttext" in self._prompts
+        section = self.config.rewrite
         rows = self._rows(int(shard), work)
         found = find_captions(self.store, self._earlier.files_with(rows), rows, self._writers, work)
         batches = Batches(self, shard)
@@ -98,16 +98,13 @@ class Rewrite(Stage):
         vec = self._vlm_captioner(batches, meters["vlm"]).write(images, found.vec)
         pairs = [(row.alttext, text) for row in rows if row.alttext and (text := vec[row.sha256].text)]
         vecap = self._llm_captioner("llm", batches, meters["llm"]).write({pair: pair for pair in pairs}, found.vecap)
-        rewritten: dict[str, Caption] = {}
-        if rewrites_alttext:
+        rewritten, notes = found.alttext_rewritten, {"reused_vec": len(found.vec), "reused_vecap": len(found.vecap)}
+        if "alttext" in self._prompts:
+            notes["reused_alttext_rewritten"] = len(rewritten)
             alttexts = {row.alttext: (row.alttext, "") for row in rows if row.alttext}
-            captioner = self._llm_captioner("alttext", batches, meters["llm"])
-            rewritten = captioner.write(alttexts, found.alttext_rewritten)
+            rewritten = self._llm_captioner("alttext", batches, meters["llm"]).write(alttexts, rewritten)
         table = caption_table(rows, Captions(vec, vecap, rewritten), self._writers)
         write_rows(table.to_batches(), CAPTIONS, work / f"{shard}.parquet")
-        notes = {"reused_vec": len(found.vec), "reused_vecap": len(found.vecap)}
-        if rewrites_alttext:
-            notes["reused_alttext_rewritten"] = len(found.alttext_rewritten)
         if batches.taken_over:
             notes["taken_over"] = batches.taken_over
         for role, meter in meters.items():
