@@ -1,4 +1,6 @@
-"""Layers that stay in half precision where autocast is on: norms and embeddings give what the next product takes.
+"""Mixed precision: autocast, and layers that stay in half precision where it is on.
+
+Norms and embeddings return what the next matrix product takes.
 
 Autocast computes norms in float32 and leaves their results so. CLIP's residual stream is then float32, too, twice the
 bytes, and is cast again before each product. Here a norm takes and gives half precision, and adds up in float32 within,
@@ -6,6 +8,9 @@ as every kernel of it does. open_clip's models do the same of their residual str
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +38,16 @@ class HalfEmbedding(nn.Embedding):
         return rows.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else rows
 
 
-def stay_half(model: nn.Module) -> None:
-    """Have the norms and embeddings of *model* do so. Weights, their names and their gradients stay float32."""
+def set_up(model: nn.Module, precision: str, device: torch.device) -> Callable[[], torch.autocast]:
+    """Prepare *model* for *precision* (float32 or bfloat16), and return what makes the context in which its forward passes run."""
+    half = precision == "bfloat16"
+    if half:
+        keep_half(model)
+    return partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
+
+
+def keep_half(model: nn.Module) -> None:
+    """Make the norms and embeddings of *model* return half precision. Weights and gradients stay float32."""
     for part in model.modules():
         if type(part) is nn.LayerNorm:
             part.__class__ = HalfNorm

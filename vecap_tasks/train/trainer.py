@@ -18,6 +18,7 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 from vecap_tasks.config import Config, TrainConfig, expand_optional
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, PermanentError, VecapError, one_line
+from vecap_tasks.train import mixed_precision
 from vecap_tasks.train.checkpoint import Checkpoints, Figures, Speed, State, StepRecord, parse_run
 from vecap_tasks.train.data.images import Normalise
 from vecap_tasks.train.data.loader import open_training_data
@@ -25,7 +26,6 @@ from vecap_tasks.train.data.prefetch import Batch, TrainingData
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.distributed import Ranks
 from vecap_tasks.train.loss import Objective
-from vecap_tasks.train.mixed_precision import stay_half
 from vecap_tasks.train.model import open_model
 from vecap_tasks.train.model_forward import Part, add_gradients, new_towers
 from vecap_tasks.train.signals import Ending, ToldToEnd, heard
@@ -128,12 +128,9 @@ class _Trainer:
         self._records: list[StepRecord] = []
         self._speeds: list[Speed] = []
         self._resume()
-        half = config.precision == "bfloat16"
-        if half:
-            stay_half(model)
+        self._autocast = mixed_precision.set_up(model, config.precision, ranks.device)
         self._towers = new_towers(model, config, ranks)
         self._normalise = Normalise(seed, config.crop_scale, ranks.device)
-        self._autocast = partial(torch.autocast, ranks.device.type, torch.bfloat16, enabled=half)
         self._meter = Meter(model, data.batch_size, ranks)
 
     def _resume(self) -> None:
