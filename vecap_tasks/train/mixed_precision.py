@@ -39,7 +39,7 @@ class HalfEmbedding(nn.Embedding):
 
 
 def set_up(model: nn.Module, precision: str, device: torch.device) -> Callable[[], torch.autocast]:
-    """Prepare *model* for *precision* (float32 or bfloat16), and return what makes the context in which its forward passes run."""
+    """Prepare *model* for *precision* (float32 or bfloat16); return what makes the context of its forward passes."""
     half = precision == "bfloat16"
     if half:
         keep_half(model)
