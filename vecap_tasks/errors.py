@@ -54,13 +54,14 @@ def one_line(error: BaseException) -> str:
 
 
 _PACKAGES = {"cv2": "opencv-python-headless", "psycopg2": "psycopg2-binary"}  # named otherwise than their modules
+_EXTRAS = {"rewrite": "captioning", "evaluate": "train", "demo": "crawl", "services": "local"}  # others: their own name
 _EXTRA = re.compile(r"""([\w.-]+)[^;]*; *extra *== *['"]([\w-]+)['"]""")
 
 
-def missing_extra(error: ModuleNotFoundError, preferred: str = "") -> str | None:
+def missing_extra(error: ModuleNotFoundError, part: str = "") -> str | None:
     """Return in one line which of our extras brings the module that *error* misses, or None if no extra does.
 
-    If several do, *preferred* is named if it is one of them.
+    If several do, that of *part*, a command or stage, is named if it is one of them.
     """
     module = (error.name or "").partition(".")[0]
     package = _PACKAGES.get(module, module.replace("_", "-"))
@@ -69,8 +70,9 @@ def missing_extra(error: ModuleNotFoundError, preferred: str = "") -> str | None
     except PackageNotFoundError:  # a source tree that is not installed
         lines = []
     found = [match[2] for match in map(_EXTRA.match, lines) if match and match[1] == package]
-    if preferred in found:
-        found = [preferred]
+    own = _EXTRAS.get(part, part)
+    if own in found:
+        found = [own]
     if not found:
         return None
     names = " or ".join(f"`{name}`" for name in found)

@@ -13,8 +13,6 @@ from vecap_tasks.errors import VecapError, missing_extra, one_line
 
 Command = Callable[[argparse.Namespace], int]
 
-_EXTRAS = {"rewrite": "captioning", "evaluate": "train", "demo": "crawl", "services": "local"}  # others: their own name
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 for a failure said in one line, 2 for wrong usage."""
@@ -37,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (VecapError, OSError, ModuleNotFoundError) as error:
         reason = one_line(error)
         if isinstance(error, ModuleNotFoundError):
-            needed = missing_extra(error, _EXTRAS.get(arguments.subcommand, arguments.subcommand))
+            needed = missing_extra(error, arguments.subcommand)
             if needed is None:
                 raise
             reason = f"{arguments.subcommand} {needed}"

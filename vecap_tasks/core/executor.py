@@ -21,7 +21,7 @@ from vecap_tasks.core.manifest import ShardResult
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.version import Version
 from vecap_tasks.core.worker_deaths import tried
-from vecap_tasks.errors import PermanentError, VecapError, one_line
+from vecap_tasks.errors import PermanentError, VecapError, missing_extra, one_line
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -150,17 +150,27 @@ def run_shard(job: Job, shard: str, run: str) -> ShardResult | Failed:
             return found
         with tried(stage, shard, run):
             return stage.run(shard)
-    except (VecapError, OSError) as error:
-        return Failed(one_line(error), isinstance(error, PermanentError))
+    except (VecapError, OSError, ModuleNotFoundError) as error:
+        return _failed(job, error)
 
 
 def prepare_part(job: Job, part: str) -> Failed | None:
     """Prepare one part on a worker."""
     try:
         _stage_here(job).prepare(part)
-    except (VecapError, OSError) as error:
-        return Failed(one_line(error), isinstance(error, PermanentError))
+    except (VecapError, OSError, ModuleNotFoundError) as error:
+        return _failed(job, error)
     return None
+
+
+def _failed(job: Job, error: Exception) -> Failed:
+    """Return what a person can do about *error*. Raises it where its module belongs to no extra of ours."""
+    if isinstance(error, ModuleNotFoundError):
+        needed = missing_extra(error, job.stage.name)
+        if needed is None:
+            raise error
+        return Failed(f"the worker {needed}", permanent=True)
+    return Failed(one_line(error), isinstance(error, PermanentError))
 
 
 def _stage_here(job: Job) -> Stage:
