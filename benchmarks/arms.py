@@ -30,7 +30,7 @@ from typing import get_args
 
 from benchmarks.report import Measure, machine
 from vecap_tasks.config import Arm, Config, load_config
-from vecap_tasks.core.registry import open_version
+from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.demo.alttext import SHARES

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import pyarrow.parquet as pq
 
+from vecap_tasks.rewrite.accepted_rows import Seen
 from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written
 from vecap_tasks.rewrite.prompt import Prompt, Texts
-from vecap_tasks.rewrite.rows import Seen
 from vecap_tasks.rewrite.stage import Rewrite
 
 T = TypeVar("T")

@@ -28,10 +28,10 @@ from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import Checkpoint
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import TarWriter
+from vecap_tasks.rewrite.accepted_rows import Row, read_images
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Written
 from vecap_tasks.rewrite.backends.transformers import Inputs
 from vecap_tasks.rewrite.prompt import Prompt
-from vecap_tasks.rewrite.rows import Row, read_images
 from vecap_tasks.rewrite.vlm import Vlm, load_processor
 
 _WORDS, _NEW = 20, 32  # tokens of a prompt beside its picture, and of an answer

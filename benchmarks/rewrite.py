@@ -34,10 +34,10 @@ from benchmarks.stand_in import CONFIG
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.executor import run_shards
 from vecap_tasks.core.models import Checkpoint, find_model
+from vecap_tasks.rewrite.accepted_rows import Row, Seen
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw
 from vecap_tasks.rewrite.llm import load_llm
 from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.rows import Row, Seen
 from vecap_tasks.rewrite.stage import Rewrite
 from vecap_tasks.rewrite.vlm import load_vlm
 

@@ -60,7 +60,7 @@ with DAG(
     @task(**RETRIES)
     def open_version() -> dict[str, Any]:
         """Register the version that the configuration makes of the run's interval, or find it."""
-        from vecap_tasks.core.registry import open_version as find_or_register
+        from vecap_tasks.core.open_version import open_version as find_or_register
         from vecap_tasks.core.store import Store
         from vecap_tasks.core.version import look_up
 

@@ -60,7 +60,7 @@ with DAG(
     @task(**RETRIES)
     def open_revisions() -> dict[str, Any]:
         """Register a revision of each published interval in the range, or find it."""
-        from vecap_tasks.core.registry import open_version
+        from vecap_tasks.core.open_version import open_version
         from vecap_tasks.core.store import Store
         from vecap_tasks.core.version import check_interval, list_versions, look_up, published
         from vecap_tasks.errors import ConfigError

@@ -99,7 +99,7 @@ def remember_run(config: Config, run: str) -> None:
     from mlflow import MlflowClient
 
     from vecap_tasks.core.mlflow_tracking import tracking_uri
-    from vecap_tasks.lineage.notes import address, run_page
+    from vecap_tasks.lineage.mlflow_notes import address, run_page
 
     experiment = MlflowClient(tracking_uri(config)).get_run(run).info.experiment_id
     page = address(config, run_page(experiment, run))
@@ -112,7 +112,7 @@ def remember_report(stage: Stage, recorded: str | None) -> None:
 
     *recorded* is the link to it inside MLflow, None where MLflow does not have it.
     """
-    from vecap_tasks.lineage.notes import address
+    from vecap_tasks.lineage.mlflow_notes import address
 
     page = None if recorded is None else address(stage.config, recorded)
     _keep(_REPORT, page or _vecap_page(stage.version.name, "report/index.html"))

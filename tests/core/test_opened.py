@@ -8,7 +8,7 @@ from tests.conftest import DEMO
 from tests.core.given import give
 from vecap_tasks.cli.__main__ import main
 from vecap_tasks.config import Config
-from vecap_tasks.core.registry import open_version
+from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import list_versions, look_up, read_version, register
 from vecap_tasks.errors import ConfigError, VecapError

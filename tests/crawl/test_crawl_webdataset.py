@@ -13,7 +13,7 @@ import webdataset
 from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.web import image
 from vecap_tasks.config import WebdatasetSource
-from vecap_tasks.crawl.download import read_stored
+from vecap_tasks.crawl.shard_images import read_stored
 from vecap_tasks.crawl.sources.link import Tally
 from vecap_tasks.crawl.sources.webdataset import WebdatasetFiles
 from vecap_tasks.errors import Failure, VecapError

@@ -11,7 +11,7 @@ from typing import Any
 from tests.faults.given import INTERVAL
 from vecap_tasks.config import Config, RetentionConfig
 from vecap_tasks.core.manifest import Manifest
-from vecap_tasks.core.registry import open_version
+from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.retention import plan_removals, remove
 from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import STAGING, Store

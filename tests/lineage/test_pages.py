@@ -8,7 +8,7 @@ from tests.conftest import DEMO
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.mlflow_tracking import tracking_uri
 from vecap_tasks.errors import ConfigError
-from vecap_tasks.lineage.notes import address
+from vecap_tasks.lineage.mlflow_notes import address
 from vecap_tasks.local.settings import Settings
 
 PAGE = "#/experiments/1/runs/2"

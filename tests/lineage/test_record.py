@@ -12,7 +12,7 @@ from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.mlflow_tracking import open_tracking, tracking_uri
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import VecapError
-from vecap_tasks.lineage.notes import Place, TrainedOn, gate_note, model_note
+from vecap_tasks.lineage.mlflow_notes import Place, TrainedOn, gate_note, model_note
 
 SAMPLES = [Texts() for _ in range(16)]
 

@@ -14,7 +14,7 @@ from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.verify import verify_version
 from vecap_tasks.core.version import list_versions, published
 from vecap_tasks.errors import VecapError
-from vecap_tasks.lineage.recorded import needed_by_mlflow
+from vecap_tasks.lineage.mlflow_lookup import needed_by_mlflow
 
 SAMPLES = [Texts() for _ in range(16)]
 

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from jinja2 import nodes
 from vecap_airflow.pages import app as pages
-from vecap_airflow.pages import graph, page, shelf
+from vecap_airflow.pages import graph, rendering, repository
 
 from tests.crawler import Answer, crawl
 from tests.old_versions import MODELS, VERSIONS, unpack
@@ -175,12 +175,12 @@ def test_a_version_that_cannot_be_read_says_so(site: Site) -> None:
 
 def test_templates_use_only_attributes_that_there_are() -> None:
     """A branch that no page above takes does not hide an attribute that was renamed."""
-    modules = (diff, gate, graph, manifest, quarantine, quarantine, report, samples, version, shelf, diff, tree)
+    modules = (diff, gate, graph, manifest, quarantine, quarantine, report, samples, version, repository, diff, tree)
     shown = {kind for module in modules for _, kind in getmembers(module, is_dataclass)}
     known = {name for kind in (*shown, samples.Samples, str, dict) for name in dir(kind)}
     known |= {"first", "index0", "previtem"}  # of `loop`
     known |= {"mini", "full"}  # macros of funnel.html
-    templates = page.templates()
+    templates = rendering.templates()
     assert templates.list_templates()
     for name in templates.list_templates():
         source = templates.loader.get_source(templates, name)[0]

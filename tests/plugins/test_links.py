@@ -13,7 +13,7 @@ from vecap_airflow.job import Job
 
 from tests.conftest import REPOSITORY
 from tests.quality.given import Row, configure, give_crawl, run, use_given
-from vecap_tasks.core import registry
+from vecap_tasks.core import open_version
 from vecap_tasks.core import stage as core_stage
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.core.store import Store
@@ -94,7 +94,7 @@ def test_a_refused_crawl_has_a_button_that_opens_its_report(tmp_path, monkeypatc
     mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "pages": "https://mlflow.example/"}
     config = configure(tmp_path, mlflow=mlflow, quality={"gate": {"min_accepted_rows": 100}})
     give_crawl(tmp_path, [Row(image=n) for n in range(3)])
-    version = registry.open_version(config, Store(config.resolve(config.root)), "2026-01-01")
+    version = open_version.open_version(config, Store(config.resolve(config.root)), "2026-01-01")
     run("crawl", config)
     quality = core_stage.load_stage("quality", config, version)
     for shard in quality.plan():

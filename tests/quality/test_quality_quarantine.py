@@ -7,7 +7,7 @@ import pytest
 from tests.quality.given import INTERVAL, Given, Row, configure, give_crawl, use_given
 from vecap_tasks.cli import __main__ as cli
 from vecap_tasks.core import stage as core_stage
-from vecap_tasks.core.registry import open_version
+from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.releases import count_releases, read_releases
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store

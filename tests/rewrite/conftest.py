@@ -39,8 +39,8 @@ from vecap_tasks.core.schemas import CRAWL, VERDICTS
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
+from vecap_tasks.rewrite.accepted_rows import Row, Seen
 from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.rows import Row, Seen
 from vecap_tasks.rewrite.vlm import Vlm
 
 SPECIAL = ("<|pad|>", "<|begin|>", "<|user|>", "<|assistant|>", "<|end|>", "<image>")

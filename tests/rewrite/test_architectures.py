@@ -10,10 +10,10 @@ from tests.rewrite import architectures
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import find_checkpoint
 from vecap_tasks.errors import VecapError
+from vecap_tasks.rewrite.accepted_rows import Row, Seen
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.rows import Row, Seen
 
 SOME = (0, 3, 7, 16, 18)
 
@@ -107,7 +107,7 @@ def test_a_row_that_memory_does_not_hold_is_told(vlm, seen) -> None:
 
 
 def test_what_is_drawn_has_the_shares_that_the_scores_give_it() -> None:
-    from vecap_tasks.rewrite.backends.sampling import Drawn
+    from vecap_tasks.rewrite.backends.gumbel_sampler import Drawn
 
     shares = torch.tensor([0.5, 0.3, 0.15, 0.05])
     rows = 20_000
@@ -120,7 +120,7 @@ def test_what_is_drawn_has_the_shares_that_the_scores_give_it() -> None:
 
 
 def test_draws_differ_by_seed_and_step_and_by_nothing_else() -> None:
-    from vecap_tasks.rewrite.backends.sampling import Drawn
+    from vecap_tasks.rewrite.backends.gumbel_sampler import Drawn
 
     scores = torch.zeros((3, 1000))
     process = Drawn([Draw(0, 1.0, 7), Draw(0, 1.0, 8), Draw(0, 1.0, 7)], torch.device("cpu"))

@@ -15,11 +15,11 @@ from aiohttp import web
 from tests.rewrite.server import CANARY, Asked, Server, completion, echo, error, fuse, refusing, settings
 from vecap_tasks.config import ModelConfig, load_config
 from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.rewrite.accepted_rows import Row, Seen
 from vecap_tasks.rewrite.backends import openai_client
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw
 from vecap_tasks.rewrite.openai_models import ServedLlm, ServedVlm, describe_server
 from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.rows import Row, Seen
 
 # A server that is well.
 

@@ -12,10 +12,10 @@ from tools.demo_models.llm import FUSE_PROMPT
 from tools.demo_models.measure import as_crawled, held_out
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.models import find_checkpoint
+from vecap_tasks.rewrite.accepted_rows import Row, Seen
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.rows import Row, Seen
 from vecap_tasks.rewrite.screen import screen_vec, screen_vecap
 from vecap_tasks.rewrite.vlm import Vlm
 

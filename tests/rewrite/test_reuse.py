@@ -11,8 +11,8 @@ from vecap_tasks.config import load_config
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect
 from vecap_tasks.core.version import Version
+from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.reuse import Earlier, find_captions, finished_captions
-from vecap_tasks.rewrite.rows import Row
 from vecap_tasks.rewrite.stage import Rewrite
 
 

@@ -6,12 +6,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.core.given import flip_bit
-from vecap_tasks.core.registry import open_version
+from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.schemas import CAPTIONS
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.rewrite.caption_table import choose
 from vecap_tasks.rewrite.stage import Rewrite
-from vecap_tasks.rewrite.table import choose
 
 
 def run(config, version: Version, *, shards: list[str] | None = None):

@@ -7,7 +7,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tests.rewrite import architectures
 from tests.rewrite.test_architectures import draws, shaped
-from vecap_tasks.rewrite.backends.sampling import RoomyLayer, roomy_cache
+from vecap_tasks.rewrite.backends.transformers import RoomyLayer, roomy_cache
 
 
 @pytest.mark.parametrize("room", [40, 30, 17, 4])

@@ -24,11 +24,11 @@ from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.models import find_checkpoint
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import PermanentError, VecapError
+from vecap_tasks.rewrite.accepted_rows import Row, Seen
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.openai_models import ServedLlm, ServedVlm
 from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.rows import Row, Seen
 from vecap_tasks.rewrite.stage import Rewrite
 from vecap_tasks.rewrite.vlm import Vlm
 

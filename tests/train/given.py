@@ -16,7 +16,7 @@ from tests.conftest import DEMO
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.executor import run_shards
 from vecap_tasks.core.manifest import FileEntry, Input, Manifest
-from vecap_tasks.core.registry import open_version
+from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store

@@ -115,7 +115,7 @@ def running(home: str) -> list[str]:
     found = []
     for process in psutil.process_iter():
         try:
-            if "vecap_tasks.train.worker" in process.cmdline() and process.environ().get("VECAP_HOME") == home:
+            if "vecap_tasks.train.torchrun_worker" in process.cmdline() and process.environ().get("VECAP_HOME") == home:
                 found.append(str(process.pid))
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue

@@ -15,7 +15,7 @@ from typing import Any
 from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, progress
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Manifest
-from vecap_tasks.core.registry import open_version
+from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.stage import STAGES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, interval_of, look_up

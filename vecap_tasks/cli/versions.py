@@ -159,7 +159,7 @@ def _add_gc(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _gc(arguments: argparse.Namespace) -> int:
     from vecap_tasks.core.retention import plan_removals, remove
-    from vecap_tasks.lineage.recorded import needed_by_mlflow
+    from vecap_tasks.lineage.mlflow_lookup import needed_by_mlflow
 
     for name in ("keep_last", "keep_days"):
         value = getattr(arguments, name)

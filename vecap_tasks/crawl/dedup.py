@@ -23,7 +23,7 @@ from vecap_tasks.core.schemas import CRAWL, DUPLICATES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, create_view, write_rows
 from vecap_tasks.core.version import Version, list_versions, published
-from vecap_tasks.crawl.download import SUCCESS
+from vecap_tasks.crawl.shard_images import SUCCESS
 
 if TYPE_CHECKING:
     import duckdb

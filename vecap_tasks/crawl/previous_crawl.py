@@ -19,8 +19,8 @@ from vecap_tasks.core.manifest import Input, Manifest, read_manifest
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import read_samples
 from vecap_tasks.core.version import interval_of, read_version
-from vecap_tasks.crawl.download import SUCCESS, Outcome, Spool
 from vecap_tasks.crawl.image.decode import Picture
+from vecap_tasks.crawl.shard_images import SUCCESS, Outcome, Spool
 from vecap_tasks.errors import DamagedError, Failure, PermanentError
 
 # What another try does not change: somebody's decision, or what the image is. All that is not named here may pass.

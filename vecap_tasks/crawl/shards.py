@@ -14,7 +14,7 @@ from vecap_tasks.core.manifest import Made
 from vecap_tasks.core.schemas import CRAWL
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter
-from vecap_tasks.crawl.download import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, Outcome, Spool
+from vecap_tasks.crawl.shard_images import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, Outcome, Spool
 
 pa.array([0])  # with its first array pyarrow imports pandas, if it is installed; better before a host waits for us
 

@@ -69,7 +69,7 @@ class Crawl(Stage):
         return shard_names(self._footer.num_rows, self.config.crawl.shard_size)
 
     def process(self, shard: str, work: Path) -> Made:
-        from vecap_tasks.crawl.download import SUCCESS, Spool, download_all, wanted
+        from vecap_tasks.crawl.shard_images import SUCCESS, Spool, download_all, wanted
         from vecap_tasks.crawl.shards import write_shard
 
         candidates = self._rows(int(shard))

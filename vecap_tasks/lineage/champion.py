@@ -20,8 +20,8 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.evaluate.results import Results, RunFigures, read_results
+from vecap_tasks.lineage.mlflow_lookup import MODEL_TAG
 from vecap_tasks.lineage.models import FOLDER
-from vecap_tasks.lineage.recorded import MODEL_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -18,7 +18,7 @@ from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
-from vecap_tasks.lineage.notes import Place, TrainedOn, arms_note, model_note, model_page, run_page
+from vecap_tasks.lineage.mlflow_notes import Place, TrainedOn, arms_note, model_note, model_page, run_page
 from vecap_tasks.lineage.versions import record_version
 from vecap_tasks.train.live_logging import CURVES, end_watches, speed_metrics
 

@@ -20,9 +20,9 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import read_sound_manifest
 from vecap_tasks.core.version import DATASET_STAGES, Version
 from vecap_tasks.errors import VecapError, one_line
-from vecap_tasks.lineage import notes
-from vecap_tasks.lineage.notes import Place, gate_note, run_page, trained_page, version_note
-from vecap_tasks.lineage.recorded import LISTS
+from vecap_tasks.lineage import mlflow_notes
+from vecap_tasks.lineage.mlflow_lookup import LISTS
+from vecap_tasks.lineage.mlflow_notes import Place, gate_note, run_page, trained_page, version_note
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +74,13 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
             for counter, count in manifest.counters.items()
         ]
         tracking.metrics(place.run_id, counted)
-        listed = run_page(experiment, place.run_id, notes.NAME)
+        listed = run_page(experiment, place.run_id, mlflow_notes.NAME)
         tracking.inputs(place.run_id, source_inputs([item for m in manifests.values() for item in m.inputs], listed))
         trained = trained_page(tracking.experiment(version.dataset, "clip"), name)
         with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
             collect(store, manifests, Path(folder))
             links = (place.link(f"The version {name}"), f"[Models trained on it]({trained})")
-            notes.write_crawl_files(Path(folder), manifests["crawl"], links)
+            mlflow_notes.write_crawl_files(Path(folder), manifests["crawl"], links)
             (Path(folder) / CONFIGURATION).write_text(_configuration(published), encoding="utf-8")
             client.set_tag(place.run_id, LISTS, _digests(Path(folder)))
             client.log_artifacts(place.run_id, folder)
@@ -109,7 +109,7 @@ def _configuration(published: Manifest) -> str:
 
 def _digests(folder: Path) -> str:
     """Return the sha256 of the files that recording itself writes, by name, as JSON: no manifest has them."""
-    names = (notes.NAME, notes.TABLE, CONFIGURATION)
+    names = (mlflow_notes.NAME, mlflow_notes.TABLE, CONFIGURATION)
     return json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
 
 

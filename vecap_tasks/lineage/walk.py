@@ -10,13 +10,13 @@ from typing import get_args
 from vecap_tasks.config import Arm, Config
 from vecap_tasks.core.manifest import NAME, Input, Manifest, read_manifest
 from vecap_tasks.core.mlflow_tracking import Tracking, open_tracking
-from vecap_tasks.core.registry import registered_fingerprints
+from vecap_tasks.core.open_version import registered_fingerprints
 from vecap_tasks.core.stage import STAGES, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import Damage, check_files
 from vecap_tasks.core.version import DATASET_STAGES, Version, list_versions, read_config, read_version
 from vecap_tasks.errors import DamagedError, VecapError, one_line
-from vecap_tasks.lineage.recorded import Recorded, find_recorded, is_recorded, model_copy, version_copy
+from vecap_tasks.lineage.mlflow_lookup import Recorded, find_recorded, is_recorded, model_copy, version_copy
 from vecap_tasks.lineage.tree import Inputs, Node, format_tree, named_inputs
 from vecap_tasks.train.data.mixture import Mixture, TarPart, TarsPart, VersionPart, mixture_file, read_mixture
 from vecap_tasks.train.data.mixture_builder import FoundTar, find_tars

@@ -11,11 +11,11 @@ from PIL import Image
 
 from vecap_tasks.config import ModelConfig, ServerConfig
 from vecap_tasks.errors import PermanentError, VecapError
+from vecap_tasks.rewrite.accepted_rows import DECODERS, Seen
 from vecap_tasks.rewrite.backends.openai_client import Client, Request
 from vecap_tasks.rewrite.backends.openai_errors import Fault
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw, Finished, Written, failed, unheeded
 from vecap_tasks.rewrite.prompt import Prompt, Texts, clean
-from vecap_tasks.rewrite.rows import DECODERS, Seen
 
 
 class ServedVlm:

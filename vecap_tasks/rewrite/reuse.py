@@ -23,8 +23,8 @@ from vecap_tasks.core.stage import RECEIPTS
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, open_connection, scan
 from vecap_tasks.core.version import Version, list_versions
+from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.captioner import Attempt, Caption
-from vecap_tasks.rewrite.rows import Row
 
 
 @dataclass(frozen=True, slots=True)

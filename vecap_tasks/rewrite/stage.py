@@ -25,14 +25,14 @@ from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.verify import Recorded
 from vecap_tasks.rewrite import screen
+from vecap_tasks.rewrite.accepted_rows import Row, Seen, read_asked, read_rows
 from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written
 from vecap_tasks.rewrite.batches import Batches, warn_of_refusals
+from vecap_tasks.rewrite.caption_table import caption_table, count
 from vecap_tasks.rewrite.captioner import Captioner, Generate, Meter
 from vecap_tasks.rewrite.prompt import PLACES, Prompt, Texts, load_prompt
 from vecap_tasks.rewrite.reuse import Captions, Earlier, Writer, Writers, find_captions, finished_captions
-from vecap_tasks.rewrite.rows import Row, Seen, read_asked, read_rows
 from vecap_tasks.rewrite.screen import Screened
-from vecap_tasks.rewrite.table import caption_table, count
 
 log = logging.getLogger(__name__)
 

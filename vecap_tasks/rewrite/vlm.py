@@ -23,6 +23,7 @@ from transformers.utils import is_torchvision_available
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import Checkpoint
+from vecap_tasks.rewrite.accepted_rows import DECODERS, Seen, ahead
 from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written, failed, unheeded
 from vecap_tasks.rewrite.backends.transformers import (
     LENGTH_STEP,
@@ -34,7 +35,6 @@ from vecap_tasks.rewrite.backends.transformers import (
     padded,
 )
 from vecap_tasks.rewrite.prompt import Prompt
-from vecap_tasks.rewrite.rows import DECODERS, Seen, ahead
 
 _VIDEO = "video_processor"
 _PARTS = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}

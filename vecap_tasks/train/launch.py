@@ -70,7 +70,8 @@ def command(stage: Stage, run: str, work: Path) -> list[str]:
         sys.executable, "-m", "torch.distributed.run", *meeting,
         "--nproc-per-node", str(settings.processes), "--max-restarts", "0",
         "--shutdown-timeout", str(settings.grace),
-        "-m", "vecap_tasks.train.worker", "--config", str(work / "config.yaml"), "--base", str(stage.config.base),
+        "-m", "vecap_tasks.train.torchrun_worker",
+        "--config", str(work / "config.yaml"), "--base", str(stage.config.base),
         "--version", stage.version.name, "--shard", run, "--failure", str(work / "failure.json"),
     ]  # fmt: skip
 

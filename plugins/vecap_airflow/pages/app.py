@@ -19,11 +19,11 @@ from fastapi import Depends, FastAPI, Form, HTTPException, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
 from vecap_airflow.job import DEFAULT_CONFIG
-from vecap_airflow.pages.page import HEADERS, REPORT_HEADERS, page
+from vecap_airflow.pages.rendering import HEADERS, REPORT_HEADERS, page
 from vecap_tasks.errors import DamagedError, VecapError, one_line
 
 if TYPE_CHECKING:
-    from vecap_airflow.pages.shelf import Shelf
+    from vecap_airflow.pages.repository import Shelf
     from vecap_tasks.lineage.tree import Node
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ app = FastAPI(
 
 def shelf() -> Iterator[Shelf]:
     """Give the dataset that the installation's configuration names. A file that cannot be read is a DamagedError."""
-    from vecap_airflow.pages.shelf import UNREADABLE, describe_unreadable, open_shelf
+    from vecap_airflow.pages.repository import UNREADABLE, describe_unreadable, open_shelf
 
     try:
         yield open_shelf(os.environ.get("VECAP_CONFIG") or DEFAULT_CONFIG)

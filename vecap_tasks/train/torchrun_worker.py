@@ -1,6 +1,6 @@
 """One of the processes that torchrun starts to train a run together. It knows nothing of Airflow.
 
-    torchrun --nproc-per-node 8 -m vecap_tasks.train.worker --config FILE --version 2026-01-01 --shard mixed-0
+    torchrun --nproc-per-node 8 -m vecap_tasks.train.torchrun_worker --config FILE --version 2026-01-01 --shard mixed-0
 
 leaves the trained state in the store, from which `vecap train` exports and publishes the model.
 """
@@ -25,7 +25,7 @@ from vecap_tasks.errors import VecapError, one_line
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, and return 0; or 1 after one line of what was wrong, which also goes to the file `--failure`."""
-    parser = argparse.ArgumentParser(prog="vecap_tasks.train.worker", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vecap_tasks.train.torchrun_worker", description=__doc__)
     parser.add_argument("--config", required=True, metavar="FILE", help="the configuration, a YAML file")
     parser.add_argument("--base", metavar="DIR", help="where its relative paths start from (the file's folder)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")

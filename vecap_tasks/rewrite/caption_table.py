@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from vecap_tasks.core.schemas import CAPTIONS
+from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.backends.sampling_params import flat
 from vecap_tasks.rewrite.captioner import NOT_ASKED, Caption
 from vecap_tasks.rewrite.reuse import Captions, Writer, Writers
-from vecap_tasks.rewrite.rows import Row
 from vecap_tasks.rewrite.screen import STRIPPED
 
 _SIDES = ("vec", "vecap", "alttext_rewritten")

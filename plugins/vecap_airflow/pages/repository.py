@@ -19,7 +19,7 @@ from vecap_tasks.core.samples import Row, Samples, read_picture
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, list_versions, published, read_version
 from vecap_tasks.errors import DamagedError, VecapError, one_line
-from vecap_tasks.lineage.notes import address, run_page
+from vecap_tasks.lineage.mlflow_notes import address, run_page
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.lineage.walk import walk
 from vecap_tasks.quality.quarantine import Page, ReasonCount, has_verdicts, list_reasons, list_rows, release
