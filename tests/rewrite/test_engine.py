@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from distributed import Client, LocalCluster
@@ -13,7 +14,8 @@ from tests.rewrite.conftest import two_workers
 from vecap_tasks.config import Config
 from vecap_tasks.core.dask_cluster import connect
 from vecap_tasks.core.executor import run_shards
-from vecap_tasks.errors import VecapError
+from vecap_tasks.core.manifest import Made
+from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.rewrite.stage import Rewrite
 
 
@@ -72,6 +74,46 @@ def test_a_worker_killed_in_the_middle_costs_no_byte(place, rows, tmp_path, clus
     run_shards(stage, stage.plan(), kill)
     assert killed
     assert stage.commit().digest == wanted
+
+
+class Unlucky(Rewrite):
+    """Fails the first time that a shard is tried."""
+
+    error: type[VecapError] = VecapError
+
+    def process(self, shard: str, work: Path) -> Made:
+        tries = tries_of(self.config, shard)
+        if not tries.exists():
+            tries.write_text("1")
+            raise self.error("not this time")
+        tries.write_text("2")
+        return super().process(shard, work)
+
+
+class Hopeless(Unlucky):
+    """Fails for a reason that a retry cannot help."""
+
+    error = PermanentError
+
+
+def tries_of(config: Config, shard: str) -> Path:
+    """Return the file that counts how often *shard* was tried."""
+    return Path(config.resolve(config.root)).parent / f"{shard}.tries"
+
+
+def test_a_shard_that_fails_once_is_tried_again(place, rows, cluster) -> None:
+    config = on(place.config(shard_size=4), address=cluster.scheduler_address)
+    stage = Unlucky(config, place.lay_down(config, rows))
+    assert [result.shard for result in run_shards(stage, stage.plan())] == ["00000", "00001"]
+    assert [tries_of(config, shard).read_text() for shard in stage.shards()] == ["2", "2"]
+
+
+def test_an_error_that_a_retry_cannot_help_is_not_tried_again(place, rows, cluster) -> None:
+    config = on(place.config(shard_size=4), address=cluster.scheduler_address)
+    stage = Hopeless(config, place.lay_down(config, rows))
+    with pytest.raises(PermanentError, match="2 of 2 shards failed; shard 00000: not this time"):
+        run_shards(stage, stage.plan())
+    assert [tries_of(config, shard).read_text() for shard in stage.shards()] == ["1", "1"]
 
 
 def test_a_shard_that_fails_is_told_in_one_line_and_the_others_are_kept(place, rows, cluster) -> None:
