@@ -28,6 +28,7 @@ from vecap_tasks.evaluate.sets.types import Picture
 from vecap_tasks.train.data.images import Normalise
 from vecap_tasks.train.data.loader import open_training_data
 from vecap_tasks.train.data.mixture_builder import training_sources
+from vecap_tasks.train.trainer import learning_rate
 
 NO_VERSION = Version("demo", "2026-01-01", 1, "")
 SAMPLES = [Texts() for _ in range(20)]
@@ -125,6 +126,9 @@ def test_log_has_every_step_and_no_time(config):
     summary = json.loads(stage.store.read(manifest.file("vecap-0/training.json")))
     assert [line["step"] for line in lines] == list(range(1, 6)), "2 epochs of 20 samples in batches of 8"
     assert set(lines[0]) == {"step", "epoch", "loss", "learning_rate", "logit_scale", "gradient_norm"}
+    rates = [learning_rate(step, len(lines), config.train) for step in range(len(lines))]
+    assert [line["learning_rate"] for line in lines] == rates
+    assert len(set(rates)) > 1
     assert summary["final_loss"] == lines[-1]["loss"]
     assert manifest.counters == {"runs": 1, "steps": 5, "samples": 20, "left_out": 0}
 
