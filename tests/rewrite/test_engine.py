@@ -13,7 +13,7 @@ from distributed import Client, LocalCluster
 from tests.rewrite.conftest import two_workers
 from vecap_tasks.config import Config
 from vecap_tasks.core.dask_cluster import connect
-from vecap_tasks.core.executor import run_shards
+from vecap_tasks.core.executor import prepare, run_shards
 from vecap_tasks.core.manifest import Made
 from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.rewrite.stage import Rewrite
@@ -114,6 +114,26 @@ def test_an_error_that_a_retry_cannot_help_is_not_tried_again(place, rows, clust
     with pytest.raises(PermanentError, match="2 of 2 shards failed; shard 00000: not this time"):
         run_shards(stage, stage.plan())
     assert [tries_of(config, shard).read_text() for shard in stage.shards()] == ["1", "1"]
+
+
+class Prepared(Rewrite):
+    """Has two parts to prepare; each notes the process that did it."""
+
+    def preparations(self) -> list[str]:
+        return [part for part in ("a", "b") if not tries_of(self.config, part).exists()]
+
+    def prepare(self, part: str) -> None:
+        tries_of(self.config, part).write_text(str(os.getpid()))
+
+
+def test_several_parts_are_prepared_by_workers_and_one_is_prepared_here(place, rows, cluster) -> None:
+    config = on(place.config(), address=cluster.scheduler_address)
+    stage = Prepared(config, place.lay_down(config, rows))
+    prepare(stage)
+    assert str(os.getpid()) not in {tries_of(config, part).read_text() for part in "ab"}
+    tries_of(config, "b").unlink()
+    prepare(stage)
+    assert tries_of(config, "b").read_text() == str(os.getpid())
 
 
 def test_a_shard_that_fails_is_told_in_one_line_and_the_others_are_kept(place, rows, cluster) -> None:
