@@ -116,6 +116,21 @@ def test_an_error_that_a_retry_cannot_help_is_not_tried_again(place, rows, clust
     assert [tries_of(config, shard).read_text() for shard in stage.shards()] == ["1", "1"]
 
 
+class Mixed(Rewrite):
+    """Fails for good in the first shard, and for now in the others."""
+
+    def process(self, shard: str, work: Path) -> Made:
+        raise PermanentError("for good") if shard == "00000" else VecapError("for now")
+
+
+def test_a_stage_is_tried_again_if_any_of_its_failures_may_pass(place, rows, cluster) -> None:
+    config = on(place.config(shard_size=4), address=cluster.scheduler_address)
+    stage = Mixed(config, place.lay_down(config, rows))
+    with pytest.raises(VecapError, match="2 of 2 shards failed") as told:
+        run_shards(stage, stage.plan())
+    assert not isinstance(told.value, PermanentError)
+
+
 class Prepared(Rewrite):
     """Has two parts to prepare; each notes the process that did it."""
 
