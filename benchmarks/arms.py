@@ -126,7 +126,7 @@ def _samples(config: Config) -> int:
 
 
 def _results(config: Config) -> Results:
-    evaluate = _version(config).before("evaluate")
+    evaluate = _version(config).upstream_stage("evaluate")
     manifest = evaluate.manifest()
     assert manifest is not None
     return read_results(evaluate.store, manifest)

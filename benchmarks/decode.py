@@ -3,7 +3,7 @@
     python -m benchmarks.decode [--json FILE] [--rounds N] [--folder FOLDER]
 
 Milliseconds are CPU time of one thread for one image, to a short side of 256. Ours takes in what the other does not
-do: checks, orientation, colour profile, EXIF and perceptual hash. What is kept is the PSNR of the pixels before they
+do: checks, orientation, color profile, EXIF and perceptual hash. What is kept is the PSNR of the pixels before they
 are coded, against the whole image through Lanczos' filter. --folder adds JPEGs of your own.
 """
 

@@ -29,7 +29,7 @@ from vecap_tasks.core.models import Checkpoint
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.rewrite.accepted_rows import Row, read_images
-from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Written
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY, GeneratedText
 from vecap_tasks.rewrite.backends.transformers import Inputs
 from vecap_tasks.rewrite.prompt import Prompt
 from vecap_tasks.rewrite.vlm import Vlm, load_processor
@@ -124,7 +124,7 @@ class Tar:
             for number, row in enumerate(self._rows):
                 tar.write(row.key, {"jpg": pictures[number % len(pictures)]})
 
-    def caption(self, vlm: Vlm) -> list[Written]:
+    def caption(self, vlm: Vlm) -> list[GeneratedText]:
         """Have *vlm* describe every picture, as the stage does."""
         return vlm.describe((seen, GREEDY) for seen in read_images(self._store.local, self._rows, vlm.decoders))
 

@@ -3,8 +3,8 @@
     python -m benchmarks.loading [--json FILE] [--theirs PYTHON] [--images N] [--rounds N]
 
 Samples for a second of CPU time, in one process and without workers: from JPEGs of a short side of 256 to a batch. Ours
-is the lanes' way (uint8 pixels, resized and cropped, and token ids; crop and normalisation are the device's) and the
-way of an index without images in memory; theirs gives normalised floats. --theirs names the Python of an environment
+is the lanes' way (uint8 pixels, resized and cropped, and token ids; crop and normalization are the device's) and the
+way of an index without images in memory; theirs gives normalized floats. --theirs names the Python of an environment
 with open_clip_torch, torchvision, webdataset and pandas. Without it, webdataset itself runs with PIL and transforms
 that do what open_clip's do, and the report says so: that is not open_clip's number.
 """
@@ -98,7 +98,7 @@ class _Ours:
         self._config = config.train
         self._sources = [Source("photographs", shards, images, 1.0, "vecap", 0.5)]
         self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(config)
-        self._decoder = Decoder(config.train.model.image_size, "usual")
+        self._decoder = Decoder(config.train.model.image_size, "default")
         self._plan = plan_run("vecap-0", self._sources, [images], config.train)
 
     def streamed(self) -> TrainingData:

@@ -85,7 +85,7 @@ def webdataset_batches(tars: str, samples: int, batch: int) -> tuple[str, Iterab
 
 
 def transform() -> Callable[[Any], Any]:
-    """Return a random crop, resized by PIL's bicubic filter, as a normalised float tensor: open_clip's for training."""
+    """Return a random crop, resized by PIL's bicubic filter, as a normalized float tensor: open_clip's for training."""
     import numpy as np
     import torch
     from PIL import Image

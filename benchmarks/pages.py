@@ -23,10 +23,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.fakes import CONFIG
 from benchmarks.report import Measure, machine, median, report
-from benchmarks.stand_in import CONFIG
 from vecap_tasks.config import load_config
-from vecap_tasks.core.manifest import Made
+from vecap_tasks.core.manifest import ShardOutput
 from vecap_tasks.core.samples import Filter, Samples
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL
 from vecap_tasks.core.stage import Stage
@@ -75,7 +75,7 @@ class MadeUp(Stage):
     def shards(self) -> list[str]:
         return [f"{number:05d}" for number in range(-(-self.config.crawl.shard_size // _SHARD))]
 
-    def process(self, shard: str, work: Path) -> Made:
+    def process(self, shard: str, work: Path) -> ShardOutput:
         columns = ", ".join(f"({_VALUES.get(name, 'NULL')}) AS {name}" for name in self.schema.names)
         first = int(shard) * _SHARD
         last = min(first + _SHARD, self.config.crawl.shard_size)
@@ -83,7 +83,7 @@ class MadeUp(Stage):
             made = connection.sql(f"SELECT {columns} FROM range({first}, {last}) AS made(i)").to_arrow_table()
         file = work / f"{shard}.parquet"
         pq.write_table(made.cast(self.schema), file, compression="zstd")
-        return Made({file.name: len(made)}, {"rows": len(made)})
+        return ShardOutput({file.name: len(made)}, {"rows": len(made)})
 
 
 class MadeCrawl(MadeUp):

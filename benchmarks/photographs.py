@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-_GRAIN = 4.0  # of a sensor, grey levels
+_GRAIN = 4.0  # of a sensor, gray levels
 
 
 def photograph(number: int, size: tuple[int, int]) -> Image.Image:

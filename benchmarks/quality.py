@@ -29,7 +29,7 @@ from vecap_tasks.core.tables import ROW_GROUP
 from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_that_fire, first_that_fires
 from vecap_tasks.quality.measures import measure, write_sample
 from vecap_tasks.quality.rules import COMPARING_RULES, DUPLICATE_RULES, REPEATED, ROW_RULES
-from vecap_tasks.quality.verdicts import judge_rows, texts, write_verdicts
+from vecap_tasks.quality.verdicts import compute_verdicts, texts, write_verdicts
 
 _MEMORY = "1GB"  # DuckDB's own limit; the process may take twice that
 _LIMIT_MIB = 2048
@@ -89,7 +89,7 @@ def ours(folder: Path) -> float:
     config = QualityConfig()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder) as work, _connection(folder) as connection:
-        judge_rows(connection, config, Path(work))
+        compute_verdicts(connection, config, Path(work))
         write_verdicts(connection, folder / "ours.parquet")
         seconds = time.perf_counter() - start
         measured = measure(connection)

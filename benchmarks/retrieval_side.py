@@ -16,10 +16,10 @@ Figures = list[float]
 
 
 def ours(images: torch.Tensor, texts: torch.Tensor, owners: list[int]) -> Callable[[], Figures]:
-    from vecap_tasks.evaluate.retrieval import images_found, texts_found
+    from vecap_tasks.evaluate.retrieval import image_to_text_hits, text_to_image_hits
 
     def work() -> Figures:
-        ways = (images_found(images, texts, owners), texts_found(images, texts, owners))
+        ways = (image_to_text_hits(images, texts, owners), text_to_image_hits(images, texts, owners))
         return [float(value) for found in ways for value in found.mean(axis=0)]
 
     return work

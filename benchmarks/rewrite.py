@@ -25,17 +25,17 @@ import torch
 from distributed import Client, LocalCluster
 from PIL import Image
 
-from benchmarks.canned import Canned
+from benchmarks.canned_model import Canned
+from benchmarks.fakes import CONFIG
 from benchmarks.laid import lay_down, scenes
 from benchmarks.llava import device_limits
 from benchmarks.naive import Naive
 from benchmarks.report import Measure, alternate, machine, median, report
-from benchmarks.stand_in import CONFIG
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.executor import run_shards
 from vecap_tasks.core.models import Checkpoint, find_model
-from vecap_tasks.rewrite.accepted_rows import Row, Seen
-from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw
+from vecap_tasks.rewrite.accepted_rows import ImageInput, Row
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Sampling
 from vecap_tasks.rewrite.llm import load_llm
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.stage import Rewrite
@@ -59,10 +59,10 @@ def model(config: Config, role: str) -> Checkpoint:
     return found
 
 
-def look(pictures: Sequence[bytes]) -> Iterator[tuple[Seen, Draw]]:
+def look(pictures: Sequence[bytes]) -> Iterator[tuple[ImageInput, Sampling]]:
     for number, data in enumerate(pictures):
         row = Row(f"{number:05d}", "", f"{number}", None, "")
-        yield Seen(row, Image.open(io.BytesIO(data)).convert("RGB"), data), GREEDY
+        yield ImageInput(row, Image.open(io.BytesIO(data)).convert("RGB"), data), GREEDY
 
 
 def workers(count: int) -> LocalCluster:
@@ -217,7 +217,7 @@ def memory() -> list[Measure]:
     """Peak memory of the process that holds scheduler and driver, over 10 and over 1,000 shards of a stand-in."""
     peaks = []
     for shards in (10, 1000):
-        command = [sys.executable, "-m", "benchmarks.stand_in", str(shards)]
+        command = [sys.executable, "-m", "benchmarks.fakes", str(shards)]
         said = subprocess.run(command, cwd=CONFIG.parent.parent, check=True, stdout=subprocess.PIPE, text=True).stdout
         peaks.append(int(said) / 2**20)
     how = "stand-in of some 3 ms a shard; ours: over 1,000 shards, theirs: over 10; limit: 1.2 times those"

@@ -28,8 +28,8 @@ from typing import Any
 import psutil
 import psycopg2
 
+from benchmarks.fakes import CONFIG, StandIn
 from benchmarks.report import Measure, machine, report
-from benchmarks.stand_in import CONFIG, StandIn
 from vecap_tasks.config import load_config
 from vecap_tasks.core.version import Version
 from vecap_tasks.local import airflow, control, postgres

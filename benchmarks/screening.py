@@ -1,4 +1,4 @@
-"""What each rule of screening is worth on labelled examples, and what it costs: `python -m benchmarks.screening`.
+"""What each rule of screening is worth on labeled examples, and what it costs: `python -m benchmarks.screening`.
 
 The examples are ours, in `tests/data/screening`: the rules were made on `made.tsv`; no rule was changed for those of
 `held_out.tsv`, among which are fusions that say all in other words, and texts as LLaVA writes them. A rule that is

@@ -38,7 +38,7 @@ from vecap_tasks.core.version import Version, list_versions, published
 from vecap_tasks.demo.web import generate_day
 from vecap_tasks.errors import VecapError
 from vecap_tasks.local import airflow, control
-from vecap_tasks.local.airflow import Api, answers
+from vecap_tasks.local.airflow import Api, is_answering
 from vecap_tasks.local.settings import REPOSITORY, Settings
 from vecap_tasks.local.state import read_state
 from vecap_tasks.rewrite.prompt import FOLDER
@@ -233,12 +233,12 @@ class _ThirtyDays:
         store = Store(self.config.resolve(self.config.root))
         found = [v for v in list_versions(store, self.config.dataset) if published(store, v) is not None]
         for version in found:
-            damages = verify_version(store, version).damages
-            _expect(not damages, f"version {version.name} is damaged: {damages[:1]}")
+            corruptions = verify_version(store, version).corruptions
+            _expect(not corruptions, f"version {version.name} is damaged: {corruptions[:1]}")
         return found
 
     def _requests(self) -> int:
-        body = answers(f"{self.settings.web.url}/_requests", 30)
+        body = is_answering(f"{self.settings.web.url}/_requests", 30)
         _expect(body is not None, "the miniature web does not answer")
         return int(json.loads(body or b"{}")["requests"])
 

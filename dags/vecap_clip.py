@@ -8,8 +8,8 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, TriggerRule, chain, get_current_context, task
 from vecap_airflow.job import DATASET_VERSION, Job, config_param, groups_param, overrides_param
-from vecap_airflow.links import recording_task, remember_run
-from vecap_airflow.tasks import RETRIES, plainly, run_tags, stage_group, versions_of
+from vecap_airflow.links import remember_run, run_link_task
+from vecap_airflow.tasks import RETRIES, fail_permanently, run_tags, stage_group, versions_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ with DAG(
         context = get_current_context()
         events = [event for found in context["triggering_asset_events"].values() for event in found]
         params = context["params"]
-        with plainly():
+        with fail_permanently():
             if events:
                 extra = events[-1].extra
                 job = Job.read(extra["config"], extra["overrides"], [extra["version"]])
@@ -80,23 +80,23 @@ with DAG(
                     )
             return job.to_xcom()
 
-    @recording_task(**RETRIES)
+    @run_link_task(**RETRIES)
     def record(job: dict[str, Any]) -> None:
         """Record the models and their results in MLflow, with the version that they were trained on."""
         from vecap_tasks import lineage
 
-        with plainly():
+        with fail_permanently():
             wanted = Job.from_xcom(job)
             config = wanted.load()
             for version in versions_of(wanted, config):
                 remember_run(config, lineage.record_clip(config, version, run_tags()))
 
     @task.branch(**RETRIES)
-    def judge(job: dict[str, Any]) -> str | None:
+    def run_quality_gate(job: dict[str, Any]) -> str | None:
         """Register the best models, and say what comes next: a person, the crown, or nothing."""
         from vecap_tasks import lineage
 
-        with plainly():
+        with fail_permanently():
             wanted = Job.from_xcom(job)
             config = wanted.load()
             decisions = [lineage.decide_champion(config, version) for version in versions_of(wanted, config)]
@@ -119,7 +119,7 @@ with DAG(
         """Move the alias, if the comparison still says so."""
         from vecap_tasks import lineage
 
-        with plainly():
+        with fail_permanently():
             wanted = Job.from_xcom(job)
             config = wanted.load()
             answer = get_current_context()["ti"].xcom_pull(task_ids="approve") or {}
@@ -128,7 +128,7 @@ with DAG(
                 log.info("%s", lineage.move_champion(config, version, by))
 
     found = find_version()
-    judged, crowned = judge(found), crown(found)
+    judged, crowned = run_quality_gate(found), crown(found)
     chain(
         stage_group("train", found, pool="gpu", queue="gpu"),
         stage_group("evaluate", found, pool="gpu", queue="gpu"),

@@ -15,7 +15,7 @@ from vecap_airflow.job import (
     overrides_param,
     schedule_from,
 )
-from vecap_airflow.tasks import RETRIES, plainly, publish_each, stage_group
+from vecap_airflow.tasks import RETRIES, fail_permanently, publish_each, stage_group
 
 log = logging.getLogger(__name__)
 
@@ -62,17 +62,17 @@ with DAG(
         """Register the version that the configuration makes of the run's interval, or find it."""
         from vecap_tasks.core.open_version import open_version as find_or_register
         from vecap_tasks.core.store import Store
-        from vecap_tasks.core.version import look_up
+        from vecap_tasks.core.version import version_status
 
         context = get_current_context()
         params = context["params"]
-        with plainly():
+        with fail_permanently():
             job = Job.read(params["config"], params["overrides"])
             config = job.load()
             interval = interval_of_run(context["dag_run"].partition_key, params["interval"])
             store = Store(config.resolve(config.root))
             version = find_or_register(config, store, interval)
-            log.info("%s", look_up(store, version))
+            log.info("%s", version_status(store, version))
             return job.with_versions(version.name).to_xcom()
 
     opened = open_version()

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, chain, get_current_context, task
 from vecap_airflow.job import INTERVAL_PATTERN, Job, config_param, groups_param, overrides_param
-from vecap_airflow.tasks import RETRIES, plainly, publish_each, stage_group
+from vecap_airflow.tasks import RETRIES, fail_permanently, publish_each, stage_group
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +62,12 @@ with DAG(
         """Register a revision of each published interval in the range, or find it."""
         from vecap_tasks.core.open_version import open_version
         from vecap_tasks.core.store import Store
-        from vecap_tasks.core.version import check_interval, list_versions, look_up, published
+        from vecap_tasks.core.version import check_interval, list_versions, published, version_status
         from vecap_tasks.errors import ConfigError
 
         params = get_current_context()["params"]
         changes = [f"{key}={params[name]}" for name, key in CHANGES.items() if params[name]]
-        with plainly():
+        with fail_permanently():
             job = Job.read(params["config"], [*params["overrides"], *changes])
             config = job.load()
             store = Store(config.resolve(config.root))
@@ -80,7 +80,7 @@ with DAG(
                 raise ConfigError(f"no published version lies between {first or 'the first'} and {last or 'the last'}")
             versions = [open_version(config, store, interval) for interval in chosen]
             for version in versions:
-                log.info("%s", look_up(store, version))
+                log.info("%s", version_status(store, version))
             return job.with_versions(*(version.name for version in versions)).to_xcom()
 
     @task(**RETRIES)
@@ -91,7 +91,7 @@ with DAG(
         from vecap_tasks.core.version import read_version
         from vecap_tasks.errors import ConfigError
 
-        with plainly():
+        with fail_permanently():
             wanted = Job.from_xcom(job)
             config = wanted.load()
             store = Store(config.resolve(config.root))
@@ -99,7 +99,7 @@ with DAG(
                 version = read_version(store, config.dataset, name)
                 for part in ("crawl", "quality"):
                     stage = load_stage(part, config, version)
-                    if stage.manifest() is None and stage.adopt() is None:
+                    if stage.manifest() is None and stage.reuse_revision() is None:
                         raise ConfigError(
                             f"no version of {version.interval} has the {part} of this configuration; "
                             "change only rewrite and assemble, or run vecap_dataset"

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from tests.installation import DEMO, REPOSITORY, small_config
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.local.airflow import answers
+from vecap_tasks.local.airflow import is_answering
 
 pytest_plugins = ["tests.browser"]
 
@@ -77,7 +77,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """A real S3 server on localhost that honours conditional writes."""
+    """A real S3 server on localhost that honors conditional writes."""
     from moto.server import ThreadedMotoServer
 
     with socket.socket() as free:
@@ -110,7 +110,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     try:
         deadline = time.monotonic() + 400
-        while answers(f"{url}/health") is None:
+        while is_answering(f"{url}/health") is None:
             assert time.monotonic() < deadline, (home / "server.log").read_text()
             time.sleep(0.2)
         yield url

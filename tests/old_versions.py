@@ -23,7 +23,7 @@ _PATHS = (
 
 
 def unpack(home: Path) -> Path:
-    """Unpack into *home* what had `VECAP_HOME` = *home* when it was made; return its configuration file."""
+    """Unpack the versions into *home*; return their configuration file with the present setting names."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(home, filter="data")
     database = sqlite3.connect(home / "mlflow.db")
@@ -31,4 +31,6 @@ def unpack(home: Path) -> Path:
         for table, column in _PATHS:
             database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (_MADE_IN, str(home)))
     database.close()
-    return home / "config.yaml"
+    config = home / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace("licence:", "license:"), encoding="utf-8")
+    return config

@@ -71,7 +71,7 @@ RUNTIME = {
     "ClassTable.path": "place",
     "ClassTars.paths": "place",
     "ClipConfig.size": "spelling",
-    "ClipConfig.start": "place",
+    "ClipConfig.init_from": "place",
     "ClipConfig.tokenizer": "place",
     "Config.dask": "place",
     "Config.mlflow": "record",
@@ -90,13 +90,13 @@ RUNTIME = {
     "ModelConfig.price": "record",
     "QualityConfig.drift": "failure",
     "QualityConfig.memory_limit": "tested",
-    "RewriteConfig.max_refused": "failure",
+    "RewriteConfig.max_rejected": "failure",
     "RewriteConfig.prompts": "place",
     "ServerConfig.api_key_env": "place",
     "ServerConfig.deadline": "load",
     "ServerConfig.requests": "load",
-    "ServerConfig.slow": "load",
-    "ServerConfig.tries": "load",
+    "ServerConfig.latency_threshold": "load",
+    "ServerConfig.max_attempts": "load",
     "ServerConfig.urls": "place",
     "TarSource.paths": "place",
     "TokenSet.images": "place",
@@ -108,7 +108,7 @@ RUNTIME = {
     "TrainConfig.launch": "resume",
     "TrainConfig.loader_threads": "tested",
     "TrainConfig.mixture": "place",
-    "TrainConfig.recompute": "tested",
+    "TrainConfig.activation_checkpointing": "tested",
     "VersionSource.root": "place",
     "_Classified.classes": "place",
     "_Classified.templates": "place",
@@ -158,16 +158,16 @@ def test_a_value_that_cannot_be_used_is_named_in_one_line(home: Path, override: 
 def test_a_version_without_quotes_is_text(home: Path, version: str) -> None:
     file = home / "config.yaml"
     values = read_yaml(DEMO.read_text(encoding="utf-8"))
-    values["crawl"]["retry_failed"] = {"of": "HERE"}
+    values["crawl"]["retry_failed"] = {"version": "HERE"}
     values["train"]["mixture"] = {"name": "day", "sources": [{"kind": "version", "version": "HERE"}]}
     file.write_text(json.dumps(values).replace('"HERE"', version), encoding="utf-8")
     config = load_config(file)
     assert config.crawl.retry_failed is not None
     assert isinstance(config.train.mixture, MixtureConfig)
-    assert config.crawl.retry_failed.of == config.train.mixture.sources[0].version == version
-    overridden = load_config(DEMO, [f"crawl.retry_failed.of={version}"]).crawl.retry_failed
+    assert config.crawl.retry_failed.version == config.train.mixture.sources[0].version == version
+    overridden = load_config(DEMO, [f"crawl.retry_failed.version={version}"]).crawl.retry_failed
     assert overridden is not None
-    assert overridden.of == version
+    assert overridden.version == version
 
 
 @pytest.mark.parametrize("text", ["!!timestamp 2026-01-01", "!!set {a}", "!!binary aaaa", "!!int x", "2026-02-30: ["])

@@ -32,15 +32,15 @@ class ConfigError(PermanentError):
     """The configuration is missing, unreadable or holds a value that cannot be used."""
 
 
-class GateClosed(PermanentError):
+class GateFailed(PermanentError):
     """The quality gate refused a crawl. Nothing is published; trying again without a change cannot help."""
 
 
-class DamagedError(PermanentError):
+class CorruptError(PermanentError):
     """A file differs from what its manifest says."""
 
 
-def one_line(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """Return *error* as a single line for a person, naming the remedy where the cause is a known one."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" writing {error.filename}" if error.filename else ""
@@ -86,7 +86,7 @@ def load_problem(error: BaseException) -> str:
             "it needs Python code of its own (`auto_map`), which is never run here; "
             "choose a model whose architecture transformers has, or serve it (backend: openai)"
         )
-    return one_line(error)
+    return format_error(error)
 
 
 class Failure(Exception):

@@ -10,7 +10,7 @@ from vecap_airflow.tasks import stage_group
 
 from vecap_tasks.core import stage as core_stage
 
-core_stage.STAGES["crawl"] = "benchmarks.stand_in:StandIn"
+core_stage.STAGES["crawl"] = "benchmarks.fakes:StandIn"
 
 with DAG(
     "vecap_scale",

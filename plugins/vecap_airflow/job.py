@@ -118,7 +118,7 @@ def interval_of_run(partition_key: str | None, given: str | None) -> str:
 
 
 def split(items: Sequence[str], groups: int) -> list[list[str]]:
-    """Share *items* out over at most *groups* runs of neighbours whose lengths differ by one at most."""
+    """Share *items* out over at most *groups* runs of neighbors whose lengths differ by one at most."""
     count = min(groups, len(items))
     bounds = [len(items) * index // count for index in range(count + 1)] if count else []
     return [list(items[start:end]) for start, end in pairwise(bounds)]

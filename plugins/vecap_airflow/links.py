@@ -53,40 +53,40 @@ class ReportLink(BaseOperatorLink):
         return _kept(ti_key, _REPORT)
 
 
-class MakingOperator(_PythonDecoratedOperator):
+class VersionLinkOperator(_PythonDecoratedOperator):
     """A Python task with the link to the version that it works on."""
 
-    custom_operator_name = "@making_task"
+    custom_operator_name = "@version_link_task"
     operator_extra_links: tuple[BaseOperatorLink, ...] = (VersionLink(),)
 
 
-class RecordingOperator(MakingOperator):
+class RunLinkOperator(VersionLinkOperator):
     """One with the link to its run, too."""
 
-    custom_operator_name = "@recording_task"
+    custom_operator_name = "@run_link_task"
     operator_extra_links = (VersionLink(), MlflowRunLink())
 
 
-class ReportingOperator(MakingOperator):
+class ReportLinkOperator(VersionLinkOperator):
     """One with the link to its report, too."""
 
-    custom_operator_name = "@reporting_task"
+    custom_operator_name = "@report_link_task"
     operator_extra_links = (VersionLink(), ReportLink())
 
 
-def making_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
+def version_link_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
     """Make a task of a function, as `@task` does."""
-    return task_decorator_factory(python_callable, decorated_operator_class=MakingOperator, **options)
+    return task_decorator_factory(python_callable, decorated_operator_class=VersionLinkOperator, **options)
 
 
-def recording_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
+def run_link_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
     """Make a task of a function, as `@task` does."""
-    return task_decorator_factory(python_callable, decorated_operator_class=RecordingOperator, **options)
+    return task_decorator_factory(python_callable, decorated_operator_class=RunLinkOperator, **options)
 
 
-def reporting_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
+def report_link_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
     """Make a task of a function, as `@task` does."""
-    return task_decorator_factory(python_callable, decorated_operator_class=ReportingOperator, **options)
+    return task_decorator_factory(python_callable, decorated_operator_class=ReportLinkOperator, **options)
 
 
 def remember_versions(versions: Sequence[str]) -> None:

@@ -16,14 +16,14 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from vecap_airflow.job import DATASET_VERSION, Job, split
 from vecap_airflow.links import (
-    making_task,
-    recording_task,
     remember_report,
     remember_run,
     remember_versions,
-    reporting_task,
+    report_link_task,
+    run_link_task,
+    version_link_task,
 )
-from vecap_tasks.errors import ConfigError, GateClosed, PermanentError, VecapError, one_line
+from vecap_tasks.errors import ConfigError, GateFailed, PermanentError, VecapError, format_error
 
 if TYPE_CHECKING:
     from vecap_tasks.config import Config
@@ -42,14 +42,14 @@ _CHATTY = ("great_expectations", "distributed", "mlflow", "alembic", "botocore",
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
+def fail_permanently() -> Iterator[None]:
     """End the task, without another try, by the one line of an error that trying again cannot mend."""
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         yield
     except PermanentError as error:
-        raise AirflowFailException(one_line(error)) from None
+        raise AirflowFailException(format_error(error)) from None
 
 
 def stage_group(
@@ -67,7 +67,7 @@ def stage_group(
     with TaskGroup(name) as group:
         planned = plan.override(task_id="plan")(name, job)
         done = run.override(task_id="run", **options).partial(stage=name, job=job).expand(shards=planned)
-        ends = judge if name == "quality" else commit
+        ends = run_quality_gate if name == "quality" else commit
         done >> ends.override(task_id="commit")(name, job)
     return group
 
@@ -77,7 +77,7 @@ def plan(stage: str, job: dict[str, Any]) -> list[list[str]]:
     """Return what is still to be done, in groups; none where another run, or an earlier version, did it all."""
     from vecap_tasks.core.executor import prepare
 
-    with plainly():
+    with fail_permanently():
         todo = []
         for version, work in _stages(stage, Job.from_xcom(job)):
             prepare(work, lambda n, total, name=version.name: log.info("%s: %d of %d parts read", name, n, total))
@@ -88,7 +88,7 @@ def plan(stage: str, job: dict[str, Any]) -> list[list[str]]:
         return split(todo, get_current_context()["params"]["groups"])
 
 
-@making_task(map_index_template="{{ shards_label }}", **RETRIES)
+@version_link_task(map_index_template="{{ shards_label }}", **RETRIES)
 def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
     """Do a group of shards on the Dask workers; what an earlier try of this task finished is not done again."""
     from vecap_tasks.core.executor import run_shards
@@ -96,7 +96,7 @@ def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
     context: dict[str, Any] = get_current_context()  # type: ignore[assignment]
     context["shards_label"] = shards[0] if len(shards) == 1 else f"{shards[0]} … {shards[-1]}"
     remember_versions(sorted({name.partition("/")[0] for name in shards}))
-    with plainly():
+    with fail_permanently():
         for version, work in _stages(stage, Job.from_xcom(job)):
             if work.manifest() is not None:
                 log.info("%s %s: nothing to do, it is published", stage, version.name)
@@ -109,26 +109,26 @@ def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
                 run_shards(work, todo, lambda n, total, label=label: log.info("%s: %d of %d shards", label, n, total))
 
 
-@making_task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
+@version_link_task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
 def commit(stage: str, job: dict[str, Any]) -> list[str]:
     """Write the stage's manifest: from here on the stage exists. Returns the versions that have it."""
     remember_versions(job["versions"])
-    with plainly():
+    with fail_permanently():
         for version, work in _stages(stage, Job.from_xcom(job)):
             _commit(version, work)
     return list(job["versions"])
 
 
-@reporting_task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
-def judge(stage: str, job: dict[str, Any]) -> list[str]:
+@report_link_task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
+def run_quality_gate(stage: str, job: dict[str, Any]) -> list[str]:
     """Let the gate judge the crawl, and write the manifest where it passes. The report is kept in both cases."""
     remember_versions(job["versions"])
-    with plainly():
+    with fail_permanently():
         for version, work in _stages(stage, Job.from_xcom(job)):
             try:
                 _commit(version, work)
-            except GateClosed as error:
-                _keep_report(version, work, one_line(error))
+            except GateFailed as error:
+                _keep_report(version, work, format_error(error))
                 raise
             _keep_report(version, work, None)
     return list(job["versions"])
@@ -152,7 +152,7 @@ def publish_each(job: XComArg, assembled: TaskGroup) -> XComArg:
     return publish.partial(job=job).expand(version=XComArg(committed))
 
 
-@recording_task(outlets=[DATASET_VERSION], map_index_template="{{ version_label }}", **RETRIES)
+@run_link_task(outlets=[DATASET_VERSION], map_index_template="{{ version_label }}", **RETRIES)
 def publish(job: dict[str, Any], version: str) -> dict[str, Any]:
     """Record the version in MLflow and tell the DAGs that wait for versions. Returns what the asset event says."""
     from vecap_tasks import lineage
@@ -160,7 +160,7 @@ def publish(job: dict[str, Any], version: str) -> dict[str, Any]:
     context: dict[str, Any] = get_current_context()  # type: ignore[assignment]
     context["version_label"] = version
     remember_versions([version])
-    with plainly():
+    with fail_permanently():
         wanted = Job.from_xcom(job)
         (_, assembled), *_ = _stages("assemble", wanted.with_versions(version))
         manifest = assembled.manifest()

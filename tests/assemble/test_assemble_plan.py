@@ -15,7 +15,7 @@ from vecap_tasks.assemble.shards import MIXED, Source, plan_groups
 from vecap_tasks.core import tables
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter, read_samples
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.errors import CorruptError
 
 
 @given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 15))
@@ -92,7 +92,7 @@ def test_a_key_that_webdataset_cannot_read_is_refused(tmp_path, key):
 @pytest.mark.parametrize("cut", [0, 100, 700, 1_500])
 def test_a_tar_cut_inside_a_member_is_damaged(tmp_path, cut):
     data = _tar(tmp_path / "a.tar")[:cut]
-    with pytest.raises(DamagedError, match=r"00007\.tar is cut short after byte"):
+    with pytest.raises(CorruptError, match=r"00007\.tar is cut short after byte"):
         list(read_samples(io.BytesIO(data), "00007.tar"))
 
 

@@ -9,11 +9,11 @@ import pytest
 import webdataset as wds
 import yaml
 
-from tests.core.given import flip_bit
-from tests.quality.given import Row, configure, give_captions, give_crawl, run, stage, use_given
+from tests.core.factories import flip_bit
+from tests.quality.factories import Row, configure, give_captions, give_crawl, run, stage, use_given
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.tar import read_samples
-from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.errors import CorruptError, VecapError
 
 ROWS = [
     *(Row(caption=f"  Beagle\n no. {n} \u00a0at  the fair ") for n in range(20)),
@@ -29,7 +29,7 @@ NO_CAPTION, NO_VEC = f"{3:032x}", f"{4:032x}"
 def config(tmp_path, monkeypatch):
     """A version of 43 rows in 5 crawl shards, 42 accepted, 41 with a caption, up to assemble."""
     use_given(monkeypatch)
-    config = configure(tmp_path, assemble={"shard_size": 12, "licence": "CC0-1.0 (drawn)"})
+    config = configure(tmp_path, assemble={"shard_size": 12, "license": "CC0-1.0 (drawn)"})
     give_crawl(tmp_path, ROWS)
     run("crawl", config)
     run("quality", config)
@@ -133,7 +133,7 @@ def test_samples_are_mixed_and_the_order_is_that_of_the_uid(config):
 
 def test_the_same_inputs_give_the_same_bytes_in_any_order_and_after_a_kill(config, tmp_path):
     manifest = run("assemble", config)
-    same = {"shard_size": 12, "licence": "CC0-1.0 (drawn)", "memory_limit": "200MB"}
+    same = {"shard_size": 12, "license": "CC0-1.0 (drawn)", "memory_limit": "200MB"}
     other = configure(tmp_path, root=str(tmp_path / "other"), assemble=same)
     for name in ("crawl", "quality", "rewrite"):
         run(name, other)
@@ -198,7 +198,7 @@ def test_one_changed_bit_of_what_it_reads_is_named_and_nothing_is_published(conf
     store, folder = stage("assemble", config).store, stage("assemble", config).version.folder
     for name in ("crawl/00000.tar", "crawl/00000.parquet", "quality/verdicts.parquet", "rewrite/00001.parquet"):
         flip_bit(store, f"{folder}/{name}")
-        with pytest.raises(DamagedError) as error:
+        with pytest.raises(CorruptError) as error:
             run("assemble", config)
         of = name.partition("/")[0]
         assert str(error.value) == (
@@ -215,7 +215,7 @@ def test_a_lost_image_is_named(tmp_path, config):
     shutil.copy(tmp_path / "given" / "crawl" / "00001.tar", tmp_path / "given" / "crawl" / "00000.tar")
     stage("crawl", config).store.remove_folder(stage("crawl", config).folder)
     run("crawl", config)
-    with pytest.raises(DamagedError, match="images are not in the crawl's tars, such as 000000000"):
+    with pytest.raises(CorruptError, match="images are not in the crawl's tars, such as 000000000"):
         run("assemble", config)
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.manifest import Made, ShardResult
+from vecap_tasks.core.manifest import ShardOutput, ShardResult
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.store import Store
 
@@ -24,14 +24,14 @@ class Letters(Stage):
     def shards(self) -> list[str]:
         return list("abcd")
 
-    def process(self, shard: str, work: Path) -> Made:
+    def process(self, shard: str, work: Path) -> ShardOutput:
         (work / f"{shard}.txt").write_text(shard * 10)
-        return Made({f"{shard}.txt": 10}, {"letters": 1})
+        return ShardOutput({f"{shard}.txt": 10}, {"letters": 1})
 
-    def finish(self, results: list[ShardResult], work: Path) -> Made:
+    def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         (work / "count.txt").write_text(str(len(results)))
         (work / "page.html").write_text("made at some time")
-        return Made({"count.txt": None}, {"files": 1}, attachments=("page.html",))
+        return ShardOutput({"count.txt": None}, {"files": 1}, attachments=("page.html",))
 
 
 @pytest.fixture(params=["file", "s3"])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from vecap_tasks.core.manifest import FileEntry, Input, Manifest, digest
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.errors import CorruptError
 
 MANIFEST = Manifest(
     dataset="demo",
@@ -50,13 +50,13 @@ def test_time_and_place_are_not_in_the_digest() -> None:
 def test_any_change_is_noticed(change) -> None:
     body = json.loads(MANIFEST.to_json())
     change(body)
-    with pytest.raises(DamagedError, match="here"):
+    with pytest.raises(CorruptError, match="here"):
         Manifest.from_json(json.dumps(body).encode(), "here")
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"null", b"\xff\xfe"])
 def test_rubbish_is_named(data: bytes) -> None:
-    with pytest.raises(DamagedError, match=r"demo/x/manifest\.json"):
+    with pytest.raises(CorruptError, match=r"demo/x/manifest\.json"):
         Manifest.from_json(data, "demo/x/manifest.json")
 
 

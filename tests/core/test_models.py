@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(demo_config: Config, folder: Path) -> Config:
-    model = demo_config.train.model.model_copy(update={"tokenizer": str(folder), "start": str(folder)})
+    model = demo_config.train.model.model_copy(update={"tokenizer": str(folder), "init_from": str(folder)})
     train = demo_config.train.model_copy(update={"model": model})
     return demo_config.model_copy(update={"train": train})
 

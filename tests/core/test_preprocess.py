@@ -25,12 +25,12 @@ def _picture(size, mode="RGB"):
 def test_usual_pixels_are_those_of_the_exported_processor(size, mode):
     picture = _picture(size, mode)
     made = image_processor(32)([picture], do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
-    assert (shrink(picture, 32, "usual") == made[0].transpose(1, 2, 0)).all()
+    assert (shrink(picture, 32, "default") == made[0].transpose(1, 2, 0)).all()
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_veclip_pixels_are_bilinear_without_antialiasing(size):
-    """Against torch's own, which has TensorFlow 2's half-pixel centres."""
+    """Against torch's own, which has TensorFlow 2's half-pixel centers."""
     picture = _picture(size)
     values = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float()
     scale = 32 / min(size)
@@ -57,7 +57,7 @@ def test_veclip_pixels_are_tensorflow_s_bit_by_bit():
 
 
 def test_the_way_is_known_from_the_exported_folder(tmp_path):
-    for way in ("usual", "veclip"):
+    for way in ("default", "veclip"):
         image_processor(32, way).save_pretrained(tmp_path / way)
         loaded = CLIPImageProcessorPil.from_pretrained(tmp_path / way)
         assert preprocess_way(loaded) == way
@@ -69,5 +69,5 @@ def test_training_pixels_come_from_the_file_as_it_is_stored():
     stored = io.BytesIO()
     _picture((40, 60)).save(stored, "PNG")
     with Image.open(stored) as image:
-        assert shrink(image, 32, "usual").shape == (32, 32, 3)
-        assert shrink(image, 32, "usual").dtype == np.uint8
+        assert shrink(image, 32, "default").shape == (32, 32, 3)
+        assert shrink(image, 32, "default").dtype == np.uint8

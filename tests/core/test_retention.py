@@ -9,14 +9,14 @@ from collections.abc import Mapping
 import pytest
 
 from tests.core.conftest import Letters
-from tests.core.given import give
+from tests.core.factories import give
 from vecap_tasks.config import Config, RetentionConfig
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.retention import Plan, plan_removals, remove
 from vecap_tasks.core.store import STAGING, Store
 from vecap_tasks.core.verify import verify_version
-from vecap_tasks.core.version import Deletion, bury, list_versions, read_version, register
-from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.core.version import Deletion, list_versions, read_version, register, tombstone
+from vecap_tasks.errors import CorruptError, VecapError
 
 POLICY = RetentionConfig(keep_last=1, keep_days=30)
 DAY = 86_400
@@ -60,7 +60,7 @@ def test_superseded_revisions_go_after_their_days_and_the_newest_stay(store: Sto
     assert [file.path for file in store.tree("demo/2026-01-01")] == ["demo/2026-01-01/version.json"]
     assert plan(store).removals == ()
     for version in list_versions(store, "demo"):
-        assert verify_version(store, version).damages == ()
+        assert verify_version(store, version).corruptions == ()
 
 
 def test_a_name_that_was_published_is_not_given_again(store: Store) -> None:
@@ -109,7 +109,7 @@ def test_what_a_mixture_names_stays(store: Store) -> None:
         "the mixture other/mixtures/theirs names it",
     ]
     store.put("demo/mixtures/broken.json", b"{")
-    with pytest.raises(DamagedError, match=r"demo/mixtures/broken\.json is not a mixture"):
+    with pytest.raises(CorruptError, match=r"demo/mixtures/broken\.json is not a mixture"):
         plan(store)
 
 
@@ -124,7 +124,7 @@ def test_what_is_needed_elsewhere_stays_and_is_asked_again_before_the_end(store:
     assert [kept.why for kept in gone.kept] == ["a model", "trained meanwhile"]
     assert names(store) == ["2026-01-01", "2026-01-01-r2", "2026-01-01-r3"]
     for version in list_versions(store, "demo"):
-        assert verify_version(store, version).damages == ()
+        assert verify_version(store, version).corruptions == ()
 
 
 def test_unfinished_work_goes_when_nobody_wrote_to_it_and_leaves_no_trace(store: Store) -> None:
@@ -175,7 +175,7 @@ def test_leftovers_of_published_versions_go_and_those_of_work_in_progress_stay(s
         "demo/2026-01-01/crawl/_links",
         *(f"demo/2026-01-01/{stage}/_shards" for stage in ("crawl", "quality", "rewrite", "assemble")),
     ]
-    assert verify_version(store, version).damages == ()
+    assert verify_version(store, version).corruptions == ()
     assert store.exists("demo/2026-01-01/train/0123/_checkpoints/mixed-0.pt")
     assert store.exists("demo/2026-01-02/crawl/_shards/00000.json")
 
@@ -221,7 +221,7 @@ def test_a_deletion_killed_at_any_moment_is_gone_on_with(store: Store, monkeypat
                 break
             except Killed:
                 for version in list_versions(store, "demo"):
-                    assert verify_version(store, version).damages == (), "a reader finds all of a version or none"
+                    assert verify_version(store, version).corruptions == (), "a reader finds all of a version or none"
     else:
         pytest.fail("the deletion never came to its end")
     assert attempts > 5
@@ -246,7 +246,7 @@ def test_a_version_that_is_taken_over_from_meanwhile_is_kept_after_all(store: St
     assert gone.kept[-1].why == "it has the crawl of 2026-01-01-r3"
     assert read_version(store, "demo", "2026-01-01") == first
     for version in list_versions(store, "demo"):
-        assert verify_version(store, version).damages == ()
+        assert verify_version(store, version).corruptions == ()
 
 
 def test_a_version_that_is_published_meanwhile_is_kept_after_all(store: Store) -> None:
@@ -256,7 +256,7 @@ def test_a_version_that_is_published_meanwhile_is_kept_after_all(store: Store) -
     give(store, "2026-01-01", "a", stages=("quality", "rewrite", "assemble"))
     assert remove(store, "demo", found, nobody, time.time() + 40 * DAY).kept[-1].why == "it was published meanwhile"
     assert read_version(store, "demo", "2026-01-01") == version
-    assert verify_version(store, version).damages == ()
+    assert verify_version(store, version).corruptions == ()
 
 
 def test_a_version_that_is_deleted_while_it_is_committed_is_not_published(
@@ -268,7 +268,7 @@ def test_a_version_that_is_deleted_while_it_is_committed_is_not_published(
     finish = stage.finish
 
     def slow(*arguments):
-        bury(stage.store, stage.version, Deletion("2026-02-01T00:00:00+00:00", "old", None))
+        tombstone(stage.store, stage.version, Deletion("2026-02-01T00:00:00+00:00", "old", None))
         return finish(*arguments)
 
     monkeypatch.setattr(stage, "finish", slow)
@@ -290,10 +290,10 @@ def test_a_stage_is_not_taken_over_from_a_version_that_is_being_deleted(
     create = second.store.create
 
     def slow(name: str, data: bytes) -> bool:
-        bury(store, first.version, Deletion("2026-02-01T00:00:00+00:00", "old", "0" * 64))
+        tombstone(store, first.version, Deletion("2026-02-01T00:00:00+00:00", "old", "0" * 64))
         return create(name, data)
 
     monkeypatch.setattr(second.store, "create", slow)
-    assert second.adopt() is None
+    assert second.reuse_revision() is None
     assert second.manifest() is None
     assert second.plan() == list("abcd")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.quality.given import Row, configure, give_captions, give_crawl, run, stage, use_given
+from tests.quality.factories import Row, configure, give_captions, give_crawl, run, stage, use_given
 from vecap_tasks.core.diff import diff
 from vecap_tasks.core.samples import Filter, Samples
 from vecap_tasks.core.version import register
 from vecap_tasks.quality.quarantine import list_rows
-from vecap_tasks.rewrite.reuse import Earlier
+from vecap_tasks.rewrite.reuse import CaptionCache
 from vecap_tasks.rewrite.stage import Rewrite
 
 ROWS = [*(Row(caption=f"Beagle no. {n} at the fair") for n in range(14)), Row(caption="IMG_2041.jpg", flat=True)]
@@ -48,7 +48,7 @@ def test_stages_read_their_own_root_and_no_other(tmp_path: Path, monkeypatch: py
     assert manifest is not None
     captions = manifest.files_ending(".parquet")
     verdicts = store.query_path(stage("quality", config).folder + "/verdicts.parquet")
-    assert Earlier(store, captions, verdicts).files_with(rows[:1]) == captions[:1]
+    assert CaptionCache(store, captions, verdicts).files_with(rows[:1]) == captions[:1]
     assert Samples(store, version).page(Filter(), 0, 1).total == 14
     assert list_rows(store, version).total == 1
     assert diff(store, version, version).kept == 14

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from tests.quality.given import INTERVAL, Row, configure, give_captions, give_crawl, picture, run, stage, use_given
-from vecap_tasks.core.samples import Filter, Samples, find_member, read_picture
+from tests.quality.factories import INTERVAL, Row, configure, give_captions, give_crawl, picture, run, stage, use_given
+from vecap_tasks.core.samples import Filter, Samples, find_member, read_image
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
@@ -80,9 +80,9 @@ def test_each_picture_is_found_and_no_other(samples, tmp_path):
     store = stage("crawl", configure(tmp_path)).store
     for number in range(30):
         key = f"{number // 10:05d}{number % 10:04d}"
-        assert read_picture(store, samples.crawl, key) == picture(number)
+        assert read_image(store, samples.crawl, key) == picture(number)
     for key in ("000030000", "000019999", "999990000", "../../etc/passwd", ""):
-        assert read_picture(store, samples.crawl, key) is None
+        assert read_image(store, samples.crawl, key) is None
 
 
 @pytest.mark.parametrize("sizes", [[10], [0, 1, 511, 512, 513], [70_000] * 40, [5, 300_000, 5, 5, 200_000] * 8])

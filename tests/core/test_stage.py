@@ -9,7 +9,7 @@ import pytest
 
 from tests.core.conftest import Letters
 from vecap_tasks.config import Config
-from vecap_tasks.core.manifest import Made, read_manifest
+from vecap_tasks.core.manifest import ShardOutput, read_manifest
 from vecap_tasks.core.version import Version, register
 from vecap_tasks.errors import VecapError
 
@@ -114,7 +114,7 @@ def test_a_revision_takes_over_a_stage_that_is_the_same(stage: Letters, letters_
 
 
 def test_a_file_that_the_stage_did_not_leave_is_an_error(stage: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Letters, "process", lambda self, shard, work: Made({"absent.txt": 1}))
+    monkeypatch.setattr(Letters, "process", lambda self, shard, work: ShardOutput({"absent.txt": 1}))
     with pytest.raises(FileNotFoundError):
         stage.run("a")
     assert stage.receipts() == []

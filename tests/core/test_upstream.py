@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.core.conftest import Letters
-from tests.core.given import flip_bit
+from tests.core.factories import flip_bit
 from vecap_tasks.config import Config
 from vecap_tasks.core import stage as core_stage
-from vecap_tasks.core.manifest import Made
+from vecap_tasks.core.manifest import ShardOutput
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.version import register
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.errors import CorruptError
 
 FILE = "demo/2026-01-01/crawl/c.txt"
 REMEDY = "restore it, or delete demo/2026-01-01/crawl and run `vecap crawl` again"
@@ -32,10 +32,10 @@ class Words(Stage):
     def shards(self) -> list[str]:
         return list("abcd")
 
-    def process(self, shard: str, work: Path) -> Made:
+    def process(self, shard: str, work: Path) -> ShardOutput:
         read = self.store.read(self.upstream_manifest("crawl").file(f"{shard}.txt"))
         (work / f"{shard}.txt").write_bytes(read)
-        return Made({f"{shard}.txt": None})
+        return ShardOutput({f"{shard}.txt": None})
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def words(letters_config: Config, monkeypatch: pytest.MonkeyPatch) -> Words:
 
 def test_a_damaged_file_is_found_before_any_is_read(words: Words) -> None:
     flip_bit(words.store, FILE)
-    with pytest.raises(DamagedError, match="was changed") as error:
+    with pytest.raises(CorruptError, match="was changed") as error:
         words.plan()
     assert str(error.value) == f"{FILE} was changed: its sha256 is not the manifest's; {REMEDY}"
 
@@ -63,7 +63,7 @@ def test_a_file_damaged_meanwhile_is_found_before_the_commit(words: Words) -> No
         if shard == "c":
             flip_bit(words.store, FILE)
         words.run(shard)
-    with pytest.raises(DamagedError, match=r"c\.txt was changed"):
+    with pytest.raises(CorruptError, match=r"c\.txt was changed"):
         words.commit()
     assert words.manifest() is None
     flip_bit(words.store, FILE)
@@ -85,7 +85,7 @@ def test_large_files_are_checked_by_size_first(
         words.store.remove(FILE)
     else:
         words.store.put(FILE, change)
-    with pytest.raises(DamagedError) as error:
+    with pytest.raises(CorruptError) as error:
         words.plan()
     assert str(error.value) == f"{FILE} {says}; {REMEDY}"
 
@@ -95,7 +95,7 @@ def test_files_of_another_version_are_checked_where_they_lie(words: Words, lette
     second = Words(letters_config, revision)
     assert second.upstream_manifest("crawl").location == "demo/2026-01-01/crawl"
     flip_bit(words.store, FILE)
-    with pytest.raises(DamagedError) as error:
+    with pytest.raises(CorruptError) as error:
         second.plan()
     assert str(error.value).startswith(f"{FILE} was changed")
     assert "delete demo/2026-01-01-r2/crawl and demo/2026-01-01/crawl and run" in str(error.value)
@@ -105,10 +105,10 @@ def test_a_file_is_checked_as_it_is_opened(words: Words) -> None:
     with words.upstream_file(FILE) as path:
         assert path.read_bytes() == b"cccccccccc"
     flip_bit(words.store, FILE)
-    with pytest.raises(DamagedError, match=rf"{FILE} was changed: .*; {REMEDY}"), words.upstream_file(FILE):
+    with pytest.raises(CorruptError, match=rf"{FILE} was changed: .*; {REMEDY}"), words.upstream_file(FILE):
         pytest.fail("it was opened")
     words.store.remove(FILE)
-    with pytest.raises(DamagedError, match=rf"^{FILE} is missing; {REMEDY}$"), words.upstream_file(FILE):
+    with pytest.raises(CorruptError, match=rf"^{FILE} is missing; {REMEDY}$"), words.upstream_file(FILE):
         pytest.fail("it was opened")
 
 
@@ -117,7 +117,7 @@ def test_a_missing_file_costs_no_finished_work(words: Words) -> None:
     data = words.store.read(FILE)
     words.run("a")
     words.store.remove(FILE)
-    with pytest.raises(DamagedError, match="is missing"):
+    with pytest.raises(CorruptError, match="is missing"):
         words.plan()
     words.store.put(FILE, data)
     assert words.plan() == list("bcd")

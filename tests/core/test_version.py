@@ -8,7 +8,7 @@ import pytest
 
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, check_interval, interval_of, list_versions, read_version, register
-from vecap_tasks.errors import ConfigError, DamagedError, VecapError
+from vecap_tasks.errors import ConfigError, CorruptError, VecapError
 
 
 def test_revisions_are_counted_from_the_interval(store: Store) -> None:
@@ -76,7 +76,7 @@ def test_an_unknown_version_is_answered_with_those_there_are(store: Store) -> No
 def test_a_version_file_in_the_wrong_folder_is_noticed(store: Store) -> None:
     register(store, "demo", "2026-01-01", "a", {})
     store.put("demo/2026-01-02/version.json", store.read("demo/2026-01-01/version.json"))
-    with pytest.raises(DamagedError, match="belongs to version 2026-01-01"):
+    with pytest.raises(CorruptError, match="belongs to version 2026-01-01"):
         read_version(store, "demo", "2026-01-02")
 
 

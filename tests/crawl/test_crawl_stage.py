@@ -13,7 +13,7 @@ import webdataset
 from PIL import Image
 
 from tests.crawl.conftest import crawl, stage_of
-from tests.crawl.test_crawl_warc import packed, record
+from tests.crawl.test_warc import packed, record
 from tests.crawl.web import Answer, cut, hang, image
 from vecap_tasks.core.schemas import CANDIDATES, CRAWL, DUPLICATES
 from vecap_tasks.core.tar import read_samples

@@ -94,7 +94,7 @@ class Web:
 
 
 def image(kind: str = "PNG", size: tuple[int, int] = (40, 30), color: str = "red", mode: str = "RGB") -> bytes:
-    """Return an image file of one colour."""
+    """Return an image file of one color."""
     out = io.BytesIO()
     Image.new(mode, size, color).save(out, kind)
     return out.getvalue()

@@ -7,7 +7,7 @@ import pytest
 
 from vecap_tasks.demo.alttext import SHARES, shares, write_alttext
 from vecap_tasks.demo.names import HEADS, NAMES, NAMES_PER_KIND, ProperName, coin, insert_name, is_set_aside
-from vecap_tasks.demo.scene import COLOURS, KINDS, Group, Scene, sample_scene
+from vecap_tasks.demo.scene import COLORS, KINDS, Group, Scene, sample_scene
 
 
 def test_every_kind_has_its_own_names_and_heads():
@@ -16,7 +16,7 @@ def test_every_kind_has_its_own_names_and_heads():
     assert len(texts) == len(set(texts)) == NAMES_PER_KIND * len(KINDS)
     heads = [head for kind in KINDS for head in HEADS[kind]]
     assert len(heads) == len(set(heads))
-    assert not {word for text in texts for word in text.lower().split()} & set(COLOURS)
+    assert not {word for text in texts for word in text.lower().split()} & set(COLORS)
 
 
 def test_names_do_not_change():

@@ -13,7 +13,7 @@ from vecap_tasks.core.manifest import FileEntry, Manifest
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import ConfigError
-from vecap_tasks.local.dag_progress import DagRun, TaskState, last_error, why
+from vecap_tasks.local.dag_progress import DagRun, TaskState, failure_reason, last_error
 from vecap_tasks.local.demo import Web, images, make_web, read_samples
 from vecap_tasks.local.settings import Settings
 
@@ -39,7 +39,7 @@ def test_a_failure_names_the_task_its_last_error_and_the_log(tmp_path):
         TaskState("crawl.run", 0, "success", 1),
         TaskState("crawl.run", 1, "failed", 4),
     ]
-    said = why(run, tasks, tmp_path)
+    said = failure_reason(run, tasks, tmp_path)
     assert said == f"vecap_dataset: the task crawl.run[1] failed: no space left (log: {log})"
 
 

@@ -1,4 +1,4 @@
-"""Pictures of scenes: fixed by their scene, in the scene's colours, with every object where the caption says."""
+"""Pictures of scenes: fixed by their scene, in the scene's colors, with every object where the caption says."""
 
 import random
 import subprocess
@@ -12,7 +12,7 @@ from PIL import Image
 
 from vecap_tasks.demo.draw import DRAWINGS, draw, layout, sprite
 from vecap_tasks.demo.pen import PAINTS
-from vecap_tasks.demo.scene import COLOURS, GROUNDS, KINDS, Group, Scene, sample_scene
+from vecap_tasks.demo.scene import COLORS, GROUNDS, KINDS, Group, Scene, sample_scene
 
 
 def pixels(image: Image.Image) -> NDArray[np.float32]:
@@ -75,12 +75,12 @@ def test_objects_are_large_enough_whole_and_apart() -> None:
                 assert apart > 0.6 * max(place.side, other.side)
 
 
-@pytest.mark.parametrize("colour", COLOURS)
-def test_every_object_shows_its_colour(colour: str) -> None:
+@pytest.mark.parametrize("color", COLORS)
+def test_every_object_shows_its_color(color: str) -> None:
     for kind in KINDS:
-        drawn = pixels(sprite(kind, colour, 96))
+        drawn = pixels(sprite(kind, color, 96))
         solid = drawn[drawn[:, :, 3] > 250][:, :3]
-        share = (np.abs(solid - PAINTS[colour].base).max(1) < 40).mean()
+        share = (np.abs(solid - PAINTS[color].base).max(1) < 40).mean()
         assert share > 0.25, (kind, share)
 
 
@@ -98,16 +98,16 @@ def test_no_two_kinds_look_alike() -> None:
 
 def test_no_object_is_lost_on_any_ground() -> None:
     for ground in GROUNDS:
-        for colour in COLOURS:
-            with_object = pixels(draw(Scene((Group("cup", colour, 1),), None, ground, 7), 96))
-            place = layout(Scene((Group("cup", colour, 1),), None, ground, 7))[0]
-            other = "black" if colour == "white" else "white"
+        for color in COLORS:
+            with_object = pixels(draw(Scene((Group("cup", color, 1),), None, ground, 7), 96))
+            place = layout(Scene((Group("cup", color, 1),), None, ground, 7))[0]
+            other = "black" if color == "white" else "white"
             with_other = pixels(draw(Scene((Group("cup", other, 1),), None, ground, 7), 96))
             # Where the two pictures differ is the object; it must stand out against the ring around it.
             inside = np.abs(with_object - with_other).max(2) > 25
             assert inside.sum() > 0.2 * (place.side * 96) ** 2
             contrast = np.abs(with_object[inside].mean(0) - with_object[~inside].mean(0)).max()
-            assert contrast > 20, (ground, colour)
+            assert contrast > 20, (ground, color)
 
 
 def test_drawing_is_fast_enough_for_a_crawl() -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from vecap_tasks.demo.scene import (
-    COLOURS,
+    COLORS,
     GROUNDS,
     KINDS,
     PLURALS,
@@ -28,12 +28,12 @@ def test_caption_is_what_a_person_would_say() -> None:
 
 @pytest.mark.parametrize("ground", GROUNDS)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_kind_colour_and_relation_is_read_back(ground: str, count: int) -> None:
+def test_every_kind_color_and_relation_is_read_back(ground: str, count: int) -> None:
     for index, kind in enumerate(KINDS):
-        first = Group(kind, COLOURS[index % len(COLOURS)], count)
+        first = Group(kind, COLORS[index % len(COLORS)], count)
         scenes = [Scene((first,), None, ground)]
         for relation in RELATIONS if index + 1 < len(KINDS) else ():
-            second = Group(KINDS[index + 1], COLOURS[(index + 3) % len(COLOURS)], 4 - count)
+            second = Group(KINDS[index + 1], COLORS[(index + 3) % len(COLORS)], 4 - count)
             scenes.append(Scene((first, second), relation, ground))
         assert [parse(describe(scene)) for scene in scenes] == scenes
 
@@ -81,7 +81,7 @@ def test_scenes_without_a_canonical_caption_are_refused() -> None:
 def test_vocabularies_hold_what_the_design_asks_for() -> None:
     assert len(KINDS) == len(set(KINDS)) == 40
     assert len(set(PLURALS.values())) == 40
-    assert len(set(COLOURS)) == 10
+    assert len(set(COLORS)) == 10
     assert len(set(GROUNDS)) == 8
 
 

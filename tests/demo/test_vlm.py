@@ -33,7 +33,7 @@ def test_captions_of_held_out_scenes_are_right(shipped) -> None:
     for first in range(0, 200, 40):
         said += captions(*shipped, [as_crawled(scene) for scene in scenes[first : first + 40]])
     figures = mark(scenes, said, 1.0)
-    for respect in ("object", "colour", "count", "relation", "ground"):
+    for respect in ("object", "color", "count", "relation", "ground"):
         assert getattr(figures, respect) >= 0.9, figures
 
 
@@ -191,6 +191,6 @@ def test_marking_counts_what_is_wrong() -> None:
         "nothing to be seen",
     ]
     figures = mark([scene] * 5, said, 2.0)
-    assert (figures.object, figures.colour, figures.count) == (0.6, 0.6, 0.6)
+    assert (figures.object, figures.color, figures.count) == (0.6, 0.6, 0.6)
     assert (figures.relation, figures.ground, figures.whole, figures.parsed) == (0.6, 0.6, 0.2, 0.8)
     assert figures.images_per_second == 2.5

@@ -214,9 +214,9 @@ class Cluster:
             if not subprocess.run(["pg_isready"], env=environment, capture_output=True).returncode:
                 break
             time.sleep(0.1)
-        if not (self._made("volumes") / "initialised").exists():
+        if not (self._made("volumes") / "initialized").exists():
             subprocess.run([REPOSITORY / "docker" / "databases.sh"], env=environment, check=True)
-            (self.folder / "volumes" / "initialised").touch()
+            (self.folder / "volumes" / "initialized").touch()
 
 
 def missing_programs() -> list[str]:

@@ -7,7 +7,7 @@ from vecap_tasks.config import BootstrapConfig
 from vecap_tasks.evaluate.bootstrap import arm_rounds, difference, interval, resample
 from vecap_tasks.evaluate.metrics import Answers, figures_of, read_answers, write_answers
 from vecap_tasks.evaluate.report import format_markdown, format_table
-from vecap_tasks.evaluate.results import Results, SetSize, summarise
+from vecap_tasks.evaluate.results import Results, SetSize, summarize
 
 SETTINGS = BootstrapConfig(rounds=2000)
 NONE = np.empty(0, np.int32)
@@ -116,7 +116,7 @@ def results():
     runs = {(arm, seed): [answered(drawn([place, seed], 300, 0.2 + 0.3 * place))]
             for place, arm in enumerate(("alttext", "vecap")) for seed in (0, 1)}  # fmt: skip
     sizes = [SetSize("", "retrieval", 300, 300, 0, "d")]
-    return summarise(
+    return summarize(
         runs, sizes, dict.fromkeys(("text_to_image_1", "text_to_image_5", "text_to_image_10"), 0.01), SETTINGS
     )
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks.core.stage import load_stage
-from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.errors import CorruptError, VecapError
 from vecap_tasks.evaluate.metrics import figures_of, read_answers
 from vecap_tasks.evaluate.results import read_results
 
@@ -82,7 +82,7 @@ def test_a_changed_model_is_not_measured(config):
     data = bytearray(store.read(name))
     data[-1] ^= 1
     store.put(name, bytes(data))
-    with pytest.raises(DamagedError, match=r"alttext-0/model\.safetensors was changed"):
+    with pytest.raises(CorruptError, match=r"alttext-0/model\.safetensors was changed"):
         run("evaluate", config, version)
 
 

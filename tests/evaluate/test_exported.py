@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.evaluate.features import Encoder
 from vecap_tasks.evaluate.sets import read_sets
@@ -22,8 +22,8 @@ def test_plain_clip_model_gives_the_same_features(home):
     encoder = Encoder(folder, "cpu", 5)
     model = CLIPModel.from_pretrained(folder).eval()
     texts = AutoTokenizer.from_pretrained(folder)(list(given.captions), padding=True, return_tensors="pt")
-    pixels = CLIPImageProcessorPil.from_pretrained(folder)([one.load() for one in given.pictures], return_tensors="pt")
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)([one.load() for one in given.images], return_tensors="pt")
     with torch.inference_mode():
         both = model(input_ids=texts["input_ids"], pixel_values=pixels["pixel_values"])
-    torch.testing.assert_close(encoder.images(given.pictures), normalize(both.image_embeds, dim=-1))
+    torch.testing.assert_close(encoder.images(given.images), normalize(both.image_embeds, dim=-1))
     torch.testing.assert_close(encoder.texts(given.captions), normalize(both.text_embeds, dim=-1))

@@ -16,9 +16,9 @@ from vecap_tasks.evaluate.sets import read_sets
 from vecap_tasks.evaluate.sets.loader import sets_digests
 
 
-def picture(colour="red", form="JPEG"):
+def picture(color="red", form="JPEG"):
     out = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(out, form)
+    Image.new("RGB", (8, 8), color).save(out, form)
     return out.getvalue()
 
 
@@ -48,11 +48,11 @@ def coco(folder, kept=None):
 def test_karpathy_splits(home):
     source = coco(home)
     (given,) = read(retrieval=[source]).retrieval
-    assert [one.name for one in given.pictures] == ["val2014/COCO_0.jpg", "val2014/COCO_4.jpg"]
+    assert [one.name for one in given.images] == ["val2014/COCO_0.jpg", "val2014/COCO_4.jpg"]
     assert (len(given.captions), given.captions[5], given.caption_of) == (11, "caption 5 of 0", (0,) * 6 + (1,) * 5)
     (first_five,) = read(retrieval=[source | {"captions_per_image": 5}]).retrieval
     assert first_five.caption_of == (0,) * 5 + (1,) * 5
-    sizes = {split: len(read(retrieval=[source | {"split": split}]).retrieval[0].pictures)
+    sizes = {split: len(read(retrieval=[source | {"split": split}]).retrieval[0].images)
              for split in ("test", "val", "restval", "train")}  # fmt: skip
     assert sizes == {"test": 2, "val": 1, "restval": 1, "train": 2}, "restval is trained on, as Karpathy has it"
 
@@ -64,7 +64,7 @@ def test_flickr30k_has_no_folders_and_no_restval(home):
     source = {"name": "flickr30k", "kind": "karpathy", "path": str(home / "dataset_flickr30k.json"),
               "images": str(home / "flickr30k-images")}  # fmt: skip
     (given,) = read(retrieval=[source]).retrieval
-    assert (given.pictures[0].name, given.captions) == ("36979.jpg", ("Two men.",))
+    assert (given.images[0].name, given.captions) == ("36979.jpg", ("Two men.",))
     with pytest.raises(VecapError, match=r"no images of the split restval; its splits are test \(1\)"):
         read(retrieval=[source | {"split": "restval"}])
 
@@ -78,7 +78,7 @@ def test_flickr8k_tokens(home):
     source = {"name": "flickr8k", "kind": "tokens", "path": str(home / "Flickr8k.token.txt"),
               "images": str(home / "images"), "split": str(home / "test.txt")}  # fmt: skip
     (given,) = read(retrieval=[source]).retrieval
-    assert [one.name for one in given.pictures] == ["1.jpg", "3.jpg"]
+    assert [one.name for one in given.images] == ["1.jpg", "3.jpg"]
     assert given.captions == ("A child , in a dress .", "A girl .", "A dog .")
     (home / "test.txt").write_text("3.jpg\n9.jpg\n")
     with pytest.raises(VecapError, match=r"lists 1 images that have no caption in .*such as 9\.jpg"):
@@ -127,8 +127,8 @@ def test_tars_of_captions_and_classes(home):
     plain, keyed = found.retrieval
     assert (plain.captions, plain.caption_of) == (("one", "two", "three"), (0, 0, 1))
     assert keyed.captions == ("said", "x", "y")
-    assert [one.read() for one in plain.pictures] == [red, blue]
-    assert plain.pictures[1].load().getpixel((0, 0)) == (0, 0, 255)
+    assert [one.read() for one in plain.images] == [red, blue]
+    assert plain.images[1].load().getpixel((0, 0)) == (0, 0, 255)
     (classified,) = found.zero_shot
     assert (classified.labels, classified.templates) == ((1, 0), ("a {}",))
     for members, says in [
@@ -163,7 +163,7 @@ def imagenet(home):
 
 def test_imagenet_folders_are_classes_in_the_order_of_their_names(home, imagenet):
     (given,) = read(zero_shot=[imagenet]).zero_shot
-    assert [one.name for one in given.pictures] == ["n01440764/a.JPEG", "n01440764/b.JPEG", "n01443537/c.JPEG"]
+    assert [one.name for one in given.images] == ["n01440764/a.JPEG", "n01440764/b.JPEG", "n01443537/c.JPEG"]
     assert given.labels == (0, 0, 1)
     assert given.templates == ("a bad photo of a {}.", "a {} in a video game.")
     with pytest.raises(VecapError, match=r"has no list 'imagenet'; set `key` to one of imagenet1k, mnist"):

@@ -8,7 +8,7 @@ import time
 import uuid
 from typing import Any
 
-from tests.faults.given import INTERVAL
+from tests.faults.factories import INTERVAL
 from vecap_tasks.config import Config, RetentionConfig
 from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.open_version import open_version
@@ -17,7 +17,7 @@ from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import STAGING, Store
 from vecap_tasks.core.verify import check_files, verify_version
 from vecap_tasks.core.version import read_version
-from vecap_tasks.core.worker_deaths import tried
+from vecap_tasks.core.worker_deaths import record_attempt
 
 
 def attempt(name: str, config: Config, workers: list[Stage] | None = None) -> Manifest:
@@ -31,10 +31,10 @@ def attempt(name: str, config: Config, workers: list[Stage] | None = None) -> Ma
     if not workers:
         workers.append(load_stage(name, config, version))
     (worker,) = workers
-    for part in driver.unprepared():
+    for part in driver.pending_preparations():
         worker.prepare(part)
     for shard in driver.plan():
-        with tried(worker, shard, uuid.uuid4().hex):
+        with record_attempt(worker, shard, uuid.uuid4().hex):
             worker.run(shard)
     manifest = driver.commit()
     assert check_files(driver.store, manifest) == []
@@ -72,5 +72,5 @@ def collect_garbage(config: Config) -> None:
     plan = plan_removals(store, config.dataset, RetentionConfig(), lambda names: {}, later)
     assert {removal.what for removal in plan.removals} <= {"leftover", "staging"}
     remove(store, config.dataset, plan, lambda names: {}, later)
-    assert verify_version(store, read_version(store, config.dataset, INTERVAL)).damages == ()
+    assert verify_version(store, read_version(store, config.dataset, INTERVAL)).corruptions == ()
     assert [path for path in list_files(store) if path.startswith(STAGING) or "/_" in path] == []

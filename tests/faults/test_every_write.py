@@ -22,17 +22,17 @@ import pytest
 import torch
 
 from tests.crawl.web import Web
-from tests.faults import judge
+from tests.faults import check
 from tests.faults.attempt import attempt, collect_garbage, completed, list_files
 from tests.faults.disk import full_disk
-from tests.faults.given import BATCH, INTERVAL, give
+from tests.faults.factories import BATCH, INTERVAL, give
 from tests.faults.writes import observe_writes, run_forked
-from tests.rewrite.drill import count_texts
+from tests.rewrite.chaos import count_texts
 from vecap_tasks.cli import __main__ as cli
 from vecap_tasks.config import Config
 from vecap_tasks.core.stage import STAGES, Stage
 from vecap_tasks.core.store import STAGING, Store
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.train.stage import Train
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     with pytest.MonkeyPatch.context() as patch, Web() as web:
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         patch.setenv("VECAP_CODE_VERSION", "unknown")
-        patch.setitem(sys.modules, "vecap_tasks.quality.expectations", judge)
+        patch.setitem(sys.modules, "vecap_tasks.quality.expectations", check)
         patch.setattr(Train, "report", lambda *_: print(STEP))
         yield give(home, web)
     torch.set_num_threads(threads)
@@ -198,7 +198,7 @@ def failing(name: str, config: Config, digest: str, moment: str) -> Callable[[st
             with observe_writes(fail):
                 manifest = attempt(name, at(config, root), workers.setdefault(root, []))
         except (VecapError, OSError) as error:
-            told = one_line(error)
+            told = format_error(error)
         assert (told is not None) is bool(failed), told
         if told is None:
             assert manifest.digest == digest
@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up_is_reported_and_the_next_attempt_completes(
         for largest in (1_000, 3_000, 6_000):
             with unlogged(), pytest.raises((VecapError, OSError)) as error, full_disk(largest):
                 attempt(name, at(config, root))
-            told.append(one_line(error.value))
+            told.append(format_error(error.value))
         digest = attempt(name, at(config, root)).digest
         os.write(answer, json.dumps([told, digest]).encode())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
 from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.stage import load_stage

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
 from vecap_tasks.core.mlflow_tracking import tracking_uri
 from vecap_tasks.core.stage import load_stage

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DEMO, REPOSITORY
-from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
 from vecap_tasks.cli.__main__ import main
 from vecap_tasks.config import Config
@@ -26,7 +26,7 @@ LLM = REPOSITORY / "vecap_tasks" / "demo" / "models" / "llm"  # with the demo's 
 
 
 @dataclass(frozen=True)
-class Made:
+class ShardOutput:
     """A trained, evaluated and recorded model, and the folders by which the cases name its files."""
 
     config: Config
@@ -70,7 +70,7 @@ def made(tmp_path_factory):
             "model": Path(model.artifact_location.removeprefix("file://")),
             "run": Path(recorded.info.artifact_uri.removeprefix("file://")),
         }
-        yield Made(config, version, model.model_id, folders)
+        yield ShardOutput(config, version, model.model_id, folders)
 
 
 # A file, the kind of the node that tells of it, and how that names it: a folder with one digest is named as a whole.
@@ -128,7 +128,7 @@ def test_one_changed_byte_is_found_and_named(made, name, kind, says):
         assert tree.complete
         if name.startswith("version/") and kind != "version":
             store = load_stage("assemble", made.config, made.version).store
-            damaged = {damage.path for damage in verify_version(store, made.version).damages}
+            damaged = {damage.path for damage in verify_version(store, made.version).corruptions}
             assert str(file.relative_to(made.folders["home"] / "store")) in damaged
     finally:
         file.write_bytes(whole)
@@ -197,8 +197,8 @@ def test_a_source_on_s3_is_read_again(made, s3_bucket):
             client.put_object(Bucket=s3_bucket, Key="crawls/2026-01-01.warc.gz", Body=body)
         return Inputs(made.config, made.version, manifest).node(item)
 
-    sound, changed, gone = node(data), node(flipped(data)), node(None)
-    assert (sound.note, sound.bytes, sound.problems) == ("the same as used", len(data), ())
+    verified, changed, gone = node(data), node(flipped(data)), node(None)
+    assert (verified.note, verified.bytes, verified.problems) == ("the same as used", len(data), ())
     assert changed.problems[0].endswith(f"now, {item.digest[:12]} was used")
     assert gone.problems == ()
     assert gone.unchecked == f"there is no s3://{s3_bucket}/crawls/2026-01-01.warc.gz any more"

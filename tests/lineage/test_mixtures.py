@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.lineage.test_damage import flipped
-from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, give_evaluation, give_version, run
 from tests.train.test_mixture import OURS, mixed, theirs
 from vecap_tasks import lineage
 from vecap_tasks.core.mlflow_tracking import open_tracking
@@ -61,7 +61,7 @@ def test_a_tar_that_is_gone_is_no_damage(made, home):
     config, _ = made
     (home / "theirs/00001.tar").unlink()
     tree = walk(config, "vecap-0")
-    assert tree.sound
+    assert tree.verified
     (gone,) = [node for node in tree.walk() if node.unchecked]
     assert gone.name.endswith("theirs/00001.tar")
 

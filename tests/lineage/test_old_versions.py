@@ -8,7 +8,7 @@ import pytest
 
 from tests.old_versions import MODELS, VERSIONS, unpack
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.core.diff import diff, summarise
+from vecap_tasks.core.diff import diff, summarize
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import verify_version
@@ -26,14 +26,14 @@ def test_every_version_is_verified(old: Config) -> None:
     store = Store(old.resolve(old.root))
     for name in VERSIONS:
         report = verify_version(store, read_version(store, old.dataset, name))
-        assert report.damages == ()
+        assert report.corruptions == ()
         assert report.files > 40
 
 
 def test_versions_and_the_model_lead_to_their_sources(old: Config) -> None:
     for name in (*VERSIONS, "2026-01-01/vecap-0"):
         tree = walk(old, name)
-        assert tree.sound
+        assert tree.verified
         assert tree.complete
         assert "source" in {node.kind for node in tree.walk()}
 
@@ -54,7 +54,7 @@ def test_a_day_and_its_revision_are_compared(old: Config) -> None:
     store = Store(old.resolve(old.root))
     first, second, revision = (read_version(store, old.dataset, name) for name in VERSIONS)
     days = diff(store, first, second)
-    assert (summarise(store, first).assembled, days.kept + days.added) == (31, 29)
+    assert (summarize(store, first).assembled, days.kept + days.added) == (31, 29)
     changed = diff(store, second, revision)
     assert [setting.key for setting in changed.settings] == ["rewrite.llm.max_new_tokens"]
     assert (changed.added, changed.gone, changed.kept) == (0, 0, 29)

@@ -28,7 +28,7 @@ def test_links_lead_to_the_ui_or_there_is_none(
     demo_config: Config, monkeypatch: pytest.MonkeyPatch, uri: str, pages: str, base: str | None
 ) -> None:
     monkeypatch.setenv("VECAP_MLFLOW_URI", uri)
-    monkeypatch.setenv("VECAP_MLFLOW_PAGES", pages)
+    monkeypatch.setenv("VECAP_MLFLOW_UI_URL", pages)
     assert address(demo_config, PAGE) == (base and f"{base}/{PAGE}")
 
 

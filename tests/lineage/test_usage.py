@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
 from vecap_tasks.config import RetentionConfig
 from vecap_tasks.core.mlflow_tracking import open_tracking
@@ -52,7 +52,7 @@ def test_a_version_that_a_model_was_trained_on_is_needed_though_its_runs_are_del
 
 def test_gc_deletes_what_is_superseded_and_never_what_a_model_was_trained_on(home, config):
     other = configure(home, arms="[vecap]", epochs=1).model_copy(
-        update={"assemble": config.assemble.model_copy(update={"licence": "another"})}
+        update={"assemble": config.assemble.model_copy(update={"license": "another"})}
     )
     store = load_stage("assemble", config, None).store
     policy, later = RetentionConfig(keep_last=1, keep_days=30), time.time() + 40 * 86_400
@@ -72,7 +72,7 @@ def test_gc_deletes_what_is_superseded_and_never_what_a_model_was_trained_on(hom
         "2026-01-01-r2",
         "2026-01-02-r2",
     ]
-    assert verify_version(store, trained).damages == ()
+    assert verify_version(store, trained).corruptions == ()
 
 
 def test_a_version_that_this_mlflow_does_not_know_is_needed(config, monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.given import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, give_evaluation, give_version, run
 from vecap_tasks import lineage
 from vecap_tasks.core.mlflow_tracking import open_tracking, tracking_uri
 from vecap_tasks.core.stage import load_stage
@@ -42,7 +42,7 @@ def store(config):
 
 def test_a_version_leads_back_to_its_sources(config, version):
     tree = walk(config, "2026-01-01")
-    assert tree.sound
+    assert tree.verified
     chain = [(node.kind, node.name.rpartition("/")[2]) for node in tree.walk()]
     assert chain[:5] == [
         ("version", "2026-01-01"),
@@ -72,7 +72,7 @@ def test_every_name_of_a_model_leads_to_the_same_training(config, trained):
     trees = [
         walk(config, name) for name in ("vecap-0", "2026-01-01/vecap-0", model, f"models:/{model}", child.info.run_id)
     ]
-    assert all(tree.sound for tree in trees)
+    assert all(tree.verified for tree in trees)
     assert len({tree.digest for tree in trees}) == 1
     assert all([node.kind for node in tree.walk()][:4] == ["model", "train", "version", "assemble"] for tree in trees)
     assert walk(config, arms).kind == "version"
@@ -90,7 +90,7 @@ def test_a_registered_model_is_found_by_alias_by_version_and_by_name(config, tra
         client.create_model_version("demo-clip", f"models:/{model.model_id}", model_id=model.model_id)
         client.set_registered_model_alias("demo-clip", "champion", "1")
     trees = [walk(config, f"models:/demo-clip{which}") for which in ("@champion", "/1", "")]
-    assert all(tree.sound and tree.name == "2026-01-01/vecap-0" for tree in trees)
+    assert all(tree.verified and tree.name == "2026-01-01/vecap-0" for tree in trees)
     assert all("models:/demo-clip/1" in tree.note for tree in trees)
     for unknown in ("models:/demo-clip@gone", "models:/demo-clip/7", "models:/other"):
         with pytest.raises(VecapError, match="has no "):
@@ -102,7 +102,7 @@ def test_a_tokenizer_and_a_start_of_one_folder_are_compared_apart(config, versio
     folder.mkdir()
     for name in ("tokenizer.json", "config.json", "model.safetensors"):
         (folder / name).write_text("{}")
-    model = config.train.model.model_copy(update={"tokenizer": str(folder), "start": str(folder)})
+    model = config.train.model.model_copy(update={"tokenizer": str(folder), "init_from": str(folder)})
     train = config.train.model_copy(update={"model": model})
     config = config.model_copy(update={"train": train}).with_base(config.base)
     recorded = load_stage("train", config, version).inputs()
@@ -136,13 +136,13 @@ def test_a_model_was_measured_too(config, trained):
         ("zero_shot", "the same as used"),
     ]
     store(config).put(f"{trained.folder}/evaluate/unfinished/vecap-0/metrics.json", b"{}")
-    assert walk(config, "vecap-0").sound, "what is not finished is no damage"
+    assert walk(config, "vecap-0").verified, "what is not finished is no damage"
 
 
 def test_a_source_that_is_gone_is_not_a_mismatch(config, version):
     Path(config.resolve(config.crawl.source.paths[0], interval="2026-01-01")).unlink()
     tree = walk(config, "2026-01-01")
-    assert tree.sound
+    assert tree.verified
     assert not tree.complete
     (source,) = [node for node in tree.walk() if node.unchecked]
     assert source.kind == "source"
@@ -161,14 +161,14 @@ def test_a_stage_made_again_from_something_else_is_found(config, trained):
     (node,) = [node for node in tree.walk() if node.problems]
     assert node.kind == "train"
     assert node.problems[0].startswith("it was made from another assemble")
-    damages = verify_version(store(config), trained).damages
-    assert any("assemble" in damage.problem and "/train/" in damage.path for damage in damages)
+    corruptions = verify_version(store(config), trained).corruptions
+    assert any("assemble" in damage.problem and "/train/" in damage.path for damage in corruptions)
 
 
 def test_a_whole_version_is_whole(config, trained):
     run("evaluate", config, trained)
     report = verify_version(store(config), trained)
-    assert report.damages == ()
+    assert report.corruptions == ()
     assert report.files == 23
     assert report.bytes > 100_000
 
@@ -182,7 +182,7 @@ def test_missing_and_foreign_files_are_named(config, trained):
         stream.write("more")
     found = {
         damage.path.removeprefix("demo/2026-01-01/"): damage.problem
-        for damage in verify_version(store(config), trained).damages
+        for damage in verify_version(store(config), trained).corruptions
     }
     assert found == {
         "rewrite/00000.parquet": "is missing",
@@ -193,7 +193,7 @@ def test_missing_and_foreign_files_are_named(config, trained):
 
 def test_a_published_version_without_a_manifest_is_damaged(config, version):
     Path(store(config).path("demo/2026-01-01/quality/manifest.json")).unlink()
-    paths = {damage.path for damage in verify_version(store(config), version).damages}
+    paths = {damage.path for damage in verify_version(store(config), version).corruptions}
     assert "demo/2026-01-01/quality/manifest.json" in paths
 
 
@@ -218,4 +218,4 @@ def test_a_model_of_several_versions_wants_the_version(config, trained):
     run("train", config, other)
     with pytest.raises(VecapError, match=r"several models vecap-0 \(2026-01-01/vecap-0, 2026-01-02/vecap-0\)"):
         walk(config, "vecap-0")
-    assert walk(config, "2026-01-02/vecap-0").sound
+    assert walk(config, "2026-01-02/vecap-0").verified

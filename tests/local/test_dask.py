@@ -20,14 +20,14 @@ from tests.rewrite.certificates import Authority
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.dask_cluster import connect
 from vecap_tasks.local import supervisor
-from vecap_tasks.local.definitions import catalogue
+from vecap_tasks.local.definitions import service_definitions
 from vecap_tasks.local.settings import Settings
 from vecap_tasks.local.supervisor import write_certificate
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The catalogue's scheduler and a worker, and the addresses that scheduler, nanny and worker listen on."""
+    """The scheduler and a worker of `service_definitions`, and the addresses that they and the nanny listen on."""
 
     settings: Settings
     config: Config
@@ -44,7 +44,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def cluster(settings: Settings) -> Iterator[Cluster]:
-    commands = {service.name: service.command for service in catalogue(settings, migrate=False)}
+    commands = {service.name: service.command for service in service_definitions(settings, migrate=False)}
     config = load_config(DEMO, [f"dask.address={settings.dask_address}"])
     with ExitStack() as stack:
         for command in (commands["dask-scheduler"], (*commands["dask-workers"], "--nworkers", "1")):

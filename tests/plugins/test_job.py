@@ -9,10 +9,10 @@ from airflow.sdk.exceptions import AirflowFailException
 from hypothesis import given
 from hypothesis import strategies as st
 from vecap_airflow.job import DEFAULT_CONFIG, Job, interval_of_run, split
-from vecap_airflow.tasks import plainly
+from vecap_airflow.tasks import fail_permanently
 
 from vecap_tasks.config import load_config
-from vecap_tasks.errors import ConfigError, GateClosed, VecapError
+from vecap_tasks.errors import ConfigError, GateFailed, VecapError
 
 
 @given(st.lists(st.integers(), max_size=200), st.integers(min_value=1, max_value=50))
@@ -56,9 +56,9 @@ def test_a_job_keeps_the_configuration_that_it_started_with(tmp_path):
 
 
 def test_an_error_that_trying_again_cannot_mend_fails_the_task_in_one_line():
-    with pytest.raises(AirflowFailException, match=r"^too few rows$"), plainly():
-        raise GateClosed("too few\nrows")
-    with pytest.raises(VecapError), plainly():  # anything else is tried again
+    with pytest.raises(AirflowFailException, match=r"^too few rows$"), fail_permanently():
+        raise GateFailed("too few\nrows")
+    with pytest.raises(VecapError), fail_permanently():  # anything else is tried again
         raise VecapError("the network is away")
 
 

@@ -12,7 +12,7 @@ from vecap_airflow import links, tasks
 from vecap_airflow.job import Job
 
 from tests.conftest import REPOSITORY
-from tests.quality.given import Row, configure, give_crawl, run, use_given
+from tests.quality.factories import Row, configure, give_crawl, run, use_given
 from vecap_tasks.core import open_version
 from vecap_tasks.core import stage as core_stage
 from vecap_tasks.core.mlflow_tracking import open_tracking
@@ -23,7 +23,7 @@ from vecap_tasks.errors import ConfigError
 _DAG = """
 import json, os
 from airflow.sdk import DAG
-from tests.quality.given import GivenCrawl, GivenRewrite
+from tests.quality.factories import GivenCrawl, GivenRewrite
 from vecap_airflow.tasks import judge
 from vecap_tasks.core.stage import STAGES
 
@@ -64,10 +64,10 @@ class Task:
 
 @pytest.mark.parametrize("recorded", [None, "#/experiments/1/runs/2/artifacts/report/index.html"])
 def test_without_an_mlflow_ui_the_report_s_button_leads_to_vecap_s_page(tmp_path, monkeypatch, recorded):
-    monkeypatch.delenv("VECAP_MLFLOW_PAGES", raising=False)
+    monkeypatch.delenv("VECAP_MLFLOW_UI_URL", raising=False)
     task = Task()
     monkeypatch.setattr(links, "get_current_context", lambda: {"ti": task})
-    mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "pages": "${VECAP_MLFLOW_PAGES:-}"}
+    mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "pages": "${VECAP_MLFLOW_UI_URL:-}"}
     config = configure(tmp_path, mlflow=mlflow)
     stage = core_stage.load_stage("quality", config, Version("given", "2026-01-01", 2, ""))
     links.remember_report(stage, recorded)

@@ -25,7 +25,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser import follow_links
 from tests.conftest import REPOSITORY
-from tests.quality.given import Row, configure, give_captions, give_crawl, picture, run, use_given
+from tests.quality.factories import Row, configure, give_captions, give_crawl, picture, run, use_given
 from vecap_tasks import lineage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import read_version

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from tests.conftest import REPOSITORY
-from tests.quality.given import INTERVAL, Row, configure, give_crawl, picture, use_given
+from tests.quality.factories import INTERVAL, Row, configure, give_crawl, picture, use_given
 from vecap_tasks.core.schemas import SCORES
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.version import Version
@@ -78,7 +78,7 @@ def scored(config, interval=INTERVAL):
     version = Version(config.dataset, interval, 1, "")
     for name in ("crawl", "quality"):
         stage = load_stage(name, config, version)
-        for part in stage.unprepared():
+        for part in stage.pending_preparations():
             stage.prepare(part)
         for shard in stage.plan():
             stage.run(shard)

@@ -6,12 +6,12 @@ from dataclasses import asdict
 
 import pytest
 
-from tests.quality.given import Row, configure, give_crawl, use_given
+from tests.quality.factories import Row, configure, give_crawl, use_given
 from vecap_tasks.core import stage as core_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import GateClosed
-from vecap_tasks.quality.gate import earlier_versions, jensen_shannon
+from vecap_tasks.errors import GateFailed
+from vecap_tasks.quality.gate import jensen_shannon, previous_versions
 from vecap_tasks.quality.report import report_page
 
 
@@ -74,7 +74,7 @@ def test_a_crawl_that_moved_warns_and_the_content_does_not_tell(tmp_path, caplog
 def test_a_stop_of_drift_leaves_no_version_and_names_what_moved(tmp_path):
     publish(configure(tmp_path), "2026-01-01", "first", USUAL)
     strict = configure(tmp_path, quality={"drift": {"languages": {"stop": 0.5}}})
-    with pytest.raises(GateClosed, match=r"refused: languages has moved by 1 .*de from 0\.0% .*change quality\.drift"):
+    with pytest.raises(GateFailed, match=r"refused: languages has moved by 1 .*de from 0\.0% .*change quality\.drift"):
         publish(strict, "2026-01-02", "second", OTHER)
     stage = core_stage.load_stage("quality", strict, Version("given", "2026-01-02", 1, ""))
     assert stage.manifest() is None
@@ -92,7 +92,7 @@ def test_later_intervals_and_unpublished_ones_are_not_compared_with(tmp_path):
     store.remove("given/2026-01-02/assemble/manifest.json")
 
     def names(count):
-        return [one.version for one in earlier_versions(store, Version("given", "2026-01-05", 1, ""), count)]
+        return [one.version for one in previous_versions(store, Version("given", "2026-01-05", 1, ""), count)]
 
     assert names(7) == ["2026-01-04", "2026-01-01"]
     assert names(1) == ["2026-01-04"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.quality.given import crawled, judge
+from tests.quality.factories import crawled, judge
 
 
 def reasons(captions, duplicates, **rules):
@@ -27,14 +27,14 @@ def test_of_near_copies_one_is_kept():
     found = [(1, 0, "near", None), (2, 0, "near", None), (4, 3, "near", None)]
     given = [None, CAPTION, CAPTION, None, None]
     near = ["near_duplicate"]
-    assert reasons(given, found, refuse_near_duplicates=True) == [near, [], near, [], near]
+    assert reasons(given, found, reject_near_duplicates=True) == [near, [], near, [], near]
 
 
 def test_a_picture_is_kept_once_whatever_row_stands_for_its_bytes():
     """Rows 0 and 2 have the same bytes, row 2 is kept for its AltText; rows 1 and 3 have nearly the same picture."""
     found = [(2, 0, "exact", None), (1, 0, "near", None), (3, 1, "exact", None)]
     given = [None, None, CAPTION, None]
-    assert reasons(given, found, refuse_near_duplicates=True) == [
+    assert reasons(given, found, reject_near_duplicates=True) == [
         ["duplicate_image"],
         ["near_duplicate"],
         [],
@@ -44,11 +44,11 @@ def test_a_picture_is_kept_once_whatever_row_stands_for_its_bytes():
 
 def test_a_row_that_another_rule_refuses_is_not_kept_for_others():
     found = [(1, 0, "near", None)]
-    verdicts = reasons(["photo", CAPTION], found, refuse_near_duplicates=True, require_alttext=True)
+    verdicts = reasons(["photo", CAPTION], found, reject_near_duplicates=True, require_alttext=True)
     assert verdicts == [["no_alttext", "near_duplicate"], []]
 
 
 @pytest.mark.parametrize("kind", ["exact", "near"])
 def test_what_an_earlier_version_has_is_refused_if_asked(kind):
     found = [(1, 7, kind, "2026-01-01"), (1, 0, "near", None)]
-    assert reasons([CAPTION] * 3, found, refuse_earlier_duplicates=True) == [[], ["earlier_duplicate"], []]
+    assert reasons([CAPTION] * 3, found, reject_earlier_duplicates=True) == [[], ["earlier_duplicate"], []]

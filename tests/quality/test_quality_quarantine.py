@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from tests.quality.given import INTERVAL, Given, Row, configure, give_crawl, use_given
+from tests.quality.factories import INTERVAL, Given, Row, configure, give_crawl, use_given
 from vecap_tasks.cli import __main__ as cli
 from vecap_tasks.core import stage as core_stage
 from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.releases import count_releases, read_releases
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
-from vecap_tasks.errors import DamagedError, GateClosed, VecapError
+from vecap_tasks.errors import CorruptError, GateFailed, VecapError
 from vecap_tasks.quality.quarantine import list_reasons, list_rows, release, withdraw
 
 ROWS = [
@@ -54,7 +54,7 @@ def judged(config):
 def test_reasons_are_counted_and_rows_show_what_a_person_needs(config):
     store, version, manifest = judged(config)
     found = {one.reason: one for one in list_reasons(store, version)}
-    assert {name: (one.rows, one.alone) for name, one in found.items()} == {
+    assert {name: (one.rows, one.only_reason) for name, one in found.items()} == {
         "flat": (2, 1),
         "too_small": (2, 1),
         "aspect": (1, 0),
@@ -123,7 +123,7 @@ def test_a_refused_version_has_a_quarantine_too(config):
     strict = config.model_copy(
         update={"quality": config.quality.model_validate({"gate": {"min_accepted_rows": 100}})}
     ).with_base(config.base)
-    with pytest.raises(GateClosed):
+    with pytest.raises(GateFailed):
         judged(strict)
     store = Store(config.resolve(config.root))
     version = open_version(strict, store, INTERVAL)
@@ -135,7 +135,7 @@ def test_a_lost_entry_is_named(config):
     name = release(store, version, uids=[WALL], note="why", by="ann")
     _, second, _ = judged(config)
     store.remove(name)
-    with pytest.raises(DamagedError, match="has 0 entries, and a version was made with 1"):
+    with pytest.raises(CorruptError, match="has 0 entries, and a version was made with 1"):
         load_stage("quality", config, second).manifest()
 
 

@@ -9,14 +9,14 @@ import duckdb
 import pyarrow as pa
 
 from tests.installation import REPOSITORY
-from tests.quality.given import crawled
+from tests.quality.factories import crawled
 from vecap_tasks.config import QualityConfig
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES
 from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES
 from vecap_tasks.quality.measures import measure
 from vecap_tasks.quality.report import Findings
 from vecap_tasks.quality.rules import REPEATED, ROW_REASONS
-from vecap_tasks.quality.verdicts import judge_rows
+from vecap_tasks.quality.verdicts import compute_verdicts
 
 
 def described(rows: list[dict], work: Path) -> dict[str, dict[str, str]]:
@@ -24,7 +24,7 @@ def described(rows: list[dict], work: Path) -> dict[str, dict[str, str]]:
     with duckdb.connect() as connection:
         connection.register("crawl", pa.Table.from_pylist(rows, schema=CRAWL))
         connection.register("duplicates", DUPLICATES.empty_table())
-        judge_rows(connection, QualityConfig(), work)
+        compute_verdicts(connection, QualityConfig(), work)
         page = Findings("2026-01-01", measure(connection), (), (), (), (), {}, (), ()).to_html()
     sections = (section.partition("</h2>") for section in page.split("<h2>")[1:])
     return {title: dict(re.findall(r"<td>(\w+)<br><small>(.*?)</small>", body)) for title, _, body in sections}

@@ -1,4 +1,4 @@
-"""The rules on AltTexts labelled by hand, on their own examples, and on texts that a generator makes up."""
+"""The rules on AltTexts labeled by hand, on their own examples, and on texts that a generator makes up."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.quality.given import crawled, judge
+from tests.quality.factories import crawled, judge
 from vecap_tasks.config import RowRules
 from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES
 from vecap_tasks.quality.rules import REPEATED, ROW_REASONS
@@ -20,7 +20,7 @@ def problems(texts: list[str | None], rules: RowRules | None = None) -> list[tup
     return [(row["alttext_problem"], row["alttext"]) for row in found]
 
 
-def labelled() -> list[tuple[str | None, str | None]]:
+def labeled() -> list[tuple[str | None, str | None]]:
     """Return (label, text) of the hand-made list; the label is None where there is no problem."""
     lines = Path(__file__).with_name("alttexts.tsv").read_text(encoding="utf-8").splitlines()
     pairs = [line.split("\t", 1) for line in lines if line and not line.startswith("#")]
@@ -33,7 +33,7 @@ SHOWN = [rule.name for rule in ALTTEXT_RULES if rule.name not in ("too_long", "l
 
 @pytest.fixture(scope="module")
 def told() -> list[tuple[str | None, str | None, str | None]]:
-    pairs = labelled()
+    pairs = labeled()
     found = problems([text for _, text in pairs])
     return [(label, problem, text) for (label, text), (problem, _) in zip(pairs, found, strict=True)]
 
@@ -127,7 +127,7 @@ def test_language_is_judged_by_script_and_only_if_asked():
 def test_every_rule_has_a_name_of_its_own_and_says_what_it_does():
     rules = [*ALTTEXT_RULES, REPEATED, *ROW_REASONS]
     assert len({rule.name for rule in rules}) == len(rules)
-    assert all(rule.says for rule in rules)
+    assert all(rule.description for rule in rules)
 
 
 # DuckDB takes no NUL in a string that comes out of a web page's parser either.

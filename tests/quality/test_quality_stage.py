@@ -10,10 +10,10 @@ from hashlib import sha256
 import pyarrow.parquet as pq
 import pytest
 
-from tests.core.given import flip_bit
-from tests.quality.given import Row, configure, give_crawl, run, stage, use_given
+from tests.core.factories import flip_bit
+from tests.quality.factories import Row, configure, give_crawl, run, stage, use_given
 from vecap_tasks.core.schemas import VERDICTS
-from vecap_tasks.errors import DamagedError, GateClosed, VecapError, one_line
+from vecap_tasks.errors import CorruptError, GateFailed, VecapError, format_error
 
 FAILED = Row(status="failed_to_download", error_message="http_404")
 BROKEN = Row(status="failed_to_resize", error_message="not_an_image: cannot identify")
@@ -107,9 +107,9 @@ def test_a_crawl_without_a_usable_row_is_refused_with_the_reasons_counted(tmp_pa
     config = configure(tmp_path)
     give_crawl(tmp_path, [FAILED] * 30 + [BROKEN] * 10)
     run("crawl", config)
-    with pytest.raises(GateClosed) as refused:
+    with pytest.raises(GateFailed) as refused:
         run("quality", config)
-    message = one_line(refused.value)
+    message = format_error(refused.value)
     quality = stage("quality", config)
     report = f"{quality.folder}/report/index.html"
     assert message == str(refused.value)
@@ -124,7 +124,7 @@ def test_a_crawl_without_a_usable_row_is_refused_with_the_reasons_counted(tmp_pa
     assert quality.store.exists(f"{quality.folder}/report/data_docs/index.html")
     with pytest.raises(VecapError, match="has no quality yet"):
         stage("assemble", config).plan()
-    with pytest.raises(GateClosed):  # trying again cannot help
+    with pytest.raises(GateFailed):  # trying again cannot help
         run("quality", config)
 
 
@@ -132,7 +132,7 @@ def test_a_crawl_that_names_no_image_is_refused(tmp_path):
     config = configure(tmp_path)
     give_crawl(tmp_path, [])
     run("crawl", config)
-    with pytest.raises(GateClosed, match=r"rows is 0, at least 1 is asked .*; it names no image; look at"):
+    with pytest.raises(GateFailed, match=r"rows is 0, at least 1 is asked .*; it names no image; look at"):
         run("quality", config)
 
 
@@ -147,7 +147,7 @@ def test_a_crawl_that_names_no_image_is_refused(tmp_path):
 )
 def test_each_limit_closes_the_gate(tmp_path, gate, told):
     rows = [*(Row(image=n) for n in (1, 2, 3, 4, 5, 6, 6, 6)), FAILED, FAILED]
-    with pytest.raises(GateClosed) as refused:
+    with pytest.raises(GateFailed) as refused:
         judged(tmp_path, rows, quality={"gate": gate})
     assert told in str(refused.value)
     verdicts, _ = judged_again(tmp_path, quality={"gate": {}})
@@ -229,6 +229,6 @@ def test_a_crawl_with_one_changed_bit_is_not_judged(tmp_path, name):
     run("crawl", config)
     quality = stage("quality", config)
     flip_bit(quality.store, f"{quality.version.folder}/crawl/{name}")
-    with pytest.raises(DamagedError, match=rf"crawl/{name} was changed: .*; restore it, or delete"):
+    with pytest.raises(CorruptError, match=rf"crawl/{name} was changed: .*; restore it, or delete"):
         run("quality", config)
     assert quality.manifest() is None

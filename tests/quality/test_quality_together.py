@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from tests.quality.given import crawled, judge
+from tests.quality.factories import crawled, judge
 from vecap_tasks.config import QualityConfig
 from vecap_tasks.core.releases import Released
 from vecap_tasks.core.schemas import SCORES
@@ -26,7 +26,7 @@ def reasons(found):
 def test_a_flat_picture_is_refused_unless_that_is_off():
     rows = crawled(captions(2), phash=["0123456789abcdef", None])
     assert reasons(judge(rows)) == [[], ["flat"]]
-    assert reasons(judge(rows, rows={"refuse_flat": False})) == [[], []]
+    assert reasons(judge(rows, rows={"reject_flat": False})) == [[], []]
 
 
 def test_an_opt_out_is_counted_as_such():

@@ -39,7 +39,7 @@ from vecap_tasks.core.schemas import CRAWL, VERDICTS
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
-from vecap_tasks.rewrite.accepted_rows import Row, Seen
+from vecap_tasks.rewrite.accepted_rows import ImageInput, Row
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.vlm import Vlm
 
@@ -273,9 +273,11 @@ def save_models() -> tuple[Callable[..., Path], Callable[..., Path]]:
 
 
 @pytest.fixture(scope="session")
-def seen() -> Callable[[int | None], Seen]:
+def seen() -> Callable[[int | None], ImageInput]:
     """Give the row and the picture of a number; None is a file that is no picture."""
-    return lambda number: Seen(Row(f"{number}", "", f"{number}", None, ""), None if number is None else picture(number))
+    return lambda number: ImageInput(
+        Row(f"{number}", "", f"{number}", None, ""), None if number is None else picture(number)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -295,9 +297,9 @@ def image_template() -> str:
 
 
 @pytest.fixture(scope="session")
-def jpeg_of() -> Callable[[Row, int], Seen]:
+def jpeg_of() -> Callable[[Row, int], ImageInput]:
     """Give a row with the picture of a number and its stored bytes."""
-    return lambda row, number: Seen(row, picture(number), jpeg(number))
+    return lambda row, number: ImageInput(row, picture(number), jpeg(number))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw, Written
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY, GeneratedText, Sampling
 from vecap_tasks.rewrite.openai_models import ServedLlm
 from vecap_tasks.rewrite.prompt import load_prompt
 
@@ -120,11 +120,16 @@ class Server:
 def settings(*urls: str, **server: Any) -> ModelConfig:
     """Return the settings of a model served at *urls*; the rest goes to its `server`, or to the model itself."""
     more = {key: server.pop(key) for key in ("max_new_tokens", "model") if key in server}
-    values = {"backend": "openai", "model": "tiny", "prompt": "fuse", "server": {"urls": urls, "tries": 3} | server}
+    values = {
+        "backend": "openai",
+        "model": "tiny",
+        "prompt": "fuse",
+        "server": {"urls": urls, "max_attempts": 3} | server,
+    }
     return ModelConfig.model_validate(values | more)
 
 
-def fuse(model: ModelConfig, count: int = 1, draw: Draw = GREEDY) -> list[Written]:
+def fuse(model: ModelConfig, count: int = 1, draw: Sampling = GREEDY) -> list[GeneratedText]:
     """Have *model* fuse *count* pairs."""
     pairs = [(f"Name {number}", f"thing {number}") for number in range(count)]
     return ServedLlm(model, load_prompt("fuse"), 512).fuse([(pair, draw) for pair in pairs])

@@ -10,25 +10,25 @@ from tests.rewrite import architectures
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import find_checkpoint
 from vecap_tasks.errors import VecapError
-from vecap_tasks.rewrite.accepted_rows import Row, Seen
-from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw
+from vecap_tasks.rewrite.accepted_rows import ImageInput, Row
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Sampling
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.prompt import load_prompt
 
 SOME = (0, 3, 7, 16, 18)
 
 
-def draws(count: int) -> list[Draw]:
+def draws(count: int) -> list[Sampling]:
     """Greedy ones and sampled ones by turns."""
-    return [GREEDY if number % 3 == 0 else Draw(0, 1.0, 1000 + number) for number in range(count)]
+    return [GREEDY if number % 3 == 0 else Sampling(0, 1.0, 1000 + number) for number in range(count)]
 
 
-def shaped(seen: Callable[[int], Seen], number: int) -> Seen:
+def shaped(seen: Callable[[int], ImageInput], number: int) -> ImageInput:
     """A picture of one of five shapes, by which some models take more tokens of it than of others."""
     width = 40 + 37 * (number % 5)
     image = seen(number).image
     assert image is not None
-    return Seen(Row(str(number), "", str(number), None, ""), image.resize((width, 200 - width)))
+    return ImageInput(Row(str(number), "", str(number), None, ""), image.resize((width, 200 - width)))
 
 
 def settings(folder: Path, prompt: str, **more) -> ModelConfig:
@@ -107,12 +107,12 @@ def test_a_row_that_memory_does_not_hold_is_told(vlm, seen) -> None:
 
 
 def test_what_is_drawn_has_the_shares_that_the_scores_give_it() -> None:
-    from vecap_tasks.rewrite.backends.gumbel_sampler import Drawn
+    from vecap_tasks.rewrite.backends.gumbel_sampler import GumbelSampler
 
     shares = torch.tensor([0.5, 0.3, 0.15, 0.05])
     rows = 20_000
     for temperature in (1.0, 0.5):
-        process = Drawn([Draw(0, temperature, seed) for seed in range(rows)], torch.device("cpu"))
+        process = GumbelSampler([Sampling(0, temperature, seed) for seed in range(rows)], torch.device("cpu"))
         for _ in range(2):  # steps
             drawn = process(torch.zeros((rows, 1), dtype=torch.int64), shares.log().repeat(rows, 1)).argmax(1)
             wanted = torch.softmax(shares.log() / temperature, 0)
@@ -120,14 +120,14 @@ def test_what_is_drawn_has_the_shares_that_the_scores_give_it() -> None:
 
 
 def test_draws_differ_by_seed_and_step_and_by_nothing_else() -> None:
-    from vecap_tasks.rewrite.backends.gumbel_sampler import Drawn
+    from vecap_tasks.rewrite.backends.gumbel_sampler import GumbelSampler
 
     scores = torch.zeros((3, 1000))
-    process = Drawn([Draw(0, 1.0, 7), Draw(0, 1.0, 8), Draw(0, 1.0, 7)], torch.device("cpu"))
+    process = GumbelSampler([Sampling(0, 1.0, 7), Sampling(0, 1.0, 8), Sampling(0, 1.0, 7)], torch.device("cpu"))
     first, second = process(None, scores), process(None, scores)
     assert torch.equal(first[0], first[2])
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0], second[0])
     assert torch.isfinite(first).all()
-    alone = Drawn([Draw(0, 1.0, 7)], torch.device("cpu"))
+    alone = GumbelSampler([Sampling(0, 1.0, 7)], torch.device("cpu"))
     assert torch.equal(alone(None, scores[:1])[0], first[0])

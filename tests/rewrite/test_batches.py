@@ -4,7 +4,7 @@ import pytest
 
 from tests.rewrite.server import Server
 from vecap_tasks.core.manifest import Manifest
-from vecap_tasks.core.worker_deaths import tried
+from vecap_tasks.core.worker_deaths import record_attempt
 from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.rewrite.batches import Refusals
 from vecap_tasks.rewrite.stage import Rewrite
@@ -54,7 +54,7 @@ def test_a_try_that_another_overtook_leaves_nothing(place, rows) -> None:
         return next(left)  # so it keeps another batch before it knows
 
     slow.wanted = overtaken
-    with pytest.raises(VecapError, match="nobody waits for it"), tried(slow, "00000", "run"):
+    with pytest.raises(VecapError, match="nobody waits for it"), record_attempt(slow, "00000", "run"):
         slow.run("00000")
     assert slow.store.folders(f"{slow.folder}/_shards") == []
 
@@ -69,7 +69,7 @@ def test_a_store_that_is_lost_does_not_hide_what_failed_first(place, rows, monke
         monkeypatch.setattr(stage.store, "remove", lost)
         raise VecapError("the first failure")
 
-    with pytest.raises(VecapError, match="the first failure"), tried(stage, "00000", "run"):
+    with pytest.raises(VecapError, match="the first failure"), record_attempt(stage, "00000", "run"):
         fail()
     assert "rewrite 00000: what it left cannot be looked after: OSError: no route to the store" in caplog.text
 

@@ -15,9 +15,9 @@ from aiohttp import web
 from tests.rewrite.server import CANARY, Asked, Server, completion, echo, error, fuse, refusing, settings
 from vecap_tasks.config import ModelConfig, load_config
 from vecap_tasks.errors import ConfigError, VecapError
-from vecap_tasks.rewrite.accepted_rows import Row, Seen
+from vecap_tasks.rewrite.accepted_rows import ImageInput, Row
 from vecap_tasks.rewrite.backends import openai_client
-from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Sampling
 from vecap_tasks.rewrite.openai_models import ServedLlm, ServedVlm, describe_server
 from vecap_tasks.rewrite.prompt import load_prompt
 
@@ -36,7 +36,11 @@ def test_answers_come_in_order_with_what_they_took() -> None:
 
 def test_a_sampled_text_is_asked_for_with_its_seed_and_more_fields_of_the_body() -> None:
     with Server() as server:
-        fuse(settings(server.url, body={"chat_template_kwargs": {"enable_thinking": False}}), 1, Draw(1, 0.7, 1 << 62))
+        fuse(
+            settings(server.url, body={"chat_template_kwargs": {"enable_thinking": False}}),
+            1,
+            Sampling(1, 0.7, 1 << 62),
+        )
     body = server.asked[0].body
     assert (body["temperature"], body["seed"]) == (0.7, 0)
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
@@ -46,7 +50,7 @@ def test_a_picture_travels_as_its_stored_bytes(jpeg_of) -> None:
     with Server() as server:
         vlm = ServedVlm(settings(server.url), load_prompt("describe"))
         row = Row("a", "", "a", None, "")
-        texts = vlm.describe(iter([(jpeg_of(row, 3), GREEDY), (Seen(row, None, b"no picture"), GREEDY)]))
+        texts = vlm.describe(iter([(jpeg_of(row, 3), GREEDY), (ImageInput(row, None, b"no picture"), GREEDY)]))
     assert [text.problem for text in texts] == [None, "unreadable_image"]
     image, words = server.asked[0].body["messages"][0]["content"]
     head, data = image["image_url"]["url"].split(",")
@@ -103,7 +107,7 @@ def test_a_server_that_asks_for_less_gets_less_and_answers_all() -> None:
         return await echo(asked)
 
     with Server(answer) as server:
-        texts = fuse(settings(server.url, requests=64, tries=8), 150)
+        texts = fuse(settings(server.url, requests=64, max_attempts=8), 150)
     assert [text.problem for text in texts] == [None] * 150
     assert len(server.asked) - 150 < 75  # it is not hammered
 
@@ -129,7 +133,7 @@ def test_a_slow_server_is_asked_less_at_once() -> None:
         return await echo(asked)
 
     with Server(answer) as server:
-        fuse(settings(server.url, requests=64, slow=0.05), 25)
+        fuse(settings(server.url, requests=64, latency_threshold=0.05), 25)
     assert server.most <= 8
 
 
@@ -170,7 +174,7 @@ def test_a_fault_that_stays_is_told_in_one_line(fault: str) -> None:
         Server(answer) as server,
         pytest.raises(VecapError, match=rf"model tiny at {server.url}: {message}, in the last of 2 tries; see") as told,
     ):
-        fuse(settings(server.url, tries=2, deadline=0.3), 3)
+        fuse(settings(server.url, max_attempts=2, deadline=0.3), 3)
     assert "\n" not in str(told.value)
     assert len(server.asked) <= 6 + 1  # and a test request
 
@@ -192,7 +196,7 @@ def test_a_request_that_alone_fails_does_not_hold_up_the_others() -> None:
         return await (_status_500 if "thing 2" in asked.text else echo)(asked)
 
     with Server(answer) as server:
-        texts = fuse(settings(server.url, tries=2, requests=2), 8)
+        texts = fuse(settings(server.url, max_attempts=2, requests=2), 8)
     assert [text.problem for text in texts] == [None, None, "server_failed", *[None] * 5]
 
 
@@ -216,7 +220,7 @@ def test_no_server_is_told_in_one_line() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(VecapError, match=rf"model tiny at http://127.0.0.1:{port}/v1: ClientConnectorError") as told:
-        fuse(settings(f"http://127.0.0.1:{port}/v1", tries=2), 3)
+        fuse(settings(f"http://127.0.0.1:{port}/v1", max_attempts=2), 3)
     assert "\n" not in str(told.value)
 
 
@@ -309,7 +313,7 @@ def test_a_served_vlm_is_tested_with_a_picture_that_is_well(jpeg_of) -> None:
 def test_a_row_that_always_fails_is_no_fault_of_the_server_though_it_comes_alone() -> None:
     """As in the next try of a shard whose other rows are done."""
     with Server(refusing({"thing 0": (500, {"error": {"message": "oops"}})})) as server:
-        assert [text.problem for text in fuse(settings(server.url, tries=1))] == ["server_failed"]
+        assert [text.problem for text in fuse(settings(server.url, max_attempts=1))] == ["server_failed"]
 
 
 def test_a_server_is_tested_by_itself_where_several_answer() -> None:
@@ -353,7 +357,7 @@ def test_max_completion_tokens_is_sent_from_then_on_where_the_server_wants_it() 
         return await echo(asked)
 
     with Server(answer) as server:
-        model = settings(server.url, requests=1, tries=1, max_new_tokens=7)
+        model = settings(server.url, requests=1, max_attempts=1, max_new_tokens=7)
         assert [text.problem for text in [*fuse(model, 3), *fuse(model, 2)]] == [None] * 5
     assert [asked.body.get("max_completion_tokens") for asked in server.asked] == [None, *[7] * 5]
 
@@ -371,7 +375,7 @@ def test_the_key_reaches_the_server_and_nobody_else(status: int, monkeypatch, ca
         return await echo(asked) if status == 200 else error(status, f"{key} is no good", **{"X-Key": key})
 
     with caplog.at_level(logging.DEBUG), Server(answer) as server:
-        model = settings(server.url, tries=2, api_key_env="VECAP_TEST_KEY")
+        model = settings(server.url, max_attempts=2, api_key_env="VECAP_TEST_KEY")
         if status == 200:
             fuse(model)
         else:
@@ -407,7 +411,7 @@ def test_settings_that_contradict_each_other_are_told() -> None:
     for values, message in (
         ({"backend": "openai"}, "give both or neither"),
         ({"server": {"urls": ["http://a.example"]}}, "give both or neither"),
-        ({"variants": 2}, "raise the temperature"),
+        ({"num_captions": 2}, "raise the temperature"),
     ):
         with pytest.raises(ValueError, match=message):
             ModelConfig.model_validate({"model": "m", "prompt": "fuse"} | values)

@@ -9,10 +9,10 @@ import pytest
 from distributed import Client, LocalCluster
 from distributed.security import Security
 
-from benchmarks.stand_in import StandIn
+from benchmarks.fakes import StandIn
 from tests.rewrite.certificates import Authority
 from tests.rewrite.conftest import two_workers
-from tests.rewrite.stand_in import Deadly, Laborious
+from tests.rewrite.fakes import Deadly, Laborious
 from vecap_tasks.config import Config
 from vecap_tasks.core import executor
 from vecap_tasks.core.dask_cluster import connect, slots
@@ -144,7 +144,7 @@ def test_a_shard_that_kills_three_workers_is_set_aside_and_the_rest_is_done(plac
         run_shards(deadly, deadly.plan())
     assert "\n" not in str(told.value)
     assert deadly.plan() == ["00003"]
-    marks = deadly.store.files(deadly.aside("00003"))
+    marks = deadly.store.files(deadly.scratch_dir("00003"))
     assert len(marks) == 3  # the fourth worker was spared
     healed = stage(StandIn, deadly.config)  # as with more memory: the same command tries it again
     run_shards(healed, healed.plan())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vecap_tasks.rewrite.backends.transformers import OneDnnLinear, make_ready
+from vecap_tasks.rewrite.backends.transformers import OneDnnLinear, set_up_torch
 
 FAULTS = """
 import resource, sys, torch
@@ -38,7 +38,7 @@ def layer() -> nn.Linear:
 def test_a_layer_gives_what_torch_gives_for_inputs_of_any_shape(layer, shape) -> None:
     inputs = torch.randn(shape)
     wanted = functional.linear(inputs, layer.weight, layer.bias)
-    make_ready(layer)
+    set_up_torch(layer)
     assert isinstance(layer, OneDnnLinear)
     torch.testing.assert_close(layer(inputs), wanted)
     turned = torch.randn(192, 9).T
@@ -47,7 +47,7 @@ def test_a_layer_gives_what_torch_gives_for_inputs_of_any_shape(layer, shape) ->
 
 @torch.inference_mode()
 def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(layer) -> None:
-    make_ready(layer)
+    set_up_torch(layer)
     inputs = torch.randn(640, 192)
     together = layer(inputs)
     for rows in (16, 32, 48, 64, 101, 512):
@@ -60,7 +60,7 @@ def test_only_plain_layers_in_single_precision_are_changed() -> None:
 
     model = nn.Sequential(nn.Linear(8, 8), Other(8, 8), nn.Linear(8, 8).bfloat16(), nn.LayerNorm(8))
     names = list(model.state_dict())
-    make_ready(model)
+    set_up_torch(model)
     assert [type(part) for part in model] == [OneDnnLinear, Other, nn.Linear, nn.LayerNorm]
     assert list(model.state_dict()) == names
     half = torch.ones(2, 8).bfloat16()

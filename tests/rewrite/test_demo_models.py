@@ -12,7 +12,7 @@ from tools.demo_models.llm import FUSE_PROMPT
 from tools.demo_models.measure import as_crawled, held_out
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.models import find_checkpoint
-from vecap_tasks.rewrite.accepted_rows import Row, Seen
+from vecap_tasks.rewrite.accepted_rows import ImageInput, Row
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.prompt import load_prompt
@@ -41,9 +41,9 @@ def llm(config: Config) -> Llm:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Seen]:
+def pictures() -> list[ImageInput]:
     drawn = [as_crawled(scene) for scene in held_out(70, 5)]
-    return [Seen(Row(str(number), "", str(number), None, ""), picture) for number, picture in enumerate(drawn)]
+    return [ImageInput(Row(str(number), "", str(number), None, ""), picture) for number, picture in enumerate(drawn)]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_demos_models_are_asked_what_they_were_trained_to_answer(config: Con
     assert load_prompt(config.rewrite.llm.prompt).text == FUSE_PROMPT
 
 
-def test_a_picture_gets_the_same_vec_alone_and_in_a_batch(vlm: Vlm, pictures: list[Seen]) -> None:
+def test_a_picture_gets_the_same_vec_alone_and_in_a_batch(vlm: Vlm, pictures: list[ImageInput]) -> None:
     together = vlm.describe((picture, GREEDY) for picture in pictures)
     for number in (0, 31, 63, 64, 69):
         assert vlm.describe([(pictures[number], GREEDY)]) == [together[number]]
@@ -72,7 +72,7 @@ def test_a_pair_gets_the_same_vecap_alone_and_in_a_batch(llm: Llm, pairs: list[t
 
 
 def test_what_they_write_passes_screening(
-    vlm: Vlm, llm: Llm, pictures: list[Seen], pairs: list[tuple[str, str]]
+    vlm: Vlm, llm: Llm, pictures: list[ImageInput], pairs: list[tuple[str, str]]
 ) -> None:
     question = load_prompt("describe").text
     for text in vlm.describe((picture, GREEDY) for picture in pictures):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.rewrite.drill import Crew, count_texts
+from tests.rewrite.chaos import Crew, count_texts
 from vecap_tasks.core.verify import check_files
 from vecap_tasks.rewrite.stage import Rewrite
 

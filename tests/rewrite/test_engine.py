@@ -14,7 +14,7 @@ from tests.rewrite.conftest import two_workers
 from vecap_tasks.config import Config
 from vecap_tasks.core.dask_cluster import connect
 from vecap_tasks.core.executor import prepare, run_shards
-from vecap_tasks.core.manifest import Made
+from vecap_tasks.core.manifest import ShardOutput
 from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.rewrite.stage import Rewrite
 
@@ -81,7 +81,7 @@ class Unlucky(Rewrite):
 
     error: type[VecapError] = VecapError
 
-    def process(self, shard: str, work: Path) -> Made:
+    def process(self, shard: str, work: Path) -> ShardOutput:
         tries = tries_of(self.config, shard)
         if not tries.exists():
             tries.write_text("1")
@@ -119,7 +119,7 @@ def test_an_error_that_a_retry_cannot_help_is_not_tried_again(place, rows, clust
 class Mixed(Rewrite):
     """Fails for good in the first shard, and for now in the others."""
 
-    def process(self, shard: str, work: Path) -> Made:
+    def process(self, shard: str, work: Path) -> ShardOutput:
         raise PermanentError("for good") if shard == "00000" else VecapError("for now")
 
 

@@ -10,7 +10,7 @@ import torch
 from vecap_tasks.config import ModelConfig, ServerConfig
 from vecap_tasks.core.models import find_checkpoint
 from vecap_tasks.errors import VecapError
-from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Written
+from vecap_tasks.rewrite.backends.sampling_params import GREEDY, GeneratedText
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.vlm import Vlm
@@ -70,7 +70,7 @@ def test_a_pair_gets_the_same_caption_whatever_it_is_batched_with(place) -> None
 
 def test_a_text_says_how_many_tokens_it_took_and_whether_it_ended(place, seen) -> None:
     texts = vlm_of(place, max_new_tokens=7).describe((seen(number), GREEDY) for number in range(16))
-    assert all(isinstance(text, Written) and 1 <= text.tokens <= 7 for text in texts)
+    assert all(isinstance(text, GeneratedText) and 1 <= text.tokens <= 7 for text in texts)
     assert any(not text.ended and text.tokens == 7 for text in texts)
     assert {text.prompt_tokens for text in texts} == {texts[0].prompt_tokens}
     assert texts[0].prompt_tokens > len(load_prompt("describe").text)  # a token a byte, and the picture's

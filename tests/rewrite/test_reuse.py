@@ -12,7 +12,7 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect
 from vecap_tasks.core.version import Version
 from vecap_tasks.rewrite.accepted_rows import Row
-from vecap_tasks.rewrite.reuse import Earlier, find_captions, finished_captions
+from vecap_tasks.rewrite.reuse import CaptionCache, find_captions, finished_captions
 from vecap_tasks.rewrite.stage import Rewrite
 
 
@@ -62,12 +62,12 @@ def test_a_shard_reads_the_files_that_have_its_images_and_no_others(tmp_path) ->
         pq.write_table(pa.table({"sha256": shas}), tmp_path / name)
     accepted = [hashlib.sha256(f"{number} 0".encode()).hexdigest() for number in (0, 2)]
     pq.write_table(pa.table({"sha256": accepted, "accepted": [True, False]}), tmp_path / "verdicts.parquet")
-    earlier = Earlier(store, names, store.query_path("verdicts.parquet"))
+    earlier = CaptionCache(store, names, store.query_path("verdicts.parquet"))
     row = [Row("", "", sha256, None, "") for sha256 in accepted]
     assert earlier.files_with(row[:1]) == ["0.parquet"]
     assert earlier.files_with(row[1:]) == []  # its row was refused
     assert earlier.files_with([]) == []
-    assert Earlier(store, (), store.query_path("verdicts.parquet")).files_with(row) == []
+    assert CaptionCache(store, (), store.query_path("verdicts.parquet")).files_with(row) == []
 
 
 def test_a_million_captions_are_looked_through_in_little_memory(tmp_path) -> None:
@@ -78,7 +78,7 @@ def test_a_million_captions_are_looked_through_in_little_memory(tmp_path) -> Non
             f"TO '{tmp_path}/captions.parquet'"
         )
     place = store.query_path("captions.parquet")
-    earlier = Earlier(store, ["captions.parquet"], place, memory_limit="150MB")
+    earlier = CaptionCache(store, ["captions.parquet"], place, memory_limit="150MB")
     wanted = [Row("", "", hashlib.sha256(b"999999").hexdigest(), None, "")]
     assert earlier.files_with(wanted) == ["captions.parquet"]
 

@@ -5,11 +5,11 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from tests.core.given import flip_bit
+from tests.core.factories import flip_bit
 from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.schemas import CAPTIONS
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.errors import CorruptError, VecapError
 from vecap_tasks.rewrite.caption_table import choose
 from vecap_tasks.rewrite.stage import Rewrite
 
@@ -172,7 +172,7 @@ def test_a_refused_text_is_written_once_more_with_another_seed_and_the_row_says_
 def varied(place, **more):
     def model(folder, prompt: str, variants: int):
         values = {"model": str(folder), "prompt": prompt, "max_new_tokens": 12, "batch_size": 16}
-        return values | {"variants": variants, "temperature": 0.9}
+        return values | {"num_captions": variants, "temperature": 0.9}
 
     return place.config(vlm=model(place.vlm, "describe", 3), llm=model(place.llm, "fuse", 2), **more)
 
@@ -259,7 +259,7 @@ def test_one_changed_bit_of_what_it_reads_is_named(place, crawl, name) -> None:
     version = place.lay_down(config, crawl)
     stage = Rewrite(config, version)
     flip_bit(stage.store, f"{version.folder}/{name}")
-    with pytest.raises(DamagedError, match=rf"{name} was changed: .*; restore it, or delete .* and run `vecap"):
+    with pytest.raises(CorruptError, match=rf"{name} was changed: .*; restore it, or delete .* and run `vecap"):
         run(config, version)
     assert stage.manifest() is None
     assert stage.receipts() == []

@@ -132,8 +132,8 @@ def test_an_alttext_without_a_vec_is_held_to_the_alttext_alone() -> None:
         ({"languages": ("ru",)}, "a cat on a mat", "language"),
         ({"languages": ("de", "en")}, "Ein Hund und eine Katze liegen auf der cat mat", None),
         ({"languages": ()}, "cat 猫坐在垫子上猫坐在垫子上 mat", None),
-        ({"off": ("url",)}, "a cat on a mat, www.example.com", None),
-        ({"off": ("preamble",)}, "Caption: a cat on a mat", None),
+        ({"disabled_rules": ("url",)}, "a cat on a mat, www.example.com", None),
+        ({"disabled_rules": ("preamble",)}, "Caption: a cat on a mat", None),
     ],
 )
 def test_thresholds_are_the_users(settings, text: str, problem: str | None) -> None:

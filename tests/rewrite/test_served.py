@@ -24,7 +24,7 @@ from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.models import find_checkpoint
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import PermanentError, VecapError
-from vecap_tasks.rewrite.accepted_rows import Row, Seen
+from vecap_tasks.rewrite.accepted_rows import ImageInput, Row
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY
 from vecap_tasks.rewrite.llm import Llm
 from vecap_tasks.rewrite.openai_models import ServedLlm, ServedVlm
@@ -37,7 +37,7 @@ from vecap_tasks.rewrite.vlm import Vlm
 
 def served(place, url: str, price: dict | None = None, **changes) -> Config:
     def model(prompt: str) -> dict:
-        server = {"urls": [url], "tries": 2, "api_key_env": "VECAP_TEST_KEY"} | changes
+        server = {"urls": [url], "max_attempts": 2, "api_key_env": "VECAP_TEST_KEY"} | changes
         values = {"backend": "openai", "model": "tiny", "prompt": prompt, "max_new_tokens": 12}
         return values | {"server": server, "price": price or {}}
 
@@ -139,11 +139,11 @@ def test_a_shard_of_which_a_server_refuses_nearly_all_fails_and_goes_on_when_the
         with pytest.raises(
             PermanentError,
             match=r"rewrite 00000: vlm: the server refused 19 of 20 requests \(image_refused 19\), for example: 400 "
-            r"absolute aspect ratio .*; correct the server's limits .* or raise rewrite\.max_refused",
+            r"absolute aspect ratio .*; correct the server's limits .* or raise rewrite\.max_rejected",
         ):
             stage.run("00000")
         assert stage.plan() == ["00000"]
-        allowed = config.model_copy(update={"rewrite": config.rewrite.model_copy(update={"max_refused": 1.0})})
+        allowed = config.model_copy(update={"rewrite": config.rewrite.model_copy(update={"max_rejected": 1.0})})
         assert Rewrite(allowed, version).fingerprint == stage.fingerprint
         marks.clear()
         manifest, _ = run(config, version)
@@ -222,7 +222,7 @@ def test_a_served_vlm_says_what_the_same_model_says_in_process(demo: Config, add
         stream = io.BytesIO()
         as_crawled(scene).save(stream, "JPEG", quality=95)
         image = Image.open(stream).convert("RGB")
-        asked.append((Seen(Row(str(number), "", str(number), None, ""), image, stream.getvalue()), GREEDY))
+        asked.append((ImageInput(Row(str(number), "", str(number), None, ""), image, stream.getvalue()), GREEDY))
     prompt = load_prompt("describe")
     local = Vlm(find_checkpoint(demo, demo.rewrite.vlm.model), demo.rewrite.vlm, prompt).describe(asked)
     remote = ServedVlm(_served_demo(demo, "vlm", addresses["vlm"]), prompt).describe(iter(asked))

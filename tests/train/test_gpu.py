@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.train.given import Texts, configure, give_version, run
+from tests.train.factories import Texts, configure, give_version, run
 from tests.train.test_train_stage import digests, stopped_after
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.train.stage import SPEEDS
@@ -33,7 +33,9 @@ def test_told_to_end_it_goes_on_to_the_same_bytes(home, tmp_path_factory, monkey
     assert line["gpu_memory"] > 0
 
 
-@pytest.mark.parametrize("way", [{}, {"compile": True}, {"recompute": True}, {"micro_batch": 3}], ids=str)
+@pytest.mark.parametrize(
+    "way", [{}, {"compile": True}, {"activation_checkpointing": True}, {"micro_batch": 3}], ids=str
+)
 def test_half_precision_learns_as_float32_does(home, tmp_path_factory, monkeypatch, way):
     exact = configure(home, arms="[vecap]", epochs=4, device="cuda")
     wanted = losses(exact, give_version(exact, SAMPLES))

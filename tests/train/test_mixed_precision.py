@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.train.given import Texts, configure, give_version, run
+from tests.train.factories import Texts, configure, give_version, run
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import VecapError
 from vecap_tasks.train import trainer
 from vecap_tasks.train.data.tokenizer import load_tokenizer
-from vecap_tasks.train.mixed_precision import keep_half
+from vecap_tasks.train.mixed_precision import keep_half_precision
 from vecap_tasks.train.model import new_model
 
 STEP = 2**-8  # of bfloat16, relative
@@ -26,7 +26,7 @@ def layers():
         nn.init.normal_(part.weight, 1.0, 0.3)
         nn.init.normal_(part.bias)
     half = copy.deepcopy(exact)
-    keep_half(half)
+    keep_half_precision(half)
     return exact, half
 
 
@@ -56,7 +56,7 @@ def test_without_autocast_nothing_changes(layers):
 def test_the_residual_stream_of_both_towers_is_half(home):
     config = configure(home)
     model = new_model(config.train.model, load_tokenizer(config), 0)
-    keep_half(model)
+    keep_half_precision(model)
     seen = []
     for layer in (*model.vision_model.encoder.layers, *model.text_model.encoder.layers):
         layer.register_forward_hook(lambda layer, given, made: seen.append(made.dtype))

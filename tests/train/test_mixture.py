@@ -7,13 +7,13 @@ from collections import Counter
 
 import pytest
 
-from tests.train.given import Texts, configure, give_version, picture, run
+from tests.train.factories import Texts, configure, give_version, picture, run
 from tests.train.test_training_data import SHUFFLED, STREAMED, opened, taken
 from vecap_tasks.cli.__main__ import main
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import verify_version
-from vecap_tasks.errors import ConfigError, DamagedError, VecapError
+from vecap_tasks.errors import ConfigError, CorruptError, VecapError
 from vecap_tasks.train.data.mixture import Mixture, read_mixture
 from vecap_tasks.train.data.mixture_builder import check_mixture, open_mixture
 
@@ -118,7 +118,7 @@ def test_a_changed_record_is_damage(home):
     data = store.read("demo/mixtures/both.json")
     for changed in (data.replace(b'"weight": 1.0', b'"weight": 2.0', 1), data[:-30], data.replace(b"both", b"bath")):
         store.put("demo/mixtures/both.json", changed)
-        with pytest.raises(DamagedError, match=r"mixtures/both\.json (was changed|is no mixture)"):
+        with pytest.raises(CorruptError, match=r"mixtures/both\.json (was changed|is no mixture)"):
             read_mixture(store, "demo", "both")
 
 
@@ -149,7 +149,7 @@ def test_the_training_names_its_sources_and_a_change_of_one_is_found(home):
     assert manifest.config["mixture"] == mixture.digest
     assert manifest.counters["samples"] == 30
     assert manifest.fingerprint != load_stage("train", configure(home, arms="[vecap]"), version).fingerprint
-    assert not verify_version(Store(config.resolve(config.root)), version).damages
+    assert not verify_version(Store(config.resolve(config.root)), version).corruptions
     assert check_mixture(config, mixture) == []
     tar = home / "theirs" / "00000.tar"
     data = bytearray(tar.read_bytes())
@@ -158,10 +158,10 @@ def test_the_training_names_its_sources_and_a_change_of_one_is_found(home):
     [damage] = check_mixture(config, mixture)
     assert damage.path.endswith("theirs/00000.tar")
     assert damage.problem == "was changed since the mixture was recorded"
-    with pytest.raises(DamagedError, match=r"00000\.tar was changed: .*; restore .*theirs/00000\.tar, or record a mix"):
+    with pytest.raises(CorruptError, match=r"00000\.tar was changed: .*; restore .*theirs/00000\.tar, or record a mix"):
         load_stage("train", configure(home, mixture="both", epochs=3), version).plan()
     tar.unlink()
-    with pytest.raises(DamagedError, match=r"00000\.tar is missing or was changed"):
+    with pytest.raises(CorruptError, match=r"00000\.tar is missing or was changed"):
         opened(configure(home, mixture="both"), version, "vecap")
 
 
@@ -233,7 +233,7 @@ def test_tars_are_read_from_s3(home, s3_bucket, tmp_path, way):
     assert taken(opened(config, version, "vecap")) == local
     store.upload("dfn/00000.tar", tar_of(tmp_path / "made.tar", [foreign("000000001", "another")]))
     assert [damage.path for damage in check_mixture(config, mixture)] == [f"s3://{s3_bucket}/dfn/00000.tar"]
-    with pytest.raises(DamagedError, match=r"00000\.tar is missing or was changed"):
+    with pytest.raises(CorruptError, match=r"00000\.tar is missing or was changed"):
         opened(configure(home, mixture="s3", **way), version, "vecap")
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers import CLIPModel
 
 from tests.faults.disk import full_disk
-from tests.train.given import Texts, configure, give_version, run
+from tests.train.factories import Texts, configure, give_version, run
 from vecap_tasks.config import ClipConfig
 from vecap_tasks.core.preprocess import image_processor
 from vecap_tasks.core.stage import RECEIPTS, load_stage
@@ -135,7 +135,9 @@ def test_activations_that_are_computed_again_change_no_byte(home, settings):
     version = give_version(configure(home), SAMPLES)
     made = []
     for recompute in (False, True):
-        stage = load_stage("train", configure(home, arms="[vecap]", recompute=recompute, **settings), version)
+        stage = load_stage(
+            "train", configure(home, arms="[vecap]", activation_checkpointing=recompute, **settings), version
+        )
         stage.store.remove_folder(f"{stage.folder}/{RECEIPTS}")  # they share a fingerprint: it would be done already
         made.append(stage.run("vecap-0").files)
     assert "vecap-0/model.safetensors" in {entry.path for entry in made[0]}

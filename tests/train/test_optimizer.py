@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.train.given import configure
+from tests.train.factories import configure
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.loss import contrastive_loss
 from vecap_tasks.train.model import new_model

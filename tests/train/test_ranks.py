@@ -11,7 +11,7 @@ from itertools import takewhile
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.train.given import Texts, configure, give_version, run
+from tests.train.factories import Texts, configure, give_version, run
 from tests.train.test_train_stage import stopped_after
 from vecap_tasks.core.stage import load_stage
 
@@ -87,7 +87,7 @@ except VecapError as error:
 def test_processes_leave_with_who_started_them(home, number):
     """SIGTERM is passed on; a SIGKILL is noticed. Both ways they save first, and nothing stays running."""
     settings = {"epochs": 40_000, "checkpoint_steps": 1_000_000}  # so that none is saved because it is due
-    config = configure(home, arms="[vecap]", launch="{processes: 2, grace: 60}", **settings)
+    config = configure(home, arms="[vecap]", launch="{processes: 2, shutdown_timeout: 60}", **settings)
     stage = load_stage("train", config, give_version(config, SAMPLES))
     command = [sys.executable, "-c", LAUNCH, config.model_dump_json(), str(config.base)]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:

@@ -7,10 +7,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tests.train.given import configure
+from tests.train.factories import configure
 from vecap_tasks.errors import ConfigError
 from vecap_tasks.train.data.samples import draw
-from vecap_tasks.train.data.tokenizer import TokenisedTexts, clip_tokenizer, load_tokenizer
+from vecap_tasks.train.data.tokenizer import TokenizedTexts, clip_tokenizer, load_tokenizer
 
 UIDS = [f"{number:032x}" for number in range(20_000)]
 
@@ -42,7 +42,7 @@ def test_mixed_draws_between_alttext_and_the_variants():
 
 
 def test_texts_are_padded_to_the_longest_of_a_batch_and_cut_at_the_context(tokenizer):
-    texts = TokenisedTexts(tokenizer)
+    texts = TokenizedTexts(tokenizer)
     texts.add(["a cat", "word " * 500])
     texts.add(["a red cat and a dog"])
     assert texts.take(np.array([0])).tolist() == [tokenizer("a cat")["input_ids"]]
@@ -109,7 +109,7 @@ def test_padding_may_be_the_end_as_in_openai_s_tokenizer(home):
     """The end of the longest text must stay, and CLIP reads at the first end of the others."""
     config = configure(home).train.model
     made = clip_tokenizer(_wordlevel(bos_token="<s>", eos_token="<e>", pad_token="<e>"), config)
-    texts = TokenisedTexts(made)
+    texts = TokenizedTexts(made)
     texts.add(["a cat sat", "cat"])
     begin, end = made.bos_token_id, made.eos_token_id
     assert made.pad_token_id == end

@@ -15,17 +15,17 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from tests.core.given import flip_bit
-from tests.train.given import Texts, configure, give_version, picture, run
+from tests.core.factories import flip_bit
+from tests.train.factories import Texts, configure, give_version, picture, run
 from vecap_tasks.core.executor import run_shards
 from vecap_tasks.core.preprocess import veclip_values
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.tar import read_samples
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import ConfigError, DamagedError, VecapError
+from vecap_tasks.errors import ConfigError, CorruptError, VecapError
 from vecap_tasks.evaluate.features import Encoder
-from vecap_tasks.evaluate.sets.types import Picture
-from vecap_tasks.train.data.images import Normalise
+from vecap_tasks.evaluate.sets.types import ImageFile
+from vecap_tasks.train.data.images import Normalize
 from vecap_tasks.train.data.loader import open_training_data
 from vecap_tasks.train.data.mixture_builder import training_sources
 from vecap_tasks.train.trainer import learning_rate
@@ -59,7 +59,7 @@ def test_exported_folder_works_by_itself(config):
     data = open_training_data(config, version, "vecap", 0, tokenizer)
     batch = next(data.batches(0))
     assert len(batch.uids) == 8
-    seen = Normalise(0, 1.0, torch.device("cpu"))(torch.from_numpy(batch.pixels), batch.uids, 0)
+    seen = Normalize(0, 1.0, torch.device("cpu"))(torch.from_numpy(batch.pixels), batch.uids, 0)
     [source] = training_sources(config, version, "vecap")
     given = {}
     for shard in source.shards:
@@ -95,13 +95,13 @@ def test_the_ways_of_the_released_models_are_exported_and_evaluated(home, tmp_pa
     model = CLIPModel.from_pretrained(folder).eval()
     with torch.inference_mode():
         features = torch.nn.functional.normalize(model.get_image_features(pixel_values=exact).pooler_output, dim=-1)
-    assert torch.equal(Encoder(folder, "cpu", 8).images([Picture(file.name, file) for file in files]), features)
+    assert torch.equal(Encoder(folder, "cpu", 8).images([ImageFile(file.name, file) for file in files]), features)
     batch = next(open_training_data(config, version, "vecap", 0, tokenizer).batches(0))
     trained = dict(zip(batch.uids, batch.pixels, strict=True))
     for uid, pixels in trained.items():
         given = veclip_values([Image.open(io.BytesIO(picture(int(uid, 16))))], 32)[0]
-        seen = Normalise(0, 1.0, torch.device("cpu"))(torch.from_numpy(pixels[None]), [uid], 0)[0].numpy()
-        assert np.abs(seen - given).max() < 0.5 / 255 / 0.26 + 1e-5, "rounded to whole grey levels"
+        seen = Normalize(0, 1.0, torch.device("cpu"))(torch.from_numpy(pixels[None]), [uid], 0)[0].numpy()
+        assert np.abs(seen - given).max() < 0.5 / 255 / 0.26 + 1e-5, "rounded to whole gray levels"
 
 
 def test_the_same_run_has_the_same_bytes_and_another_seed_others(home, tmp_path_factory, monkeypatch):
@@ -281,12 +281,12 @@ def test_one_changed_bit_of_a_shard_is_named_before_training_and_after(config):
     stage = load_stage("train", config, version)
     name = f"{version.folder}/assemble/00001.tar"
     flip_bit(stage.store, name)
-    with pytest.raises(DamagedError, match=rf"{name} was changed: .*; restore it, or delete .*/assemble"):
+    with pytest.raises(CorruptError, match=rf"{name} was changed: .*; restore it, or delete .*/assemble"):
         stage.plan()
     flip_bit(stage.store, name)
     run_shards(stage, stage.plan())
     flip_bit(stage.store, name)
-    with pytest.raises(DamagedError, match=rf"{name} was changed"):
+    with pytest.raises(CorruptError, match=rf"{name} was changed"):
         stage.commit()
     assert stage.manifest() is None
     assert stage.receipts() == [], "what was trained on it is trained again"
@@ -297,7 +297,10 @@ def test_settings_that_change_the_model_change_the_fingerprint(home):
         return load_stage("train", configure(home, **train), NO_VERSION).fingerprint
 
     base = fingerprint()
-    assert fingerprint(checkpoint_steps=7, image_cache_bytes=0, launch="{processes: 8}", recompute=True) == base
+    assert (
+        fingerprint(checkpoint_steps=7, image_cache_bytes=0, launch="{processes: 8}", activation_checkpointing=True)
+        == base
+    )
     changes = [{"epochs": 3}, {"mixed_p": 0.4}, {"model__context": 16}, {"threads": 2}, {"seeds": "[1]"}]
     changes += [{"device": "cuda"}, {"precision": "bfloat16"}, {"micro_batch": 4}, {"compile": True}]
     changes += [{"deterministic": False}]

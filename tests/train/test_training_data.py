@@ -7,17 +7,17 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.conftest import REPOSITORY
-from tests.train.given import Texts, configure, give_version, picture
+from tests.train.factories import Texts, configure, give_version, picture
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import TarWriter
-from vecap_tasks.errors import ConfigError, DamagedError, VecapError
+from vecap_tasks.errors import ConfigError, CorruptError, VecapError
 from vecap_tasks.train.data.epoch import Part, epoch_order, parts, quota
 from vecap_tasks.train.data.loader import open_training_data
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 
 SHUFFLED = {"reading__stream_above": 2_000_000}
 PAD = AutoTokenizer.from_pretrained(REPOSITORY / "vecap_tasks" / "demo" / "models" / "llm").pad_token_id
-STREAMED = {"reading__stream_above": 0, "reading__lanes": 4, "reading__window": 6}
+STREAMED = {"reading__stream_above": 0, "reading__num_readers": 4, "reading__shuffle_buffer": 6}
 SAMPLES = [
     *(Texts(variants=2) for _ in range(26)),
     *(Texts(alttext="") for _ in range(9)),
@@ -92,7 +92,7 @@ def test_both_ways_show_a_sample_with_the_same_text_and_picture(home, tmp_path):
 
 def test_windows_mix_the_shards_of_a_lane(home):
     """With one lane and a window of a third of the set, samples move, and not only within their shard."""
-    config = configure(home, reading__stream_above=0, reading__lanes=1, reading__window=14, epochs=1)
+    config = configure(home, reading__stream_above=0, reading__num_readers=1, reading__shuffle_buffer=14, epochs=1)
     version = give_version(config, SAMPLES)
     uids = [int(row[0], 16) for _, batch in taken(opened(config, version, "vecap")) for row in batch]
     moved = np.abs(np.diff(uids))
@@ -106,12 +106,14 @@ def test_processes_that_cannot_share_a_batch_are_one_clear_line(home, way):
     with pytest.raises(ConfigError, match=r"8 samples of a batch \(train.batch_size\) cannot be shared among 3"):
         data.batches(0, 0, 3)
     if way is STREAMED:
-        with pytest.raises(ConfigError, match=r"4 lanes \(train.reading.lanes\) cannot be shared among 8 processes"):
+        with pytest.raises(
+            ConfigError, match=r"4 lanes \(train.reading.num_readers\) cannot be shared among 8 processes"
+        ):
             data.batches(0, 0, 8)
 
 
 def test_lanes_are_as_many_as_share_the_batch_evenly(home):
-    config = configure(home, reading__stream_above=0, reading__lanes=7, batch_size=12)
+    config = configure(home, reading__stream_above=0, reading__num_readers=7, batch_size=12)
     assert opened(config, give_version(config, SAMPLES)).lanes == 6
 
 
@@ -124,7 +126,7 @@ def test_an_image_of_our_own_that_cannot_be_read_is_damage(home, way):
     start = data.index(b"\xff\xd8\xff")
     data[start : start + 20] = bytes(20)
     store.put(name, bytes(data))
-    with pytest.raises(DamagedError, match=r"00001\.tar holds an image that cannot be read; run `vecap verify`"):
+    with pytest.raises(CorruptError, match=r"00001\.tar holds an image that cannot be read; run `vecap verify`"):
         taken(opened(config, version, "vecap"))
 
 
@@ -136,7 +138,7 @@ def test_a_table_that_says_more_than_its_tar_has_is_damage(home):
     with TarWriter(home / "short.tar") as tar:
         tar.write("0", {"jpg": picture(0), "json": b'{"uid": "0", "alttext": "a", "vecap": "b"}'})
     store.upload(f"{place}/00000.tar", home / "short.tar")
-    with pytest.raises(DamagedError, match=r"00000\.tar has \d+ samples less than were counted"):
+    with pytest.raises(CorruptError, match=r"00000\.tar has \d+ samples less than were counted"):
         taken(opened(config, version))
 
 
@@ -179,7 +181,7 @@ def test_epochs_go_round_a_source_without_leaving_one_behind():
     assert seen == {**dict.fromkeys(range(10), 2), 10: 5, 11: 5, 12: 5}
     order = epoch_order([10, 3], [25, 0], 7, 0)
     assert Counter(Counter(order.numbers.tolist()).values()) == {3: 5, 2: 5}
-    assert Counter(order.turns.tolist()) == {0: 10, 1: 10, 2: 5}
+    assert Counter(order.passes.tolist()) == {0: 10, 1: 10, 2: 5}
 
 
 def test_order_follows_seed_and_epoch():

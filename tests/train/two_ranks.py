@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from tests.train.given import configure
+from tests.train.factories import configure
 from vecap_tasks.config import TrainConfig
 from vecap_tasks.train.data.tokenizer import load_tokenizer
-from vecap_tasks.train.distributed import Ranks, joined
+from vecap_tasks.train.distributed import Ranks, join_process_group
 from vecap_tasks.train.loss import Objective
 from vecap_tasks.train.model import new_model
 from vecap_tasks.train.model_forward import Part, add_gradients, new_towers
@@ -25,7 +25,7 @@ def gradients(config: TrainConfig, tokenizer, ranks: Ranks, pixels, ids, size: i
     """Return the loss of the batch and the gradients of all that is learned, taken in parts of *size* samples."""
     model = new_model(config.model, tokenizer, 0)
     objective = Objective(config.loss, model.logit_scale, ranks)
-    objective.start_anew()
+    objective.reset_parameters()
     towers = new_towers(model, config, ranks)
     part = len(ids) // ranks.world
     own = slice(ranks.rank * part, (ranks.rank + 1) * part)
@@ -41,7 +41,7 @@ def gradients(config: TrainConfig, tokenizer, ranks: Ranks, pixels, ids, size: i
 def main() -> None:
     torch.set_num_threads(1)
     found = {}
-    with joined("cpu", 60) as ranks:
+    with join_process_group("cpu", 60) as ranks:
         alone = Ranks(ranks.device)
         for loss in ("contrastive", "sigmoid"):
             config = configure(Path(sys.argv[1]), loss=loss)

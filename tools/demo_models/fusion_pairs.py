@@ -14,7 +14,7 @@ from pydoc_data.topics import topics
 from vecap_tasks.demo.alttext import SHARES, AltText, Namer, Wording, write_alttext
 from vecap_tasks.demo.names import HEADS, ProperName, choose_name, coin, insert_name, is_set_aside
 from vecap_tasks.demo.scene import (
-    COLOURS,
+    COLORS,
     KINDS,
     OPPOSITE,
     PLURALS,
@@ -150,7 +150,7 @@ def _prose_alttext(scene: Scene, rng: random.Random, lines: tuple[str, ...]) -> 
         name = coined_name(rng.choice(scene.groups).kind, rng)
         return AltText(" ".join([*words[:place], name.text, *words[place:]]), "prose", (name,))
     if draw < 0.65:
-        words[place:place] = [rng.choice((_letters(rng), coin(rng), rng.choice(KINDS), rng.choice(COLOURS)))]
+        words[place:place] = [rng.choice((_letters(rng), coin(rng), rng.choice(KINDS), rng.choice(COLORS)))]
     return AltText(" ".join(words), "prose")
 
 
@@ -191,7 +191,7 @@ def _with_errors(scene: Scene, rng: random.Random) -> str:
     draw = rng.random()
     if draw < 0.4:
         place = rng.randrange(len(groups))
-        groups[place] = replace(groups[place], kind=rng.choice(KINDS), colour=rng.choice(COLOURS))
+        groups[place] = replace(groups[place], kind=rng.choice(KINDS), color=rng.choice(COLORS))
         return _say(groups, scene.relation, scene.ground)
     if draw < 0.7 and scene.relation is not None:
         return _say(groups[::-1], OPPOSITE[scene.relation], scene.ground)

@@ -36,7 +36,7 @@ class Figures:
 
     scenes: int
     object: float
-    colour: float
+    color: float
     count: float
     relation: float
     ground: float
@@ -97,7 +97,7 @@ def mark(scenes: Sequence[Scene], said: Sequence[str], seconds: float) -> Figure
     return Figures(
         scenes=len(scenes),
         object=groups("kind"),
-        colour=groups("colour"),
+        color=groups("color"),
         count=groups("count"),
         relation=share([found is not None and found.relation == scene.relation for scene, found in related]),
         ground=share([found is not None and found.ground == scene.ground for scene, found in pairs]),

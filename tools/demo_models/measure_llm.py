@@ -2,7 +2,7 @@
 
 Each set is drawn from scenes of the split `eval`. What is counted, per set:
 names kept      proper names of the AltText that fit the VeC and stand whole in the caption
-concepts kept   of the VeC's counts, colours, kinds, relation and ground, those that stand in the caption
+concepts kept   of the VeC's counts, colors, kinds, relation and ground, those that stand in the caption
 exact           captions that are word for word the caption wanted
 """
 
@@ -97,7 +97,7 @@ def _is_kept(name: ProperName, caption: str) -> bool:
 
 
 def _concepts(vec: str) -> list[str]:
-    """Count with its place, colour with its place, kind with its place, relation, ground."""
+    """Count with its place, color with its place, kind with its place, relation, ground."""
     scene = parse(vec)
     if scene is None:
         return []

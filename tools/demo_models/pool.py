@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vecap_tasks.demo.draw import draw, layout
-from vecap_tasks.demo.scene import COLOURS, GROUNDS, KINDS, OPPOSITE, RELATIONS, Scene, Split, sample_scene
+from vecap_tasks.demo.scene import COLORS, GROUNDS, KINDS, OPPOSITE, RELATIONS, Scene, Split, sample_scene
 
 SIDE: Final = 96
 PATCH: Final = 12
 GRID: Final = SIDE // PATCH
-# What is asked of each patch, and the number of answers: what covers it (the last answer: nothing), its colour,
+# What is asked of each patch, and the number of answers: what covers it (the last answer: nothing), its color,
 # the group it belongs to, that group's count, how that group stands to the other (the last: no other) and the ground.
 QUESTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("kind", len(KINDS) + 1),
-    ("colour", len(COLOURS)),
+    ("color", len(COLORS)),
     ("group", 2),
     ("count", 3),
     ("relation", len(RELATIONS) + 1),
     ("ground", len(GROUNDS)),
 )
 IGNORED: Final = -100
-# A patch within this share of an object's side from its centre shows the object; beyond the second it does not;
+# A patch within this share of an object's side from its center shows the object; beyond the second it does not;
 # between the two it is not asked.
 _INSIDE, _OUTSIDE = 0.36, 0.56
 _CHUNK: Final = 500
@@ -82,17 +82,17 @@ def through_jpeg(picture: Image.Image, quality: int) -> Image.Image:
 
 def answer(scene: Scene) -> NDArray[np.int8]:
     """The right answers for each patch, int8 (questions, patches), `IGNORED` where there is none."""
-    centres = (np.arange(GRID) + 0.5) / GRID
+    centers = (np.arange(GRID) + 0.5) / GRID
     answers = np.full((len(QUESTIONS), GRID, GRID), IGNORED, np.int8)
     answers[0] = len(KINDS)
     answers[-1] = GROUNDS.index(scene.ground)
     for place in layout(scene):
         group = scene.groups[place.group]
-        distance = np.maximum(abs(centres[None, :] - place.x), abs(centres[:, None] - place.y)) / place.side
+        distance = np.maximum(abs(centers[None, :] - place.x), abs(centers[:, None] - place.y)) / place.side
         answers[0][(distance < _OUTSIDE) & (answers[0] == len(KINDS))] = IGNORED
         values = (
             KINDS.index(group.kind),
-            COLOURS.index(group.colour),
+            COLORS.index(group.color),
             place.group,
             group.count - 1,
             _relation(scene, place.group),

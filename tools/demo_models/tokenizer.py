@@ -7,7 +7,7 @@ from typing import Final
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vecap_tasks.demo.scene import COLOURS, GROUNDS, KINDS, NUMBERS, PLURALS, RELATIONS
+from vecap_tasks.demo.scene import COLORS, GROUNDS, KINDS, NUMBERS, PLURALS, RELATIONS
 
 PAD, BEGIN, END, IMAGE = "<pad>", "<s>", "</s>", "<image>"
 VOCABULARY: Final = 768
@@ -27,7 +27,7 @@ def train_tokenizer(prompts: Iterable[str]) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    phrases = (*COLOURS, *KINDS, *PLURALS.values(), *NUMBERS, *RELATIONS, *GROUNDS, "a", "an")
+    phrases = (*COLORS, *KINDS, *PLURALS.values(), *NUMBERS, *RELATIONS, *GROUNDS, "a", "an")
     words = [f" {word}" for phrase in phrases for word in phrase.split()]
     backend.train_from_iterator(chain(words * _EMPHASIS, prompts, ["USER: ASSISTANT:"] * _EMPHASIS), trainer)
     return PreTrainedTokenizerFast(

@@ -58,7 +58,7 @@ class Schedule:
 
 
 def new_processor() -> LlavaProcessor:
-    """Tokenizer, chat template and image preprocessing: short side to 96 pixels, centre, values to -1..1."""
+    """Tokenizer, chat template and image preprocessing: short side to 96 pixels, center, values to -1..1."""
     tokenizer = train_tokenizer(PROMPTS)
     images = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE},

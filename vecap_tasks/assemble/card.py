@@ -30,8 +30,8 @@ _LINES = 3  # of a text
 _SHEET_TEXTS = (("alttext", "AltText", "#8a5a00"), ("vec", "VeC", "#1f5fa8"), ("vecap", "VeCap", "#1b7837"))
 _REWRITTEN = ("alttext_rewritten", "Rewritten", "#7b3294")  # where a version has it
 _TALLER = 1.3  # times, for that one more text
-# Identifiers that Hugging Face knows; any other licence is `other` with its name.
-_LICENCES = frozenset(
+# Identifiers that Hugging Face knows; any other license is `other` with its name.
+_LICENSES = frozenset(
     {"apache-2.0", "mit", "unknown", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
 )
 _ORIGINS = {
@@ -48,7 +48,7 @@ _TEXTS = {
 
 
 def write_sheet(store: Store, tar: str, path: Path) -> None:
-    """Draw the first samples of the training shard *tar* into the PNG *path*. Raises DamagedError for a broken tar."""
+    """Draw the first samples of the training shard *tar* into the PNG *path*. Raises CorruptError for a broken tar."""
     # The figure is used without pyplot: nothing here may depend on a display or on a backend's global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -78,11 +78,11 @@ def write_sheet(store: Store, tar: str, path: Path) -> None:
 
 def _write_texts(axes: Axes, values: Mapping[str, Any], shown: Sequence[tuple[str, str, str]]) -> None:
     top = 0.94
-    for name, title, colour in shown:
+    for name, title, color in shown:
         text = str(values[name])
         lines = textwrap.wrap(text, _WIDTH, max_lines=_LINES, placeholder=" …") or ["—"]
         # Text from the web is shown as it is: no mathematics, no markup.
-        axes.text(0, top, title, color=colour, fontsize=10, fontweight="bold", va="top", parse_math=False)
+        axes.text(0, top, title, color=color, fontsize=10, fontweight="bold", va="top", parse_math=False)
         axes.text(0.13, top, "\n".join(lines), fontsize=10, va="top", parse_math=False)
         top -= 0.07 + 0.14 * len(lines)
 
@@ -104,7 +104,7 @@ class Facts:
 
     dataset: str
     interval: str
-    licence: str
+    license: str
     shards: int
     samples: int
     images: int  # distinct ones
@@ -124,11 +124,11 @@ def write_card(facts: Facts) -> str:
 
 
 def _front_matter(facts: Facts) -> str:
-    token = facts.licence.split(" ", 1)[0].lower()
-    licence = {"license": token} if token in _LICENCES else {"license": "other", "license_name": facts.licence}
+    token = facts.license.split(" ", 1)[0].lower()
+    license = {"license": token} if token in _LICENSES else {"license": "other", "license_name": facts.license}
     matter = {
         "pretty_name": f"{facts.dataset} {facts.interval}",
-        **licence,
+        **license,
         "task_categories": ["zero-shot-image-classification", "image-to-text"],
         "size_categories": [_size(facts.samples)],
         "tags": ["webdataset", "clip", "vecap", "synthetic-captions"],
@@ -233,9 +233,9 @@ AltText not shown to the LLM, by problem: {problems}.
 | --- | --- |
 {digests}
 
-## Licence and limits
+## License and limits
 
-Licence: {facts.licence}. It is what whoever ran the pipeline stated; the images and the AltText belong to the pages
+License: {facts.license}. It is what whoever ran the pipeline stated; the images and the AltText belong to the pages
 that they came from (`url`).
 
 - AltText is as crawled: file names, shop texts and other languages are in it, as are names of persons.

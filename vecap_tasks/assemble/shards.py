@@ -14,7 +14,7 @@ from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Local
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter, read_samples
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.errors import CorruptError
 
 MIXED = 4  # training shards that a group's rows are at least mixed over, where the crawl has that many
 _BATCH = 1_000
@@ -76,7 +76,7 @@ def write_shards(local: Local, group: Group, samples: pa.Table, work: Path, digi
     """Write the training shards of *group* into *work* and return their files with their rows; *local* opens its tars.
 
     *samples* has the columns of SAMPLES in the order they are written in; its `key` is that of the crawl. *digits* is
-    how many of the new key count within a shard. Raises DamagedError where a tar lacks an image.
+    how many of the new key count within a shard. Raises CorruptError where a tar lacks an image.
     """
     spool = work / "images.spool"
     with spool.open("w+b") as images:
@@ -102,12 +102,12 @@ def _spool(local: Local, group: Group, wanted: set[str], images: IO[bytes]) -> d
                     continue
                 image = sample.members.get("jpg")
                 if image is None:
-                    raise DamagedError(f"{source.tar} has no image for {sample.key}; restore it, or crawl again")
+                    raise CorruptError(f"{source.tar} has no image for {sample.key}; restore it, or crawl again")
                 places[sample.key] = _Place(images.tell(), len(image))
                 images.write(image)
     lost = wanted - places.keys()
     if lost:
-        raise DamagedError(f"{len(lost)} images are not in the crawl's tars, such as {min(lost)}; run `vecap verify`")
+        raise CorruptError(f"{len(lost)} images are not in the crawl's tars, such as {min(lost)}; run `vecap verify`")
     return places
 
 

@@ -15,11 +15,11 @@ import duckdb
 
 from vecap_tasks.assemble.card import Facts, Writer, write_card, write_sheet
 from vecap_tasks.assemble.shards import Group, Source, plan_groups, write_shards
-from vecap_tasks.core.manifest import Made, ShardResult
+from vecap_tasks.core.manifest import ShardOutput, ShardResult
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL, SAMPLES, VERDICTS
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import connect, create_view
-from vecap_tasks.core.verify import Recorded
+from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.errors import PermanentError
 
 # An accepted row becomes a sample where any step gave it a VeCap: the LLM, or the VeC or AltText in its place.
@@ -51,7 +51,7 @@ class Assemble(Stage):
     upstream: ClassVar[tuple[str, ...]] = ("crawl", "quality", "rewrite")
     revision: ClassVar[int] = 2
 
-    def reads(self) -> list[Recorded]:
+    def reads(self) -> list[RecordedFile]:
         verdicts, captions = self._tables()
         names = {"crawl": list(self._crawled), "quality": [verdicts], "rewrite": captions}
         return [file for name, read in names.items() for file in self.upstream_files(name, read)]
@@ -67,7 +67,7 @@ class Assemble(Stage):
             )
         return groups
 
-    def process(self, shard: str, work: Path) -> Made:
+    def process(self, shard: str, work: Path) -> ShardOutput:
         group = next(group for group in self._groups if group.name == shard)
         with self._joined([source.table for source in group.sources], work) as connection:
             samples = connection.sql(f"""
@@ -78,9 +78,9 @@ class Assemble(Stage):
                 FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
                 WHERE verdicts.accepted AND {_HAS_TEXT} ORDER BY md5(crawl.uid), crawl.key""").to_arrow_table()
         files = write_shards(self.upstream_file, group, samples.select(SAMPLES.names), work, self._digits)
-        return Made(files, {"samples": len(samples), "shards": len(group.sizes)})
+        return ShardOutput(files, {"samples": len(samples), "shards": len(group.sizes)})
 
-    def finish(self, results: list[ShardResult], work: Path) -> Made:
+    def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         entries = sorted((entry for result in results for entry in result.files), key=lambda entry: entry.path)
         sizes = {entry.path: entry.rows for entry in entries if entry.path.endswith(".tar")}
         (work / "sizes.json").write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
@@ -91,7 +91,7 @@ class Assemble(Stage):
         write_sheet(self.store, f"{self.folder}/{min(sizes)}", work / _SHEET)
         counters = {"rows": rows, "left_out.no_caption": left_out}
         # How a font is drawn differs from machine to machine.
-        return Made({"sizes.json": None, "README.md": None}, counters, attachments=(_SHEET,))
+        return ShardOutput({"sizes.json": None, "README.md": None}, counters, attachments=(_SHEET,))
 
     @property
     def _digits(self) -> int:
@@ -147,7 +147,7 @@ class Assemble(Stage):
         return Facts(
             dataset=self.config.dataset,
             interval=self.version.interval,
-            licence=self.config.assemble.licence,
+            license=self.config.assemble.license,
             shards=len(tables),
             samples=samples,
             images=images,

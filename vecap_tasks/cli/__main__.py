@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vecap_tasks import __version__
-from vecap_tasks.errors import VecapError, missing_extra, one_line
+from vecap_tasks.errors import VecapError, format_error, missing_extra
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (VecapError, OSError, ModuleNotFoundError) as error:
-        reason = one_line(error)
+        reason = format_error(error)
         if isinstance(error, ModuleNotFoundError):
             needed = missing_extra(error, arguments.subcommand)
             if needed is None:
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Visual-enriched captions from a web crawl, stage by stage.",
         epilog="example: vecap run --config configs/demo.yaml --version 2026-01-01",
     )
-    parser.add_argument("--release", action="version", version=f"vecap {__version__}")
+    parser.add_argument("--version", action="version", version=f"vecap {__version__}")
     parser.set_defaults(verbose=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="subcommand", required=True)
     for module in (run, versions, quarantine, mixture, demo):

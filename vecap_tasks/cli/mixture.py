@@ -103,14 +103,14 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     config = configuration(arguments)
     mixture = read_mixture(Store(config.resolve(config.root)), config.dataset, arguments.name)
-    damages = check_mixture(config, mixture)
+    corruptions = check_mixture(config, mixture)
     if arguments.json:
-        print_json([asdict(damage) for damage in damages])
+        print_json([asdict(damage) for damage in corruptions])
     else:
-        for damage in damages:
+        for damage in corruptions:
             print(f"{damage.path}: {damage.problem}")
-        print(f"{mixture.name} is {'damaged' if damages else 'as it was recorded'}: {len(mixture.sources)} sources")
-    return 1 if damages else 0
+        print(f"{mixture.name} is {'damaged' if corruptions else 'as it was recorded'}: {len(mixture.sources)} sources")
+    return 1 if corruptions else 0
 
 
 def _print(config: Config, mixture: Mixture, *, machine: bool) -> None:

@@ -62,9 +62,10 @@ def _list(store: Store, version: Version, arguments: argparse.Namespace) -> int:
     if not reasons:
         print(f"{version.name} refuses no row")
         return 0
-    header = ("reason", "rows", "alone", "", "what it says")
+    header = ("reason", "rows", "only reason", "", "description")
     print_table(header, [
-        (one.reason, f"{one.rows:,}", f"{one.alone:,}", "" if one.releasable else "final", one.says) for one in reasons
+        (one.reason, f"{one.rows:,}", f"{one.only_reason:,}", "" if one.releasable else "final", one.description)
+        for one in reasons
     ])  # fmt: skip
     if limit:
         why = f" refused for {arguments.reason}" if arguments.reason else ""

@@ -18,8 +18,8 @@ from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.stage import STAGES
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.version import Version, interval_of, look_up
-from vecap_tasks.errors import GateClosed, one_line
+from vecap_tasks.core.version import Version, interval_of, version_status
+from vecap_tasks.errors import GateFailed, format_error
 
 _SUMMARIES = {
     "crawl": "find AltText and images in the sources, download and decode the images",
@@ -91,23 +91,23 @@ def _run(stages: tuple[str, ...], arguments: argparse.Namespace) -> int:
     _check_imports(stages)
     name = arguments.version
     if arguments.retry_failed is not None:
-        retry = {"of": name, "reasons": [reason for reason in arguments.retry_failed.split(",") if reason]}
+        retry = {"version": name, "reasons": [reason for reason in arguments.retry_failed.split(",") if reason]}
         arguments.overrides.append(f"crawl.retry_failed={json.dumps(retry)}")
         name = interval_of(name)  # the retry makes another revision of it
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
     if config.crawl.retry_failed is not None:
-        from vecap_tasks.crawl.previous_crawl import open_earlier
+        from vecap_tasks.crawl.previous_crawl import open_previous
 
-        open_earlier(store, config, interval_of(name))  # before a revision is registered for nothing
+        open_previous(store, config, interval_of(name))  # before a revision is registered for nothing
     version = open_version(config, store, name)
     if not arguments.json:
-        print(look_up(store, version), flush=True)
+        print(version_status(store, version), flush=True)
     done = {}
     for stage in stages:
         try:
             done[stage] = _stage(stage, config, version)
-        except GateClosed as error:
+        except GateFailed as error:
             _keep_refusal(config, version, error)
             raise
         if not arguments.json:
@@ -152,10 +152,10 @@ def _record(name: str, config: Config, version: Version) -> None:
             print(lineage.move_champion(config, version), file=sys.stderr)
 
 
-def _keep_refusal(config: Config, version: Version, error: GateClosed) -> None:
+def _keep_refusal(config: Config, version: Version, error: GateFailed) -> None:
     from vecap_tasks import lineage
 
-    lineage.keep_gate(config, version, one_line(error))
+    lineage.keep_gate(config, version, format_error(error))
 
 
 def _say(version: Version, name: str, done: _Done) -> None:

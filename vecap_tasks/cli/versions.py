@@ -64,11 +64,11 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _versions(arguments: argparse.Namespace) -> int:
-    from vecap_tasks.core.diff import summarise
+    from vecap_tasks.core.diff import summarize
 
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
-    found = [summarise(store, version) for version in list_versions(store, config.dataset)]
+    found = [summarize(store, version) for version in list_versions(store, config.dataset)]
     if arguments.json:
         print_json([asdict(summary) for summary in found])
         return 0
@@ -118,15 +118,15 @@ def _verify(arguments: argparse.Namespace) -> int:
     for version in versions:
         reports[version.name] = report = verify_version(store, version)
         if not arguments.json:
-            for damage in report.damages:
+            for damage in report.corruptions:
                 print(f"{damage.path}: {damage.problem}")
-            state = "damaged" if report.damages else "whole"
+            state = "damaged" if report.corruptions else "whole"
             print(f"{version.name} is {state}: {report.files:,} files, {report.bytes:,} bytes checked", flush=True)
     if arguments.json:
         print_json({name: asdict(one) for name, one in reports.items()} if arguments.all else asdict(report))
     elif not versions:
         print(f"dataset {config.dataset} has no version; make one with `vecap run`")
-    return 1 if any(one.damages for one in reports.values()) else 0
+    return 1 if any(one.corruptions for one in reports.values()) else 0
 
 
 def _lineage(arguments: argparse.Namespace) -> int:
@@ -137,7 +137,7 @@ def _lineage(arguments: argparse.Namespace) -> int:
         print_json(tree.as_json())
     else:
         print(format_tree(tree))
-    if not tree.sound:
+    if not tree.verified:
         return 1
     return _UNCHECKED if arguments.strict and not tree.complete else 0
 

@@ -159,7 +159,7 @@ class DuplicatesConfig(Section):
 class RetryConfig(Section):
     """Failed rows of an earlier version of the interval to try again; all else of its crawl is taken over."""
 
-    of: str = Field(description="The earlier version, such as 2026-01-01 or 2026-01-01-r2.")
+    version: str = Field(description="The earlier version, such as 2026-01-01 or 2026-01-01-r2.")
     reasons: list[Annotated[str, Field(pattern="^[a-z0-9_]+$")]] = Field(
         default_factory=list, description="As in `error_message`, up to its colon; none: all that are not permanent."
     )

@@ -11,7 +11,7 @@ from vecap_tasks.config.section import Device, Runtime, Section
 # The digest of a set covers what is read from it, so where its files lie changes nothing that is made.
 _Place = Annotated[str, Runtime]
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="What its figures are called in tables.")]
-Ties = Literal["against", "clip_benchmark", "open_clip"]
+Ties = Literal["pessimistic", "clip_benchmark", "open_clip"]
 
 
 class _Captioned(Section):
@@ -138,7 +138,7 @@ class EvaluateConfig(Section):
     retrieval: list[RetrievalSource] = Field(default_factory=list)
     zero_shot: list[ZeroShotSource] = Field(default_factory=list)
     ties: Ties = Field(
-        "against",
+        "pessimistic",
         description="How what is as similar as the right answer counts: against the model, or in the order in which "
         "the named tool happens to put it.",
     )

@@ -47,11 +47,11 @@ class MlflowConfig(Section):
     """Where runs are recorded. `sqlite:///relative.db` starts from the configuration's folder."""
 
     tracking_uri: str = "sqlite:///${VECAP_HOME:-.vecap}/mlflow.db"
-    pages: str | None = Field(
+    ui_url: str | None = Field(
         None, description="URL of MLflow's UI in a browser; none or empty: the tracking_uri, if that is a server."
     )
     timeout: float = Field(20, gt=0, description="Seconds to wait for a server's answer.")
-    watch: float | None = Field(
+    live_interval: float | None = Field(
         180,
         gt=0,
         description="A training that takes longer than so many seconds stands in a served MLflow while it goes on, and "

@@ -48,7 +48,7 @@ class RowRules(Section):
 
     min_side: int = Field(32, ge=1, description="Pixels of the shorter side of the image as downloaded.")
     max_aspect: float = Field(4.0, ge=1)
-    refuse_flat: bool = Field(True, description="Refuse pictures of one colour, or nearly so.")
+    reject_flat: bool = Field(True, description="Refuse pictures of one color, or nearly so.")
     max_alttexts_per_image: int = Field(
         25, ge=1, description="Different AltTexts that one picture may have before it is a placeholder."
     )
@@ -58,10 +58,10 @@ class RowRules(Section):
     require_alttext: bool = Field(
         False, description="Refuse rows without a usable AltText instead of keeping the image."
     )
-    refuse_near_duplicates: bool = Field(
+    reject_near_duplicates: bool = Field(
         False, description="Refuse all but one of the rows that `crawl.duplicates` finds to be nearly the same picture."
     )
-    refuse_earlier_duplicates: bool = Field(
+    reject_earlier_duplicates: bool = Field(
         False, description="Refuse rows whose picture, or nearly, `crawl.duplicates` finds in an earlier version."
     )
     languages: list[Annotated[str, Field(pattern="^[a-z]{2}$")]] = Field(

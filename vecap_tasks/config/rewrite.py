@@ -28,10 +28,12 @@ class ServerConfig(Section):
     )
     requests: Annotated[int, Runtime] = Field(64, ge=1, description="Most requests in flight at one address.")
     deadline: Annotated[float, Runtime] = Field(120.0, gt=0, description="Seconds for one answer.")
-    slow: Annotated[float, Runtime] = Field(
+    latency_threshold: Annotated[float, Runtime] = Field(
         30.0, gt=0, description="Seconds; a server that takes longer for an answer is asked less at once."
     )
-    tries: Annotated[int, Runtime] = Field(8, ge=1, description="Times that a request is sent before it is given up.")
+    max_attempts: Annotated[int, Runtime] = Field(
+        8, ge=1, description="Times that a request is sent before it is given up."
+    )
 
     @field_validator("urls")
     @classmethod
@@ -65,7 +67,7 @@ class ModelConfig(Section):
     )
     max_new_tokens: int = Field(64, ge=1)
     temperature: float = Field(0.0, ge=0, le=2, description="0 takes the likeliest token each time.")
-    variants: int = Field(1, ge=1, le=64, description="Texts written of each; the first is the one that stands.")
+    num_captions: int = Field(1, ge=1, le=64, description="Texts written of each; the first is the one that stands.")
     retry_temperature: float = Field(
         0.7, ge=0, le=2, description="A text that screening refuses is written once more at this; 0 gives it up."
     )
@@ -84,7 +86,7 @@ class ModelConfig(Section):
     def _agrees(self) -> Self:
         if (self.backend == "openai") != (self.server is not None):
             raise ValueError("a `server` goes with `backend: openai`, and that backend needs one; give both or neither")
-        if self.variants > 1 and self.temperature == 0:
+        if self.num_captions > 1 and self.temperature == 0:
             raise ValueError("several variants at temperature 0 are one text; raise the temperature")
         return self
 
@@ -97,9 +99,12 @@ class ModelConfig(Section):
     def parameters(self) -> dict[str, Any]:
         """Return what a caption's row says of its writer beside model and prompt, which have columns of their own.
 
-        Device and threads, which change rounding alone, are left out: what was paid for is not paid for again.
+        Device and threads only change rounding, so they are left out and captions are reused on other machines.
+        `num_captions` keeps its column name of 0.1.0, `variants`, so that captions of that release are reused.
         """
-        return {name: value for name, value in self.identity().items() if name not in ("model", "prompt", *_MACHINE)}
+        names = {"num_captions": "variants"}
+        values = self.identity().items()
+        return {names.get(name, name): value for name, value in values if name not in ("model", "prompt", *_MACHINE)}
 
 
 ScreenRule = Literal[
@@ -122,7 +127,7 @@ ScreenRule = Literal[
 class ScreenConfig(Section):
     """Thresholds of the rules over what the models write; `vecap_tasks.rewrite.screen` says what each rule is for."""
 
-    off: tuple[ScreenRule, ...] = Field((), description="Rules that are not applied.")
+    disabled_rules: tuple[ScreenRule, ...] = Field((), description="Rules that are not applied.")
     languages: tuple[Annotated[str, Field(pattern="^[a-z]{2}$")], ...] = Field(
         ("en",), description="ISO 639-1 codes of the languages that captions may be in; empty takes all."
     )
@@ -147,7 +152,7 @@ class RewriteConfig(Section):
     screen: ScreenConfig = ScreenConfig()
     max_alttext_chars: int = Field(512, ge=16, description="Characters of an AltText that the LLM is shown.")
     shard_size: int = Field(10_000, ge=1)
-    max_refused: Annotated[float, Runtime] = Field(
+    max_rejected: Annotated[float, Runtime] = Field(
         0.9,
         ge=0,
         le=1,

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vecap_tasks.config.section import Device, Runtime, Section
 
-PreprocessWay = Literal["usual", "veclip"]
+PreprocessWay = Literal["default", "veclip"]
 Size = Literal["B/32", "B/16", "L/14", "H/14"]
 
 _FIELDS = (
@@ -53,9 +53,9 @@ class ClipConfig(Section):
         True, description="A mark before each text, as CLIP has it. VeCLIP's released models have none."
     )
     preprocess: PreprocessWay = Field(
-        "usual", description="usual: bicubic, as CLIP's; veclip: as VeCLIP's released models, without antialiasing."
+        "default", description="default: bicubic, as CLIP's; veclip: as VeCLIP's released models, without antialiasing."
     )
-    start: Annotated[str | None, Runtime] = Field(
+    init_from: Annotated[str | None, Runtime] = Field(
         None,
         description="Folder of a CLIPModel to start from, such as a released VeCLIP's; none: random weights. Its "
         "files' digest enters the fingerprint.",
@@ -75,8 +75,10 @@ class LaunchConfig(Section):
     processes: int = Field(1, ge=1, description="On each node; one a GPU.")
     nodes: int = Field(1, ge=1)
     rendezvous: str | None = Field(None, description="host:port of the first node, where there are several.")
-    patience: float = Field(900, gt=0, description="Seconds to wait for the other nodes.")
-    grace: int = Field(120, ge=1, description="Seconds that processes have to save and leave, once told to end.")
+    rendezvous_timeout: float = Field(900, gt=0, description="Seconds to wait for the other nodes.")
+    shutdown_timeout: int = Field(
+        120, ge=1, description="Seconds that processes have to save and leave, once told to end."
+    )
 
     @model_validator(mode="after")
     def _meet(self) -> Self:
@@ -141,18 +143,22 @@ class ReadingConfig(Section):
         ge=0,
         description="Sets with more samples are read shard by shard in lanes; smaller ones are shuffled as a whole.",
     )
-    lanes: int = Field(32, ge=1, description="Shards that a batch is drawn from at once, where it is a multiple of it.")
-    window: int = Field(512, ge=1, description="Samples of a lane that are shuffled among each other, held in memory.")
+    num_readers: int = Field(
+        32, ge=1, description="Shards that a batch is drawn from at once, where it is a multiple of it."
+    )
+    shuffle_buffer: int = Field(
+        512, ge=1, description="Samples of a lane that are shuffled among each other, held in memory."
+    )
 
 
 class AssembleConfig(Section):
     shard_size: int = Field(10_000, ge=1)
-    licence: str = Field("unknown", description="Stated in the dataset card.")
+    license: str = Field("unknown", description="Stated in the dataset card.")
     memory_limit: Annotated[str, Runtime] = "1GB"
 
 
 class TrainConfig(Section):
-    """How CLIP is trained: the same for every arm. The optimiser's defaults are those of the neighbouring recipe."""
+    """How CLIP is trained: the same for every arm. The optimizer's defaults are those of the neighboring recipe."""
 
     arms: list[Arm] = Field(["alttext", "vec", "vecap", "mixed"], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
@@ -188,7 +194,7 @@ class TrainConfig(Section):
         description="Samples that go through a process's model at once; none: all of its part of a batch. The loss is "
         "over the whole batch all the same; part of the fingerprint, as rounding follows it.",
     )
-    recompute: Annotated[bool, Runtime] = Field(
+    activation_checkpointing: Annotated[bool, Runtime] = Field(
         False,
         description="Compute activations again for the gradients rather than keep them: less memory, more time, and on "
         "the CPU the same weights to the bit.",

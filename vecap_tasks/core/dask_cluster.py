@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vecap_tasks.config import Config, expand_optional
-from vecap_tasks.errors import ConfigError, VecapError, one_line
+from vecap_tasks.errors import ConfigError, VecapError, format_error
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -107,7 +107,7 @@ def secure(config: Config, address: str) -> Security | None:
         context = ssl.create_default_context(cafile=files["ca"])
         context.load_cert_chain(files["cert"], files["key"])
     except (ssl.SSLError, OSError) as error:
-        raise ConfigError(f"dask.tls: {', '.join(files.values())} cannot be used: {one_line(error)}") from error
+        raise ConfigError(f"dask.tls: {', '.join(files.values())} cannot be used: {format_error(error)}") from error
     return Security(
         tls_ca_file=files["ca"],
         tls_client_cert=files["cert"],
@@ -122,7 +122,9 @@ def _unanswered(address: str, error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
-            return f"the Dask scheduler at {address} and dask.tls do not agree: {one_line(cause)}; see who signed both"
+            return (
+                f"the Dask scheduler at {address} and dask.tls do not agree: {format_error(cause)}; see who signed both"
+            )
         cause = cause.__cause__ or cause.__context__
     return f"no Dask scheduler answers at {address}; start it, or change dask.address"
 

@@ -49,7 +49,7 @@ class Summary:
     digest: str | None
 
 
-def summarise(store: Store, version: Version) -> Summary:
+def summarize(store: Store, version: Version) -> Summary:
     """Return the funnel of *version* from its manifests."""
     manifests = {stage: read_manifest(store, f"{version.folder}/{stage}") for stage in _COUNTED_STAGES}
     crawled, downloaded, accepted, captioned, assembled = (
@@ -132,8 +132,8 @@ def diff(store: Store, a: Version, b: Version) -> Diff:
         lengths = tuple(_lengths(connection, text) for text in TEXTS)
     added, gone, kept, redescribed, recaptioned = row
     return Diff(
-        a=summarise(store, a),
-        b=summarise(store, b),
+        a=summarize(store, a),
+        b=summarize(store, b),
         added=added,
         gone=gone,
         kept=kept,

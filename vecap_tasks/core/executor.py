@@ -20,8 +20,8 @@ from vecap_tasks.core.dask_cluster import connect, slots, wait_for_slots
 from vecap_tasks.core.manifest import ShardResult
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.version import Version
-from vecap_tasks.core.worker_deaths import tried
-from vecap_tasks.errors import PermanentError, VecapError, missing_extra, one_line
+from vecap_tasks.core.worker_deaths import record_attempt
+from vecap_tasks.errors import PermanentError, VecapError, format_error, missing_extra
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -39,7 +39,7 @@ _RESULT_SECONDS = 60.0  # to fetch a receipt: the worker that has it may be lost
 _COST = "_cost_millionths"  # how notes of a cost end
 
 
-class Pace:
+class JobProgress:
     """Adds up the receipts of a job's shards as they come in. *rates* are the counters that count per second."""
 
     def __init__(self, rates: Sequence[str], total: int) -> None:
@@ -77,11 +77,11 @@ def _clock(seconds: float) -> str:
 
 def prepare(stage: Stage, progress: Progress | None = None) -> None:
     """Do what the shards of *stage* follow from, its parts side by side. Raises VecapError after the last one."""
-    parts = stage.unprepared()
+    parts = stage.pending_preparations()
     report = progress or (lambda done, total: None)
     if len(parts) > 1 and stage.on_workers:
         with connect(stage.config) as client:
-            _Spread(client, stage, prepare_part, report).run(parts)
+            TaskPool(client, stage, prepare_part, report).run(parts)
         return
     for done, part in enumerate(parts, start=1):
         stage.prepare(part)
@@ -94,19 +94,19 @@ def run_shards(stage: Stage, shards: Sequence[str], progress: Progress | None = 
     report(0, len(shards))
     if not shards:
         return []
-    pace = Pace(stage.rates, len(shards))
+    progress_log = JobProgress(stage.rates, len(shards))
     if stage.on_workers:
         task = partial(run_shard, run=uuid.uuid4().hex[:12])
         with connect(stage.config) as client:
-            results = _Spread(client, stage, task, report, pace).run(shards)
+            results = TaskPool(client, stage, task, report, progress_log).run(shards)
     else:
         results = []
         for done, shard in enumerate(shards, start=1):
             results.append(stage.run(shard))
             _log_rates(stage, results[-1])
-            pace.add(results[-1])
+            progress_log.add(results[-1])
             report(done, len(shards))
-    log.info("%s: %s", stage.name, pace.line())
+    log.info("%s: %s", stage.name, progress_log.line())
     return results
 
 
@@ -145,10 +145,10 @@ def run_shard(job: Job, shard: str, run: str) -> ShardResult | Failed:
     """
     try:
         stage = _stage_here(job)
-        found = stage.settle(shard)
+        found = stage.finalize(shard)
         if found is not None:
             return found
-        with tried(stage, shard, run):
+        with record_attempt(stage, shard, run):
             return stage.run(shard)
     except (VecapError, OSError, ModuleNotFoundError) as error:
         return _failed(job, error)
@@ -170,7 +170,7 @@ def _failed(job: Job, error: Exception) -> Failed:
         if needed is None:
             raise error
         return Failed(f"the worker {needed}", permanent=True)
-    return Failed(one_line(error), isinstance(error, PermanentError))
+    return Failed(format_error(error), isinstance(error, PermanentError))
 
 
 def _stage_here(job: Job) -> Stage:
@@ -185,7 +185,7 @@ def _stage_here(job: Job) -> Stage:
 @lru_cache(maxsize=2)
 def _stage(job: Job) -> Stage:
     stage = job.stage(parse_config(json.loads(job.config), Path(job.base)), job.version)
-    stage.wanted = _task_is_wanted
+    stage.is_wanted = _task_is_wanted
     return stage
 
 
@@ -199,14 +199,14 @@ def _task_is_wanted() -> bool:
 
 
 @dataclass(slots=True)
-class _Spread(Generic[T]):
+class TaskPool(Generic[T]):
     """Does `task` for each of some names; one that fails is tried once more, after the others."""
 
     client: Client
     stage: Stage
     task: Callable[[Job, str], T | Failed]
     report: Progress
-    pace: Pace | None = None
+    progress_log: JobProgress | None = None
     _results: dict[str, T] = field(default_factory=dict)
     _failures: dict[str, Failed] = field(default_factory=dict)  # of the last try
     _waiting: deque[str] = field(default_factory=deque)
@@ -237,9 +237,9 @@ class _Spread(Generic[T]):
                         f"{self.stage.name}: the Dask cluster has had no worker for {_ALONE_SECONDS:.0f} s; "
                         "start some, then run the same command again: it does only what is missing"
                     )
-            if self.pace and now - said >= _SAY_SECONDS:
+            if self.progress_log and now - said >= _SAY_SECONDS:
                 said = now
-                log.info("%s: %s", self.stage.name, self.pace.line())
+                log.info("%s: %s", self.stage.name, self.progress_log.line())
             if not self._hopeless():
                 self._submit(job, room - len(self._running), resources)
         if self._failures:
@@ -288,8 +288,8 @@ class _Spread(Generic[T]):
         self._failures.pop(name, None)
         if isinstance(outcome, ShardResult):
             _log_rates(self.stage, outcome)
-            if self.pace:
-                self.pace.add(outcome)
+            if self.progress_log:
+                self.progress_log.add(outcome)
 
     def _failure(self, total: int) -> VecapError:
         by_reason: dict[str, list[str]] = {}
@@ -314,7 +314,7 @@ def _reason(error: BaseException) -> str:
             "every worker that tried it was killed, perhaps for want of memory; "
             "give the workers more, or make shard_size or batch_size smaller"
         )
-    return f"{one_line(error)} (the worker's log has the place)"
+    return f"{format_error(error)} (the worker's log has the place)"
 
 
 def _log_rates(stage: Stage, result: ShardResult) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vecap_tasks.core.store import Store
-from vecap_tasks.errors import DamagedError, PermanentError
+from vecap_tasks.errors import CorruptError, PermanentError
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -77,7 +77,7 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class ShardOutput:
     """What a shard, or the end of a stage, left in its work folder: file name to rows (None where rows mean nothing).
 
     `counters` are added up over shards into the manifest. `attachments` are files whose bytes carry times. `notes`
@@ -178,13 +178,13 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Manifest:
-        """Read a manifest and check its seal and digest. Raises DamagedError naming *where* it lies."""
+        """Read a manifest and check its seal and digest. Raises CorruptError naming *where* it lies."""
         try:
             body = json.loads(data)
             seal = body.pop("seal")
             content = body["content"]
             if digest(body) != seal or digest(content) != body["digest"]:
-                raise DamagedError(f"{where} was changed after it was written; restore it, or make the stage again")
+                raise CorruptError(f"{where} was changed after it was written; restore it, or make the stage again")
             if content["format"] != FORMAT:
                 raise PermanentError(
                     f"{where} has format {content['format']}, this release reads {FORMAT}; update vecap"
@@ -203,11 +203,11 @@ class Manifest:
                 provenance=body["provenance"],
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedError(f"{where} is not a manifest: {error}; restore it, or make the stage again") from error
+            raise CorruptError(f"{where} is not a manifest: {error}; restore it, or make the stage again") from error
 
 
 def read_manifest(store: Store, folder: str) -> Manifest | None:
-    """Return the manifest in *folder* of the store, or None where there is none. Raises DamagedError."""
+    """Return the manifest in *folder* of the store, or None where there is none. Raises CorruptError."""
     name = f"{folder}/{NAME}"
     try:
         data = store.read(name)

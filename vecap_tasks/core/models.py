@@ -163,13 +163,13 @@ def tokenizer_digest(config: Config) -> str:
 
 
 def start_folder(config: Config) -> Path | None:
-    """Return the folder that `train.model.start` names, None where it names none. Raises ConfigError."""
-    name = config.resolve_optional(config.train.model.start)
+    """Return the folder that `train.model.init_from` names, None where it names none. Raises ConfigError."""
+    name = config.resolve_optional(config.train.model.init_from)
     if name is None:
         return None
     folder = Path(name)
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"train.model.start: {folder} holds no config.json; give the folder of a CLIPModel")
+        raise ConfigError(f"train.model.init_from: {folder} holds no config.json; give the folder of a CLIPModel")
     return folder
 
 
@@ -180,7 +180,9 @@ def start_digest(config: Config) -> str | None:
         return None
     weights = _weights(folder)
     if not weights:
-        raise ConfigError(f"train.model.start: {folder} holds no weights (*.safetensors); copy or download them again")
+        raise ConfigError(
+            f"train.model.init_from: {folder} holds no weights (*.safetensors); copy or download them again"
+        )
     return digest(hash_files([folder / "config.json", *weights]))
 
 

@@ -1,10 +1,10 @@
 """From a picture to the pixels of a CLIP model, for training and evaluation alike. Two ways:
 
-`usual`   CLIP's: shorter side to size by PIL's bicubic filter, centre crop.
+`default`   CLIP's: shorter side to size by PIL's bicubic filter, center crop.
 `veclip`  that of VeCLIP's released models: shorter side to size by bilinear interpolation without antialiasing (four
-          pixels of the source for each of the result), centre crop.
+          pixels of the source for each of the result), center crop.
 
-Both are normalised by OpenAI's mean and deviation.
+Both are normalized by OpenAI's mean and deviation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _KEY = "vecap_preprocess"
 
 
-def image_processor(size: int, way: PreprocessWay = "usual") -> CLIPImageProcessorPil:
+def image_processor(size: int, way: PreprocessWay = "default") -> CLIPImageProcessorPil:
     """Return transformers' processor of *way*, as it is exported with a model.
 
     Of `veclip` it says bilinear, and by itself antialiases; `preprocess_way` knows better when the folder is loaded.
@@ -33,20 +33,20 @@ def image_processor(size: int, way: PreprocessWay = "usual") -> CLIPImageProcess
     from transformers import CLIPImageProcessorPil
 
     settings = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
-    if way == "usual":
+    if way == "default":
         return CLIPImageProcessorPil(**settings)
     return CLIPImageProcessorPil(**settings, resample=Image.Resampling.BILINEAR, **{_KEY: way})
 
 
 def preprocess_way(processor: CLIPImageProcessorPil) -> PreprocessWay:
-    """Return the way that the loaded *processor* was exported with: `usual` where its folder says nothing."""
-    return "veclip" if getattr(processor, _KEY, "usual") == "veclip" else "usual"
+    """Return the way that the loaded *processor* was exported with: `default` where its folder says nothing."""
+    return "veclip" if getattr(processor, _KEY, "default") == "veclip" else "default"
 
 
 def shrink(image: Image.Image, size: int, way: PreprocessWay) -> NDArray[np.uint8]:
     """Return *image* resized and cropped, uint8 [size, size, 3].
 
-    `usual` has the bytes that transformers' processor makes; `veclip` is rounded, by at most half a grey level.
+    `default` has the bytes that transformers' processor makes; `veclip` is rounded, by at most half a gray level.
     """
     if way == "veclip":
         return np.rint(_bilinear(image, size)).astype(np.uint8)
@@ -61,7 +61,7 @@ def shrink(image: Image.Image, size: int, way: PreprocessWay) -> NDArray[np.uint
 
 
 def veclip_values(images: Sequence[Image.Image], size: int) -> NDArray[np.float32]:
-    """Return what a released VeCLIP model takes of *images*: float32 [n, 3, size, size], normalised, not rounded."""
+    """Return what a released VeCLIP model takes of *images*: float32 [n, 3, size, size], normalized, not rounded."""
     from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
     made = np.stack([_bilinear(image, size) for image in images])

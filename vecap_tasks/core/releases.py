@@ -13,7 +13,7 @@ from typing import Literal
 from vecap_tasks.core.manifest import canonical
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, read_config
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.errors import CorruptError
 
 FOLDER = "_releases"  # no interval begins with _
 CONFIG = "releases"  # how many entries hold for a version, in what its `version.json` says of its configuration
@@ -54,7 +54,7 @@ def count_releases(store: Store, dataset: str, interval: str) -> int:
 
 
 def read_releases(store: Store, dataset: str, interval: str, count: int | None = None) -> list[Entry]:
-    """Return the first *count* entries of the interval, all by default. Raises DamagedError where one is not whole."""
+    """Return the first *count* entries of the interval, all by default. Raises CorruptError where one is not whole."""
     folder = f"{dataset}/{FOLDER}/{interval}"
     entries = []
     for name in store.files(folder)[:count]:
@@ -62,9 +62,9 @@ def read_releases(store: Store, dataset: str, interval: str, count: int | None =
             body = json.loads(store.read(f"{folder}/{name}"))
             entries.append(Entry(**body | {"uids": tuple(body["uids"])}))
         except (ValueError, TypeError, KeyError) as error:
-            raise DamagedError(f"{folder}/{name} is damaged: {error}; restore it") from error
+            raise CorruptError(f"{folder}/{name} is damaged: {error}; restore it") from error
     if count is not None and len(entries) < count:
-        raise DamagedError(f"{folder} has {len(entries)} entries, and a version was made with {count}; restore them")
+        raise CorruptError(f"{folder} has {len(entries)} entries, and a version was made with {count}; restore them")
     return entries
 
 
@@ -91,7 +91,7 @@ def add_release(store: Store, dataset: str, entry: Entry) -> str:
             return name
 
 
-def in_force(entries: Sequence[Entry]) -> Released:
+def active(entries: Sequence[Entry]) -> Released:
     """Return what *entries* come to, the later ones after the earlier."""
     uids: set[str] = set()
     reasons: set[str] = set()

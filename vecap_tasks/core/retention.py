@@ -9,26 +9,26 @@ from datetime import UTC, datetime
 
 from vecap_tasks.config import RetentionConfig
 from vecap_tasks.core.manifest import NAME, Manifest, read_manifest
-from vecap_tasks.core.store import STAGING, Store, Stored
+from vecap_tasks.core.store import STAGING, Store, WrittenFile
 from vecap_tasks.core.verify import KEYED_STAGES, stage_folders
 from vecap_tasks.core.version import (
     DATASET_STAGES,
     Deletion,
     Version,
-    bury,
     deleted_versions,
-    forget,
     list_versions,
-    unbury,
+    purge,
+    restore,
+    tombstone,
 )
-from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.errors import CorruptError, VecapError
 
 _MIXTURES = "mixtures"
 _STAGES = {*DATASET_STAGES, *KEYED_STAGES}
 _DAY = 86_400.0
 _QUIET = 3_600.0  # seconds without a file written after which nobody is at work on a version
 # Asked for published versions (name to digest): which must stay for a reason outside the store, by name, and why.
-Elsewhere = Callable[[Mapping[str, str]], Mapping[str, str]]
+ExternalUses = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Item:
 
     version: Version
     manifests: dict[str, Manifest]
-    files: tuple[Stored, ...]
+    files: tuple[WrittenFile, ...]
 
     @property
     def published(self) -> Manifest | None:
@@ -75,7 +75,7 @@ class Inventory:
 
     items: dict[str, Item]
     mixtures: dict[str, str]
-    orphans: dict[str, tuple[Stored, ...]]
+    orphans: dict[str, tuple[WrittenFile, ...]]
 
     def in_use(self, but: set[str]) -> dict[str, str]:
         """Return who of *but* is needed by a mixture or by a version that is not one of them, with the reason.
@@ -93,8 +93,8 @@ class Inventory:
 
 
 def take_inventory(store: Store, dataset: str) -> Inventory:
-    """List the dataset. Raises DamagedError where a manifest or a mixture cannot be read: it may name any version."""
-    by_folder: dict[str, list[Stored]] = {}
+    """List the dataset. Raises CorruptError where a manifest or a mixture cannot be read: it may name any version."""
+    by_folder: dict[str, list[WrittenFile]] = {}
     for file in store.tree(dataset):
         by_folder.setdefault(file.path.split("/")[1], []).append(file)
     items = {}
@@ -110,7 +110,7 @@ def take_inventory(store: Store, dataset: str) -> Inventory:
     return Inventory(items, _mixtures(store, dataset), orphans)
 
 
-def _of_stages(folder: str, files: Sequence[Stored]) -> bool:
+def _of_stages(folder: str, files: Sequence[WrittenFile]) -> bool:
     """Say whether *folder* holds files of stages and no `version.json`: what a deletion left, or a lost race."""
     return all(file.path.removeprefix(f"{folder}/").split("/")[0] in _STAGES for file in files)
 
@@ -128,7 +128,7 @@ def _mixtures(store: Store, dataset: str) -> dict[str, str]:
                     if source.get("version") and source.get("dataset", owner) in (dataset, None):
                         named.setdefault(str(source["version"]), place.removesuffix(".json"))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DamagedError(f"{place} is not a mixture: {error}; restore or remove it") from error
+                raise CorruptError(f"{place} is not a mixture: {error}; restore or remove it") from error
     return named
 
 
@@ -165,10 +165,10 @@ class Plan:
         return sum(removal.bytes for removal in self.removals)
 
 
-def plan_removals(store: Store, dataset: str, policy: RetentionConfig, elsewhere: Elsewhere, now: float) -> Plan:
+def plan_removals(store: Store, dataset: str, policy: RetentionConfig, elsewhere: ExternalUses, now: float) -> Plan:
     """Return what may go of *dataset* at the time *now* (seconds since the epoch). Nothing is changed.
 
-    Raises DamagedError where the store cannot be read through, and whatever *elsewhere* raises.
+    Raises CorruptError where the store cannot be read through, and whatever *elsewhere* raises.
     """
     inventory = take_inventory(store, dataset)
     limit = now - policy.keep_days * _DAY
@@ -244,7 +244,7 @@ def _remains(store: Store, dataset: str, inventory: Inventory, old: float) -> It
 
 def _staging(store: Store, old: float) -> Iterable[Removal]:
     """Give what killed processes were about to publish, by what one of them had in hand."""
-    by_entry: dict[str, list[Stored]] = {}
+    by_entry: dict[str, list[WrittenFile]] = {}
     for file in store.tree(STAGING):
         by_entry.setdefault(file.path.split("/")[1], []).append(file)
     for name, files in by_entry.items():
@@ -252,13 +252,13 @@ def _staging(store: Store, old: float) -> Iterable[Removal]:
             yield _removal("staging", f"{STAGING}/{name}", "a process that wrote it was killed", files)
 
 
-def _removal(what: str, path: str, why: str, files: Sequence[Stored], item: Item | None = None) -> Removal:
+def _removal(what: str, path: str, why: str, files: Sequence[WrittenFile], item: Item | None = None) -> Removal:
     published = item.published if item else None
     version, digest = (item.version if item else None), (published.digest if published else None)
     return Removal(what, path, why, len(files), sum(file.bytes for file in files), version, digest)
 
 
-def remove(store: Store, dataset: str, plan: Plan, elsewhere: Elsewhere, now: float) -> Plan:
+def remove(store: Store, dataset: str, plan: Plan, elsewhere: ExternalUses, now: float) -> Plan:
     """Delete what *plan* lists, and return what went and what was kept after all.
 
     Safe to kill, and to repeat. Raises VecapError where somebody works on the dataset: its captions are being read.
@@ -287,12 +287,14 @@ def remove(store: Store, dataset: str, plan: Plan, elsewhere: Elsewhere, now: fl
     return Plan(tuple(gone), tuple(kept))
 
 
-def _remove_version(store: Store, removal: Removal, version: Version, elsewhere: Elsewhere, now: float) -> str | None:
+def _remove_version(
+    store: Store, removal: Removal, version: Version, elsewhere: ExternalUses, now: float
+) -> str | None:
     """Delete *version*; return why it was not, where something came to need it since the plan was made."""
     if removal.what != "remains":
         when = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
         try:
-            bury(store, version, Deletion(when, removal.why, removal.digest))
+            tombstone(store, version, Deletion(when, removal.why, removal.digest))
         except FileNotFoundError:
             return None  # another `vecap gc` was faster
     # Again, now that nobody new can find it; that of a deletion that was broken off may have had no time for this.
@@ -303,7 +305,7 @@ def _remove_version(store: Store, removal: Removal, version: Version, elsewhere:
     elif published is not None:
         reasons |= elsewhere({version.name: published.digest})
     if version.name in reasons:
-        unbury(store, version)
+        restore(store, version)
         return reasons[version.name]
     manifests = [file.path for file in store.tree(version.folder) if file.path.endswith(f"/{NAME}")]
     for manifest in sorted(manifests, key=lambda path: "/assemble/" not in path):  # what publishes it first
@@ -311,5 +313,5 @@ def _remove_version(store: Store, removal: Removal, version: Version, elsewhere:
     for name in store.folders(version.folder):
         store.remove_folder(f"{version.folder}/{name}")
     if removal.digest is None:
-        forget(store, version)
+        purge(store, version)
     return None

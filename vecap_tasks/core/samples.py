@@ -25,7 +25,7 @@ _HOST = "split_part(split_part(url, '/', 3), ':', 1)"  # of a canonical address
 _MAX_FACET_VALUES = 25
 
 
-def read_picture(store: Store, crawl: Manifest, key: str) -> bytes | None:
+def read_image(store: Store, crawl: Manifest, key: str) -> bytes | None:
     """Return the JPEG of the row *key* of the stage crawl, None where the crawl has no such image."""
     for name in crawl.files_ending(".tar"):
         shard = PurePosixPath(name).stem

@@ -30,17 +30,17 @@ from vecap_tasks.core.manifest import (
     Attachments,
     FileEntry,
     Input,
-    Made,
     Manifest,
+    ShardOutput,
     ShardResult,
     code_version,
     fingerprint,
     read_manifest,
 )
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import MISSING, Recorded, Upstream, find_differing
+from vecap_tasks.core.verify import MISSING, RecordedFile, Upstream, find_differing
 from vecap_tasks.core.version import Version, is_deleted, list_versions
-from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.errors import CorruptError, VecapError
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Stage(ABC):
         self.version = version
         self.store = Store(config.resolve(config.root))
         # Asked between the batches of a shard: False where nobody waits for it any more, and going on would be in vain.
-        self.wanted: Callable[[], bool] = lambda: True
+        self.is_wanted: Callable[[], bool] = lambda: True
 
     # What a stage fills in.
 
@@ -104,7 +104,7 @@ class Stage(ABC):
         """Return what this stage reads besides the stages before it: sources, models, prompts."""
         return []
 
-    def reads(self) -> list[Recorded]:
+    def reads(self) -> list[RecordedFile]:
         """Return the files of other stages that this one reads, without those that it checks as it reads them: tars."""
         everything = ((name, self.upstream_manifest(name).files_ending("")) for name in self.upstream)
         files = [file for name, listed in everything for file in self.upstream_files(name, listed)]
@@ -115,7 +115,7 @@ class Stage(ABC):
         """Return the names of all shards, in order. May prepare what they share, safely and more than once."""
 
     @abstractmethod
-    def process(self, shard: str, work: Path) -> Made:
+    def process(self, shard: str, work: Path) -> ShardOutput:
         """Write the shard's files into the empty folder *work*: a pure function of inputs and configuration."""
 
     def preparations(self) -> list[str]:
@@ -126,16 +126,16 @@ class Stage(ABC):
         """Do one of the `preparations`; safe to do twice, and to kill. What nobody did, `shards` does itself."""
         raise NotImplementedError(f"the stage {self.name} has no part {part}")
 
-    def finish(self, results: list[ShardResult], work: Path) -> Made:
+    def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         """Write what belongs to the whole stage into *work*, all shards being done."""
-        return Made({})
+        return ShardOutput({})
 
     # What every stage has.
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over configuration, upstream fingerprints, dataset, interval and the stage's revision."""
-        upstream = {name: self.before(name).fingerprint for name in self.upstream}
+        upstream = {name: self.upstream_stage(name).fingerprint for name in self.upstream}
         return fingerprint(
             self.name, self.revision, self.config.dataset, self.version.interval, self.identity(), upstream
         )
@@ -146,7 +146,7 @@ class Stage(ABC):
         place = f"{self.version.folder}/{self.name}"
         return f"{place}/{self.fingerprint[:12]}" if self.keyed else place
 
-    def before(self, name: str) -> Stage:
+    def upstream_stage(self, name: str) -> Stage:
         """Return the stage *name* of the same version and configuration; one object for all stages that ask."""
         if name not in self._stages:
             self._stages[name] = stage = load_stage(name, self.config, self.version)
@@ -154,17 +154,17 @@ class Stage(ABC):
         return self._stages[name]
 
     def manifest(self) -> Manifest | None:
-        """Return this stage's manifest, or None while it has none. Raises DamagedError."""
+        """Return this stage's manifest, or None while it has none. Raises CorruptError."""
         found = read_manifest(self.store, self.folder)
         if found is not None and found.fingerprint != self.fingerprint:
-            raise DamagedError(f"{self.folder}/{NAME} belongs to other settings than its version; restore it")
+            raise CorruptError(f"{self.folder}/{NAME} belongs to other settings than its version; restore it")
         return found
 
-    def upstream_stage(self, name: str) -> Upstream:
+    def resolve_upstream(self, name: str) -> Upstream:
         """Return what the stage *name* before this one made, resolved once. Raises VecapError if it is not done."""
         if name not in self._resolved:
-            stage = self.before(name)
-            manifest = stage.manifest() or stage.adopt()
+            stage = self.upstream_stage(name)
+            manifest = stage.manifest() or stage.reuse_revision()
             if manifest is None:
                 raise VecapError(f"version {self.version.name} has no {name} yet; run `vecap {name}` first")
             self._resolved[name] = Upstream(self.store, stage.folder, manifest)
@@ -172,29 +172,29 @@ class Stage(ABC):
 
     def upstream_manifest(self, name: str) -> Manifest:
         """Return the manifest of the stage *name* before this one. Raises VecapError if it is not done."""
-        return self.upstream_stage(name).manifest
+        return self.resolve_upstream(name).manifest
 
-    def upstream_files(self, name: str, files: Iterable[str] | None = None) -> list[Recorded]:
+    def upstream_files(self, name: str, files: Iterable[str] | None = None) -> list[RecordedFile]:
         """Return *files* (names in the store) of the stage *name* before this one, by default all."""
-        return self.upstream_stage(name).files(files)
+        return self.resolve_upstream(name).files(files)
 
     @contextmanager
     def upstream_file(self, name: str) -> Iterator[Path]:
         """Give a local path to the file *name* of a stage before this one.
 
-        Raises DamagedError if the file was changed or is missing.
+        Raises CorruptError if the file was changed or is missing.
         """
         with self._upstream_files[name].checked() as path:
             yield path
 
     @cached_property
-    def _upstream_files(self) -> dict[str, Recorded]:
+    def _upstream_files(self) -> dict[str, RecordedFile]:
         return {file.name: file for name in self.upstream for file in self.upstream_files(name)}
 
     def _check_upstream(self, read_up_to: float = math.inf) -> None:
         """Compare the files that this stage reads with their records: sizes and, up to so many bytes, every byte.
 
-        Raises DamagedError if one differs. If one was changed, what this stage has made so far may come from it and is
+        Raises CorruptError if one differs. If one was changed, what this stage has made so far may come from it and is
         discarded. Nothing can come from a file that is missing.
         """
         files = self.reads()
@@ -208,7 +208,7 @@ class Stage(ABC):
                 self.store.remove_folder(f"{self.folder}/{name}")
         (file, problem), *more = differing
         others = f" (and {len(more)} more files)" if more else ""
-        raise DamagedError(f"{file.name} {problem}; {file.remedy}{others}")
+        raise CorruptError(f"{file.name} {problem}; {file.remedy}{others}")
 
     def receipts(self) -> list[ShardResult]:
         """Return the receipts of the finished shards, by name."""
@@ -223,11 +223,11 @@ class Stage(ABC):
         except FileNotFoundError:
             return None
 
-    def aside(self, shard: str) -> str:
+    def scratch_dir(self, shard: str) -> str:
         """Return the folder of the store for what *shard* keeps while it is not finished; it goes when it is."""
         return f"{self.folder}/{RECEIPTS}/{shard}"
 
-    def unprepared(self) -> list[str]:
+    def pending_preparations(self) -> list[str]:
         """Return the parts that can be prepared side by side before `plan` is asked; none where the stage is done."""
         if self._done():
             return []
@@ -237,7 +237,7 @@ class Stage(ABC):
         return parts
 
     def _done(self) -> bool:
-        return self.manifest() is not None or self.adopt() is not None
+        return self.manifest() is not None or self.reuse_revision() is not None
 
     def plan(self) -> list[str]:
         """Return the shards still to be done; none where the stage is committed or another version has the same."""
@@ -253,7 +253,7 @@ class Stage(ABC):
         done = {name.removesuffix(".json") for name in self.store.files(place)}
         return [shard for shard in self.shards() if shard not in done]
 
-    def adopt(self) -> Manifest | None:
+    def reuse_revision(self) -> Manifest | None:
         """Take over this stage from another revision of the interval that made the very same, if there is one."""
         for other in list_versions(self.store, self.version.dataset, self.version.interval):
             if other.name == self.version.name:
@@ -270,11 +270,11 @@ class Stage(ABC):
                 self.store.remove(f"{self.folder}/{NAME}")
         return None
 
-    def settle(self, shard: str) -> ShardResult | None:
+    def finalize(self, shard: str) -> ShardResult | None:
         """Return the receipt of *shard*; where there is one, remove what a slower try has kept since."""
         found = self.receipt(shard)
         if found is not None:
-            self.store.remove_folder(self.aside(shard))
+            self.store.remove_folder(self.scratch_dir(shard))
         return found
 
     def run(self, shard: str) -> ShardResult:
@@ -283,31 +283,31 @@ class Stage(ABC):
         Raises VecapError where the stage is committed: what is published is never written again.
         """
         start = time.monotonic()
-        found = self.settle(shard)
+        found = self.finalize(shard)
         if found is not None:
             return found
         if self.manifest() is not None:
             raise VecapError(f"{self.folder} is committed, its shards are not written again; run `vecap verify`")
         with self.store.workspace() as work:
             made = self.process(shard, work)
-            found = self.settle(shard)
+            found = self.finalize(shard)
             if found is not None:  # another run was faster
                 return found
             files = self._publish(made.files, work)
         result = ShardResult(shard, files, dict(made.counters), round(time.monotonic() - start, 3), dict(made.notes))
         receipt = json.dumps(asdict(result), sort_keys=True).encode()
         self.store.put(f"{self.folder}/{RECEIPTS}/{shard}.json", receipt)
-        self.store.remove_folder(self.aside(shard))
+        self.store.remove_folder(self.scratch_dir(shard))
         return result
 
     def commit(self) -> Manifest:
         """Write the manifest, all shards being done; a stage that has one is left as it is.
 
         Of several runs that commit at once one wins, and the others say so. Raises VecapError when shards are missing,
-        when the version was deleted meanwhile, or when another process committed something else, and DamagedError when
+        when the version was deleted meanwhile, or when another process committed something else, and CorruptError when
         a file that the stage read is not what its manifest says.
         """
-        found = self.manifest() or self.adopt()
+        found = self.manifest() or self.reuse_revision()
         if found is not None:
             return found
         self._check_upstream()
@@ -319,7 +319,9 @@ class Stage(ABC):
             )
         results = self.receipts()
         for name in {result.shard for result in results}.intersection(self.store.folders(f"{self.folder}/{RECEIPTS}")):
-            self.store.remove_folder(self.aside(name))  # of a worker that was killed after another had overtaken it
+            self.store.remove_folder(
+                self.scratch_dir(name)
+            )  # of a worker that was killed after another had overtaken it
         attached = Attachments(self.store, self.folder, f"{self.folder}/{RECEIPTS}/attachments")
         with self.store.workspace() as work:
             made = self.finish(results, work)
@@ -367,7 +369,7 @@ class Stage(ABC):
                 self.store.upload(f"{self.folder}/{entry.path}", work / entry.path)
         return tuple(entries)
 
-    def _provenance(self, results: list[ShardResult], end: Made) -> dict[str, Any]:
+    def _provenance(self, results: list[ShardResult], end: ShardOutput) -> dict[str, Any]:
         return {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "vecap": __version__,

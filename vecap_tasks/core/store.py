@@ -66,7 +66,7 @@ def _s3_client(variables: tuple[str | None, ...]) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class WrittenFile:
     """A file of the store: its path in it, its size, and when it was last written (seconds since the epoch)."""
 
     path: str
@@ -224,12 +224,12 @@ class Store:
             shutil.copyfile(self.path(name), aside)
             self._publish(aside, to)
 
-    def tree(self, name: str = "") -> list[Stored]:
+    def tree(self, name: str = "") -> list[WrittenFile]:
         """Return all files under *name*, at any depth, by path; of `.staging` too where that is named."""
         base = self.path(name) if name else self._base
         infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
         found = [
-            Stored(f"{name}/{info.path[len(base) :].lstrip('/')}".lstrip("/"), info.size, info.mtime.timestamp())
+            WrittenFile(f"{name}/{info.path[len(base) :].lstrip('/')}".lstrip("/"), info.size, info.mtime.timestamp())
             for info in infos
             if info.type == pafs.FileType.File
         ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.errors import CorruptError
 
 _BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 _FOLDER = b"5"
@@ -53,7 +53,7 @@ def read_members(stream: IO[bytes], name: str, *, strict: bool = False) -> Itera
     """Give the files of the tar *stream* that have a name of webdataset's form, in their order.
 
     *stream* is seekable and read in order, but for steps back of one block; between two members the caller may read
-    elsewhere in it. Raises DamagedError, naming *name*, for a tar that is cut short or is none; with *strict* also for
+    elsewhere in it. Raises CorruptError, naming *name*, for a tar that is cut short or is none; with *strict* also for
     one whose end is not two blocks of zeros and nothing but zeros.
     """
     size = stream.seek(0, SEEK_END)
@@ -86,7 +86,7 @@ def read_groups(stream: IO[bytes], name: str, *, strict: bool = False) -> Iterat
 def read_samples(stream: IO[bytes], name: str = "the tar", kinds: Collection[str] | None = None) -> Iterator[Sample]:
     """Give the samples in order, one in memory at a time, with their members of *kinds*, or all of them.
 
-    *stream* can be sought in. Raises DamagedError, naming *name*, for a broken tar.
+    *stream* can be sought in. Raises CorruptError, naming *name*, for a broken tar.
     """
     for key, group in read_groups(stream, name):
         yield Sample(key, {one.kind: one.read(stream) for one in group if kinds is None or one.kind in kinds})
@@ -150,8 +150,8 @@ def _check_end(stream: IO[bytes], offset: int, name: str) -> None:
         raise _damage(name, f"cut short after byte {offset}: its end is missing")
 
 
-def _damage(name: str, problem: str) -> DamagedError:
-    return DamagedError(f"{name} is {problem}; restore it, or get it again")
+def _damage(name: str, problem: str) -> CorruptError:
+    return CorruptError(f"{name} is {problem}; restore it, or get it again")
 
 
 def _text(field: bytes) -> str:

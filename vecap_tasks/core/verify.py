@@ -12,7 +12,7 @@ from pathlib import Path
 from vecap_tasks.core.manifest import NAME, Manifest, read_manifest
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import DATASET_STAGES, Version
-from vecap_tasks.errors import DamagedError, VecapError
+from vecap_tasks.errors import CorruptError, VecapError
 
 KEYED_STAGES = ("train", "evaluate")
 CHANGED = "was changed: its sha256 is not the manifest's"
@@ -21,7 +21,7 @@ _READERS = 8  # threads; hashing releases the interpreter
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class Corruption:
     """What is wrong with one file; `path` is its name in the store."""
 
     path: str
@@ -29,7 +29,7 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedFile:
     """A file of *store* and what is recorded of it; `remedy` says what to do if the file differs."""
 
     store: Store
@@ -55,16 +55,16 @@ class Recorded:
 
     @contextmanager
     def checked(self) -> Iterator[Path]:
-        """Give a local path to the file. Raises DamagedError if it was changed or is missing."""
+        """Give a local path to the file. Raises CorruptError if it was changed or is missing."""
         with ExitStack() as stack:
             try:
                 path = stack.enter_context(self.store.local(self.name))
             except FileNotFoundError:
-                raise DamagedError(f"{self.name} {MISSING}; {self.remedy}") from None
+                raise CorruptError(f"{self.name} {MISSING}; {self.remedy}") from None
             with path.open("rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
             if sha256 != self.sha256:
-                raise DamagedError(f"{self.name} {CHANGED}; {self.remedy}")
+                raise CorruptError(f"{self.name} {CHANGED}; {self.remedy}")
             yield path
 
 
@@ -77,7 +77,7 @@ class Upstream:
     folder: str
     manifest: Manifest
 
-    def files(self, names: Iterable[str] | None = None) -> list[Recorded]:
+    def files(self, names: Iterable[str] | None = None) -> list[RecordedFile]:
         """Return the files *names* (in the store), by default all, with what the manifest says of them."""
         stage, place = self.manifest.stage, self.manifest.location
         folders = self.folder if self.folder == place else f"{self.folder} and {place}"
@@ -92,19 +92,19 @@ class Verification:
 
     files: int
     bytes: int
-    damages: tuple[Damage, ...]
+    corruptions: tuple[Corruption, ...]
 
 
 def verify_version(store: Store, version: Version) -> Verification:
     """Read every file of every finished stage of *version*. A stage that is not finished yet is no damage."""
-    damages: list[Damage] = []
+    corruptions: list[Corruption] = []
     manifests: dict[str, Manifest] = {}
     files, size = 0, 0
     for folder in stage_folders(store, version):
         try:
             manifest = read_manifest(store, folder)
         except VecapError as error:
-            damages.append(Damage(f"{folder}/{NAME}", str(error)))
+            corruptions.append(Corruption(f"{folder}/{NAME}", str(error)))
             continue
         if manifest is None:
             continue
@@ -112,11 +112,11 @@ def verify_version(store: Store, version: Version) -> Verification:
         entries = (*manifest.files, *manifest.attachments)
         files += len(entries)
         size += sum(entry.bytes for entry in entries)
-        damages += check_files(store, manifest)
-    damages += _check_version(version, manifests)
+        corruptions += check_files(store, manifest)
+    corruptions += _check_version(version, manifests)
     for folder, manifest in manifests.items():
-        damages += check_inputs(folder, manifest, manifests)
-    return Verification(files, size, tuple(sorted(damages, key=lambda damage: (damage.path, damage.problem))))
+        corruptions += check_inputs(folder, manifest, manifests)
+    return Verification(files, size, tuple(sorted(corruptions, key=lambda damage: (damage.path, damage.problem))))
 
 
 def stage_folders(store: Store, version: Version) -> list[str]:
@@ -128,41 +128,43 @@ def stage_folders(store: Store, version: Version) -> list[str]:
     return folders
 
 
-def check_files(store: Store, manifest: Manifest) -> list[Damage]:
+def check_files(store: Store, manifest: Manifest) -> list[Corruption]:
     """Return the files of a stage that are missing, changed, or listed nowhere."""
     listed = {entry.path for entry in (*manifest.files, *manifest.attachments)}
-    found = [Damage(file.name, problem) for file, problem in _ask(recorded(store, manifest), _described)]
+    found = [Corruption(file.name, problem) for file, problem in _ask(recorded(store, manifest), _described)]
     extra = [path for path in _walk(store, manifest.location) if path not in listed and path != NAME]
-    return found + [Damage(f"{manifest.location}/{path}", "stands in no manifest") for path in extra]
+    return found + [Corruption(f"{manifest.location}/{path}", "stands in no manifest") for path in extra]
 
 
-def check_inputs(folder: str, manifest: Manifest, manifests: dict[str, Manifest]) -> list[Damage]:
+def check_inputs(folder: str, manifest: Manifest, manifests: dict[str, Manifest]) -> list[Corruption]:
     """Return where *manifest* was made from another stage than the one that lies beside it.
 
     *manifests* are those of the version, by folder.
     """
-    damages = []
+    corruptions = []
     for item in manifest.inputs:
         if item.kind != "stage":
             continue
         beside = [other for other in manifests.values() if other.stage == item.name]
         if not any(other.digest == item.digest for other in beside):
             problem = f"was made from another {item.name}, with digest {item.digest[:12]}"
-            damages.append(Damage(f"{folder}/{NAME}", problem))
-    return damages
+            corruptions.append(Corruption(f"{folder}/{NAME}", problem))
+    return corruptions
 
 
-def recorded(store: Store, manifest: Manifest, names: Iterable[str] | None = None, remedy: str = "") -> list[Recorded]:
+def recorded(
+    store: Store, manifest: Manifest, names: Iterable[str] | None = None, remedy: str = ""
+) -> list[RecordedFile]:
     """Return the files *names* (in the store) of a stage, by default all; attachments too."""
     found = [
-        Recorded(store, f"{manifest.location}/{entry.path}", entry.bytes, entry.sha256, remedy)
+        RecordedFile(store, f"{manifest.location}/{entry.path}", entry.bytes, entry.sha256, remedy)
         for entry in (*manifest.files, *manifest.attachments)
     ]
     wanted = None if names is None else set(names)
     return [file for file in found if wanted is None or file.name in wanted]
 
 
-def find_differing(files: Sequence[Recorded], *, read: bool = True) -> list[tuple[Recorded, str]]:
+def find_differing(files: Sequence[RecordedFile], *, read: bool = True) -> list[tuple[RecordedFile, str]]:
     """Return those of *files* that differ, and how; *read* as for `Recorded.problem`.
 
     Raises OSError if one cannot be read.
@@ -170,13 +172,13 @@ def find_differing(files: Sequence[Recorded], *, read: bool = True) -> list[tupl
     return _ask(files, lambda file: file.problem(read=read))
 
 
-def _ask(files: Sequence[Recorded], ask: Callable[[Recorded], str | None]) -> list[tuple[Recorded, str]]:
+def _ask(files: Sequence[RecordedFile], ask: Callable[[RecordedFile], str | None]) -> list[tuple[RecordedFile, str]]:
     with ThreadPoolExecutor(_READERS, "verify") as threads:
         problems = threads.map(ask, files)
         return [(file, problem) for file, problem in zip(files, problems, strict=True) if problem is not None]
 
 
-def _described(file: Recorded) -> str | None:
+def _described(file: RecordedFile) -> str | None:
     try:
         return file.problem()
     except OSError as error:
@@ -193,26 +195,26 @@ def _walk(store: Store, folder: str, below: str = "") -> Iterator[str]:
             yield from _walk(store, folder, f"{below}/{name}" if below else name)
 
 
-def _check_version(version: Version, manifests: dict[str, Manifest]) -> list[Damage]:
+def _check_version(version: Version, manifests: dict[str, Manifest]) -> list[Corruption]:
     last = manifests.get(f"{version.folder}/assemble")
     if last is None:
         return []
-    damages = []
+    corruptions = []
     if last.fingerprint != version.fingerprint:
-        damages.append(
-            Damage(f"{version.folder}/assemble/{NAME}", "belongs to another version: its fingerprint differs")
+        corruptions.append(
+            Corruption(f"{version.folder}/assemble/{NAME}", "belongs to another version: its fingerprint differs")
         )
     for stage in DATASET_STAGES:
         if f"{version.folder}/{stage}" not in manifests:
-            damages.append(
-                Damage(f"{version.folder}/{stage}/{NAME}", "is missing or damaged, and the version is published")
+            corruptions.append(
+                Corruption(f"{version.folder}/{stage}/{NAME}", "is missing or damaged, and the version is published")
             )
-    return damages
+    return corruptions
 
 
-def read_sound_manifest(store: Store, folder: str) -> Manifest:
-    """Return the manifest in *folder*. Raises DamagedError where it is missing or was changed."""
+def read_verified_manifest(store: Store, folder: str) -> Manifest:
+    """Return the manifest in *folder*. Raises CorruptError where it is missing or was changed."""
     manifest = read_manifest(store, folder)
     if manifest is None:
-        raise DamagedError(f"{folder}/{NAME} is missing; restore it, or make the stage again")
+        raise CorruptError(f"{folder}/{NAME} is missing; restore it, or make the stage again")
     return manifest

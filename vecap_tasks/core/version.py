@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from vecap_tasks.config.recorded import with_current_names
 from vecap_tasks.core.manifest import Manifest, read_manifest
 from vecap_tasks.core.store import Store
-from vecap_tasks.errors import ConfigError, DamagedError, PermanentError
+from vecap_tasks.errors import ConfigError, CorruptError, PermanentError
 
 DATASET_STAGES = ("crawl", "quality", "rewrite", "assemble")
 _FILE = "version.json"
@@ -102,11 +103,11 @@ def read_version(store: Store, dataset: str, name: str) -> Version:
 
 
 def read_config(store: Store, version: Version) -> dict[str, Any]:
-    """Return the configuration that *version* is bound to: what decides its content. Raises DamagedError."""
+    """Return the configuration that *version* is bound to: what decides its content. Raises CorruptError."""
     try:
         config: dict[str, Any] = json.loads(store.read(f"{version.folder}/{_FILE}"))["config"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{version.folder}/{_FILE} is damaged: {error}; restore it") from error
+        raise CorruptError(f"{version.folder}/{_FILE} is damaged: {error}; restore it") from error
     return config
 
 
@@ -128,7 +129,7 @@ def is_deleted(store: Store, dataset: str, name: str) -> bool:
     return entry is not None and entry.deletion is not None
 
 
-def bury(store: Store, version: Version, deletion: Deletion) -> None:
+def tombstone(store: Store, version: Version, deletion: Deletion) -> None:
     """Set the tombstone: from here on no reader finds *version*, and no other version takes a stage over from it.
 
     Raises FileNotFoundError for one that is gone.
@@ -137,14 +138,14 @@ def bury(store: Store, version: Version, deletion: Deletion) -> None:
     store.put(f"{version.folder}/{_FILE}", _json(body | {"deleted": asdict(deletion)}))
 
 
-def unbury(store: Store, version: Version) -> None:
+def restore(store: Store, version: Version) -> None:
     """Take the tombstone away again; its files must all be there."""
     body = json.loads(store.read(f"{version.folder}/{_FILE}"))
     body.pop("deleted", None)
     store.put(f"{version.folder}/{_FILE}", _json(body))
 
 
-def forget(store: Store, version: Version) -> None:
+def purge(store: Store, version: Version) -> None:
     """Remove the record of *version*, which nobody ever saw published: its name may be given again."""
     store.remove(f"{version.folder}/{_FILE}")
 
@@ -178,9 +179,9 @@ def _entry(store: Store, dataset: str, name: str) -> _Entry | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{place} is damaged: {error}; restore it") from error
+        raise CorruptError(f"{place} is damaged: {error}; restore it") from error
     if version.name != name:
-        raise DamagedError(f"{place} belongs to version {version.name}; restore it")
+        raise CorruptError(f"{place} belongs to version {version.name}; restore it")
     return _Entry(version, deletion)
 
 
@@ -205,7 +206,7 @@ class Change:
 
 def changed_settings(store: Store, a: Version, b: Version) -> tuple[Change, ...]:
     """Return what decides the content of *b* otherwise than of *a*, digests of models and prompts included, by key."""
-    one, other = (dict(_flat(read_config(store, version))) for version in (a, b))
+    one, other = (dict(_flat(with_current_names(read_config(store, version)))) for version in (a, b))
     keys = sorted(one.keys() | other.keys())
     return tuple(Change(key, one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key))
 
@@ -227,13 +228,13 @@ _TOLD = 6  # settings that the line names
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class VersionStatus:
     """`digest` is that of the published content, None while it is being made; `beside` is the version of the interval
     before it, None for the first, and `changes` the settings that differ from it."""
 
     version: Version
     digest: str | None
-    beside: Version | None
+    previous: Version | None
     changes: tuple[Change, ...]
 
     def __str__(self) -> str:
@@ -241,18 +242,18 @@ class Opened:
         state = "is made"
         if self.digest is not None:
             state = f"is published under this configuration ({self.digest[:12]}), nothing of it is made again"
-        if self.beside is None:
+        if self.previous is None:
             return f"version {name} {state}"
         told = "; ".join(str(change) for change in self.changes[:_TOLD])
         more = f"; and {len(self.changes) - _TOLD} more" if len(self.changes) > _TOLD else ""
-        return f"version {name} {state}; it is a revision beside {self.beside.name}: {told}{more}"
+        return f"version {name} {state}; it is a revision beside {self.previous.name}: {told}{more}"
 
 
-def look_up(store: Store, version: Version) -> Opened:
-    """Say what there is of the registered *version*. Raises DamagedError."""
+def version_status(store: Store, version: Version) -> VersionStatus:
+    """Say what there is of the registered *version*. Raises CorruptError."""
     manifest = published(store, version)
     before = [v for v in list_versions(store, version.dataset, version.interval) if v.revision < version.revision]
     seen = [v for v in before if published(store, v) is not None]
     beside = next(reversed(seen or before), None)
     changes = changed_settings(store, beside, version) if beside is not None else ()
-    return Opened(version, manifest.digest if manifest else None, beside, changes)
+    return VersionStatus(version, manifest.digest if manifest else None, beside, changes)

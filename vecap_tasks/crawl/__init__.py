@@ -10,10 +10,10 @@ fetch          polite downloads: each host's pace (turn) and permission (permit,
                private addresses (guard, resolver), reasons for what fails (trouble)
 client         one fetcher for all shards of a process
 archive        images that a file of the source holds already
-decode         bytes to a JPEG of the wanted size: its pixels (colour), its notes (exif), its hash (phash)
-disguise       what a body that is no image is instead
+decode         bytes to a JPEG of the wanted size: its pixels (color), its notes (exif), its hash (phash)
+sniff_mismatch       what a body that is no image is instead
 retry          an earlier crawl whose failed rows are tried again
 download       fetch and decode for the rows of a shard
 shards         tar, parquet and stats of a shard
-duplicates     rows with the same bytes, or nearly the same picture (neighbours), here or in earlier versions
+duplicates     rows with the same bytes, or nearly the same picture (neighbors), here or in earlier versions
 """

@@ -20,7 +20,7 @@ from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.schemas import CANDIDATES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, scan
-from vecap_tasks.crawl.sources.link import Held, Link, Tally, uid
+from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, uid
 
 if TYPE_CHECKING:
     import duckdb
@@ -29,7 +29,7 @@ FOOTER = b"vecap"
 # `place` puts the rows of a part in order.
 LINKS = pa.schema([pa.field("place", pa.int64()), *(field for field in CANDIDATES if field.name != "key")])
 # The fields of Held.
-HELD = pa.schema(
+ARCHIVED_IMAGES = pa.schema(
     [
         pa.field("place", pa.int64()),
         pa.field("url", pa.string()),
@@ -75,7 +75,7 @@ class Source(Protocol):
         Raises VecapError where the source names nothing that exists.
         """
 
-    def read(self, part: str, tally: Tally) -> Iterator[Link | Held]:
+    def read(self, part: str, stats: Stats) -> Iterator[Link | ArchivedImage]:
         """Give every link of *part*, and the images that it holds; *tally* is complete when they are at their end.
 
         Raises VecapError where the part cannot be read to its end.
@@ -102,7 +102,7 @@ def open_source(config: Config, interval: str) -> Source:
     return Site(config.crawl.fetch, section, interval)
 
 
-def held_beside(links: Place) -> Place:
+def archived_images_of(links: Place) -> Place:
     """Return where the table HELD lies, if there is one, that belongs to the table *links*."""
     return links.with_suffix(".held.parquet")
 
@@ -112,19 +112,21 @@ def extract(source: Source, part: str, path: Path) -> None:
 
     Raises VecapError where the part cannot be read to its end.
     """
-    tally = Tally()
-    items = source.read(part, tally)
+    stats = Stats()
+    items = source.read(part, stats)
     with _few_collections(), ExitStack() as files:
         links = files.enter_context(pq.ParquetWriter(path, LINKS, compression="zstd"))
         held: pq.ParquetWriter | None = None
         place = 0
         while batch := list(islice(items, _BATCH)):
             links.write_batch(_links([item for item in batch if isinstance(item, Link)], place))
-            if images := [item for item in batch if isinstance(item, Held)]:
-                held = held or files.enter_context(pq.ParquetWriter(held_beside(path), HELD, compression="zstd"))
-                held.write_batch(_held(images, place))
+            if images := [item for item in batch if isinstance(item, ArchivedImage)]:
+                held = held or files.enter_context(
+                    pq.ParquetWriter(archived_images_of(path), ARCHIVED_IMAGES, compression="zstd")
+                )
+                held.write_batch(_archived(images, place))
             place += len(batch)
-        body = {"counters": tally.counters, "inputs": [asdict(item) for item in tally.inputs]}
+        body = {"counters": stats.counters, "inputs": [asdict(item) for item in stats.inputs]}
         links.add_key_value_metadata({FOOTER: json.dumps(body, sort_keys=True).encode()})
 
 
@@ -139,10 +141,10 @@ def _few_collections() -> Iterator[None]:
         gc.set_threshold(young, *others)
 
 
-def read_tally(metadata: pq.FileMetaData) -> Tally:
+def read_stats(metadata: pq.FileMetaData) -> Stats:
     """Return what the table with this footer was made from."""
     body = json.loads(metadata.metadata[FOOTER])
-    return Tally(Counter(body["counters"]), [Input(**item) for item in body["inputs"]])
+    return Stats(Counter(body["counters"]), [Input(**item) for item in body["inputs"]])
 
 
 def _links(links: list[Link], first: int) -> pa.RecordBatch:
@@ -161,10 +163,10 @@ def _links(links: list[Link], first: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(fields, schema=LINKS)
 
 
-def _held(images: list[Held], first: int) -> pa.RecordBatch:
-    fields = (field.name for field in HELD if field.name != "place")
+def _archived(images: list[ArchivedImage], first: int) -> pa.RecordBatch:
+    fields = (field.name for field in ARCHIVED_IMAGES if field.name != "place")
     columns = {name: [getattr(image, name) for image in images] for name in fields}
-    return pa.RecordBatch.from_pydict({"place": range(first, first + len(images)), **columns}, schema=HELD)
+    return pa.RecordBatch.from_pydict({"place": range(first, first + len(images)), **columns}, schema=ARCHIVED_IMAGES)
 
 
 def shard_names(rows: int, shard_size: int) -> list[str]:
@@ -181,16 +183,16 @@ def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work:
     Memory does not follow the number of rows.
     """
     path = work / "candidates.parquet"
-    tally = _total(store, tables)
+    stats = _total(store, tables)
     with connect(store, threads=2, work=work) as connection:
         _view(connection, store, "links", tables, LINKS)
-        beside = [held_beside(PurePosixPath(name)) for name in tables]
+        beside = [archived_images_of(PurePosixPath(name)) for name in tables]
         there = {place / name for place in {path.parent for path in beside} for name in store.files(str(place))}
-        _view(connection, store, "held", [str(path) for path in beside if path in there], HELD)
+        _view(connection, store, "held", [str(path) for path in beside if path in there], ARCHIVED_IMAGES)
         connection.execute(_IMAGES)
         links = connection.execute("SELECT count(*) FROM links").fetchall()[0][0]
         rows = connection.execute("SELECT count(DISTINCT uid) FROM links").fetchall()[0][0]
-        tally.counters.update({"candidates": rows, "repeated": links - rows})
+        stats.counters.update({"candidates": rows, "repeated": links - rows})
         ordered = connection.sql("""
             SELECT links.* REPLACE (
                 coalesce(stored_in, images.archive) AS stored_in,
@@ -203,11 +205,11 @@ def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work:
         with pq.ParquetWriter(path, CANDIDATES, compression="zstd", store_schema=False) as writer:
             for name, table in zip(names, _cut(ordered.to_arrow_reader(_BATCH), shard_size), strict=True):
                 if stored := table.num_rows - table["stored_in"].null_count:
-                    tally.counters["stored"] += stored
+                    stats.counters["stored"] += stored
                 keys = pa.array([f"{name}{row:0{digits}d}" for row in range(table.num_rows)], pa.string())
                 columns = [keys, *(table[field.name] for field in CANDIDATES if field.name != "key")]
                 writer.write_table(pa.Table.from_arrays(columns, schema=CANDIDATES), row_group_size=shard_size)
-            body = {"counters": tally.counters, "inputs": [asdict(item) for item in tally.inputs]}
+            body = {"counters": stats.counters, "inputs": [asdict(item) for item in stats.inputs]}
             writer.add_key_value_metadata({FOOTER: json.dumps(body, sort_keys=True).encode()})
     return path
 
@@ -228,13 +230,13 @@ def _view(
         FROM {files} AS files JOIN {view}_order USING (filename)""")  # noqa: S608
 
 
-def _total(store: Store, tables: Sequence[str]) -> Tally:
-    total = Tally(Counter())
+def _total(store: Store, tables: Sequence[str]) -> Stats:
+    total = Stats(Counter())
     for name in tables:
         with store.open(name) as stream:
-            tally = read_tally(pq.read_metadata(stream))
-        total.counters.update(tally.counters)
-        total.inputs.extend(tally.inputs)
+            stats = read_stats(pq.read_metadata(stream))
+        total.counters.update(stats.counters)
+        total.inputs.extend(stats.inputs)
     return total
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import duckdb
 
 _BATCH = 100_000
-MOST = 3  # bits that may differ, for the bands above
+MAX_GROUP = 3  # bits that may differ, for the bands above
 _CROWD = 512  # hashes in a bucket, above which it is cut
 _BANDS = ", ".join(f"(hash >> {16 * band}) & 65535" for band in range(4))
 _EXACT = f"""

@@ -19,9 +19,9 @@ from vecap_tasks.core.manifest import Input, Manifest, read_manifest
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import read_samples
 from vecap_tasks.core.version import interval_of, read_version
-from vecap_tasks.crawl.image.decode import Picture
+from vecap_tasks.crawl.image.decode import DecodedImage
 from vecap_tasks.crawl.shard_images import SUCCESS, Outcome, Spool
-from vecap_tasks.errors import DamagedError, Failure, PermanentError
+from vecap_tasks.errors import CorruptError, Failure, PermanentError
 
 # What another try does not change: somebody's decision, or what the image is. All that is not named here may pass.
 # A change of this list changes what a retry makes: raise the stage's `revision` with it.
@@ -43,7 +43,7 @@ def is_permanent(reason: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class PreviousCrawl:
     """A finished crawl. `reasons` are those that are tried again."""
 
     store: Store
@@ -56,14 +56,14 @@ class Earlier:
         return Input("dataset", f"{self.version}/crawl", self.manifest.digest)
 
     def read(self, path: str) -> bytes:
-        """Return a file of the crawl. Raises DamagedError where it is not what its manifest says."""
+        """Return a file of the crawl. Raises CorruptError where it is not what its manifest says."""
         with self._open(path) as stream:
             return stream.read()
 
     def outcomes(self, shard: str, spool: Spool) -> list[Outcome | None]:
         """Return what became of each row of *shard*, the JPEGs going to *spool*; None where it is to be tried again.
 
-        Raises DamagedError.
+        Raises CorruptError.
         """
         with self._open(f"{shard}.parquet") as stream:
             rows = pq.read_table(stream).to_pylist()
@@ -79,8 +79,8 @@ class Earlier:
 
     def _outcome(self, row: dict[str, Any], offset: int, length: int) -> Outcome | None:
         if row["status"] == SUCCESS:
-            picture = Picture(**{field.name: row[field.name] for field in fields(Picture)})
-            return Outcome(SUCCESS, None, row["sha256"], row["original_bytes"], picture, offset, length)
+            image = DecodedImage(**{field.name: row[field.name] for field in fields(DecodedImage)})
+            return Outcome(SUCCESS, None, row["sha256"], row["original_bytes"], image, offset, length)
         reason, _, detail = row["error_message"].partition(": ")
         if reason in self.reasons:
             return None
@@ -95,12 +95,12 @@ class Earlier:
         except FileNotFoundError:
             sound = False
         if not sound:
-            raise DamagedError(f"{name} is missing or was changed, and cannot be taken over; restore it")
+            raise CorruptError(f"{name} is missing or was changed, and cannot be taken over; restore it")
         with self.store.local(name) as local, local.open("rb") as stream:
             yield stream
 
 
-def open_earlier(store: Store, config: Config, interval: str) -> Earlier | None:
+def open_previous(store: Store, config: Config, interval: str) -> PreviousCrawl | None:
     """Return the crawl that `crawl.retry_failed` names, None where it is not set.
 
     Raises VecapError where that is of another interval, is not finished, was made under settings that the rest of
@@ -109,19 +109,19 @@ def open_earlier(store: Store, config: Config, interval: str) -> Earlier | None:
     retry = config.crawl.retry_failed
     if retry is None:
         return None
-    if interval_of(retry.of) != interval:
+    if interval_of(retry.version) != interval:
         raise PermanentError(
-            f"crawl.retry_failed.of: {retry.of} is no version of {interval}; name one, or leave it out"
+            f"crawl.retry_failed.version: {retry.version} is no version of {interval}; name one, or leave it out"
         )
-    version = read_version(store, config.dataset, retry.of)
+    version = read_version(store, config.dataset, retry.version)
     manifest = read_manifest(store, f"{version.folder}/crawl")
     if manifest is None:
-        raise PermanentError(f"version {retry.of} has no crawl to take over; finish it with `vecap crawl`")
+        raise PermanentError(f"version {retry.version} has no crawl to take over; finish it with `vecap crawl`")
     now = config.crawl.identity()
     for name in sorted(now.keys() | manifest.config.keys()):
         if name not in _MAY_DIFFER and now.get(name) != manifest.config.get(name):
             raise PermanentError(
-                f"version {retry.of} was crawled under another crawl.{name}; set it as it was, or crawl everything anew"
+                f"version {retry.version} was crawled with another crawl.{name}; restore it or crawl everything again"
             )
     failed = {
         name.removeprefix("error."): count for name, count in manifest.counters.items() if name.startswith("error.")
@@ -130,5 +130,5 @@ def open_earlier(store: Store, config: Config, interval: str) -> Earlier | None:
     if not asked & failed.keys():
         there = ", ".join(f"{reason} ({count:,})" for reason, count in sorted(failed.items())) or "none"
         wanted = ", ".join(sorted(asked)) or "that may pass"
-        raise PermanentError(f"version {retry.of} has no failed row with a reason {wanted}; there are: {there}")
-    return Earlier(store, retry.of, manifest, frozenset(asked))
+        raise PermanentError(f"version {retry.version} has no failed row with a reason {wanted}; there are: {there}")
+    return PreviousCrawl(store, retry.version, manifest, frozenset(asked))

@@ -16,17 +16,17 @@ from vecap_tasks.config import Config, FetchConfig, WarcSource
 from vecap_tasks.core.store import open_filesystem
 from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 from vecap_tasks.crawl.http.robots import opted_out, product_token
-from vecap_tasks.crawl.image.decode import Picture
+from vecap_tasks.crawl.image.decode import DecodedImage
 from vecap_tasks.crawl.image.decode_pool import Decoders
-from vecap_tasks.crawl.sources.link import Stored
-from vecap_tasks.crawl.warc.records import MAX_HEADER, Records, answer_of
+from vecap_tasks.crawl.sources.link import ByteRange
+from vecap_tasks.crawl.warc.records import MAX_HEADER, Records, parse_response
 from vecap_tasks.errors import Failure, VecapError, failure_of
 
 SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE = "success", "failed_to_download", "failed_to_resize"
 _DECODERS = 2  # threads; what they call lets go of the interpreter while it decodes
 
 
-def read_stored(config: Config, stored: Stored) -> bytes:
+def read_stored(config: Config, stored: ByteRange) -> bytes:
     """Return the bytes of an image: of its file, here or on S3, only they are read.
 
     Raises Failure: `not_stored` where the file is not what it was, `too_large` as for what is fetched, and of a
@@ -52,7 +52,7 @@ def _payload(record: bytes, fetch: FetchConfig) -> bytes:
     """Return the body of the answer that a record, gzipped or not, holds."""
     records = Records(io.BytesIO(record), "record", frozenset({"response", "resource"}), fetch.max_bytes + MAX_HEADER)
     try:
-        answer = answer_of(next(iter(records)))
+        answer = parse_response(next(iter(records)))
     except (VecapError, StopIteration) as error:
         raise Failure("not_stored", "no record lies there any more") from error
     if fetch.robots and (rule := opted_out(answer.robots_tags, product_token(fetch.user_agent))):
@@ -68,24 +68,24 @@ class Outcome:
     failure: Failure | None = None
     sha256: str | None = None
     original_bytes: int | None = None
-    picture: Picture | None = None
+    image: DecodedImage | None = None
     offset: int = 0
     length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class ImageRequest:
     """An image that rows ask for: at an address, or, where a file of the source holds it already, from there."""
 
     url: str
-    stored: Stored | None = None
+    stored: ByteRange | None = None
 
 
-def wanted(candidates: pa.Table) -> list[Want]:
+def image_requests(candidates: pa.Table) -> list[ImageRequest]:
     """Return what each row of *candidates* (CANDIDATES) asks for."""
     columns = (candidates[name].to_pylist() for name in ("url", "stored_in", "stored_at", "stored_bytes"))
     return [
-        Want(url, None if archive is None else Stored(archive, offset, length))
+        ImageRequest(url, None if archive is None else ByteRange(archive, offset, length))
         for url, archive, offset, length in zip(*columns, strict=True)
     ]
 
@@ -113,7 +113,9 @@ class Spool:
         return self._file.read(length)
 
 
-async def download_all(wants: Iterable[Want], config: Config, fetcher: Fetcher, spool: Spool) -> dict[Want, Outcome]:
+async def download_all(
+    wants: Iterable[ImageRequest], config: Config, fetcher: Fetcher, spool: Spool
+) -> dict[ImageRequest, Outcome]:
     """Return what became of each distinct image of *wants*; the JPEGs go to *spool*.
 
     Raises OSError where the spool cannot be written; what fails in a download is its outcome.
@@ -137,7 +139,7 @@ class _Downloader:
     decoders: Decoders
     spool: Spool
 
-    async def get(self, want: Want) -> Outcome:
+    async def get(self, want: ImageRequest) -> Outcome:
         try:
             if want.stored is None:
                 return await self.fetcher.get(want.url, self._fetched)
@@ -155,4 +157,4 @@ class _Downloader:
         if made.failure is not None:
             return Outcome(FAILED_TO_RESIZE, made.failure, made.sha256, len(body))
         offset = self.spool.append(made.jpeg)
-        return Outcome(SUCCESS, None, made.sha256, len(body), made.picture, offset, len(made.jpeg))
+        return Outcome(SUCCESS, None, made.sha256, len(body), made.image, offset, len(made.jpeg))

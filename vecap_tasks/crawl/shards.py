@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vecap_tasks.core.manifest import Made
+from vecap_tasks.core.manifest import ShardOutput
 from vecap_tasks.core.schemas import CRAWL
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter
@@ -19,7 +19,7 @@ from vecap_tasks.crawl.shard_images import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE,
 pa.array([0])  # with its first array pyarrow imports pandas, if it is installed; better before a host waits for us
 
 
-def write_shard(shard: str, candidates: pa.Table, outcomes: Sequence[Outcome], spool: Spool, work: Path) -> Made:
+def write_shard(shard: str, candidates: pa.Table, outcomes: Sequence[Outcome], spool: Spool, work: Path) -> ShardOutput:
     """Write `<shard>.tar`, `.parquet` and `_stats.json` into *work*; *outcomes* has one for each row.
 
     A shard without a single image gets no tar: webdataset fails on empty ones.
@@ -39,24 +39,24 @@ def write_shard(shard: str, candidates: pa.Table, outcomes: Sequence[Outcome], s
     (work / stats).write_text(_stats(len(rows), statuses, reasons), encoding="utf-8")
     counters = {name: statuses[name] for name in (SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE)}
     counters |= {f"error.{reason}": count for reason, count in reasons.items() if reason != SUCCESS}
-    return Made(files, counters)
+    return ShardOutput(files, counters)
 
 
 def _columns(outcome: Outcome) -> dict[str, Any]:
     """Return the columns that CRAWL has beyond CANDIDATES."""
-    picture = outcome.picture
+    image = outcome.image
     return {
         "status": outcome.status,
         "error_message": outcome.failure.message if outcome.failure else None,
-        "width": picture and picture.width,
-        "height": picture and picture.height,
-        "original_width": picture and picture.original_width,
-        "original_height": picture and picture.original_height,
-        "original_format": picture and picture.original_format,
+        "width": image and image.width,
+        "height": image and image.height,
+        "original_width": image and image.original_width,
+        "original_height": image and image.original_height,
+        "original_format": image and image.original_format,
         "original_bytes": outcome.original_bytes,
-        "exif": picture and picture.exif,
+        "exif": image and image.exif,
         "sha256": outcome.sha256,
-        "phash": picture and picture.phash,
+        "phash": image and image.phash,
     }
 
 

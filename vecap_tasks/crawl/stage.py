@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecap_tasks.core.manifest import Input, Made, ShardResult
+from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Stage
 
 # What reads, fetches and decodes is imported where it is used: every stage loads this class for its fingerprint, on
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from vecap_tasks.crawl.candidates import Source
     from vecap_tasks.crawl.dedup import PublishedCrawl
     from vecap_tasks.crawl.http.fetcher import Client
-    from vecap_tasks.crawl.previous_crawl import Earlier
-    from vecap_tasks.crawl.sources.link import Tally
+    from vecap_tasks.crawl.previous_crawl import PreviousCrawl
+    from vecap_tasks.crawl.sources.link import Stats
 
 _CANDIDATES = "candidates.parquet"
 _DUPLICATES = "duplicates.parquet"
@@ -44,7 +44,7 @@ class Crawl(Stage):
     def inputs(self) -> list[Input]:
         retried = [] if self._earlier is None else [self._earlier.input]
         published = [Input("version", one.version, one.digest) for one in self._published]
-        return [*self._tally.inputs, *retried, *published]
+        return [*self._stats.inputs, *retried, *published]
 
     def preparations(self) -> list[str]:
         if self._earlier is not None or self.store.exists(f"{self.folder}/{_CANDIDATES}"):
@@ -53,14 +53,14 @@ class Crawl(Stage):
         return [part for part in self._source.parts() if PurePosixPath(self._links(part)).name not in made]
 
     def prepare(self, part: str) -> None:
-        from vecap_tasks.crawl.candidates import extract, held_beside
+        from vecap_tasks.crawl.candidates import archived_images_of, extract
 
         with self.store.workspace() as work:
             path = work / "links.parquet"
             extract(self._source, part, path)
             links = self._links(part)
-            if held_beside(path).exists():
-                self.store.upload(str(held_beside(PurePosixPath(links))), held_beside(path))
+            if archived_images_of(path).exists():
+                self.store.upload(str(archived_images_of(PurePosixPath(links))), archived_images_of(path))
             self.store.upload(links, path)  # last: a part with links is done
 
     def shards(self) -> list[str]:
@@ -68,13 +68,13 @@ class Crawl(Stage):
 
         return shard_names(self._footer.num_rows, self.config.crawl.shard_size)
 
-    def process(self, shard: str, work: Path) -> Made:
-        from vecap_tasks.crawl.shard_images import SUCCESS, Spool, download_all, wanted
+    def process(self, shard: str, work: Path) -> ShardOutput:
+        from vecap_tasks.crawl.shard_images import SUCCESS, Spool, download_all, image_requests
         from vecap_tasks.crawl.shards import write_shard
 
         candidates = self._rows(int(shard))
         with closing(Spool(work / "spool")) as spool:
-            wants = wanted(candidates)
+            wants = image_requests(candidates)
             taken = self._earlier.outcomes(shard, spool) if self._earlier else [None] * len(wants)
             again = [want for want, outcome in zip(wants, taken, strict=True) if outcome is None]
             made = self._client.run(lambda fetcher: download_all(again, self.config, fetcher, spool))
@@ -85,7 +85,7 @@ class Crawl(Stage):
         recovered = sum(made[want].status == SUCCESS for want in again)
         return replace(written, counters={**written.counters, "retried": len(again), "recovered": recovered})
 
-    def finish(self, results: list[ShardResult], work: Path) -> Made:
+    def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         from vecap_tasks.crawl.dedup import write_duplicates
 
         tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
@@ -94,7 +94,7 @@ class Crawl(Stage):
         with self.store.local(f"{self.folder}/{_CANDIDATES}") as made:
             shutil.copyfile(made, work / _CANDIDATES)
         files = {_CANDIDATES: self._footer.num_rows, _DUPLICATES: duplicates}
-        return Made(files, self._tally.counters | counters)
+        return ShardOutput(files, self._stats.counters | counters)
 
     @cached_property
     def _published(self) -> list[PublishedCrawl]:
@@ -114,16 +114,16 @@ class Crawl(Stage):
         return Client(self.config.crawl.fetch)
 
     @property
-    def _tally(self) -> Tally:
-        from vecap_tasks.crawl.candidates import read_tally
+    def _stats(self) -> Stats:
+        from vecap_tasks.crawl.candidates import read_stats
 
-        return read_tally(self._footer)
+        return read_stats(self._footer)
 
     @cached_property
-    def _earlier(self) -> Earlier | None:
-        from vecap_tasks.crawl.previous_crawl import open_earlier
+    def _earlier(self) -> PreviousCrawl | None:
+        from vecap_tasks.crawl.previous_crawl import open_previous
 
-        return open_earlier(self.store, self.config, self.version.interval)
+        return open_previous(self.store, self.config, self.version.interval)
 
     @cached_property
     def _source(self) -> Source:

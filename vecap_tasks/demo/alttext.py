@@ -81,19 +81,19 @@ _NAME_ONLY = (
     "{name2} / {name}", "the {name} and the {name2}", "{name2} next to the famous {name}",
 )  # fmt: skip
 _KEYWORDS = (
-    "{name}, {kind}, {colour} {kind}, buy {kind}, best {kinds} 2025", "{kinds} {name} photo wallpaper hd free",
-    "{colour}, {kind}, {name}, stock, picture, {host}", "{name} {kind} {kinds} cheap {kind} near me",
-    "#{kind} #{colour} {name} #photooftheday #{host}", "{kind}; {name}; {host}; gallery; {d}",
+    "{name}, {kind}, {color} {kind}, buy {kind}, best {kinds} 2025", "{kinds} {name} photo wallpaper hd free",
+    "{color}, {kind}, {name}, stock, picture, {host}", "{name} {kind} {kinds} cheap {kind} near me",
+    "#{kind} #{color} {name} #photooftheday #{host}", "{kind}; {name}; {host}; gallery; {d}",
 )  # fmt: skip
 _MARKUP = (
     "&lt;b&gt;{name}&lt;/b&gt; &amp; friends", "{name}&nbsp;&ndash;&nbsp;{Host}", "<i>{name}</i><br/>",
-    "{name} &quot;{colour}&quot; [caption id={n}]", "{{{{ item.title }}}} {name}", "&copy; {Host} &#124; {name}",
+    "{name} &quot;{color}&quot; [caption id={n}]", "{{{{ item.title }}}} {name}", "&copy; {Host} &#124; {name}",
 )  # fmt: skip
 _GOOD = (
-    "{A_colour} {name} {ground}", "Our {name}, a {colour} {kind}, photographed {ground}", "{name} {ground}",
-    "{n_words}, among them a {name}", "The {name}: {n_words} {ground}", "{colour} {kind} of the {name} sort",
+    "{A_color} {name} {ground}", "Our {name}, a {color} {kind}, photographed {ground}", "{name} {ground}",
+    "{n_words}, among them a {name}", "The {name}: {n_words} {ground}", "{color} {kind} of the {name} sort",
     "{name} and {second} {ground}", "A {name} seen {relation} {second}", "{n_words} ({name}) {ground}",
-    "This {name} is {colour}", "{name} and {name2} {ground}", "{A_colour} {name} beside a {colour2} {name2}",
+    "This {name} is {color}", "{name} and {name2} {ground}", "{A_color} {name} beside a {color2} {name2}",
     "A {name} {relation} a {name2}", "{n_words} and {second}: {name}, {name2}", "{name2} seen with a {name} {ground}",
 )  # fmt: skip
 _LONG_OPENINGS = (
@@ -207,7 +207,7 @@ def _template(category: str, groups: int, rng: random.Random, wording: Wording) 
     return rng.choice(templates)
 
 
-_OF_SECOND = ("{name2}", "{second}", "{relation}", "{colour2}")
+_OF_SECOND = ("{name2}", "{second}", "{relation}", "{color2}")
 _TEMPLATES: dict[str, tuple[str, ...]] = {
     "file_name": _FILE_NAMES,
     "generic": _GENERIC,
@@ -234,15 +234,15 @@ def _fill(template: str, scene: Scene, groups: Sequence[Group], names: Sequence[
     """Put names, visible words and numbers into a template; `groups` and `names` are those it speaks of."""
     first, second = groups[0], groups[-1]
     host = rng.choice(HOST_WORDS)
-    colour = f"{'an' if first.colour[0] in 'aeiou' else 'a'} {first.colour}"
+    color = f"{'an' if first.color[0] in 'aeiou' else 'a'} {first.color}"
     return template.format(
         name=names[0].text,
         name2=names[-1].text,
         kind=first.kind,
         kinds=PLURALS[first.kind],
-        colour=first.colour,
-        colour2=second.colour,
-        A_colour=colour[0].upper() + colour[1:],
+        color=first.color,
+        color2=second.color,
+        A_color=color[0].upper() + color[1:],
         n_words=describe_group(first),
         second=describe_group(second),
         relation=scene.relation,

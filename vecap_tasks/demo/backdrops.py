@@ -1,6 +1,6 @@
 """The eight grounds of the miniature web: a texture each, painted once, and a view of it cut for each picture.
 
-Textures are paler or greyer than any object's colour, so that a green cat is seen on grass.
+Textures are paler or grayer than any object's color, so that a green cat is seen on grass.
 """
 
 from collections.abc import Callable
@@ -28,12 +28,12 @@ def _noise(seed: int, cell: int) -> NDArray[np.float32]:
     return np.asarray(smooth, dtype=np.float32) / 127.5 - 1.0
 
 
-def _texture(colour: Rgb, *layers: tuple[int, int, float]) -> Image.Image:
-    """A flat colour with layers of noise (seed, blob size in pixels, strength in grey levels) on it."""
+def _texture(color: Rgb, *layers: tuple[int, int, float]) -> Image.Image:
+    """A flat color with layers of noise (seed, blob size in pixels, strength in gray levels) on it."""
     level = np.zeros((_SIDE, _SIDE), np.float32)
     for seed, cell, strength in layers:
         level += strength * _noise(seed, cell)
-    pixels = np.asarray(colour, np.float32) + level[:, :, None]
+    pixels = np.asarray(color, np.float32) + level[:, :, None]
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 

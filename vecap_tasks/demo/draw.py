@@ -14,7 +14,7 @@ from vecap_tasks.demo.animals_plants import ANIMALS, PLANTS
 from vecap_tasks.demo.backdrops import backdrop
 from vecap_tasks.demo.objects import THINGS, VEHICLES
 from vecap_tasks.demo.pen import PAINTS, UNITS, Drawing, Pen
-from vecap_tasks.demo.scene import COLOURS, KINDS, Scene
+from vecap_tasks.demo.scene import COLORS, KINDS, Scene
 
 DRAWINGS: Final[dict[str, Drawing]] = ANIMALS | VEHICLES | PLANTS | THINGS
 _SUPERSAMPLE: Final = 3
@@ -22,11 +22,11 @@ _SUPERSAMPLE: Final = 3
 DRAWN_SHARE: Final = 0.86
 
 
-def sprite(kind: str, colour: str, side: int) -> Image.Image:
+def sprite(kind: str, color: str, side: int) -> Image.Image:
     """The object alone, RGBA of `side` by `side` pixels: drawing, outline and soft shadow on nothing."""
     drawn = round(side * DRAWN_SHARE)
     large = drawn * _SUPERSAMPLE
-    paint = PAINTS[colour]
+    paint = PAINTS[color]
     picture = Image.new("RGBA", (large, large), (*paint.base, 0))
     DRAWINGS[kind](Pen(ImageDraw.Draw(picture), large / UNITS), paint)
     margin = (side - drawn) // 2
@@ -56,7 +56,7 @@ _SPRITE_SIDES: Final = (40, 56, 80, 112, 160, 224)
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One object of group `group`: centre and side as shares of the picture's side, turn in degrees."""
+    """One object of group `group`: center and side as shares of the picture's side, turn in degrees."""
 
     group: int
     x: float
@@ -71,21 +71,21 @@ def draw(scene: Scene, size: int) -> Image.Image:
     picture = backdrop(scene.ground, size, Random(scene.layout_seed ^ 0x5EED))
     for placement in layout(scene):
         group = scene.groups[placement.group]
-        _stamp(picture, group.kind, group.colour, placement)
+        _stamp(picture, group.kind, group.color, placement)
     return picture
 
 
-def _stamp(picture: Image.Image, kind: str, colour: str, at: Placement) -> None:
+def _stamp(picture: Image.Image, kind: str, color: str, at: Placement) -> None:
     """Paste one object, turned and mirrored as placed."""
     side = at.side * picture.width
-    source = _sprite(kind, colour, next((s for s in _SPRITE_SIDES if s >= side), _SPRITE_SIDES[-1]))
+    source = _sprite(kind, color, next((s for s in _SPRITE_SIDES if s >= side), _SPRITE_SIDES[-1]))
     half = math.ceil(side * 0.56)
     scale = source.width / side
     cos, sin = math.cos(math.radians(at.turn)) * scale, math.sin(math.radians(at.turn)) * scale
     flip = -1 if at.mirrored else 1
     left, top = round(at.x * picture.width) - half, round(at.y * picture.width) - half
     middle = source.width / 2
-    # Maps each output pixel, from the centre, back to the sprite.
+    # Maps each output pixel, from the center, back to the sprite.
     matrix = (
         flip * cos,
         flip * sin,
@@ -98,9 +98,9 @@ def _stamp(picture: Image.Image, kind: str, colour: str, at: Placement) -> None:
     picture.paste(stamp, (left, top), stamp)
 
 
-@lru_cache(maxsize=4 * len(KINDS) * len(COLOURS))
-def _sprite(kind: str, colour: str, side: int) -> Image.Image:
-    return sprite(kind, colour, side)
+@lru_cache(maxsize=4 * len(KINDS) * len(COLORS))
+def _sprite(kind: str, color: str, side: int) -> Image.Image:
+    return sprite(kind, color, side)
 
 
 def layout(scene: Scene) -> tuple[Placement, ...]:

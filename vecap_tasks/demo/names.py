@@ -13,7 +13,7 @@ from vecap_tasks.demo.scene import KINDS, PLURALS
 
 NAMES_PER_KIND = 10
 
-# Kind -> head nouns. A head belongs to one kind only, and holds no colour: it must say what a thing is and
+# Kind -> head nouns. A head belongs to one kind only, and holds no color: it must say what a thing is and
 # nothing that can be seen against the truth of the picture.
 HEADS: dict[str, tuple[str, ...]] = {
     "cat": ("tabby", "shorthair", "longhair", "rex"),

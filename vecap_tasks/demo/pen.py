@@ -37,7 +37,7 @@ def _towards(start: Rgb, end: Rgb, share: float) -> Rgb:
     return red, green, blue
 
 
-# Black and white have no darker and no lighter shade of their own: their details and outlines are greys.
+# Black and white have no darker and no lighter shade of their own: their details and outlines are grays.
 PAINTS: Final[dict[str, Paint]] = {
     "red": _paint((222, 38, 40)),
     "orange": _paint((250, 138, 20)),
@@ -59,36 +59,36 @@ class Pen:
     canvas: ImageDraw.ImageDraw
     scale: float
 
-    def poly(self, colour: Rgb, *points: tuple[float, float]) -> None:
+    def poly(self, color: Rgb, *points: tuple[float, float]) -> None:
         """A filled polygon."""
-        self.canvas.polygon([(x * self.scale, y * self.scale) for x, y in points], fill=colour)
+        self.canvas.polygon([(x * self.scale, y * self.scale) for x, y in points], fill=color)
 
-    def oval(self, colour: Rgb, x: float, y: float, rx: float, ry: float | None = None) -> None:
-        """A filled ellipse about its centre; a circle with one radius."""
+    def oval(self, color: Rgb, x: float, y: float, rx: float, ry: float | None = None) -> None:
+        """A filled ellipse about its center; a circle with one radius."""
         ry = rx if ry is None else ry
-        self.canvas.ellipse([v * self.scale for v in (x - rx, y - ry, x + rx, y + ry)], fill=colour)
+        self.canvas.ellipse([v * self.scale for v in (x - rx, y - ry, x + rx, y + ry)], fill=color)
 
-    def box(self, colour: Rgb, x0: float, y0: float, x1: float, y1: float, radius: float = 0) -> None:
+    def box(self, color: Rgb, x0: float, y0: float, x1: float, y1: float, radius: float = 0) -> None:
         """A filled rectangle with rounded corners."""
         corners = [v * self.scale for v in (x0, y0, x1, y1)]
-        self.canvas.rounded_rectangle(corners, radius * self.scale, fill=colour)
+        self.canvas.rounded_rectangle(corners, radius * self.scale, fill=color)
 
-    def line(self, colour: Rgb, width: float, *points: tuple[float, float]) -> None:
+    def line(self, color: Rgb, width: float, *points: tuple[float, float]) -> None:
         """A stroke with round ends and joints."""
         scaled = [(x * self.scale, y * self.scale) for x, y in points]
-        self.canvas.line(scaled, fill=colour, width=round(width * self.scale), joint="curve")
+        self.canvas.line(scaled, fill=color, width=round(width * self.scale), joint="curve")
         for x, y in (points[0], points[-1]):
-            self.oval(colour, x, y, width / 2)
+            self.oval(color, x, y, width / 2)
 
-    def pie(self, colour: Rgb, x: float, y: float, rx: float, ry: float, start: float, end: float) -> None:
+    def pie(self, color: Rgb, x: float, y: float, rx: float, ry: float, start: float, end: float) -> None:
         """A filled sector, degrees clockwise from three o'clock."""
-        self.canvas.pieslice([v * self.scale for v in (x - rx, y - ry, x + rx, y + ry)], start, end, fill=colour)
+        self.canvas.pieslice([v * self.scale for v in (x - rx, y - ry, x + rx, y + ry)], start, end, fill=color)
 
-    def ring(self, colour: Rgb, x: float, y: float, r: float, width: float) -> None:
+    def ring(self, color: Rgb, x: float, y: float, r: float, width: float) -> None:
         """A circle's outline, `r` to its outer edge."""
         self.canvas.ellipse(
             [v * self.scale for v in (x - r, y - r, x + r, y + r)],
-            outline=colour,
+            outline=color,
             width=round(width * self.scale),
         )
 

@@ -1,6 +1,6 @@
 """The scenes of the miniature web: what can be in a picture, and how it is said in words.
 
-A scene holds one or two groups of like objects (kind, colour, count), where two groups stand to each other, and
+A scene holds one or two groups of like objects (kind, color, count), where two groups stand to each other, and
 a ground. `describe` is the one canonical caption of a scene and `parse` reads it back, so a caption can be marked
 word by word against the picture that it belongs to. Nothing here draws: see `draw.py`.
 """
@@ -59,7 +59,7 @@ PLURALS: dict[str, str] = {
     "key": "keys",
 }
 KINDS: tuple[str, ...] = tuple(PLURALS)
-COLOURS: tuple[str, ...] = (
+COLORS: tuple[str, ...] = (
     "red",
     "orange",
     "yellow",
@@ -99,16 +99,16 @@ _SEED_SPACE = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """`count` (1 to 3) objects of one kind and colour."""
+    """`count` (1 to 3) objects of one kind and color."""
 
     kind: str
-    colour: str
+    color: str
     count: int
 
     def __post_init__(self) -> None:
         """Raise ValueError for a word or a count outside the vocabularies."""
-        if self.kind not in PLURALS or self.colour not in COLOURS or not 1 <= self.count <= MAX_COUNT:
-            raise ValueError(f"no such group of objects: {self.count} {self.colour} {self.kind}")
+        if self.kind not in PLURALS or self.color not in COLORS or not 1 <= self.count <= MAX_COUNT:
+            raise ValueError(f"no such group of objects: {self.count} {self.color} {self.kind}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def _sample_of(rng: random.Random, wanted: Split | None) -> Scene:
 
 def _sample(rng: random.Random) -> Scene:
     kinds = rng.sample(range(len(KINDS)), 2 if rng.random() < _TWO_GROUPS_SHARE else 1)
-    groups = tuple(Group(KINDS[kind], rng.choice(COLOURS), rng.randint(1, MAX_COUNT)) for kind in sorted(kinds))
+    groups = tuple(Group(KINDS[kind], rng.choice(COLORS), rng.randint(1, MAX_COUNT)) for kind in sorted(kinds))
     relation = rng.choice(RELATIONS) if len(groups) == 2 else None
     return Scene(groups, relation, rng.choice(GROUNDS), rng.randrange(_SEED_SPACE))
 
@@ -171,8 +171,8 @@ def split(scene: Scene) -> Split:
 def describe_group(group: Group) -> str:
     """Such as "an orange cat" or "two red cats"."""
     if group.count == 1:
-        return f"{'an' if group.colour[0] in 'aeiou' else 'a'} {group.colour} {group.kind}"
-    return f"{NUMBERS[group.count - 1]} {group.colour} {PLURALS[group.kind]}"
+        return f"{'an' if group.color[0] in 'aeiou' else 'a'} {group.color} {group.kind}"
+    return f"{NUMBERS[group.count - 1]} {group.color} {PLURALS[group.kind]}"
 
 
 def describe(scene: Scene) -> str:
@@ -186,7 +186,7 @@ def describe(scene: Scene) -> str:
 @cache
 def _pattern() -> re.Pattern[str]:
     singular, plural = "|".join(PLURALS), "|".join(PLURALS.values())
-    group = rf"(an?|{'|'.join(NUMBERS)}) ({'|'.join(COLOURS)}) ({plural}|{singular})"
+    group = rf"(an?|{'|'.join(NUMBERS)}) ({'|'.join(COLORS)}) ({plural}|{singular})"
     return re.compile(rf"{group}(?: ({'|'.join(RELATIONS)}) {group})? ({'|'.join(GROUNDS)})\.?")
 
 
@@ -198,10 +198,10 @@ def parse(caption: str) -> Scene | None:
     found = _pattern().fullmatch(" ".join(caption.lower().split()))
     if found is None:
         return None
-    number, colour, noun, relation, number2, colour2, noun2, ground = found.groups()
-    groups = [_read_group(number, colour, noun)]
+    number, color, noun, relation, number2, color2, noun2, ground = found.groups()
+    groups = [_read_group(number, color, noun)]
     if relation is not None:
-        groups.append(_read_group(number2, colour2, noun2))
+        groups.append(_read_group(number2, color2, noun2))
     if any(group is None for group in groups):
         return None
     read = [group for group in groups if group is not None]
@@ -213,9 +213,9 @@ def parse(caption: str) -> Scene | None:
     return Scene(tuple(read), relation, ground)
 
 
-def _read_group(number: str, colour: str, noun: str) -> Group | None:
+def _read_group(number: str, color: str, noun: str) -> Group | None:
     count = NUMBERS.index(number) + 1 if number in NUMBERS else 1
     for kind, plural in PLURALS.items():
         if noun == (kind if count == 1 else plural):
-            return Group(kind, colour, count)
+            return Group(kind, color, count)
     return None

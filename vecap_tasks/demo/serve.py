@@ -18,7 +18,7 @@ from pathlib import Path
 from aiohttp import web
 from jinja2 import Template
 
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, format_error
 
 DEFAULT_PORT = 8765
 # Pages say their charset themselves, in a <meta>, or have none: a header here would overrule them.
@@ -135,7 +135,7 @@ def main() -> int:
     try:
         serve(arguments.out, arguments.host, arguments.port)
     except VecapError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {format_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0

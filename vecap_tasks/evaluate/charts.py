@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from vecap_tasks.evaluate.features import Features
-    from vecap_tasks.evaluate.sets import Picture, RetrievalSet
+    from vecap_tasks.evaluate.sets import ImageFile, RetrievalSet
 
 _QUERIES = 6
 _SHOWN = 5
@@ -57,7 +57,7 @@ def plot_retrieved(given: RetrievalSet, features: Features, path: Path) -> None:
     model. The right image has a green frame.
     """
     queries = choose_queries(given)
-    count = min(_SHOWN, len(given.pictures))
+    count = min(_SHOWN, len(given.images))
     figure = Figure(figsize=(1.35 * (count + 1) + 2.6, 1.4 * len(queries) + 0.3), dpi=100)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
@@ -72,11 +72,11 @@ def plot_retrieved(given: RetrievalSet, features: Features, path: Path) -> None:
         words.set_axis_off()
         text = "\n".join(textwrap.wrap(given.captions[query], 26, max_lines=6, placeholder=" …"))
         words.text(0, 0.5, text, fontsize=9, va="center", parse_math=False)
-        _show(figure.add_subplot(grid[row, 1]), given.pictures[own], None, "its own" if row == 0 else "")
+        _show(figure.add_subplot(grid[row, 1]), given.images[own], None, "its own" if row == 0 else "")
         for place, image in enumerate(best):
-            colour = _RIGHT if image == own else _WRONG
+            color = _RIGHT if image == own else _WRONG
             title = f"{place + 1}" if row == 0 else ""
-            _show(figure.add_subplot(grid[row, place + 2]), given.pictures[image], colour, title)
+            _show(figure.add_subplot(grid[row, place + 2]), given.images[image], color, title)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a script that no font of this machine has shows as boxes
         figure.savefig(path, format="png", metadata={"Software": None})
@@ -90,7 +90,7 @@ def choose_queries(given: RetrievalSet) -> list[int]:
     return [number for number in order if number in chosen][:_QUERIES]
 
 
-def _show(axes: Axes, picture: Picture, frame: str | None, title: str) -> None:
+def _show(axes: Axes, picture: ImageFile, frame: str | None, title: str) -> None:
     image = picture.load()
     image.thumbnail((256, 256))
     axes.imshow(image)

@@ -19,9 +19,9 @@ from vecap_tasks.core.models import open_device
 from vecap_tasks.core.preprocess import preprocess_way, veclip_values
 from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.metrics import Answers
-from vecap_tasks.evaluate.retrieval import images_found, texts_found
-from vecap_tasks.evaluate.sets import EvaluationSets, Picture, RetrievalSet
-from vecap_tasks.evaluate.zero_shot import class_features, class_sentences, classes_found
+from vecap_tasks.evaluate.retrieval import image_to_text_hits, text_to_image_hits
+from vecap_tasks.evaluate.sets import EvaluationSets, ImageFile, RetrievalSet
+from vecap_tasks.evaluate.zero_shot import class_features, class_sentences, zero_shot_hits
 
 _READERS = 8  # images read and decoded side by side
 
@@ -38,12 +38,12 @@ class Encoder:
         self._batch_size = batch_size
 
     @torch.inference_mode()
-    def images(self, pictures: Sequence[Picture]) -> torch.Tensor:
+    def images(self, pictures: Sequence[ImageFile]) -> torch.Tensor:
         """Return float32 [n, d] of length 1. Raises VecapError naming a file that is no image."""
         made = []
         for start in range(0, len(pictures), self._batch_size):
             with ThreadPoolExecutor(_READERS) as pool:
-                opened = list(pool.map(Picture.load, pictures[start : start + self._batch_size]))
+                opened = list(pool.map(ImageFile.load, pictures[start : start + self._batch_size]))
             made.append(self._model.get_image_features(pixel_values=self._pixels(opened)).pooler_output)
         return _finish(made)
 
@@ -93,13 +93,13 @@ def measure(
     made: list[Answers] = []
     features = []
     for given in sets.retrieval:
-        own = Features(encoder.images(given.pictures), encoder.texts(given.captions))
+        own = Features(encoder.images(given.images), encoder.texts(given.captions))
         made += _retrieval(own, given, next(known), ties)
         features.append(own)
     for classified in sets.zero_shot:
         sentences = encoder.texts(class_sentences(classified.classes, classified.templates))
         classes = class_features(sentences, len(classified.classes))
-        hits = classes_found(encoder.images(classified.pictures), classes, classified.labels, ties)
+        hits = zero_shot_hits(encoder.images(classified.images), classes, classified.labels, ties)
         image = np.arange(len(hits), dtype=np.int32)
         label = np.asarray(classified.labels, np.int32)
         made.append(Answers(classified.name, next(known), "zero_shot", image, label, hits))
@@ -108,8 +108,8 @@ def measure(
 
 def _retrieval(features: Features, given: RetrievalSet, digest: str, ties: Ties) -> list[Answers]:
     none = np.empty(0, np.int32)
-    by_image = images_found(features.images, features.captions, given.caption_of, ties)
-    by_text = texts_found(features.images, features.captions, given.caption_of, ties)
+    by_image = image_to_text_hits(features.images, features.captions, given.caption_of, ties)
+    by_text = text_to_image_hits(features.images, features.captions, given.caption_of, ties)
     return [
         Answers(given.name, digest, "image_to_text", np.arange(len(by_image), dtype=np.int32), none, by_image),
         Answers(given.name, digest, "text_to_image", np.asarray(given.caption_of, np.int32), none, by_text),

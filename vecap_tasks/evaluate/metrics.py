@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vecap_tasks.core.tables import write_rows
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.errors import CorruptError
 from vecap_tasks.evaluate.sets import EvaluationSets
 
 FILE = "answers.parquet"
@@ -96,12 +96,12 @@ def _batch(one: Answers) -> pa.RecordBatch:
 
 
 def read_answers(data: bytes, where: str) -> tuple[Answers, ...]:
-    """Return what `write_answers` wrote. Raises DamagedError naming *where* it lies."""
+    """Return what `write_answers` wrote. Raises CorruptError naming *where* it lies."""
     try:
         table = pq.read_table(io.BytesIO(data))
         columns = {name: table.column(name).to_numpy() for name in SCHEMA.names}
     except (pa.ArrowInvalid, KeyError) as error:
-        raise DamagedError(f"{where} holds no answers: {error}; run `vecap verify`") from error
+        raise CorruptError(f"{where} holds no answers: {error}; run `vecap verify`") from error
     made = []
     keys = list(zip(columns["set"], columns["digest"], columns["task"], strict=True))
     for name, digest, task in dict.fromkeys(keys):

@@ -12,7 +12,7 @@ from typing import Any
 from vecap_tasks.config import BootstrapConfig
 from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.store import Store
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.errors import CorruptError
 from vecap_tasks.evaluate.bootstrap import Rounds, arm_rounds, difference, interval, resample
 from vecap_tasks.evaluate.metrics import Answers, figures_of, metrics_of
 
@@ -85,7 +85,7 @@ class Results:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Results:
-        """Read what `to_json` wrote. Raises DamagedError naming *where* it lies."""
+        """Read what `to_json` wrote. Raises CorruptError naming *where* it lies."""
         try:
             body: dict[str, Any] = json.loads(data)
             body["sets"] = tuple(SetSize(**one) for one in body["sets"])
@@ -94,7 +94,7 @@ class Results:
             body["comparisons"] = tuple(Comparison(**one) for one in body["comparisons"])
             return cls(**body)
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedError(f"{where} is not a table of results: {error}; run `vecap verify`") from error
+            raise CorruptError(f"{where} is not a table of results: {error}; run `vecap verify`") from error
 
     @property
     def main(self) -> list[str]:
@@ -111,12 +111,12 @@ class Results:
 
 
 def read_results(store: Store, manifest: Manifest) -> Results:
-    """Return the results that the stage `evaluate` published. Raises DamagedError."""
+    """Return the results that the stage `evaluate` published. Raises CorruptError."""
     name = manifest.file(FILE)
     return Results.from_json(store.read(name), name)
 
 
-def summarise(
+def summarize(
     runs: Mapping[tuple[str, int], Sequence[Answers]],
     sets: Sequence[SetSize],
     chance: dict[str, float],

@@ -14,7 +14,7 @@ KS = (1, 5, 10)
 BLOCK = 4_000_000  # similarities held at once: 16 MB of float32
 
 
-def found(similar: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, ties: Ties) -> torch.Tensor:
+def is_hit(similar: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, ties: Ties) -> torch.Tensor:
     """Return bool [n, 3]: whether one of a query's right answers is among the first 1, 5 and 10.
 
     *similar* [n, m] float32, on the CPU, has a row a query; the cells (*rows*, *columns*), int64 [r], are the right
@@ -43,8 +43,8 @@ def _mask(similar: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> t
     return right
 
 
-def images_found(
-    images: torch.Tensor, texts: torch.Tensor, caption_of: Sequence[int], ties: Ties = "against"
+def image_to_text_hits(
+    images: torch.Tensor, texts: torch.Tensor, caption_of: Sequence[int], ties: Ties = "pessimistic"
 ) -> NDArray[np.bool_]:
     """Return for each image, [n, 3], whether one of its captions is among the 1, 5 and 10 most similar.
 
@@ -59,16 +59,16 @@ def images_found(
     for start in range(0, len(images), size):
         end = min(start + size, len(images))
         columns = order[bounds[start] : bounds[end]]
-        made.append(found(images[start:end] @ texts.T, owners[columns] - start, columns, ties))
+        made.append(is_hit(images[start:end] @ texts.T, owners[columns] - start, columns, ties))
     return torch.cat(made).numpy()
 
 
-def texts_found(
-    images: torch.Tensor, texts: torch.Tensor, caption_of: Sequence[int], ties: Ties = "against"
+def text_to_image_hits(
+    images: torch.Tensor, texts: torch.Tensor, caption_of: Sequence[int], ties: Ties = "pessimistic"
 ) -> NDArray[np.bool_]:
-    """Return for each caption, [m, 3], whether its image is among the 1, 5 and 10 most similar. As `images_found`."""
+    """Return bool [m, 3]: for each caption, is its image in the top 1, 5 and 10? Arguments as `image_to_text_hits`."""
     owners = torch.tensor(caption_of)
     made = []
     for block in torch.arange(len(texts)).split(max(1, BLOCK // len(images))):
-        made.append(found(texts[block] @ images.T, torch.arange(len(block)), owners[block], ties))
+        made.append(is_hit(texts[block] @ images.T, torch.arange(len(block)), owners[block], ties))
     return torch.cat(made).numpy()

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from vecap_tasks.core.manifest import Input, Made, Manifest, ShardResult
+from vecap_tasks.core.manifest import Input, Manifest, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import CHANGED, Recorded
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.core.verify import CHANGED, RecordedFile
+from vecap_tasks.errors import CorruptError
 from vecap_tasks.evaluate.results import FILE as RESULTS
 from vecap_tasks.evaluate.results import SetSize
 
@@ -42,13 +42,13 @@ class Evaluate(Stage):
         found = sets_digests(self._sets, remembered=False)
         return [Input("dataset", name, digest) for name, digest in found.items()]
 
-    def reads(self) -> list[Recorded]:
+    def reads(self) -> list[RecordedFile]:
         return []  # `fetch_model` checks what it reads
 
     def shards(self) -> list[str]:
         return [f"{arm}-{seed}" for arm in self.config.train.arms for seed in self.config.train.seeds]
 
-    def process(self, shard: str, work: Path) -> Made:
+    def process(self, shard: str, work: Path) -> ShardOutput:
         """Write figures, answers and sheets of the model *shard*. Raises VecapError for a set that cannot be used."""
         import torch
 
@@ -74,13 +74,13 @@ class Evaluate(Stage):
             name = f"{shard}/retrieved{'-' if given.name else ''}{given.name}.png"
             plot_retrieved(given, found, work / name)
             files[name] = None
-        return Made(files, {"models": 1})
+        return ShardOutput(files, {"models": 1})
 
-    def finish(self, results: list[ShardResult], work: Path) -> Made:
+    def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         from vecap_tasks.evaluate.charts import plot_arms
         from vecap_tasks.evaluate.metrics import FILE, chances_of, read_answers
         from vecap_tasks.evaluate.report import format_markdown
-        from vecap_tasks.evaluate.results import summarise
+        from vecap_tasks.evaluate.results import summarize
 
         runs = {}
         for shard in self.shards():
@@ -88,7 +88,7 @@ class Evaluate(Stage):
             place = f"{self.folder}/{shard}/{FILE}"
             runs[arm, int(seed)] = read_answers(self.store.read(place), place)
         settings = self.config.evaluate.bootstrap
-        made = summarise(runs, self._sizes(), chances_of(self._sets), settings)
+        made = summarize(runs, self._sizes(), chances_of(self._sets), settings)
         (work / RESULTS).write_text(made.to_json())
         (work / "results.md").write_text(format_markdown(made))
         plot_arms(made, work / "arms.png")
@@ -97,7 +97,7 @@ class Evaluate(Stage):
             "captions": sum(one.captions for one in made.sets),
             "classes": sum(one.classes for one in made.sets),
         }
-        return Made({RESULTS: len(runs), "results.md": None, "arms.png": None}, counters)
+        return ShardOutput({RESULTS: len(runs), "results.md": None, "arms.png": None}, counters)
 
     @cached_property
     def _sets(self) -> EvaluationSets:
@@ -114,17 +114,17 @@ class Evaluate(Stage):
     def _sizes(self) -> list[SetSize]:
         digests = iter(self._digests.values())
         sizes = [
-            SetSize(one.name, "retrieval", len(one.pictures), len(one.captions), 0, next(digests))
+            SetSize(one.name, "retrieval", len(one.images), len(one.captions), 0, next(digests))
             for one in self._sets.retrieval
         ]
         return sizes + [
-            SetSize(one.name, "zero_shot", len(one.pictures), 0, len(one.classes), next(digests))
+            SetSize(one.name, "zero_shot", len(one.images), 0, len(one.classes), next(digests))
             for one in self._sets.zero_shot
         ]
 
 
 def fetch_model(store: Store, manifest: Manifest, shard: str, folder: Path) -> None:
-    """Copy the model *shard* of the stage `train` into the new *folder*. Raises DamagedError for a changed file."""
+    """Copy the model *shard* of the stage `train` into the new *folder*. Raises CorruptError for a changed file."""
     folder.mkdir()
     for entry in manifest.files:
         path = PurePosixPath(entry.path)
@@ -132,7 +132,7 @@ def fetch_model(store: Store, manifest: Manifest, shard: str, folder: Path) -> N
             continue
         data = store.read(manifest.file(entry.path))
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise DamagedError(
+            raise CorruptError(
                 f"{manifest.file(entry.path)} {CHANGED}; "
                 f"restore it, or delete {manifest.location} and run `vecap train` again"
             )

@@ -1,6 +1,6 @@
 """Zero-shot classification: an image's class is the one whose name, in sentences, is most similar to it.
 
-A class's feature is the mean over the templates of the normalised text features, normalised again (Radford et al.,
+A class's feature is the mean over the templates of the normalized text features, normalized again (Radford et al.,
 2021).
 """
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from vecap_tasks.config import Ties
-from vecap_tasks.evaluate.retrieval import BLOCK, found
+from vecap_tasks.evaluate.retrieval import BLOCK, is_hit
 
 
 def class_sentences(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -27,8 +27,8 @@ def class_features(sentences: torch.Tensor, classes: int) -> torch.Tensor:
     return F.normalize(sentences.view(classes, -1, sentences.shape[-1]).mean(dim=1), dim=-1)
 
 
-def classes_found(
-    images: torch.Tensor, classes: torch.Tensor, labels: Sequence[int], ties: Ties = "against"
+def zero_shot_hits(
+    images: torch.Tensor, classes: torch.Tensor, labels: Sequence[int], ties: Ties = "pessimistic"
 ) -> NDArray[np.bool_]:
     """Return for each of *images* [n, d], bool [n, 3]: its class is the first, is among the first 5, is the one chosen.
 
@@ -39,8 +39,8 @@ def classes_found(
     made = []
     for block in torch.arange(len(images)).split(max(1, BLOCK // len(classes))):
         similar, own = images[block] @ classes.T, right[block]
-        if ties == "against":
-            first, five, _ = found(similar, torch.arange(len(block)), own, ties).unbind(dim=1)
+        if ties == "pessimistic":
+            first, five, _ = is_hit(similar, torch.arange(len(block)), own, ties).unbind(dim=1)
             chosen = first
         else:
             top = similar.topk(min(5, len(classes)), dim=1).indices == own[:, None]

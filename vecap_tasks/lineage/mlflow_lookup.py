@@ -33,7 +33,7 @@ _PAGE_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RegisteredModel:
     """A run or model in MLflow. `tags` are those that recording left; `model` is its id, None for a run without one."""
 
     name: str
@@ -46,7 +46,7 @@ def is_recorded(name: str) -> bool:
     return any(pattern.fullmatch(name) for pattern in (_MODEL_ID, _RUN_ID, _REGISTERED))
 
 
-def find_recorded(tracking: Tracking, name: str) -> Recorded:
+def find_recorded(tracking: Tracking, name: str) -> RegisteredModel:
     """Return what MLflow has under *name*.
 
     That is a model's id (`m-…`, `models:/m-…`), a run's id, or a registered model: `models:/NAME@ALIAS`,
@@ -64,12 +64,12 @@ def find_recorded(tracking: Tracking, name: str) -> Recorded:
                 raise VecapError(f"{shown} has no linked logged model; give the id of a model, m-…")
         if identity is not None:
             model = tracking.client.get_logged_model(identity.group(1))
-            return Recorded(shown, dict(model.tags), model.model_id)
+            return RegisteredModel(shown, dict(model.tags), model.model_id)
         run = tracking.client.get_run(name)
     except MlflowException as error:
         raise VecapError(f"MLflow at {tracking.uri} has no {name}; look for it in the UI") from error
     outputs = run.outputs.model_outputs if run.outputs is not None else []
-    return Recorded(name, dict(run.data.tags), outputs[0].model_id if outputs else None)
+    return RegisteredModel(name, dict(run.data.tags), outputs[0].model_id if outputs else None)
 
 
 def _registered(tracking: Tracking, name: re.Match[str]) -> ModelVersion:

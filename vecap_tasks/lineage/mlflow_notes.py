@@ -45,11 +45,11 @@ def trained_page(experiment: str, dataset: str) -> str:
 
 
 def address(config: Config, page: str) -> str | None:
-    """Return the URL of *page* for a browser: below `mlflow.pages`, or below the server's own URL where that is empty.
+    """Return the URL of *page* for a browser: below `mlflow.ui_url`, or below the server's own URL where that is empty.
 
     None where MLflow is a file. Raises ConfigError for a variable that is not set.
     """
-    base = expand_optional(config.mlflow.pages) or tracking_uri(config)
+    base = expand_optional(config.mlflow.ui_url) or tracking_uri(config)
     if not is_server(base):
         return None
     parts = urlsplit(base)

@@ -20,7 +20,7 @@ from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.mlflow_notes import Place, TrainedOn, arms_note, model_note, model_page, run_page
 from vecap_tasks.lineage.versions import record_version
-from vecap_tasks.train.live_logging import CURVES, end_watches, speed_metrics
+from vecap_tasks.train.live_logging import CURVES, end_live_runs, speed_metrics
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Metric
@@ -48,7 +48,7 @@ def set_of(metric: str) -> str:
     return f"{task}:{name}" if name else task
 
 
-def with_ends(figures: Mapping[str, float], intervals: Mapping[str, list[float]]) -> dict[str, float]:
+def with_intervals(figures: Mapping[str, float], intervals: Mapping[str, list[float]]) -> dict[str, float]:
     """Return *figures* with the ends of their intervals beside them, as `name.low` and `name.high`."""
     made = dict(figures)
     for name, (low, high) in intervals.items():
@@ -58,7 +58,7 @@ def with_ends(figures: Mapping[str, float], intervals: Mapping[str, list[float]]
 
 def arm_values(arm: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures of an arm of `results.json`: means, ends of intervals, and deviations where there are any."""
-    made = with_ends(arm["mean"], arm["intervals"])
+    made = with_intervals(arm["mean"], arm["intervals"])
     made |= {f"{name}.deviation": value for name, value in arm["deviation"].items() if value is not None}
     return {f"{arm['arm']}.{name}": value for name, value in made.items()}
 
@@ -140,7 +140,7 @@ class _Recorder:
         self.tracking.inputs(run_id, [*self._training(data), *self._evaluation().values()])
         self.tracking.params(run_id, {"train": self.train.config, "evaluate": self.evaluate.config})
         for figures in results["runs"]:
-            values = with_ends(figures["figures"], figures["intervals"])
+            values = with_intervals(figures["figures"], figures["intervals"])
             self._record_model(run_id, figures["arm"], figures["seed"], values, data)
         chance = {f"chance.{name}": value for name, value in results["chance"].items()}
         for values in (*map(arm_values, results["arms"]), chance):
@@ -150,7 +150,7 @@ class _Recorder:
             client.log_artifacts(run_id, folder)
         self.tracking.describe(run_id, arms_note(data, self._sets, Place(self.experiment, run_id), said))
         client.set_terminated(run_id, "FINISHED")
-        end_watches(self.tracking, self.experiment, self.train.fingerprint)
+        end_live_runs(self.tracking, self.experiment, self.train.fingerprint)
         return run_id
 
     def _record_model(self, parent: str, arm: str, seed: int, figures: dict[str, float], data: list[TrainedOn]) -> None:

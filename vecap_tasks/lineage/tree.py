@@ -13,11 +13,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from vecap_tasks.config import Config
+from vecap_tasks.config.recorded import with_current_names
 from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import open_filesystem
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import ConfigError, VecapError, one_line
+from vecap_tasks.errors import ConfigError, VecapError, format_error
 
 _WIDTH = 2000  # the terminal wraps what is too long for it; nothing is cut
 _WEB = re.compile(r"https?://")
@@ -43,7 +44,7 @@ class Node:
     children: tuple[Node, ...] = ()
 
     @property
-    def sound(self) -> bool:
+    def verified(self) -> bool:
         """Whether nothing is wrong here or below."""
         return not any(node.problems for node in self.walk())
 
@@ -69,7 +70,7 @@ class Node:
             "unchecked": self.unchecked,
             "files": self.files,
             "bytes": self.bytes,
-            "sound": self.sound,
+            "sound": self.verified,
             "complete": self.complete,
             "children": [child.as_json() for child in self.children],
         }
@@ -109,7 +110,7 @@ def _outcome(node: Node) -> str:
     nodes = list(node.walk())
     problems = sum(len(one.problems) for one in nodes)
     unchecked = sum(bool(one.unchecked) for one in nodes)
-    state = "sound" if node.sound else "damaged, 1 problem" if problems == 1 else f"damaged, {problems} problems"
+    state = "sound" if node.verified else "damaged, 1 problem" if problems == 1 else f"damaged, {problems} problems"
     read = f"{sum(one.files for one in nodes):,} files, {sum(one.bytes for one in nodes):,} bytes checked"
     left = f"; {unchecked} {'thing' if unchecked == 1 else 'things'} not checked" if unchecked else ""
     return f"{node.kind} {node.name} is {state}: {read}{left}"
@@ -125,17 +126,7 @@ def named_inputs(stage: str, inputs: Sequence[Input]) -> list[Input]:
     return [replace(item, kind="tokenizer") if item is tokenizer else item for item in inputs]
 
 
-def _without_auto(section: dict[str, Any]) -> dict[str, Any]:
-    """Return a recorded configuration without the `auto` that 0.1.0 had for devices and precision; no input follows
-    from those."""
-    return {
-        name: _without_auto(value) if isinstance(value, dict) else value
-        for name, value in section.items()
-        if not (name in ("device", "precision") and value == "auto")
-    }
-
-
-class Gone(VecapError):
+class MissingSource(VecapError):
     """There is nothing to compare with any more. The message says why."""
 
 
@@ -151,10 +142,10 @@ class Inputs:
         """Return the node of *item*: the same as used, another one (a problem), or not to be checked any more."""
         try:
             found, size = self._source(item) if item.kind == "source" else self._found(item)
-        except Gone as error:
-            return Node(item.kind, item.name, item.digest, unchecked=one_line(error))
+        except MissingSource as error:
+            return Node(item.kind, item.name, item.digest, unchecked=format_error(error))
         except VecapError as error:
-            return Node(item.kind, item.name, item.digest, problems=(one_line(error),))
+            return Node(item.kind, item.name, item.digest, problems=(format_error(error),))
         if found != item.digest:
             problem = f"has the digest {found[:12]} now, {item.digest[:12]} was used"
             return Node(item.kind, item.name, item.digest, problems=(problem,))
@@ -164,19 +155,19 @@ class Inputs:
     def config(self) -> Config:
         """The configuration that the stage ran under."""
         try:
-            recorded = _without_auto(self._manifest.provenance["config"])
+            recorded = with_current_names(self._manifest.provenance["config"])
             return Config.model_validate(recorded).with_base(self._given.base)
         except (KeyError, ValidationError) as error:
-            raise Gone("this release cannot read the configuration that it was made under") from error
+            raise MissingSource("this release cannot read the configuration that it was made under") from error
 
     def _source(self, item: Input) -> tuple[str, int]:
         """Return sha256 and bytes of a crawled file, read from where it lies, on this machine or on S3."""
         if _WEB.match(item.name):
-            raise Gone("it was fetched from the web, which may have changed since")
+            raise MissingSource("it was fetched from the web, which may have changed since")
         try:
             place = self._given.resolve(item.name)
         except ConfigError as error:
-            raise Gone(str(error)) from error
+            raise MissingSource(str(error)) from error
         filesystem, path = open_filesystem(place)
         sha256 = hashlib.sha256()
         size = 0
@@ -186,9 +177,9 @@ class Inputs:
                     sha256.update(block)
                     size += len(block)
         except FileNotFoundError as error:
-            raise Gone(f"there is no {place} any more") from error
+            raise MissingSource(f"there is no {place} any more") from error
         except OSError as error:
-            raise Gone(f"{place} cannot be read: {' '.join(str(error).split())}") from error
+            raise MissingSource(f"{place} cannot be read: {' '.join(str(error).split())}") from error
         return sha256.hexdigest(), size
 
     def _found(self, item: Input) -> tuple[str, int]:
@@ -196,16 +187,16 @@ class Inputs:
         try:
             now = self._captioning(item) if self._manifest.stage == "rewrite" else None
             now = now or self._now.get((item.kind, item.name))
-        except Gone:
+        except MissingSource:
             raise
         except OSError as error:
-            raise Gone(f"it cannot be read: {' '.join(str(error).split())}") from error
+            raise MissingSource(f"it cannot be read: {' '.join(str(error).split())}") from error
         except VecapError as error:
             if self._there(item, error):
                 raise
-            raise Gone(str(error)) from error
+            raise MissingSource(str(error)) from error
         if now is None:
-            raise Gone("it is not here any more")
+            raise MissingSource("it is not here any more")
         return now.digest, now.bytes or 0
 
     @cached_property
@@ -225,7 +216,7 @@ class Inputs:
         if item.kind == "model":
             settings = next((one for one in (section.vlm, section.llm) if one.model == item.name), None)
             if settings is not None and settings.server is not None:
-                raise Gone("a server had it: its digest covers the name and the revision that were asked for")
+                raise MissingSource("a server had it: its digest covers the name and the revision that were asked for")
             found = find_checkpoint(self.config, item.name)
             return Input("model", item.name, found.digest, found.bytes)
         if item.kind == "prompt":

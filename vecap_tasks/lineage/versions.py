@@ -17,9 +17,9 @@ from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.mlflow_tracking import airflow_tags, clean, open_tracking, source_inputs
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import read_sound_manifest
+from vecap_tasks.core.verify import read_verified_manifest
 from vecap_tasks.core.version import DATASET_STAGES, Version
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.lineage import mlflow_notes
 from vecap_tasks.lineage.mlflow_lookup import LISTS
 from vecap_tasks.lineage.mlflow_notes import Place, gate_note, run_page, trained_page, version_note
@@ -43,7 +43,7 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
     from mlflow.entities import Metric
 
     store = Store(config.resolve(config.root))
-    manifests = {stage: read_sound_manifest(store, f"{version.folder}/{stage}") for stage in DATASET_STAGES}
+    manifests = {stage: read_verified_manifest(store, f"{version.folder}/{stage}") for stage in DATASET_STAGES}
     published = manifests["assemble"]
     name = f"{version.dataset}/{version.name}"
     said = {
@@ -175,7 +175,7 @@ def keep_gate(
     try:
         return record_gate(config, version, refusal, tags)
     except VecapError as error:
-        log.warning("the gate's report is not in MLflow: %s", one_line(error))
+        log.warning("the gate's report is not in MLflow: %s", format_error(error))
         return None
 
 

@@ -13,10 +13,10 @@ from vecap_tasks.core.mlflow_tracking import Tracking, open_tracking
 from vecap_tasks.core.open_version import registered_fingerprints
 from vecap_tasks.core.stage import STAGES, load_stage
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import Damage, check_files
+from vecap_tasks.core.verify import Corruption, check_files
 from vecap_tasks.core.version import DATASET_STAGES, Version, list_versions, read_config, read_version
-from vecap_tasks.errors import DamagedError, VecapError, one_line
-from vecap_tasks.lineage.mlflow_lookup import Recorded, find_recorded, is_recorded, model_copy, version_copy
+from vecap_tasks.errors import CorruptError, VecapError, format_error
+from vecap_tasks.lineage.mlflow_lookup import RegisteredModel, find_recorded, is_recorded, model_copy, version_copy
 from vecap_tasks.lineage.tree import Inputs, Node, format_tree, named_inputs
 from vecap_tasks.train.data.mixture import Mixture, TarPart, TarsPart, VersionPart, mixture_file, read_mixture
 from vecap_tasks.train.data.mixture_builder import FoundTar, find_tars
@@ -39,7 +39,7 @@ def _mixture(walker: Walker, version: Version, inputs: Inputs, item: Input) -> N
         mixture = read_mixture(walker.store, version.dataset, item.name)
         config = inputs.config
     except VecapError as error:
-        return Node("mixture", file, item.digest, problems=(one_line(error),))
+        return Node("mixture", file, item.digest, problems=(format_error(error),))
     problems = []
     if mixture.digest != item.digest:
         problems.append(f"has the digest {mixture.digest[:12]}, {item.digest[:12]} was used")
@@ -63,10 +63,10 @@ def _version(walker: Walker, config: Config, part: VersionPart) -> Node:
             walker = replace(walker, store=store, seen=set())
         node = walker.version(part.version, part.dataset)
     except (VecapError, OSError) as error:
-        return Node("version", part.name, part.digest, unchecked=one_line(error))
+        return Node("version", part.name, part.digest, unchecked=format_error(error))
     try:
         manifest = read_manifest(store, f"{part.dataset}/{part.version}/assemble")
-    except DamagedError:
+    except CorruptError:
         return node  # which tells of it
     if manifest is not None and manifest.digest != part.digest:
         problem = f"has the digest {manifest.digest[:12]} now, the mixture was made of {part.digest[:12]}"
@@ -79,7 +79,7 @@ def _tars(config: Config, part: TarsPart) -> Node:
     try:
         found = find_tars(config, part.paths)
     except VecapError as error:
-        return Node("tars", part.name, part.digest, unchecked=one_line(error))
+        return Node("tars", part.name, part.digest, unchecked=format_error(error))
     return Node("tars", part.name, part.digest, children=tuple(_tar(tar, found.get(tar.path)) for tar in part.tars))
 
 
@@ -118,17 +118,17 @@ class Walker:
         """Return the node of a published version. Raises VecapError where there is none of that name."""
         try:
             version = read_version(self.store, dataset or self.config.dataset, name)
-        except DamagedError as error:
+        except CorruptError as error:
             return Node("version", name, None, problems=(str(error),))
         if version.folder in self.seen:
             return Node("version", name, None, "as above")
         self.seen.add(version.folder)
         manifests = {stage: read(self.store, f"{version.folder}/{stage}") for stage in DATASET_STAGES}
-        sound = {stage: found for stage, found in manifests.items() if isinstance(found, Manifest)}
+        verified = {stage: found for stage, found in manifests.items() if isinstance(found, Manifest)}
         below = [self.stage(version, "assemble", f"{version.folder}/assemble")]
-        if self.tracking is not None and self.check and len(sound) == len(manifests):
-            below.append(version_copy(self.tracking, version, sound))
-        return Node("version", name, None, "", tuple(self._bound(version, sound)), children=tuple(below))
+        if self.tracking is not None and self.check and len(verified) == len(manifests):
+            below.append(version_copy(self.tracking, version, verified))
+        return Node("version", name, None, "", tuple(self._bound(version, verified)), children=tuple(below))
 
     def _bound(self, version: Version, manifests: Mapping[str, Manifest]) -> list[str]:
         """Return where `version.json` and the manifests do not say the same."""
@@ -138,7 +138,7 @@ class Walker:
             return [f"{file} is bound to another fingerprint than what was assembled"]
         try:
             config = read_config(self.store, version)
-        except DamagedError as error:
+        except CorruptError as error:
             return [str(error)]
         try:
             told = registered_fingerprints(version, config)
@@ -155,7 +155,7 @@ class Walker:
         manifest = read(self.store, folder)
         if isinstance(manifest, str):
             return Node(name, folder, None, problems=(manifest,))
-        problems = [f"{damage.path} {damage.problem}" for damage in self._damages(manifest)]
+        problems = [f"{damage.path} {damage.problem}" for damage in self._corruptions(manifest)]
         mixed = mixture_nodes(self, version, manifest) if name == "train" else []
         children = list(mixed)
         # The last of the stages before it first, so that the chain is as deep as the work: crawl below quality.
@@ -181,7 +181,7 @@ class Walker:
             name, folder, manifest.digest, note, tuple(problems), files=count, bytes=size, children=tuple(children)
         )
 
-    def _damages(self, manifest: Manifest) -> list[Damage]:
+    def _corruptions(self, manifest: Manifest) -> list[Corruption]:
         return check_files(self.store, manifest) if self.check else []
 
     def _before(self, version: Version, item: Input) -> str | None:
@@ -214,7 +214,7 @@ class Walker:
             return Node("crawl", folder, item.digest, "as above")
         try:
             version = read_version(self.store, dataset, name)
-        except DamagedError as error:
+        except CorruptError as error:
             return Node("crawl", folder, item.digest, problems=(str(error),))
         except VecapError as error:
             return Node("crawl", folder, item.digest, unchecked=str(error))
@@ -251,10 +251,10 @@ class _Trained:
 
     version: Version
     folder: str
-    recorded: Recorded | None = None
+    recorded: RegisteredModel | None = None
 
 
-def _recorded(walker: Walker, found: Recorded) -> Node:
+def _recorded(walker: Walker, found: RegisteredModel) -> Node:
     """Return the lineage of a model or run in MLflow, found by the tags that recording left."""
     config, store, tags = walker.config, walker.store, found.tags
     if tags.get("vecap.dataset") != config.dataset or "vecap.version" not in tags:
@@ -265,7 +265,7 @@ def _recorded(walker: Walker, found: Recorded) -> Node:
     name = f"{tags['vecap.version']}/{shard}"
     try:
         version = read_version(store, config.dataset, tags["vecap.version"])
-    except DamagedError:  # the version's node tells of it
+    except CorruptError:  # the version's node tells of it
         return Node("model", name, None, children=(walker.version(tags["vecap.version"]),))
     recorded = tags["vecap.train"]
     for folder in _train_folders(store, version):

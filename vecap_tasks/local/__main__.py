@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.local import control
 from vecap_tasks.local.settings import Settings
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             return _status(settings)
     except VecapError as error:
-        print(f"vecap: {one_line(error)}", file=sys.stderr)
+        print(f"vecap: {format_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("vecap: interrupted; `make up` goes on waiting, `make down` ends the services", file=sys.stderr)

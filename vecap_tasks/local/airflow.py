@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.local import postgres
 from vecap_tasks.local.settings import HOST, REPOSITORY, Settings, write_private
 
@@ -28,7 +28,7 @@ _SINCE = "since"
 PARALLELISM = 4
 
 
-class Refused(VecapError):
+class ApiError(VecapError):
     """The service answered, and said no. `status` is HTTP's."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -36,7 +36,7 @@ class Refused(VecapError):
         self.status = status
 
 
-def answers(url: str, seconds: float = 2) -> bytes | None:
+def is_answering(url: str, seconds: float = 2) -> bytes | None:
     """Return the body that *url* answers with, or None where it does not (yet) answer with success."""
     try:
         with _opener.open(url, timeout=seconds) as response:
@@ -81,7 +81,7 @@ def _request(url: str, method: str, body: dict[str, Any] | None, token: str | No
             text = response.read()
     except urllib.error.HTTPError as error:
         detail = " ".join(error.read().decode("utf-8", "replace").split())[:400]
-        raise Refused(error.code, f"{method} {url} was refused with {error.code}: {detail}") from error
+        raise ApiError(error.code, f"{method} {url} was refused with {error.code}: {detail}") from error
     except OSError as error:
         raise VecapError(f"nothing answers at {url} ({error}); start the services with `make up`") from error
     return json.loads(text) if text else None
@@ -212,7 +212,7 @@ def main() -> int:
     try:
         make_pools(Settings.from_environment())
     except VecapError as error:
-        print(one_line(error), file=sys.stderr)
+        print(format_error(error), file=sys.stderr)
         return 1
     return 0
 

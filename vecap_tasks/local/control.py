@@ -20,7 +20,7 @@ from vecap_tasks.local import airflow
 from vecap_tasks.local.definitions import free
 from vecap_tasks.local.process_tree import end_sessions
 from vecap_tasks.local.settings import Port, Settings
-from vecap_tasks.local.state import Phase, State, forget, lock, read_state
+from vecap_tasks.local.state import Phase, State, lock, read_state, remove_state
 from vecap_tasks.local.supervisor import END_SECONDS, last_line
 
 START_SECONDS = 240.0
@@ -134,7 +134,7 @@ def _clean(settings: Settings, report: Report) -> bool:
         }
         end_sessions([leader for leader in left if leader.pid not in own], signal.SIGTERM, END_SECONDS)
         end_sessions([leader for leader in left if leader.pid in own], signal.SIGINT, END_SECONDS)
-    forget(settings)
+    remove_state(settings)
     return bool(left)
 
 

@@ -48,7 +48,7 @@ class TaskState:
     task: str
     map_index: int
     state: str | None
-    tries: int
+    attempts: int
 
 
 class StageProgress:
@@ -116,7 +116,7 @@ def follow(api: Api, run: DagRun, stages: Sequence[str], config: Config, logs: P
                 break
             time.sleep(_LOOK_SECONDS)
     if state == "failed":
-        raise RunFailed(why(run, tasks, logs))
+        raise RunFailed(failure_reason(run, tasks, logs))
 
 
 def _tasks(api: Api, run: DagRun) -> list[TaskState]:
@@ -128,7 +128,7 @@ def _tasks(api: Api, run: DagRun) -> list[TaskState]:
             return [TaskState(t["task_id"], t["map_index"], t["state"], t["try_number"]) for t in found]
 
 
-def why(run: DagRun, tasks: Sequence[TaskState], logs: Path) -> str:
+def failure_reason(run: DagRun, tasks: Sequence[TaskState], logs: Path) -> str:
     """Return what a person needs of a failed run, in one line; *logs* is Airflow's folder of task logs."""
     failed = [task for task in tasks if task.state == "failed"]
     if not failed:
@@ -138,7 +138,7 @@ def why(run: DagRun, tasks: Sequence[TaskState], logs: Path) -> str:
     folder = logs / f"dag_id={run.dag}" / f"run_id={run.run}" / f"task_id={task.task}"
     if task.map_index >= 0:
         folder /= f"map_index={task.map_index}"
-    log = folder / f"attempt={task.tries}.log"
+    log = folder / f"attempt={task.attempts}.log"
     return f"{run.dag}: the task {name} failed: {last_error(log)} (log: {log})"
 
 
@@ -160,11 +160,11 @@ def last_error(log: Path) -> str:
     return " ".join(said.split())[:500]
 
 
-Show = Callable[[Sequence[TaskState]], None]
+ProgressView = Callable[[Sequence[TaskState]], None]
 
 
 @contextmanager
-def _display(stages: Sequence[StageProgress]) -> Iterator[Show]:
+def _display(stages: Sequence[StageProgress]) -> Iterator[ProgressView]:
     if not sys.stdout.isatty():
         yield _lines(stages)
         return
@@ -188,7 +188,7 @@ def _display(stages: Sequence[StageProgress]) -> Iterator[Show]:
         yield show
 
 
-def _lines(stages: Sequence[StageProgress]) -> Show:
+def _lines(stages: Sequence[StageProgress]) -> ProgressView:
     told: set[tuple[str, str]] = set()
     last: dict[str, tuple[float, int]] = {}
 
@@ -214,6 +214,8 @@ def _lines(stages: Sequence[StageProgress]) -> Show:
             for task in tasks:
                 if task.task.startswith(f"{stage.name}.") and task.state in ("up_for_retry", "failed"):
                     name = f"{task.task}[{task.map_index}]"
-                    once(stage, f"{name} {task.state} {task.tries}", f"{name}: {task.state} (attempt {task.tries})")
+                    once(
+                        stage, f"{name} {task.state} {task.attempts}", f"{name}: {task.state} (attempt {task.attempts})"
+                    )
 
     return show

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vecap_tasks.local import postgres
-from vecap_tasks.local.airflow import answers
+from vecap_tasks.local.airflow import is_answering
 from vecap_tasks.local.settings import HOST, Settings
 
 DASK_WORKERS = 2
@@ -31,7 +31,7 @@ class Service:
     waited: bool = True  # `up` waits for it
 
 
-def catalogue(settings: Settings, *, migrate: bool) -> tuple[Service, ...]:
+def service_definitions(settings: Settings, *, migrate: bool) -> tuple[Service, ...]:
     """Return the services in the order in which they are started. *migrate*: Airflow's tables are not there yet."""
     python = sys.executable
     airflow = (python, "-m", "airflow")
@@ -51,7 +51,7 @@ def catalogue(settings: Settings, *, migrate: bool) -> tuple[Service, ...]:
             "airflow-api",
             (*airflow, "api-server"),
             needs=tables,
-            ready=lambda: answers(f"{settings.airflow.url}/api/v2/version") is not None,
+            ready=lambda: is_answering(f"{settings.airflow.url}/api/v2/version") is not None,
         ),
         Service(
             "mlflow",
@@ -61,7 +61,7 @@ def catalogue(settings: Settings, *, migrate: bool) -> tuple[Service, ...]:
                 *("--artifacts-destination", str(settings.home / "mlflow")),
             ),
             needs=("databases",),
-            ready=lambda: answers(f"{settings.mlflow.url}/health") is not None,
+            ready=lambda: is_answering(f"{settings.mlflow.url}/health") is not None,
         ),
         Service(
             "airflow-dag-processor",
@@ -86,7 +86,7 @@ def catalogue(settings: Settings, *, migrate: bool) -> tuple[Service, ...]:
                 *(*dask, "scheduler", "--protocol", "tls", "--host", HOST, "--port", str(settings.dask.number)),
                 *("--dashboard-address", f"{HOST}:{settings.dashboard.number}"),
             ),
-            ready=lambda: answers(f"{settings.dashboard.url}/health") is not None,
+            ready=lambda: is_answering(f"{settings.dashboard.url}/health") is not None,
         ),
         Service(
             "dask-workers",
@@ -133,10 +133,10 @@ def free(port: int) -> bool:
 
 
 def _airflow_part(settings: Settings, part: str) -> bool:
-    body = answers(f"{settings.airflow.url}/api/v2/monitor/health")
+    body = is_answering(f"{settings.airflow.url}/api/v2/monitor/health")
     return body is not None and json.loads(body)[part]["status"] == "healthy"
 
 
 def _dask_workers(settings: Settings) -> int:
-    body = answers(f"{settings.dashboard.url}/json/counts.json")
+    body = is_answering(f"{settings.dashboard.url}/json/counts.json")
     return 0 if body is None else int(json.loads(body)["workers"])

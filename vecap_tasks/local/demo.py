@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 
 from vecap_tasks import __version__
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.core.diff import summarise
+from vecap_tasks.core.diff import summarize
 from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import DATASET_STAGES, Version, read_version
-from vecap_tasks.errors import ConfigError, VecapError, one_line
+from vecap_tasks.errors import ConfigError, VecapError, format_error
 from vecap_tasks.local import airflow, control
 from vecap_tasks.local.airflow import Api
 from vecap_tasks.local.dag_progress import DagRun, follow
@@ -82,7 +82,7 @@ def _manifest(config: Config, version: Version, name: str) -> Manifest:
 
 
 def _print_funnel(store: Store, version: Version) -> None:
-    rows = summarise(store, version)
+    rows = summarize(store, version)
     print(f"\nVersion {version.dataset}/{version.name}: rows at each stage")
     for name in ("crawled", "downloaded", "accepted", "captioned", "assembled"):
         count = getattr(rows, name)
@@ -130,7 +130,7 @@ def main() -> int:
         print("\nvecap: stopped; the same command goes on from here, `make down` ends the services", file=sys.stderr)
         return 130
     except (VecapError, OSError) as error:
-        print(f"vecap: {one_line(error)}", file=sys.stderr)
+        print(f"vecap: {format_error(error)}", file=sys.stderr)
         return 1
     return 0
 

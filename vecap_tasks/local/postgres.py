@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 from urllib.parse import quote
 
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.local.process_tree import die_with_parent
 from vecap_tasks.local.settings import Settings
 
@@ -84,7 +84,7 @@ def make_databases(settings: Settings) -> None:
         except psycopg2.OperationalError as error:
             if time.monotonic() > deadline:
                 log = settings.logs / "postgres.log"
-                raise VecapError(f"PostgreSQL does not answer ({one_line(error)}); see {log}") from error
+                raise VecapError(f"PostgreSQL does not answer ({format_error(error)}); see {log}") from error
             time.sleep(0.2)
     connection.autocommit = True
     try:
@@ -105,7 +105,7 @@ def main() -> int:
             serve(settings)
         make_databases(settings)
     except (VecapError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
+        print(format_error(error), file=sys.stderr)
         return 1
     return 0
 

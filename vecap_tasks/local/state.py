@@ -84,7 +84,7 @@ def read_state(settings: Settings) -> State | None:
         return None
 
 
-def forget(settings: Settings) -> None:
+def remove_state(settings: Settings) -> None:
     _file(settings).unlink(missing_ok=True)
 
 

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.local import airflow
-from vecap_tasks.local.definitions import Service, catalogue
+from vecap_tasks.local.definitions import Service, service_definitions
 from vecap_tasks.local.process_tree import Process, die_with_parent, end_sessions
 from vecap_tasks.local.settings import Settings, write_private
 from vecap_tasks.local.state import Phase, ServiceState, State, lock
@@ -79,7 +79,7 @@ class Running:
 
 
 class Supervisor:
-    """Runs the catalogue until `stop` is set."""
+    """Runs the service_definitions until `stop` is set."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -87,7 +87,7 @@ class Supervisor:
         self.stamp = settings.airflow_home / "tables"
         self.release = version("apache-airflow")
         migrate = not self.stamp.exists() or self.stamp.read_text(encoding="utf-8") != self.release
-        services = catalogue(settings, migrate=migrate)
+        services = service_definitions(settings, migrate=migrate)
         self.running = {s.name: Running(s, settings.logs / f"{s.name}.log") for s in services}
         self.state = State(
             supervisor=Process.of(os.getpid()),
@@ -220,7 +220,7 @@ def main() -> int:
             (settings.home / "web" / "sites").mkdir(parents=True, exist_ok=True)  # nothing to serve yet is no error
             return Supervisor(settings).run()
         except (OSError, VecapError) as error:
-            print(one_line(error), file=sys.stderr)
+            print(format_error(error), file=sys.stderr)
             return 1
 
 

@@ -83,7 +83,7 @@ class Rule:
     """
 
     name: str
-    says: str
+    description: str
     sql: str
     fires: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()

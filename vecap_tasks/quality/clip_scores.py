@@ -21,7 +21,7 @@ from vecap_tasks.core.store import Local, Store
 from vecap_tasks.core.tables import connect, create_view, write_rows
 from vecap_tasks.core.tar import read_samples
 from vecap_tasks.core.version import Version, list_versions
-from vecap_tasks.errors import DamagedError, PermanentError
+from vecap_tasks.errors import CorruptError, PermanentError
 from vecap_tasks.quality.alttext_rules import cleaned, literal
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def write_scores(
 
     *local* opens its tar.
 
-    Returns the rows, and how many of them other versions had. Raises DamagedError where the tar lacks an image.
+    Returns the rows, and how many of them other versions had. Raises CorruptError where the tar lacks an image.
     """
     by = scored_by(clip, settings)
     with connect(store, threads=1, work=path.parent) as connection:
@@ -108,7 +108,7 @@ def _scored(local: Local, tar: str, texts: dict[str, str], scorer: Scorer) -> di
         found |= dict(zip((key for key, _ in batch), values, strict=True))
     if len(found) < len(texts):
         key = min(texts.keys() - found.keys())
-        raise DamagedError(f"{tar} has no image {key}; run `vecap verify`, then restore it or crawl again")
+        raise CorruptError(f"{tar} has no image {key}; run `vecap verify`, then restore it or crawl again")
     return found
 
 

@@ -33,9 +33,9 @@ from great_expectations.data_context.types.base import (  # noqa: E402
 from vecap_tasks.config import Level, QualityConfig  # noqa: E402
 from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES  # noqa: E402
 from vecap_tasks.quality.gate import (  # noqa: E402
+    DriftResult,
     Failure,
     Limit,
-    Moved,
     drift_limits,
     limits,
 )
@@ -47,10 +47,10 @@ Asked = tuple[Expectation, Level]
 _SEVERITY = {"stop": "critical", "warn": "warning"}
 
 
-def judge(
+def evaluate_expectations(
     measures: Measures,
     sample: pd.DataFrame,
-    moved: Sequence[Moved],
+    moved: Sequence[DriftResult],
     config: QualityConfig,
     crawled: datetime,
     site: Path,
@@ -103,7 +103,7 @@ def judge(
 
 
 def _between(limit: Limit) -> Asked:
-    bounds = {"min_value": limit.least, "max_value": limit.most}
+    bounds = {"min_value": limit.minimum, "max_value": limit.maximum}
     severity = _SEVERITY[limit.level]
     return gxe.ExpectColumnValuesToBeBetween(column=limit.measure, severity=severity, **bounds), limit.level
 

@@ -24,7 +24,7 @@ _SMALL = 0.01  # a share below this is taken for it: from 0.1 % to 0.2 % is no d
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class PreviousVersion:
     """A published version that is compared with: its name, its verdicts' manifest digest, and its figures."""
 
     version: str
@@ -33,7 +33,7 @@ class Earlier:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class DriftResult:
     """One distance, and in words what has changed most."""
 
     name: str
@@ -41,7 +41,7 @@ class Moved:
     words: str
 
 
-def earlier_versions(store: Store, version: Version, count: int) -> list[Earlier]:
+def previous_versions(store: Store, version: Version, count: int) -> list[PreviousVersion]:
     """Return the latest *count* published intervals before that of *version*, the latest first, each once."""
     last = {
         other.interval: other
@@ -53,13 +53,13 @@ def earlier_versions(store: Store, version: Version, count: int) -> list[Earlier
         manifest = read_manifest(store, f"{other.folder}/quality")
         if manifest is not None and any(entry.path == MEASURES for entry in manifest.files):
             measured = Measured.from_json(store.read(manifest.file(MEASURES)))
-            found.append(Earlier(other.name, manifest.digest, measured))
+            found.append(PreviousVersion(other.name, manifest.digest, measured))
         if len(found) == count:
             break
     return found
 
 
-def moved(now: Measured, earlier: Sequence[Earlier]) -> tuple[Moved, ...]:
+def measure_drift(now: Measured, earlier: Sequence[PreviousVersion]) -> tuple[DriftResult, ...]:
     """Return how far *now* is from all of *earlier* together; nothing where there is none, or no row now."""
     if not earlier or not now.measures.rows:
         return ()
@@ -70,15 +70,17 @@ def moved(now: Measured, earlier: Sequence[Earlier]) -> tuple[Moved, ...]:
             before.update(getattr(one.measured.distributions, name))
         after = getattr(now.distributions, name)
         if before and after:
-            found.append(Moved(name, jensen_shannon(before, after), _most_moved(before, after)))
+            found.append(DriftResult(name, jensen_shannon(before, after), _most_moved(before, after)))
         else:
-            found.append(Moved(name, float(bool(before or after)), "rows on one side only" if before or after else ""))
+            found.append(
+                DriftResult(name, float(bool(before or after)), "rows on one side only" if before or after else "")
+            )
     for name, (part, whole) in _SHARES.items():
         parts, wholes = (sum(getattr(one.measured.measures, field) for one in earlier) for field in (part, whole))
         was = parts / wholes if wholes else 0.0
         current = getattr(now.measures, name)
         change = abs(current - was) / max(was, _SMALL)
-        found.append(Moved(name, round(change, 6), f"from {was:.1%} to {current:.1%}"))
+        found.append(DriftResult(name, round(change, 6), f"from {was:.1%} to {current:.1%}"))
     return tuple(found)
 
 
@@ -100,7 +102,7 @@ def _most_moved(before: Mapping[str, int], after: Mapping[str, int]) -> str:
     return f"{name} from {shares[0].get(name, 0):.1%} to {shares[1].get(name, 0):.1%}"
 
 
-def as_json(earlier: Sequence[Earlier], found: Sequence[Moved]) -> dict[str, object]:
+def as_json(earlier: Sequence[PreviousVersion], found: Sequence[DriftResult]) -> dict[str, object]:
     """Return what was compared and found, for a file."""
     versions = [{"version": one.version, "digest": one.digest} for one in earlier]
     return {"compared_with": versions, "moved": [asdict(one) for one in found]}
@@ -111,12 +113,16 @@ class Limit:
     """What is asked of a measure: at least `least`, or at most `most`; else the version is stopped, or warned of."""
 
     measure: str
-    least: float | None = None
-    most: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
     level: Level = "stop"
 
     def __str__(self) -> str:
-        return f"at least {self.least:g} is asked" if self.least is not None else f"at most {self.most:g} is allowed"
+        return (
+            f"at least {self.minimum:g} is asked"
+            if self.minimum is not None
+            else f"at most {self.maximum:g} is allowed"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,17 +142,17 @@ class Failure:
 def limits(gate: Gate) -> tuple[Limit, ...]:
     """Return what *gate* asks, and what holds for every crawl; the first that fails is what a user is told."""
     return (
-        Limit("rows", least=1),
+        Limit("rows", minimum=1),
         *_least("accepted_rows", gate.min_accepted_rows),
         *_least("download_share", gate.min_download_share),
         *_least("accepted_share", gate.min_accepted_share),
         *_most("duplicate_share", gate.max_duplicate_share),
         *_least("alttext_share", gate.min_alttext_share),
         *_most("largest_host_share", gate.max_host_share),
-        Limit("rows_without_verdict", most=0, level=gate.completeness),
-        Limit("repeated_keys", most=0, level=gate.uniqueness),
-        Limit("repeated_uids", most=0, level=gate.uniqueness),
-        Limit("downloads_without_sha256", most=0, level=gate.completeness),
+        Limit("rows_without_verdict", maximum=0, level=gate.completeness),
+        Limit("repeated_keys", maximum=0, level=gate.uniqueness),
+        Limit("repeated_uids", maximum=0, level=gate.uniqueness),
+        Limit("downloads_without_sha256", maximum=0, level=gate.completeness),
     )
 
 
@@ -157,11 +163,11 @@ def drift_limits(drift: Drift) -> tuple[Limit, ...]:
 
 
 def _least(measure: str, bound: Bound) -> tuple[Limit, ...]:
-    return tuple(Limit(measure, least=value, level=level) for level, value in _levels(bound))
+    return tuple(Limit(measure, minimum=value, level=level) for level, value in _levels(bound))
 
 
 def _most(measure: str, bound: Bound) -> tuple[Limit, ...]:
-    return tuple(Limit(measure, most=value, level=level) for level, value in _levels(bound))
+    return tuple(Limit(measure, maximum=value, level=level) for level, value in _levels(bound))
 
 
 def _levels(bound: Bound) -> list[tuple[Level, float]]:

@@ -95,7 +95,7 @@ class Measured:
 
 
 def measure(connection: duckdb.DuckDBPyConnection) -> Measured:
-    """Measure the view `crawl` (CRAWL) and the view `verdicts` that `judge_rows` makes of it."""
+    """Measure the view `crawl` (CRAWL) and the view `verdicts` that `compute_verdicts` makes of it."""
     connection.execute("""
         CREATE OR REPLACE TEMP TABLE of_hosts AS
         SELECT coalesce(host, '') AS name, count(*) AS rows FROM verdicts GROUP BY 1""")

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from vecap_tasks.core.manifest import Manifest, read_manifest
-from vecap_tasks.core.releases import Action, Entry, add_release, in_force, read_releases
+from vecap_tasks.core.releases import Action, Entry, active, add_release, read_releases
 from vecap_tasks.core.schemas import CRAWL, VERDICTS
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, create_view
@@ -38,9 +38,9 @@ class ReasonCount:
     can waive it."""
 
     reason: str
-    says: str
+    description: str
     rows: int
-    alone: int
+    only_reason: int
     releasable: bool
 
 
@@ -149,7 +149,7 @@ def withdraw(
 
     Raises VecapError, and writes nothing, where it is not released now.
     """
-    now = in_force(read_releases(store, version.dataset, version.interval))
+    now = active(read_releases(store, version.dataset, version.interval))
     unknown = [uid for uid in uids if uid not in now.uids]
     if reason is not None and reason not in now.reasons:
         unknown.append(reason)

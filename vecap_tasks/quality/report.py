@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from vecap_tasks.core.manifest import read_manifest
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import DamagedError
-from vecap_tasks.quality.gate import Limit, Moved
+from vecap_tasks.errors import CorruptError
+from vecap_tasks.quality.gate import DriftResult, Limit
 from vecap_tasks.quality.measures import Measured
 from vecap_tasks.quality.rules import describe_alttext_problem, describe_reason
 
@@ -43,7 +43,7 @@ def report_page(store: Store, version: Version) -> str | None:
 
 def read_findings(store: Store, version: Version) -> dict[str, Any] | None:
     """Return what the gate found: `stops` and `warnings` (lines), `compared_with` (versions), and of what has `moved`
-    from them `name`, `distance` and `words`. None where the crawl was not judged yet. Raises DamagedError."""
+    from them `name`, `distance` and `words`. None where the crawl was not judged yet. Raises CorruptError."""
     folder = report_folder(store, version)
     if folder is None:
         return None
@@ -51,7 +51,7 @@ def read_findings(store: Store, version: Version) -> dict[str, Any] | None:
     try:
         findings: dict[str, Any] = json.loads(store.read(place))
     except ValueError as error:
-        raise DamagedError(f"{place} is damaged: {error}; restore it") from error
+        raise CorruptError(f"{place} is damaged: {error}; restore it") from error
     return findings
 
 
@@ -67,7 +67,7 @@ class Findings:
     limits: tuple[Limit, ...]
     drift_limits: tuple[Limit, ...]
     compared_with: tuple[str, ...]
-    moved: tuple[Moved, ...]
+    moved: tuple[DriftResult, ...]
     skipped: Mapping[str, int]
     stops: tuple[str, ...]
     warnings: tuple[str, ...]

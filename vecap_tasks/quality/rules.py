@@ -14,7 +14,7 @@ from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, Rule, all_that_fire
 
 CLIP_SCORE = "clip_similarity"
 SCORE = "score:"  # the reason of a row that a score's limits refuse, before the score's name
-SCORE_SAYS = "a score is outside its limits in `quality.rows.scores` or `quality.clip`, or missing"
+SCORE_DESCRIPTION = "a score is outside its limits in `quality.rows.scores` or `quality.clip`, or missing"
 
 ROW_RULES: tuple[Rule, ...] = (
     Rule(
@@ -45,9 +45,9 @@ ROW_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "flat",
-        "one colour, or nearly so (the picture has no perceptual hash), unless `refuse_flat` is off",
-        "@refuse_flat AND downloaded AND phash IS NULL",
-        example="a grey square that stands for a picture which loads later",
+        "one color, or nearly so (the picture has no perceptual hash), unless `reject_flat` is off",
+        "@reject_flat AND downloaded AND phash IS NULL",
+        example="a gray square that stands for a picture which loads later",
     ),
 )
 
@@ -86,14 +86,14 @@ DUPLICATE_RULES: tuple[Rule, ...] = (
     Rule(
         "near_duplicate",
         "another row of the crawl has nearly the same picture and is kept in its place, "
-        "where `refuse_near_duplicates` asks for it",
-        "@refuse_near_duplicates AND near_place > 1",
+        "where `reject_near_duplicates` asks for it",
+        "@reject_near_duplicates AND near_place > 1",
         example="a picture and its thumbnail",
     ),
     Rule(
         "earlier_duplicate",
-        "a version published earlier has the picture, or nearly, where `refuse_earlier_duplicates` asks for it",
-        "@refuse_earlier_duplicates AND earlier",
+        "a version published earlier has the picture, or nearly, where `reject_earlier_duplicates` asks for it",
+        "@reject_earlier_duplicates AND earlier",
         example="yesterday's front page, crawled again",
     ),
 )
@@ -108,8 +108,8 @@ HOST_CAP = Rule(
 ROW_REASONS: tuple[Rule, ...] = (*ROW_RULES, *COMPARING_RULES, *DUPLICATE_RULES, HOST_CAP)
 FINAL = tuple(rule.name for rule in ROW_REASONS if rule.final)
 # Two namespaces, and the words of the crawl (`error.empty`) are a third: a name can be in more than one.
-_REASONS = {rule.name: rule.says for rule in ROW_REASONS}
-_ALTTEXT_PROBLEMS = {rule.name: rule.says for rule in (*ALTTEXT_RULES, REPEATED)}
+_REASONS = {rule.name: rule.description for rule in ROW_REASONS}
+_ALTTEXT_PROBLEMS = {rule.name: rule.description for rule in (*ALTTEXT_RULES, REPEATED)}
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "quality.md"
 _BEGIN, _END = "<!-- rules -->\n", "<!-- /rules -->\n"
 _MAX_EXAMPLE_CHARS = 40  # characters of an example that are shown
@@ -141,12 +141,12 @@ def _score_rule(name: str, limits: ScoreLimits) -> Rule:
         conditions.append(f'{column} < "{SCORE}{name} least"')
     joined = " OR ".join(f"coalesce({condition}, false)" for condition in conditions)
     compared = f"({joined}) AND alttext_problem IS NULL" if name == CLIP_SCORE else joined
-    return Rule(f"{SCORE}{name}", SCORE_SAYS, compared)
+    return Rule(f"{SCORE}{name}", SCORE_DESCRIPTION, compared)
 
 
 def describe_reason(reason: str) -> str:
     """Return the description of the rule that refuses rows for *reason*; "" if no rule has that name."""
-    return SCORE_SAYS if reason.startswith(SCORE) else _REASONS.get(reason, "")
+    return SCORE_DESCRIPTION if reason.startswith(SCORE) else _REASONS.get(reason, "")
 
 
 def describe_alttext_problem(problem: str) -> str:
@@ -162,19 +162,21 @@ def wording(config: QualityConfig) -> list[str]:
 
 def table() -> str:
     """Return the two tables of rules, in Markdown: those about AltText, and those that refuse a row."""
-    score = Rule(f"{SCORE}NAME", SCORE_SAYS, "", example=f"`{SCORE}{CLIP_SCORE}`, the similarity of the CLIP model")
+    score = Rule(
+        f"{SCORE}NAME", SCORE_DESCRIPTION, "", example=f"`{SCORE}{CLIP_SCORE}`, the similarity of the CLIP model"
+    )
     return "\n".join(
         [
             "| `alttext_problem` | what it says | fires for | lets pass |",
             "| --- | --- | --- | --- |",
             *(
-                f"| `{rule.name}` | {rule.says} | {_shown(rule.fires) or rule.example} | {_shown(rule.passes)} |"
+                f"| `{rule.name}` | {rule.description} | {_shown(rule.fires) or rule.example} | {_shown(rule.passes)} |"
                 for rule in (*ALTTEXT_RULES, REPEATED)
             ),
             "",
             "| reason | what it says | for example |",
             "| --- | --- | --- |",
-            *(f"| `{rule.name}` | {rule.says} | {rule.example} |" for rule in (*ROW_REASONS, score)),
+            *(f"| `{rule.name}` | {rule.description} | {rule.example} |" for rule in (*ROW_REASONS, score)),
             "",
         ]
     )

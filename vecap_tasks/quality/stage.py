@@ -18,24 +18,24 @@ import duckdb
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.manifest import Input, Made, ShardResult, digest
+from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, digest
 from vecap_tasks.core.models import Checkpoint
-from vecap_tasks.core.releases import Entry, entry_bytes, in_force, releases_of
+from vecap_tasks.core.releases import Entry, active, entry_bytes, releases_of
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES, SCORES
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import connect, create_view, write_sorted
-from vecap_tasks.core.verify import Recorded
+from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import GateClosed
+from vecap_tasks.errors import GateFailed
 from vecap_tasks.quality.alttext_rules import cleaned
 from vecap_tasks.quality.clip_scores import FILE as SCORES_FILE
 from vecap_tasks.quality.clip_scores import earlier_scores, find_clip, write_scores
-from vecap_tasks.quality.gate import MEASURES, Failure, as_json, drift_limits, earlier_versions, limits, moved
+from vecap_tasks.quality.gate import MEASURES, Failure, as_json, drift_limits, limits, measure_drift, previous_versions
 from vecap_tasks.quality.measures import Measured, measure, write_sample
 from vecap_tasks.quality.quarantine import VERDICTS_FILE, shard_tables
 from vecap_tasks.quality.report import FINDINGS, PAGE, Findings
 from vecap_tasks.quality.rules import wording
-from vecap_tasks.quality.verdicts import judge_rows, write_verdicts
+from vecap_tasks.quality.verdicts import compute_verdicts, write_verdicts
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Quality(Stage):
 
     def identity(self) -> dict[str, Any]:
         made = super().identity() | {"rules": digest([cleaned("caption"), *wording(self.config.quality)])[:16]}
-        released = in_force(self._releases)
+        released = active(self._releases)
         if released:
             made["released"] = digest([released.uids, released.reasons])[:16]
         if self._clip is not None:
@@ -82,7 +82,7 @@ class Quality(Stage):
         """The entries that hold for this version; of one that is not registered yet, all that there are."""
         return releases_of(self.store, self.version)
 
-    def reads(self) -> list[Recorded]:
+    def reads(self) -> list[RecordedFile]:
         crawl = self.upstream_manifest("crawl")
         return self.upstream_files("crawl", [*shard_tables(crawl), *crawl.files_ending("duplicates.parquet")])
 
@@ -121,13 +121,13 @@ class Quality(Stage):
     def shards(self) -> list[str]:
         return ["verdicts"]
 
-    def process(self, shard: str, work: Path) -> Made:
+    def process(self, shard: str, work: Path) -> ShardOutput:
         for part in self.preparations():
             self.prepare(part)
         config = self.config.quality
         (work / "report").mkdir()
         with self._crawl(work) as connection:
-            judge_rows(connection, config, work, in_force(self._releases))
+            compute_verdicts(connection, config, work, active(self._releases))
             written = write_verdicts(connection, work / VERDICTS_FILE)
             measured = measure(connection)
             files: dict[str, int | None] = {
@@ -145,7 +145,7 @@ class Quality(Stage):
             counters["released"] = figures.released_rows
         counters |= {f"reason.{reason.name}": reason.rows for reason in measured.reasons}
         counters |= {f"alttext.{problem.name}": problem.rows for problem in measured.problems}
-        return Made(files, counters)
+        return ShardOutput(files, counters)
 
     @contextmanager
     def _crawl(self, work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -164,9 +164,9 @@ class Quality(Stage):
 
     # Great Expectations' part.
 
-    def finish(self, results: list[ShardResult], work: Path) -> Made:
-        """Judge the crawl. Raises GateClosed where an expectation stops it; the report is in the store even then."""
-        from vecap_tasks.quality.expectations import judge
+    def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
+        """Judge the crawl. Raises GateFailed where an expectation stops it; the report is in the store even then."""
+        from vecap_tasks.quality.expectations import evaluate_expectations
 
         config = self.config.quality
         measured = Measured.from_json(self.store.read(f"{self.folder}/{MEASURES}"))
@@ -174,10 +174,10 @@ class Quality(Stage):
             sample = pq.read_table(stream).to_pandas()
         crawl = self.upstream_manifest("crawl")
         crawled = datetime.fromisoformat(crawl.provenance["created"])
-        earlier = earlier_versions(self.store, self.version, config.drift.versions)
-        distances = moved(measured, earlier)
+        earlier = previous_versions(self.store, self.version, config.drift.versions)
+        distances = measure_drift(measured, earlier)
         report = work / "report"
-        failures = judge(measured.measures, sample, distances, config, crawled, report / "data_docs")
+        failures = evaluate_expectations(measured.measures, sample, distances, config, crawled, report / "data_docs")
         stops = [failure for failure in failures if failure.level == "stop"]
         warnings = [failure for failure in failures if failure.level == "warn"]
         findings = Findings(
@@ -198,10 +198,10 @@ class Quality(Stage):
         for warning in findings.warnings:
             log.warning("quality: %s: warning: %s", self.version.name, warning)
         if not stops:
-            return Made({}, attachments=tuple(pages), notes={"warnings": len(warnings)})
+            return ShardOutput({}, attachments=tuple(pages), notes={"warnings": len(warnings)})
         for page in pages:
             self.store.upload(f"{self.folder}/{page}", work / page)
-        raise GateClosed(self._refusal(stops, measured))
+        raise GateFailed(self._refusal(stops, measured))
 
     def _refusal(self, stops: Sequence[Failure], measured: Measured) -> str:
         more, refused = len(stops) - 1, measured.refused

@@ -2,7 +2,7 @@
 
 Nothing here passes a row through Python. What does not fit into the memory limit DuckDB keeps in the work folder.
 
-crawl ── each row alone (`judge_alone`) ── judged.parquet ── beside the others (`judge_together`) ── verdicts.parquet
+crawl ── row rules (`apply_row_rules`) ── judged.parquet ── group rules (`apply_group_rules`) ── verdicts.parquet
 """
 
 # ruff: noqa: S608 - the queries are put together from this package's own rules and quoted literals
@@ -47,7 +47,7 @@ _WORD = r"[\p{L}\p{M}\p{N}]+"
 _HOST = "://([^/:?#]+)"
 
 
-def judge_rows(
+def compute_verdicts(
     connection: duckdb.DuckDBPyConnection, config: QualityConfig, work: Path, released: Released | None = None
 ) -> None:
     """Make the view `verdicts` from the tables or views `crawl` (CRAWL), `duplicates` (DUPLICATES) and, where a CLIP
@@ -58,11 +58,11 @@ def judge_rows(
     come in no order. *work* is a folder that lives as long as the connection.
     """
     connection.execute("SET preserve_insertion_order = false")  # what is written is sorted; this saves memory
-    judge_alone(connection, config, work / "judged.parquet")
-    judge_together(connection, config, released or Released())
+    apply_row_rules(connection, config, work / "judged.parquet")
+    apply_group_rules(connection, config, released or Released())
 
 
-def judge_alone(connection: duckdb.DuckDBPyConnection, config: QualityConfig, path: Path) -> None:
+def apply_row_rules(connection: duckdb.DuckDBPyConnection, config: QualityConfig, path: Path) -> None:
     """Write what can be said of each row alone to *path*, and make the view `judged` of it."""
     rules = config.rows
     source = "crawl"
@@ -114,7 +114,7 @@ def _score(name: str) -> str:
     return f"CASE WHEN isfinite({number}) THEN {number} END"
 
 
-def judge_together(connection: duckdb.DuckDBPyConnection, config: QualityConfig, released: Released) -> None:
+def apply_group_rules(connection: duckdb.DuckDBPyConnection, config: QualityConfig, released: Released) -> None:
     """Make the view `verdicts` from the view `judged` and the table `duplicates`.
 
     Of images with the same bytes one row is kept: the first by key among those that no other rule refuses, and

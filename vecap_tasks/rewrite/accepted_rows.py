@@ -16,8 +16,8 @@ from PIL import Image
 from vecap_tasks.core.store import Local, Store
 from vecap_tasks.core.tables import connect, scan
 from vecap_tasks.core.tar import read_samples
-from vecap_tasks.errors import DamagedError
-from vecap_tasks.rewrite.backends.sampling_params import Draw
+from vecap_tasks.errors import CorruptError
+from vecap_tasks.rewrite.backends.sampling_params import Sampling
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ImageInput:
     """A row with its picture in RGB, or with None where the stored bytes (`jpeg`) are no image."""
 
     row: Row
@@ -49,7 +49,7 @@ def read_rows(store: Store, verdicts: str, tables: Mapping[str, str], shard: int
     """Return the accepted rows of *shard*, *size* to a shard, in the order of their keys.
 
     *verdicts* and *tables*, the crawl's tables with the tar of each, are names in the *store*; *work* is a folder for
-    what does not fit into memory. Raises DamagedError for an accepted row that no table has.
+    what does not fit into memory. Raises CorruptError for an accepted row that no table has.
     """
     verdicts = store.query_path(verdicts)
     tars = {store.query_path(table): tar for table, tar in tables.items()}
@@ -61,13 +61,15 @@ def read_rows(store: Store, verdicts: str, tables: Mapping[str, str], shard: int
             WHERE accepted ORDER BY key LIMIT {size} OFFSET {shard * size}""").fetchall()  # noqa: S608
     for key, *_, file in lines:
         if file is None:
-            raise DamagedError(f"{verdicts} accepts row {key}, which no crawl shard has; run `vecap verify`")
+            raise CorruptError(f"{verdicts} accepts row {key}, which no crawl shard has; run `vecap verify`")
     return [Row(key, uid, sha256, alttext, tars[file]) for key, uid, sha256, alttext, file in lines]
 
 
-def read_asked(local: Local, asked: Sequence[tuple[Row, Draw]], decoders: int) -> Iterator[tuple[Seen, Draw]]:
+def read_inputs(
+    local: Local, asked: Sequence[tuple[Row, Sampling]], decoders: int
+) -> Iterator[tuple[ImageInput, Sampling]]:
     """Give the image of each of *asked*, read once for all draws of a row, which follow one another."""
-    draws: dict[str, list[Draw]] = {}
+    draws: dict[str, list[Sampling]] = {}
     for row, draw in asked:
         draws.setdefault(row.key, []).append(draw)
     for seen in read_images(local, dict.fromkeys(row for row, _ in asked), decoders):
@@ -75,18 +77,18 @@ def read_asked(local: Local, asked: Sequence[tuple[Row, Draw]], decoders: int) -
             yield seen, draw
 
 
-def read_images(local: Local, rows: Iterable[Row], decoders: int) -> Iterator[Seen]:
+def read_images(local: Local, rows: Iterable[Row], decoders: int) -> Iterator[ImageInput]:
     """Give the image of every row, tar by tar, decoded ahead on so many threads, or with 1 on the caller's.
 
     *local* opens the tars.
 
-    Raises DamagedError for a tar that is broken or lacks an image.
+    Raises CorruptError for a tar that is broken or lacks an image.
     """
     if decoders == 1:
         yield from starmap(_decode, _stored(local, rows))
         return
     with ThreadPoolExecutor(decoders, "decode") as threads:
-        decoding: deque[Future[Seen]] = deque()
+        decoding: deque[Future[ImageInput]] = deque()
         for row, data in _stored(local, rows):
             decoding.append(threads.submit(_decode, row, data))
             if len(decoding) > _DECODED_AHEAD:
@@ -106,18 +108,18 @@ def _stored(local: Local, rows: Iterable[Row]) -> Iterator[tuple[Row, bytes]]:
                 if not wanted:
                     break
         if wanted:
-            raise DamagedError(f"{tar} has no image {min(wanted)}; run `vecap verify`, then restore it or crawl again")
+            raise CorruptError(f"{tar} has no image {min(wanted)}; run `vecap verify`, then restore it or crawl again")
 
 
-def _decode(row: Row, data: bytes) -> Seen:
+def _decode(row: Row, data: bytes) -> ImageInput:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return Seen(row, image.convert("RGB"), data)
+            return ImageInput(row, image.convert("RGB"), data)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return Seen(row, None, data)  # what PIL raises for bytes that are no image, or half of one
+        return ImageInput(row, None, data)  # what PIL raises for bytes that are no image, or half of one
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def prefetch(items: Iterator[T]) -> Iterator[T]:
     """Give *items*, making the next one on a thread while the caller works with the last."""
     with ThreadPoolExecutor(1, "images") as thread:
         following = thread.submit(next, items, None)

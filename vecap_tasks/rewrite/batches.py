@@ -12,7 +12,7 @@ from vecap_tasks.core.manifest import digest
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.rewrite.backends.openai_errors import ROW_FAULTS, Fault
-from vecap_tasks.rewrite.backends.sampling_params import Draw, Written, flat
+from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, Sampling, flat
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Refusals:
         self._limit = limit
         self._examples: dict[str, str] = {}  # problem to the first message
 
-    def note(self, role: str, written: Sequence[Written]) -> None:
+    def note(self, role: str, written: Sequence[GeneratedText]) -> None:
         """Log one line for each problem in what the model of *role* answered."""
         messages: dict[str, list[str]] = {}
         for text in written:
@@ -55,7 +55,7 @@ class Refusals:
         raise kind(
             f"{self._where}: {role}: the server refused {refused.total()} of {len(problems)} requests "
             f"({_listed(refused)}), for example: {self._examples.get(problem, problem)}; "
-            "correct the server's limits or the settings that this names, or raise rewrite.max_refused"
+            "correct the server's limits or the settings that this names, or raise rewrite.max_rejected"
         )
 
 
@@ -76,7 +76,7 @@ def _listed(refused: Counter[str]) -> str:
     return ", ".join(f"{problem} {count}" for problem, count in sorted(refused.items()))
 
 
-def text_key(role: str, subject: str, draw: Draw) -> str:
+def text_key(role: str, subject: str, draw: Sampling) -> str:
     """Return the key of a stored text, 32 hex digits: which model wrote it, about what, and how."""
     return digest([role, subject, flat(draw)])[:32]
 
@@ -85,18 +85,18 @@ class Batches:
     """The texts of *shard* by `text_key`: those that earlier tries stored, and those of this one."""
 
     def __init__(self, stage: Stage, shard: str) -> None:
-        self.texts: dict[str, Written] = {}
+        self.texts: dict[str, GeneratedText] = {}
         self.taken_over = 0  # texts that were asked for and lay there
-        self.refusals = Refusals(f"{stage.name} {shard}", stage.config.rewrite.max_refused)
+        self.refusals = Refusals(f"{stage.name} {shard}", stage.config.rewrite.max_rejected)
         self._stage = stage
         self._shard = shard
-        self._place = stage.aside(shard)
-        self._unstored: dict[str, Written] = {}
+        self._place = stage.scratch_dir(shard)
+        self._unstored: dict[str, GeneratedText] = {}
         for name in stage.store.files(self._place):
             if name.endswith(_ENDING):
                 for line in stage.store.read(f"{self._place}/{name}").splitlines():
                     body = json.loads(line)
-                    self.texts[body["key"]] = Written(**body["written"])
+                    self.texts[body["key"]] = GeneratedText(**body["written"])
 
     def missing(self, keys: Sequence[str]) -> list[int]:
         """Return the places of the *keys* that have no text yet. The others count as taken over."""
@@ -104,7 +104,7 @@ class Batches:
         self.taken_over += len(keys) - len(places)
         return places
 
-    def add_batch(self, role: str, keys: Sequence[str], size: int, batch: Mapping[int, Written]) -> None:
+    def add_batch(self, role: str, keys: Sequence[str], size: int, batch: Mapping[int, GeneratedText]) -> None:
         """Take the finished texts of a *batch*, by their places in *keys*, and store them in files of *size* or more.
 
         Raises VecapError if the task was canceled; all finished texts are stored then.
@@ -112,11 +112,11 @@ class Batches:
         self._unstored.update((keys[place], text) for place, text in batch.items() if text.problem is None)
         if len(self._unstored) >= size:
             self._store(role)
-        if not self._stage.wanted():
+        if not self._stage.is_wanted():
             self._store(role)
             raise VecapError(f"{self._stage.name} {self._shard}: nobody waits for it any more; what is done is kept")
 
-    def add_all(self, role: str, keys: Sequence[str], written: Sequence[Written]) -> None:
+    def add_all(self, role: str, keys: Sequence[str], written: Sequence[GeneratedText]) -> None:
         """Take the texts of all *keys*, log what the server refused, and store what no file has yet."""
         self.texts |= zip(keys, written, strict=True)
         self.refusals.note(role, written)

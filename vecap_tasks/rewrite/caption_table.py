@@ -11,18 +11,18 @@ import pyarrow as pa
 from vecap_tasks.core.schemas import CAPTIONS
 from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.backends.sampling_params import flat
-from vecap_tasks.rewrite.captioner import NOT_ASKED, Caption
-from vecap_tasks.rewrite.reuse import Captions, Writer, Writers
+from vecap_tasks.rewrite.captioner import NOT_GENERATED, Caption
+from vecap_tasks.rewrite.reuse import CaptionProvenance, Captions, ProvenanceByText
 from vecap_tasks.rewrite.screen import STRIPPED
 
 _SIDES = ("vec", "vecap", "alttext_rewritten")
 
 
-def caption_table(rows: Sequence[Row], made: Captions, writers: Writers) -> pa.Table:
+def caption_table(rows: Sequence[Row], made: Captions, writers: ProvenanceByText) -> pa.Table:
     """Return the captions of *rows*, schema CAPTIONS, in their order."""
     seen = [made.vec[row.sha256] for row in rows]
     fused = [
-        made.vecap[row.alttext, one.text] if row.alttext and one.text else NOT_ASKED
+        made.vecap[row.alttext, one.text] if row.alttext and one.text else NOT_GENERATED
         for row, one in zip(rows, seen, strict=True)
     ]
     chosen = [choose(two.text, one.text, row.alttext) for row, one, two in zip(rows, seen, fused, strict=True)]
@@ -33,20 +33,20 @@ def caption_table(rows: Sequence[Row], made: Captions, writers: Writers) -> pa.T
     columns["vecap_from"] = [origin for _, origin in chosen]
     columns |= _side("vec", seen, writers.vec) | _side("vecap", fused, writers.vecap)
     if writers.alttext_rewritten:
-        alone = [made.alttext_rewritten[row.alttext] if row.alttext else NOT_ASKED for row in rows]
+        alone = [made.alttext_rewritten[row.alttext] if row.alttext else NOT_GENERATED for row in rows]
         columns["alttext_rewritten"] = [one.text for one in alone]
         columns |= _side("alttext_rewritten", alone, writers.alttext_rewritten)
     return pa.table([pa.array(columns.get(field.name, [None] * len(rows)), field.type) for field in CAPTIONS], CAPTIONS)
 
 
-def _side(side: str, captions: Sequence[Caption], writer: Writer) -> dict[str, list[Any]]:
+def _side(side: str, captions: Sequence[Caption], writer: CaptionProvenance) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
         f"{side}_problem": [one.problem for one in captions],
         f"{side}_tokens": [one.tokens for one in captions],
         f"{side}_variants": [one.variants for one in captions],
         f"{side}_attempts": [[flat(attempt) for attempt in one.attempts] for one in captions],
     }
-    return columns | {f"{side}_{name}": [getattr(writer, name)] * len(captions) for name in Writer.__slots__}
+    return columns | {f"{side}_{name}": [getattr(writer, name)] * len(captions) for name in CaptionProvenance.__slots__}
 
 
 def choose(vecap: str | None, vec: str | None, alttext: str | None) -> tuple[str | None, str]:

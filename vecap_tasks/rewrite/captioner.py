@@ -9,14 +9,14 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from vecap_tasks.config import ModelConfig, PriceConfig
-from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written, draw
+from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, Sampling, sampling_of
 from vecap_tasks.rewrite.batches import Batches, text_key
 from vecap_tasks.rewrite.prompt import Prompt
 from vecap_tasks.rewrite.screen import Screened
 
 K = TypeVar("K")
 S = TypeVar("S")
-Generate = Callable[[Sequence[tuple[S, Draw]], Finished], list[Written]]
+Generate = Callable[[Sequence[tuple[S, Sampling]], OnFinished], list[GeneratedText]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class Caption:
     attempts: tuple[Attempt, ...] = ()
 
 
-NOT_ASKED = Caption(None, None, 0)
+NOT_GENERATED = Caption(None, None, 0)
 
 
 @dataclass(slots=True)
-class Meter:
+class TokenMeter:
     """Counts the texts that a model writes; `seconds` is the wall clock of the calls."""
 
     price: PriceConfig
@@ -57,7 +57,7 @@ class Meter:
     tokens: int = 0
     seconds: float = 0.0
 
-    def count(self, written: Sequence[Written], begun: float) -> None:
+    def count(self, written: Sequence[GeneratedText], begun: float) -> None:
         """Add what was written since *begun*, a time of `time.monotonic`."""
         self.seconds += time.monotonic() - begun
         self.captions += len(written)
@@ -104,10 +104,10 @@ class Captioner(Generic[S]):
     settings: ModelConfig
     prompt: Prompt
     batches: Batches
-    meter: Meter
+    meter: TokenMeter
     load: Callable[[], Generate[S]]
     identify: Callable[[S], str]
-    screen: Callable[[S, Written], Screened]
+    screen: Callable[[S, GeneratedText], Screened]
 
     def write(self, subjects: Mapping[K, S], found: Mapping[K, Caption]) -> dict[K, Caption]:
         """Return *found* and a new caption for each of *subjects* that it lacks, by key.
@@ -123,11 +123,13 @@ class Captioner(Generic[S]):
     def _write(self, subjects: Mapping[K, S]) -> dict[K, Caption]:
         generate, settings = self.load(), self.settings
         words = {key: self.identify(subject) for key, subject in subjects.items()}
-        texts: dict[K, list[str | None]] = {key: [None] * settings.variants for key in subjects}
+        texts: dict[K, list[str | None]] = {key: [None] * settings.num_captions for key in subjects}
         attempts: dict[K, list[Attempt]] = {key: [] for key in subjects}
-        wanted = [(key, variant) for key in subjects for variant in range(settings.variants)]
+        wanted = [(key, variant) for key in subjects for variant in range(settings.num_captions)]
         for number, temperature in enumerate((settings.temperature, settings.retry_temperature)):
-            draws = [draw(words[key], self.prompt.digest, variant, number, temperature) for key, variant in wanted]
+            draws = [
+                sampling_of(words[key], self.prompt.digest, variant, number, temperature) for key, variant in wanted
+            ]
             asked = [(subjects[key], one) for (key, _), one in zip(wanted, draws, strict=True)]
             answers = self._generate(generate, asked)
             refused = []
@@ -142,7 +144,7 @@ class Captioner(Generic[S]):
                 break
         return {key: _caption(texts[key], attempts[key]) for key in subjects}
 
-    def _generate(self, generate: Generate[S], asked: Sequence[tuple[S, Draw]]) -> list[Written]:
+    def _generate(self, generate: Generate[S], asked: Sequence[tuple[S, Sampling]]) -> list[GeneratedText]:
         """Return a text for each of *asked*: one that an earlier try stored, else a new one."""
         keys = [text_key(self.role, self.identify(subject), one) for subject, one in asked]
         places = self.batches.missing(keys)

@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import Checkpoint
-from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written, failed, unheeded
+from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, Sampling, failed, ignore_finished
 from vecap_tasks.rewrite.backends.transformers import LOAD_ERRORS, Generator, Inputs, cannot_load, load_weights, padded
 from vecap_tasks.rewrite.prompt import Prompt, Texts, clean
 
-Asked = tuple[Texts, Draw]
+LlmInput = tuple[Texts, Sampling]
 
 
 class Llm:
@@ -32,7 +32,7 @@ class Llm:
         context = getattr(config, "max_position_embeddings", None) or self._tokenizer.model_max_length
         self._room = int(context) - (0 if self._generator.answers_apart else settings.max_new_tokens)
 
-    def fuse(self, asked: Sequence[Asked], finished: Finished = unheeded) -> list[Written]:
+    def fuse(self, asked: Sequence[LlmInput], finished: OnFinished = ignore_finished) -> list[GeneratedText]:
         """Write a text about each (AltText, VeC), in batches of prompts of one length.
 
         A text has the problem `prompt_too_long` where no prompt with it is short enough for the model. *finished* is

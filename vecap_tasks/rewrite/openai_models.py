@@ -11,10 +11,17 @@ from PIL import Image
 
 from vecap_tasks.config import ModelConfig, ServerConfig
 from vecap_tasks.errors import PermanentError, VecapError
-from vecap_tasks.rewrite.accepted_rows import DECODERS, Seen
+from vecap_tasks.rewrite.accepted_rows import DECODERS, ImageInput
 from vecap_tasks.rewrite.backends.openai_client import Client, Request
 from vecap_tasks.rewrite.backends.openai_errors import Fault
-from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Draw, Finished, Written, failed, unheeded
+from vecap_tasks.rewrite.backends.sampling_params import (
+    GREEDY,
+    GeneratedText,
+    OnFinished,
+    Sampling,
+    failed,
+    ignore_finished,
+)
 from vecap_tasks.rewrite.prompt import Prompt, Texts, clean
 
 
@@ -27,21 +34,23 @@ class ServedVlm:
         self._prompt = prompt
         self._client = Client(settings, _server(settings), self._request(_gray_jpeg(), GREEDY).messages)
 
-    def describe(self, asked: Iterator[tuple[Seen, Draw]], finished: Finished = unheeded) -> list[Written]:
+    def describe(
+        self, asked: Iterator[tuple[ImageInput, Sampling]], finished: OnFinished = ignore_finished
+    ) -> list[GeneratedText]:
         """Say what each picture shows; the problem is `unreadable_image` where there is none.
 
         *finished* is told of each answer.
         """
         return self._client.ask(self._requests(asked), finished)
 
-    def _requests(self, asked: Iterator[tuple[Seen, Draw]]) -> Iterator[Request | Written]:
+    def _requests(self, asked: Iterator[tuple[ImageInput, Sampling]]) -> Iterator[Request | GeneratedText]:
         for seen, draw in asked:
             if seen.image is None:
                 yield failed("unreadable_image")
                 continue
             yield self._request(seen.jpeg, draw)
 
-    def _request(self, jpeg: bytes, draw: Draw) -> Request:
+    def _request(self, jpeg: bytes, draw: Sampling) -> Request:
         url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
         return _request(
             [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self._prompt.text}], draw
@@ -57,18 +66,20 @@ class ServedLlm:
         test = self._request(("A cat", "a cat"), GREEDY, max_alttext_chars).messages
         self._client = Client(settings, _server(settings), test)
 
-    def fuse(self, asked: Sequence[tuple[Texts, Draw]], finished: Finished = unheeded) -> list[Written]:
+    def fuse(
+        self, asked: Sequence[tuple[Texts, Sampling]], finished: OnFinished = ignore_finished
+    ) -> list[GeneratedText]:
         """Write a text about each (AltText, VeC), the AltText halved as long as the server finds it too long.
 
         *finished* is told of each answer.
         """
-        written: dict[int, Written] = {}
+        written: dict[int, GeneratedText] = {}
         limit = self._limit
         left = list(range(len(asked)))
         while left:
             places = tuple(left)
 
-            def answered(batch: Mapping[int, Written], places: tuple[int, ...] = places) -> None:
+            def answered(batch: Mapping[int, GeneratedText], places: tuple[int, ...] = places) -> None:
                 finished({places[number]: text for number, text in batch.items()})
 
             answers = self._client.ask(iter([self._request(*asked[place], limit) for place in left]), answered)
@@ -78,7 +89,7 @@ class ServedLlm:
             limit //= 2
         return [written[place] for place in range(len(asked))]
 
-    def _request(self, texts: Texts, draw: Draw, limit: int) -> Request:
+    def _request(self, texts: Texts, draw: Sampling, limit: int) -> Request:
         # Which tokens are special only the server knows; the markers of the formats in use are taken out.
         alttext, vec = clean(texts[0], (), limit), clean(texts[1], (), self._limit)
         return _request(self._prompt.fill(alttext=alttext, vec=vec), draw)
@@ -107,5 +118,5 @@ def _gray_jpeg() -> bytes:
     return stream.getvalue()
 
 
-def _request(content: str | list[dict[str, Any]], draw: Draw) -> Request:
+def _request(content: str | list[dict[str, Any]], draw: Sampling) -> Request:
     return Request([{"role": "user", "content": content}], draw.temperature, draw.seed)

@@ -28,7 +28,7 @@ from vecap_tasks.rewrite.captioner import Attempt, Caption
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class CaptionProvenance:
     """Who writes: a model's name and revision, the prompt, the parameters as JSON; as a caption's row says it."""
 
     model: str
@@ -38,12 +38,12 @@ class Writer:
 
 
 @dataclass(frozen=True, slots=True)
-class Writers:
+class ProvenanceByText:
     """Who writes what; nobody need rewrite the AltText alone."""
 
-    vec: Writer
-    vecap: Writer
-    alttext_rewritten: Writer | None
+    vec: CaptionProvenance
+    vecap: CaptionProvenance
+    alttext_rewritten: CaptionProvenance | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def finished_captions(store: Store, version: Version) -> tuple[str, ...]:
     return tuple(places)
 
 
-class Earlier:
+class CaptionCache:
     """Where the other versions have captions of images that a version has accepted.
 
     One query over all their files finds it, of each image 8 bytes and a file's number: more than *memory_limit* goes to
@@ -120,7 +120,7 @@ _QUERY = """
 
 
 def find_captions(
-    store: Store, files: Sequence[str], rows: Sequence[Row], writers: Writers, work: Path | None = None
+    store: Store, files: Sequence[str], rows: Sequence[Row], writers: ProvenanceByText, work: Path | None = None
 ) -> Captions:
     """Look the *rows* up in the caption *files*; *work* is a folder for what does not fit into memory."""
     found = Captions()
@@ -142,9 +142,9 @@ def find_captions(
 
 
 def _lines(
-    connection: duckdb.DuckDBPyConnection, paths: list[str], side: str, writer: Writer, key: str, text: str
+    connection: duckdb.DuckDBPyConnection, paths: list[str], side: str, writer: CaptionProvenance, key: str, text: str
 ) -> list[tuple[Any, ...]]:
-    values = {name: getattr(writer, name) for name in Writer.__slots__}
+    values = {name: getattr(writer, name) for name in CaptionProvenance.__slots__}
     query = _QUERY.format(files=scan(paths, union_by_name=True), side=side, key=key, text=text)
     return connection.execute(query, values).fetchall()
 

@@ -18,26 +18,33 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.core.manifest import Input, Made, ShardResult, canonical
+from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, canonical
 from vecap_tasks.core.models import Checkpoint, ServedModel, find_model
 from vecap_tasks.core.schemas import CAPTIONS
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import write_rows
-from vecap_tasks.core.verify import Recorded
+from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.rewrite import screen
-from vecap_tasks.rewrite.accepted_rows import Row, Seen, read_asked, read_rows
-from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written
+from vecap_tasks.rewrite.accepted_rows import ImageInput, Row, read_inputs, read_rows
+from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, Sampling
 from vecap_tasks.rewrite.batches import Batches, warn_of_refusals
 from vecap_tasks.rewrite.caption_table import caption_table, count
-from vecap_tasks.rewrite.captioner import Captioner, Generate, Meter
+from vecap_tasks.rewrite.captioner import Captioner, Generate, TokenMeter
 from vecap_tasks.rewrite.prompt import PLACES, Prompt, Texts, load_prompt
-from vecap_tasks.rewrite.reuse import Captions, Earlier, Writer, Writers, find_captions, finished_captions
+from vecap_tasks.rewrite.reuse import (
+    CaptionCache,
+    CaptionProvenance,
+    Captions,
+    ProvenanceByText,
+    find_captions,
+    finished_captions,
+)
 from vecap_tasks.rewrite.screen import Screened
 
 log = logging.getLogger(__name__)
 
 
-class Describes(Protocol):
+class Describer(Protocol):
     """A VLM of any backend: it returns a text for each picture, in their order, and tells of batches on the way.
 
     `decoders` is how many threads may decode pictures for it.
@@ -45,13 +52,13 @@ class Describes(Protocol):
 
     decoders: int
 
-    def describe(self, asked: Iterator[tuple[Seen, Draw]], finished: Finished) -> list[Written]: ...
+    def describe(self, asked: Iterator[tuple[ImageInput, Sampling]], finished: OnFinished) -> list[GeneratedText]: ...
 
 
-class Fuses(Protocol):
+class Fuser(Protocol):
     """An LLM of any backend: it returns a text for each (AltText, VeC), in their order, and tells of batches too."""
 
-    def fuse(self, asked: Sequence[tuple[Texts, Draw]], finished: Finished) -> list[Written]: ...
+    def fuse(self, asked: Sequence[tuple[Texts, Sampling]], finished: OnFinished) -> list[GeneratedText]: ...
 
 
 class Rewrite(Stage):
@@ -78,7 +85,7 @@ class Rewrite(Stage):
         models = [Input("model", found.name, found.digest, found.bytes) for found in self._models.values()]
         return [*models, *(Input("prompt", prompt.id, prompt.digest) for prompt in self._prompts.values())]
 
-    def reads(self) -> list[Recorded]:
+    def reads(self) -> list[RecordedFile]:
         return [*self.upstream_files("crawl", self._tables), *self.upstream_files("quality", [self._verdicts])]
 
     def shards(self) -> list[str]:
@@ -86,12 +93,12 @@ class Rewrite(Stage):
         accepted = self.upstream_manifest("quality").counters["accepted"]
         return [f"{number:05d}" for number in range(-(-accepted // size))]
 
-    def process(self, shard: str, work: Path) -> Made:
+    def process(self, shard: str, work: Path) -> ShardOutput:
         section = self.config.rewrite
         rows = self._rows(int(shard), work)
         found = find_captions(self.store, self._earlier.files_with(rows), rows, self._writers, work)
         batches = Batches(self, shard)
-        meters = {"vlm": Meter(section.vlm.price), "llm": Meter(section.llm.price)}
+        meters = {"vlm": TokenMeter(section.vlm.price), "llm": TokenMeter(section.llm.price)}
         images: dict[str, Row] = {}
         for row in rows:
             images.setdefault(row.sha256, row)
@@ -110,19 +117,19 @@ class Rewrite(Stage):
         for role, meter in meters.items():
             notes |= meter.notes(role)
             log.info("%s %s: %s", self.name, shard, meter.rates(role))
-        return Made({f"{shard}.parquet": len(rows)}, count(table), notes=notes)
+        return ShardOutput({f"{shard}.parquet": len(rows)}, count(table), notes=notes)
 
-    def finish(self, results: list[ShardResult], work: Path) -> Made:
+    def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         """Keep what the servers say of the models that they serve, of today and thus not of the content."""
         servers = {role: settings for role, settings in self._settings.items() if settings.server is not None}
         if not servers:
-            return Made({})
+            return ShardOutput({})
         from vecap_tasks.rewrite.openai_models import describe_server
 
         warn_of_refusals(self.name, (result.counters for result in results))
         served = {role: describe_server(settings) for role, settings in servers.items()}
         (work / "served.json").write_text(json.dumps(served, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        return Made({}, attachments=("served.json",))
+        return ShardOutput({}, attachments=("served.json",))
 
     # Who writes.
 
@@ -144,11 +151,11 @@ class Rewrite(Stage):
         return {role: load_prompt(name, own, PLACES[role]) for role, name in names.items()}
 
     @cached_property
-    def _writers(self) -> Writers:
+    def _writers(self) -> ProvenanceByText:
         # The picture that the VLM sees is the stored one: how it was stored belongs to the parameters.
-        stored = self.config.crawl.image.identity() | {"revision": self.before("crawl").revision}
+        stored = self.config.crawl.image.identity() | {"revision": self.upstream_stage("crawl").revision}
         limit = {"max_alttext_chars": self.config.rewrite.max_alttext_chars}
-        return Writers(
+        return ProvenanceByText(
             vec=self._writer("vlm", self._prompts["vlm"], {"image": stored}),
             vecap=self._writer("llm", self._prompts["llm"], limit),
             alttext_rewritten=self._writer("llm", self._prompts["alttext"], limit)
@@ -156,13 +163,13 @@ class Rewrite(Stage):
             else None,
         )
 
-    def _writer(self, role: str, prompt: Prompt, more: dict[str, Any]) -> Writer:
+    def _writer(self, role: str, prompt: Prompt, more: dict[str, Any]) -> CaptionProvenance:
         model = self._models[role]
         screening = screen.identity(self.config.rewrite.screen)
         parameters = self._settings[role].parameters() | more | {"screening": screening, "stage": self.revision}
-        return Writer(model.name, model.revision, prompt.name, canonical(parameters).decode())
+        return CaptionProvenance(model.name, model.revision, prompt.name, canonical(parameters).decode())
 
-    def _vlm(self) -> Describes:
+    def _vlm(self) -> Describer:
         model, settings, prompt = self._models["vlm"], self._settings["vlm"], self._prompts["vlm"]
         if isinstance(model, ServedModel):
             from vecap_tasks.rewrite.openai_models import ServedVlm
@@ -172,7 +179,7 @@ class Rewrite(Stage):
 
         return load_vlm(model, settings, prompt)
 
-    def _llm(self, prompt: Prompt) -> Fuses:
+    def _llm(self, prompt: Prompt) -> Fuser:
         model, settings, limit = self._models["llm"], self._settings["llm"], self.config.rewrite.max_alttext_chars
         if isinstance(model, ServedModel):
             from vecap_tasks.rewrite.openai_models import ServedLlm
@@ -198,27 +205,27 @@ class Rewrite(Stage):
         return read_rows(self.store, self._verdicts, self._tables, number, self.config.rewrite.shard_size, work)
 
     @cached_property
-    def _earlier(self) -> Earlier:
+    def _earlier(self) -> CaptionCache:
         files = finished_captions(self.store, self.version)
-        return Earlier(self.store, files, self.store.query_path(self._verdicts))
+        return CaptionCache(self.store, files, self.store.query_path(self._verdicts))
 
-    def _vlm_captioner(self, batches: Batches, meter: Meter) -> Captioner[Row]:
+    def _vlm_captioner(self, batches: Batches, meter: TokenMeter) -> Captioner[Row]:
         settings, prompt = self._settings["vlm"], self._prompts["vlm"]
 
         def load() -> Generate[Row]:
             vlm = self._vlm()
-            return lambda asked, finished: vlm.describe(read_asked(self.upstream_file, asked, vlm.decoders), finished)
+            return lambda asked, finished: vlm.describe(read_inputs(self.upstream_file, asked, vlm.decoders), finished)
 
-        def screened(row: Row, said: Written) -> Screened:
+        def screened(row: Row, said: GeneratedText) -> Screened:
             return screen.screen_vec(said.text, said.ended, prompt.text, self.config.rewrite.screen)
 
         return Captioner("vlm", settings, prompt, batches, meter, load, lambda row: row.sha256, screened)
 
-    def _llm_captioner(self, role: str, batches: Batches, meter: Meter) -> Captioner[Texts]:
+    def _llm_captioner(self, role: str, batches: Batches, meter: TokenMeter) -> Captioner[Texts]:
         """Return the captioner of (AltText, VeC); *role* names the prompt."""
         settings, prompt = self._settings["llm"], self._prompts[role]
 
-        def screened(pair: Texts, said: Written) -> Screened:
+        def screened(pair: Texts, said: GeneratedText) -> Screened:
             return screen.screen_vecap(said.text, said.ended, prompt.text, *pair, self.config.rewrite.screen)
 
         return Captioner(role, settings, prompt, batches, meter, lambda: self._llm(prompt).fuse, "\n".join, screened)

@@ -23,8 +23,8 @@ from transformers.utils import is_torchvision_available
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import Checkpoint
-from vecap_tasks.rewrite.accepted_rows import DECODERS, Seen, ahead
-from vecap_tasks.rewrite.backends.sampling_params import Draw, Finished, Written, failed, unheeded
+from vecap_tasks.rewrite.accepted_rows import DECODERS, ImageInput, prefetch
+from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, Sampling, failed, ignore_finished
 from vecap_tasks.rewrite.backends.transformers import (
     LENGTH_STEP,
     LOAD_ERRORS,
@@ -73,10 +73,10 @@ def _without_videos(kind: Any) -> Any:
 
 _HELD = 512  # pictures that wait for others whose prompts are as long as theirs
 _SHAPES = ((64, 64), (128, 256), (256, 128), (512, 384))  # pictures that tell whether the length follows the shape
-_COLOURS = ("white", "black", "red", "blue")
+_COLORS = ("white", "black", "red", "blue")
 
-Asked = tuple[Seen, Draw]
-Batch = tuple[tuple[int, ...], list[tuple[Image.Image, Draw]], Inputs]  # with the places of its rows
+VlmInput = tuple[ImageInput, Sampling]
+Batch = tuple[tuple[int, ...], list[tuple[Image.Image, Sampling]], Inputs]  # with the places of its rows
 
 
 class Vlm:
@@ -131,21 +131,21 @@ class Vlm:
             return mark  # a processor that counts its marks
         return "" if (plain == number).any() else mark
 
-    def describe(self, asked: Iterable[Asked], finished: Finished = unheeded) -> list[Written]:
+    def describe(self, asked: Iterable[VlmInput], finished: OnFinished = ignore_finished) -> list[GeneratedText]:
         """Say what each picture shows, in batches of prompts of one length that are prepared ahead.
 
         A text has the problem `unreadable_image` where there is no picture. *finished* is told of each batch.
         """
-        written: dict[int, Written] = {}
-        for places, batch, inputs in ahead(self._batches(asked)):
+        written: dict[int, GeneratedText] = {}
+        for places, batch, inputs in prefetch(self._batches(asked)):
             texts = self.generator.write(batch, self._prepare, inputs) if batch else [failed("unreadable_image")]
             batch_written = dict(zip(places, texts, strict=True))
             finished(batch_written)
             written |= batch_written
         return [written[place] for place in range(len(written))]
 
-    def _batches(self, asked: Iterable[Asked]) -> Iterator[Batch]:
-        waiting: defaultdict[int, list[tuple[int, tuple[Image.Image, Draw]]]] = defaultdict(list)
+    def _batches(self, asked: Iterable[VlmInput]) -> Iterator[Batch]:
+        waiting: defaultdict[int, list[tuple[int, tuple[Image.Image, Sampling]]]] = defaultdict(list)
         for place, (seen, draw) in enumerate(asked):
             if seen.image is None:
                 yield (place,), [], {}
@@ -159,7 +159,7 @@ class Vlm:
         for length in sorted(waiting):
             yield self._batch(waiting[length])
 
-    def _batch(self, items: list[tuple[int, tuple[Image.Image, Draw]]]) -> Batch:
+    def _batch(self, items: list[tuple[int, tuple[Image.Image, Sampling]]]) -> Batch:
         batch = [item for _, item in items]
         inputs = self._prepare([image for image, _ in self.generator.filled(batch)])
         return tuple(place for place, _ in items), batch, inputs
@@ -169,7 +169,7 @@ class Vlm:
 
         A processor writes out and reads again, for each row, the marks of some hundred patches.
         """
-        images = [Image.new("RGB", shape, colour) for shape, colour in zip(_SHAPES, _COLOURS, strict=True)]
+        images = [Image.new("RGB", shape, color) for shape, color in zip(_SHAPES, _COLORS, strict=True)]
         whole, shown = self._prepare(images), self._pictures(images)
         words = {name: value[:1] for name, value in whole.items() if name not in shown}
         made = shown | _repeated(words, len(images))

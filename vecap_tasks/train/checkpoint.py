@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from vecap_tasks.config import Arm, TrainConfig
 from vecap_tasks.core.store import Store
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, format_error
 
 
 def run_names(config: TrainConfig) -> list[str]:
@@ -116,7 +116,7 @@ class Checkpoints:
                 torch.save(body, work / "checkpoint.pt")
             except RuntimeError as error:  # torch's own, for whatever fails in writing a file
                 raise VecapError(
-                    f"a checkpoint cannot be written to {work.parent}: {one_line(error)}; "
+                    f"a checkpoint cannot be written to {work.parent}: {format_error(error)}; "
                     "see whether the disk is full, then run the same command again"
                 ) from error
             self._store.upload(f"{self._folder}/{len(state.records):09d}.pt", work / "checkpoint.pt")

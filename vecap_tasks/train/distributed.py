@@ -39,7 +39,7 @@ class Ranks:
             values /= self.world
         return values
 
-    def of_first(self, value: int) -> int:
+    def broadcast_object(self, value: int) -> int:
         """Return what the first rank says."""
         if self.world == 1:
             return value
@@ -49,7 +49,7 @@ class Ranks:
 
     def wait(self) -> None:
         """Return when all ranks have come here."""
-        self.of_first(0)
+        self.broadcast_object(0)
 
 
 class _Gathered(torch.autograd.Function):
@@ -68,7 +68,7 @@ class _Gathered(torch.autograd.Function):
 
 
 @contextmanager
-def joined(wanted: str, patience: float) -> Iterator[Ranks]:
+def join_process_group(wanted: str, patience: float) -> Iterator[Ranks]:
     """Meet the other processes that torchrun started, which says by the environment who is who; leave at the end.
 
     Raises ConfigError for a device that is not there.

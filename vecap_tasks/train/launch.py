@@ -25,31 +25,31 @@ from vecap_tasks.config import load_config
 from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import read_version
-from vecap_tasks.errors import ConfigError, DamagedError, PermanentError, VecapError, one_line
-from vecap_tasks.train.signals import Ending, ToldToEnd, heard
+from vecap_tasks.errors import ConfigError, CorruptError, PermanentError, VecapError, format_error
+from vecap_tasks.train.signals import Interrupted, StopRequest, catch_sigterm
 
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.5
-_RAISED = (PermanentError, ConfigError, DamagedError, ToldToEnd)
+_RAISED = (PermanentError, ConfigError, CorruptError, Interrupted)
 _KINDS: dict[str, type[VecapError]] = {kind.__name__: kind for kind in _RAISED}
 
 
 def launch(stage: Stage, run: str) -> None:
     """Train *run* in processes of their own; its last state is in the store then.
 
-    Raises VecapError with what the first process that failed said, and ToldToEnd on SIGTERM, which is passed on.
+    Raises VecapError with what the first process that failed said, and Interrupted on SIGTERM, which is passed on.
     """
     with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
         work = Path(folder)
         (work / "config.yaml").write_text(stage.config.model_dump_json(), encoding="utf-8")
-        with heard() as ending:
+        with catch_sigterm() as ending:
             code = _follow(command(stage, run, work), ending)
         if (work / "failure.json").exists():
             said = json.loads((work / "failure.json").read_text(encoding="utf-8"))
             raise _KINDS.get(said["kind"], VecapError)(said["reason"])
         if ending.asked:
-            raise ToldToEnd(f"{run}: told to end; the same command goes on from the last checkpoint")
+            raise Interrupted(f"{run}: told to end; the same command goes on from the last checkpoint")
         if code:
             raise VecapError(
                 f"{run}: the training processes ended with {code}; what they said stands above, and the same "
@@ -64,19 +64,20 @@ def command(stage: Stage, run: str, work: Path) -> list[str]:
     if settings.nodes > 1:
         meeting = [
             "--nnodes", str(settings.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", str(settings.rendezvous),
-            "--rdzv-id", f"{stage.fingerprint[:12]}-{run}", "--rdzv-conf", f"join_timeout={settings.patience:.0f}",
+            "--rdzv-id", f"{stage.fingerprint[:12]}-{run}",
+            "--rdzv-conf", f"join_timeout={settings.rendezvous_timeout:.0f}",
         ]  # fmt: skip
     return [
         sys.executable, "-m", "torch.distributed.run", *meeting,
         "--nproc-per-node", str(settings.processes), "--max-restarts", "0",
-        "--shutdown-timeout", str(settings.grace),
+        "--shutdown-timeout", str(settings.shutdown_timeout),
         "-m", "vecap_tasks.train.torchrun_worker",
         "--config", str(work / "config.yaml"), "--base", str(stage.config.base),
         "--version", stage.version.name, "--shard", run, "--failure", str(work / "failure.json"),
     ]  # fmt: skip
 
 
-def _follow(command: list[str], ending: Ending) -> int:
+def _follow(command: list[str], ending: StopRequest) -> int:
     """Run *command*, log its lines, pass SIGTERM on, and return its exit code.
 
     Its standard input is open for as long as we live: the workers leave when it ends.
@@ -127,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         for run in stage.plan():
             launch(stage, run)
     except (VecapError, OSError) as error:
-        print(f"vecap: {one_line(error)}", file=sys.stderr)
+        print(f"vecap: {format_error(error)}", file=sys.stderr)
         return 1
     return 0
 

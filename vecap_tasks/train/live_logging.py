@@ -1,9 +1,9 @@
 """A training run as a served MLflow shows it while it goes on: its losses, its speed, its memory, the time left.
 
-The run stands beside those of the models, as `2026-01-01 mixed-0 training`, from the moment that the training has taken
-`mlflow.watch` seconds, and is brought up to date as often. A retry goes on in the same one; a SIGKILL costs it the
-steps that it was not told of yet. It goes when the model itself is recorded, whose run has all of them. An
-MLflow that does not answer costs a line in the log.
+The run appears in the models' experiment as `2026-01-01 mixed-0 training` once training has taken
+`mlflow.live_interval` seconds, and is updated at that interval. A retry continues the same run; a SIGKILL loses the
+steps not logged yet. The run is deleted when the model itself is recorded, because the model's run has all steps. If
+MLflow does not respond, one warning is logged.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Self
 from vecap_tasks.config import Config
 from vecap_tasks.core.mlflow_tracking import Tracking, airflow_tags, is_server, open_tracking, tracking_uri
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.train.checkpoint import parse_run
-from vecap_tasks.train.signals import ToldToEnd
+from vecap_tasks.train.signals import Interrupted
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -56,7 +56,7 @@ def speed_metrics(speed: Mapping[str, Any]) -> list[Metric]:
     ]
 
 
-class Watch:
+class LiveLogger:
     """Takes each step's `Progress` and tells MLflow of them, on a thread of its own, for as long as it is entered."""
 
     def __init__(self, config: Config, version: Version, run: str, fingerprint: str) -> None:
@@ -71,7 +71,7 @@ class Watch:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        if self._config.mlflow.watch is not None and is_server(tracking_uri(self._config)):
+        if self._config.mlflow.live_interval is not None and is_server(tracking_uri(self._config)):
             self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
             self._thread.start()
         return self
@@ -81,7 +81,7 @@ class Watch:
     ) -> None:
         if self._thread is not None:
             if kind is not None:
-                self._status = "KILLED" if issubclass(kind, ToldToEnd | KeyboardInterrupt) else "FAILED"
+                self._status = "KILLED" if issubclass(kind, Interrupted | KeyboardInterrupt) else "FAILED"
             self._over.set()
             self._thread.join(3 * self._config.mlflow.timeout)
 
@@ -91,7 +91,7 @@ class Watch:
                 self._told.append((int(1000 * time.time()), progress))
 
     def _work(self) -> None:
-        while not self._over.wait(self._config.mlflow.watch):
+        while not self._over.wait(self._config.mlflow.live_interval):
             self._tell()
         if self._run_id is not None:
             self._tell(self._status)
@@ -110,7 +110,7 @@ class Watch:
                     tracking.client.set_terminated(self._run_id, status)
         except (VecapError, OSError) as error:
             if not self._lost:
-                log.warning("%s: not to be watched in MLflow for now: %s", self._run, one_line(error))
+                log.warning("%s: not to be watched in MLflow for now: %s", self._run, format_error(error))
             self._lost = True
             with self._lock:
                 self._told = [*told, *self._told][-_MOST:]
@@ -147,7 +147,7 @@ def _metrics(told: list[tuple[int, Progress]]) -> list[Metric]:
     ]
 
 
-def end_watches(tracking: Tracking, experiment: str, fingerprint: str) -> None:
+def end_live_runs(tracking: Tracking, experiment: str, fingerprint: str) -> None:
     """Delete the runs of a training that was watched; those of its models have all that stood in them."""
     for run in tracking.client.search_runs([experiment], f"tags.`{TAG}` LIKE '{fingerprint[:32]}/%'"):
         tracking.client.delete_run(run.info.run_id)

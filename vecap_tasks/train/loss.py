@@ -35,7 +35,7 @@ class Objective(nn.Module):
         return sigmoid_loss(images, texts, self.log_scale, self.bias, self._ranks)
 
     @torch.no_grad()
-    def start_anew(self) -> None:
+    def reset_parameters(self) -> None:
         """Set the scale of an untrained model to where its loss starts; CLIP's model has its own by itself."""
         if self.bias is not None:
             self.log_scale.fill_(_SIGMOID_LOG_SCALE)

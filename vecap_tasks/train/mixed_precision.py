@@ -38,15 +38,15 @@ class HalfEmbedding(nn.Embedding):
         return rows.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else rows
 
 
-def set_up(model: nn.Module, precision: str, device: torch.device) -> Callable[[], torch.autocast]:
+def configure_precision(model: nn.Module, precision: str, device: torch.device) -> Callable[[], torch.autocast]:
     """Prepare *model* for *precision* (float32 or bfloat16); return what makes the context of its forward passes."""
     half = precision == "bfloat16"
     if half:
-        keep_half(model)
+        keep_half_precision(model)
     return partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
 
 
-def keep_half(model: nn.Module) -> None:
+def keep_half_precision(model: nn.Module) -> None:
     """Make the norms and embeddings of *model* return half precision. Weights and gradients stay float32."""
     for part in model.modules():
         if type(part) is nn.LayerNorm:

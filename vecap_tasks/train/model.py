@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from vecap_tasks.config import ClipConfig, Config
 from vecap_tasks.core.models import start_folder
-from vecap_tasks.errors import ConfigError, VecapError, one_line
+from vecap_tasks.errors import ConfigError, VecapError, format_error
 
 _WIDER_MLP = 4  # the hidden layer of a block, in widths, as in the published CLIP models
 
@@ -35,11 +35,15 @@ def _started(folder: Path, config: Config, tokenizer: PreTrainedTokenizerFast) -
             folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
     except _LOAD_ERRORS as error:
-        raise ConfigError(f"train.model.start: {folder} cannot be loaded as a CLIPModel: {one_line(error)}") from error
+        raise ConfigError(
+            f"train.model.init_from: {folder} cannot be loaded as a CLIPModel: {format_error(error)}"
+        ) from error
     # transformers would go on with random numbers
     lacking = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
     if lacking:
-        raise ConfigError(f"train.model.start: {folder} lacks {len(lacking)} weights of a CLIPModel, as {lacking[0]}")
+        raise ConfigError(
+            f"train.model.init_from: {folder} lacks {len(lacking)} weights of a CLIPModel, as {lacking[0]}"
+        )
     _check(model, folder, config.train.model, tokenizer)
     return model
 
@@ -61,22 +65,22 @@ def _check(model: CLIPModel, folder: Path, wanted: ClipConfig, tokenizer: PreTra
     for name, size in sizes.items():
         if getattr(wanted, name) != size:
             raise ConfigError(
-                f"train.model.start: {folder} has {name} {size}, the configuration {getattr(wanted, name)}; "
+                f"train.model.init_from: {folder} has {name} {size}, the configuration {getattr(wanted, name)}; "
                 f"set train.model.{name}"
             )
     if wanted.context > text.max_position_embeddings:
         raise ConfigError(
-            f"train.model.start: {folder} reads {text.max_position_embeddings} tokens; lower train.model.context to it"
+            f"train.model.init_from: {folder} reads {text.max_position_embeddings} tokens; lower train.model.context"
         )
     if len(tokenizer) > text.vocab_size:
         raise ConfigError(
-            f"train.model.start: {folder} knows {text.vocab_size} tokens, train.model.tokenizer has {len(tokenizer)}; "
+            f"train.model.init_from: {folder} has {text.vocab_size} tokens, train.model.tokenizer {len(tokenizer)}; "
             "give the tokenizer that the model was trained with"
         )
     # A release whose texts are read at the largest id stays as it is: its features are those that it was made with.
     if text.eos_token_id not in (_LARGEST_ID_IS_THE_END, tokenizer.eos_token_id):
         raise ConfigError(
-            f"train.model.start: {folder} reads a text at the token {text.eos_token_id}, the tokenizer ends it with "
+            f"train.model.init_from: {folder} uses {text.eos_token_id} as EOS, the tokenizer "
             f"{tokenizer.eos_token_id}; give the tokenizer that the model was trained with"
         )
 
@@ -131,7 +135,7 @@ def export(
         model.save_pretrained(folder)
     except SafetensorError as error:
         raise VecapError(
-            f"the model cannot be written to {folder}: {one_line(error)}; "
+            f"the model cannot be written to {folder}: {format_error(error)}; "
             "see whether the disk is full, then run the same command again"
         ) from error
     tokenizer.save_pretrained(folder)

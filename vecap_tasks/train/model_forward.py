@@ -33,7 +33,7 @@ class Towers(nn.Module):
 
 def new_towers(model: CLIPModel, config: TrainConfig, ranks: Ranks) -> Towers | DistributedDataParallel:
     """Return the towers of *model*, which lies on the device of *ranks*, as they are trained."""
-    if config.recompute:
+    if config.activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     towers = Towers(model)
     if config.compile:

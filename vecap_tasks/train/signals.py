@@ -1,4 +1,4 @@
-"""Being told to end: SIGTERM is heard, and answered where the run can be left."""
+"""Being told to end: SIGTERM is catch_sigterm, and answered where the run can be left."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from types import FrameType
 from vecap_tasks.errors import VecapError
 
 
-class ToldToEnd(VecapError):
+class Interrupted(VecapError):
     """The process was told to end, and did; the same command goes on."""
 
 
 @dataclass(slots=True)
-class Ending:
+class StopRequest:
     """`asked` becomes true when the process is told to end."""
 
     asked: bool = False
 
 
 @contextmanager
-def heard() -> Iterator[Ending]:
+def catch_sigterm() -> Iterator[StopRequest]:
     """Hear SIGTERM within the block instead of dying of it. Only a process's main thread can."""
-    ending = Ending()
+    ending = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield ending
         return

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Arm
-from vecap_tasks.core.manifest import Input, Made, Manifest, ShardResult
+from vecap_tasks.core.manifest import Input, Manifest, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Stage
-from vecap_tasks.core.verify import Recorded
+from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.errors import VecapError
 from vecap_tasks.train.checkpoint import parse_run, run_names
 
 if TYPE_CHECKING:
     from vecap_tasks.train.checkpoint import Checkpoints, Speed, State, StepRecord
     from vecap_tasks.train.data.mixture import Mixture
-    from vecap_tasks.train.live_logging import Watch
+    from vecap_tasks.train.live_logging import LiveLogger
     from vecap_tasks.train.throughput import Progress
 
 SPEEDS = "throughput.jsonl"
@@ -55,7 +55,7 @@ class Train(Stage):
     def identity(self) -> dict[str, Any]:
         section = self.config.train.identity()
         mixed = {"mixture": self._mixture.digest} if self._mixture else {}
-        model = section["model"] | {"tokenizer": self._tokenizer_digest, "start": self._start_digest}
+        model = section["model"] | {"tokenizer": self._tokenizer_digest, "init_from": self._start_digest}
         return section | {"model": model} | mixed
 
     def inputs(self) -> list[Input]:
@@ -63,7 +63,7 @@ class Train(Stage):
 
         mixed = mixture_inputs(self._mixture) if self._mixture else []
         model = self.config.train.model
-        start = [Input("model", model.start, self._start_digest)] if model.start and self._start_digest else []
+        start = [Input("model", model.init_from, self._start_digest)] if model.init_from and self._start_digest else []
         return [Input("model", model.tokenizer, self._tokenizer_digest), *start, *mixed]
 
     @cached_property
@@ -84,7 +84,7 @@ class Train(Stage):
 
         return start_digest(self.config)
 
-    def reads(self) -> list[Recorded]:
+    def reads(self) -> list[RecordedFile]:
         from vecap_tasks.train.data.mixture_builder import training_files
 
         return training_files(self.config, self.version)
@@ -103,7 +103,7 @@ class Train(Stage):
             self.checkpoints(shard).remove()
         return manifest
 
-    def process(self, shard: str, work: Path) -> Made:
+    def process(self, shard: str, work: Path) -> ShardOutput:
         """Train the arm and seed that *shard* names, in this process or in those that are configured.
 
         Raises VecapError when there are fewer than two samples with a text for the arm, when the loss is not finite,
@@ -142,15 +142,15 @@ class Train(Stage):
         write_lines(state.speeds, work / SPEEDS)
         self.store.upload(f"{self.folder}/{shard}/{SPEEDS}", work / SPEEDS)
         counters = {"runs": 1, "steps": summary.steps, "samples": summary.samples, "left_out": summary.left_out}
-        return Made(files, counters)
+        return ShardOutput(files, counters)
 
-    def finish(self, results: list[ShardResult], work: Path) -> Made:
+    def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         """Make the speeds of the runs, which no digest covers, attachments."""
         names = [f"{shard}/{SPEEDS}" for shard in self.shards()]
         for name in names:
             (work / name).parent.mkdir()
             (work / name).write_bytes(self.store.read(f"{self.folder}/{name}"))
-        return Made({}, attachments=tuple(names))
+        return ShardOutput({}, attachments=tuple(names))
 
     def _trained(self, shard: str) -> State:
         from vecap_tasks.train.distributed import Ranks, training_device
@@ -160,8 +160,8 @@ class Train(Stage):
         checkpoints = self.checkpoints(shard)
         if self.config.train.launch.alone:
             ranks = Ranks(training_device(self.config.train.device))
-            with self.watch(shard) as watch:
-                reports: list[Callable[[Progress], None]] = [watch, self.report] if self.report else [watch]
+            with self.live_logger(shard) as live_logger:
+                reports: list[Callable[[Progress], None]] = [live_logger, self.report] if self.report else [live_logger]
                 return train(self.config, self.version, shard, ranks, checkpoints, reports)
         state = checkpoints.load()
         if state is None or not state.complete:  # processes that were started by hand may have done it
@@ -172,11 +172,11 @@ class Train(Stage):
             raise VecapError(f"train {shard}: the processes ended without its last checkpoint; run the same again")
         return state
 
-    def watch(self, shard: str) -> Watch:
+    def live_logger(self, shard: str) -> LiveLogger:
         """Return what tells MLflow how the run *shard* goes, for as long as it is entered."""
-        from vecap_tasks.train.live_logging import Watch
+        from vecap_tasks.train.live_logging import LiveLogger
 
-        return Watch(self.config, self.version, shard, self.fingerprint)
+        return LiveLogger(self.config, self.version, shard, self.fingerprint)
 
     def checkpoints(self, shard: str) -> Checkpoints:
         """Return where the states of the unfinished run *shard* lie."""

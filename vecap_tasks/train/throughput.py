@@ -57,7 +57,7 @@ class _Lap:
     operations: float
 
 
-class Meter:
+class ThroughputMeter:
     """Takes the time of each step; *batch* is the global size of a batch."""
 
     def __init__(self, model: CLIPModel, batch: int, ranks: Ranks) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import read_version
-from vecap_tasks.errors import VecapError, one_line
+from vecap_tasks.errors import VecapError, format_error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,21 +45,21 @@ def main(arguments: list[str] | None = None) -> int:
     except (VecapError, OSError) as error:
         if given.failure:
             _tell(Path(given.failure), error)
-        print(f"vecap: {one_line(error)}", file=sys.stderr, flush=True)
+        print(f"vecap: {format_error(error)}", file=sys.stderr, flush=True)
         return 1
     return 0
 
 
 def _train(config: Config, name: str, run: str) -> None:
-    from vecap_tasks.train.distributed import joined
+    from vecap_tasks.train.distributed import join_process_group
     from vecap_tasks.train.stage import Train
     from vecap_tasks.train.trainer import train
 
     stage = Train(config, read_version(Store(config.resolve(config.root)), config.dataset, name))
     checkpoints = stage.checkpoints(run)
-    with joined(config.train.device, config.train.launch.patience) as ranks:
-        with stage.watch(run) if ranks.rank == 0 else nullcontext() as watch:
-            state = train(config, stage.version, run, ranks, checkpoints, [watch] if watch else [])
+    with join_process_group(config.train.device, config.train.launch.rendezvous_timeout) as ranks:
+        with stage.live_logger(run) if ranks.rank == 0 else nullcontext() as live_logger:
+            state = train(config, stage.version, run, ranks, checkpoints, [live_logger] if live_logger else [])
         if ranks.rank == 0:
             checkpoints.save(state)
         ranks.wait()
@@ -76,7 +76,7 @@ def _tell(file: Path, error: BaseException) -> None:
     """Write what was wrong, unless another rank has: the others fail of the first one's failure."""
     try:
         with file.open("x", encoding="utf-8") as stream:
-            json.dump({"kind": type(error).__name__, "reason": one_line(error)}, stream)
+            json.dump({"kind": type(error).__name__, "reason": format_error(error)}, stream)
     except FileExistsError:
         pass
 

@@ -17,10 +17,10 @@ from transformers import CLIPModel, PreTrainedTokenizerFast
 
 from vecap_tasks.config import Config, TrainConfig, expand_optional
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import ConfigError, PermanentError, VecapError, one_line
+from vecap_tasks.errors import ConfigError, PermanentError, VecapError, format_error
 from vecap_tasks.train import mixed_precision
 from vecap_tasks.train.checkpoint import Checkpoints, Figures, Speed, State, StepRecord, parse_run
-from vecap_tasks.train.data.images import Normalise
+from vecap_tasks.train.data.images import Normalize
 from vecap_tasks.train.data.loader import open_training_data
 from vecap_tasks.train.data.prefetch import Batch, TrainingData
 from vecap_tasks.train.data.tokenizer import load_tokenizer
@@ -28,8 +28,8 @@ from vecap_tasks.train.distributed import Ranks
 from vecap_tasks.train.loss import Objective
 from vecap_tasks.train.model import open_model
 from vecap_tasks.train.model_forward import Part, add_gradients, new_towers
-from vecap_tasks.train.signals import Ending, ToldToEnd, heard
-from vecap_tasks.train.throughput import Meter, Progress
+from vecap_tasks.train.signals import Interrupted, StopRequest, catch_sigterm
+from vecap_tasks.train.throughput import Progress, ThroughputMeter
 
 log = logging.getLogger(__name__)
 
@@ -72,18 +72,18 @@ def fit(
     """Train *model* in place, from the last checkpoint on if there is one; return the state after the last step.
 
     Every rank calls it, with a model of the same weights; the first one saves and reports. Raises VecapError, naming
-    the batch, when a loss is not finite, and where a GPU has too little memory, and ToldToEnd on SIGTERM, after a
+    the batch, when a loss is not finite, and where a GPU has too little memory, and Interrupted on SIGTERM, after a
     checkpoint.
     """
     try:
         trainer = _Trainer(run, model, data, config, seed, ranks, checkpoints)
-        with _reproducible(config), heard() as ending:
+        with _reproducible(config), catch_sigterm() as ending:
             return trainer.train(ending, report)
     except torch.OutOfMemoryError as error:
         held = config.micro_batch or data.batch_size // ranks.world
         raise VecapError(
             f"{run}: {ranks.device} has too little memory for {held} samples at once; lower train.micro_batch, "
-            "or set train.recompute to true"
+            "or set train.activation_checkpointing to true"
         ) from error
 
 
@@ -119,8 +119,8 @@ class _Trainer:
         self._run, self._data, self._config, self._ranks, self._checkpoints = run, data, config, ranks, checkpoints
         self._model = model.to(ranks.device).train()
         self._objective = Objective(config.loss, model.logit_scale, ranks)
-        if expand_optional(config.model.start) is None:
-            self._objective.start_anew()
+        if expand_optional(config.model.init_from) is None:
+            self._objective.reset_parameters()
         learned = nn.ModuleList([model, self._objective])
         self._parameters = list(learned.parameters())
         self._optimizer = new_optimizer(learned, config)
@@ -128,15 +128,15 @@ class _Trainer:
         self._records: list[StepRecord] = []
         self._speeds: list[Speed] = []
         self._resume()
-        self._autocast = mixed_precision.set_up(model, config.precision, ranks.device)
+        self._autocast = mixed_precision.configure_precision(model, config.precision, ranks.device)
         self._towers = new_towers(model, config, ranks)
-        self._normalise = Normalise(seed, config.crop_scale, ranks.device)
-        self._meter = Meter(model, data.batch_size, ranks)
+        self._normalize = Normalize(seed, config.crop_scale, ranks.device)
+        self._meter = ThroughputMeter(model, data.batch_size, ranks)
 
     def _resume(self) -> None:
         """Take up the last state that the first rank can read."""
         state = self._checkpoints.load() if self._ranks.rank == 0 else None
-        done = self._ranks.of_first(len(state.records) if state else 0)
+        done = self._ranks.broadcast_object(len(state.records) if state else 0)
         if done and state is None:
             state = self._checkpoints.load_step(done)
             if state is None:
@@ -147,7 +147,7 @@ class _Trainer:
             self._optimizer.load_state_dict(state.optimizer)
             self._records, self._speeds = list(state.records), list(state.speeds)
 
-    def train(self, ending: Ending, report: Callable[[Progress], None]) -> State:
+    def train(self, ending: StopRequest, report: Callable[[Progress], None]) -> State:
         steps = self._data.steps
         before: _Taken | None = None
         asked = time.monotonic()
@@ -163,7 +163,7 @@ class _Trainer:
                 before = None
                 self._save()
                 if leave:
-                    raise ToldToEnd(
+                    raise Interrupted(
                         f"{self._run}: told to end, and saved after step {done} of {steps}; "
                         "the same command goes on from there"
                     )
@@ -172,7 +172,7 @@ class _Trainer:
             self._read(before, report)
         return self._state()
 
-    def _step(self, batch: Batch, ending: Ending) -> _Taken:
+    def _step(self, batch: Batch, ending: StopRequest) -> _Taken:
         rate = learning_rate(batch.step, self._data.steps, self._config)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -198,7 +198,7 @@ class _Trainer:
         count = self._config.micro_batch or len(ids)
         slices = [slice(first, first + count) for first in range(0, len(ids), count)]
         return [
-            Part(partial(self._normalise, pixels[part], batch.uids[part], batch.epoch), ids[part]) for part in slices
+            Part(partial(self._normalize, pixels[part], batch.uids[part], batch.epoch), ids[part]) for part in slices
         ]
 
     def _read(self, taken: _Taken, report: Callable[[Progress], None]) -> bool:
@@ -246,7 +246,7 @@ def _reproducible(config: TrainConfig) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if config.deterministic and "deterministic" in str(error):
-            raise ConfigError(f"train.deterministic: {one_line(error)}; set it to false") from error
+            raise ConfigError(f"train.deterministic: {format_error(error)}; set it to false") from error
         raise
     finally:
         torch.set_num_threads(before[0])

@@ -20,10 +20,10 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 
 from vecap_airflow.job import DEFAULT_CONFIG
 from vecap_airflow.pages.rendering import HEADERS, REPORT_HEADERS, page
-from vecap_tasks.errors import DamagedError, VecapError, one_line
+from vecap_tasks.errors import CorruptError, VecapError, format_error
 
 if TYPE_CHECKING:
-    from vecap_airflow.pages.repository import Shelf
+    from vecap_airflow.pages.repository import Repository
     from vecap_tasks.lineage.tree import Node
 
 log = logging.getLogger(__name__)
@@ -45,18 +45,18 @@ app = FastAPI(
 )
 
 
-def shelf() -> Iterator[Shelf]:
-    """Give the dataset that the installation's configuration names. A file that cannot be read is a DamagedError."""
-    from vecap_airflow.pages.repository import UNREADABLE, describe_unreadable, open_shelf
+def repository() -> Iterator[Repository]:
+    """Give the dataset that the installation's configuration names. A file that cannot be read is a CorruptError."""
+    from vecap_airflow.pages.repository import UNREADABLE, describe_unreadable, open_repository
 
     try:
-        yield open_shelf(os.environ.get("VECAP_CONFIG") or DEFAULT_CONFIG)
+        yield open_repository(os.environ.get("VECAP_CONFIG") or DEFAULT_CONFIG)
     except UNREADABLE as error:
-        log.warning("%s", one_line(error), exc_info=error)
-        raise DamagedError(f"{describe_unreadable(error)}; run `vecap verify --all` to find all damage") from error
+        log.warning("%s", format_error(error), exc_info=error)
+        raise CorruptError(f"{describe_unreadable(error)}; run `vecap verify --all` to find all damage") from error
 
 
-Open = Annotated[Any, Depends(shelf)]
+Open = Annotated[Any, Depends(repository)]
 User = Annotated[BaseUser, Depends(get_user)]
 
 
@@ -69,7 +69,7 @@ def may_change(user: BaseUser) -> bool:
     )
 
 
-def own_form(request: Request) -> None:
+def check_same_origin(request: Request) -> None:
     """Refuse a form that a page of another site sends with the user's cookie."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
@@ -78,9 +78,9 @@ def own_form(request: Request) -> None:
 
 @app.exception_handler(VecapError)
 def _told(request: Request, error: Exception) -> HTMLResponse:
-    if isinstance(error, DamagedError):
-        return _message(request, 503, "Cannot read the dataset", one_line(error))
-    return _message(request, 404, "Not found", one_line(error))
+    if isinstance(error, CorruptError):
+        return _message(request, 503, "Cannot read the dataset", format_error(error))
+    return _message(request, 404, "Not found", format_error(error))
 
 
 def _message(request: Request, status: int, heading: str, message: str) -> HTMLResponse:
@@ -115,7 +115,7 @@ def versions(request: Request, opened: Open, first: Annotated[int, Query(ge=0)] 
 
 @app.get("/versions/{name}")
 def version(request: Request, opened: Open, name: str) -> HTMLResponse:
-    return page("version.html", root=root(request), dataset=opened.dataset, found=opened.story(name))
+    return page("version.html", root=root(request), dataset=opened.dataset, found=opened.version_details(name))
 
 
 @app.get("/versions/{name}/recorded/{where}")
@@ -157,8 +157,8 @@ def samples(
 
 
 @app.get("/versions/{name}/pictures/{key}")
-def picture(opened: Open, name: str, key: str) -> Response:
-    data = opened.picture(name, key)
+def image(opened: Open, name: str, key: str) -> Response:
+    data = opened.image(name, key)
     if data is None:
         raise HTTPException(404, "no such picture")
     headers = HEADERS | {"Cache-Control": "private, max-age=3600"}
@@ -189,7 +189,7 @@ def quarantine(
     )  # fmt: skip
 
 
-@app.post("/versions/{name}/quarantine", dependencies=[Depends(own_form), Depends(requires_change)])
+@app.post("/versions/{name}/quarantine", dependencies=[Depends(check_same_origin), Depends(requires_change)])
 def release(
     request: Request,
     opened: Open,

@@ -56,7 +56,7 @@ def _few(children: tuple[Node, ...]) -> list[Node]:
     kept: list[Node] = []
     left: dict[str, int] = {}
     for child in children:
-        if sum(other.kind == child.kind for other in kept) < _SHOWN or not child.sound:
+        if sum(other.kind == child.kind for other in kept) < _SHOWN or not child.verified:
             kept.append(child)
         else:
             left[child.kind] = left.get(child.kind, 0) + 1

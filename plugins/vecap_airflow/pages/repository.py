@@ -11,14 +11,14 @@ import duckdb
 
 from vecap_airflow.job import REPOSITORY
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.core.diff import Diff, Summary, diff, summarise
+from vecap_tasks.core.diff import Diff, Summary, diff, summarize
 from vecap_tasks.core.manifest import Manifest, read_manifest
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.core.releases import Entry, read_releases
-from vecap_tasks.core.samples import Row, Samples, read_picture
+from vecap_tasks.core.samples import Row, Samples, read_image
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, list_versions, published, read_version
-from vecap_tasks.errors import DamagedError, VecapError, one_line
+from vecap_tasks.errors import CorruptError, VecapError, format_error
 from vecap_tasks.lineage.mlflow_notes import address, run_page
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.lineage.walk import walk
@@ -28,11 +28,11 @@ from vecap_tasks.quality.report import read_findings, report_folder
 _OPEN = 16  # versions whose tables are kept open
 _COMPARED = 8  # revisions of an image side by side
 # What reading a version's files raises if they are damaged or gone.
-UNREADABLE = (DamagedError, OSError, duckdb.IOException, duckdb.InvalidInputException)
+UNREADABLE = (CorruptError, OSError, duckdb.IOException, duckdb.InvalidInputException)
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class VersionDetails:
     """One version: what became of its rows, what the gate found, and what is different from the one before.
 
     `not_compared` says why `before` is None although there is a version before, "" otherwise.
@@ -48,7 +48,7 @@ class Story:
     mlflow_ui: bool  # whether people can open its run in MLflow
 
 
-class Shelf:
+class Repository:
     """Every version of one dataset."""
 
     def __init__(self, config: Config) -> None:
@@ -70,18 +70,18 @@ class Shelf:
         found = [(version, *self._summary(version)) for version in self._newest()[:count]]
         return [summary for version, summary, problem in found if not problem and has_verdicts(self._store, version)]
 
-    def story(self, name: str) -> Story:
+    def version_details(self, name: str) -> VersionDetails:
         """Raises VecapError for a version that is not there."""
         version = read_version(self._store, self.dataset, name)
         stages = ("crawl", "quality", "rewrite", "assemble")
         found = {stage: read_manifest(self._store, f"{version.folder}/{stage}") for stage in stages}
         manifests = {stage: manifest for stage, manifest in found.items() if manifest is not None}
-        summary = summarise(self._store, version)
+        summary = summarize(self._store, version)
         before, not_compared = self._compare(version) if summary.digest else (None, "")
         report = report_folder(self._store, version)
         docs = self._store.tree(f"{report}/data_docs/validations") if report else []
         pages = tuple(file.path.removeprefix(f"{report}/") for file in docs if file.path.endswith(".html"))
-        return Story(
+        return VersionDetails(
             summary=summary,
             manifests=manifests,
             findings=read_findings(self._store, version),
@@ -126,10 +126,10 @@ class Shelf:
         manifest = read_manifest(self._store, f"{version.folder}/rewrite")
         return self._samples(version, manifest.digest if manifest else "")
 
-    def picture(self, name: str, key: str) -> bytes | None:
+    def image(self, name: str, key: str) -> bytes | None:
         version = read_version(self._store, self.dataset, name)
         crawl = read_manifest(self._store, f"{version.folder}/crawl")
-        return read_picture(self._store, crawl, key) if crawl else None
+        return read_image(self._store, crawl, key) if crawl else None
 
     def revisions(self, uid: str) -> list[tuple[str, Row]]:
         """Return the rows of the sample *uid* in the newest versions that have it, with the versions' names."""
@@ -169,7 +169,7 @@ class Shelf:
 
     def _summary(self, version: Version) -> tuple[Summary, str]:
         try:
-            return summarise(self._store, version), ""
+            return summarize(self._store, version), ""
         except UNREADABLE as error:
             nothing = Summary(version.name, version.interval, version.revision, 0, 0, 0, 0, 0, 0, None)
             return nothing, describe_unreadable(error)
@@ -194,15 +194,15 @@ class Shelf:
 
 def describe_unreadable(error: Exception) -> str:
     """Return *error*, one of `UNREADABLE`, in one line. The lines of DuckDB's errors after the first are the query."""
-    return str(error).partition("\n")[0] if isinstance(error, duckdb.Error) else one_line(error)
+    return str(error).partition("\n")[0] if isinstance(error, duckdb.Error) else format_error(error)
 
 
 @lru_cache(maxsize=4)
-def _shelf(path: str, stamp: float) -> Shelf:
-    return Shelf(load_config(path))
+def _repository(path: str, stamp: float) -> Repository:
+    return Repository(load_config(path))
 
 
-def open_shelf(config: str) -> Shelf:
+def open_repository(config: str) -> Repository:
     """Return the dataset of the configuration file; read again where the file was changed. Raises ConfigError."""
     path = REPOSITORY / config
-    return _shelf(str(path), path.stat().st_mtime if path.is_file() else 0.0)
+    return _repository(str(path), path.stat().st_mtime if path.is_file() else 0.0)

@@ -1,4 +1,4 @@
-"""Colour profiles, written by hand (ICC.1:2022), so that what a picture must look like follows from a formula."""
+"""Color profiles, written by hand (ICC.1:2022), so that what a picture must look like follows from a formula."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01
 
 
 def profile(space: str, connection: str, tags: Mapping[str, bytes], kind: str = "mntr") -> bytes:
-    """Return a profile of version 4 for colours of *space*, by way of *connection* (XYZ or Lab)."""
+    """Return a profile of version 4 for colors of *space*, by way of *connection* (XYZ or Lab)."""
     tags = {"desc": _text("made for a test"), "cprt": _text("CC0"), "wtpt": _xyz(_D50), **tags}
     table, data = struct.pack(">I", len(tags)), b""
     start = 128 + 4 + 12 * len(tags)
@@ -35,13 +35,13 @@ def rgb_profile(primaries: np.ndarray) -> bytes:
     return profile("RGB ", "XYZ ", tags | {f"{one}TRC": curve for one in "rgb"})
 
 
-def linear_grey_profile() -> bytes:
-    """Return the profile of a grey whose values are light."""
+def linear_gray_profile() -> bytes:
+    """Return the profile of a gray whose values are light."""
     return profile("GRAY", "XYZ ", {"kTRC": b"curv" + bytes(8)})
 
 
 def cmyk_profile() -> bytes:
-    """Return the profile of inks that are greys: L* is 100 less 25 for each ink that is laid on."""
+    """Return the profile of inks that are grays: L* is 100 less 25 for each ink that is laid on."""
     nodes = bytearray()
     for node in range(16):
         nodes += bytes((round(255 * (100 - 25 * node.bit_count()) / 100), 128, 128))
@@ -51,9 +51,9 @@ def cmyk_profile() -> bytes:
     return profile("CMYK", "Lab ", {"A2B0": lut}, "prtr")
 
 
-def shown(colour: tuple[int, int, int], primaries: np.ndarray) -> tuple[int, int, int]:
-    """Return in sRGB what *colour* looks like on a display with *primaries*, clipped to what sRGB has."""
-    coded = np.asarray(colour) / 255
+def shown(color: tuple[int, int, int], primaries: np.ndarray) -> tuple[int, int, int]:
+    """Return in sRGB what *color* looks like on a display with *primaries*, clipped to what sRGB has."""
+    coded = np.asarray(color) / 255
     light = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
     return encoded(np.linalg.solve(SRGB, primaries @ light))
 

@@ -1,4 +1,4 @@
-"""JPEGs: codings, colours, orientations, profiles, and those that lie or bite."""
+"""JPEGs: codings, colors, orientations, profiles, and those that lie or bite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import ExifTags, Image
 
-from tests.data.images.icc import P3, SRGB, cmyk_profile, encoded, linear_grey_profile, rgb_profile, shown
+from tests.data.images.icc import P3, SRGB, cmyk_profile, encoded, linear_gray_profile, rgb_profile, shown
 from tests.data.images.picture import ORANGE, Made, marked, noise, plain, saved, segment
 
 _TURNED = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's transpositions that undo each EXIF orientation
@@ -29,14 +29,14 @@ def _codings() -> Iterator[Made]:
     yield Made("full-chroma.jpg", saved(plain(), "JPEG", quality=95, subsampling="4:4:4"), "4:4:4")
     yield Made("restarts.jpg", saved(plain(), "JPEG", quality=95, restart_marker_rows=1), "restart markers")
     yield Made("rgb.jpg", saved(plain(), "JPEG", quality=95, keep_rgb=True), "stored as RGB, Adobe transform 0")
-    grey = saved(plain("L", 90), "JPEG", quality=95)
-    yield Made("grey.jpg", grey, "one component", colour=(90, 90, 90))
+    gray = saved(plain("L", 90), "JPEG", quality=95)
+    yield Made("gray.jpg", gray, "one component", color=(90, 90, 90))
     large = saved(marked((1200, 800)), "JPEG", quality=80)
     yield Made("large.jpg", large, "large enough to be made smaller while it is decoded", size=(384, 256))
     long = saved(plain(size=(2000, 4)), "JPEG", quality=90)
     yield Made("long.jpg", long, "two thousand by four pixels", size=(2000, 4))
     yield Made("pixel.jpg", saved(plain(size=(1, 1)), "JPEG", quality=95), "one pixel", size=(1, 1))
-    two = [plain(), plain(colour=(0, 0, 255))]
+    two = [plain(), plain(color=(0, 0, 255))]
     yield Made("two.mpo", saved(two[0], "MPO", save_all=True, append_images=two[1:], quality=95), "two pictures in one")
     thumbnail = saved(plain(), "JPEG", quality=95, exif=_exif_with_thumbnail())
     yield Made("thumbnail.jpg", thumbnail, "a JPEG within its EXIF")
@@ -44,13 +44,13 @@ def _codings() -> Iterator[Made]:
 
 def _inks() -> Iterator[Made]:
     cmyk = saved(plain("CMYK", (0, 255, 255, 0)), "JPEG", quality=95)
-    yield Made("cmyk.jpg", cmyk, "CMYK, inverted as Adobe does", colour=(255, 0, 0))
+    yield Made("cmyk.jpg", cmyk, "CMYK, inverted as Adobe does", color=(255, 0, 0))
     start, end = segment(cmyk, b"\xff\xee")
-    yield Made("cmyk-no-adobe.jpg", cmyk[:start] + cmyk[end:], "CMYK without Adobe's marker", colour=(255, 0, 0))
+    yield Made("cmyk-no-adobe.jpg", cmyk[:start] + cmyk[end:], "CMYK without Adobe's marker", color=(255, 0, 0))
     # Stored are Y, Cb and Cr of cyan, the inverse of red; Pillow inverts what it writes.
     ycck = saved(plain("CMYK", (255 - 179, 255 - 171, 255, 0)), "JPEG", quality=95)
     start, end = segment(ycck, b"\xff\xee")
-    yield Made("ycck.jpg", ycck[: end - 1] + b"\2" + ycck[end:], "YCCK, Adobe transform 2", colour=(255, 0, 0))
+    yield Made("ycck.jpg", ycck[: end - 1] + b"\2" + ycck[end:], "YCCK, Adobe transform 2", color=(255, 0, 0))
 
 
 def _orientations() -> Iterator[Made]:
@@ -65,25 +65,25 @@ def _orientations() -> Iterator[Made]:
 
 
 def _profiles() -> Iterator[Made]:
-    p3, cmyk, grey = rgb_profile(P3), cmyk_profile(), linear_grey_profile()
+    p3, cmyk, gray = rgb_profile(P3), cmyk_profile(), linear_gray_profile()
     wide = saved(plain(), "JPEG", quality=95, icc_profile=p3)
-    yield Made("display-p3.jpg", wide, "Display P3", colour=shown(ORANGE, P3))
+    yield Made("display-p3.jpg", wide, "Display P3", color=shown(ORANGE, P3))
     yield Made("srgb.jpg", saved(plain(), "JPEG", quality=95, icc_profile=rgb_profile(SRGB)), "sRGB by a profile")
     light = encoded(np.full(3, 100 / 255))
-    linear = saved(plain("L", 100), "JPEG", quality=95, icc_profile=grey)
-    yield Made("grey-profile.jpg", linear, "grey by a profile of linear light", colour=light)
+    linear = saved(plain("L", 100), "JPEG", quality=95, icc_profile=gray)
+    yield Made("gray-profile.jpg", linear, "gray by a profile of linear light", color=light)
     inks = saved(plain("CMYK", (0, 255, 255, 0)), "JPEG", quality=95, icc_profile=cmyk)
-    yield Made("cmyk-profile.jpg", inks, "CMYK by a profile of grey inks: two inks are L* 50", colour=(119, 119, 119))
+    yield Made("cmyk-profile.jpg", inks, "CMYK by a profile of gray inks: two inks are L* 50", color=(119, 119, 119))
     for name, body, says in (
         ("profile-cut.jpg", p3[:200], "a profile that is cut short"),
         ("profile-text.jpg", b"no profile at all", "a profile that is text"),
         ("profile-of-ink.jpg", cmyk, "a profile for CMYK in RGB"),
-        ("profile-of-grey.jpg", grey, "a profile for grey in RGB"),
+        ("profile-of-gray.jpg", gray, "a profile for gray in RGB"),
         ("profile-zeros.jpg", p3[:128] + bytes(len(p3) - 128), "a profile without a single tag"),
     ):
         yield Made(name, saved(plain(), "JPEG", quality=95, icc_profile=body), says)
     odd = saved(plain("L", 90), "JPEG", quality=95, icc_profile=p3)
-    yield Made("profile-of-rgb-in-grey.jpg", odd, "a profile for RGB in grey", colour=(90, 90, 90))
+    yield Made("profile-of-rgb-in-gray.jpg", odd, "a profile for RGB in gray", color=(90, 90, 90))
 
 
 def _lies() -> Iterator[Made]:
@@ -117,7 +117,7 @@ def _lies() -> Iterator[Made]:
     script = b"<?php system($_GET['x']); ?>"
     yield Made("and-php.jpg", saved(plain(), "JPEG", quality=95, comment=script), "a script as its comment")
     start, end = segment(good, b"\xff\xc4")
-    yield Made("no-tables.jpg", good[:start] + good[good.index(b"\xff\xda") :], "no Huffman tables", colour=None)
+    yield Made("no-tables.jpg", good[:start] + good[good.index(b"\xff\xda") :], "no Huffman tables", color=None)
 
 
 def _exif(orientation: int) -> Image.Exif:
@@ -127,7 +127,7 @@ def _exif(orientation: int) -> Image.Exif:
 
 
 def _exif_with_thumbnail() -> bytes:
-    small = saved(plain(colour=(0, 0, 255), size=(16, 16)), "JPEG")
+    small = saved(plain(color=(0, 0, 255), size=(16, 16)), "JPEG")
     entries = struct.pack(">HHII", 0x0201, 4, 1, 44) + struct.pack(">HHII", 0x0202, 4, 1, len(small))
     first = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", 0) + struct.pack(">I", 14)
     return first + struct.pack(">H", 2) + entries + struct.pack(">I", 0) + small

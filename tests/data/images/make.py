@@ -26,15 +26,15 @@ def main() -> None:
         old.unlink()
     for one in made:
         (FILES / one.name).write_bytes(one.body)
-    lines = ["# file\treason\tsize\tcolour\twhat it is", *(_line(one) for one in made)]
+    lines = ["# file\treason\tsize\tcolor\twhat it is", *(_line(one) for one in made)]
     TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _line(one: Made) -> str:
     if one.reason is not None:
         return "\t".join((one.name, one.reason, "-", "-", one.says))
-    colour = bytes(one.colour).hex() if one.colour else "-"
-    return "\t".join((one.name, "-", f"{one.size[0]}x{one.size[1]}", colour, one.says))
+    color = bytes(one.color).hex() if one.color else "-"
+    return "\t".join((one.name, "-", f"{one.size[0]}x{one.size[1]}", color, one.says))
 
 
 if __name__ == "__main__":

@@ -10,26 +10,26 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-Colour = tuple[int, int, int]
-ORANGE: Colour = (208, 104, 48)
+Color = tuple[int, int, int]
+ORANGE: Color = (208, 104, 48)
 SIZE = (48, 32)
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A file. It must be refused for `reason`, or give a picture of `size` with `colour` in the middle of its upper
-    left quarter; a colour of None says that the decoder may choose."""
+    """A file. It must be refused for `reason`, or give a picture of `size` with `color` in the middle of its upper
+    left quarter; a color of None says that the decoder may choose."""
 
     name: str
     body: bytes
     says: str
     reason: str | None = None
     size: tuple[int, int] = SIZE
-    colour: Colour | None = ORANGE
+    color: Color | None = ORANGE
 
 
-def plain(mode: str = "RGB", colour: object = ORANGE, size: tuple[int, int] = SIZE) -> Image.Image:
-    return Image.new(mode, size, colour)
+def plain(mode: str = "RGB", color: object = ORANGE, size: tuple[int, int] = SIZE) -> Image.Image:
+    return Image.new(mode, size, color)
 
 
 def marked(size: tuple[int, int] = SIZE) -> Image.Image:

@@ -191,16 +191,16 @@ def test_reprocessing_makes_a_revision_only_where_the_configuration_changed(
 ) -> None:
     place, _ = installation
     api = airflow.api(place.settings)
-    changed = {"groups": 1, "overrides": ["assemble.licence=CC-BY-4.0"]}
+    changed = {"groups": 1, "overrides": ["assemble.license=CC-BY-4.0"]}
     api.patch("/api/v2/dags/vecap_clip", {"is_paused": True})
     await_that(lambda: _backfills_are_over(api), 400, "the end of the backfill")
     backfill(place, GOOD, GOOD, "--reprocess-behavior", "completed", overrides=changed["overrides"])
     assert await_runs(api, "vecap_dataset", 2, GOOD) == {GOOD: "success"}
     assert [name for name in listed(place) if name.startswith(GOOD)] == [GOOD, f"{GOOD}-r2"]
     said = _log(place, runs(api, "vecap_dataset", GOOD)[-1])
-    assert f"it is a revision beside {GOOD}: assemble.licence" in said
+    assert f"it is a revision beside {GOOD}: assemble.license" in said
     compared = json.loads(place.configured("diff", GOOD, f"{GOOD}-r2", "--json").stdout)
-    assert [setting["key"] for setting in compared["settings"]] == ["assemble.licence"]
+    assert [setting["key"] for setting in compared["settings"]] == ["assemble.license"]
     assert not (place.store / f"{GOOD}-r2" / "crawl" / "00000.tar").exists(), "the crawl is taken over as it is"
     api.post("/api/v2/dags/vecap_dataset/dagRuns", {"logical_date": None, "partition_key": GOOD, "conf": changed})
     assert await_runs(api, "vecap_dataset", 3, GOOD) == {GOOD: "success"}

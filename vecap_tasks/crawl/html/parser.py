@@ -13,13 +13,13 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from vecap_tasks.crawl.html.charset import to_utf8
 from vecap_tasks.crawl.http.robots import TDM
-from vecap_tasks.crawl.http.url import absolute, usual
+from vecap_tasks.crawl.http.url import absolute, fast_path
 from vecap_tasks.errors import Failure, failure_of
 
 HTML = ("text/html", "application/xhtml+xml")
 # What nearly all candidates of a srcset are: an address and its width. Neither this nor the others go back over what
 # they matched (`*+`), so that the time is linear, whatever the text.
-_USUAL = re.compile(r"[ \t\n\r\f,]*+([^ \t\n\r\f]*[^ \t\n\r\f,])[ \t\n\r\f]++([1-9][0-9]{0,8})w[ \t\n\r\f]*+(?:,|\Z)")
+_FAST = re.compile(r"[ \t\n\r\f,]*+([^ \t\n\r\f]*[^ \t\n\r\f,])[ \t\n\r\f]++([1-9][0-9]{0,8})w[ \t\n\r\f]*+(?:,|\Z)")
 _ADDRESS = re.compile(r"[ \t\n\r\f,]*+([^ \t\n\r\f]++)")
 _DESCRIPTORS = re.compile(r"(?:\([^)]*+(?:\)|\Z)|[^,(]++)*+")
 # Browsers leave out a candidate whose number is beyond theirs; no image is that wide, or a screen that dense.
@@ -61,7 +61,7 @@ def parse_srcset(text: str) -> list[Choice]:
     choices: list[Choice] = []
     position = 0
     while True:
-        while match := _USUAL.match(text, position):
+        while match := _FAST.match(text, position):
             choices.append(Choice(match[1], int(match[2]), 1.0))
             position = match.end()
         match = _ADDRESS.match(text, position)
@@ -192,7 +192,7 @@ class Document:
         """Return the first address of the image that is one: late ones, the largest of `srcset`, `src`, <source>."""
         source = attributes.get("src")
         if source and "srcset" not in attributes and _ANY_LAZY.isdisjoint(attributes):
-            plain = usual(source, self._base)  # as most are
+            plain = fast_path(source, self._base)  # as most are
             if plain:
                 return plain
         first: Failure | None = None

@@ -20,7 +20,7 @@ _GZIP_WINDOW = 31
 _STEP = 1 << 14  # packed bytes unpacked at a time: zlib copies what a step has beyond the end of a member
 
 
-def undo(body: bytes, transfer: str, content: Sequence[str], most: int) -> bytes:
+def decode_body(body: bytes, transfer: str, content: Sequence[str], most: int) -> bytes:
     """Return *body* without its transfer and content codings (names in lower case, in the order applied).
 
     Raises Failure: `bad_encoding` where it cannot be read, `too_large` where more than *most* bytes come out.

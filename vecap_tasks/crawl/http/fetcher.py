@@ -22,9 +22,9 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from vecap_tasks.config import FetchConfig
-from vecap_tasks.crawl.http.content_encoding import undo
-from vecap_tasks.crawl.http.robots import MAX_BYTES, TDM, Permits, opted_out, product_token
-from vecap_tasks.crawl.http.ssrf import Guard, Resolver
+from vecap_tasks.crawl.http.content_encoding import decode_body
+from vecap_tasks.crawl.http.robots import MAX_BYTES, TDM, RobotsCache, opted_out, product_token
+from vecap_tasks.crawl.http.ssrf import AddressGuard, Resolver
 from vecap_tasks.crawl.http.throttle import Host, Slots
 from vecap_tasks.crawl.http.url import absolute
 from vecap_tasks.errors import Failure, retry_after_seconds
@@ -92,7 +92,7 @@ class Fetcher:
         self._slots = Slots(config.connections)
         self._hosts: dict[str, Host] = {}
         self._sweep_at = _HOSTS
-        self._permits = Permits(config, self._product, self._read)
+        self._robots_cache = RobotsCache(config, self._product, self._read)
 
     async def __aenter__(self) -> Self:
         # The usual executor has a few threads, and a name that is not answered for holds one for many seconds.
@@ -101,7 +101,7 @@ class Fetcher:
             limit=0,  # the slots bound it
             resolver=self._resolver,
             ttl_dns_cache=int(self._config.dns_ttl),
-            socket_factory=Guard(self._config.allow_networks).socket,
+            socket_factory=AddressGuard(self._config.allow_networks).socket,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -117,7 +117,7 @@ class Fetcher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._permits.close()
+        await self._robots_cache.close()
         await self._session.close()
 
     async def get(self, url: str, use: Callable[[Download], Awaitable[T]], *, listing: bool = False) -> T:
@@ -169,9 +169,9 @@ class Fetcher:
             parts = urlsplit(url)
             host = self._host(parts.netloc)
             if asked and (self._config.robots or self._config.tdmrep):
-                permit = await self._permits.of(f"{parts.scheme}://{parts.netloc}")
-                permit.check(url)
-                host.crawl_delay(permit.robots.delay or 0.0)
+                policy = await self._robots_cache.of(f"{parts.scheme}://{parts.netloc}")
+                policy.check(url)
+                host.crawl_delay(policy.robots.delay or 0.0)
             async with host.turn(self._slots):
                 start = asyncio.get_running_loop().time()
                 try:
@@ -230,7 +230,7 @@ class Fetcher:
                 break  # of a long robots.txt the beginning counts
         body = b"".join(blocks)
         codings = response.headers.get("Content-Encoding", "").lower().replace(" ", "")
-        return undo(body, "", codings.split(","), most) if codings else body
+        return decode_body(body, "", codings.split(","), most) if codings else body
 
     def _host(self, name: str) -> Host:
         host = self._hosts.get(name)
@@ -238,7 +238,7 @@ class Fetcher:
             if len(self._hosts) >= self._sweep_at:
                 for other in [other for other, known in self._hosts.items() if known.idle]:
                     del self._hosts[other]
-                    self._permits.forget(other)
+                    self._robots_cache.forget(other)
                 self._sweep_at = max(_HOSTS, 2 * len(self._hosts))
             host = self._hosts[name] = Host(self._config)
         return host

@@ -164,7 +164,7 @@ def spelling(text: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Permit:
+class RobotsPolicy:
     """What holds for one host: *robots*, the paths that *tdm* reserves, or why nothing may be fetched."""
 
     robots: Robots = ALLOW_ALL
@@ -181,22 +181,22 @@ class Permit:
             raise Failure("opt_out", "tdmrep.json")
 
 
-class Permits:
+class RobotsCache:
     """The permits of all hosts. *read* gets a small file from a host, or raises Failure."""
 
     def __init__(self, config: FetchConfig, product: str, read: Read) -> None:
         self._config = config
         self._product = product
         self._read = read
-        self._made: dict[str, tuple[float, Permit]] = {}
-        self._making: dict[str, asyncio.Task[Permit]] = {}
+        self._made: dict[str, tuple[float, RobotsPolicy]] = {}
+        self._making: dict[str, asyncio.Task[RobotsPolicy]] = {}
 
-    async def of(self, origin: str) -> Permit:
+    async def of(self, origin: str) -> RobotsPolicy:
         """Return the permit of *origin*, such as `https://example.org`."""
         loop = asyncio.get_running_loop()
-        until, permit = self._made.get(origin, (0.0, None))
-        if permit is not None and loop.time() < until:
-            return permit
+        until, policy = self._made.get(origin, (0.0, None))
+        if policy is not None and loop.time() < until:
+            return policy
         if origin not in self._making:
             self._making[origin] = asyncio.create_task(self._make(origin))
         # One download's end must not end what the others of the host wait for too.
@@ -211,18 +211,18 @@ class Permits:
             task.cancel()
         await asyncio.gather(*self._making.values(), return_exceptions=True)
 
-    async def _make(self, origin: str) -> Permit:
+    async def _make(self, origin: str) -> RobotsPolicy:
         try:
-            permit = await self._robots(origin)
+            policy = await self._robots(origin)
         except Exception as error:
-            permit = Permit(refused=failure_of(error, f"robots.txt of {origin}"))
+            policy = RobotsPolicy(refused=failure_of(error, f"robots.txt of {origin}"))
         finally:
             del self._making[origin]
-        lifetime = _LIFETIME if permit.refused is None else _FAILED_LIFETIME
-        self._made[origin] = asyncio.get_running_loop().time() + lifetime, permit
-        return permit
+        lifetime = _LIFETIME if policy.refused is None else _FAILED_LIFETIME
+        self._made[origin] = asyncio.get_running_loop().time() + lifetime, policy
+        return policy
 
-    async def _robots(self, origin: str) -> Permit:
+    async def _robots(self, origin: str) -> RobotsPolicy:
         """Read robots.txt; what it means where it cannot be read is said in RFC 9309, section 2.3.1."""
         robots = ALLOW_ALL
         if self._config.robots:
@@ -231,23 +231,23 @@ class Permits:
             except Failure as failure:
                 if failure.reason.startswith("http_5"):
                     refused = Failure("robots", f"robots.txt answers {failure.reason.removeprefix('http_')}")
-                    return Permit(refused=refused)
+                    return RobotsPolicy(refused=refused)
                 if not failure.reason.startswith("http_") and failure.reason != "too_many_redirects":
-                    return Permit(refused=Failure(failure.reason, "robots.txt"))
+                    return RobotsPolicy(refused=Failure(failure.reason, "robots.txt"))
         tdm = ALLOW_ALL
         if self._config.tdmrep and robots.allows(f"{origin}/.well-known/tdmrep.json"):
             try:
                 tdm = parse_tdmrep(await self._read(f"{origin}/.well-known/tdmrep.json"))
             except Failure:
                 tdm = ALLOW_ALL  # most hosts have none
-        return Permit(robots, tdm)
+        return RobotsPolicy(robots, tdm)
 
 
 def parse_tdmrep(body: bytes) -> Robots:
     """Return the paths that a tdmrep.json (TDM Reservation Protocol, W3C community group) reserves, as disallowed.
 
     It is a list of {location, tdm-reservation, tdm-policy}; a location is a path pattern as in robots.txt, and the
-    longest that matches holds. What is not of that form reserves nothing. A policy, which offers a licence, is left
+    longest that matches holds. What is not of that form reserves nothing. A policy, which offers a license, is left
     to people.
     """
     try:

@@ -25,7 +25,7 @@ _SPECIAL = tuple(
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-class Guard:
+class AddressGuard:
     """Makes sockets to allowed addresses only. *allow* holds networks in CIDR notation."""
 
     def __init__(self, allow: Iterable[str]) -> None:

@@ -65,14 +65,14 @@ _TURNS = {  # EXIF orientation to what makes the picture upright; the last four 
 }
 
 
-def begins_as_image(body: bytes) -> bool:
+def looks_like_image(body: bytes) -> bool:
     """Return whether *body* has the first bytes of a format that is decoded here, so that it must be damaged."""
     head = body[:12].lower()
     webp, avif = head[:4] == b"riff" and head[8:] == b"webp", head[4:] in (b"ftypavif", b"ftypavis")
     return webp or avif or head.startswith(_IMAGES)
 
 
-def disguise(body: bytes) -> str:
+def sniff_mismatch(body: bytes) -> str:
     """Return the kind of *body*, which is no image, in one word; empty where it is none that is known here."""
     head = body[:_HEAD].lower()
     if head[4:8] == b"ftyp":
@@ -112,7 +112,7 @@ def exif_json(exif: Image.Exif) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class DecodedImage:
     """What is known of an image that was decoded: sizes in pixels, all of the upright picture."""
 
     width: int
@@ -124,7 +124,7 @@ class Picture:
     phash: str | None  # 16 hex digits, None for a picture that is too flat for one
 
 
-def decode(body: bytes, config: ImageConfig) -> tuple[Picture, bytes]:
+def decode(body: bytes, config: ImageConfig) -> tuple[DecodedImage, bytes]:
     """Decode *body*; return what is known of it and the JPEG. Raises Failure saying why it cannot be used."""
     if not body:
         raise Failure("empty")
@@ -153,7 +153,7 @@ def decode(body: bytes, config: ImageConfig) -> tuple[Picture, bytes]:
     if orientation in _TURNS and orientation > 4:
         width, height = height, width
     small = pixels.shape[1], pixels.shape[0]
-    return Picture(*small, width, height, kind, told, phash(pixels)), _jpeg(pixels, config.quality)
+    return DecodedImage(*small, width, height, kind, told, phash(pixels)), _jpeg(pixels, config.quality)
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
@@ -191,9 +191,9 @@ def _open(body: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(body), formats=_FORMATS)
         return image
     except UnidentifiedImageError as error:
-        if begins_as_image(body):
+        if looks_like_image(body):
             raise Failure("damaged") from error
-        raise Failure("not_an_image", disguise(body)) from error
+        raise Failure("not_an_image", sniff_mismatch(body)) from error
     except Image.DecompressionBombError as error:
         raise Failure("too_many_pixels", "more than any configuration allows") from error
     except BROKEN as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from vecap_tasks.config import ImageConfig
-from vecap_tasks.crawl.image.decode import Picture, decode
+from vecap_tasks.crawl.image.decode import DecodedImage, decode
 from vecap_tasks.errors import Failure, failure_of
 
 _LOT = 8  # bodies at most
@@ -23,7 +23,7 @@ class Decoded:
     """What a body came to: a picture with its JPEG, or why there is none. `sha256` is of the body, 64 hex digits."""
 
     sha256: str
-    picture: Picture | None
+    image: DecodedImage | None
     jpeg: bytes
     failure: Failure | None
 
@@ -76,7 +76,7 @@ def _decode_all(bodies: Sequence[bytes], urls: Sequence[str], config: ImageConfi
 def _decode(body: bytes, url: str, config: ImageConfig) -> Decoded:
     sha256 = hashlib.sha256(body).hexdigest()
     try:
-        picture, jpeg = decode(body, config)
+        image, jpeg = decode(body, config)
     except Exception as error:
         return Decoded(sha256, None, b"", failure_of(error, url))
-    return Decoded(sha256, picture, jpeg, None)
+    return Decoded(sha256, image, jpeg, None)

@@ -14,7 +14,7 @@ _SCALE = 1 << 12
 _COSINES = np.rint(
     _SCALE * np.cos(np.pi / _SIDE * np.outer(np.arange(_LOW), np.arange(_SIDE) + 0.5)) * np.sqrt(2 / _SIDE)
 )
-# Of the median of all coefficients, in grey levels. Where half of them are no larger than what JPEG and rounding
+# Of the median of all coefficients, in gray levels. Where half of them are no larger than what JPEG and rounding
 # leave on an even ground, half of the bits say nothing.
 _NOISE = 1.5
 
@@ -22,8 +22,8 @@ _NOISE = 1.5
 def phash(pixels: np.ndarray) -> str | None:
     """Return the hash of *pixels* (RGB, uint8 [height, width, 3]) as 16 hex digits, most significant first; None for a
     picture too flat."""
-    grey = Image.fromarray(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)))
-    small = grey.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=2)
+    gray = Image.fromarray(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)))
+    small = gray.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=2)
     low = _COSINES @ np.asarray(small, np.float64) @ _COSINES.T
     if _median(np.abs(low)) < _NOISE * _SCALE * _SCALE:
         return None

@@ -33,8 +33,8 @@ _MOST_BY_LINEAR = 1.7
 _MOST_BY_CUBIC = 1.25
 
 
-def flat(image: Image.Image) -> Image.Image:
-    """Return *image* in one of the modes L, RGB, CMYK, LA and RGBA. Raises Failure for pixels that are no colours."""
+def is_flat(image: Image.Image) -> Image.Image:
+    """Return *image* in one of the modes L, RGB, CMYK, LA and RGBA. Raises Failure for pixels that are no colors."""
     if image.mode in _WORDS:
         return _bytes(image)
     if image.mode in ("I", "F", "LAB"):
@@ -47,13 +47,13 @@ def flat(image: Image.Image) -> Image.Image:
 
 
 def _bytes(image: Image.Image) -> Image.Image:
-    """Return 16-bit grey as 8-bit; where one of its values stands for transparency, with alpha."""
+    """Return 16-bit gray as 8-bit; where one of its values stands for transparency, with alpha."""
     words = np.asarray(image)
-    grey = Image.fromarray(((words.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    gray = Image.fromarray(((words.astype(np.uint32) + 128) // 257).astype(np.uint8))
     hole = image.info.get("transparency")
     if not isinstance(hole, int):
-        return grey
-    return Image.merge("LA", (grey, Image.fromarray(np.where(words == hole, 0, 255).astype(np.uint8))))
+        return gray
+    return Image.merge("LA", (gray, Image.fromarray(np.where(words == hole, 0, 255).astype(np.uint8))))
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -143,7 +143,7 @@ def _filtered(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
         image.draft(None, (int(_GAP * target[0]), int(_GAP * target[1])))
     image.load()
     profile = image.info.get("icc_profile")
-    picture = flat(image)
+    picture = is_flat(image)
     if smaller:
         turned = (picture.width < picture.height) != (target[0] < target[1])  # a TIFF is turned when it is loaded
         picture = picture.resize(target[::-1] if turned else target, _FILTER, reducing_gap=_GAP)

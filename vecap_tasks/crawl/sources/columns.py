@@ -82,10 +82,10 @@ def find_columns(
     """
     lowered = {name.lower(): name for name in reversed(names)}  # the first of two
 
-    def named(said: str | int | None, usual: Sequence[str]) -> str | None:
+    def named(said: str | int | None, fast_path: Sequence[str]) -> str | None:
         if said is not None:
             return str(said) if str(said) in names else None
-        return next((lowered[name] for name in usual if name in lowered), None)
+        return next((lowered[name] for name in fast_path if name in lowered), None)
 
     if scores is None:
         numbers = [lowered[name] for name in _SCORES if name in lowered]

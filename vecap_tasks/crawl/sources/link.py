@@ -14,7 +14,7 @@ from vecap_tasks.errors import failure_of
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class ByteRange:
     """Where the bytes of an image lie already: `length` bytes from `offset` of a file of the source.
 
     `archive` is the file's name as the manifest has it; the bytes are a tar's member, or a record of a WARC file.
@@ -40,11 +40,11 @@ class Link(NamedTuple):
     source: str  # file or seed that it was found in
     uid: str | None = None
     scores: str | None = None  # JSON object of numbers that the source gives with the row
-    stored: Stored | None = None
+    stored: ByteRange | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ArchivedImage:
     """An image that the archive holds: at `url`, the answer's record in file `archive`.
 
     `offset` and `length` are None for a record that says only that the image was the same as another: the one whose
@@ -60,7 +60,7 @@ class Held:
 
 
 @dataclass(slots=True)
-class Tally:
+class Stats:
     """What was read.
 
     `counters`: pages, images, `skipped.<reason>` of images, `page_skipped.<reason>` of pages, and of images that
@@ -76,9 +76,9 @@ def uid(url: str, alttext: str | None) -> str:
     return hashlib.sha256(f"{url}\0{alttext or ''}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def links_of(page: Page, product: str | None, tally: Tally) -> list[Link]:
+def links_of(page: Page, product: str | None, stats: Stats) -> list[Link]:
     """Return the images of *page*; none where it opts out of our use. *product* is our name in robots.txt."""
-    counters = tally.counters
+    counters = stats.counters
     try:
         found = Document(page).found()
     except Exception as error:

@@ -17,11 +17,11 @@ from vecap_tasks.config import FetchConfig, SiteSource, expand
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.crawl.html.charset import to_utf8
 from vecap_tasks.crawl.html.parser import HTML, Document, Page
-from vecap_tasks.crawl.http.content_encoding import undo
+from vecap_tasks.crawl.http.content_encoding import decode_body
 from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 from vecap_tasks.crawl.http.robots import product_token
 from vecap_tasks.crawl.http.url import absolute, canonical, host_of
-from vecap_tasks.crawl.sources.link import Link, Tally, links_of
+from vecap_tasks.crawl.sources.link import Link, Stats, links_of
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def parse_sitemap(body: bytes) -> Sitemap:
     Raises Failure: `too_large`, `bad_encoding`, `bad_xml`, or `not_a_sitemap` for XML of another kind.
     """
     if body.startswith(_GZIP):
-        body = undo(body, "", ("gzip",), MAX_BYTES)
+        body = decode_body(body, "", ("gzip",), MAX_BYTES)
     if len(body) > MAX_BYTES:
         raise Failure("too_large")
     body = to_utf8(body.lstrip(), None).lstrip()
@@ -119,15 +119,15 @@ class Site:
     def parts(self) -> list[str]:
         return [_WHOLE]
 
-    def read(self, part: str, tally: Tally) -> Iterator[Link]:
-        for page in self._pages(tally):
-            yield from links_of(page, self._product, tally)
+    def read(self, part: str, stats: Stats) -> Iterator[Link]:
+        for page in self._pages(stats):
+            yield from links_of(page, self._product, stats)
 
-    def _pages(self, tally: Tally) -> Iterator[Page]:
+    def _pages(self, stats: Stats) -> Iterator[Page]:
         given = 0
         with asyncio.Runner() as runner:
             fetcher = runner.run(_open(self._fetch))
-            walk = _Walk(runner, fetcher, self._section.max_depth, tally)
+            walk = _Walk(runner, fetcher, self._section.max_depth, stats)
             try:
                 for name, pages in self._starts(walk):
                     digest, size = hashlib.sha256(), 0
@@ -138,7 +138,7 @@ class Site:
                         given += 1
                         yield page
                     if given > before:
-                        tally.inputs.append(Input("source", name, digest.hexdigest(), size))
+                        stats.inputs.append(Input("source", name, digest.hexdigest(), size))
                     if given == self._section.max_pages:
                         break
             finally:
@@ -163,7 +163,7 @@ class _Walk:
     runner: asyncio.Runner
     fetcher: Fetcher
     max_depth: int
-    tally: Tally
+    stats: Stats
     failed: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
@@ -178,13 +178,13 @@ class _Walk:
                 for address, answer in zip(asked, answers, strict=True):
                     if isinstance(answer, Failure):
                         log.warning("page %s: %s", address, answer.message)
-                        self.tally.counters[f"page_skipped.{answer.reason}"] += 1
+                        self.stats.counters[f"page_skipped.{answer.reason}"] += 1
                         if not depth:
                             self.failed.append(f"{address}: {answer.message}")
                         continue
                     host = host or host_of(answer.url)  # a seed may redirect to the host that it means
                     if host_of(answer.url) != host or (answer.url != address and answer.url in self.seen):
-                        self.tally.counters["page_skipped.redirected"] += 1
+                        self.stats.counters["page_skipped.redirected"] += 1
                         continue
                     self.seen.add(answer.url)
                     page = Page(answer.url, answer.body, answer.charset, answer.robots_tags, name)
@@ -192,7 +192,7 @@ class _Walk:
                         try:
                             links = Document(page).links()
                         except Exception as error:
-                            self.tally.counters[f"page_skipped.{failure_of(error, page.url).reason}"] += 1
+                            self.stats.counters[f"page_skipped.{failure_of(error, page.url).reason}"] += 1
                             continue
                         for link in links:
                             if host_of(link) == host and link not in self.seen:
@@ -216,7 +216,7 @@ class _Walk:
             except Exception as error:
                 failure = failure_of(error, url)
                 log.warning("sitemap %s: %s", url, failure.message)
-                self.tally.counters[f"sitemap_skipped.{failure.reason}"] += 1
+                self.stats.counters[f"sitemap_skipped.{failure.reason}"] += 1
                 self.failed.append(f"{url}: {failure.message}")
                 continue
             if url == start:
@@ -236,12 +236,12 @@ class _Walk:
             try:
                 address = absolute(reference, base)
             except Failure as failure:
-                self.tally.counters[f"page_skipped.{failure.reason}"] += 1
+                self.stats.counters[f"page_skipped.{failure.reason}"] += 1
                 continue
             if host_of(address) == host:
                 yield address
             else:
-                self.tally.counters["page_skipped.other_host"] += 1
+                self.stats.counters["page_skipped.other_host"] += 1
 
 
 def _address(written: str, key: str, interval: str) -> str:

@@ -25,7 +25,7 @@ from vecap_tasks.config import UrlSource
 from vecap_tasks.core.files import Digesting, SourceFile
 from vecap_tasks.core.json_reader import UNREADABLE, JsonError, JsonReader
 from vecap_tasks.crawl.sources.columns import Columns, Row, find_columns
-from vecap_tasks.crawl.sources.link import Tally
+from vecap_tasks.crawl.sources.link import Stats
 from vecap_tasks.errors import PermanentError, VecapError
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _MAX_LINE = 1 << 24  # characters; a file without line ends is no list of rows
 _BATCH = 1_000  # rows
 
 
-def read_rows(file: SourceFile, section: UrlSource, tally: Tally) -> Iterator[Row]:
+def read_rows(file: SourceFile, section: UrlSource, stats: Stats) -> Iterator[Row]:
     """Give every row of *file*, and then add the file to the inputs of *tally*.
 
     Raises VecapError where the file is damaged, cut short, of no known format or without a column of addresses.
@@ -51,7 +51,7 @@ def read_rows(file: SourceFile, section: UrlSource, tally: Tally) -> Iterator[Ro
             digesting = Digesting(stream)
             with _unpacked(digesting, codec) as plain:
                 yield from read(_File(file, kind, codec, section), plain)
-            tally.inputs.append(digesting.input(file.name))
+            stats.inputs.append(digesting.input(file.name))
     except (OSError, EOFError, pa.ArrowException, JsonError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split()) or type(error).__name__
         raise PermanentError(f"{file.name} is damaged or cut short: {problem}; get the file again") from error

@@ -9,7 +9,7 @@ from vecap_tasks.config import Config, UrlSource
 from vecap_tasks.core.files import find_files
 from vecap_tasks.crawl.http.url import absolute
 from vecap_tasks.crawl.sources.columns import Row
-from vecap_tasks.crawl.sources.link import Link, Tally
+from vecap_tasks.crawl.sources.link import Link, Stats
 from vecap_tasks.crawl.sources.table_rows import read_rows
 from vecap_tasks.errors import Failure, failure_of
 
@@ -30,14 +30,14 @@ class UrlFiles:
     def parts(self) -> list[str]:
         return list(self._files)
 
-    def read(self, part: str, tally: Tally) -> Iterator[Link]:
+    def read(self, part: str, stats: Stats) -> Iterator[Link]:
         given = 0
-        for row in read_rows(self._files[part], self._section, tally):
-            tally.counters["images"] += 1
+        for row in read_rows(self._files[part], self._section, stats):
+            stats.counters["images"] += 1
             try:
                 link = _link(row, part)
             except Exception as error:
-                tally.counters[f"skipped.{failure_of(error, f'{part}: {row.url}').reason}"] += 1
+                stats.counters[f"skipped.{failure_of(error, f'{part}: {row.url}').reason}"] += 1
                 continue
             given += 1
             yield link

@@ -14,8 +14,8 @@ from vecap_tasks.core.files import find_files
 from vecap_tasks.crawl.html.parser import HTML, Page
 from vecap_tasks.crawl.http.robots import product_token
 from vecap_tasks.crawl.http.url import canonical
-from vecap_tasks.crawl.sources.link import Held, Link, Tally, links_of
-from vecap_tasks.crawl.warc.records import MAX_HEADER, Answer, Record, Records, answer_of
+from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, links_of
+from vecap_tasks.crawl.warc.records import MAX_HEADER, HttpResponse, Record, Records, parse_response
 from vecap_tasks.errors import Failure, PermanentError, failure_of
 
 _HOLDS = frozenset({"response", "resource"})
@@ -34,14 +34,14 @@ class WarcFiles:
     def parts(self) -> list[str]:
         return list(self._files)
 
-    def read(self, part: str, tally: Tally) -> Iterator[Link | Held]:
-        for item in self.items(part, tally):
+    def read(self, part: str, stats: Stats) -> Iterator[Link | ArchivedImage]:
+        for item in self.items(part, stats):
             if isinstance(item, Page):
-                yield from links_of(item, self._product, tally)
+                yield from links_of(item, self._product, stats)
             else:
                 yield item
 
-    def items(self, part: str, tally: Tally) -> Iterator[Page | Held]:
+    def items(self, part: str, stats: Stats) -> Iterator[Page | ArchivedImage]:
         """Give the pages of the file *part*, and the images that it holds if they are to be taken from there."""
         kinds: Counter[str] = Counter()
         kept = _HOLDS | {_REVISIT} if self._stored_images else _HOLDS
@@ -51,16 +51,16 @@ class WarcFiles:
                 kinds[record.kind] += 1
                 try:
                     if record.kind in _HOLDS:
-                        yield self._item(record, part, tally)
-                    elif record.kind in kept and _may_be_image(answer_of(record)):
+                        yield self._item(record, part, stats)
+                    elif record.kind in kept and _may_be_image(parse_response(record)):
                         held = _revisit(record, part)
-                        tally.counters["revisited"] += 1
+                        stats.counters["revisited"] += 1
                         yield held
                 except _Unheld as unheld:
-                    tally.counters[f"held_skipped.{unheld.reason}"] += 1
+                    stats.counters[f"held_skipped.{unheld.reason}"] += 1
                 except Exception as error:
-                    tally.counters[f"page_skipped.{failure_of(error, f'{part}: {record.url}').reason}"] += 1
-            tally.inputs.append(records.input())
+                    stats.counters[f"page_skipped.{failure_of(error, f'{part}: {record.url}').reason}"] += 1
+            stats.inputs.append(records.input())
         if not kinds.keys() & _HOLDS:
             said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
             raise PermanentError(
@@ -68,12 +68,12 @@ class WarcFiles:
                 "give the WARC file with the responses"
             )
 
-    def _item(self, record: Record, name: str, tally: Tally) -> Page | Held:
+    def _item(self, record: Record, name: str, stats: Stats) -> Page | ArchivedImage:
         """Return the page or the image of *record*. Raises Failure saying why it holds none."""
-        answer = answer_of(record)
+        answer = parse_response(record)
         if self._stored_images and answer.status in (HTTPStatus.OK, None) and _is_image(answer):
-            held = _held(record, name)
-            tally.counters["held"] += 1
+            held = _archived_image(record, name)
+            stats.counters["held"] += 1
             return held
         if answer.status not in (HTTPStatus.OK, None):
             raise Failure(f"http_{answer.status}")
@@ -87,29 +87,29 @@ class _Unheld(Failure):
     """An image is in the archive, but cannot be taken from there: it is fetched."""
 
 
-def _is_image(answer: Answer) -> bool:
+def _is_image(answer: HttpResponse) -> bool:
     return answer.content_type.startswith("image/")
 
 
-def _may_be_image(revisit: Answer) -> bool:
+def _may_be_image(revisit: HttpResponse) -> bool:
     """Say whether a revisit may be of an image: no type is said without the answer's header, nor by a 304."""
     return _is_image(revisit) or revisit.content_type in ("", "application/http")
 
 
-def _held(record: Record, name: str) -> Held:
+def _archived_image(record: Record, name: str) -> ArchivedImage:
     if record.offset is None:
         raise _Unheld("packed_together")  # the gzip member would have to be unpacked from its beginning each time
     if record.fields.get("warc-truncated"):
         raise _Unheld("truncated")
     digest = record.fields.get("warc-payload-digest") or None
-    return Held(_address(record.url), name, record.offset, record.length, digest, None)
+    return ArchivedImage(_address(record.url), name, record.offset, record.length, digest, None)
 
 
-def _revisit(record: Record, name: str) -> Held:
+def _revisit(record: Record, name: str) -> ArchivedImage:
     digest = record.fields.get("warc-payload-digest") or None
     # Where nothing is said, the same address was seen before: the profile `server-not-modified`.
     same = record.fields.get("warc-refers-to-target-uri").removeprefix("<").removesuffix(">") or record.url
-    return Held(_address(record.url), name, None, None, digest, _address(same))
+    return ArchivedImage(_address(record.url), name, None, None, digest, _address(same))
 
 
 def _address(url: str) -> str:

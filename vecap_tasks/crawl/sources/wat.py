@@ -17,7 +17,7 @@ from vecap_tasks.config import Config, WatSource
 from vecap_tasks.core.files import find_files
 from vecap_tasks.crawl.http.robots import opted_out, product_token
 from vecap_tasks.crawl.http.url import absolute, canonical
-from vecap_tasks.crawl.sources.link import Link, Tally
+from vecap_tasks.crawl.sources.link import Link, Stats
 from vecap_tasks.crawl.warc.records import Record, Records
 from vecap_tasks.errors import Failure, PermanentError, failure_of
 
@@ -36,7 +36,7 @@ class WatFiles:
     def parts(self) -> list[str]:
         return list(self._files)
 
-    def read(self, part: str, tally: Tally) -> Iterator[Link]:
+    def read(self, part: str, stats: Stats) -> Iterator[Link]:
         linked = 0
         with self._files[part].open() as stream:
             records = Records(stream, part, _KINDS, _MAX_RECORD)
@@ -47,10 +47,10 @@ class WatFiles:
                     page = _page(record, part)
                     if page is not None:
                         linked += page.links is not None
-                        yield from page.images(self._product, tally)
+                        yield from page.images(self._product, stats)
                 except Exception as error:
-                    tally.counters[f"page_skipped.{failure_of(error, f'{part}: {record.url}').reason}"] += 1
-            tally.inputs.append(records.input())
+                    stats.counters[f"page_skipped.{failure_of(error, f'{part}: {record.url}').reason}"] += 1
+            stats.inputs.append(records.input())
         if not linked:
             raise PermanentError(
                 f"{part} holds no links: none of its {records.number} records describes a page with any; "
@@ -72,7 +72,7 @@ class _Described:
         links = self.html.get("Links")
         return links if isinstance(links, list) else None
 
-    def images(self, product: str | None, tally: Tally) -> list[Link]:
+    def images(self, product: str | None, stats: Stats) -> list[Link]:
         """Return the images; none where the page opts out of our use. A page that fails leaves no count."""
         head = _object(self.html, "Head")
         base = self._base(head)
@@ -92,7 +92,7 @@ class _Described:
         if product is not None and opted_out(self._rules(head), product):
             skipped["skipped.page_opt_out"] = len(found)
             found = []
-        tally.counters.update({"pages": 1, "images": len(images), **skipped})
+        stats.counters.update({"pages": 1, "images": len(images), **skipped})
         return found
 
     def _base(self, head: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from vecap_tasks.core.files import BlockStream, Digesting, SourceFile, find_file
 from vecap_tasks.core.tar import Member, read_groups
 from vecap_tasks.crawl.http.url import absolute
 from vecap_tasks.crawl.sources.columns import find_columns
-from vecap_tasks.crawl.sources.link import Link, Stored, Tally
+from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
 _IMAGES = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
@@ -29,7 +29,7 @@ _PACKED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zs
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    stored: Stored
+    stored: ByteRange
     digest: bytes  # sha256
 
 
@@ -57,18 +57,18 @@ class WebdatasetFiles:
     def parts(self) -> list[str]:
         return list(self._files)
 
-    def read(self, part: str, tally: Tally) -> Iterator[Link]:
-        for sample in _samples(self._files[part], tally):
-            tally.counters["images"] += 1
+    def read(self, part: str, stats: Stats) -> Iterator[Link]:
+        for sample in _samples(self._files[part], stats):
+            stats.counters["images"] += 1
             try:
                 link = _link(sample, part)
             except Exception as error:
-                tally.counters[f"skipped.{failure_of(error, f'{part}: {sample.key}').reason}"] += 1
+                stats.counters[f"skipped.{failure_of(error, f'{part}: {sample.key}').reason}"] += 1
                 continue
             yield link
 
 
-def _samples(file: SourceFile, tally: Tally) -> Iterator[_Sample]:
+def _samples(file: SourceFile, stats: Stats) -> Iterator[_Sample]:
     """Give the samples of *file*, and then add it to the inputs of *tally*. Raises VecapError where it is not whole."""
     try:
         with file.open() as whole:
@@ -81,7 +81,7 @@ def _samples(file: SourceFile, tally: Tally) -> Iterator[_Sample]:
                 )
             for key, members in read_groups(stream, file.name, strict=True):
                 yield _read_sample(stream, file.name, key, members)
-            tally.inputs.append(digesting.input(file.name))
+            stats.inputs.append(digesting.input(file.name))
     except OSError as error:
         raise VecapError(f"{file.name} cannot be read: {' '.join(str(error).split())}") from error
 
@@ -93,7 +93,7 @@ def _read_sample(stream: IO[bytes], name: str, key: str, members: Iterator[Membe
         if kind in sample.images or kind in sample.texts:
             raise PermanentError(f"{name} holds {key}.{kind} twice; its samples cannot be told apart")
         if kind in _IMAGES:
-            sample.images[kind] = _Image(Stored(name, member.offset, member.size), _sha256(stream, member))
+            sample.images[kind] = _Image(ByteRange(name, member.offset, member.size), _sha256(stream, member))
         elif kind in _TEXTS and member.size <= _MAX_TEXT:
             sample.texts[kind] = member.read(stream)
     return sample

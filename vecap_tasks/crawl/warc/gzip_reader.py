@@ -18,7 +18,7 @@ _BLOCK = 1 << 18
 _STEP = 1 << 13  # packed bytes unpacked at a time, to some 8 MB at the very most
 
 
-class Unpacked:
+class GzipReader:
     """Reads the binary *stream*, which need not be seekable.
 
     Every method raises EOFError where a gzip member, or what is asked for, does not come to its end, and IsalError

@@ -10,8 +10,8 @@ from typing import IO
 from isal.igzip_lib import IsalError
 
 from vecap_tasks.core.manifest import Input
-from vecap_tasks.crawl.http.content_encoding import undo
-from vecap_tasks.crawl.warc.gzip_reader import Unpacked
+from vecap_tasks.crawl.http.content_encoding import decode_body
+from vecap_tasks.crawl.warc.gzip_reader import GzipReader
 from vecap_tasks.errors import Failure, PermanentError, VecapError
 
 _FOLD = re.compile(r"\r?\n[ \t]+")
@@ -91,12 +91,12 @@ class Records:
     kinds: frozenset[str]
     most: int
     number: int = 0  # of the record at hand, from 1
-    _bytes: Unpacked = field(init=False)
+    _bytes: GzipReader = field(init=False)
     _near: int = field(init=False, default=0)
 
     def __iter__(self) -> Iterator[Record]:
         try:
-            self._bytes = Unpacked(self.stream)
+            self._bytes = GzipReader(self.stream)
             yield from self._all()
         except EOFError as error:
             raise PermanentError(f"{self.name} is cut short at {self._place()}; get the whole file") from error
@@ -174,7 +174,7 @@ class Records:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """What a record holds. `status` is None where no HTTP header was kept, as in resource records, and 0
     where its status line cannot be read."""
 
@@ -188,20 +188,20 @@ class Answer:
 
     def body(self, most: int) -> bytes:
         """Return the body. Raises Failure: `bad_encoding`, or `too_large` where it has more than *most* bytes."""
-        return undo(self.raw, self.transfer, self.codings, most)
+        return decode_body(self.raw, self.transfer, self.codings, most)
 
 
-def answer_of(record: Record) -> Answer:
+def parse_response(record: Record) -> HttpResponse:
     """Return the answer in *record*. Raises Failure `too_large` where the record's block was not kept."""
     block = record.block
     if block is None:
         raise Failure("too_large")
     if not block.startswith(b"HTTP/"):
-        return Answer(None, *_kind(record.content_type), (), (), "", block)
+        return HttpResponse(None, *_kind(record.content_type), (), (), "", block)
     header, start = split(block)
     fields = Fields.parse(header)
     written = (name.strip().lower() for name in fields.get("content-encoding").split(","))
-    return Answer(
+    return HttpResponse(
         _status(header),
         *_kind(fields.get("content-type")),
         (*fields.all("x-robots-tag"), *(f"{_TDM}: {value}" for value in fields.all(_TDM))),

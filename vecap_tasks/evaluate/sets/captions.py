@@ -12,7 +12,7 @@ from typing import Any
 from vecap_tasks.config import CaptionTable, KarpathySet, TokenSet
 from vecap_tasks.core.json_reader import JsonError, JsonReader
 from vecap_tasks.errors import PermanentError
-from vecap_tasks.evaluate.sets.types import RetrievalSet, find_pictures, group_captions
+from vecap_tasks.evaluate.sets.types import RetrievalSet, find_images, group_captions
 
 _TOKEN = re.compile(r"(?P<image>[^#\t]+)#\d+\t(?P<caption>.*\S)\s*")
 
@@ -105,7 +105,7 @@ def read_caption_table(source: CaptionTable, path: Path, images: Path) -> Retrie
 
 def _retrieval(name: str, rows: list[tuple[str, str]], most: int | None, images: Path, path: Path) -> RetrievalSet:
     names, captions, owners = group_captions(rows, most)
-    return RetrievalSet(name, find_pictures(names, images, f"{name} of {path}"), tuple(captions), tuple(owners))
+    return RetrievalSet(name, find_images(names, images, f"{name} of {path}"), tuple(captions), tuple(owners))
 
 
 def read_karpathy(source: KarpathySet, path: Path, images: Path) -> RetrievalSet:
@@ -124,7 +124,7 @@ def read_karpathy(source: KarpathySet, path: Path, images: Path) -> RetrievalSet
         there = ", ".join(f"{name} ({count:,})" for name, count in sorted(splits.items())) or "none"
         raise PermanentError(f"{path} has no images of the split {source.split}; its splits are {there}")
     names, captions, owners = group_captions(rows, source.captions_per_image)
-    pictures = find_pictures(names, images, f"{source.name}, split {source.split} of {path}")
+    pictures = find_images(names, images, f"{source.name}, split {source.split} of {path}")
     return RetrievalSet(source.name, pictures, tuple(captions), tuple(owners))
 
 

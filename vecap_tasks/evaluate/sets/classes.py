@@ -11,7 +11,7 @@ from vecap_tasks.config import CaptionTars, ClassFolders, ClassTable, ClassTars
 from vecap_tasks.core.tar import read_groups
 from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.sets.captions import read_columns, read_lines, read_text
-from vecap_tasks.evaluate.sets.types import Picture, RetrievalSet, ZeroShotSet, find_pictures
+from vecap_tasks.evaluate.sets.types import ImageFile, RetrievalSet, ZeroShotSet, find_images
 
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 _TAR_IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -66,13 +66,13 @@ def read_class_folders(
                 "classes; give the names in the order of the folders, or name the folders as the classes"
             )
         numbers = {folder.name: number for number, folder in enumerate(folders)}
-    pictures: list[Picture] = []
+    pictures: list[ImageFile] = []
     labels: list[int] = []
     for folder in folders:
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _IMAGES)
         if not files:
             raise PermanentError(f"{source.name}: {folder} has no images; restore them, or remove the folder")
-        pictures += [Picture(file.relative_to(images).as_posix(), file) for file in files]
+        pictures += [ImageFile(file.relative_to(images).as_posix(), file) for file in files]
         labels += [numbers[folder.name]] * len(files)
     if not pictures:
         raise PermanentError(f"{source.name}: {images} has no folders of images; correct `images`")
@@ -85,7 +85,7 @@ def read_class_table(
     """Read a table of images and classes, by name or by number. Raises VecapError for a class that there is not."""
     rows = read_columns(path, source.image_column, source.label_column, separator=source.separator)
     labels = number_labels(rows, classes, path)
-    pictures = find_pictures([image for image, _ in rows], images, f"{source.name} of {path}")
+    pictures = find_images([image for image, _ in rows], images, f"{source.name} of {path}")
     return ZeroShotSet(source.name, pictures, labels, tuple(classes), tuple(templates))
 
 
@@ -115,7 +115,7 @@ class _Sample:
 
     name: str
     tar: Path
-    picture: Picture | None = None
+    picture: ImageFile | None = None
     texts: dict[str, str] = field(default_factory=dict)
 
     def text(self, kind: str) -> str:
@@ -127,7 +127,7 @@ class _Sample:
 
 def read_caption_tars(source: CaptionTars, tars: Sequence[Path]) -> RetrievalSet:
     """Read captions and where the images lie. Raises VecapError for a sample without an image or a caption."""
-    pictures: list[Picture] = []
+    pictures: list[ImageFile] = []
     captions: list[str] = []
     owners: list[int] = []
     for sample, picture in _pictures(tars):
@@ -146,7 +146,7 @@ def read_class_tars(
     source: ClassTars, tars: Sequence[Path], classes: Sequence[str], templates: Sequence[str]
 ) -> ZeroShotSet:
     """Read classes and where the images lie. Raises VecapError for a sample without an image or a class."""
-    pictures: list[Picture] = []
+    pictures: list[ImageFile] = []
     labels: list[int] = []
     for sample, picture in _pictures(tars):
         labels += number_labels([(sample.name, sample.text("cls").strip())], classes, sample.tar)
@@ -163,7 +163,7 @@ def _said(sample: _Sample, key: str) -> list[str]:
     return [str(one) for one in value] if isinstance(value, list) else [str(value)]
 
 
-def _pictures(tars: Sequence[Path]) -> Iterator[tuple[_Sample, Picture]]:
+def _pictures(tars: Sequence[Path]) -> Iterator[tuple[_Sample, ImageFile]]:
     for tar in tars:
         for sample in _samples(tar):
             if sample.picture is None:
@@ -179,7 +179,7 @@ def _samples(tar: Path) -> Iterator[_Sample]:
                 sample = _Sample(key, tar)
                 for member in members:
                     if member.kind in _TAR_IMAGES:
-                        sample.picture = Picture(f"{key}.{member.kind}", tar, member.offset, member.size)
+                        sample.picture = ImageFile(f"{key}.{member.kind}", tar, member.offset, member.size)
                     elif member.kind in _TEXTS:
                         sample.texts[member.kind] = member.read(stream).decode("utf-8")
                 yield sample

@@ -36,7 +36,7 @@ from vecap_tasks.evaluate.sets.classes import (
     read_names,
     read_templates,
 )
-from vecap_tasks.evaluate.sets.types import Picture, RetrievalSet, ZeroShotSet
+from vecap_tasks.evaluate.sets.types import ImageFile, RetrievalSet, ZeroShotSet
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +115,8 @@ def _read_folder(folder: Path) -> tuple[RetrievalSet, ZeroShotSet]:
     captioned = read_caption_table(captions, folder / "captions.csv", folder)
     classified = read_class_table(labels, folder / "labels.csv", folder, classes, templates)
     return (
-        RetrievalSet("", captioned.pictures, captioned.captions, captioned.caption_of),
-        ZeroShotSet("", classified.pictures, classified.labels, classes, templates),
+        RetrievalSet("", captioned.images, captioned.captions, captioned.caption_of),
+        ZeroShotSet("", classified.images, classified.labels, classes, templates),
     )
 
 
@@ -146,11 +146,11 @@ def sets_digests(sets: EvaluationSets, *, remembered: bool) -> dict[str, str]:
 
 
 def _set_digest(one: RetrievalSet | ZeroShotSet, *, remembered: bool) -> str:
-    body = {name: value for name, value in asdict(one).items() if name not in ("name", "pictures")}
-    return digest(body | {"pictures": _pictures_digest(one.pictures, remembered=remembered)})
+    body = {name: value for name, value in asdict(one).items() if name not in ("name", "images")}
+    return digest(body | {"pictures": _pictures_digest(one.images, remembered=remembered)})
 
 
-def _pictures_digest(pictures: Sequence[Picture], *, remembered: bool) -> str:
+def _pictures_digest(pictures: Sequence[ImageFile], *, remembered: bool) -> str:
     memory = _memory() / digest(_stamps(pictures))
     if remembered and memory.is_file():
         known = memory.read_text(encoding="ascii")
@@ -172,7 +172,7 @@ def _remember(memory: Path, made: str) -> None:
         log.info("the digest of an evaluation set is not remembered: %s", error)
 
 
-def _stamps(pictures: Sequence[Picture]) -> list[list[str | int | None]]:
+def _stamps(pictures: Sequence[ImageFile]) -> list[list[str | int | None]]:
     try:
         states = {file: file.stat() for file in {picture.file for picture in pictures}}
     except OSError as error:

@@ -13,7 +13,7 @@ from vecap_tasks.errors import PermanentError, VecapError
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageFile:
     """`name` is what the set calls it; it is all of *file*, or `size` bytes of it from `offset` on."""
 
     name: str
@@ -42,11 +42,11 @@ class Picture:
             ) from error
 
 
-def find_pictures(names: Sequence[str], folder: Path, what: str) -> tuple[Picture, ...]:
+def find_images(names: Sequence[str], folder: Path, what: str) -> tuple[ImageFile, ...]:
     """Return the images *names* under *folder*. Raises VecapError, counting those that are missing; *what* is read."""
     if not folder.is_dir():
         raise PermanentError(f"{what}: there is no folder of images at {folder}; correct `images`")
-    found = tuple(Picture(name, folder / name) for name in names)
+    found = tuple(ImageFile(name, folder / name) for name in names)
     missing = [picture.name for picture in found if not picture.file.is_file()]
     if missing:
         raise PermanentError(
@@ -61,7 +61,7 @@ class RetrievalSet:
     """`captions[i]` describes `pictures[caption_of[i]]`; every picture has a caption."""
 
     name: str
-    pictures: tuple[Picture, ...]
+    images: tuple[ImageFile, ...]
     captions: tuple[str, ...]
     caption_of: tuple[int, ...]
 
@@ -71,7 +71,7 @@ class ZeroShotSet:
     """`labels[i]` is the class of `pictures[i]`, a number in `classes`; each of `templates` has one {}."""
 
     name: str
-    pictures: tuple[Picture, ...]
+    images: tuple[ImageFile, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
     templates: tuple[str, ...]

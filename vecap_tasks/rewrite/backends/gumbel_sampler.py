@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import LogitsProcessor
 
-from vecap_tasks.rewrite.backends.sampling_params import Draw
+from vecap_tasks.rewrite.backends.sampling_params import Sampling
 
 # SplitMix64 (Steele, Lea, Flood, 2014), as signed numbers: torch multiplies modulo 2**64.
 _STEP = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -15,10 +15,10 @@ _MIX = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 _BITS = 23  # and a half: what a float32 holds without rounding up to 1
 
 
-class Drawn(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
+class GumbelSampler(LogitsProcessor):  # type: ignore[misc]  # transformers has no types
     """Turns the next tokens' scores, float [rows, vocabulary], into scores whose largest is a draw of each row."""
 
-    def __init__(self, draws: Sequence[Draw], device: torch.device) -> None:
+    def __init__(self, draws: Sequence[Sampling], device: torch.device) -> None:
         self._temperature = torch.tensor([[draw.temperature or 1.0] for draw in draws], device=device)
         self._sampled = torch.tensor([[draw.temperature > 0] for draw in draws], device=device)
         self._seed = torch.tensor([[draw.seed] for draw in draws], dtype=torch.int64, device=device)

@@ -16,9 +16,16 @@ from typing import Any
 import aiohttp
 
 from vecap_tasks.config import ModelConfig, ServerConfig, expand
-from vecap_tasks.errors import PermanentError, VecapError, one_line, retry_after_seconds
-from vecap_tasks.rewrite.backends.openai_errors import KNOWN_ROW_FAULTS, ROW_FAULTS, Answer, Fault, Unusable, classify
-from vecap_tasks.rewrite.backends.sampling_params import Finished, Written, failed, unheeded
+from vecap_tasks.errors import PermanentError, VecapError, format_error, retry_after_seconds
+from vecap_tasks.rewrite.backends.openai_errors import (
+    KNOWN_ROW_FAULTS,
+    ROW_FAULTS,
+    Answer,
+    Fault,
+    InvalidResponse,
+    classify,
+)
+from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, failed, ignore_finished
 
 _FIRST = 8  # requests in flight to begin with
 _ASIDE_AFTER = 3  # failures in a row
@@ -118,10 +125,14 @@ class Client:
         self._settings = settings
         self._server = server
         self._key = _key(server)
-        self._endpoints = [Endpoint(expand(url).rstrip("/"), server.requests, server.slow) for url in server.urls]
+        self._endpoints = [
+            Endpoint(expand(url).rstrip("/"), server.requests, server.latency_threshold) for url in server.urls
+        ]
         self._test = test
 
-    def ask(self, requests: Iterator[Request | Written], finished: Finished = unheeded) -> list[Written]:
+    def ask(
+        self, requests: Iterator[Request | GeneratedText], finished: OnFinished = ignore_finished
+    ) -> list[GeneratedText]:
         """Return the answers in order; what is written already is handed through. Takes requests as it sends them.
 
         *finished* is told of each answer. A row that the server refuses has the problem in place of a text.
@@ -135,8 +146,8 @@ class Client:
         """Return what each address says of the model (`GET /models`), or why it says nothing."""
         return asyncio.run(self._models())
 
-    async def _ask(self, requests: Iterator[Request | Written], finished: Finished) -> list[Written]:
-        answers: dict[int, Written] = {}
+    async def _ask(self, requests: Iterator[Request | GeneratedText], finished: OnFinished) -> list[GeneratedText]:
+        answers: dict[int, GeneratedText] = {}
         places = asyncio.Semaphore(self._server.requests * len(self._endpoints))
         self._changed = asyncio.Event()
         self._testing = asyncio.Lock()
@@ -158,7 +169,7 @@ class Client:
                     request = await asyncio.to_thread(next, requests, None)
                     if request is None:
                         break
-                    if isinstance(request, Written):
+                    if isinstance(request, GeneratedText):
                         answers[place] = request
                         places.release()
                     else:
@@ -178,15 +189,15 @@ class Client:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
-    async def _answer(self, request: Request) -> Written:
+    async def _answer(self, request: Request) -> GeneratedText:
         begun = time.monotonic()
-        outcome = await self._exchange(request, self._endpoints, self._server.tries)
-        if isinstance(outcome, Written):
+        outcome = await self._exchange(request, self._endpoints, self._server.max_attempts)
+        if isinstance(outcome, GeneratedText):
             return outcome
         await self._blame_the_row(outcome, request, begun)
         return failed(outcome.fault, outcome.said)
 
-    async def _exchange(self, request: Request, endpoints: Sequence[Endpoint], tries: int) -> Written | _Refusal:
+    async def _exchange(self, request: Request, endpoints: Sequence[Endpoint], tries: int) -> GeneratedText | _Refusal:
         """Return the text, or why there is none; tries again where that can help."""
         for number in range(1, tries + 1):
             endpoint = await self._room(endpoints)
@@ -211,7 +222,7 @@ class Client:
                     endpoint.failed(begun)
                     if answer.retry_after is not None:
                         endpoint.overloaded(begun, answer.retry_after)
-            except Unusable as error:
+            except InvalidResponse as error:
                 endpoint.failed(begun)
                 reason = str(error)
             finally:
@@ -234,7 +245,7 @@ class Client:
         async with self._testing:  # one is enough for all that are in flight
             if any(endpoint.wrote > since for endpoint in refusal.endpoints):
                 return
-            endpoints, tries = refusal.endpoints, self._server.tries
+            endpoints, tries = refusal.endpoints, self._server.max_attempts
             if refusal.fault == Fault.FAILED:  # after all the tries and their waits: once, and now
                 endpoint = min(endpoints, key=lambda one: one.closed_until)
                 endpoint.closed_until = 0.0
@@ -247,7 +258,7 @@ class Client:
         name, url = self._settings.model, refusal.endpoints[0].url
         if refusal.fault == Fault.FAILED:
             return VecapError(
-                f"model {name} at {refusal.said}, in the last of {self._server.tries} tries; "
+                f"model {name} at {refusal.said}, in the last of {self._server.max_attempts} tries; "
                 "see that the server is up and the address ends as its API does, mostly in /v1; "
                 "then run the same command again"
             )
@@ -301,7 +312,7 @@ class Client:
         return body | self._server.body
 
     async def _send(self, url: str, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
-        """Send one request and read its answer. Raises Unusable where none came in time."""
+        """Send one request and read its answer. Raises InvalidResponse where none came in time."""
         limit = self._server.deadline if body else min(self._server.deadline, _LIST_SECONDS)
         try:
             async with (
@@ -312,16 +323,16 @@ class Client:
                 async for block in response.content.iter_chunked(1 << 16):
                     data += block
                     if len(data) > _MOST_BYTES:
-                        raise Unusable(f"an answer of more than {_MOST_BYTES} bytes")
+                        raise InvalidResponse(f"an answer of more than {_MOST_BYTES} bytes")
                 wait = retry_after_seconds(response.headers.get("Retry-After"))
                 text = self._hide(data.decode(errors="replace"))
                 return Answer(response.status, response.content_type, wait, text)
         except TimeoutError:
-            raise Unusable(f"no answer within {limit:g} seconds") from None
+            raise InvalidResponse(f"no answer within {limit:g} seconds") from None
         except aiohttp.InvalidURL:
             raise PermanentError(f"{url} is no address; correct the model's server.urls") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Unusable(self._hide(one_line(error))) from None
+            raise InvalidResponse(self._hide(format_error(error))) from None
 
     async def _names(self, url: str) -> str:
         said = await self._listed(url)
@@ -335,7 +346,7 @@ class Client:
                 return str(answer.error)
             listed = json.loads(answer.text)["data"]
             return [one for one in listed if isinstance(one, dict)]
-        except Unusable as error:
+        except InvalidResponse as error:
             return str(error)
         except (ValueError, KeyError, TypeError):
             return "the answer is no list of models"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from vecap_tasks.rewrite.backends.sampling_params import Written, failed
+from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, failed
 
 _SHOWN = 300  # characters of a message
 _REQUEST = frozenset({400, 413, 415, 422})
@@ -201,7 +201,7 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-class Unusable(Exception):
+class InvalidResponse(Exception):
     """What came back is no use, though the same request may be answered in another try."""
 
 
@@ -214,10 +214,10 @@ class Answer:
     retry_after: float | None
     text: str
 
-    def completion(self) -> Written:
-        """Read a chat completion. Raises Unusable for what is none."""
+    def completion(self) -> GeneratedText:
+        """Read a chat completion. Raises InvalidResponse for what is none."""
         if "json" not in self.content_type:
-            raise Unusable(f"the answer is {self.content_type}, not JSON")
+            raise InvalidResponse(f"the answer is {self.content_type}, not JSON")
         try:
             body = json.loads(self.text)
             choice = body["choices"][0]
@@ -226,11 +226,11 @@ class Answer:
             if reason == "content_filter":
                 return failed(Fault.CONTENT_FILTER, "finish_reason content_filter")
             tokens, asked = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
-            return Written(" ".join(text.split()), tokens, reason != "length", asked)
+            return GeneratedText(" ".join(text.split()), tokens, reason != "length", asked)
         except ValueError:
-            raise Unusable("the answer is no whole JSON") from None
+            raise InvalidResponse("the answer is no whole JSON") from None
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise Unusable("the answer is JSON, but no chat completion") from None
+            raise InvalidResponse("the answer is JSON, but no chat completion") from None
 
     @property
     def error(self) -> ServerError:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class Sampling:
     """Which variant of a text is wanted and how: greedy at temperature 0, else drawn with *seed* (63 bits)."""
 
     variant: int = 0
@@ -17,11 +17,11 @@ class Draw:
     seed: int = 0
 
 
-GREEDY = Draw()
+GREEDY = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class GeneratedText:
     """What a model wrote. `tokens` counts the end token; `ended` is False where it ran into the limit.
 
     `problem` says why there is no text to look at: the prompt was too long, the picture unreadable, the server failed;
@@ -41,24 +41,24 @@ def flat(record: Any) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
-def failed(problem: str, said: str = "") -> Written:
+def failed(problem: str, said: str = "") -> GeneratedText:
     """Return a text that was not written."""
-    return Written("", 0, True, problem=str(problem), said=said)
+    return GeneratedText("", 0, True, problem=str(problem), said=said)
 
 
-def draw(subject: str, prompt: str, variant: int, attempt: int, temperature: float) -> Draw:
+def sampling_of(subject: str, prompt: str, variant: int, attempt: int, temperature: float) -> Sampling:
     """Return the draw of *subject* (an image's sha256, or texts): it follows from these words and nothing else.
 
     So a text is the same in whatever batch, worker or retry it comes up.
     """
     if temperature == 0:
-        return Draw(variant)
+        return Sampling(variant)
     words = hashlib.sha256("\n".join([prompt, str(variant), str(attempt), subject]).encode())
-    return Draw(variant, temperature, int.from_bytes(words.digest()[:8]) >> 1)
+    return Sampling(variant, temperature, int.from_bytes(words.digest()[:8]) >> 1)
 
 
-Finished = Callable[[Mapping[int, Written]], None]  # takes the texts of a batch, by their places in the request
+OnFinished = Callable[[Mapping[int, GeneratedText]], None]  # takes the texts of a batch, by their places in the request
 
 
-def unheeded(batch: Mapping[int, Written]) -> None:
+def ignore_finished(batch: Mapping[int, GeneratedText]) -> None:
     """Take a finished batch and do nothing: for a caller who waits for them all."""

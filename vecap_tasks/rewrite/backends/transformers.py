@@ -18,8 +18,8 @@ from transformers.cache_utils import DynamicLayer
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import Checkpoint, open_device
 from vecap_tasks.errors import PermanentError, VecapError, load_problem
-from vecap_tasks.rewrite.backends.gumbel_sampler import Drawn
-from vecap_tasks.rewrite.backends.sampling_params import Draw, Written
+from vecap_tasks.rewrite.backends.gumbel_sampler import GumbelSampler
+from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,7 +50,7 @@ class OneDnnLinear(nn.Linear):
         return made
 
 
-def make_ready(model: nn.Module) -> None:
+def set_up_torch(model: nn.Module) -> None:
     """Let *model*, if it is float32 and on a CPU, multiply by oneDNN, and its process keep the memory that it frees."""
     weight = next(model.parameters(), None)
     if weight is None or weight.device.type != "cpu":
@@ -107,7 +107,7 @@ def load_weights(kind: Any, checkpoint: Checkpoint, settings: ModelConfig, secti
     if lacking:
         raise cannot_load(checkpoint, PermanentError(f"{len(lacking)} weights are missing, such as {lacking[0]}"))
     model.eval().to(device)
-    make_ready(model)
+    set_up_torch(model)
     return model
 
 
@@ -168,10 +168,10 @@ class Generator:
 
     def write(
         self,
-        batch: Sequence[tuple[T, Draw]],
+        batch: Sequence[tuple[T, Sampling]],
         prepare: Callable[[Sequence[T]], Inputs],
         prepared: Inputs | None = None,
-    ) -> list[Written]:
+    ) -> list[GeneratedText]:
         """Write a text for each of *batch*. *prepare* makes a model's inputs (`input_ids` int64 [rows, tokens], …).
 
         *prepared* are those inputs of the whole batch, filled, where they are at hand already. Where memory runs out
@@ -198,17 +198,17 @@ class Generator:
         first, rest = batch[: self.rows], batch[self.rows :]
         return [*self.write(first, prepare), *(self.write(rest, prepare) if rest else ())]
 
-    def _generate(self, inputs: Inputs, draws: Sequence[Draw]) -> list[Written]:
+    def _generate(self, inputs: Inputs, draws: Sequence[Sampling]) -> list[GeneratedText]:
         place = self.model.device
         dtype = self.model.dtype
         moved: dict[str, Any] = {
             name: value.to(place, dtype) if value.is_floating_point() else value.to(place)
             for name, value in inputs.items()
         }
-        sampled = [Drawn(draws, place)] if any(draw.temperature for draw in draws) else None
+        sampled = [GumbelSampler(draws, place)] if any(draw.temperature for draw in draws) else None
         tokens = moved["input_ids"].shape[1]
         if self._remembers_by_layers:
-            moved["past_key_values"] = roomy_cache(self.model.config, tokens + self.settings.max_new_tokens)
+            moved["past_key_values"] = static_cache(self.model.config, tokens + self.settings.max_new_tokens)
         with torch.inference_mode():
             rows = self.model.generate(**moved, logits_processor=sampled)
         rows = rows[:, 1 if self.answers_apart else tokens :].cpu()
@@ -216,13 +216,13 @@ class Generator:
         asked = inputs["attention_mask"].sum(1).tolist()
         return [self._written(text, row, count) for text, row, count in zip(texts, rows, asked, strict=True)]
 
-    def _written(self, text: str, row: torch.Tensor, asked: int) -> Written:
+    def _written(self, text: str, row: torch.Tensor, asked: int) -> GeneratedText:
         ends = torch.isin(row, self._ends).nonzero()
         ended = len(ends) > 0
-        return Written(" ".join(text.split()), int(ends[0]) + 1 if ended else len(row), ended, asked)
+        return GeneratedText(" ".join(text.split()), int(ends[0]) + 1 if ended else len(row), ended, asked)
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
+class StaticCacheLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
     """Keys and values of one layer, [rows, heads, tokens, width] each, in memory that holds *room* tokens."""
 
     def __init__(self, room: int) -> None:
@@ -254,8 +254,8 @@ def _empty(like: torch.Tensor, tokens: int) -> torch.Tensor:
     return like.new_empty(*like.shape[:-2], tokens, like.shape[-1])
 
 
-def roomy_cache(config: PreTrainedConfig, room: int) -> DynamicCache:
+def static_cache(config: PreTrainedConfig, room: int) -> DynamicCache:
     """Return a cache for a decoder of *config* with memory for *room* tokens; sliding windows stay as they are."""
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [StaticCacheLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

@@ -7,7 +7,7 @@
     sources   drops_vec, invented: for fused captions alone
 
 The rules are this project's own choice, and meant to be right when they speak: a good caption that is refused costs
-what a bad one costs. What each is worth on labelled examples is measured by `python -m benchmarks.screening`.
+what a bad one costs. What each is worth on labeled examples is measured by `python -m benchmarks.screening`.
 `REVISION` goes up when an answer changes; captions screened by another revision are not reused.
 """
 
@@ -50,7 +50,7 @@ class Screened:
 
 def screen(answer: Answer) -> Screened:
     """Apply the rules in their order; the first that speaks decides."""
-    off = answer.settings.off
+    off = answer.settings.disabled_rules
     rest = None if "preamble" in off or not answer.settings.strip_preamble else without_preamble(answer)
     kept = answer if rest is None else replace(answer, text=rest)
     for name, rule in RULES.items():

@@ -31,7 +31,7 @@ _COUNTS = {
 _NUMBER = re.compile(r"\d+")
 _THOUSANDS = re.compile(r"(?<=\d)[,.](?=\d{3}\b)")
 _CENTURY = re.compile(r"\b\d+(?:st|nd|rd|th)[- ]century\b", re.IGNORECASE)
-_TITLED = 0.7  # share of capitalised words from which on capitals say nothing
+_TITLED = 0.7  # share of capitalized words from which on capitals say nothing
 _PREFIX = 4  # letters in common that make two words one: Italy and Italian
 _ALIKE = 0.75  # likeness of two spellings of one name
 _NAMED = 0.7  # what a concept counts that a name may stand for
@@ -112,7 +112,7 @@ def _among(word: str, others: Set[str]) -> bool:
 def invented(answer: Answer) -> str | None:
     """More than `max_new_names` names and numbers that neither the AltText nor the VeC has.
 
-    A name is a word with a capital that does not begin a sentence; in a text that capitalises most words only numbers
+    A name is a word with a capital that does not begin a sentence; in a text that capitalizes most words only numbers
     count, as in a language that gives every noun a capital. Other spellings, abbreviations written out and derived
     forms are no new names.
 

@@ -48,7 +48,7 @@ _ENOUGH, _FEWEST = 3, 2
 def language(answer: Answer) -> str | None:
     """Most letters are of a script that none of `languages` is written in, or the sentence is of another language.
 
-    Of words that are capitalised, as names and titles are, only the first counts; a caption with fewer than three
+    Of words that are capitalized, as names and titles are, only the first counts; a caption with fewer than three
     words that tell (two, where it begins with "Un" or "Ein") is left alone.
 
     >>> language(Answer("Un chat noir est assis sur le canapé"))
@@ -121,7 +121,7 @@ def _telling(text: str) -> list[str]:
 
 
 def _inside_name(upper: list[bool], raw: list[str], place: int) -> bool:
-    """Whether a particle stands between two capitalised words, with none but particles in between."""
+    """Whether a particle stands between two capitalized words, with none but particles in between."""
     before = place - 1
     while before >= 0 and raw[before] in _PARTICLES:
         before -= 1

@@ -19,7 +19,7 @@ from vecap_tasks.train.data.samples import Source
 class Part:
     """The places `start` up to `stop` of one pass (from 0) over a source."""
 
-    turn: int
+    pass_number: int
     start: int
     stop: int
 
@@ -29,7 +29,7 @@ class Order:
     """The samples of an epoch in their order: their numbers, and the pass over their source that each is of."""
 
     numbers: NDArray[np.int64]
-    turns: NDArray[np.int64]
+    passes: NDArray[np.int64]
 
 
 def quota(samples: int, weight: float) -> int:
@@ -41,26 +41,28 @@ def parts(samples: int, wanted: int, epoch: int) -> Iterator[Part]:
     """Give the parts of passes over *samples* that make the *wanted* ones of *epoch*."""
     first, left = epoch * wanted, wanted
     while left:
-        turn, start = divmod(first, samples)
+        pass_number, start = divmod(first, samples)
         stop = min(samples, start + left)
-        yield Part(turn, start, stop)
+        yield Part(pass_number, start, stop)
         first, left = first + stop - start, left - (stop - start)
 
 
 def epoch_order(samples: Sequence[int], wanted: Sequence[int], seed: int, epoch: int) -> Order:
     """Return the order of an epoch over sources of *samples*, numbered through, of which *wanted* are taken."""
-    numbers, turns = [], []
+    numbers, passes = [], []
     first = 0
     for source, (count, quota) in enumerate(zip(samples, wanted, strict=True)):
         for part in parts(count, quota, epoch):
             taken = np.arange(count)
             if part.stop - part.start < count:
-                taken = np.random.default_rng([seed, part.turn, source, 1]).permutation(count)[part.start : part.stop]
+                taken = np.random.default_rng([seed, part.pass_number, source, 1]).permutation(count)[
+                    part.start : part.stop
+                ]
             numbers.append(taken + first)
-            turns.append(np.full(len(taken), part.turn))
+            passes.append(np.full(len(taken), part.pass_number))
         first += count
     order = np.random.default_rng([seed, epoch]).permutation(sum(wanted))
-    return Order(np.concatenate(numbers)[order], np.concatenate(turns)[order])
+    return Order(np.concatenate(numbers)[order], np.concatenate(passes)[order])
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from vecap_tasks.config import PreprocessWay
 from vecap_tasks.core.preprocess import shrink
-from vecap_tasks.errors import DamagedError
-from vecap_tasks.train.data.samples import Sample, Shard, Source, Tally, draw, read_samples
-from vecap_tasks.train.data.tokenizer import TokenisedTexts, Tokens
+from vecap_tasks.errors import CorruptError
+from vecap_tasks.train.data.samples import ReadStats, Sample, Shard, Source, draw, read_samples
+from vecap_tasks.train.data.tokenizer import TokenizedTexts, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -43,19 +43,19 @@ class Index:
     def __init__(self, sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast) -> None:
         self.sources = tuple(sources)
         self.shards = tuple(shard for source in sources for shard in source.shards)
-        self.tallies = tuple(Tally() for _ in sources)
-        self._texts = TokenisedTexts(tokenizer)
+        self.tallies = tuple(ReadStats() for _ in sources)
+        self._texts = TokenizedTexts(tokenizer)
         uids: list[pa.Array] = []
         columns: list[NDArray[np.int64]] = []  # shard, offset, size, texts, alttexts
         bounds = [0]
         number = 0
-        for source, tally in zip(sources, self.tallies, strict=True):
+        for source, stats in zip(sources, self.tallies, strict=True):
             for shard in source.shards:
-                for made in _columns(shard, source, tally, self._texts):
+                for made in _columns(shard, source, stats, self._texts):
                     uids.append(made[0])
                     columns.append(np.vstack([np.full(len(made[0]), number), made[1]]))
                 number += 1
-            bounds.append(bounds[-1] + tally.usable)
+            bounds.append(bounds[-1] + stats.usable)
         self._uids: pa.Array = pa.chunked_array(uids, pa.string()).combine_chunks()
         every = np.concatenate(columns, axis=1) if columns else np.zeros((5, 0), np.int64)
         self.shard, self.offset, self.size = every[0].astype(np.int32), every[1], every[2]
@@ -70,7 +70,7 @@ class Index:
         """Return the names of the samples *numbers*."""
         return tuple(self._uids.take(pa.array(numbers)).to_pylist())
 
-    def tokens(self, numbers: NDArray[np.int64], turns: NDArray[np.int64], seed: int) -> Tokens:
+    def tokens(self, numbers: NDArray[np.int64], passes: NDArray[np.int64], seed: int) -> Tokens:
         """Return the ids of the texts that *numbers* are shown with in the passes *turns*: int32 [n, longest]."""
         first = self._first_text[numbers]
         count = self._first_text[numbers + 1] - first
@@ -79,17 +79,17 @@ class Index:
         several = np.flatnonzero(count > 1)
         for row, uid in zip(several, self.uids(numbers[several]), strict=True):
             source = self.sources[int(np.searchsorted(self.bounds, numbers[row], side="right")) - 1]
-            taken[row] = draw(seed, uid, int(turns[row]), int(alttexts[row]), int(count[row]), source.mixed_p)
+            taken[row] = draw(seed, uid, int(passes[row]), int(alttexts[row]), int(count[row]), source.mixed_p)
         return self._texts.take(first + taken)
 
 
 def _columns(
-    shard: Shard, source: Source, tally: Tally, texts: TokenisedTexts
+    shard: Shard, source: Source, stats: ReadStats, texts: TokenizedTexts
 ) -> list[tuple[pa.Array, NDArray[np.int64]]]:
     """Return uids and offset, size, texts, alttexts of the samples of *shard*, and add what they say to *texts*."""
     made = []
     with shard.open() as stream:
-        samples = read_samples(stream, shard, source, tally)
+        samples = read_samples(stream, shard, source, stats)
         while part := list(islice(samples, _AT_ONCE)):
             texts.add([text for sample in part for text in sample.texts])
             made.append((pa.array([sample.uid for sample in part], pa.string()), _numbers(part)))
@@ -154,11 +154,11 @@ class ShardImages:
             if pixels is not None:
                 return pixels, tried
             if source.own:
-                raise DamagedError(f"{shard.name} holds an image that cannot be read; run `vecap verify`")
+                raise CorruptError(f"{shard.name} holds an image that cannot be read; run `vecap verify`")
             if tried not in self._unreadable:
                 self._unreadable.add(tried)
                 log.warning("%s: an image at byte %d cannot be decoded", shard.name, self._index.offset[tried])
-        raise DamagedError(f"{source.name} holds no image that can be read; take it out of the mixture")
+        raise CorruptError(f"{source.name} holds no image that can be read; take it out of the mixture")
 
 
 class MemoryImages:
@@ -183,7 +183,7 @@ def open_images(index: Index, decoder: Decoder, *, cache_bytes: int, threads: in
     return MemoryImages(images, len(index), decoder.size)
 
 
-class Normalise:
+class Normalize:
     """Callable on uint8 [n, size, size, 3], the names of the samples and the epoch: float32 [n, 3, size, size].
 
     Which crop a sample has in an epoch follows from seed, uid and epoch, whatever batch and process it is in.
@@ -207,10 +207,10 @@ class Normalise:
     def _crop(self, values: torch.Tensor, drawn: NDArray[np.float32]) -> torch.Tensor:
         """Show a square window of each image, its area drawn between `crop_scale` and 1, at the full size."""
         side = np.sqrt(self._scale + (1 - self._scale) * drawn[:, 0])
-        centre = (drawn[:, 1:] * 2 - 1) * (1 - side)[:, None]
+        center = (drawn[:, 1:] * 2 - 1) * (1 - side)[:, None]
         window = np.zeros((len(drawn), 2, 3), dtype=np.float32)
         window[:, 0, 0] = window[:, 1, 1] = side
-        window[:, :, 2] = centre
+        window[:, :, 2] = center
         grid = F.affine_grid(torch.from_numpy(window).to(self._device), list(values.shape), align_corners=False)
         return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 

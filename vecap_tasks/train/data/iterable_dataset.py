@@ -18,12 +18,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from vecap_tasks.config import ReadingConfig
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.errors import CorruptError
 from vecap_tasks.train.data.epoch import Plan, parts
 from vecap_tasks.train.data.images import Decoder, Pixels
-from vecap_tasks.train.data.prefetch import Batch, made_ahead, share
+from vecap_tasks.train.data.prefetch import Batch, prefetch, share
 from vecap_tasks.train.data.samples import Sample, Shard, Source, draw, read_samples
-from vecap_tasks.train.data.tokenizer import TokenisedTexts
+from vecap_tasks.train.data.tokenizer import TokenizedTexts
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class _Visit:
 
     source: Source
     shard: Shard
-    turn: int
+    pass_number: int
     start: int
     stop: int
 
@@ -76,36 +76,40 @@ class StreamedData:
         self._plan = plan
         self._decoder = decoder
         self._tokenizer = tokenizer
-        self._window = reading.window
+        self._window = reading.shuffle_buffer
         self._seed = seed
         self._threads = threads
-        self.lanes = next(n for n in range(min(reading.lanes, plan.batch_size), 0, -1) if plan.batch_size % n == 0)
+        self.readers = next(
+            n for n in range(min(reading.num_readers, plan.batch_size), 0, -1) if plan.batch_size % n == 0
+        )
 
     def batches(self, first: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Give the batches; the lanes must be a multiple of *world*, or ConfigError is raised."""
         share(self.batch_size, rank, world)
-        lanes = [self._lane(n, first) for n in share(self.lanes, rank, world, "lanes (train.reading.lanes)")]
-        return self._batches(lanes, first)
+        readers = [
+            self._reader(n, first) for n in share(self.readers, rank, world, "lanes (train.reading.num_readers)")
+        ]
+        return self._batches(readers, first)
 
-    def _batches(self, lanes: list[Iterator[_Shown]], first: int) -> Iterator[Batch]:
-        each = self.batch_size // self.lanes
+    def _batches(self, readers: list[Iterator[_Shown]], first: int) -> Iterator[Batch]:
+        each = self.batch_size // self.readers
         with ThreadPoolExecutor(self._threads, thread_name_prefix="lanes") as pool:
 
             def make(step: int) -> Batch:
                 # A lane is a generator: it is worked on by one thread at a time, and the lanes side by side.
-                shown = [one for of_lane in pool.map(lambda lane: list(islice(lane, each)), lanes) for one in of_lane]
-                texts = TokenisedTexts(self._tokenizer)
+                shown = [one for of_lane in pool.map(lambda lane: list(islice(lane, each)), readers) for one in of_lane]
+                texts = TokenizedTexts(self._tokenizer)
                 texts.add([one.text for one in shown])
                 epoch, place = divmod(step, self.per_epoch)
                 uids = tuple(one.uid for one in shown)
                 pixels = np.stack([one.pixels for one in shown])
                 return Batch(step, epoch, place, uids, pixels, texts.take(np.arange(len(shown))))
 
-            yield from made_ahead(make, first, self.steps)
+            yield from prefetch(make, first, self.steps)
 
-    def _lane(self, lane: int, first: int) -> Iterator[_Shown]:
+    def _reader(self, lane: int, first: int) -> Iterator[_Shown]:
         """Give the samples of *lane* from the step *first* on, to the end of the run."""
-        each = self.batch_size // self.lanes
+        each = self.batch_size // self.readers
         length = self.per_epoch * each
         epoch, place = divmod(first, self.per_epoch)
         skipped = place * each
@@ -125,7 +129,7 @@ class StreamedData:
     def _windows(self, lane: int, length: int) -> Iterator[tuple[int, int]]:
         """Give start and size of the windows of *lane*, none of which is a small rest."""
         half = self._window // 2
-        size = max(1, half + half * (lane + 1) // self.lanes)  # not all lanes come to an end of theirs at once
+        size = max(1, half + half * (lane + 1) // self.readers)  # not all lanes come to an end of theirs at once
         start = 0
         while start < length:
             if length - start - size < half:
@@ -153,13 +157,13 @@ class StreamedData:
             zip(self._sources, self._plan.usable, self._plan.wanted, strict=True)
         ):
             for part in parts(usable, wanted, epoch):
-                order = np.random.default_rng([self._seed, part.turn, number, 2]).permutation(len(source.shards))
+                order = np.random.default_rng([self._seed, part.pass_number, number, 2]).permutation(len(source.shards))
                 before = 0
                 for shard in (source.shards[place] for place in order):
                     count = usable_in(shard, source)
                     start, stop = max(part.start - before, 0), min(part.stop - before, count)
                     if start < stop:
-                        made.append(_Visit(source, shard, part.turn, start, stop))
+                        made.append(_Visit(source, shard, part.pass_number, start, stop))
                     before += count
         mixed = np.random.default_rng([self._seed, epoch, 3]).permutation(len(made))
         return [made[place] for place in mixed]
@@ -172,13 +176,13 @@ class StreamedData:
             if pixels is not None:
                 sample, source = read.sample, read.visit.source
                 taken = draw(
-                    self._seed, sample.uid, read.visit.turn, sample.alttexts, len(sample.texts), source.mixed_p
+                    self._seed, sample.uid, read.visit.pass_number, sample.alttexts, len(sample.texts), source.mixed_p
                 )
                 return _Shown(sample.uid, sample.texts[taken], pixels)
             if read.visit.source.own:
-                raise DamagedError(f"{read.visit.shard.name} holds an image that cannot be read; run `vecap verify`")
+                raise CorruptError(f"{read.visit.shard.name} holds an image that cannot be read; run `vecap verify`")
             log.warning("%s: an image at byte %d cannot be decoded", read.visit.shard.name, read.sample.offset)
-        raise DamagedError(f"{window[0].visit.shard.name} holds no image that can be read; take it out of the mixture")
+        raise CorruptError(f"{window[0].visit.shard.name} holds no image that can be read; take it out of the mixture")
 
 
 def usable_in(shard: Shard, source: Source) -> int:
@@ -189,7 +193,7 @@ def usable_in(shard: Shard, source: Source) -> int:
 
 
 def _read_shard(visit: _Visit, first: int, count: int) -> Iterator[_Read]:
-    """Give *count* samples of the shard from its usable sample *first* on. Raises DamagedError where it has fewer."""
+    """Give *count* samples of the shard from its usable sample *first* on. Raises CorruptError where it has fewer."""
     with visit.shard.open() as stream:
         left = count
         for sample in islice(read_samples(stream, visit.shard, visit.source), first, first + count):
@@ -197,4 +201,4 @@ def _read_shard(visit: _Visit, first: int, count: int) -> Iterator[_Read]:
             yield _Read(visit, sample, stream.read(sample.size))
             left -= 1
     if left:
-        raise DamagedError(f"{visit.shard.name} has {left} samples less than were counted; was it changed since?")
+        raise CorruptError(f"{visit.shard.name} has {left} samples less than were counted; was it changed since?")

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vecap_tasks.config import Arm, Config
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.errors import CorruptError
 from vecap_tasks.train.data.epoch import plan_run
 from vecap_tasks.train.data.images import Decoder, Index, open_images
 from vecap_tasks.train.data.iterable_dataset import StreamedData, usable_in
@@ -27,7 +27,7 @@ def open_training_data(
 
     A set of up to `train.reading.stream_above` samples is shuffled as a whole, and its images are kept decoded in
     memory where they fit into `train.image_cache_bytes`; a larger one is read shard by shard. Raises VecapError where
-    there is too little to train on or a source is not there, DamagedError for one that is not as it was.
+    there is too little to train on or a source is not there, CorruptError for one that is not as it was.
     """
     settings = config.train
     run = f"{arm}-{seed}"
@@ -38,13 +38,13 @@ def open_training_data(
         plan = plan_run(run, sources, usable, settings)
         return StreamedData(sources, plan, decoder, tokenizer, settings.reading, seed, settings.loader_threads)
     index = Index(sources, tokenizer)
-    plan = plan_run(run, sources, [tally.usable for tally in index.tallies], settings)
-    for source, tally in zip(sources, index.tallies, strict=True):
-        _check(source, tally.samples - sum(tally.skipped.values()))
+    plan = plan_run(run, sources, [stats.usable for stats in index.tallies], settings)
+    for source, stats in zip(sources, index.tallies, strict=True):
+        _check(source, stats.samples - sum(stats.skipped.values()))
     images = open_images(index, decoder, cache_bytes=settings.image_cache_bytes, threads=settings.loader_threads)
     return ShuffledData(index, images, plan, seed)
 
 
 def _check(source: Source, samples: int) -> None:
     if samples != source.samples:
-        raise DamagedError(f"{source.name} has {samples} samples, {source.samples} were counted; was it changed since?")
+        raise CorruptError(f"{source.name} has {samples} samples, {source.samples} were counted; was it changed since?")

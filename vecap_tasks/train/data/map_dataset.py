@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from vecap_tasks.train.data.epoch import Order, Plan, epoch_order
 from vecap_tasks.train.data.images import Images, Index
-from vecap_tasks.train.data.prefetch import Batch, made_ahead, share
+from vecap_tasks.train.data.prefetch import Batch, prefetch, share
 
 
 class ShuffledData:
@@ -23,7 +23,7 @@ class ShuffledData:
 
     def batches(self, first: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         rows = share(self.batch_size, rank, world)
-        return made_ahead(lambda step: self._make(step, rows), first, self.steps)
+        return prefetch(lambda step: self._make(step, rows), first, self.steps)
 
     def _make(self, step: int, rows: range) -> Batch:
         epoch, place = divmod(step, self.per_epoch)
@@ -31,7 +31,7 @@ class ShuffledData:
             self._order = epoch, epoch_order(self._plan.usable, self._plan.wanted, self._seed, epoch)
         order = self._order[1]
         taken = slice(place * self.batch_size + rows.start, place * self.batch_size + rows.stop)
-        turns = order.turns[taken]
+        passes = order.passes[taken]
         pixels, numbers = self._images.take(order.numbers[taken])
-        ids = self._index.tokens(numbers, turns, self._seed)
+        ids = self._index.tokens(numbers, passes, self._seed)
         return Batch(step, epoch, place, self._index.uids(numbers), pixels, ids)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from vecap_tasks.config import Arm, Text
 from vecap_tasks.core.manifest import digest
 from vecap_tasks.core.store import Store
-from vecap_tasks.errors import DamagedError, PermanentError
+from vecap_tasks.errors import CorruptError, PermanentError
 
 FORMAT = 1
 _FOLDER = "mixtures"
@@ -135,16 +135,16 @@ class Mixture:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Mixture:
-        """Read a recorded mixture and check its seal. Raises DamagedError naming *where* it lies."""
+        """Read a recorded mixture and check its seal. Raises CorruptError naming *where* it lies."""
         try:
             body = json.loads(data)
             if body.pop("seal") != digest(body):
-                raise DamagedError(f"{where} was changed after it was recorded; restore it")
+                raise CorruptError(f"{where} was changed after it was recorded; restore it")
             if body["format"] != FORMAT:
                 raise PermanentError(f"{where} has format {body['format']}, this release reads {FORMAT}; update vecap")
             mixture = cls(body["name"], tuple(_part(source) for source in body["sources"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedError(f"{where} is no mixture: {error}; restore it") from error
+            raise CorruptError(f"{where} is no mixture: {error}; restore it") from error
         return mixture
 
 
@@ -175,7 +175,7 @@ def record_mixture(store: Store, dataset: str, mixture: Mixture) -> None:
 
 
 def read_mixture(store: Store, dataset: str, name: str) -> Mixture:
-    """Return the recorded mixture *name*. Raises VecapError where there is none, DamagedError where it was changed."""
+    """Return the recorded mixture *name*. Raises VecapError where there is none, CorruptError where it was changed."""
     file = mixture_file(dataset, name)
     try:
         data = store.read(file)

@@ -15,9 +15,9 @@ from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Store, open_filesystem
 from vecap_tasks.core.tables import connect, create_view
-from vecap_tasks.core.verify import Damage, Recorded, read_sound_manifest, recorded
+from vecap_tasks.core.verify import Corruption, RecordedFile, read_verified_manifest, recorded
 from vecap_tasks.core.version import Version, published, read_version
-from vecap_tasks.errors import ConfigError, DamagedError, PermanentError, VecapError
+from vecap_tasks.errors import ConfigError, CorruptError, PermanentError, VecapError
 from vecap_tasks.train.data.mixture import (
     Mixture,
     Part,
@@ -28,7 +28,7 @@ from vecap_tasks.train.data.mixture import (
     read_mixture,
     record_mixture,
 )
-from vecap_tasks.train.data.samples import Shard, Source, Tally, parse_samples, usable
+from vecap_tasks.train.data.samples import ReadStats, Shard, Source, parse_samples, usable
 
 log = logging.getLogger(__name__)
 
@@ -112,14 +112,14 @@ def count_tars(
 
 def _count_tar(tar: FoundTar, texts: Mapping[Text, str]) -> TarPart:
     counted: dict[Arm, int] = dict.fromkeys(get_args(Arm), 0)
-    tally = Tally()
+    stats = ReadStats()
     shard = tar.shard()
     places = {text: (place,) for text, place in texts.items()}
     with shard.open() as stream:
-        for written in parse_samples(stream, shard.name, places, tally, own=False):
+        for written in parse_samples(stream, shard.name, places, stats, own=False):
             for arm in counted:
                 counted[arm] += usable(written, arm)
-    return TarPart(tar.file.name, tar.file.size, tar.check, tally.samples, counted, dict(sorted(tally.skipped.items())))
+    return TarPart(tar.file.name, tar.file.size, tar.check, stats.samples, counted, dict(sorted(stats.skipped.items())))
 
 
 def open_mixture(config: Config, version: str | None) -> Mixture | None:
@@ -195,34 +195,34 @@ def mixture_inputs(mixture: Mixture) -> list[Input]:
     return [Input("mixture", mixture.name, mixture.digest), *sources]
 
 
-def check_mixture(config: Config, mixture: Mixture) -> list[Damage]:
+def check_mixture(config: Config, mixture: Mixture) -> list[Corruption]:
     """Read every foreign tar again, and the manifests of the versions; return what is not as it was recorded."""
-    damages = []
+    corruptions = []
     for source in mixture.sources:
         if isinstance(source, VersionPart):
             try:
                 _manifest(config, source)
             except VecapError as error:
-                damages.append(Damage(source.name, str(error)))
+                corruptions.append(Corruption(source.name, str(error)))
             continue
         try:
             found = find_tars(config, source.paths)
         except VecapError as error:
-            damages.append(Damage(source.name, str(error)))
+            corruptions.append(Corruption(source.name, str(error)))
             continue
         for tar in source.tars:
             if tar.path not in found:
-                damages.append(Damage(tar.path, "is missing"))
+                corruptions.append(Corruption(tar.path, "is missing"))
             elif found[tar.path].check != tar.check:
-                damages.append(Damage(tar.path, "was changed since the mixture was recorded"))
-    return damages
+                corruptions.append(Corruption(tar.path, "was changed since the mixture was recorded"))
+    return corruptions
 
 
 def training_sources(config: Config, version: Version, arm: Arm) -> list[Source]:
     """Return what a run of *arm* on *version* reads: the version, or the sources of the mixture.
 
     Their shards are counted where the run `streams`. Raises VecapError for a mixture that the version is not in,
-    DamagedError for a source that was changed.
+    CorruptError for a source that was changed.
     """
     parts = _parts(config, version)
     counted = streams(config, parts)
@@ -234,14 +234,14 @@ def training_sources(config: Config, version: Version, arm: Arm) -> list[Source]
     ]
 
 
-def training_files(config: Config, version: Version) -> list[Recorded]:
+def training_files(config: Config, version: Version) -> list[RecordedFile]:
     """Return the files that a run on *version* reads, as they were published, or recorded with the mixture.
 
     A foreign tar on S3 has no sha256; its ETag is compared when a run opens it. Raises as `training_sources` does.
     """
     parts = _parts(config, version)
     endings = (".tar", ".parquet") if streams(config, parts) else (".tar",)
-    files: list[Recorded] = []
+    files: list[RecordedFile] = []
     for part in parts:
         if isinstance(part, VersionPart):
             store, manifest = _manifest(config, part)
@@ -254,7 +254,7 @@ def training_files(config: Config, version: Version) -> list[Recorded]:
             if tar.path in found and not found[tar.path].file.remote:
                 place, sha256 = Path(found[tar.path].file.place), tar.check.removeprefix("sha256:")
                 remedy = f"restore {place}, or record a mixture with another name"
-                files.append(Recorded(Store(str(place.parent)), place.name, tar.bytes, sha256, remedy))
+                files.append(RecordedFile(Store(str(place.parent)), place.name, tar.bytes, sha256, remedy))
     return files
 
 
@@ -285,7 +285,7 @@ def _tar_source(config: Config, part: TarsPart, arm: Arm) -> Source:
     for tar in part.tars:
         there = found.get(tar.path)
         if there is None or there.file.size != tar.bytes or (there.etag is not None and there.check != tar.check):
-            raise DamagedError(f"{tar.path} is missing or was changed since the mixture was recorded; restore it")
+            raise CorruptError(f"{tar.path} is missing or was changed since the mixture was recorded; restore it")
         shards.append(there.shard(tar.usable))
     texts = {text: (place,) for text, place in part.texts.items()}
     mixed_p = config.train.mixed_p if part.mixed_p is None else part.mixed_p
@@ -294,9 +294,9 @@ def _tar_source(config: Config, part: TarsPart, arm: Arm) -> Source:
 
 def _manifest(config: Config, part: VersionPart) -> tuple[Store, Manifest]:
     store = Store(config.resolve(part.root))
-    manifest = read_sound_manifest(store, f"{part.dataset}/{part.version}/assemble")
+    manifest = read_verified_manifest(store, f"{part.dataset}/{part.version}/assemble")
     if manifest.digest != part.digest:
-        raise DamagedError(
+        raise CorruptError(
             f"version {part.name} has the digest {manifest.digest[:12]}, the mixture was made of {part.digest[:12]}; "
             "restore it"
         )

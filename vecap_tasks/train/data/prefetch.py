@@ -54,7 +54,7 @@ def share(whole: int, rank: int, world: int, what: str = "samples of a batch (tr
     return range(rank * part, (rank + 1) * part)
 
 
-def made_ahead(make: Callable[[int], Batch], first: int, steps: int) -> Iterator[Batch]:
+def prefetch(make: Callable[[int], Batch], first: int, steps: int) -> Iterator[Batch]:
     """Give make(first) … make(steps - 1), called in this order on one thread, at most two ahead of who asks."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
     waiting: deque[Future[Batch]] = deque()

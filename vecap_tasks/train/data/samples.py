@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 from vecap_tasks.config import Arm, Text
 from vecap_tasks.core.files import BlockStream
 from vecap_tasks.core.tar import Member, read_groups
-from vecap_tasks.errors import DamagedError
+from vecap_tasks.errors import CorruptError
 
 _IMAGES = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
@@ -96,7 +96,7 @@ def _fraction(name: str) -> int:
 
 
 @dataclass(slots=True)
-class Tally:
+class ReadStats:
     """What was met in a shard. `samples` = `usable` for the arm + `textless` + the sum of `skipped`, by reason."""
 
     samples: int = 0
@@ -105,28 +105,28 @@ class Tally:
     skipped: dict[str, int] = field(default_factory=dict)
 
 
-def read_samples(stream: IO[bytes], shard: Shard, source: Source, tally: Tally | None = None) -> Iterator[Sample]:
+def read_samples(stream: IO[bytes], shard: Shard, source: Source, stats: ReadStats | None = None) -> Iterator[Sample]:
     """Give the samples of *shard*, open as *stream*, that have a text for the source's arm, in the order of the tar.
 
-    Between two samples the caller may read elsewhere in *stream*. Raises DamagedError for a tar that is not whole, and
+    Between two samples the caller may read elsewhere in *stream*. Raises CorruptError for a tar that is not whole, and
     for one of our own that is not as it was published.
     """
-    tally = Tally() if tally is None else tally
-    for written in parse_samples(stream, shard.name, source.texts, tally, own=source.own):
+    stats = ReadStats() if stats is None else stats
+    for written in parse_samples(stream, shard.name, source.texts, stats, own=source.own):
         texts, alttexts = _texts(written, source.arm)
         if not texts:
-            tally.textless += 1
+            stats.textless += 1
             continue
-        tally.usable += 1
+        stats.usable += 1
         yield Sample(written.uid, texts, alttexts, written.offset, written.size)
 
 
-def usable(written: Written, arm: Arm) -> bool:
+def usable(written: ParsedSample, arm: Arm) -> bool:
     """Say whether a sample has a text for *arm*."""
     return bool(_texts(written, arm)[0])
 
 
-def _texts(written: Written, arm: Arm) -> tuple[tuple[str, ...], int]:
+def _texts(written: ParsedSample, arm: Arm) -> tuple[tuple[str, ...], int]:
     """Return the texts of a sample for *arm*, and how many of them are AltText beside others."""
     if arm != "mixed":
         return written.texts.get(arm, ()), 0
@@ -136,7 +136,7 @@ def _texts(written: Written, arm: Arm) -> tuple[tuple[str, ...], int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class ParsedSample:
     """A sample as it stands in a tar: all its texts, those alone that are not empty."""
 
     uid: str
@@ -150,20 +150,20 @@ class _SkippedError(Exception):
 
 
 def parse_samples(
-    stream: IO[bytes], name: str, places: Mapping[Text, tuple[str, ...]], tally: Tally, *, own: bool
-) -> Iterator[Written]:
+    stream: IO[bytes], name: str, places: Mapping[Text, tuple[str, ...]], stats: ReadStats, *, own: bool
+) -> Iterator[ParsedSample]:
     """Give the samples of the tar *stream* that have an image, counting all in *tally*.
 
-    *places* says where each text stands, the first that is not empty is taken. Raises DamagedError, naming *name*.
+    *places* says where each text stands, the first that is not empty is taken. Raises CorruptError, naming *name*.
     """
     for key, group in read_groups(stream, name):
-        tally.samples += 1
+        stats.samples += 1
         try:
             yield _written(stream, name, places, own, key, {member.kind: member for member in group})
         except _SkippedError as reason:
             if own:
-                raise DamagedError(f"{name} is not a training shard: {key} has {reason}; run `vecap verify`") from None
-            tally.skipped[str(reason)] = tally.skipped.get(str(reason), 0) + 1
+                raise CorruptError(f"{name} is not a training shard: {key} has {reason}; run `vecap verify`") from None
+            stats.skipped[str(reason)] = stats.skipped.get(str(reason), 0) + 1
 
 
 def _written(
@@ -173,7 +173,7 @@ def _written(
     own: bool,
     key: str,
     members: Mapping[str, Member],
-) -> Written:
+) -> ParsedSample:
     image = next((members[kind] for kind in _IMAGES if kind in members), None)
     if image is None:
         raise _SkippedError("no_image")
@@ -196,7 +196,7 @@ def _written(
     if not isinstance(uid, str) or not uid:
         place = f"{PurePosixPath(name).name}/{key}"
         uid = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    return Written(uid, texts, image.offset, image.size)
+    return ParsedSample(uid, texts, image.offset, image.size)
 
 
 def _variants(

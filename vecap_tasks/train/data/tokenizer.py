@@ -71,7 +71,7 @@ def clip_tokenizer(source: PreTrainedTokenizerFast, model: ClipConfig) -> PreTra
     )
 
 
-class TokenisedTexts:
+class TokenizedTexts:
     """Token ids of texts by their number, each cut to the tokenizer's context."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -83,7 +83,7 @@ class TokenisedTexts:
         self._starts = np.zeros(1, np.int64)
 
     def add(self, texts: Sequence[str]) -> None:
-        """Tokenise *texts* and put them behind those that are there."""
+        """Tokenize *texts* and put them behind those that are there."""
         if not texts:
             return
         made = self._tokenizer(list(texts), truncation=True, return_attention_mask=False)["input_ids"]

@@ -1,0 +1,58 @@
+"""A stand-in for captioning of some milliseconds a shard, and the memory of scheduler and driver over it.
+
+    python -m benchmarks.fakes SHARDS
+
+prints the peak of resident memory, in bytes, of the process that holds both.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from vecap_tasks.config import load_config
+from vecap_tasks.core.executor import run_shards
+from vecap_tasks.core.manifest import ShardOutput
+from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.version import Version
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
+
+
+class StandIn(Stage):
+    """As many shards as `crawl.shard_size` says, each done in some milliseconds, at a price."""
+
+    name = "crawl"
+    rates = ("rows",)
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def shards(self) -> list[str]:
+        return [f"{number:05d}" for number in range(self.config.crawl.shard_size)]
+
+    def process(self, shard: str, work: Path) -> ShardOutput:
+        time.sleep(0.003)
+        (work / f"{shard}.txt").write_text(shard)
+        return ShardOutput({f"{shard}.txt": 1}, {"rows": 1}, notes={"vlm_cost_millionths": 250_000})
+
+
+def main() -> None:
+    """Run as many shards as the first argument says, on workers of its own."""
+    with tempfile.TemporaryDirectory(prefix="vecap-bench-") as folder:
+        overrides = [f"root={folder}", f"crawl.shard_size={sys.argv[1]}", "dask.address=null", "dask.workers=1"]
+        stage = StandIn(load_config(CONFIG, overrides), Version("demo", "2026-01-01", 1, ""))
+        run_shards(stage, stage.plan())
+    # Not getrusage: what the process had that started this one counts there.
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    print(int(peak) * 1024)
+
+
+if __name__ == "__main__":
+    from benchmarks.fakes import main as run  # so that workers import the stage by its name
+
+    run()

@@ -1,0 +1,108 @@
+"""Where the members of a tar lie, in every form of tar that webdataset's users have."""
+
+import hashlib
+import io
+import tarfile
+
+import pytest
+
+from vecap_tasks.core.files import BlockStream, Digesting
+from vecap_tasks.core.tar import read_groups, read_members
+from vecap_tasks.errors import CorruptError
+
+NAMES = ["a/000.jpg", "a/000.json", "./b.x/001.JPG", "001.seg.png", "no_ending", "ü.txt", f"{'long/' * 30}name.jpg"]
+
+
+def _tar(names, kind, **extra):
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=kind) as tar:
+        folder = tarfile.TarInfo("a.folder")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = 700 * number
+            info.pax_headers = extra
+            tar.addfile(info, io.BytesIO(bytes([number]) * info.size))
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("names", [NAMES[:-1], NAMES])
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_those_that_tarfile_finds(names, kind):
+    data = _tar(names, kind)
+    found = list(read_members(io.BytesIO(data), "a.tar"))
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        wanted = {entry.name: (entry.offset_data, entry.size) for entry in tar if entry.isreg()}
+    assert [(f"{one.key}.{one.kind}".lower(), (one.offset, one.size)) for one in found] == [
+        (name.lower(), place) for name, place in wanted.items() if name != "no_ending"
+    ]
+    assert [(one.key, one.kind) for one in found][2:4] == [("./b.x/001", "jpg"), ("001", "seg.png")]
+
+
+def test_headers_that_are_not_plain_are_met_in_the_middle():
+    """tarfile goes on from there: nothing twice, nothing lost."""
+    data = _tar(["0.jpg", "1.jpg", f"{'x' * 120}.jpg", "3.jpg"], tarfile.GNU_FORMAT)
+    assert [one.key for one in read_members(io.BytesIO(data), "a.tar")] == ["0", "1", "x" * 120, "3"]
+
+
+def test_the_caller_may_read_between_two_members():
+    stream = io.BytesIO(_tar(["0.jpg", "1.jpg", "2.jpg"], tarfile.PAX_FORMAT, comment="x"))
+    read = []
+    for member in read_members(stream, "a.tar"):
+        stream.seek(member.offset)
+        read.append(stream.read(member.size))
+    assert read == [b"", b"\1" * 700, b"\2" * 1400]
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_cut_short_is_named(kind):
+    data = _tar(["0.jpg", "1.jpg", "2.jpg"], kind, comment="x")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        tar.getmembers()
+        end = tar.offset
+    for cut in range(0, end + 512, 100):
+        with pytest.raises(CorruptError, match=r"a\.tar is (cut short|(cut short or )?damaged) (after|at) byte"):
+            list(read_members(io.BytesIO(data[:cut]), "a.tar"))
+    assert len(list(read_members(io.BytesIO(data[: end + 512]), "a.tar"))) == 3
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
+def test_a_changed_header_is_named(kind):
+    data = bytearray(_tar(["0.jpg", "1.jpg"], kind, comment="x"))
+    at = data.index(b"1.jpg") if kind == tarfile.USTAR_FORMAT else data.index(b"././@PaxHeader", 600)
+    data[at + 3] ^= 1
+    with pytest.raises(CorruptError, match=rf"a\.tar is damaged at byte {at}"):
+        list(read_members(io.BytesIO(bytes(data)), "a.tar"))
+
+
+def test_an_empty_tar_has_no_members():
+    assert list(read_members(io.BytesIO(bytes(1024)), "a.tar", strict=True)) == []
+
+
+def test_a_strict_reader_wants_two_blocks_of_zeros_and_nothing_behind_them():
+    data = _tar(["0.jpg", "1.jpg"], tarfile.USTAR_FORMAT)
+    end = len(data.rstrip(b"\0")) // 512 * 512 + 512
+    for whole in (data, data[: end + 1024]):
+        assert len(list(read_members(io.BytesIO(whole), "a.tar", strict=True))) == 2
+    for broken, problem in [
+        (data[: end + 512], f"cut short after byte {end}"),
+        (data[: end + 1024] + b"more", f"damaged at byte {end}"),
+    ]:
+        assert len(list(read_members(io.BytesIO(broken), "a.tar"))) == 2
+        with pytest.raises(CorruptError, match=rf"a\.tar is {problem}"):
+            list(read_members(io.BytesIO(broken), "a.tar", strict=True))
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
+def test_a_tar_is_read_in_order_and_its_bytes_pass_once(kind):
+    data = _tar([f"{number % 7}.jpg" for number in range(60)], kind, comment="x")
+    digesting = Digesting(io.BytesIO(data))
+    stream = BlockStream(digesting, block=512)
+    read = [
+        (key, [(member.kind, member.read(stream)) for member in members])
+        for key, members in read_groups(stream, "a.tar", strict=True)
+    ]
+    assert read == [(str(n % 7), [("jpg", bytes([n]) * 700 * n)]) for n in range(60)]
+    item = digesting.input("a.tar")
+    assert (item.digest, item.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
