@@ -16,7 +16,7 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 1 for a failure said in one line, 2 for wrong usage."""
-    parser = _parser()
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(
         level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(message)s", stream=sys.stderr
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of `vecap` with all its subcommands."""
     from vecap_tasks.cli import demo, mixture, quarantine, run, versions
 
     parser = argparse.ArgumentParser(
