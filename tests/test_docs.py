@@ -1,20 +1,32 @@
-"""Configuration shown in the documentation is configuration that is accepted."""
+"""The documentation shows valid configuration and commands, and its generated pages are current."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import DEMO, REPOSITORY
+from tools import reference, vocabulary
+from vecap_tasks.cli.__main__ import build_parser
 from vecap_tasks.config import parse_config, read_yaml
 
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 BLOCKS = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in PAGES
     for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+]
+COMMANDS = [
+    pytest.param(command, id=f"{page.name}: {command}"[:90])
+    for page in PAGES
+    for block in re.findall(r"```(?:sh|bash|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for command in re.findall(
+        r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(vecap (?:[a-z]|--).*)$", block.replace("\\\n", " "), re.MULTILINE
+    )
 ]
 SOURCES = re.findall(r"`(\{kind: .*?\})`", (REPOSITORY / "docs" / "crawl.md").read_text(encoding="utf-8"))
 
@@ -44,6 +56,29 @@ def test_links_of_a_page_lead_somewhere(page):
         assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_in_the_documentation_exists(command):
+    words = shlex.split(command.partition(" #")[0].rstrip(" &"), comments=True)
+    words = words[1 : next((at for at, word in enumerate(words) if word in ("|", ">", "&&", ";")), len(words))]
+    build_parser().parse_args([word for word in words if word != "&"])
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="argparse formats help differently in each Python")
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_a_generated_page_is_current(name):
+    page = (reference.FOLDER / name).read_text(encoding="utf-8")
+    assert page == reference.PAGES[name](), "run `make docs`"
+
+
+def test_every_setting_has_a_description():
+    page = reference.PAGES["settings.md"]()
+    assert [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")] == []
+
+
+def test_names_and_prose_use_the_standard_terms():
+    assert list(vocabulary.check(REPOSITORY)) == []
+
+
 def test_the_caption_of_the_arms_chart_names_what_its_bars_show(demo_config):
     before = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("](docs/images/arms.png)")[0]
     caption = before.split("\n\n")[-2]
@@ -55,3 +90,4 @@ def test_the_caption_of_the_arms_chart_names_what_its_bars_show(demo_config):
 def test_there_is_something_to_test():
     assert len(BLOCKS) >= 4
     assert len(SOURCES) >= 6
+    assert len(COMMANDS) >= 30
