@@ -1,4 +1,4 @@
-"""Errors a user sees in one line, and failures of single pages or images with a stable reason."""
+"""Exceptions, their one-line messages, and per-item failures with stable reason identifiers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, requires
 
 log = logging.getLogger(__name__)
 
-_DAY = 86_400.0  # seconds
+_MAX_RETRY_AFTER = 86_400.0  # seconds
 _SECONDS = re.compile(r"\d+(?:\.\d*)?")
-# Parts of the RuntimeErrors of executors and event loops in a process that is ending, or that may start no thread.
-_PROCESS = ("shutdown", "can't start new thread", "loop is closed")
+# Fragments of the RuntimeErrors that executors and event loops raise at process shutdown or when out of threads.
+_SHUTDOWN_MESSAGES = ("shutdown", "can't start new thread", "loop is closed")
 
 
 class VecapError(Exception):
@@ -22,26 +22,26 @@ class VecapError(Exception):
 
 
 class PermanentError(VecapError):
-    """A failure that a retry cannot help: the configuration, an input file or the data must change first.
+    """A failure that a retry cannot fix: the configuration, an input file or the data must change first.
 
-    Airflow does not retry it, and neither does the executor.
+    Neither Airflow nor the executor retries it.
     """
 
 
 class ConfigError(PermanentError):
-    """The configuration is missing, unreadable or holds a value that cannot be used."""
+    """The configuration is missing, unreadable, or has an invalid value."""
 
 
 class GateFailed(PermanentError):
-    """The quality gate refused a crawl. Nothing is published; trying again without a change cannot help."""
+    """The quality gate rejected a crawl. Nothing is published, and a retry without a change fails again."""
 
 
 class CorruptError(PermanentError):
-    """A file differs from what its manifest says."""
+    """A file differs from its record in the manifest."""
 
 
 def format_error(error: BaseException) -> str:
-    """Return *error* as a single line for a person, naming the remedy where the cause is a known one."""
+    """Return *error* as a single line, with the remedy if the cause is known."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" writing {error.filename}" if error.filename else ""
         return f"no space left on the disk{where}; free some or move `root` elsewhere, then run the same command again"
@@ -53,15 +53,16 @@ def format_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-_PACKAGES = {"cv2": "opencv-python-headless", "psycopg2": "psycopg2-binary"}  # named otherwise than their modules
-_EXTRAS = {"rewrite": "captioning", "evaluate": "train", "demo": "crawl", "services": "local"}  # others: their own name
+_PACKAGES = {"cv2": "opencv-python-headless", "psycopg2": "psycopg2-binary"}  # module name -> distribution name
+# Command or stage -> extra, where the names differ.
+_EXTRAS = {"rewrite": "captioning", "evaluate": "train", "demo": "crawl", "services": "local"}
 _EXTRA = re.compile(r"""([\w.-]+)[^;]*; *extra *== *['"]([\w-]+)['"]""")
 
 
 def missing_extra(error: ModuleNotFoundError, part: str = "") -> str | None:
-    """Return in one line which of our extras brings the module that *error* misses, or None if no extra does.
+    """Return a one-line message naming the extra that installs the module missing in *error*, or None if none does.
 
-    If several do, that of *part*, a command or stage, is named if it is one of them.
+    If several extras install it and the one for *part*, a command or stage, is among them, name only that one.
     """
     module = (error.name or "").partition(".")[0]
     package = _PACKAGES.get(module, module.replace("_", "-"))
@@ -83,16 +84,16 @@ def load_problem(error: BaseException) -> str:
     """Return in one line why transformers cannot load a model or tokenizer."""
     if "trust_remote_code" in str(error):  # its files have an `auto_map`
         return (
-            "it needs Python code of its own (`auto_map`), which is never run here; "
-            "choose a model whose architecture transformers has, or serve it (backend: openai)"
+            "it requires custom Python code (`auto_map`), which vecap never runs; "
+            "choose a model whose architecture transformers supports, or serve it (backend: openai)"
         )
     return format_error(error)
 
 
 class Failure(Exception):
-    """One download or one image failed. `reason` is an identifier to count by, `detail` is for people.
+    """A download or an image failed. `reason` is a stable identifier, `detail` is free text.
 
-    Failures that may pass are `temporary`; `retry_after` is what the server asked for, in seconds.
+    `temporary` failures may succeed on a retry. `retry_after` is the wait that the server requested, in seconds.
     """
 
     def __init__(
@@ -106,23 +107,23 @@ class Failure(Exception):
 
     @property
     def message(self) -> str:
-        """`reason`, or `reason: detail`, as it stands in the column `error_message`."""
+        """`reason`, or `reason: detail`, as in the column `error_message`."""
         return str(self)
 
 
 def retry_after_seconds(header: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for, at most a day; None without a header that can be read.
+    """Return the wait that a Retry-After header requests in seconds, at most one day; None if missing or invalid.
 
-    The value is a number or a date (RFC 9110, section 10.2.3). Fractions of a second, which some servers send, count.
+    The value is a number or a date (RFC 9110, section 10.2.3). Fractional seconds, which some servers send, are valid.
     """
     text = (header or "").strip()
     if _SECONDS.fullmatch(text):
-        return min(float(text), _DAY)
+        return min(float(text), _MAX_RETRY_AFTER)
     try:
         until = parsedate_to_datetime(text)
         if until.tzinfo is None:
             until = until.replace(tzinfo=UTC)
-        return min(max(0.0, (until - datetime.now(UTC)).total_seconds()), _DAY)
+        return min(max(0.0, (until - datetime.now(UTC)).total_seconds()), _MAX_RETRY_AFTER)
     except (ValueError, OverflowError):
         return None
 
@@ -130,14 +131,13 @@ def retry_after_seconds(header: str | None) -> float | None:
 def failure_of(error: Exception, where: str) -> Failure:
     """Return why the page, record, image or row *where* failed: *error* itself, or `unexpected` with its type.
 
-    What comes from outside may raise anything in the code that reads it, and must cost itself only. An exception that
-    nobody foresaw is logged, so that it is seen and fixed. Raises *error* where the fault is not the input's: an error
-    for the user, of our own storage, a lack of memory, or a process that is ending.
+    Third-party parsers may raise any exception on external input; it must fail only that item. Unexpected exceptions
+    are logged. Raises *error* if the input is not the cause: a VecapError, OSError, MemoryError, or process shutdown.
     """
     if isinstance(error, Failure):
         return error
-    ending = type(error) is RuntimeError and any(part in str(error) for part in _PROCESS)
-    if ending or isinstance(error, VecapError | OSError | MemoryError):
+    shutdown = type(error) is RuntimeError and any(part in str(error) for part in _SHUTDOWN_MESSAGES)
+    if shutdown or isinstance(error, VecapError | OSError | MemoryError):
         raise error
     name = type(error).__name__
     log.warning("%.500s: unexpected %s: %.200s", where, name, error, exc_info=log.isEnabledFor(logging.DEBUG))

@@ -1,1 +1,1 @@
-"""The command line's commands, by what they are for."""
+"""The subcommands of `vecap`, one module per group."""

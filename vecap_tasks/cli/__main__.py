@@ -1,4 +1,4 @@
-"""`vecap …`: every stage and every question about versions, from the command line, by the code that Airflow runs."""
+"""The `vecap` command line: runs the same stage code as Airflow, and inspects versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0, 1 for a failure said in one line, 2 for wrong usage."""
+    """Run one command and return its exit code: 0 for success, 1 for a reported failure, 2 for wrong usage."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     logging.basicConfig(
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return command(arguments)
     except KeyboardInterrupt:
-        print("vecap: stopped; the same command goes on from here", file=sys.stderr)
+        print("vecap: Interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -35,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (VecapError, OSError, ModuleNotFoundError) as error:
         reason = format_error(error)
         if isinstance(error, ModuleNotFoundError):
-            needed = missing_extra(error, arguments.subcommand)
-            if needed is None:
+            extra = missing_extra(error, arguments.subcommand)
+            if extra is None:
                 raise
-            reason = f"{arguments.subcommand} {needed}"
+            reason = f"{arguments.subcommand} {extra}"
         if arguments.verbose:
-            logging.exception("in full:")
+            logging.exception("Traceback:")
         print(f"vecap: {reason}", file=sys.stderr)
         return 1
 

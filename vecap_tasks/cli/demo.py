@@ -1,4 +1,4 @@
-"""`vecap demo` and `vecap services`: the miniature web, and the services of one machine."""
+"""`vecap demo` and `vecap services`: the demo website, and the local services."""
 
 from __future__ import annotations
 
@@ -18,52 +18,54 @@ _SEED = 0
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    summary = "make and serve the miniature web, take it through the pipeline"
+    summary = "create and serve a demo website, and run it through the pipeline"
     parser = commands.add_parser("demo", help=summary, description=summary, epilog="example: vecap demo web --days 3")
     parts = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     web = add_command(
         parts,
         "web",
-        "write the miniature web, its crawls and the evaluation set",
+        "write the demo website, its crawls and the evaluation set",
         "vecap demo web --days 3",
         configured=False,
     )
-    web.add_argument("--out", type=Path, default=None, metavar="DIR", help=f"where to write ({_HOME})")
+    web.add_argument("--out", type=Path, default=None, metavar="DIR", help=f"output folder (default: {_HOME})")
     web.add_argument(
-        "--day", type=dt.date.fromisoformat, default=dt.date(2026, 1, 1), help="the first day (2026-01-01)"
+        "--day", type=dt.date.fromisoformat, default=dt.date(2026, 1, 1), help="first day (default: 2026-01-01)"
     )
-    web.add_argument("--days", type=_positive, default=_DAYS, metavar="N", help="crawls to write, one a day (1)")
-    web.add_argument("--images", type=_positive, default=_IMAGES, metavar="N", help=f"images a day ({_IMAGES})")
+    web.add_argument("--days", type=_positive, default=_DAYS, metavar="N", help="daily crawls to write (default: 1)")
+    web.add_argument(
+        "--images", type=_positive, default=_IMAGES, metavar="N", help=f"images per day (default: {_IMAGES})"
+    )
     web.add_argument(
         "--bad-day",
         type=dt.date.fromisoformat,
         action="append",
         default=[],
         metavar="DAY",
-        help="a day on which no image can be had, for the quality gate to refuse; may be given several times",
+        help="day on which every download fails, so that the quality gate rejects it (repeatable)",
     )
-    web.add_argument("--seed", type=int, default=_SEED, help="the same seed gives the same bytes (0)")
+    web.add_argument("--seed", type=int, default=_SEED, help="random seed; the output is deterministic (default: 0)")
     web.add_argument(
         "--described",
         type=_share,
         default=None,
         metavar="P",
-        help="share of AltText that describes its picture, instead of the usual 0.16",
+        help="share of AltText that describes its image (default: 0.16)",
     )
     web.set_defaults(command=_web)
 
     serve = add_command(
-        parts, "serve", "serve the miniature web on localhost until interrupted", "vecap demo serve", configured=False
+        parts, "serve", "serve the demo website on localhost until interrupted", "vecap demo serve", configured=False
     )
-    serve.add_argument("--out", type=Path, default=None, metavar="DIR", help=f"where it was written ({_HOME})")
-    serve.add_argument("--port", type=int, default=None, help="the port (${VECAP_WEB_PORT:-8765})")
+    serve.add_argument("--out", type=Path, default=None, metavar="DIR", help=f"folder of the website ({_HOME})")
+    serve.add_argument("--port", type=int, default=None, help="port (default: ${VECAP_WEB_PORT:-8765})")
     serve.set_defaults(command=_serve)
 
     run = add_command(
         parts,
         "run",
-        "take one crawl through Airflow to an evaluated model; this is `make demo`",
+        "run one crawl through Airflow to an evaluated model, as `make demo` does",
         "vecap demo run",
         configured=False,
     )
@@ -74,14 +76,14 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"at least 1, not {number}")
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
     return number
 
 
 def _share(text: str) -> float:
     number = float(text)
     if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"between 0 and 1, not {text}")
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, not {text}")
     return number
 
 
@@ -108,7 +110,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from vecap_tasks.demo.serve import serve
 
     port = arguments.port or int(expand("${VECAP_WEB_PORT:-8765}"))
-    print(f"the miniature web is at http://localhost:{port}/; Ctrl-C ends it", file=sys.stderr)
+    print(f"serving the demo website at http://localhost:{port}/; press Ctrl-C to stop", file=sys.stderr)
     serve(_out(arguments), port=port)
     return 0
 
@@ -126,7 +128,7 @@ def _add_services(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(
         commands,
         "services",
-        "start, end or show Airflow, Dask, MLflow and their database on this machine",
+        "start, stop or show Airflow, Dask, MLflow and their database on this machine",
         "vecap services up",
         configured=False,
     )

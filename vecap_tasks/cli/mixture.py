@@ -1,4 +1,4 @@
-"""`vecap mixture create`, `list`, `show`, `verify`: the recipes that models are trained on."""
+"""`vecap mixture create`, `list`, `show`, `verify`: training data mixtures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vecap_tasks.train.data.mixture import Mixture, TarsPart, mixture_names, rea
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
-    summary = "record and look at mixtures: what a model is trained on, by source and weight"
+    summary = "record and inspect mixtures: training data by source and weight"
     parser = commands.add_parser(
         "mixture",
         help=summary,
@@ -28,11 +28,11 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     create = add_command(
         verbs,
         "create",
-        "record the mixture of train.mixture, or of a recipe; other people's tars are read once for it",
+        "record the mixture in train.mixture or in a recipe; reads third-party tars once",
         "vecap mixture create --config FILE --recipe mixture.yaml --version 2026-01-01",
     )
-    create.add_argument("--recipe", metavar="FILE", help="a YAML file with `name` and `sources`, for train.mixture")
-    create.add_argument("--version", metavar="V", help="the version that {version} stands for in it")
+    create.add_argument("--recipe", metavar="FILE", help="YAML file with `name` and `sources`; replaces train.mixture")
+    create.add_argument("--version", metavar="V", help="value of {version} in the recipe")
     create.set_defaults(command=_create)
 
     listed = add_command(verbs, "list", "list the recorded mixtures", "vecap mixture list --config FILE")
@@ -45,7 +45,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     verify = add_command(
         verbs,
         "verify",
-        "read other people's tars again and compare them, and the versions' digests, with what was recorded",
+        "re-read third-party tars and compare them, and the digests of versions, with the record",
         "vecap mixture verify --config FILE vecap-dfn",
     )
     verify.add_argument("name", metavar="NAME")
@@ -60,7 +60,7 @@ def _create(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     recipe = config.train.mixture
     if recipe is None or isinstance(recipe, str):
-        raise ConfigError("there is no recipe to record; describe one in train.mixture, or name a file with --recipe")
+        raise ConfigError("no recipe to record; define train.mixture, or pass a file with --recipe")
     _print(config, make_mixture(config, recipe, arguments.version), machine=arguments.json)
     return 0
 
@@ -71,7 +71,7 @@ def _recipe(file: str) -> Any:
     try:
         return read_yaml(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"the recipe {file} cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"cannot read the recipe {file}: {' '.join(str(error).split())}") from error
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -105,11 +105,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     mixture = read_mixture(Store(config.resolve(config.root)), config.dataset, arguments.name)
     corruptions = check_mixture(config, mixture)
     if arguments.json:
-        print_json([asdict(damage) for damage in corruptions])
+        print_json([asdict(corruption) for corruption in corruptions])
     else:
-        for damage in corruptions:
-            print(f"{damage.path}: {damage.problem}")
-        print(f"{mixture.name} is {'damaged' if corruptions else 'as it was recorded'}: {len(mixture.sources)} sources")
+        for corruption in corruptions:
+            print(f"{corruption.path}: {corruption.problem}")
+        sources = f"{len(mixture.sources)} sources"
+        print(f"CORRUPT: {len(corruptions)} problems in {sources}" if corruptions else f"OK: {sources} verified")
     return 1 if corruptions else 0
 
 
@@ -123,12 +124,12 @@ def _print(config: Config, mixture: Mixture, *, machine: bool) -> None:
     rows: list[tuple[str, ...]] = []
     for source in mixture.sources:
         mixed_p = config.train.mixed_p if source.mixed_p is None else source.mixed_p
-        arm = source.arm or "of the run"
-        shown = f"{arm}, p {mixed_p:g}" if arm in ("mixed", "of the run") else arm
+        arm = source.arm or "from run"
+        shown = f"{arm}, p {mixed_p:g}" if arm in ("mixed", "from run") else arm
         counts = (f"{source.samples:,}", f"{source.weight:g}", f"{quota(source.samples, source.weight):,}")
         rows.append((source.kind, source.name, *counts, shown, source.digest[:12]))
-    print_table(("kind", "source", "samples", "weight", "an epoch", "arm", "digest"), rows)
+    print_table(("kind", "source", "samples", "weight", "per epoch", "arm", "digest"), rows)
     for source in mixture.sources:
         if isinstance(source, TarsPart) and source.skipped:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(source.skipped.items()))
-            print(f"left out of {source.name}: {reasons}")
+            print(f"skipped in {source.name}: {reasons}")

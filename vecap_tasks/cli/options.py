@@ -1,4 +1,4 @@
-"""Options, output and progress display that several commands share."""
+"""Options, output and progress display shared by the commands."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from typing import Any
 
 from vecap_tasks.config import Config, load_config
 
-Commands = argparse._SubParsersAction  # the only name that argparse has for what add_subparsers returns
+Commands = argparse._SubParsersAction  # argparse has no public name for the return type of add_subparsers
 
 
 def add_command(
     commands: Commands[argparse.ArgumentParser], name: str, summary: str, example: str, *, configured: bool = True
 ) -> argparse.ArgumentParser:
-    """Add the command *name*, with its example in `--help` and the options that every command has."""
+    """Add the command *name*, with its example in `--help` and the common options."""
     parser = commands.add_parser(name, help=summary, description=summary, epilog=f"example: {example}")
     if configured:
-        parser.add_argument("--config", required=True, metavar="FILE", help="the configuration, a YAML file")
+        parser.add_argument("--config", required=True, metavar="FILE", help="configuration file (YAML)")
         parser.add_argument(
-            "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="change one setting"
+            "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one setting"
         )
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
-    parser.add_argument("--verbose", action="store_true", help="log more, and show where an error came from")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--verbose", action="store_true", help="log debug messages and tracebacks")
     return parser
 
 
 def configuration(arguments: argparse.Namespace) -> Config:
-    """Return the configuration that the arguments name. Raises ConfigError."""
+    """Return the configuration from `--config` and `--set`. Raises ConfigError."""
     return load_config(arguments.config, arguments.overrides)
 
 
 def print_json(value: Any) -> None:
-    """Print *value* for a machine: one JSON document on standard output."""
+    """Print *value* as one JSON document on standard output."""
     print(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True))
 
 
 def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print aligned columns, numbers to the right."""
+    """Print aligned columns, numbers right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
     for row in (header, *rows):
         cells = []
@@ -51,12 +51,12 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-_EVERY_SECONDS = 5.0
+_LOG_INTERVAL = 5.0  # seconds
 
 
 @contextmanager
 def progress(what: str, unit: str = "shards") -> Iterator[Callable[[int, int], None]]:
-    """Give a function that takes (done, total) and shows it on standard error."""
+    """Yield a function that takes (done, total) and shows progress on standard error."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -77,7 +77,7 @@ def progress(what: str, unit: str = "shards") -> Iterator[Callable[[int, int], N
 
     def line(done: int, total: int) -> None:
         nonlocal shown
-        if total and (done == total or time.monotonic() - shown >= _EVERY_SECONDS):
+        if total and (done == total or time.monotonic() - shown >= _LOG_INTERVAL):
             shown = time.monotonic()
             print(f"{what}: {done} of {total} {unit}", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""`vecap quarantine`: which rows a version refuses and why, and letting some of them go on."""
+"""`vecap quarantine`: list rejected rows and their reasons, and release rows."""
 
 from __future__ import annotations
 
@@ -13,26 +13,34 @@ from vecap_tasks.core.version import Version, read_version
 from vecap_tasks.errors import VecapError
 
 _ACTIONS = ("list", "release", "withdraw", "releases")
-_ROWS = 20  # shown where a reason is asked for
+_ROWS = 20  # default number of rows with --reason
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(
         commands,
         "quarantine",
-        "list the rows that a version refuses, by reason; release some: the next run makes a revision with them",
+        "list the rejected rows of a version by reason, or release rows; the next run publishes a revision with them",
         'vecap quarantine release --config configs/demo.yaml --version 2026-01-01 --reason flat --note "line art"',
     )
     parser.add_argument(
-        "action", nargs="?", choices=_ACTIONS, default="list", help="what to do; releases lists the entries (list)"
+        "action", nargs="?", choices=_ACTIONS, default="list", help="default: list; releases lists recorded releases"
     )
-    parser.add_argument("--version", required=True, metavar="V", help="the version to look at, such as 2026-01-01")
-    parser.add_argument("--reason", metavar="R", help="rows refused for this; to be released: this reason for all rows")
-    parser.add_argument("--uid", action="append", default=[], metavar="UID", help="a row, whatever refuses it; again")
-    parser.add_argument("--limit", type=int, metavar="N", help=f"rows to show ({_ROWS} of a reason, none of all)")
-    parser.add_argument("--offset", type=int, default=0, metavar="N", help="rows to leave out before them (0)")
-    parser.add_argument("--note", default="", help="why, for whoever reads it later; a release needs one")
-    parser.add_argument("--by", default="", metavar="NAME", help="who decided it (the user who runs the command)")
+    parser.add_argument("--version", required=True, metavar="V", help="version to inspect, e.g. 2026-01-01")
+    parser.add_argument(
+        "--reason",
+        metavar="R",
+        help="list: rows rejected for this reason; release: waive it for all rows",
+    )
+    parser.add_argument(
+        "--uid", action="append", default=[], metavar="UID", help="row to release for all its reasons (repeatable)"
+    )
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help=f"rows to show (default: {_ROWS} with --reason, otherwise 0)"
+    )
+    parser.add_argument("--offset", type=int, default=0, metavar="N", help="rows to skip (default: 0)")
+    parser.add_argument("--note", default="", help="why the rows are released; required for a release")
+    parser.add_argument("--by", default="", metavar="NAME", help="who decided (default: the current user)")
     parser.set_defaults(command=_quarantine)
 
 
@@ -51,24 +59,25 @@ def _list(store: Store, version: Version, arguments: argparse.Namespace) -> int:
     from vecap_tasks.quality.quarantine import Page, list_reasons, list_rows
 
     if (arguments.limit is not None and arguments.limit < 0) or arguments.offset < 0:
-        raise VecapError("--limit and --offset count rows; give 0 or more")
+        raise VecapError("--limit and --offset must be 0 or more")
     limit = (_ROWS if arguments.reason else 0) if arguments.limit is None else arguments.limit
     reasons = list_reasons(store, version)
     page = list_rows(store, version, arguments.reason, limit, arguments.offset) if limit else Page(0, ())
     if arguments.json:
         rows = [asdict(row) for row in page.rows]
-        print_json({"reasons": [asdict(one) for one in reasons], "total": page.total, "rows": rows})
+        print_json({"reasons": [asdict(reason) for reason in reasons], "total": page.total, "rows": rows})
         return 0
     if not reasons:
-        print(f"{version.name} refuses no row")
+        print(f"{version.name} has no rejected rows")
         return 0
     header = ("reason", "rows", "only reason", "", "description")
     print_table(header, [
-        (one.reason, f"{one.rows:,}", f"{one.only_reason:,}", "" if one.releasable else "final", one.description)
-        for one in reasons
+        (reason.reason, f"{reason.rows:,}", f"{reason.only_reason:,}",
+         "" if reason.releasable else "final", reason.description)
+        for reason in reasons
     ])  # fmt: skip
     if limit:
-        why = f" refused for {arguments.reason}" if arguments.reason else ""
+        why = f" rejected for {arguments.reason}" if arguments.reason else ""
         print(f"\n{len(page.rows):,} of {page.total:,} rows{why}")
     for row in page.rows:
         size = f"{row.original_width}x{row.original_height}" if row.original_width else row.error_message or ""
@@ -84,7 +93,7 @@ def _releases(store: Store, version: Version, arguments: argparse.Namespace) -> 
         print_json([asdict(entry) for entry in entries])
         return 0
     if not entries:
-        print(f"nothing was released for {version.interval}")
+        print(f"no releases for {version.interval}")
     for entry in entries:
         what = f"reason {entry.reason}" if entry.reason else f"{len(entry.uids):,} rows"
         print(f"{entry.at}  {entry.action:<8}  {what}  by {entry.by}: {entry.note}")
@@ -100,5 +109,6 @@ def _decide(store: Store, version: Version, arguments: argparse.Namespace) -> in
     if arguments.json:
         print_json({"entry": name})
     else:
-        print(f"wrote {name}; the next `vecap run --version {version.interval}` makes the version that follows from it")
+        command = f"vecap run --version {version.interval}"
+        print(f"recorded {name}; run `{command}` to publish a new revision with the change")
     return 0

@@ -1,4 +1,4 @@
-"""`vecap run` and one command per stage: the work itself, without Airflow."""
+"""`vecap run` and one command per stage: run the pipeline without Airflow."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from vecap_tasks.errors import GateFailed, format_error
 
 _SUMMARIES = {
     "crawl": "find AltText and images in the sources, download and decode the images",
-    "quality": "judge every row and the whole crawl; a bad crawl is refused",
-    "rewrite": "have the VLM describe the images and the LLM fuse that with the AltText",
-    "assemble": "write the training shards and the dataset card; this publishes the version",
-    "train": "train CLIP, one model for each arm and seed",
-    "evaluate": "measure retrieval and zero-shot classification of the trained models",
+    "quality": "apply the row rules and the quality gate",
+    "rewrite": "write VeC with the VLM, and VeCap with the LLM from AltText and VeC",
+    "assemble": "write the training shards and the dataset card, and publish the version",
+    "train": "train one CLIP model per arm and seed",
+    "evaluate": "evaluate the trained models on retrieval and zero-shot classification",
 }
 
 
-# What this process imports for a stage, whatever its workers do: it is looked for before hours of work.
+# Modules that this process imports for a stage. Checked first, before hours of work.
 _IMPORTS = {
     "quality": ("great_expectations", "mlflow"),
     "assemble": ("matplotlib", "mlflow"),
@@ -44,17 +44,19 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     run = add_command(
         commands,
         "run",
-        "take one interval through all stages",
+        "run one interval through all stages",
         "vecap run --config configs/demo.yaml --version 2026-01-01 --set train.epochs=2",
     )
     today = datetime.now(UTC).date().isoformat()
-    run.add_argument("--version", default=today, metavar="V", help="the interval to make, such as 2026-01-01 (today)")
+    run.add_argument(
+        "--version", default=today, metavar="V", help="interval to process, e.g. 2026-01-01 (default: today)"
+    )
     _add_retry(run)
     run.set_defaults(command=partial(_run, tuple(STAGES)))
     for name, summary in _SUMMARIES.items():
         example = f"vecap {name} --config configs/demo.yaml --version 2026-01-01"
         stage = add_command(commands, name, summary, example)
-        stage.add_argument("--version", required=True, metavar="V", help="the version to work on, such as 2026-01-01")
+        stage.add_argument("--version", required=True, metavar="V", help="version to process, e.g. 2026-01-01")
         _add_retry(stage)
         stage.set_defaults(command=partial(_run, (name,)))
 
@@ -65,14 +67,14 @@ def _add_retry(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="REASON,…",
-        help="work on the revision of the version that tries its failed downloads again, and takes over all else; "
-        "of these reasons (http_503,timeout), or of all that may pass",
+        help="create or resume a revision that retries the version's failed downloads and reuses everything else; "
+        "retry these reasons (e.g. http_503,timeout), or by default all temporary ones",
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Done:
-    """One stage's outcome: what it did in this call, and the manifest it has now."""
+class _StageOutcome:
+    """What one stage did in this call, and its manifest."""
 
     manifest: Manifest
     shards: int
@@ -80,7 +82,7 @@ class _Done:
 
 
 def _check_imports(stages: tuple[str, ...]) -> None:
-    """Raise ModuleNotFoundError for the first module that *stages* will miss."""
+    """Raise ModuleNotFoundError for the first missing module of *stages*."""
     for stage in stages:
         for module in _IMPORTS.get(stage, ()):
             if find_spec(module) is None:
@@ -93,34 +95,34 @@ def _run(stages: tuple[str, ...], arguments: argparse.Namespace) -> int:
     if arguments.retry_failed is not None:
         retry = {"version": name, "reasons": [reason for reason in arguments.retry_failed.split(",") if reason]}
         arguments.overrides.append(f"crawl.retry_failed={json.dumps(retry)}")
-        name = interval_of(name)  # the retry makes another revision of it
+        name = interval_of(name)  # the retry is another revision of the interval
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
     if config.crawl.retry_failed is not None:
         from vecap_tasks.crawl.previous_crawl import open_previous
 
-        open_previous(store, config, interval_of(name))  # before a revision is registered for nothing
+        open_previous(store, config, interval_of(name))  # fails before a revision is registered
     version = open_version(config, store, name)
     if not arguments.json:
         print(version_status(store, version), flush=True)
-    done = {}
+    outcomes = {}
     for stage in stages:
         try:
-            done[stage] = _stage(stage, config, version)
+            outcomes[stage] = _run_stage(stage, config, version)
         except GateFailed as error:
-            _keep_refusal(config, version, error)
+            _record_rejection(config, version, error)
             raise
         if not arguments.json:
-            _say(version, stage, done[stage])
+            _print_outcome(version, stage, outcomes[stage])
         _record(stage, config, version)
     if arguments.json:
-        print_json([_as_json(version, name, outcome) for name, outcome in done.items()])
-    elif "evaluate" in done:
-        _show_results(store, done["evaluate"].manifest)
+        print_json([_as_json(version, name, outcome) for name, outcome in outcomes.items()])
+    elif "evaluate" in outcomes:
+        _print_results(store, outcomes["evaluate"].manifest)
     return 0
 
 
-def _stage(name: str, config: Config, version: Version) -> _Done:
+def _run_stage(name: str, config: Config, version: Version) -> _StageOutcome:
     from vecap_tasks.core.executor import prepare, run_shards
     from vecap_tasks.core.stage import load_stage
 
@@ -132,7 +134,7 @@ def _stage(name: str, config: Config, version: Version) -> _Done:
         with progress(name) as report:
             run_shards(stage, shards, report)
     manifest = stage.commit()
-    return _Done(manifest, len(shards), time.monotonic() - start)
+    return _StageOutcome(manifest, len(shards), time.monotonic() - start)
 
 
 def _record(name: str, config: Config, version: Version) -> None:
@@ -146,36 +148,36 @@ def _record(name: str, config: Config, version: Version) -> None:
         lineage.record_clip(config, version)
         if config.evaluate.champion.approval:
             decision = lineage.decide_champion(config, version)
-            asked = "; a person has to approve it: trigger the DAG vecap_clip" if decision.moves else ""
-            print(f"{decision}{asked}", file=sys.stderr)
+            hint = "; approval required: trigger the DAG vecap_clip" if decision.moves else ""
+            print(f"{decision}{hint}", file=sys.stderr)
         else:
             print(lineage.move_champion(config, version), file=sys.stderr)
 
 
-def _keep_refusal(config: Config, version: Version, error: GateFailed) -> None:
+def _record_rejection(config: Config, version: Version, error: GateFailed) -> None:
     from vecap_tasks import lineage
 
     lineage.keep_gate(config, version, format_error(error))
 
 
-def _say(version: Version, name: str, done: _Done) -> None:
-    counters = "  ".join(f"{key} {count:,}" for key, count in done.manifest.counters.items() if "." not in key)
-    work = f"{done.shards} shards in {done.seconds:.1f} s" if done.shards else "nothing to do"
-    print(f"{name:<9} {version.name}  {done.manifest.digest[:12]}  {work}  {counters}", flush=True)
+def _print_outcome(version: Version, name: str, outcome: _StageOutcome) -> None:
+    counters = "  ".join(f"{key} {count:,}" for key, count in outcome.manifest.counters.items() if "." not in key)
+    work = f"{outcome.shards} shards in {outcome.seconds:.1f} s" if outcome.shards else "nothing to do"
+    print(f"{name:<9} {version.name}  {outcome.manifest.digest[:12]}  {work}  {counters}", flush=True)
 
 
-def _as_json(version: Version, name: str, done: _Done) -> dict[str, Any]:
+def _as_json(version: Version, name: str, outcome: _StageOutcome) -> dict[str, Any]:
     return {
         "stage": name,
         "version": version.name,
-        "digest": done.manifest.digest,
-        "shards_run": done.shards,
-        "seconds": round(done.seconds, 3),
-        "counters": done.manifest.counters,
+        "digest": outcome.manifest.digest,
+        "shards_run": outcome.shards,
+        "seconds": round(outcome.seconds, 3),
+        "counters": outcome.manifest.counters,
     }
 
 
-def _show_results(store: Store, manifest: Manifest) -> None:
+def _print_results(store: Store, manifest: Manifest) -> None:
     from vecap_tasks.evaluate.report import format_table, read_results
 
     print()

@@ -1,4 +1,4 @@
-"""`vecap versions`, `diff`, `verify`, `lineage` and `gc`: list, compare, check, trace and delete versions."""
+"""`vecap versions`, `diff`, `verify`, `lineage` and `gc`: list, compare, verify, trace and delete versions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from vecap_tasks.cli.options import Commands, add_command, configuration, print_
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import list_versions, read_version
 
-_UNCHECKED = 3  # argparse has 2
+_EXIT_UNCHECKED = 3  # argparse exits with 2
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     versions = add_command(
         commands, "versions", "list the dataset's versions", "vecap versions --config configs/demo.yaml"
     )
-    versions.add_argument("--all", action="store_true", help="those too that are not finished")
+    versions.add_argument("--all", action="store_true", help="include unfinished versions")
     versions.set_defaults(command=_versions)
 
     diff = add_command(
@@ -28,14 +28,14 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "show what changed between two versions",
         "vecap diff --config configs/demo.yaml 2026-01-01 2026-01-02",
     )
-    diff.add_argument("a", metavar="A", help="the earlier version")
-    diff.add_argument("b", metavar="B", help="the later version")
+    diff.add_argument("a", metavar="A", help="earlier version")
+    diff.add_argument("b", metavar="B", help="later version")
     diff.set_defaults(command=_diff)
 
     verify = add_command(
         commands,
         "verify",
-        "check every file of a version, or of all, against the manifests",
+        "verify every file of one version, or of all, against the manifests",
         "vecap verify --config configs/demo.yaml --version 2026-01-01",
     )
     which = verify.add_mutually_exclusive_group(required=True)
@@ -46,18 +46,18 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     lineage = add_command(
         commands,
         "lineage",
-        "walk from a model or a version back to every crawl file, checking digests on the way",
+        "trace a model or version to its source files and verify checksums",
         "vecap lineage --config configs/demo.yaml 2026-01-01",
     )
     lineage.add_argument(
         "name",
         metavar="MODEL|VERSION",
-        help="a version, VERSION/ARM-SEED, models:/NAME@ALIAS in MLflow's registry, or a model's or run's id in MLflow",
+        help="a version, VERSION/ARM-SEED, models:/NAME@ALIAS in the MLflow registry, or an MLflow model or run ID",
     )
     lineage.add_argument(
         "--strict",
         action="store_true",
-        help="exit with 3 where something could not be checked, though nothing is wrong",
+        help="exit with 3 if something could not be verified",
     )
     lineage.set_defaults(command=_lineage)
     _add_gc(commands)
@@ -74,8 +74,8 @@ def _versions(arguments: argparse.Namespace) -> int:
         return 0
     shown = [summary for summary in found if arguments.all or summary.digest is not None]
     if not shown:
-        unfinished = f" ({len(found)} unfinished: --all shows them)" if found else ""
-        print(f"dataset {config.dataset} has no published version{unfinished}; make one with `vecap run`")
+        unfinished = f" ({len(found)} unfinished; --all shows them)" if found else ""
+        print(f"dataset {config.dataset} has no published version{unfinished}; run `vecap run` to create one")
         return 0
     print_table(
         ("version", "crawled", "downloaded", "accepted", "captioned", "assembled", "warnings", "digest"),
@@ -118,15 +118,23 @@ def _verify(arguments: argparse.Namespace) -> int:
     for version in versions:
         reports[version.name] = report = verify_version(store, version)
         if not arguments.json:
-            for damage in report.corruptions:
-                print(f"{damage.path}: {damage.problem}")
-            state = "damaged" if report.corruptions else "whole"
-            print(f"{version.name} is {state}: {report.files:,} files, {report.bytes:,} bytes checked", flush=True)
+            for corruption in report.corruptions:
+                print(f"{corruption.path}: {corruption.problem}")
+            prefix = f"{version.name}: " if arguments.all else ""
+            size = f"{report.files:,} files, {_megabytes(report.bytes)}"
+            count = len(report.corruptions)
+            print(
+                f"{prefix}CORRUPT: {count} problems in {size}" if count else f"{prefix}OK: {size} verified", flush=True
+            )
     if arguments.json:
-        print_json({name: asdict(one) for name, one in reports.items()} if arguments.all else asdict(report))
+        print_json({name: asdict(item) for name, item in reports.items()} if arguments.all else asdict(report))
     elif not versions:
-        print(f"dataset {config.dataset} has no version; make one with `vecap run`")
-    return 1 if any(one.corruptions for one in reports.values()) else 0
+        print(f"dataset {config.dataset} has no versions; run `vecap run` to create one")
+    return 1 if any(item.corruptions for item in reports.values()) else 0
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _lineage(arguments: argparse.Namespace) -> int:
@@ -139,21 +147,21 @@ def _lineage(arguments: argparse.Namespace) -> int:
         print(format_tree(tree))
     if not tree.verified:
         return 1
-    return _UNCHECKED if arguments.strict and not tree.complete else 0
+    return _EXIT_UNCHECKED if arguments.strict and not tree.complete else 0
 
 
 def _add_gc(commands: Commands[argparse.ArgumentParser]) -> None:
     gc = add_command(
         commands,
         "gc",
-        "list superseded revisions, unfinished versions and leftovers, and delete them where --delete is given",
+        "list superseded revisions, unfinished versions and temporary files; --delete deletes them",
         "vecap gc --config configs/demo.yaml --keep-last 1 --keep-days 7",
     )
-    gc.add_argument("--keep-last", type=int, default=None, metavar="N", help="newest revisions of an interval to keep")
+    gc.add_argument("--keep-last", type=int, default=None, metavar="N", help="newest revisions to keep per interval")
     gc.add_argument(
-        "--keep-days", type=float, default=None, metavar="D", help="days to keep the others, and failed work"
+        "--keep-days", type=float, default=None, metavar="D", help="days to keep other revisions and unfinished work"
     )
-    gc.add_argument("--delete", action="store_true", help="delete what is listed; without it nothing is changed")
+    gc.add_argument("--delete", action="store_true", help="delete what is listed; without it, gc changes nothing")
     gc.set_defaults(command=_gc)
 
 
@@ -167,10 +175,10 @@ def _gc(arguments: argparse.Namespace) -> int:
             arguments.overrides.append(f"retention.{name}={value}")
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
-    elsewhere, now = partial(needed_by_mlflow, config), time.time()
-    plan = plan_removals(store, config.dataset, config.retention, elsewhere, now)
+    external_uses, now = partial(needed_by_mlflow, config), time.time()
+    plan = plan_removals(store, config.dataset, config.retention, external_uses, now)
     if arguments.delete:
-        plan = remove(store, config.dataset, plan, elsewhere, now)
+        plan = remove(store, config.dataset, plan, external_uses, now)
     if arguments.json:
         print_json({"deleted": arguments.delete, "bytes": plan.bytes, **_plain(plan)})
         return 0
@@ -179,8 +187,9 @@ def _gc(arguments: argparse.Namespace) -> int:
     for kept in plan.kept:
         print(f"kept       {config.dataset}/{kept.version}: {kept.why}")
     files = sum(removal.files for removal in plan.removals)
-    done = "deleted" if arguments.delete else "may go; nothing was changed, --delete deletes them"
-    print(f"{plan.bytes:,} bytes in {files:,} files {done}" if plan.removals else "nothing may go by this policy")
+    outcome = "deleted" if arguments.delete else "can be deleted; run with --delete to delete them"
+    total = f"{_megabytes(plan.bytes)} in {files:,} files {outcome}"
+    print(total if plan.removals else "nothing to delete under this policy")
     return 0
 
 

@@ -1,11 +1,11 @@
-"""One validated configuration object for every stage, read from a YAML file.
+"""The validated configuration of all stages, read from a YAML file.
 
-A field is either part of what is made (it changes the bytes, so it enters the fingerprint) or it only says how
-and where the work is done (addresses, paths, workers). The latter are marked `Runtime` and never enter a
-fingerprint: moving a dataset or adding workers does not make a new revision.
+A field either decides the output bytes, and is part of the fingerprint, or controls only how and where the work runs
+(URLs, paths, workers). The latter are marked `Runtime` and never enter a fingerprint: moving a dataset or adding
+workers does not create a revision.
 
-Strings that name a place may hold `${NAME}` or `${NAME:-default}`; they are kept as written, so that no manifest
-records a machine's paths or a secret, and are expanded by `Config.resolve` at the moment of use.
+Path and URL strings may contain `${NAME}` or `${NAME:-default}`. They are stored unexpanded, so that manifests contain
+no machine paths or secrets, and `Config.resolve` expands them on use.
 """
 
 from vecap_tasks.config.crawl import (

@@ -1,11 +1,13 @@
-"""The whole configuration: its sections, environment variables, and how it is read from a YAML file."""
+"""The whole configuration: its sections, environment variables, and loading from a YAML file."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
@@ -25,51 +27,51 @@ _NOT_JSON = {_TIMESTAMP, *(f"tag:yaml.org,2002:{name}" for name in ("binary", "o
 
 
 class TlsConfig(Section):
-    """Files in PEM by which we and a Dask scheduler know each other. Without them a scheduler runs anyone's code."""
+    """PEM files for mutual TLS with a Dask scheduler. A scheduler without TLS runs code from any client."""
 
-    ca: str = Field(description="Certificate of who signed the scheduler's.")
-    cert: str = Field(description="Our certificate.")
-    key: str = Field(description="Its private key.")
+    ca: str = Field(description="CA certificate that signed the scheduler's certificate.")
+    cert: str = Field(description="Client certificate.")
+    key: str = Field(description="Private key of the client certificate.")
 
 
 class DaskConfig(Section):
     address: str | None = Field(
-        None, description="Scheduler to connect to, `tcp://…` or `tls://…`; none starts workers for the run."
+        None, description="Scheduler to connect to, `tcp://…` or `tls://…`. Default: start workers for the run."
     )
-    tls: TlsConfig | None = Field(
-        None, description="For an address that begins with tls://; none: Dask's own settings."
+    tls: TlsConfig | None = Field(None, description="Certificates for a tls:// address. Default: Dask's own settings.")
+    workers: int = Field(2, ge=1, description="Worker processes to start if no address is set.")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Dask resources that each captioning shard requires."
     )
-    workers: int = Field(2, ge=1, description="Worker processes to start when there is no address.")
-    resources: dict[str, float] = Field(default_factory=dict, description="Asked of a worker per captioning shard.")
 
 
 class MlflowConfig(Section):
-    """Where runs are recorded. `sqlite:///relative.db` starts from the configuration's folder."""
+    """Where runs are recorded. A relative `sqlite:///` path is relative to the configuration file."""
 
     tracking_uri: str = "sqlite:///${VECAP_HOME:-.vecap}/mlflow.db"
     ui_url: str | None = Field(
-        None, description="URL of MLflow's UI in a browser; none or empty: the tracking_uri, if that is a server."
+        None, description="URL of the MLflow UI. Default: tracking_uri if it is an HTTP server, otherwise no links."
     )
-    timeout: float = Field(20, gt=0, description="Seconds to wait for a server's answer.")
+    timeout: float = Field(20, gt=0, description="Timeout of requests to the server, in seconds.")
     live_interval: float | None = Field(
         180,
         gt=0,
-        description="A training that takes longer than so many seconds stands in a served MLflow while it goes on, and "
-        "is brought up to date as often; none: when it is recorded.",
+        description="Seconds between updates of a running training in a served MLflow; shorter trainings are recorded "
+        "only at the end. null: record all at the end.",
     )
 
 
 class RetentionConfig(Section):
-    """How much of what was superseded or never finished is kept; nothing here changes what is made."""
+    """How long superseded and unfinished versions are kept. Does not change outputs."""
 
-    keep_last: int = Field(2, ge=1, description="Newest published revisions of an interval that stay.")
+    keep_last: int = Field(2, ge=1, description="Newest published revisions to keep per interval.")
     keep_days: float = Field(
-        30, ge=0, description="Days for which the others stay after a newer one was published, and unfinished work."
+        30, ge=0, description="Days to keep superseded revisions (after a newer one is published) and unfinished work."
     )
 
 
 def expand(text: str) -> str:
-    """Replace `${NAME}` and `${NAME:-default}` by the environment's values; a default may hold variables itself.
+    """Replace `${NAME}` and `${NAME:-default}` with environment values; a default may itself contain variables.
 
     Raises ConfigError for a variable that is not set and has no default.
     """
@@ -81,24 +83,24 @@ def expand(text: str) -> str:
             raise ConfigError(f"the configuration uses ${{{name}}}, which is not set; export {name}=… first")
         return found
 
-    for _ in range(text.count("${")):  # from the inside out; what a value holds is bounded, were it to name itself
+    for _ in range(text.count("${")):  # innermost first; the bound stops a value that refers to itself
         text = _VARIABLE.sub(value, text)
     return text
 
 
 def expand_optional(text: str | None) -> str | None:
-    """Return `expand(text)`; None for a setting that is unset, or whose variables are all empty."""
+    """Return `expand(text)`; None if the setting is unset or expands to an empty string."""
     return (expand(text) or None) if text else None
 
 
 def environment(text: str) -> tuple[tuple[str, str | None], ...]:
-    """Return the variables that *text* names, by name, with their values here; None where one is not set."""
+    """Return the variables in *text*, sorted by name, with their values in this process; None if one is not set."""
     names = sorted({match.group(1) for match in _VARIABLE_NAME.finditer(text)})
     return tuple((name, os.environ.get(name)) for name in names)
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes JSON values alone: a date such as 2026-01-01 names a version and stays text."""
+    """Loads JSON values only: a date such as 2026-01-01 names a version and stays a string."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -111,7 +113,7 @@ _Loader.yaml_constructors = {
 
 
 def read_yaml(text: str) -> Any:
-    """Return what the YAML *text* holds, as JSON values; dates stay text. Raises yaml.YAMLError."""
+    """Return the contents of the YAML *text* as JSON values; dates stay strings. Raises yaml.YAMLError."""
     loader = _Loader(text)
     try:
         return loader.get_single_data()
@@ -122,7 +124,7 @@ def read_yaml(text: str) -> Any:
 
 
 class Config(Section):
-    """Everything a run needs to know. Made by `load_config`."""
+    """The configuration of a run. Created by `load_config`."""
 
     dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
     root: Annotated[str, Runtime]
@@ -143,18 +145,18 @@ class Config(Section):
     def _known_store(cls, root: str) -> str:
         scheme, separator, _ = root.partition("://")
         if separator and scheme not in ("file", "s3"):
-            raise ValueError(f"stores are a folder, file:// or s3://, not {scheme}://")
+            raise ValueError(f"root must be a path, file:// or s3://, not {scheme}://")
         return root
 
     @property
     def base(self) -> Path:
-        """The folder that relative paths in the configuration start from: where the file lies."""
+        """The folder of the configuration file; relative paths in the configuration start from it."""
         return self._base
 
     def resolve(self, text: str, *, interval: str | None = None) -> str:
-        """Expand `${NAME}`, `{interval}` and, for a plain path, the folder that it is relative to.
+        """Expand `${NAME}` and `{interval}`, and make a plain path absolute, relative to `base`.
 
-        Raises ConfigError when a variable without a default is not set.
+        Raises ConfigError for a variable that is not set and has no default.
         """
         expanded = expand(text)
         if interval is not None:
@@ -164,11 +166,11 @@ class Config(Section):
         return str((self._base / Path(expanded).expanduser()).resolve())
 
     def resolve_optional(self, text: str | None) -> str | None:
-        """Return `resolve(text)`; None for a setting that is unset, or whose variables are all empty."""
+        """Return `resolve(text)`; None if the setting is unset or expands to an empty string."""
         return self.resolve(text) if text and expand_optional(text) else None
 
     def with_base(self, base: Path) -> Config:
-        """Return the same configuration with relative paths starting from *base*."""
+        """Return the same configuration with relative paths relative to *base*."""
         other = self.model_copy()
         other._base = base
         return other
@@ -177,7 +179,7 @@ class Config(Section):
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read and validate the YAML file *path*, with `key.subkey=value` *overrides* (values are YAML).
 
-    Raises ConfigError, in one line that names the file and the key, for anything that is not usable.
+    Raises ConfigError, in one line that names the file and the key, if the configuration is invalid.
     """
     file = Path(path)
     try:
@@ -193,31 +195,53 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"{file} holds no configuration: a mapping with `dataset`, `root`, `crawl` … is expected")
+        raise ConfigError(f"{file} holds no configuration: expected a mapping with `dataset`, `root`, `crawl` …")
     for override in overrides or []:
         _apply(values, override)
     return parse_config(values, file.resolve().parent, str(file))
 
 
 def parse_config(values: dict[str, Any], base: Path, name: str = "configuration") -> Config:
-    """Validate *values*; relative paths start from *base*. Raises ConfigError naming the first wrong key."""
+    """Validate *values*; relative paths start from *base*. Raises ConfigError naming the first invalid key."""
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_first(error, name)) from error
+        raise ConfigError(_format_first(error, name)) from error
     return config.with_base(base)
 
 
-def _first(error: ValidationError, name: str) -> str:
+def _format_first(error: ValidationError, name: str) -> str:
     problems = error.errors()
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"]) or "the top level"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        *parents, unknown = first["loc"]
+        close = get_close_matches(str(unknown), _settings_at(parents), n=1)
+        hint = f"; did you mean {where.removesuffix(str(unknown))}{close[0]}?" if close else ""
+        return f"{name}: unknown setting {where}{hint}{more}"
     message = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict | list) else f", not {first['input']!r}"
-    if first["type"] == "missing" or first["loc"][-1:] == ("api_key_env",):  # some put the key itself there
-        given = ""
-    return f"{name}: {where}: {message}{given}{more}"
+    value = "" if isinstance(first["input"], dict | list) else f", not {first['input']!r}"
+    if first["type"] == "missing" or first["loc"][-1:] == ("api_key_env",):  # its value may be the key itself
+        value = ""
+    return f"{name}: {where}: {message}{value}{more}"
+
+
+def _settings_at(path: list[int | str]) -> list[str]:
+    """Return the settings of the section at *path*; the members of a union together."""
+    sections: list[type[Section]] = [Config]
+    for part in path:
+        fields = [section.model_fields[str(part)] for section in sections if str(part) in section.model_fields]
+        if fields:  # otherwise a list index or the tag of a union
+            sections = [section for field in fields for section in _sections_in(field.annotation)]
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections_in(inner)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -225,13 +249,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ConfigError(f"--set takes key=value, such as crawl.shard_size=1000, not {override!r}")
     *parents, last = key.split(".")
-    place = values
+    section = values
     for parent in parents:
-        inner = place.setdefault(parent, {})
+        inner = section.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: {parent} is a value, it has nothing called {last}")
-        place = inner
+            raise ConfigError(f"--set {override}: {parent} is a value, so it has no setting {last}")
+        section = inner
     try:
-        place[last] = read_yaml(raw)
+        section[last] = read_yaml(raw)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML") from error

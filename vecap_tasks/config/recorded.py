@@ -1,4 +1,4 @@
-"""Configurations recorded by earlier releases, with the present setting names."""
+"""Configurations recorded by earlier releases, converted to the current setting names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _VALUES = {("evaluate.ties", "against"): "pessimistic", ("train.model.preprocess
 
 
 def with_current_names(section: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Return a recorded configuration, or its part at *path*, with the names and values of this release.
+    """Return a recorded configuration, or its part at *path*, with current setting names and values.
 
     `device: auto` and `precision: auto` of 0.1.0 are dropped: the stages no longer accept `auto`.
     """

@@ -1,4 +1,4 @@
-"""A part of the configuration, and what of it decides the bytes that are made."""
+"""The base class of configuration sections, and the markers that decide what enters a fingerprint."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Runtime:
-    """Marks a field that does not change the bytes a stage makes."""
+    """Marks a field that does not change a stage's output bytes."""
 
 
 class Kind:
-    """Marks a field of which the part before a colon alone decides the bytes: `cuda` of `cuda:1`."""
+    """Marks a field of which only the part before the colon is in the fingerprint: `cuda` of `cuda:1`."""
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown names and later changes are errors."""
+    """A configuration section. Unknown settings and mutation are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that decide what is made, as plain JSON values, `Runtime` fields left out."""
-        made: dict[str, Any] = {}
+        """Return the fields that decide the output as JSON values, without `Runtime` fields."""
+        result: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             if Runtime in field.metadata:
                 continue
             value = getattr(self, name)
-            made[name] = value.partition(":")[0] if Kind in field.metadata else _plain(value)
-        return made
+            result[name] = value.partition(":")[0] if Kind in field.metadata else _plain(value)
+        return result
 
 
 def _plain(value: Any) -> Any:
@@ -47,7 +47,7 @@ _DEVICE = re.compile(r"[a-z][a-z0-9_]*(:[0-9]+)?")
 
 def _device(name: str) -> str:
     if name == "auto" or not _DEVICE.fullmatch(name):
-        raise ValueError("the device decides bytes, so it is named: write cpu, or cuda for workers with a GPU")
+        raise ValueError("the device affects the output, so name it: cpu, or cuda for workers with a GPU")
     return name
 
 
@@ -56,7 +56,7 @@ Device = Annotated[
     AfterValidator(_device),
     Kind,
     Field(
-        description="cpu, cuda, cuda:1 or another torch device; a worker without it fails. Its kind, such as cuda, is "
-        "part of the fingerprint, as rounding follows it."
+        description="torch device, such as cpu, cuda or cuda:1; a worker without it fails. The device type is part of "
+        "the fingerprint because it affects rounding."
     ),
 ]

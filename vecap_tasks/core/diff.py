@@ -1,4 +1,4 @@
-"""Published versions: counters of one, and what changed between two."""
+"""The counters of a published version, and the differences between two versions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _FUNNEL = (
 )
 _COUNTED_STAGES = ("crawl", "quality", "rewrite", "assemble")
 TEXTS = {"alttext": "AltText", "vec": "VeC", "vecap": "VeCap"}
-# What manifests count by name: stage, prefix of the counters, and what it is for a person.
+# Counters of manifests that are grouped by name: stage, prefix of the counters, label.
 _COUNTED = (
     ("crawl", "error.", "download"),
-    ("quality", "reason.", "refused"),
+    ("quality", "reason.", "rejected"),
     ("quality", "alttext.", "AltText"),
     ("rewrite", "vecap_from.", "VeCap from"),
     ("rewrite", "problem.", "screening"),
@@ -34,8 +34,8 @@ _COUNTED = (
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Rows after each stage; 0 where a stage is not done. `warnings` are the gate's; `digest` is the published
-    content's, None until then."""
+    """Rows after each stage; 0 if a stage has not run. `warnings` is the count of the quality gate. `digest` is that
+    of the published content, None if the version is unpublished."""
 
     version: str
     interval: str
@@ -50,12 +50,12 @@ class Summary:
 
 
 def summarize(store: Store, version: Version) -> Summary:
-    """Return the funnel of *version* from its manifests."""
+    """Return the row counts of *version* from its manifests."""
     manifests = {stage: read_manifest(store, f"{version.folder}/{stage}") for stage in _COUNTED_STAGES}
     crawled, downloaded, accepted, captioned, assembled = (
         _count(manifests[stage], counter) for stage, counter in _FUNNEL
     )
-    published, judged = manifests["assemble"], manifests["quality"]
+    published, quality = manifests["assemble"], manifests["quality"]
     return Summary(
         version=version.name,
         interval=version.interval,
@@ -65,7 +65,7 @@ def summarize(store: Store, version: Version) -> Summary:
         accepted=accepted,
         captioned=captioned,
         assembled=assembled,
-        warnings=judged.provenance.get("notes", {}).get("warnings", 0) if judged else 0,
+        warnings=quality.provenance.get("notes", {}).get("warnings", 0) if quality else 0,
         digest=published.digest if published else None,
     )
 
@@ -76,7 +76,7 @@ def _count(manifest: Manifest | None, counter: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Characters of one kind of text over the samples that have one."""
+    """Lengths in characters of one kind of text, over the samples that have it."""
 
     text: str
     mean_a: float
@@ -91,7 +91,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Rows that both versions count under one name, such as a reason for refusal."""
+    """A counter of both versions, such as the rows rejected for one reason."""
 
     what: str
     name: str
@@ -101,7 +101,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """Samples are told apart by uid. Of those in both, `redescribed` have another VeC, `recaptioned` another VeCap."""
+    """Samples match by uid. Of the samples in both, `redescribed` have a changed VeC, `recaptioned` a changed VeCap."""
 
     a: Summary
     b: Summary
@@ -116,7 +116,7 @@ class Diff:
 
 
 def diff(store: Store, a: Version, b: Version) -> Diff:
-    """Compare two versions of a dataset. Raises VecapError where one is not published."""
+    """Compare two versions of a dataset. Raises VecapError if one is not published."""
     manifests = [_published(store, version) for version in (a, b)]
     with connect(store) as connection:
         for name, manifest in zip("ab", manifests, strict=True):
@@ -148,7 +148,7 @@ def diff(store: Store, a: Version, b: Version) -> Diff:
 def _published(store: Store, version: Version) -> Manifest:
     manifest = published(store, version)
     if manifest is None:
-        raise VecapError(f"version {version.name} is not published; finish it with `vecap run`")
+        raise VecapError(f"version {version.name} is not published; run `vecap run` to finish it")
     return manifest
 
 
@@ -167,9 +167,9 @@ def _lengths(connection: duckdb.DuckDBPyConnection, text: str) -> Lengths:
 def _counts(store: Store, a: Version, b: Version) -> tuple[Count, ...]:
     counts = []
     for stage, prefix, what in _COUNTED:
-        one, other = (_counters(store, version, stage, prefix) for version in (a, b))
+        before, after = (_counters(store, version, stage, prefix) for version in (a, b))
         counts += [
-            Count(what, name, one.get(name, 0), other.get(name, 0)) for name in sorted(one.keys() | other.keys())
+            Count(what, name, before.get(name, 0), after.get(name, 0)) for name in sorted(before.keys() | after.keys())
         ]
     return tuple(counts)
 
@@ -181,23 +181,25 @@ def _counters(store: Store, version: Version, stage: str, prefix: str) -> dict[s
 
 
 def format_diff(found: Diff) -> str:
-    """Return the comparison for a person; what is counted alike in both is left out."""
+    """Return the comparison as text; counters that are equal in both are omitted."""
     a, b = found.a, found.b
     lines = [
         f"{a.version} -> {b.version}",
-        f"  samples      {a.assembled:,} -> {b.assembled:,}: {found.added:,} added, {found.gone:,} gone, "
-        f"{found.kept:,} kept",
-        f"  captions     of those kept {found.redescribed:,} have another VeC, {found.recaptioned:,} another VeCap",
-        f"  accepted     {a.accepted:,} of {a.crawled:,} rows crawled ({_share(a)}) -> "
+        f"  samples      {a.assembled:,} -> {b.assembled:,}: {found.added:,} added, {found.gone:,} removed, "
+        f"{found.kept:,} retained",
+        f"  captions     {found.redescribed:,} VeC and {found.recaptioned:,} VeCap changed in retained samples",
+        f"  accepted     {a.accepted:,} of {a.crawled:,} crawled rows ({_share(a)}) -> "
         f"{b.accepted:,} of {b.crawled:,} ({_share(b)})",
     ]
-    lines += [f"  {one.what:<12} {one.name} {one.a:,} -> {one.b:,}" for one in found.counts if one.a != one.b]
     lines += [
-        f"  {one.title:<12} {one.mean_a} -> {one.mean_b} characters on average, "
-        f"{one.median_a:g} -> {one.median_b:g} in the middle"
-        for one in found.lengths
+        f"  {count.what:<12} {count.name} {count.a:,} -> {count.b:,}" for count in found.counts if count.a != count.b
     ]
-    lines += [f"  setting      {change}" for change in found.settings] or ["  settings     the same"]
+    lines += [
+        f"  {lengths.title:<12} mean {lengths.mean_a} -> {lengths.mean_b} characters, "
+        f"median {lengths.median_a:g} -> {lengths.median_b:g}"
+        for lengths in found.lengths
+    ]
+    lines += [f"  setting      {change}" for change in found.settings] or ["  settings     unchanged"]
     return "\n".join(lines)
 
 
