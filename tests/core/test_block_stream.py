@@ -7,7 +7,7 @@ import random
 import pyarrow as pa
 import pytest
 
-from vecap_tasks.core.files import BlockStream, Digesting
+from vecap_tasks.core.files import BlockStream, DigestReader
 
 DATA = random.Random(0).randbytes(10_007)
 
@@ -59,7 +59,7 @@ def test_a_step_back_asks_for_nothing_again():
 
 def test_blocks_taken_in_order_are_digested_once():
     """What is skipped passes too; a step back beyond the kept blocks is refused, not answered with other bytes."""
-    digesting = Digesting(io.BytesIO(DATA))
+    digesting = DigestReader(io.BytesIO(DATA))
     stream = BlockStream(digesting, block=1000)
     stream.seek(4_321)
     assert stream.read(2_000) == DATA[4_321:6_321]

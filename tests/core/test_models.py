@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vecap_tasks.config import ClipScore, Config
-from vecap_tasks.core.models import find_checkpoint, start_digest, tokenizer_digest
+from vecap_tasks.core.models import find_checkpoint, init_digest, tokenizer_digest
 from vecap_tasks.quality.clip_scores import find_clip
 
 FILES = (
@@ -44,7 +44,7 @@ def test_digests_are_those_of_earlier_releases(config: Config, folder: Path) -> 
     )
     assert (clip.digest, clip.bytes) == ("ede666896aa7dd4dc4234c3b49a9a1555a8e7361536673e5cced7ac2ac13077f", 153)
     assert tokenizer_digest(config) == "af82e2d99a2c3b05e9607b67b301c19a2722090ca0ff6447ffbf0b030029cd92"
-    assert start_digest(config) == "3f2ea62b8dc5aea02d9679c668cf647b6a2736c7516a0da8fbd697427c4928be"
+    assert init_digest(config) == "3f2ea62b8dc5aea02d9679c668cf647b6a2736c7516a0da8fbd697427c4928be"
 
 
 def test_weights_are_pickled_ones_only_where_there_are_no_others(config: Config, folder: Path) -> None:
@@ -54,7 +54,7 @@ def test_weights_are_pickled_ones_only_where_there_are_no_others(config: Config,
         find_checkpoint(config, str(folder)).digest
         == "9dc41e0121c4597f9acdf17d1093e39d27b9a53c6cb7abb0112db776e57aaa8a"
     )
-    assert start_digest(config) == "edc050a98b0c3438881d2debfc9af49336a2c412156ebd8b9572dd4aa24bd5c3"
+    assert init_digest(config) == "edc050a98b0c3438881d2debfc9af49336a2c412156ebd8b9572dd4aa24bd5c3"
 
 
 def test_a_file_is_read_again_after_its_size_or_time_changed(config: Config, folder: Path) -> None:

@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from vecap_tasks.core.files import BlockStream, Digesting
+from vecap_tasks.core.files import BlockStream, DigestReader
 from vecap_tasks.core.tar import read_groups, read_members
 from vecap_tasks.errors import CorruptError
 
@@ -97,7 +97,7 @@ def test_a_strict_reader_wants_two_blocks_of_zeros_and_nothing_behind_them():
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
 def test_a_tar_is_read_in_order_and_its_bytes_pass_once(kind):
     data = _tar([f"{number % 7}.jpg" for number in range(60)], kind, comment="x")
-    digesting = Digesting(io.BytesIO(data))
+    digesting = DigestReader(io.BytesIO(data))
     stream = BlockStream(digesting, block=512)
     read = [
         (key, [(member.kind, member.read(stream)) for member in members])

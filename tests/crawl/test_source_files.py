@@ -8,7 +8,7 @@ import pytest
 from tests.crawl.conftest import crawl
 from tests.crawl.test_warc import packed, record
 from tests.crawl.web import image
-from vecap_tasks.core.files import Digesting, find_files
+from vecap_tasks.core.files import DigestReader, find_files
 from vecap_tasks.errors import VecapError
 
 NAMES = ["2026-01-01/b.csv", "2026-01-01/a.csv", "2026-01-01/a.txt", "2026-01-01/deep/er/c.csv", "2026-01-02/a.csv"]
@@ -80,7 +80,7 @@ def test_a_server_that_does_not_answer_is_said_in_a_line(demo_config, monkeypatc
 
 def test_what_passes_is_digested_once():
     data = bytes(range(256)) * 1000
-    digesting = Digesting(io.BytesIO(data))
+    digesting = DigestReader(io.BytesIO(data))
     assert io.BufferedReader(digesting, 512).read(700) == data[:700]
     item = digesting.input("x")
     assert (item.digest, item.bytes) == (hashlib.sha256(data).hexdigest(), len(data))

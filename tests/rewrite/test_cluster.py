@@ -66,7 +66,7 @@ def test_shards_are_done_on_a_scheduler_that_asks_for_certificates(place, encryp
 
 
 def test_nobody_without_a_certificate_is_let_in(place, encrypted, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("vecap_tasks.core.dask_cluster._PATIENCE_SECONDS", 2)
+    monkeypatch.setattr("vecap_tasks.core.dask_cluster._CONNECT_TIMEOUT", 2)
     with pytest.raises(VecapError, match=r"at tls://.* wants certificates; name them in dask\.tls"):
         run_shards(stage(StandIn, at(place, encrypted)), ["00000"])
     strangers = Authority(tmp_path / "strangers").sign("stranger")

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from vecap_tasks.core.manifest import canonical
+from vecap_tasks.core.manifest import canonical_json
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Local
 from vecap_tasks.core.tables import write_rows
@@ -123,7 +123,7 @@ def _write(
             place = places[next(crawled)]
             images.seek(place.offset)
             image = images.read(place.length)
-            tar.write(row["key"], {"jpg": image, "txt": row["vecap"].encode(), "json": canonical(row)})
+            tar.write(row["key"], {"jpg": image, "txt": row["vecap"].encode(), "json": canonical_json(row)})
 
 
 def _rows(samples: pa.Table) -> Iterator[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""The contract that every stage keeps: schemas, store, manifest, version, stage."""
+"""What all stages share: schemas, store, manifests, versions and the stage base class."""

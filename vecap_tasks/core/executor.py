@@ -1,4 +1,4 @@
-"""Spreads a stage's shards over Dask workers, with progress and cost."""
+"""Runs a stage's shards on Dask workers, with progress and cost logging."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vecap_tasks.config import environment, parse_config
-from vecap_tasks.core.dask_cluster import connect, slots, wait_for_slots
+from vecap_tasks.core.dask_cluster import connect, count_slots, wait_for_slots
 from vecap_tasks.core.manifest import ShardResult
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.version import Version
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Progress = Callable[[int, int], None]  # shards done, shards in all
+Progress = Callable[[int, int], None]  # shards done, shards in total
 
-_GIVE_UP = 5  # shards that fail for the same reason, none being done: the fault is not theirs, no more are begun
-_LOOK_SECONDS = 5.0  # between looks at which workers there are
-_SAY_SECONDS = 10.0  # between lines about the whole job
-_ALONE_SECONDS = 300.0  # without any worker that could go on
-_RESULT_SECONDS = 60.0  # to fetch a receipt: the worker that has it may be lost, and nobody know it yet
-_COST = "_cost_millionths"  # how notes of a cost end
+_MAX_COMMON_FAILURES = 5  # submit no more after this many failures with one reason and no success
+_POLL_SECONDS = 5.0  # between checks of the available workers
+_LOG_INTERVAL = 10.0  # seconds between progress lines
+_NO_WORKER_TIMEOUT = 300.0  # seconds without any suitable worker
+_RESULT_TIMEOUT = 60.0  # seconds to fetch a receipt; its worker may be lost before Dask notices
+_COST = "_cost_millionths"  # suffix of cost notes
 
 
 class JobProgress:
-    """Adds up the receipts of a job's shards as they come in. *rates* are the counters that count per second."""
+    """Sums the receipts of a job's shards. *rates* are the counters to log per second."""
 
     def __init__(self, rates: Sequence[str], total: int) -> None:
         self._rates = rates
@@ -48,7 +48,7 @@ class JobProgress:
         self._done = 0
         self._counters: Counter[str] = Counter()
         self._millionths = 0
-        self._begun = time.monotonic()
+        self._start = time.monotonic()
 
     def add(self, result: ShardResult) -> None:
         self._done += 1
@@ -56,19 +56,19 @@ class JobProgress:
         self._millionths += sum(count for name, count in result.notes.items() if name.endswith(_COST))
 
     def line(self) -> str:
-        """Say it in a line: wall clock since the job began, the work of all its workers together."""
-        seconds = max(time.monotonic() - self._begun, 1e-3)
-        said = [f"{self._done} of {self._total} shards"]
-        said += [f"{self._counters[name] / seconds:.1f} {name}/s" for name in self._rates]
+        """Return a progress line: totals over all workers, and wall clock since the start of the job."""
+        seconds = max(time.monotonic() - self._start, 1e-3)
+        parts = [f"{self._done} of {self._total} shards"]
+        parts += [f"{self._counters[name] / seconds:.1f} {name}/s" for name in self._rates]
         if 0 < self._done < self._total:
-            said.append(f"{_clock(seconds * (self._total - self._done) / self._done)} left")
+            parts.append(f"{_format_duration(seconds * (self._total - self._done) / self._done)} left")
         if self._millionths:
             cost = self._millionths / 1e6
-            said.append(f"cost {cost:.4f} so far, {cost * self._total / self._done:.4f} in all")
-        return ", ".join(said)
+            parts.append(f"cost {cost:.4f}, estimated total {cost * self._total / self._done:.4f}")
+        return ", ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 2:
         return f"{seconds:.0f} s"
@@ -76,7 +76,7 @@ def _clock(seconds: float) -> str:
 
 
 def prepare(stage: Stage, progress: Progress | None = None) -> None:
-    """Do what the shards of *stage* follow from, its parts side by side. Raises VecapError after the last one."""
+    """Run the pending preparations of *stage* in parallel. Raises VecapError at the end if any failed."""
     parts = stage.pending_preparations()
     report = progress or (lambda done, total: None)
     if len(parts) > 1 and stage.on_workers:
@@ -89,7 +89,7 @@ def prepare(stage: Stage, progress: Progress | None = None) -> None:
 
 
 def run_shards(stage: Stage, shards: Sequence[str], progress: Progress | None = None) -> list[ShardResult]:
-    """Run *shards* and return their receipts, in order. Raises VecapError after the last one if any failed."""
+    """Run *shards* and return their receipts, in order. Raises VecapError at the end if any failed."""
     report = progress or (lambda done, total: None)
     report(0, len(shards))
     if not shards:
@@ -112,8 +112,8 @@ def run_shards(stage: Stage, shards: Sequence[str], progress: Progress | None = 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A stage as it travels to a worker. `environment` has the values of the variables that the configuration names,
-    so that a worker started elsewhere writes to the same places."""
+    """A serializable stage. `environment` holds the variables that the configuration uses, so that every worker writes
+    to the same locations."""
 
     config: str
     base: str
@@ -129,9 +129,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """What a worker answers where a task failed for a reason that a person can act on: a line, and no traceback.
+    """Returned by a worker if a task failed for a reason that the user can act on: one line, no traceback.
 
-    `permanent` says that a retry cannot help.
+    `permanent` means that a retry cannot help.
     """
 
     reason: str
@@ -139,12 +139,12 @@ class Failed:
 
 
 def run_shard(job: Job, shard: str, run: str) -> ShardResult | Failed:
-    """Do one shard on a worker, for the *run* that asked. The stage, with its models, stays for the next shard.
+    """Run one shard on a worker, as part of *run*. The worker keeps the stage and its models for the next shard.
 
-    A shard that has its receipt by now, whoever was lost after writing it, is not done again.
+    A shard that already has its receipt is not run again.
     """
     try:
-        stage = _stage_here(job)
+        stage = _load_stage(job)
         found = stage.finalize(shard)
         if found is not None:
             return found
@@ -157,40 +157,40 @@ def run_shard(job: Job, shard: str, run: str) -> ShardResult | Failed:
 def prepare_part(job: Job, part: str) -> Failed | None:
     """Prepare one part on a worker."""
     try:
-        _stage_here(job).prepare(part)
+        _load_stage(job).prepare(part)
     except (VecapError, OSError, ModuleNotFoundError) as error:
         return _failed(job, error)
     return None
 
 
 def _failed(job: Job, error: Exception) -> Failed:
-    """Return what a person can do about *error*. Raises it where its module belongs to no extra of ours."""
+    """Return *error* as a `Failed`. Raises it if it is a missing module that no extra installs."""
     if isinstance(error, ModuleNotFoundError):
-        needed = missing_extra(error, job.stage.name)
-        if needed is None:
+        extra = missing_extra(error, job.stage.name)
+        if extra is None:
             raise error
-        return Failed(f"the worker {needed}", permanent=True)
+        return Failed(f"the worker {extra}", permanent=True)
     return Failed(format_error(error), isinstance(error, PermanentError))
 
 
-def _stage_here(job: Job) -> Stage:
+def _load_stage(job: Job) -> Stage:
     for name, value in job.environment:
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    return _stage(job)
+    return _cached_stage(job)
 
 
 @lru_cache(maxsize=2)
-def _stage(job: Job) -> Stage:
+def _cached_stage(job: Job) -> Stage:
     stage = job.stage(parse_config(json.loads(job.config), Path(job.base)), job.version)
-    stage.is_wanted = _task_is_wanted
+    stage.is_wanted = _is_task_active
     return stage
 
 
-def _task_is_wanted() -> bool:
-    """Say whether somebody still waits for the task that runs here: a worker cannot end a thread from outside."""
+def _is_task_active() -> bool:
+    """Return False if the current task was cancelled: a worker thread cannot be stopped from outside."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -200,7 +200,7 @@ def _task_is_wanted() -> bool:
 
 @dataclass(slots=True)
 class TaskPool(Generic[T]):
-    """Does `task` for each of some names; one that fails is tried once more, after the others."""
+    """Runs `task` for each name; a failed one is retried once, after the others."""
 
     client: Client
     stage: Stage
@@ -208,74 +208,74 @@ class TaskPool(Generic[T]):
     report: Progress
     progress_log: JobProgress | None = None
     _results: dict[str, T] = field(default_factory=dict)
-    _failures: dict[str, Failed] = field(default_factory=dict)  # of the last try
+    _failures: dict[str, Failed] = field(default_factory=dict)  # of the last attempt
     _waiting: deque[str] = field(default_factory=deque)
     _running: dict[Future, str] = field(default_factory=dict)
-    _ended: SimpleQueue[Future] = field(default_factory=SimpleQueue)
+    _finished: SimpleQueue[Future] = field(default_factory=SimpleQueue)
 
     def run(self, names: Sequence[str]) -> list[T]:
-        """Return what came of *names*, in order. Raises VecapError after the last one if any failed."""
+        """Return the results of *names*, in order. Raises VecapError at the end if any failed."""
         dask = self.stage.config.dask
         resources = dask.resources if self.stage.runs_models else {}
         job = Job.of(self.stage)
         self._waiting.extend(names)
-        room = wait_for_slots(self.client, resources)
-        self._submit(job, room, resources)
-        said = looked = able = time.monotonic()
-        while self._running or (self._waiting and not self._hopeless()):
+        slots = wait_for_slots(self.client, resources)
+        self._submit(job, slots, resources)
+        last_log = last_poll = last_worker = time.monotonic()
+        while self._running or (self._waiting and not self._should_stop()):
             try:
-                self._take(self._ended.get(timeout=_LOOK_SECONDS))
+                self._handle(self._finished.get(timeout=_POLL_SECONDS))
                 self.report(len(self._results), len(names))
             except Empty:
                 pass
             now = time.monotonic()
-            if now - looked >= _LOOK_SECONDS:
-                looked, room = now, self._room(resources, room)
-                able = now if room else able
-                if now - able > _ALONE_SECONDS:
+            if now - last_poll >= _POLL_SECONDS:
+                last_poll, slots = now, self._count_slots(resources, slots)
+                last_worker = now if slots else last_worker
+                if now - last_worker > _NO_WORKER_TIMEOUT:
                     raise VecapError(
-                        f"{self.stage.name}: the Dask cluster has had no worker for {_ALONE_SECONDS:.0f} s; "
-                        "start some, then run the same command again: it does only what is missing"
+                        f"{self.stage.name}: the Dask cluster has had no worker for {_NO_WORKER_TIMEOUT:.0f} s; "
+                        "start workers, then run the same command again to resume"
                     )
-            if self.progress_log and now - said >= _SAY_SECONDS:
-                said = now
+            if self.progress_log and now - last_log >= _LOG_INTERVAL:
+                last_log = now
                 log.info("%s: %s", self.stage.name, self.progress_log.line())
-            if not self._hopeless():
-                self._submit(job, room - len(self._running), resources)
+            if not self._should_stop():
+                self._submit(job, slots - len(self._running), resources)
         if self._failures:
             raise self._failure(len(names))
         return [self._results[name] for name in names]
 
-    def _hopeless(self) -> bool:
+    def _should_stop(self) -> bool:
         reasons = {failed.reason for failed in self._failures.values()}
-        return not self._results and len(self._failures) >= _GIVE_UP and len(reasons) == 1
+        return not self._results and len(self._failures) >= _MAX_COMMON_FAILURES and len(reasons) == 1
 
     def _submit(self, job: Job, count: int, resources: dict[str, float]) -> None:
         for _ in range(min(count, len(self._waiting))):
             name = self._waiting.popleft()
             future = self.client.submit(self.task, job, name, pure=False, resources=resources)
             self._running[future] = name
-            future.add_done_callback(self._ended.put)
+            future.add_done_callback(self._finished.put)
 
-    def _room(self, resources: dict[str, float], before: int) -> int:
-        """Return how many tasks run at once by now; workers come and go."""
+    def _count_slots(self, resources: dict[str, float], previous: int) -> int:
+        """Return how many tasks can run at once now; workers come and go."""
         try:
-            return slots(self.client, resources)
+            return count_slots(self.client, resources)
         except (OSError, TimeoutError):
-            return before  # the scheduler is being lost: the futures will say so
+            return previous  # the scheduler is going away; the futures report it
 
-    def _take(self, future: Future) -> None:
+    def _handle(self, future: Future) -> None:
         name = self._running.pop(future)
         outcome: Any = future.exception() if future.status == "error" else None
         if future.status == "finished":
             try:
-                outcome = future.result(timeout=_RESULT_SECONDS)
+                outcome = future.result(timeout=_RESULT_TIMEOUT)
             except TimeoutError as error:
-                outcome = error  # the next try finds the receipt in the store
+                outcome = error  # the next attempt finds the receipt in the store
         if future.status == "cancelled":
             raise VecapError(
-                f"{self.stage.name}: the Dask scheduler was lost; start it, then run the same command again: "
-                "it does only what is missing"
+                f"{self.stage.name}: the connection to the Dask scheduler was lost; start the scheduler, then run the "
+                "same command again to resume"
             )
         future.release()
         if isinstance(outcome, Failed | BaseException):
@@ -296,9 +296,9 @@ class TaskPool(Generic[T]):
         for shard, failed in sorted(self._failures.items()):
             by_reason.setdefault(failed.reason, []).append(shard)
         (reason, (shard, *_)), *others = by_reason.items()
-        for other, names in others:
-            also = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            log.error("%s: shard %s%s: %s", self.stage.name, names[0], also, other)
+        for other_reason, names in others:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            log.error("%s: shard %s%s: %s", self.stage.name, names[0], more, other_reason)
         count = f"{len(self._failures)} of {total} shards failed; " if len(self._failures) > 1 else ""
         permanent = all(failed.permanent for failed in self._failures.values())
         kind = PermanentError if permanent else VecapError
@@ -306,15 +306,15 @@ class TaskPool(Generic[T]):
 
 
 def _reason(error: BaseException) -> str:
-    """Say in one line why a task has no result."""
+    """Return in one line why a task has no result."""
     from distributed import KilledWorker
 
     if isinstance(error, KilledWorker):
         return (
-            "every worker that tried it was killed, perhaps for want of memory; "
-            "give the workers more, or make shard_size or batch_size smaller"
+            "every worker that ran it was killed (likely out of memory); "
+            "give the workers more memory, or reduce shard_size or batch_size"
         )
-    return f"{format_error(error)} (the worker's log has the place)"
+    return f"{format_error(error)} (see the worker log for the traceback)"
 
 
 def _log_rates(stage: Stage, result: ShardResult) -> None:

@@ -1,4 +1,4 @@
-"""Input files: by path or glob, on this machine or on S3, under the names a manifest gives them."""
+"""Input files: local or S3 paths and globs, and the names that the manifest gives them."""
 
 from __future__ import annotations
 
@@ -26,57 +26,57 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _MAGIC = re.compile(r"[*?\[]")
-_READ_AHEAD = 4 << 20  # bytes of one request to S3: reads from its files are small and mostly in order
+_READ_AHEAD = 4 << 20  # bytes per S3 request; reads are small and mostly sequential
 _BLOCK = 2 << 20  # bytes
 _KEPT_BLOCKS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file. `name` is the manifest's, `place` a path of this machine or `s3://bucket/key`, `size` in bytes."""
+    """One file. `name` is its name in the manifest, `location` a local path or `s3://bucket/key`, `size` in bytes."""
 
     name: str
-    place: str
+    location: str
     size: int
 
     @property
     def remote(self) -> bool:
-        return self.place.startswith("s3://")
+        return self.location.startswith("s3://")
 
     def open(self) -> IO[bytes]:
-        """Open for reading, seekable, with a buffer. Raises OSError."""
+        """Open for buffered, seekable reading. Raises OSError."""
         if not self.remote:
-            return Path(self.place).open("rb")
-        filesystem, key = open_filesystem(self.place)
+            return Path(self.location).open("rb")
+        filesystem, key = open_filesystem(self.location)
         return io.BufferedReader(filesystem.open_input_file(key), _READ_AHEAD)
 
 
 def find_files(
     config: Config, patterns: Sequence[str], *, kind: str, setting: str, interval: str | None = None
 ) -> dict[str, SourceFile]:
-    """Return the files of *patterns* (paths or globs) by name, in that order and by name within one; each file once.
+    """Return the files that *patterns* (paths or globs) match, by name: in pattern order, then by name, each once.
 
-    A name that exists is taken literally, whatever characters it has. `{interval}` stands for *interval*, where that is
-    given. Errors call a file a *kind* file and name the *setting* to change: PermanentError for a pattern that finds
-    nothing, VecapError for a folder that cannot be read.
+    A name that exists is taken literally, even with glob characters. `{interval}` is replaced by *interval* if given.
+    Errors call a file a *kind* file and name the *setting* to change: PermanentError for a pattern without a match,
+    VecapError for a folder that cannot be read.
     """
     files: dict[str, SourceFile] = {}
-    taken: set[str] = set()
+    seen: set[str] = set()
     for pattern in patterns:
-        written = pattern if interval is None else pattern.replace("{interval}", interval)
-        for file in _find(config, written, kind, setting):
-            real = file.place if file.remote else str(Path(file.place).resolve())
-            if real not in taken:
-                taken.add(real)
+        expanded = pattern if interval is None else pattern.replace("{interval}", interval)
+        for file in _find(config, expanded, kind, setting):
+            real = file.location if file.remote else str(Path(file.location).resolve())
+            if real not in seen:
+                seen.add(real)
                 files[file.name] = file
     return files
 
 
-def _find(config: Config, written: str, kind: str, setting: str) -> list[SourceFile]:
-    folder, tail = _split_glob(written, config.resolve)
+def _find(config: Config, pattern: str, kind: str, setting: str) -> list[SourceFile]:
+    folder, tail = _split_glob(pattern, config.resolve)
     place = config.resolve(folder or ".").removeprefix("file://").rstrip("/") or "/"
     if "://" in place and not place.startswith("s3://"):
-        raise PermanentError(f"{setting}: {written} is neither on this machine nor on s3://; copy it first")
+        raise PermanentError(f"{setting}: {pattern} is neither a local nor an s3:// path; copy the files first")
     filesystem, base = open_filesystem(place)
     try:
         if tail:
@@ -87,7 +87,7 @@ def _find(config: Config, written: str, kind: str, setting: str) -> list[SourceF
     except OSError as error:
         reason = " ".join(str(error).split())
         remedy = f"check {setting} and {'the AWS variables' if place.startswith('s3://') else 'the permissions'}"
-        raise VecapError(f"{place} cannot be read: {reason}; {remedy}") from error
+        raise VecapError(f"cannot read {place}: {reason}; {remedy}") from error
     files = [
         SourceFile(folder + name, f"{place}/{name}" if tail else place, info.size)
         for name, info in sorted(found.items())
@@ -95,23 +95,23 @@ def _find(config: Config, written: str, kind: str, setting: str) -> list[SourceF
     ]
     if not files:
         where = f"{place}/{tail}" if tail else place
-        raise PermanentError(f"there is no {kind} file {where}; put it there, or change {setting}")
+        raise PermanentError(f"{kind} file {where} not found; create it, or change {setting}")
     return files
 
 
-def _split_glob(written: str, resolve: Callable[[str], str]) -> tuple[str, str]:
-    """Split *written* into a path and the glob below it, "" for a plain path.
+def _split_glob(pattern: str, resolve: Callable[[str], str]) -> tuple[str, str]:
+    """Split *pattern* into a path and the glob below it, "" for a plain path.
 
-    A file or folder that exists under a name with `*`, `?` or `[` in it is taken literally. *resolve* makes a written
-    path one that `open_filesystem` takes.
+    An existing file or folder with `*`, `?` or `[` in its name is taken literally. *resolve* converts a configured path
+    to one that `open_filesystem` accepts.
     """
     end = 0
-    while magic := _MAGIC.search(written, end):
-        end = written.find("/", magic.start()) + 1 or len(written)
-        if not _exists(resolve(written[:end])):
-            start = written.rfind("/", 0, magic.start()) + 1
-            return written[:start], written[start:]
-    return written, ""
+    while magic := _MAGIC.search(pattern, end):
+        end = pattern.find("/", magic.start()) + 1 or len(pattern)
+        if not _exists(resolve(pattern[:end])):
+            start = pattern.rfind("/", 0, magic.start()) + 1
+            return pattern[:start], pattern[start:]
+    return pattern, ""
 
 
 def _exists(place: str) -> bool:
@@ -122,14 +122,14 @@ def _exists(place: str) -> bool:
 
 
 def _matching(infos: Sequence[pafs.FileInfo], base: str, tail: str) -> dict[str, pafs.FileInfo]:
-    """Return those of *infos* whose name below *base* the glob *tail* matches, by that name."""
+    """Return the *infos* whose path relative to *base* matches the glob *tail*, by that path."""
     matches = re.compile(glob_translate(tail)).match
     named = {info.path.removeprefix(base).lstrip("/"): info for info in infos}
     return {name: info for name, info in named.items() if matches(name)}
 
 
-class Digesting(io.RawIOBase):
-    """Reads *stream* from its start to its end and computes the sha256 of what passed: one read serves both."""
+class DigestReader(io.RawIOBase):
+    """Reads *stream* sequentially and computes the sha256 of everything read."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -151,33 +151,33 @@ class Digesting(io.RawIOBase):
         return block
 
     def size(self) -> int:
-        """Return how many bytes *stream* has, which must be seekable."""
+        """Return the size of *stream*, which must be seekable, in bytes."""
         size = self._stream.seek(0, io.SEEK_END)
         self._stream.seek(self.bytes)
         return size
 
     def read_at(self, size: int, offset: int) -> bytes:
-        """Return *size* bytes from *offset* on, fewer at the end. Raises OSError for bytes that passed already."""
+        """Return *size* bytes from *offset*, fewer at the end. Raises OSError if *offset* is behind the position."""
         if offset < self.bytes:
-            raise io.UnsupportedOperation(f"byte {offset} was read already, up to {self.bytes}")
+            raise io.UnsupportedOperation(f"byte {offset} was already read; the position is {self.bytes}")
         while (skipped := offset - self.bytes) and self._take(min(skipped, _BLOCK)):
             pass
         return self._take(size)
 
     def input(self, name: str) -> Input:
-        """Read what is left, and return the whole as an input of the manifest."""
+        """Read the rest, and return the file as an input of the manifest."""
         while self._take(_BLOCK):
             pass
         return Input("source", name, self._sha256.hexdigest(), self.bytes)
 
 
 class BlockStream:
-    """The file *source* for reading, seekable: each read of it is of one whole block, and the last blocks are kept.
+    """A seekable stream over *source* that reads whole blocks and caches the last ones.
 
-    Read in order, with small steps back, it asks *source* for ascending blocks, as a `Digesting` gives them.
+    Sequential reads with small steps back request ascending blocks, as `DigestReader` requires.
     """
 
-    def __init__(self, source: pa.NativeFile | Digesting, block: int = _BLOCK) -> None:
+    def __init__(self, source: pa.NativeFile | DigestReader, block: int = _BLOCK) -> None:
         self._source = source
         self._block = block
         self._size = int(source.size())
@@ -207,13 +207,13 @@ class BlockStream:
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next *size* bytes, all that are left where it is negative; fewer at the end of the file."""
+        """Return the next *size* bytes, or all remaining ones if *size* is negative; fewer at the end of the file."""
         stop = self._size if size < 0 else min(self._size, self._at + size)
         parts = []
         while self._at < stop:
             number, start = divmod(self._at, self._block)
             part = self._load(number)[start : start + stop - self._at]
-            if not part:  # the file is shorter than it was
+            if not part:  # the file was truncated after it was opened
                 break
             parts.append(part)
             self._at += len(part)

@@ -1,7 +1,7 @@
-"""Reads a JSON document of any size value by value, in the memory of one value.
+"""A streaming JSON reader: one value in memory at a time.
 
-Python's own parser reads the values. A parser in C such as ijson's ends the process at a number of 5,000 digits, and
-one bad value is the end of the document; here it costs itself only.
+Python's own parser reads the values. C parsers such as ijson's crash the process at a number of 5,000 digits, and stop
+at the first invalid value; this reader skips it.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, TextIO
 
-UNREADABLE: Final = object()  # stands for a value that has an end, but is no JSON that Python can hold
+UNREADABLE: Final = object()  # marks a value with a known end that Python cannot represent
 
 _BLOCK = 1 << 18  # characters
-_MOST = 1 << 24  # characters of one value
+_MAX_VALUE = 1 << 24  # characters
 _BLANK = frozenset((*" \t\n\r", ""))
 _SPACE = re.compile(r"[ \t\n\r]*+")
 _BETWEEN = re.compile(r"[ \t\n\r]*+([,:\]}]?)[ \t\n\r]*+")
-_NAME = re.compile(r'"([^"\\\x00-\x1f]*+)"[ \t\n\r]*+:[ \t\n\r]*+')  # as nearly all are: without escapes
+_NAME = re.compile(r'"([^"\\\x00-\x1f]*+)"[ \t\n\r]*+:[ \t\n\r]*+')  # the common case: without escapes
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+("|\\?\Z)|[\[{]|([\]}])', re.DOTALL)
 _PLAIN = re.compile(r'[^ \t\n\r,:\[\]{}"]*+')
-_FOLLOWS = frozenset((*" \t\n\r,:]}", ""))  # what may come after a value
+_FOLLOWS = frozenset((*" \t\n\r,:]}", ""))  # characters that may follow a value
 
 
 class JsonError(ValueError):
-    """A document is cut short or damaged, so that what follows cannot be found."""
+    """The document is truncated or corrupt, and the reader cannot continue."""
 
 
 class JsonReader:
-    """Reads the document in *text*, from its start to its end.
+    """Reads the document in *text* sequentially.
 
-    Every method raises JsonError where the document ends too early, or has something else in that place.
+    Every method raises JsonError if the document ends early or has unexpected content.
     """
 
     def __init__(self, text: TextIO) -> None:
@@ -41,7 +41,7 @@ class JsonReader:
         self._at = 0
 
     def next(self) -> str:
-        """Return the first character of what comes next, which is not read yet; "" at the end."""
+        """Return the next non-blank character without consuming it; "" at the end."""
         while True:
             blank = _SPACE.match(self._block, self._at)
             self._at = blank.end() if blank else self._at
@@ -51,7 +51,7 @@ class JsonReader:
                 return ""
 
     def value(self) -> Any:
-        """Read one value; UNREADABLE for one that Python refuses: bad syntax, too deep, a number too long."""
+        """Read one value; UNREADABLE for one that Python rejects: invalid syntax, too deep, number too long."""
         if self._block[self._at : self._at + 1] in _BLANK:
             self.next()
         while True:
@@ -61,23 +61,23 @@ class JsonReader:
                     value, end = UNREADABLE, self._end()  # such as `1.` or `007`
             except (ValueError, RecursionError):
                 value, end = UNREADABLE, self._end()
-            # A number that ends with the block may go on in the next.
+            # A number at the end of the block may continue in the next one.
             if (end and end < len(self._block)) or not self._more():
                 break
         if not end:
-            raise JsonError("the document is cut short or damaged")
+            raise JsonError("the document is truncated or corrupt")
         self._at = end
         return value
 
     def items(self) -> Iterator[Any]:
-        """Read an array; give its values."""
+        """Read an array, and yield its values."""
         more = self._open("[", "]")
         while more:
             yield self.value()
             more = self._between(",]") == ","
 
     def names(self) -> Iterator[str]:
-        """Read an object; give its names. Before the next one, the caller reads the value of each."""
+        """Read an object, and yield its names. The caller reads each value before it takes the next name."""
         more = self._open("{", "}")
         while more:
             name = _NAME.match(self._block, self._at)
@@ -89,7 +89,7 @@ class JsonReader:
             more = self._between(",}") == ","
 
     def skip(self) -> None:
-        """Pass over a value: an array, which may be long, item by item."""
+        """Skip a value; a possibly long array is skipped item by item."""
         if self.next() == "[":
             for _ in self.items():
                 pass
@@ -97,12 +97,12 @@ class JsonReader:
             self.value()
 
     def end(self) -> None:
-        """Check that nothing follows."""
+        """Check that the document ends here."""
         if self.next():
             raise JsonError("something follows the end of the document")
 
     def _open(self, bracket: str, closing: str) -> bool:
-        """Read the opening bracket, and the closing one where it follows; say whether it does not."""
+        """Read the opening bracket, and the closing one if it follows; return whether there are values."""
         if self.next() != bracket:
             raise JsonError(f"{self.next() or 'the end of the document'} instead of {bracket}")
         self._at += 1
@@ -111,7 +111,7 @@ class JsonReader:
         return not empty
 
     def _between(self, wanted: str) -> str:
-        """Read and return the one of *wanted* that stands between two values, and the blanks around it."""
+        """Read the separator after a value and surrounding blanks; return it, one of *wanted*."""
         while True:
             found = _BETWEEN.match(self._block, self._at)
             if found is None or found.end() < len(self._block) or not self._more():
@@ -129,7 +129,7 @@ class JsonReader:
         return name
 
     def _end(self) -> int:
-        """Return where the value at hand ends, by its brackets alone; 0 where it does not end in the block."""
+        """Return where the current value ends, counting brackets only; 0 if it does not end in the block."""
         if self._block[self._at : self._at + 1] not in ("[", "{", '"'):
             plain = _PLAIN.match(self._block, self._at)
             return plain.end() if plain and plain.end() > self._at else 0
@@ -145,9 +145,9 @@ class JsonReader:
         return 0
 
     def _more(self) -> bool:
-        """Read the next block behind what is not used up; False at the end."""
-        block = self._text.read(max(_BLOCK, len(self._block) - self._at))  # twice as much, so that the time is linear
+        """Append the next block to the unread rest of the current one; return False at the end."""
+        block = self._text.read(max(_BLOCK, len(self._block) - self._at))  # doubling keeps the total time linear
         self._block, self._at = self._block[self._at :] + block, 0
-        if len(self._block) > 2 * _MOST:
-            raise JsonError(f"a value has more than {_MOST:,} characters")
+        if len(self._block) > 2 * _MAX_VALUE:
+            raise JsonError(f"a value has more than {_MAX_VALUE:,} characters")
         return bool(block)

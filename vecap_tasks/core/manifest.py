@@ -1,4 +1,4 @@
-"""The manifest: what a stage made, from what, under which configuration. Written last, it makes the stage real."""
+"""The manifest of a stage: outputs, inputs and configuration. Writing it, last, commits the stage."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FORMAT = 1
 NAME = "manifest.json"
 
 
-def canonical(value: Any) -> bytes:
-    """Return the one JSON spelling of *value* (sorted keys, no spaces, UTF-8)."""
+def canonical_json(value: Any) -> bytes:
+    """Return the canonical JSON of *value* (sorted keys, no spaces, UTF-8)."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest(value: Any) -> str:
     """Return the sha256 of the canonical JSON of *value*, 64 hex digits."""
-    return hashlib.sha256(canonical(value)).hexdigest()
+    return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def fingerprint(
@@ -38,7 +38,7 @@ def fingerprint(
     identity: Mapping[str, Any],
     upstream: Mapping[str, str],
 ) -> str:
-    """Return what a stage is bound to: a sha256 over what decides its bytes, 64 hex digits."""
+    """Return the sha256 over everything that decides a stage's output bytes, 64 hex digits."""
     return digest(
         {
             "stage": stage,
@@ -53,7 +53,7 @@ def fingerprint(
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of a stage. `path` is relative to the stage's folder; `rows` is None where rows mean nothing."""
+    """One file of a stage. `path` is relative to the stage's folder; `rows` is None if the file has no rows."""
 
     path: str
     bytes: int
@@ -67,8 +67,8 @@ class FileEntry:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         return cls(path, (folder / path).stat().st_size, rows, sha256)
 
-    def lies_in(self, store: Store, folder: str) -> bool:
-        """Say whether *folder* of the store has the very file."""
+    def exists_in(self, store: Store, folder: str) -> bool:
+        """Return whether *folder* of the store holds this file with the same content."""
         name = f"{folder}/{self.path}"
         try:
             return store.size(name) == self.bytes and store.sha256(name) == self.sha256
@@ -78,10 +78,10 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class ShardOutput:
-    """What a shard, or the end of a stage, left in its work folder: file name to rows (None where rows mean nothing).
+    """The files that a shard, or the end of a stage, wrote to its work folder: name to rows (None if it has no rows).
 
-    `counters` are added up over shards into the manifest. `attachments` are files whose bytes carry times. `notes`
-    are counters of how it was done, such as what was found ready-made: they go to the manifest's provenance.
+    `counters` are summed over shards into the manifest. `attachments` are files with timestamps in their bytes. `notes`
+    are counters about the execution, such as reused captions; they go to the manifest's provenance.
     """
 
     files: Mapping[str, int | None]
@@ -92,7 +92,7 @@ class ShardOutput:
 
 @dataclass(frozen=True, slots=True)
 class ShardResult:
-    """The receipt of one finished shard. `seconds` is wall clock; it and `notes` enter no digest."""
+    """The receipt of a finished shard. `seconds` is wall clock; it and `notes` are not part of any digest."""
 
     shard: str
     files: tuple[FileEntry, ...]
@@ -109,8 +109,8 @@ class ShardResult:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Something that the stage read; `digest` is a sha256. `kind` is stage, source, version, model, prompt or dataset;
-    the digest of an earlier version is that of its crawl."""
+    """An input of the stage; `digest` is a sha256. `kind` is stage, source, version, model, prompt or dataset; the
+    digest of an earlier version is that of its crawl."""
 
     kind: str
     name: str
@@ -120,7 +120,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What one stage of one version made."""
+    """The record of one stage of one version."""
 
     dataset: str
     interval: str
@@ -130,9 +130,9 @@ class Manifest:
     inputs: tuple[Input, ...]
     files: tuple[FileEntry, ...]
     counters: dict[str, int]
-    # Files whose bytes carry times, such as a report's pages: checked by `verify`, not part of the digest.
+    # Files with timestamps in their bytes, such as report pages: checked by `verify`, not part of the digest.
     attachments: tuple[FileEntry, ...] = ()
-    # Folder of the store that holds the files: another version's, where that one made the very same.
+    # Folder of the store that holds the files; another version's if its stage was reused.
     location: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -156,13 +156,13 @@ class Manifest:
         return digest(self.content)
 
     def file(self, path: str) -> str:
-        """Return where the store has this stage's file *path*. Raises KeyError for one that is not listed."""
+        """Return the name in the store of this stage's file *path*. Raises KeyError if it is not listed."""
         if not any(entry.path == path for entry in (*self.files, *self.attachments)):
             raise KeyError(path)
         return f"{self.location}/{path}"
 
     def files_ending(self, suffix: str) -> list[str]:
-        """Return where the store has the files that end with *suffix*, in the manifest's order."""
+        """Return the names in the store of the files that end with *suffix*, in the manifest's order."""
         return [f"{self.location}/{entry.path}" for entry in self.files if entry.path.endswith(suffix)]
 
     def to_json(self) -> bytes:
@@ -178,16 +178,16 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Manifest:
-        """Read a manifest and check its seal and digest. Raises CorruptError naming *where* it lies."""
+        """Parse a manifest and check its seal and digest. Raises CorruptError naming its location *where*."""
         try:
             body = json.loads(data)
             seal = body.pop("seal")
             content = body["content"]
             if digest(body) != seal or digest(content) != body["digest"]:
-                raise CorruptError(f"{where} was changed after it was written; restore it, or make the stage again")
+                raise CorruptError(f"{where} was changed after it was written; restore it, or run the stage again")
             if content["format"] != FORMAT:
                 raise PermanentError(
-                    f"{where} has format {content['format']}, this release reads {FORMAT}; update vecap"
+                    f"{where} has format {content['format']}, but this release reads format {FORMAT}; update vecap"
                 )
             return cls(
                 dataset=content["dataset"],
@@ -203,11 +203,11 @@ class Manifest:
                 provenance=body["provenance"],
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptError(f"{where} is not a manifest: {error}; restore it, or make the stage again") from error
+            raise CorruptError(f"{where} is not a manifest: {error}; restore it, or run the stage again") from error
 
 
 def read_manifest(store: Store, folder: str) -> Manifest | None:
-    """Return the manifest in *folder* of the store, or None where there is none. Raises CorruptError."""
+    """Return the manifest in *folder* of the store, or None if it does not exist. Raises CorruptError."""
     name = f"{folder}/{NAME}"
     try:
         data = store.read(name)
@@ -218,15 +218,15 @@ def read_manifest(store: Store, folder: str) -> Manifest | None:
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """Return the commit that runs: `VECAP_CODE_VERSION` of an image, else the checkout's; `unknown` outside of one."""
-    baked = os.environ.get("VECAP_CODE_VERSION")
-    if baked:
-        return baked
+    """Return the commit of this code: `VECAP_CODE_VERSION` in an image, else that of the checkout, else `unknown`."""
+    image_version = os.environ.get("VECAP_CODE_VERSION")
+    if image_version:
+        return image_version
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed; git would find the repository of whoever installed it
+    if not (root / ".git").exists():  # installed; git would find an enclosing repository
         return "unknown"
     try:
-        asked = subprocess.run(
+        process = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
             cwd=root,
             capture_output=True,
@@ -235,22 +235,25 @@ def code_version() -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return asked.stdout.strip() or "unknown"
+    return process.stdout.strip() or "unknown"
 
 
 class Attachments:
-    """What one run has to attach to the stage in *folder* of the store; its offers lie in *place*."""
+    """Publishes one run's attachments to the stage in *folder* of the store.
 
-    def __init__(self, store: Store, folder: str, place: str) -> None:
+    Concurrent runs each upload an offer to *scratch*; the first to register its own wins.
+    """
+
+    def __init__(self, store: Store, folder: str, scratch: str) -> None:
         self._store = store
         self._folder = folder
-        self._taken = f"{place}/taken"
-        self._offer = f"{place}/{uuid.uuid4().hex}"
+        self._taken = f"{scratch}/taken"
+        self._offer = f"{scratch}/{uuid.uuid4().hex}"
 
     def publish(self, names: Sequence[str], work: Path, committed: Callable[[], bool]) -> tuple[FileEntry, ...]:
-        """Offer the files *names* of *work*, copy the offer that is taken to the stage, and return its entries.
+        """Upload the files *names* of *work* as an offer, copy the winning offer to the stage, and return its entries.
 
-        *committed* says whether the stage has its manifest by now.
+        *committed* returns whether the stage has its manifest.
         """
         if not names:
             return ()
@@ -263,13 +266,13 @@ class Attachments:
             entries = [FileEntry(**item) for item in body["entries"]]
         try:
             for entry in entries:
-                if not entry.lies_in(self._store, self._folder):
+                if not entry.exists_in(self._store, self._folder):
                     self._store.copy(f"{body['offer']}/{entry.path}", f"{self._folder}/{entry.path}")
         except FileNotFoundError:
-            if not committed():  # else they lie there, and whose they are has cleared the offer away
+            if not committed():  # once committed, the files are there and the winner has removed its offer
                 raise
         return tuple(entries)
 
     def clear(self) -> None:
-        """Remove this run's offer, the stage having its manifest."""
+        """Remove this run's offer. Call it after the stage is committed."""
         self._store.remove_folder(self._offer)

@@ -1,4 +1,4 @@
-"""MLflow as this project uses it: its URI from the configuration, experiments by name, runs by digest."""
+"""MLflow access: the URI from the configuration, experiments by name, runs by digest."""
 
 from __future__ import annotations
 
@@ -25,49 +25,49 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric, Run
 
 
-_OWN_ROWS = ("alembic_version", "workspaces")  # tables in which MLflow's migrations write rows
+_OWN_ROWS = ("alembic_version", "workspaces")  # tables that MLflow's migrations fill
 _LEFTOVERS = ("-journal", "-wal", "-shm")  # SQLite would apply those of a killed process to the new file
-# What each experiment holds, as its page says it.
+# Descriptions on the pages of the experiments.
 EXPERIMENTS = {
-    "gate": "The quality gate's report on each crawl, passed or refused: one run for each.",
-    "versions": "The published dataset versions, one run for each, with all that it was made from.",
-    "clip": "Models trained on published versions: a run for each evaluation of the arms, and below it one for each "
-    "model. A model's page leads to the versions that it was trained on, and they to their crawl files.",
+    "gate": "Quality gate reports, passed or failed: one run per crawl.",
+    "versions": "Published dataset versions and their inputs: one run per version.",
+    "clip": "Models trained on published versions: one run per evaluation of the arms, with a child run per model. A "
+    "model's page links to its training versions, and those to their crawl files.",
 }
 _NOTE = "mlflow.note.content"
-_KIND = "custom_model_development"  # MLflow's word for an experiment that holds training runs
+_KIND = "custom_model_development"  # MLflow's type for training experiments
 _AIRFLOW = {"dag_id": "DAG_ID", "run_id": "DAG_RUN_ID", "task_id": "TASK_ID", "try_number": "TRY_NUMBER"}
 _SQLITE = "sqlite:///"
-_PARAM_CHARS = 6000  # MLflow's limits
-_PARAMS_AT_ONCE = 100
-_METRICS_AT_ONCE = 1000
-_DATASETS_AT_ONCE = 100
-_DIGEST_CHARS = 32  # MLflow takes at most 36, a sha256 has 64: the full one stands in the dataset's source
+_PARAM_CHARS = 6000  # MLflow's limit
+_PARAMS_PER_REQUEST = 100
+_METRICS_PER_REQUEST = 1000
+_DATASETS_PER_REQUEST = 100
+_DIGEST_CHARS = 32  # MLflow takes at most 36 of a sha256's 64; the dataset's source has the full digest
 _NAME_CHARS = 500
-_NO_NAME = re.compile(r"[^A-Za-z0-9_\-. :/]")
+_INVALID_NAME_CHARS = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
 
 def ensure_database(file: Path, artifacts: str) -> None:
-    """Make *file* a database with MLflow's tables, unless it holds data. Its default experiment stores in *artifacts*.
+    """Create *file* as a database with MLflow's tables, unless it has data. *artifacts* is its default artifact URI.
 
-    MLflow itself makes the tables in dozens of transactions and cannot resume between them: a database without data is
-    replaced. Raises VecapError where *file* is not a SQLite database or cannot be written.
+    MLflow creates its tables in dozens of transactions and cannot resume after a crash, so a database without data is
+    replaced. Raises VecapError if *file* is not a SQLite database or cannot be written.
     """
     try:
-        if _holds_data(file):
+        if _has_data(file):
             return
         with Path(f"{file}.lock").open("a") as lock:
-            flock(lock, LOCK_EX)  # the kernel releases it however its holder ends
-            if not _holds_data(file):  # another process may have been first
-                _make(file, artifacts)
+            flock(lock, LOCK_EX)  # the kernel releases it even if the process is killed
+            if not _has_data(file):  # another process may have created it
+                _create_database(file, artifacts)
     except sqlite3.DatabaseError as error:
         raise VecapError(f"cannot read {file}: {error}; restore it, or change mlflow.tracking_uri") from error
     except OSError as error:
         raise VecapError(f"cannot write {file}: {error.strerror}; change mlflow.tracking_uri") from error
 
 
-def _holds_data(file: Path) -> bool:
-    """Return whether any table has rows; one that MLflow has ever opened has its default experiment."""
+def _has_data(file: Path) -> bool:
+    """Return whether any table has rows; MLflow adds its default experiment when it first opens a database."""
     if not file.exists():
         return False
     with closing(sqlite3.connect(file, timeout=60)) as database:
@@ -79,7 +79,7 @@ def _holds_data(file: Path) -> bool:
         )
 
 
-def _make(file: Path, artifacts: str) -> None:
+def _create_database(file: Path, artifacts: str) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     new = file.with_name(f"{file.name}.new")
@@ -100,9 +100,9 @@ class Tracking:
     uri: str
 
     def experiment(self, dataset: str, kind: str) -> str:
-        """Return the id of the experiment `vecap/<dataset>/<kind>`, made where there is none.
+        """Return the id of the experiment `vecap/<dataset>/<kind>`, creating it if it does not exist.
 
-        *kind* is one of `EXPERIMENTS`. Raises VecapError for an experiment that was deleted.
+        *kind* is a key of `EXPERIMENTS`. Raises VecapError if the experiment is deleted.
         """
         name = f"vecap/{dataset}/{kind}"
         found = self.client.get_experiment_by_name(name)
@@ -119,19 +119,19 @@ class Tracking:
         try:
             self.client.create_experiment(name, artifact_location=_artifacts(self.uri, name), tags=tags)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process created it first
                 raise
 
     def describe(self, run_id: str, note: str) -> None:
-        """Give a run the description that its page shows; *note* is Markdown."""
+        """Set the description on a run's page; *note* is Markdown."""
         self.client.set_tag(run_id, _NOTE, note)
 
     def describe_model(self, model_id: str, note: str) -> None:
-        """Give a logged model the description that its page shows."""
+        """Set the description on a logged model's page."""
         self.client.set_logged_model_tags(model_id, {_NOTE: note})
 
     def find_run(self, experiment: str, digest: str) -> Run | None:
-        """Return the finished run tagged with *digest*; what a killed process left half recorded is deleted."""
+        """Return the finished run tagged with *digest*; incomplete runs of killed processes are deleted."""
         for run in self.client.search_runs([experiment], f"tags.`vecap.digest` = '{digest}'"):
             if run.info.status == "FINISHED":
                 return run
@@ -139,16 +139,17 @@ class Tracking:
         return None
 
     def find_version(self, dataset: str, version: str, digest: str) -> Run | None:
-        """Return the finished run of a published version, *digest* being its `assemble`'s. Nothing is changed."""
+        """Return the finished run of a published version, *digest* being that of its `assemble`. Read-only."""
         experiment = self.client.get_experiment_by_name(f"vecap/{dataset}/versions")
         if experiment is None:
             return None
-        wanted = f"tags.`vecap.digest` = '{digest}' AND tags.`vecap.version` = '{version}'"
-        found = self.client.search_runs([experiment.experiment_id], f"{wanted} AND attributes.status = 'FINISHED'")
+        digest_filter = f"tags.`vecap.digest` = '{digest}' AND tags.`vecap.version` = '{version}'"
+        query = f"{digest_filter} AND attributes.status = 'FINISHED'"
+        found = self.client.search_runs([experiment.experiment_id], query)
         return found[0] if found else None
 
     def delete(self, run: Run) -> None:
-        """Delete a run with the runs and models below it."""
+        """Delete a run, its child runs and their models."""
         experiment, run_id = run.info.experiment_id, run.info.run_id
         for child in self.client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'"):
             self.delete(child)
@@ -160,28 +161,28 @@ class Tracking:
         """Record the nested *params* under dotted names."""
         from mlflow.entities import Param
 
-        made = [Param(clean(name), value[:_PARAM_CHARS]) for name, value in sorted(flatten(params).items())]
-        for start in range(0, len(made), _PARAMS_AT_ONCE):
-            self.client.log_batch(run_id, params=made[start : start + _PARAMS_AT_ONCE])
+        entries = [Param(clean(name), value[:_PARAM_CHARS]) for name, value in sorted(flatten(params).items())]
+        for start in range(0, len(entries), _PARAMS_PER_REQUEST):
+            self.client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_REQUEST])
 
     def metrics(self, run_id: str, metrics: Sequence[Metric]) -> None:
-        for start in range(0, len(metrics), _METRICS_AT_ONCE):
-            self.client.log_batch(run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
+        for start in range(0, len(metrics), _METRICS_PER_REQUEST):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_REQUEST])
 
     def inputs(self, run_id: str, datasets: Sequence[DatasetInput]) -> None:
-        for start in range(0, len(datasets), _DATASETS_AT_ONCE):
-            self.client.log_inputs(run_id, datasets=datasets[start : start + _DATASETS_AT_ONCE])
+        for start in range(0, len(datasets), _DATASETS_PER_REQUEST):
+            self.client.log_inputs(run_id, datasets=datasets[start : start + _DATASETS_PER_REQUEST])
 
 
 @contextmanager
 def open_tracking(config: Config) -> Iterator[Tracking]:
-    """Give a connection to the configured MLflow. Raises VecapError, soon, where none answers or one refuses."""
+    """Yield a connection to the configured MLflow. Raises VecapError if it does not answer or reports an error."""
     uri = tracking_uri(config)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(config.mlflow.timeout))))
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for `--json`
     if is_server(uri):
-        _ask(uri, config.mlflow.timeout)
+        _check_server(uri, config.mlflow.timeout)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow.exceptions import MlflowException
 
@@ -189,9 +190,7 @@ def open_tracking(config: Config) -> Iterator[Tracking]:
         yield Tracking(_open(uri), uri)
     except MlflowException as error:
         reason = " ".join(str(error).split())[:300]
-        raise VecapError(
-            f"MLflow at {uri} refused: {reason}; look at its log, or change mlflow.tracking_uri"
-        ) from error
+        raise VecapError(f"MLflow at {uri} reported: {reason}; check its log, or change mlflow.tracking_uri") from error
 
 
 def _open(uri: str) -> MlflowClient:
@@ -210,44 +209,44 @@ def _open(uri: str) -> MlflowClient:
 
 
 def tracking_uri(config: Config) -> str:
-    """Return the URI of MLflow; the folder of a SQLite file is made.
+    """Return the URI of MLflow; creates the folder of a SQLite file.
 
-    Raises ConfigError if it is empty or a variable is not set.
+    Raises ConfigError if the URI is empty or uses an unset variable.
     """
     uri = expand_optional(config.mlflow.tracking_uri)
-    if uri is None:  # MLflow would take a database in the working directory
-        raise ConfigError("mlflow.tracking_uri is empty; set its variable, or give sqlite:///… or a server's URL")
+    if uri is None:  # MLflow would create a database in the working directory
+        raise ConfigError("mlflow.tracking_uri is empty; set its variable, or use sqlite:///… or a server URL")
     if not uri.startswith(_SQLITE):
         return uri.removesuffix("/")
     file = Path(config.resolve(uri.removeprefix(_SQLITE)))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise VecapError(f"cannot make the folder of {uri}: {error.strerror}; change mlflow.tracking_uri") from error
+        raise VecapError(f"cannot create the folder of {uri}: {error.strerror}; change mlflow.tracking_uri") from error
     return f"{_SQLITE}{file}"
 
 
 def is_server(uri: str) -> bool:
-    """Return whether *uri* is the URL of an MLflow server, rather than a database."""
+    """Return whether *uri* is the URL of an MLflow server."""
     return uri.startswith(("http://", "https://"))
 
 
 def dataset_input(name: str, digest: str, context: str, source: Mapping[str, Any], page: str = "") -> DatasetInput:
-    """Return a dataset for a run's inputs. *digest* is a sha256; it stands in full in the dataset's source.
+    """Return a dataset for a run's inputs. *digest* is a sha256; the dataset's source holds it in full.
 
-    *page* is where the UI's button "Open dataset" leads.
+    *page* is the target of the UI's "Open dataset" button.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    told = {**source, "sha256": digest} | ({"url": page} if page else {})
-    body = json.dumps(told, sort_keys=True, ensure_ascii=False)
+    content = {**source, "sha256": digest} | ({"url": page} if page else {})
+    body = json.dumps(content, sort_keys=True, ensure_ascii=False)
     kind = "external" if page else "vecap"  # the UI shows the button for the former
     dataset = Dataset(name[:_NAME_CHARS], digest[:_DIGEST_CHARS], source_type=kind, source=body)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
 def source_inputs(inputs: Sequence[Input], page: str) -> list[DatasetInput]:
-    """Return the crawled source files among *inputs* as datasets; *page* lists them."""
+    """Return the crawled source files among *inputs* as datasets; *page* is the URL of their list."""
     return [
         dataset_input(item.name, item.digest, "source", {"bytes": item.bytes}, page)
         for item in inputs
@@ -256,7 +255,7 @@ def source_inputs(inputs: Sequence[Input], page: str) -> list[DatasetInput]:
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return *nested* with dotted names; lists and other values as JSON, strings as they are."""
+    """Return *nested* with dotted names; strings unchanged, lists and other values as JSON."""
     flat: dict[str, str] = {}
     for key, value in nested.items():
         name = f"{prefix}{key}"
@@ -268,25 +267,25 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def clean(name: str) -> str:
-    """Return *name* with what MLflow takes in the name of a param or metric."""
-    return _NO_NAME.sub("_", name)
+    """Return *name* without characters that MLflow rejects in names of params and metrics."""
+    return _INVALID_NAME_CHARS.sub("_", name)
 
 
 def airflow_tags() -> dict[str, str]:
-    """Return the tags that say which Airflow task records, where one does; a DAG adds the task's address to them."""
+    """Return tags that identify the current Airflow task, empty outside Airflow; a DAG adds the task's URL."""
     found = {f"airflow.{name}": os.environ.get(f"AIRFLOW_CTX_{variable}") for name, variable in _AIRFLOW.items()}
     return {name: value for name, value in found.items() if value}
 
 
 def _artifacts(uri: str, experiment: str) -> str | None:
-    """Return where an experiment's files go: beside the SQLite file, else where the server puts them."""
+    """Return an experiment's artifact URI: next to the SQLite file, or None to let the server decide."""
     if not uri.startswith(_SQLITE):
         return None
     folder = Path(uri.removeprefix(_SQLITE)).parent / "mlflow-artifacts" / experiment
     return folder.as_uri()
 
 
-def _ask(uri: str, timeout: float) -> None:
+def _check_server(uri: str, timeout: float) -> None:
     try:
         with urllib.request.urlopen(f"{uri}/health", timeout=timeout):  # noqa: S310 - http or https, see the caller
             return

@@ -1,4 +1,4 @@
-"""Model folders and tokenizers on disk (place, completeness, digest), and the device that a model runs on."""
+"""Model folders and tokenizers on disk (lookup, completeness, digest), and torch devices."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# What transformers reads from a model's folder. A README, figures or an optimizer's state change no caption.
+# Files that transformers reads from a model's folder. Others, such as README files, do not affect captions.
 _FILES = re.compile(
     r"(?:config|generation_config|preprocessor_config|processor_config|chat_template|tokenizer|tokenizer_config"
     r"|special_tokens_map|added_tokens|vocab|model\.safetensors\.index|pytorch_model\.bin\.index)\.json"
@@ -51,16 +51,16 @@ class Checkpoint:
 
     @property
     def revision(self) -> str:
-        """How a caption's row names the model's revision: the first 16 digits of the digest."""
+        """The model's revision in the columns of a caption's row: the first 16 digits of the digest."""
         return self.digest[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model behind an address. Its weights are not here to be digested: `digest` covers its name and revision."""
+    """A model on a server. Its weights cannot be hashed: `digest` covers its name and revision."""
 
     name: str
-    revision: str  # as the configuration states it, else `unstated`
+    revision: str  # as configured, else `unstated`
 
     @property
     def digest(self) -> str:
@@ -72,17 +72,17 @@ class ServedModel:
 
 
 def find_model(config: Config, settings: ModelConfig) -> Checkpoint | ServedModel:
-    """Return what *settings* name. Raises VecapError for a folder that is no model's; a server is not asked here."""
+    """Return the model that *settings* name, without a request to a server. Raises VecapError for an invalid folder."""
     if settings.server is not None:
         return ServedModel(settings.model, settings.server.revision or "unstated")
     return find_checkpoint(config, settings.model)
 
 
 def find_checkpoint(config: Config, model: str) -> Checkpoint:
-    """Return the checkpoint that *model* names: a folder, or a model of the hub that lies in its local cache.
+    """Return the checkpoint that *model* names: a folder, or a Hub model in the local cache.
 
-    Nothing is downloaded here: a fingerprint must not depend on what a hub says today. Raises VecapError, naming
-    the folder and what it lacks.
+    Nothing is downloaded, so that a fingerprint does not depend on the Hub's current state. Raises VecapError naming
+    the folder and what is missing.
     """
     folder = Path(config.resolve(model))
     hub_name = expand(model)
@@ -90,18 +90,16 @@ def find_checkpoint(config: Config, model: str) -> Checkpoint:
         cached = _cached(hub_name)
         if cached is None:
             raise PermanentError(
-                f"model {model}: there is no folder {folder}, and no such model in the local hub cache; "
+                f"model {model}: folder {folder} does not exist, and the local Hub cache has no such model; "
                 f"correct the path, or run `hf download {hub_name}`"
             )
         folder = cached
     if not folder.is_dir():
-        raise PermanentError(f"model {model}: there is no folder {folder}; correct the path in the configuration")
+        raise PermanentError(f"model {model}: folder {folder} does not exist; correct the path in the configuration")
     weights = _weights(folder)
     files = [*weights, *(file for file in folder.iterdir() if file.is_file() and _FILES.fullmatch(file.name))]
     if folder / "config.json" not in files:
-        raise PermanentError(
-            f"model {model}: {folder} has no config.json; give the folder of a transformers checkpoint"
-        )
+        raise PermanentError(f"model {model}: {folder} has no config.json; use the folder of a transformers checkpoint")
     if not weights:
         raise PermanentError(f"model {model}: {folder} has no weights (*.safetensors); copy or download them again")
     return digest_checkpoint(model, folder, files)
@@ -109,11 +107,12 @@ def find_checkpoint(config: Config, model: str) -> Checkpoint:
 
 def digest_checkpoint(name: str, folder: Path, files: Collection[Path]) -> Checkpoint:
     """Return the checkpoint *name* whose digest covers *files* of *folder*."""
-    return Checkpoint(name, folder, digest(sorted(hash_files(files).items())), sum(one.stat().st_size for one in files))
+    size = sum(file.stat().st_size for file in files)
+    return Checkpoint(name, folder, digest(sorted(hash_files(files).items())), size)
 
 
 def hash_files(files: Iterable[Path]) -> dict[str, str]:
-    """Return the sha256 of *files* by name, without reading again what kept its size and its time of change."""
+    """Return the sha256 of *files* by name; files with unchanged size and modification time are not read again."""
     stats = [(file, file.stat()) for file in files]
     return {file.name: _sha256(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats}
 
@@ -134,63 +133,62 @@ def _cached(hub_name: str) -> Path | None:
 
 @lru_cache(maxsize=256)
 def _sha256(path: str, size: int, modified: int) -> str:
-    """Return the file's sha256; its size and its time of change are part of the cache's key."""
+    """Return the file's sha256; size and modification time are part of the cache key."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def tokenizer_place(config: Config) -> str:
-    """Return the configured tokenizer's folder, or the hub's name where there is no such folder."""
+def tokenizer_path(config: Config) -> str:
+    """Return the configured tokenizer's folder, or its Hub name if no such folder exists."""
     name = config.train.model.tokenizer
     folder = Path(config.resolve(name))
     if folder.is_dir():
         return str(folder)
     if name.startswith((".", "/", "~", "$")):
-        raise ConfigError(f"train.model.tokenizer: there is no folder {folder}; give a folder with tokenizer.json")
+        raise ConfigError(f"train.model.tokenizer: folder {folder} does not exist; use a folder with tokenizer.json")
     return expand(name)
 
 
 def tokenizer_digest(config: Config) -> str:
-    """Return the sha256 over the tokenizer's files, or over the name of one that a hub has."""
-    place = tokenizer_place(config)
+    """Return the sha256 over the tokenizer's files, or over its Hub name."""
+    place = tokenizer_path(config)
     folder = Path(place)
     if not folder.is_dir():
         return digest({"hub": place})
     files = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     if not files:
-        raise ConfigError(f"train.model.tokenizer: {folder} holds no tokenizer; give a folder with tokenizer.json")
+        raise ConfigError(f"train.model.tokenizer: {folder} has no tokenizer; use a folder with tokenizer.json")
     return digest(hash_files(files))
 
 
-def start_folder(config: Config) -> Path | None:
-    """Return the folder that `train.model.init_from` names, None where it names none. Raises ConfigError."""
+def init_folder(config: Config) -> Path | None:
+    """Return the folder in `train.model.init_from`, None if unset. Raises ConfigError."""
     name = config.resolve_optional(config.train.model.init_from)
     if name is None:
         return None
     folder = Path(name)
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"train.model.init_from: {folder} holds no config.json; give the folder of a CLIPModel")
+        raise ConfigError(f"train.model.init_from: {folder} has no config.json; use the folder of a CLIPModel")
     return folder
 
 
-def start_digest(config: Config) -> str | None:
-    """Return the sha256 over configuration and weights of the start, None where there is none. Raises ConfigError."""
-    folder = start_folder(config)
+def init_digest(config: Config) -> str | None:
+    """Return the sha256 over config and weights of `train.model.init_from`, None if unset. Raises ConfigError."""
+    folder = init_folder(config)
     if folder is None:
         return None
     weights = _weights(folder)
     if not weights:
         raise ConfigError(
-            f"train.model.init_from: {folder} holds no weights (*.safetensors); copy or download them again"
+            f"train.model.init_from: {folder} has no weights (*.safetensors); copy or download them again"
         )
     return digest(hash_files([folder / "config.json", *weights]))
 
 
 def open_device(setting: str, name: str) -> torch.device:
-    """Return the torch device *name*, which *setting* (such as `train.device`) names.
+    """Return the torch device *name* of *setting* (such as `train.device`).
 
-    Logs one line, once in a process for each setting, where a GPU stays unused. Raises ConfigError for a device that is
-    not there.
+    Warns once per process and setting if a GPU stays unused. Raises ConfigError if the device is not available.
     """
     import torch
 
@@ -200,14 +198,13 @@ def open_device(setting: str, name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"{setting}: device {name!r} is not there: {reason}; set it to cpu, or give the worker such a device"
+            f"{setting}: device {name!r} is not available: {reason}; set it to cpu, or run on a worker with that device"
         ) from error
     if device.type == "cpu" and torch.cuda.is_available():
-        _tell_unused(setting)
+        _warn_unused_gpu(setting)
     return device
 
 
-@lru_cache(maxsize=16)
-def _tell_unused(setting: str) -> None:
-    """Log that the GPU stays unused; the cache has it said once."""
-    log.warning("%s is cpu and there is a GPU, which stays unused; %s=cuda uses it", setting, setting)
+@lru_cache(maxsize=16)  # warn once
+def _warn_unused_gpu(setting: str) -> None:
+    log.warning("%s is cpu, but a GPU is available; set %s=cuda to use it", setting, setting)

@@ -1,4 +1,4 @@
-"""The version that a configuration makes of an interval: the one registered for it, or a new one."""
+"""Finds or registers the version of an interval for a configuration."""
 
 from __future__ import annotations
 
@@ -24,48 +24,50 @@ from vecap_tasks.errors import ConfigError
 
 
 def registered_fingerprints(version: Version, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the fingerprints of the dataset stages that follow from what a `version.json` says of its *settings*.
+    """Return the fingerprints of the dataset stages computed from the *settings* in a `version.json`.
 
-    Raises KeyError and TypeError where it says less than `open_version` writes.
+    Raises KeyError or TypeError if *settings* is incomplete.
     """
-    made: dict[str, str] = {}
+    result: dict[str, str] = {}
     for name in DATASET_STAGES:
         identity = dict(settings[name])
         release = identity.pop("release")
-        upstream = {other: made[other] for other in stage_kind(name).upstream}
-        made[name] = fingerprint(name, release, settings["dataset"], version.interval, identity, upstream)
-    return made
+        upstream = {other: result[other] for other in stage_kind(name).upstream}
+        result[name] = fingerprint(name, release, settings["dataset"], version.interval, identity, upstream)
+    return result
 
 
 def open_version(config: Config, store: Store, name: str) -> Version:
-    """Return the version that *config* makes of the interval *name*, or the revision *name* if *config* makes that.
+    """Return the version of the interval *name* for *config*, or the revision *name* if it matches *config*.
 
-    It is bound to the fingerprint of its last dataset stage, which covers the configuration, the models' files and
-    the release's ways of working: the same always finds the same version, anything else gets a revision beside it. Rows
-    that a person has released make another one, too; how many entries of the interval hold for it stands in it.
-    Raises ConfigError for an interval that is not a date and for a revision that *config* does not make, VecapError for
-    a revision that does not exist and for a model that cannot be read. Nothing is registered then.
+    A version is identified by the fingerprint of its last dataset stage, which covers the configuration, the models'
+    files and the stage revisions. A new fingerprint creates a revision. Released rows also create one; the version
+    records how many release entries apply to it. Raises ConfigError for an interval that is not a date or a revision
+    that does not match *config*, and VecapError for a missing revision or an unreadable model; nothing is registered
+    then.
     """
     interval = interval_of(name)
     revision = read_version(store, config.dataset, name) if name != interval else None
     try:
         check_interval(interval)
-    except ConfigError:  # an earlier release took any name
-        if not any(published(store, one) for one in list_versions(store, config.dataset, interval)):
+    except ConfigError:  # an earlier release accepted any name
+        if not any(published(store, version) for version in list_versions(store, config.dataset, interval)):
             raise
     while True:
         releases = count_releases(store, config.dataset, interval)
         stages = {name: load_stage(name, config, Version(config.dataset, interval, 0, "")) for name in DATASET_STAGES}
-        bound_to = stages[DATASET_STAGES[-1]].fingerprint
-        if count_releases(store, config.dataset, interval) == releases:  # else one was entered meanwhile
+        last_fingerprint = stages[DATASET_STAGES[-1]].fingerprint
+        if count_releases(store, config.dataset, interval) == releases:  # otherwise one was added meanwhile
             break
     if revision is not None:
-        if revision.fingerprint != bound_to:
+        if revision.fingerprint != last_fingerprint:
             raise ConfigError(
-                f"this configuration does not make {name}: settings, models or released rows differ; give those that "
-                f"made it, or name the interval {interval} for another revision"
+                f"version {name} was created with different settings, models or released rows; use the same, or pass "
+                f"the interval {interval} to create a revision"
             )
         return revision
-    decisive = {name: stage.identity() | {"release": stage.revision} for name, stage in stages.items()}
+    settings = {name: stage.identity() | {"release": stage.revision} for name, stage in stages.items()}
     entries = {CONFIG: releases} if releases else {}
-    return register(store, config.dataset, interval, bound_to, {"dataset": config.dataset, **decisive, **entries})
+    return register(
+        store, config.dataset, interval, last_fingerprint, {"dataset": config.dataset, **settings, **entries}
+    )

@@ -1,10 +1,10 @@
-"""From a picture to the pixels of a CLIP model, for training and evaluation alike. Two ways:
+"""CLIP image preprocessing for training and evaluation, in two variants:
 
-`default`   CLIP's: shorter side to size by PIL's bicubic filter, center crop.
-`veclip`  that of VeCLIP's released models: shorter side to size by bilinear interpolation without antialiasing (four
-          pixels of the source for each of the result), center crop.
+`default`  CLIP's: resize the shorter side with PIL's bicubic filter, center crop.
+`veclip`   VeCLIP's released models': resize the shorter side with bilinear interpolation without antialiasing (four
+           source pixels per output pixel), center crop.
 
-Both are normalized by OpenAI's mean and deviation.
+Both normalize with OpenAI's mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from vecap_tasks.config import PreprocessWay
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil
 
-# transformers' own settings cannot say "without antialiasing": the exported configuration has this key beside them.
+# transformers has no setting for "without antialiasing", so the exported configuration has this extra key.
 _KEY = "vecap_preprocess"
 
 
 def image_processor(size: int, way: PreprocessWay = "default") -> CLIPImageProcessorPil:
-    """Return transformers' processor of *way*, as it is exported with a model.
+    """Return the transformers image processor of *way*, as exported with a model.
 
-    Of `veclip` it says bilinear, and by itself antialiases; `preprocess_way` knows better when the folder is loaded.
+    For `veclip` its settings only say bilinear, and transformers antialiases; `preprocess_way` detects it on loading.
     """
     from transformers import CLIPImageProcessorPil
 
@@ -39,14 +39,14 @@ def image_processor(size: int, way: PreprocessWay = "default") -> CLIPImageProce
 
 
 def preprocess_way(processor: CLIPImageProcessorPil) -> PreprocessWay:
-    """Return the way that the loaded *processor* was exported with: `default` where its folder says nothing."""
+    """Return the variant that the loaded *processor* was exported with; `default` if it has no such key."""
     return "veclip" if getattr(processor, _KEY, "default") == "veclip" else "default"
 
 
 def shrink(image: Image.Image, size: int, way: PreprocessWay) -> NDArray[np.uint8]:
     """Return *image* resized and cropped, uint8 [size, size, 3].
 
-    `default` has the bytes that transformers' processor makes; `veclip` is rounded, by at most half a gray level.
+    `default` has the same bytes as transformers' processor; `veclip` is rounded, by at most half a gray level.
     """
     if way == "veclip":
         return np.rint(_bilinear(image, size)).astype(np.uint8)
@@ -61,22 +61,22 @@ def shrink(image: Image.Image, size: int, way: PreprocessWay) -> NDArray[np.uint
 
 
 def veclip_values(images: Sequence[Image.Image], size: int) -> NDArray[np.float32]:
-    """Return what a released VeCLIP model takes of *images*: float32 [n, 3, size, size], normalized, not rounded."""
+    """Return the input of a released VeCLIP model for *images*: float32 [n, 3, size, size], normalized, not rounded."""
     from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-    made = np.stack([_bilinear(image, size) for image in images])
+    pixels = np.stack([_bilinear(image, size) for image in images])
     mean, deviation = (np.array(values, np.float32) * 255 for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-    return ((made - mean) / deviation).transpose(0, 3, 1, 2)
+    return ((pixels - mean) / deviation).transpose(0, 3, 1, 2)
 
 
 def _bilinear(image: Image.Image, size: int) -> NDArray[np.float32]:
-    """Return [size, size, 3] of 0 to 255, as TensorFlow 2 resizes with `preserve_aspect_ratio` and no antialiasing."""
+    """Return float32 [size, size, 3] in 0..255, as TensorFlow 2 resizes with aspect ratio and no antialiasing."""
     pixels = np.asarray(image.convert("RGB"))
     height, width = pixels.shape[:2]
     scale = np.float32(size) / np.float32(min(height, width))
     rows = _taps(height, int(np.rint(scale * np.float32(height))), size)
     columns = _taps(width, int(np.rint(scale * np.float32(width))), size)
-    above, below = (_along(pixels[index], columns) for index in rows[:2])
+    above, below = (_interpolate(pixels[index], columns) for index in rows[:2])
     return above + (below - above) * rows[2][:, None, None]
 
 
@@ -84,16 +84,16 @@ _Taps = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
 def _taps(source: int, resized: int, size: int) -> _Taps:
-    """Return the two places of *source* and the weight of the second, for the middle *size* of *resized* places."""
+    """Return the two *source* indices and the second's weight for the central *size* of *resized* positions."""
     first = (resized - size) // 2
     scale = np.float32(source) / np.float32(resized)
     at = (np.arange(first, first + size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
     low = np.floor(at)
-    place = low.astype(np.int64)
-    return place.clip(0, source - 1), (place + 1).clip(0, source - 1), at - low
+    index = low.astype(np.int64)
+    return index.clip(0, source - 1), (index + 1).clip(0, source - 1), at - low
 
 
-def _along(rows: NDArray[np.uint8], columns: _Taps) -> NDArray[np.float32]:
+def _interpolate(rows: NDArray[np.uint8], columns: _Taps) -> NDArray[np.float32]:
     left, right, weight = columns
     start = rows[:, left].astype(np.float32)
     return start + (rows[:, right].astype(np.float32) - start) * weight[:, None]

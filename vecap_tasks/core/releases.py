@@ -1,6 +1,6 @@
-"""Releases: rejected rows that a person lets pass on, recorded with a note and never changed.
+"""Releases: rejected rows that a user accepts, recorded with a note in append-only entries.
 
-{dataset}/_releases/{interval}/000001.json, 000002.json …  one entry each; a version is bound to those before it
+{dataset}/_releases/{interval}/000001.json, 000002.json …  one entry each; a version uses those that existed before it
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from vecap_tasks.core.manifest import canonical
+from vecap_tasks.core.manifest import canonical_json
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, read_config
 from vecap_tasks.errors import CorruptError
 
-FOLDER = "_releases"  # no interval begins with _
-CONFIG = "releases"  # how many entries hold for a version, in what its `version.json` says of its configuration
+FOLDER = "_releases"  # intervals never start with _
+CONFIG = "releases"  # key in `version.json`: number of entries that apply to the version
 Action = Literal["release", "withdraw"]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one person decided: of these uids all reasons, or of all rows of the interval this one *reason*.
+    """One decision: waive all reasons for these uids, or one *reason* for all rows of the interval.
 
-    `version` is the one that was looked at, `at` the time in UTC, ISO 8601.
+    `version` is the version that the user inspected, `at` the time in UTC, ISO 8601.
     """
 
     action: Action
@@ -39,7 +39,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """What some entries come to: uids whose reasons are waived, and reasons that are waived for every row; sorted."""
+    """The combined effect of entries: uids with all reasons waived, and reasons waived for every row; sorted."""
 
     uids: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ def count_releases(store: Store, dataset: str, interval: str) -> int:
 
 
 def read_releases(store: Store, dataset: str, interval: str, count: int | None = None) -> list[Entry]:
-    """Return the first *count* entries of the interval, all by default. Raises CorruptError where one is not whole."""
+    """Return the first *count* entries of the interval, by default all. Raises CorruptError for a corrupt entry."""
     folder = f"{dataset}/{FOLDER}/{interval}"
     entries = []
     for name in store.files(folder)[:count]:
@@ -62,14 +62,14 @@ def read_releases(store: Store, dataset: str, interval: str, count: int | None =
             body = json.loads(store.read(f"{folder}/{name}"))
             entries.append(Entry(**body | {"uids": tuple(body["uids"])}))
         except (ValueError, TypeError, KeyError) as error:
-            raise CorruptError(f"{folder}/{name} is damaged: {error}; restore it") from error
+            raise CorruptError(f"{folder}/{name} is corrupt: {error}; restore it") from error
     if count is not None and len(entries) < count:
-        raise CorruptError(f"{folder} has {len(entries)} entries, and a version was made with {count}; restore them")
+        raise CorruptError(f"{folder} has {len(entries)} entries, but a version uses {count}; restore them")
     return entries
 
 
 def releases_of(store: Store, version: Version) -> list[Entry]:
-    """Return the entries that *version* was registered with; of one that is not registered, all of its interval."""
+    """Return the entries that apply to *version*; all of its interval if it is not registered."""
     count = None
     if version.revision > 0:
         try:
@@ -80,7 +80,7 @@ def releases_of(store: Store, version: Version) -> list[Entry]:
 
 
 def add_release(store: Store, dataset: str, entry: Entry) -> str:
-    """Append *entry* and return its name in the store. Of two at once each has a place of its own."""
+    """Append *entry* and return its name in the store. Concurrent calls get different numbers."""
     folder = f"{dataset}/{FOLDER}/{entry.interval}"
     data = json.dumps(asdict(entry), indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
     number = count_releases(store, dataset, entry.interval)
@@ -92,7 +92,7 @@ def add_release(store: Store, dataset: str, entry: Entry) -> str:
 
 
 def active(entries: Sequence[Entry]) -> Released:
-    """Return what *entries* come to, the later ones after the earlier."""
+    """Return the combined effect of *entries*, in order."""
     uids: set[str] = set()
     reasons: set[str] = set()
     for entry in entries:
@@ -107,5 +107,6 @@ def active(entries: Sequence[Entry]) -> Released:
 
 
 def entry_bytes(entry: Entry) -> bytes:
-    """Return the one spelling of *entry*, for a digest."""
-    return canonical(asdict(entry))
+    """Return the canonical JSON of *entry*, for a digest."""
+
+    return canonical_json(asdict(entry))

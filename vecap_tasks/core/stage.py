@@ -365,7 +365,7 @@ class Stage(ABC):
         entries = [FileEntry.of(work, name, rows) for name, rows in sorted(files.items())]
         for entry in entries:
             # It lies there from a run that was killed, or is at the same work: what is published is written once.
-            if not entry.lies_in(self.store, self.folder):
+            if not entry.exists_in(self.store, self.folder):
                 self.store.upload(f"{self.folder}/{entry.path}", work / entry.path)
         return tuple(entries)
 

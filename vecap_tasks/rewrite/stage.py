@@ -167,7 +167,7 @@ class Rewrite(Stage):
         model = self._models[role]
         screening = screen.identity(self.config.rewrite.screen)
         parameters = self._settings[role].parameters() | more | {"screening": screening, "stage": self.revision}
-        return CaptionProvenance(model.name, model.revision, prompt.name, canonical(parameters).decode())
+        return CaptionProvenance(model.name, model.revision, prompt.name, canonical_json(parameters).decode())
 
     def _vlm(self) -> Describer:
         model, settings, prompt = self._models["vlm"], self._settings["vlm"], self._prompts["vlm"]

@@ -10,7 +10,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTraine
 from transformers.utils.logging import disable_progress_bar
 
 from vecap_tasks.config import ClipConfig, Config
-from vecap_tasks.core.models import start_folder
+from vecap_tasks.core.models import init_folder
 from vecap_tasks.errors import ConfigError, VecapError, format_error
 
 _WIDER_MLP = 4  # the hidden layer of a block, in widths, as in the published CLIP models
@@ -24,7 +24,7 @@ def open_model(config: Config, tokenizer: PreTrainedTokenizerFast, seed: int) ->
 
     Raises ConfigError for sizes that do not fit, and for a start that cannot be loaded or is another model.
     """
-    folder = start_folder(config)
+    folder = init_folder(config)
     return new_model(config.train.model, tokenizer, seed) if folder is None else _started(folder, config, tokenizer)
 
 

@@ -80,9 +80,9 @@ class Train(Stage):
 
     @cached_property
     def _start_digest(self) -> str | None:
-        from vecap_tasks.core.models import start_digest
+        from vecap_tasks.core.models import init_digest
 
-        return start_digest(self.config)
+        return init_digest(self.config)
 
     def reads(self) -> list[RecordedFile]:
         from vecap_tasks.train.data.mixture_builder import training_files

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import UrlSource
-from vecap_tasks.core.files import Digesting, SourceFile
+from vecap_tasks.core.files import DigestReader, SourceFile
 from vecap_tasks.core.json_reader import UNREADABLE, JsonError, JsonReader
 from vecap_tasks.crawl.sources.columns import Columns, Row, find_columns
 from vecap_tasks.crawl.sources.link import Stats
@@ -48,7 +48,7 @@ def read_rows(file: SourceFile, section: UrlSource, stats: Stats) -> Iterator[Ro
     read = {"parquet": _parquet, "csv": _csv, "tsv": _csv, "json": _json, "txt": _txt}.get(kind, _json_lines)
     try:
         with file.open() as stream:
-            digesting = Digesting(stream)
+            digesting = DigestReader(stream)
             with _unpacked(digesting, codec) as plain:
                 yield from read(_File(file, kind, codec, section), plain)
             stats.inputs.append(digesting.input(file.name))
@@ -112,7 +112,7 @@ def _format(name: str) -> tuple[str, str | None]:
 
 
 @contextmanager
-def _unpacked(stream: Digesting, codec: str | None) -> Iterator[IO[bytes]]:
+def _unpacked(stream: DigestReader, codec: str | None) -> Iterator[IO[bytes]]:
     source = BufferedReader(stream, _BUFFER)
     yield BufferedReader(pa.CompressedInputStream(source, codec), _BUFFER) if codec else source
 
@@ -256,7 +256,7 @@ class _Form(NamedTuple):
 
 def _form(file: _File) -> _Form:
     """Read as much of the file as tells its form. Raises VecapError for a document of none."""
-    with file.file.open() as raw, _unpacked(Digesting(raw), file.codec) as stream:
+    with file.file.open() as raw, _unpacked(DigestReader(raw), file.codec) as stream:
         reader = JsonReader(_text(stream))
         flat = False
         try:

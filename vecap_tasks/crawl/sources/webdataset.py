@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import IO, cast
 
 from vecap_tasks.config import Config, WebdatasetSource
-from vecap_tasks.core.files import BlockStream, Digesting, SourceFile, find_files
+from vecap_tasks.core.files import BlockStream, DigestReader, SourceFile, find_files
 from vecap_tasks.core.tar import Member, read_groups
 from vecap_tasks.crawl.http.url import absolute
 from vecap_tasks.crawl.sources.columns import find_columns
@@ -72,7 +72,7 @@ def _samples(file: SourceFile, stats: Stats) -> Iterator[_Sample]:
     """Give the samples of *file*, and then add it to the inputs of *tally*. Raises VecapError where it is not whole."""
     try:
         with file.open() as whole:
-            digesting = Digesting(whole)
+            digesting = DigestReader(whole)
             stream = cast("IO[bytes]", BlockStream(digesting))
             packed = _PACKED.get(stream.read(2))
             if packed:

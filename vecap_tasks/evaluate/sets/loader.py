@@ -123,7 +123,7 @@ def _read_folder(folder: Path) -> tuple[RetrievalSet, ZeroShotSet]:
 def _tars(config: Config, source: CaptionTars | ClassTars) -> list[Path]:
     patterns = [str(_path(config, path)) for path in source.paths]
     files = find_files(config, patterns, kind="tar", setting=f"the paths of {source.name} in evaluate")
-    return [Path(file.place) for file in files.values()]
+    return [Path(file.location) for file in files.values()]
 
 
 def _path(config: Config, text: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from vecap_tasks.config import Arm, Config, MixtureConfig, TarSource, Text, VersionSource
-from vecap_tasks.core.files import Digesting, SourceFile, find_files
+from vecap_tasks.core.files import DigestReader, SourceFile, find_files
 from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Store, open_filesystem
@@ -56,10 +56,10 @@ class FoundTar:
         if self.etag is not None:
             return f"etag:{self.etag}"
         with self.file.open() as stream:
-            return f"sha256:{Digesting(stream).input(self.file.name).digest}"
+            return f"sha256:{DigestReader(stream).input(self.file.name).digest}"
 
     def shard(self, counted: Mapping[Arm, int] | None = None) -> Shard:
-        filesystem, path = open_filesystem(self.file.place)
+        filesystem, path = open_filesystem(self.file.location)
         return Shard(self.file.name, filesystem, path, counted)
 
 
@@ -69,8 +69,8 @@ def find_tars(config: Config, patterns: Sequence[str]) -> dict[str, FoundTar]:
     Raises VecapError for a pattern that finds nothing, or a place that cannot be read.
     """
     files = find_files(config, patterns, kind="tar", setting=_SETTING)
-    etags = _etags({file.place.rpartition("/")[0] for file in files.values() if file.remote})
-    return {name: FoundTar(file, etags.get(file.place, "") if file.remote else None) for name, file in files.items()}
+    etags = _etags({file.location.rpartition("/")[0] for file in files.values() if file.remote})
+    return {name: FoundTar(file, etags.get(file.location, "") if file.remote else None) for name, file in files.items()}
 
 
 def _etags(folders: Collection[str]) -> dict[str, str]:
@@ -252,7 +252,7 @@ def training_files(config: Config, version: Version) -> list[RecordedFile]:
         found = find_tars(config, part.paths)
         for tar in part.tars:
             if tar.path in found and not found[tar.path].file.remote:
-                place, sha256 = Path(found[tar.path].file.place), tar.check.removeprefix("sha256:")
+                place, sha256 = Path(found[tar.path].file.location), tar.check.removeprefix("sha256:")
                 remedy = f"restore {place}, or record a mixture with another name"
                 files.append(RecordedFile(Store(str(place.parent)), place.name, tar.bytes, sha256, remedy))
     return files

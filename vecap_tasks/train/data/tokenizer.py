@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vecap_tasks.config import ClipConfig, Config
-from vecap_tasks.core.models import tokenizer_place
+from vecap_tasks.core.models import tokenizer_path
 from vecap_tasks.errors import ConfigError, load_problem
 
 _BEGIN, _END, _PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
@@ -22,7 +22,7 @@ Tokens = NDArray[np.int32]  # [n, tokens]
 
 def load_tokenizer(config: Config) -> PreTrainedTokenizerFast:
     """Load the configured tokenizer and make it CLIP's. Raises ConfigError where it cannot be loaded."""
-    place = tokenizer_place(config)
+    place = tokenizer_path(config)
     try:
         source = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
