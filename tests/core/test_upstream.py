@@ -78,7 +78,7 @@ def test_a_file_damaged_meanwhile_is_found_before_the_commit(words: Words) -> No
 def test_large_files_are_checked_by_size_first(
     words: Words, monkeypatch: pytest.MonkeyPatch, change: bytes | None, says: str
 ) -> None:
-    monkeypatch.setattr("vecap_tasks.core.stage._READ_FIRST", 10)
+    monkeypatch.setattr("vecap_tasks.core.stage._MAX_EARLY_CHECK", 10)
     flip_bit(words.store, FILE)
     assert words.plan() == list("abcd"), "left to the commit"
     if change is None:

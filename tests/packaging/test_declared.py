@@ -157,8 +157,8 @@ for package in (vecap_tasks.cli, vecap_tasks.config, vecap_tasks.core):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 from vecap_tasks import lineage
-from vecap_tasks.core.stage import STAGES, stage_kind
-print(*[stage_kind(name).name for name in STAGES])
+from vecap_tasks.core.stage import STAGES, stage_class
+print(*[stage_class(name).name for name in STAGES])
 """
 
 

@@ -185,7 +185,7 @@ def _load_stage(job: Job) -> Stage:
 @lru_cache(maxsize=2)
 def _cached_stage(job: Job) -> Stage:
     stage = job.stage(parse_config(json.loads(job.config), Path(job.base)), job.version)
-    stage.is_wanted = _is_task_active
+    stage.should_continue = _is_task_active
     return stage
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import fingerprint
 from vecap_tasks.core.releases import CONFIG, count_releases
-from vecap_tasks.core.stage import load_stage, stage_kind
+from vecap_tasks.core.stage import load_stage, stage_class
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import (
     DATASET_STAGES,
@@ -32,7 +32,7 @@ def registered_fingerprints(version: Version, settings: Mapping[str, Any]) -> di
     for name in DATASET_STAGES:
         identity = dict(settings[name])
         release = identity.pop("release")
-        upstream = {other: result[other] for other in stage_kind(name).upstream}
+        upstream = {other: result[other] for other in stage_class(name).upstream}
         result[name] = fingerprint(name, release, settings["dataset"], version.interval, identity, upstream)
     return result
 

@@ -26,8 +26,8 @@ from vecap_tasks.errors import CorruptError, VecapError
 _MIXTURES = "mixtures"
 _STAGES = {*DATASET_STAGES, *KEYED_STAGES}
 _DAY = 86_400.0
-_QUIET = 3_600.0  # seconds without a file written after which nobody is at work on a version
-# Asked for published versions (name to digest): which must stay for a reason outside the store, by name, and why.
+_IDLE_SECONDS = 3_600.0  # a version without writes for this long is not in progress
+# Takes published versions (name to digest); returns those in use outside the store, by name, with the reason.
 ExternalUses = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
@@ -45,55 +45,57 @@ class Item:
 
     @property
     def published_at(self) -> float | None:
-        """When it was published, seconds since the epoch; None while it is not."""
+        """Publication time, seconds since the epoch; None if unpublished."""
         found = self.published
         return None if found is None else datetime.fromisoformat(found.provenance["created"]).timestamp()
 
     @property
     def written(self) -> float:
-        """When a file of it was last written, seconds since the epoch."""
+        """Time of the last write to a file, seconds since the epoch."""
         return max((file.written for file in self.files), default=0.0)
 
     def uses(self) -> dict[str, str]:
-        """Return the other versions that this one needs, by name, each with what it needs of it."""
+        """Return the other versions that this one needs, by name, with the reason."""
         found: dict[str, str] = {}
         for manifest in self.manifests.values():
             owner = manifest.location.split("/")[1]
             if owner != self.version.name:
-                found.setdefault(owner, f"has the {manifest.stage} of {self.version.name}")
+                found.setdefault(owner, f"contains the {manifest.stage} files of {self.version.name}")
             for item in manifest.inputs:
                 if item.kind == "version" or (item.kind == "dataset" and item.name.endswith("/crawl")):
                     name = item.name.removesuffix("/crawl")
                     if name != self.version.name:
-                        found.setdefault(name, f"is what the {manifest.stage} of {self.version.name} was made from")
+                        found.setdefault(name, f"is an input of the {manifest.stage} stage of {self.version.name}")
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """A dataset's versions by name, the versions that mixtures name, and the folders that no version owns."""
+    """A dataset's versions by name, the versions used by mixtures, and folders without a version."""
 
     items: dict[str, Item]
     mixtures: dict[str, str]
     orphans: dict[str, tuple[WrittenFile, ...]]
 
-    def in_use(self, but: set[str]) -> dict[str, str]:
-        """Return who of *but* is needed by a mixture or by a version that is not one of them, with the reason.
+    def in_use(self, candidates: set[str]) -> dict[str, str]:
+        """Return the *candidates* that a mixture or a version outside *candidates* needs, with the reason.
 
-        Whom a needed one needs is needed too.
+        A candidate that a needed one depends on is needed too.
         """
-        needed = {name: f"the mixture {mixture} names it" for name, mixture in self.mixtures.items() if name in but}
-        users = [name for name in self.items if name not in but or name in needed]
+        needed = {
+            name: f"the mixture {mixture} uses it" for name, mixture in self.mixtures.items() if name in candidates
+        }
+        users = [name for name in self.items if name not in candidates or name in needed]
         while users:
             for other, why in self.items[users.pop()].uses().items():
-                if other in but and other not in needed:
+                if other in candidates and other not in needed:
                     needed[other] = f"it {why}"
                     users += [other] if other in self.items else []
         return needed
 
 
 def take_inventory(store: Store, dataset: str) -> Inventory:
-    """List the dataset. Raises CorruptError where a manifest or a mixture cannot be read: it may name any version."""
+    """List the dataset. Raises CorruptError if a manifest or mixture is unreadable, as it may name any version."""
     by_folder: dict[str, list[WrittenFile]] = {}
     for file in store.tree(dataset):
         by_folder.setdefault(file.path.split("/")[1], []).append(file)
@@ -105,36 +107,36 @@ def take_inventory(store: Store, dataset: str) -> Inventory:
     orphans = {
         name: tuple(files)
         for name, files in by_folder.items()
-        if name not in items and _of_stages(f"{dataset}/{name}", files)
+        if name not in items and _has_only_stages(f"{dataset}/{name}", files)
     }
     return Inventory(items, _mixtures(store, dataset), orphans)
 
 
-def _of_stages(folder: str, files: Sequence[WrittenFile]) -> bool:
-    """Say whether *folder* holds files of stages and no `version.json`: what a deletion left, or a lost race."""
+def _has_only_stages(folder: str, files: Sequence[WrittenFile]) -> bool:
+    """Return whether *folder* holds only stage files, without a `version.json`: left by a deletion or a lost race."""
     return all(file.path.removeprefix(f"{folder}/").split("/")[0] in _STAGES for file in files)
 
 
 def _mixtures(store: Store, dataset: str) -> dict[str, str]:
-    """Return the versions of *dataset* that recipes under this root name, each with the recipe's place."""
+    """Return the versions of *dataset* that mixtures under this root use, each with the mixture's path."""
     named: dict[str, str] = {}
     for owner in store.folders():
         for file in store.files(f"{owner}/{_MIXTURES}"):
             if not file.endswith(".json"):
                 continue
-            place = f"{owner}/{_MIXTURES}/{file}"
+            path = f"{owner}/{_MIXTURES}/{file}"
             try:
-                for source in json.loads(store.read(place))["sources"]:
+                for source in json.loads(store.read(path))["sources"]:
                     if source.get("version") and source.get("dataset", owner) in (dataset, None):
-                        named.setdefault(str(source["version"]), place.removesuffix(".json"))
+                        named.setdefault(str(source["version"]), path.removesuffix(".json"))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise CorruptError(f"{place} is not a mixture: {error}; restore or remove it") from error
+                raise CorruptError(f"{path} is not a mixture: {error}; restore or delete it") from error
     return named
 
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """Something that may go. `what` is revision, unfinished, leftover, remains or staging; `path` is in the store."""
+    """Something to delete. `what` is revision, unfinished, leftover, remains or staging; `path` is in the store."""
 
     what: str
     path: str
@@ -147,7 +149,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A version that the policy would let go and that something needs."""
+    """A version that the policy would delete but that something needs."""
 
     version: str
     why: str
@@ -155,7 +157,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What may go, and what stays though it is old."""
+    """What can be deleted, and the old versions that must be kept."""
 
     removals: tuple[Removal, ...]
     kept: tuple[Kept, ...]
@@ -165,61 +167,59 @@ class Plan:
         return sum(removal.bytes for removal in self.removals)
 
 
-def plan_removals(store: Store, dataset: str, policy: RetentionConfig, elsewhere: ExternalUses, now: float) -> Plan:
-    """Return what may go of *dataset* at the time *now* (seconds since the epoch). Nothing is changed.
+def plan_removals(store: Store, dataset: str, policy: RetentionConfig, external_uses: ExternalUses, now: float) -> Plan:
+    """Return what can be deleted of *dataset* at the time *now* (seconds since the epoch). Changes nothing.
 
-    Raises CorruptError where the store cannot be read through, and whatever *elsewhere* raises.
+    Raises CorruptError if the store cannot be read, and whatever *external_uses* raises.
     """
     inventory = take_inventory(store, dataset)
     limit = now - policy.keep_days * _DAY
-    old = min(limit, now - _QUIET)
+    old = min(limit, now - _IDLE_SECONDS)
     candidates = {r.version.name: r for r in _versions(inventory, policy, now, limit) if r.version is not None}
-    reasons = dict(elsewhere({name: r.digest for name, r in candidates.items() if r.digest is not None}))
+    reasons = dict(external_uses({name: r.digest for name, r in candidates.items() if r.digest is not None}))
     reasons |= _in_progress(inventory, now, limit)
     free = candidates.keys() - reasons.keys()
     reasons |= inventory.in_use(set(free))
     removals = [removal for name, removal in candidates.items() if name not in reasons]
-    removals += [leftover for item in inventory.items.values() for leftover in _leftovers(item, now - _QUIET)]
+    removals += [leftover for item in inventory.items.values() for leftover in _leftovers(item, now - _IDLE_SECONDS)]
     removals += _remains(store, dataset, inventory, old)
     removals += _staging(store, min(old, now - _DAY))
     return Plan(tuple(removals), tuple(Kept(name, why) for name, why in sorted(reasons.items())))
 
 
 def _in_progress(inventory: Inventory, now: float, limit: float) -> dict[str, str]:
-    """Return the unpublished versions older than *limit* that a run may still be writing, by name, and why they stay.
+    """Return the unpublished versions older than *limit* that a run may still be writing, by name, with the reason.
 
-    One with no file but its `version.json` has nothing that a run could lose.
+    A version with only its `version.json` has no work to lose.
     """
     return {
         item.version.name: f"it was written to {(now - item.written) / 60:.0f} minutes ago and may be in progress; "
-        "it stays for an hour"
+        "it is kept for an hour"
         for item in inventory.items.values()
-        if item.published is None and now - _QUIET <= item.written < limit and len(item.files) > 1
+        if item.published is None and now - _IDLE_SECONDS <= item.written < limit and len(item.files) > 1
     }
 
 
 def _versions(inventory: Inventory, policy: RetentionConfig, now: float, limit: float) -> Iterable[Removal]:
-    old = min(limit, now - _QUIET)
+    old = min(limit, now - _IDLE_SECONDS)
     by_interval: dict[str, list[Item]] = {}
     for item in inventory.items.values():
         by_interval.setdefault(item.version.interval, []).append(item)
         if item.published is None and item.written < limit:
             days = (now - item.written) / _DAY
-            yield _removal(
-                "unfinished", item.version.folder, f"nothing was written to it for {days:.0f} days", item.files, item
-            )
+            yield _removal("unfinished", item.version.folder, f"last written {days:.0f} days ago", item.files, item)
     for items in by_interval.values():
-        done = sorted((i for i in items if i.published is not None), key=lambda item: item.version.revision)
-        for number, item in enumerate(done[: -policy.keep_last]):
-            newer = done[number + 1]
+        published = sorted((i for i in items if i.published is not None), key=lambda item: item.version.revision)
+        for number, item in enumerate(published[: -policy.keep_last]):
+            newer = published[number + 1]
             since = newer.published_at or now
             if since < old and item.written < old:
-                why = f"{newer.version.name} superseded it {(now - since) / _DAY:.0f} days ago"
+                why = f"superseded by {newer.version.name} {(now - since) / _DAY:.0f} days ago"
                 yield _removal("revision", item.version.folder, why, item.files, item)
 
 
 def _leftovers(item: Item, before: float) -> Iterable[Removal]:
-    """Give the working folders of stages that are committed, of a published version."""
+    """Yield the working folders of committed stages of a published version."""
     if item.published is None or item.written >= before:
         return
     for folder in item.manifests:
@@ -232,10 +232,10 @@ def _leftovers(item: Item, before: float) -> Iterable[Removal]:
 def _remains(store: Store, dataset: str, inventory: Inventory, old: float) -> Iterable[Removal]:
     for version, deletion in deleted_versions(store, dataset):
         files = store.tree(version.folder)
-        if len(files) > 1 or deletion.digest is None:  # more than the tombstone, or one that need not stay
+        if len(files) > 1 or deletion.digest is None:  # more than the tombstone, or one that is not needed
             yield Removal(
-                "remains", version.folder, "its deletion was broken off", len(files), sum(file.bytes for file in files),
-                version, deletion.digest,
+                "remains", version.folder, "its deletion was interrupted", len(files),
+                sum(file.bytes for file in files), version, deletion.digest,
             )  # fmt: skip
     for name, orphans in inventory.orphans.items():
         if all(file.written < old for file in orphans):
@@ -243,13 +243,13 @@ def _remains(store: Store, dataset: str, inventory: Inventory, old: float) -> It
 
 
 def _staging(store: Store, old: float) -> Iterable[Removal]:
-    """Give what killed processes were about to publish, by what one of them had in hand."""
+    """Yield the files that killed processes were about to publish, grouped by staging entry."""
     by_entry: dict[str, list[WrittenFile]] = {}
     for file in store.tree(STAGING):
         by_entry.setdefault(file.path.split("/")[1], []).append(file)
     for name, files in by_entry.items():
         if all(file.written < old for file in files):
-            yield _removal("staging", f"{STAGING}/{name}", "a process that wrote it was killed", files)
+            yield _removal("staging", f"{STAGING}/{name}", "the process that wrote it was killed", files)
 
 
 def _removal(what: str, path: str, why: str, files: Sequence[WrittenFile], item: Item | None = None) -> Removal:
@@ -258,24 +258,24 @@ def _removal(what: str, path: str, why: str, files: Sequence[WrittenFile], item:
     return Removal(what, path, why, len(files), sum(file.bytes for file in files), version, digest)
 
 
-def remove(store: Store, dataset: str, plan: Plan, elsewhere: ExternalUses, now: float) -> Plan:
-    """Delete what *plan* lists, and return what went and what was kept after all.
+def remove(store: Store, dataset: str, plan: Plan, external_uses: ExternalUses, now: float) -> Plan:
+    """Delete what *plan* lists; return what was deleted and what was kept.
 
-    Safe to kill, and to repeat. Raises VecapError where somebody works on the dataset: its captions are being read.
+    Safe to kill and to repeat. Raises VecapError if a run that may read a listed version is in progress.
     """
     planned = {removal.version.name for removal in plan.removals if removal.version is not None}
     if planned:
         for item in take_inventory(store, dataset).items.values():
-            if item.published is None and item.written > now - _QUIET and item.version.name not in planned:
+            if item.published is None and item.written > now - _IDLE_SECONDS and item.version.name not in planned:
                 raise VecapError(
-                    f"version {item.version.name} is being made, and may read what would be deleted; wait until it is "
-                    f"finished, or for an hour after its last try"
+                    f"version {item.version.name} is in progress and may read what would be deleted; wait until it is "
+                    f"finished, or for an hour after its last write"
                 )
     gone, kept = [], list(plan.kept)
     for removal in plan.removals:
         why = None
         if removal.version is not None:
-            why = _remove_version(store, removal, removal.version, elsewhere, now)
+            why = _remove_version(store, removal, removal.version, external_uses, now)
         elif store.exists(removal.path):
             store.remove(removal.path)
         else:
@@ -288,27 +288,27 @@ def remove(store: Store, dataset: str, plan: Plan, elsewhere: ExternalUses, now:
 
 
 def _remove_version(
-    store: Store, removal: Removal, version: Version, elsewhere: ExternalUses, now: float
+    store: Store, removal: Removal, version: Version, external_uses: ExternalUses, now: float
 ) -> str | None:
-    """Delete *version*; return why it was not, where something came to need it since the plan was made."""
+    """Delete *version*. If something needs it by now, keep it and return the reason."""
     if removal.what != "remains":
         when = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
         try:
             tombstone(store, version, Deletion(when, removal.why, removal.digest))
         except FileNotFoundError:
             return None  # another `vecap gc` was faster
-    # Again, now that nobody new can find it; that of a deletion that was broken off may have had no time for this.
+    # Check again after the tombstone hides it from new users; an interrupted deletion may not have got this far.
     reasons = take_inventory(store, version.dataset).in_use({version.name})
     published = read_manifest(store, f"{version.folder}/assemble")
     if published is not None and removal.digest is None:
-        reasons[version.name] = "it was published meanwhile"
+        reasons[version.name] = "it was published after the plan was made"
     elif published is not None:
-        reasons |= elsewhere({version.name: published.digest})
+        reasons |= external_uses({version.name: published.digest})
     if version.name in reasons:
         restore(store, version)
         return reasons[version.name]
     manifests = [file.path for file in store.tree(version.folder) if file.path.endswith(f"/{NAME}")]
-    for manifest in sorted(manifests, key=lambda path: "/assemble/" not in path):  # what publishes it first
+    for manifest in sorted(manifests, key=lambda path: "/assemble/" not in path):  # the publishing manifest first
         store.remove(manifest)
     for name in store.folders(version.folder):
         store.remove_folder(f"{version.folder}/{name}")

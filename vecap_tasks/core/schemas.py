@@ -1,31 +1,31 @@
-"""Every table that stages hand to each other, as Arrow schemas: the one place where columns are declared.
+"""The Arrow schemas of all tables that stages exchange: the only place that declares columns.
 
-Names follow img2dataset and DataComp where those have one (`url, caption, key, status, error_message, width,
-height, original_width, original_height, exif, sha256, uid`), so that their users' tools read these files.
+Names follow img2dataset and DataComp where possible (`url, caption, key, status, error_message, width,
+height, original_width, original_height, exif, sha256, uid`), so that their tools read these files.
 """
 
 import pyarrow as pa
 
-# What a crawl's sources name, before anything is fetched: one row per (image, AltText) pair, one per `uid`.
+# The links that a crawl's sources yield, before any download: one row per (image, AltText) pair, one per `uid`.
 CANDIDATES = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),  # shard (5+ digits) followed by 4+ digits within it; no dots
         pa.field("uid", pa.string(), nullable=False),  # 32 hex digits of the canonical URL and the AltText
         pa.field("url", pa.string(), nullable=False),
-        pa.field("caption", pa.string()),  # the AltText as crawled, null where the page has none
+        pa.field("caption", pa.string()),  # the AltText as crawled, null if the page has none
         pa.field("page_url", pa.string()),
         pa.field("page_title", pa.string()),
         pa.field("figcaption", pa.string()),
         pa.field("language", pa.string()),  # `lang` around the image, else null
-        pa.field("source", pa.string(), nullable=False),  # file or seed that the row was found in
-        pa.field("scores", pa.string()),  # JSON object of the numbers that the source gives with the row, else null
-        pa.field("stored_in", pa.string()),  # file of the source that holds the image, null where it is fetched
+        pa.field("source", pa.string(), nullable=False),  # file or seed that contains the row
+        pa.field("scores", pa.string()),  # JSON object of the source's numeric columns, else null
+        pa.field("stored_in", pa.string()),  # source file that contains the image, null if it is downloaded
         pa.field("stored_at", pa.int64()),  # offset in that file, bytes
         pa.field("stored_bytes", pa.int64()),
     ]
 )
 
-# One row per candidate, whatever became of it.
+# One row per candidate, with its outcome.
 CRAWL = pa.schema(
     [
         *CANDIDATES,
@@ -37,106 +37,106 @@ CRAWL = pa.schema(
         pa.field("original_height", pa.int32()),
         pa.field("original_format", pa.string()),  # JPEG, PNG, WEBP, GIF …
         pa.field("original_bytes", pa.int64()),
-        pa.field("exif", pa.string()),  # JSON, `{}` where there is none
+        pa.field("exif", pa.string()),  # JSON, `{}` if there is none
         pa.field("sha256", pa.string()),  # of the bytes as downloaded, 64 hex digits
-        pa.field("phash", pa.string()),  # perceptual hash of the stored picture, 16 hex digits; null: too flat for one
+        pa.field("phash", pa.string()),  # perceptual hash of the stored image, 16 hex digits; null: too flat to hash
     ]
 )
 
-# One row per downloaded image that is there already, in the version or, where that is asked for, in an earlier one (it
-# may have a row of each): which one is kept, and why.
+# One row per downloaded duplicate of an image in this version or, if configured, in an earlier one (an image may have
+# a row of each).
 DUPLICATES = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("uid", pa.string(), nullable=False),
-        pa.field("duplicate_of", pa.string(), nullable=False),  # uid of the row that is kept: the first by key
+        pa.field("duplicate_of", pa.string(), nullable=False),  # uid of the retained row: the first by key
         pa.field("kind", pa.string(), nullable=False),  # exact: the same sha256; near: nearly the same phash
-        pa.field("distance", pa.int32(), nullable=False),  # bits that the hashes differ in
-        pa.field("version", pa.string()),  # that the row kept is of, null for this one
+        pa.field("distance", pa.int32(), nullable=False),  # Hamming distance of the hashes
+        pa.field("version", pa.string()),  # version of the retained row, null for this one
     ]
 )
 
-# One row per downloaded image with an AltText: how well they agree, as a CLIP model sees it.
+# One row per downloaded image with an AltText: their similarity under a CLIP model.
 SCORES = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("uid", pa.string(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("text_md5", pa.string(), nullable=False),  # of the cleaned AltText, 32 hex digits
-        pa.field("similarity", pa.float64()),  # cosine, to 4 decimals; null where the stored bytes are no image
+        pa.field("similarity", pa.float64()),  # cosine, to 4 decimals; null if the stored image cannot be decoded
         pa.field("scored_by", pa.string(), nullable=False),  # digest of model and parameters, 16 hex digits
     ]
 )
 
-# One row per row of CRAWL: may it go on?
+# One row per row of CRAWL: accepted or rejected.
 VERDICTS = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("uid", pa.string(), nullable=False),
         pa.field("sha256", pa.string()),
         pa.field("accepted", pa.bool_(), nullable=False),
-        pa.field("alttext", pa.string()),  # AltText cleaned of markup and white space; null where it is no caption
+        pa.field("alttext", pa.string()),  # AltText without markup and extra white space; null if it is no caption
         pa.field("alttext_problem", pa.string()),  # why the AltText is no caption: missing, file_name, boilerplate …
-        pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why the row is refused; empty where accepted
-        pa.field("released", pa.list_(pa.string())),  # reasons that a person waived, null where none
+        pa.field("reasons", pa.list_(pa.string()), nullable=False),  # why the row is rejected; empty if accepted
+        pa.field("released", pa.list_(pa.string())),  # reasons waived by a release, null if none
     ]
 )
 
-# One time that a model wrote a text: of which variant, how it was drawn, and what became of it.
+# One generation of a text by a model, with its sampling parameters and screening result.
 ATTEMPT = pa.struct(
     [
         pa.field("variant", pa.int32()),
         pa.field("temperature", pa.float64()),  # 0 is greedy
         pa.field("seed", pa.int64()),
         pa.field("tokens", pa.int32()),
-        pa.field("problem", pa.string()),  # what screening found, null where the text was kept
+        pa.field("problem", pa.string()),  # screening result, null if the text was accepted
     ]
 )
 
 
-def _written(side: str) -> list[pa.Field]:
-    """Return the columns that say how the texts of *side* came about."""
+def _provenance(side: str) -> list[pa.Field]:
+    """Return the columns with the provenance of the texts of *side*."""
     return [
-        pa.field(f"{side}_problem", pa.string()),  # why there is no text of the model, else null
+        pa.field(f"{side}_problem", pa.string()),  # why the model has no text, else null
         pa.field(f"{side}_model", pa.string(), nullable=False),
         pa.field(f"{side}_revision", pa.string(), nullable=False),  # sha256 over the model's files, 16 hex digits
         pa.field(f"{side}_prompt", pa.string(), nullable=False),  # id@digest
         pa.field(f"{side}_parameters", pa.string(), nullable=False),  # JSON
-        pa.field(f"{side}_tokens", pa.int32(), nullable=False),  # of all attempts
+        pa.field(f"{side}_tokens", pa.int32(), nullable=False),  # sum over all attempts
     ]
 
 
-def _drawn(side: str) -> list[pa.Field]:
+def _generations(side: str) -> list[pa.Field]:
     return [
-        pa.field(f"{side}_variants", pa.list_(pa.string())),  # in their order, null for one that was refused
-        pa.field(f"{side}_attempts", pa.list_(ATTEMPT)),  # empty where the model was not asked
+        pa.field(f"{side}_variants", pa.list_(pa.string())),  # in order, null for a rejected one
+        pa.field(f"{side}_attempts", pa.list_(ATTEMPT)),  # empty if the model did not run
     ]
 
 
-# One row per accepted row: what was written about it, by whom, and what screening found.
+# One row per accepted row: the generated texts, their provenance and screening results.
 CAPTIONS = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("uid", pa.string(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("alttext", pa.string()),
-        pa.field("vec", pa.string()),  # null where the VLM wrote nothing usable
-        *_written("vec"),
+        pa.field("vec", pa.string()),  # null if the VLM produced no valid text
+        *_provenance("vec"),
         pa.field("vecap", pa.string()),
-        pa.field("vecap_from", pa.string(), nullable=False),  # llm, vec, alttext, none: the step that gave the text
-        *_written("vecap"),
-        *_drawn("vec"),
-        *_drawn("vecap"),
-        # The AltText rewritten alone; all null where that is not asked for.
+        pa.field("vecap_from", pa.string(), nullable=False),  # llm, vec, alttext, none: the step that produced the text
+        *_provenance("vecap"),
+        *_generations("vec"),
+        *_generations("vecap"),
+        # The AltText rewritten without the VeC; all null unless configured.
         pa.field("alttext_rewritten", pa.string()),
-        *(field.with_nullable(True) for field in _written("alttext_rewritten")),
-        *_drawn("alttext_rewritten"),
+        *(field.with_nullable(True) for field in _provenance("alttext_rewritten")),
+        *_generations("alttext_rewritten"),
     ]
 )
 
-# One row per training sample; the same values are in the shard's `.json` members. A text is "" where there is none, as
-# open_clip wants plain strings. The variants of a text are all that may be drawn in its place, itself the first of
-# them: one where a model wrote one, none where the text is "".
+# One row per training sample; the `.json` members of the shard have the same values. A missing text is "", because
+# open_clip expects plain strings. The variants of a text are the texts that training may sample, starting with the text
+# itself: one if a model wrote one, none if the text is "".
 SAMPLES = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),  # of the training shard
@@ -149,7 +149,7 @@ SAMPLES = pa.schema(
         pa.field("vec", pa.string(), nullable=False),
         pa.field("vecap", pa.string(), nullable=False),
         pa.field("vecap_from", pa.string(), nullable=False),
-        pa.field("alttext_rewritten", pa.string(), nullable=False),  # by the LLM, of the AltText alone
+        pa.field("alttext_rewritten", pa.string(), nullable=False),  # by the LLM, from the AltText only
         pa.field("vec_variants", pa.list_(pa.string()), nullable=False),
         pa.field("vecap_variants", pa.list_(pa.string()), nullable=False),
         pa.field("alttext_rewritten_variants", pa.list_(pa.string()), nullable=False),

@@ -1,10 +1,10 @@
-"""A stage: plan, run, commit. The base class keeps the contract, a stage says only what its shards are and make.
+"""The base class of stages. A subclass defines only its shards and how to process them.
 
-reads()   which files of other stages it reads: checked before it begins, and before it is committed
-prepare() what must be done before the shards can be named, if a stage has such work (one part at a time)
-plan()    which shards are still to be done
-run(s)    do one: its files appear whole, and its receipt last, so a kill at any moment costs that shard alone
-commit()  check that every shard is done, write what belongs to the whole, then the manifest: the stage exists
+reads()   the files of other stages that it reads; they are checked before the work starts and before the commit
+prepare() work that must be done before the shards can be named, one part at a time; most stages have none
+plan()    the shards that are not finished
+run(s)    process one shard; files appear atomically and the receipt last, so a kill loses only that shard
+commit()  check that all shards are finished, write files of the whole stage, then the manifest
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from vecap_tasks.errors import CorruptError, VecapError
 log = logging.getLogger(__name__)
 
 RECEIPTS = "_shards"
-_READ_FIRST = 1 << 30  # bytes of upstream files that are read before a stage begins, a second or two
+_MAX_EARLY_CHECK = 1 << 30  # bytes of upstream files to hash before a stage starts: a second or two
 
 
 STAGES = {
@@ -58,79 +58,79 @@ STAGES = {
 }
 
 
-def stage_kind(name: str) -> type[Stage]:
-    """Return the class of the stage *name*, imported now. Raises VecapError for a name that is none."""
-    place = STAGES.get(name)
-    if place is None:
-        raise VecapError(f"there is no stage {name}; the stages are {', '.join(STAGES)}")
-    module, _, kind = place.partition(":")
-    found: type[Stage] = getattr(import_module(module), kind)
+def stage_class(name: str) -> type[Stage]:
+    """Import and return the class of the stage *name*. Raises VecapError for an unknown name."""
+    target = STAGES.get(name)
+    if target is None:
+        raise VecapError(f"unknown stage {name}; the stages are {', '.join(STAGES)}")
+    module, _, attribute = target.partition(":")
+    found: type[Stage] = getattr(import_module(module), attribute)
     return found
 
 
 def load_stage(name: str, config: Config, version: Version) -> Stage:
-    """Return the stage *name* of *version*. Raises VecapError for a name that is none."""
-    return stage_kind(name)(config, version)
+    """Return the stage *name* of *version*. Raises VecapError for an unknown name."""
+    return stage_class(name)(config, version)
 
 
 class Stage(ABC):
-    """One stage of one version. Subclasses say `name`, `upstream`, and fill in the abstract methods."""
+    """One stage of one version. Subclasses define `name` and `upstream`, and implement the abstract methods."""
 
     name: ClassVar[str]
     upstream: ClassVar[tuple[str, ...]] = ()
-    revision: ClassVar[int] = 1  # raised when a change of code changes the bytes that the stage makes
-    on_workers: bool = True  # shards go to Dask workers; False for work that a task does itself
+    revision: ClassVar[int] = 1  # increased when a code change changes the output bytes
+    on_workers: bool = True  # run shards on Dask workers; False: in the calling process
     runs_models: bool = False  # shards need workers with `dask.resources`
-    rates: ClassVar[tuple[str, ...]] = ()  # counters that a shard's log line gives per second
-    keyed: ClassVar[bool] = False  # True: one version may hold several, by fingerprint (train, evaluate)
+    rates: ClassVar[tuple[str, ...]] = ()  # counters to log per second
+    keyed: ClassVar[bool] = False  # True: one version may have several, by fingerprint (train, evaluate)
 
     def __init__(self, config: Config, version: Version) -> None:
-        self._stages: dict[str, Stage] = {}  # of this version and configuration, shared by all of them
+        self._stages: dict[str, Stage] = {}  # of this version and configuration; shared between its stages
         self._resolved: dict[str, Upstream] = {}
         self.config = config
         self.version = version
         self.store = Store(config.resolve(config.root))
-        # Asked between the batches of a shard: False where nobody waits for it any more, and going on would be in vain.
-        self.is_wanted: Callable[[], bool] = lambda: True
+        # Called between the batches of a shard; False if the task was cancelled.
+        self.should_continue: Callable[[], bool] = lambda: True
 
-    # What a stage fills in.
+    # Implemented by subclasses.
 
     def identity(self) -> dict[str, Any]:
-        """Return the configuration that decides this stage's bytes; models add their digests."""
+        """Return the configuration that decides this stage's output bytes, with the digests of models."""
         section: dict[str, Any] = getattr(self.config, self.name).identity()
         return section
 
     def inputs(self) -> list[Input]:
-        """Return what this stage reads besides the stages before it: sources, models, prompts."""
+        """Return this stage's inputs other than upstream stages: sources, models, prompts."""
         return []
 
     def reads(self) -> list[RecordedFile]:
-        """Return the files of other stages that this one reads, without those that it checks as it reads them: tars."""
+        """Return the upstream files that this stage reads, except tars, which it checks while reading."""
         everything = ((name, self.upstream_manifest(name).files_ending("")) for name in self.upstream)
         files = [file for name, listed in everything for file in self.upstream_files(name, listed)]
         return [file for file in files if not file.name.endswith(".tar")]
 
     @abstractmethod
     def shards(self) -> list[str]:
-        """Return the names of all shards, in order. May prepare what they share, safely and more than once."""
+        """Return the names of all shards, in order. May prepare shared files, idempotently."""
 
     @abstractmethod
     def process(self, shard: str, work: Path) -> ShardOutput:
         """Write the shard's files into the empty folder *work*: a pure function of inputs and configuration."""
 
     def preparations(self) -> list[str]:
-        """Return the parts of the work that the shards follow from, and that is not done; most stages have none."""
+        """Return the unfinished parts of the work that the shards depend on; most stages have none."""
         return []
 
     def prepare(self, part: str) -> None:
-        """Do one of the `preparations`; safe to do twice, and to kill. What nobody did, `shards` does itself."""
+        """Do one of the `preparations`; idempotent and safe to kill. `shards` does the parts that remain."""
         raise NotImplementedError(f"the stage {self.name} has no part {part}")
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
-        """Write what belongs to the whole stage into *work*, all shards being done."""
+        """Write files of the whole stage into *work*, after all shards are finished."""
         return ShardOutput({})
 
-    # What every stage has.
+    # Common to all stages.
 
     @cached_property
     def fingerprint(self) -> str:
@@ -142,48 +142,47 @@ class Stage(ABC):
 
     @property
     def folder(self) -> str:
-        """Where in the store this stage of this version lies."""
-        place = f"{self.version.folder}/{self.name}"
-        return f"{place}/{self.fingerprint[:12]}" if self.keyed else place
+        """The folder in the store of this stage of this version."""
+        folder = f"{self.version.folder}/{self.name}"
+        return f"{folder}/{self.fingerprint[:12]}" if self.keyed else folder
 
     def upstream_stage(self, name: str) -> Stage:
-        """Return the stage *name* of the same version and configuration; one object for all stages that ask."""
+        """Return the stage *name* of the same version and configuration; the same object on every call."""
         if name not in self._stages:
             self._stages[name] = stage = load_stage(name, self.config, self.version)
             stage._stages = self._stages
         return self._stages[name]
 
     def manifest(self) -> Manifest | None:
-        """Return this stage's manifest, or None while it has none. Raises CorruptError."""
+        """Return this stage's manifest, or None if it is not committed. Raises CorruptError."""
         found = read_manifest(self.store, self.folder)
         if found is not None and found.fingerprint != self.fingerprint:
-            raise CorruptError(f"{self.folder}/{NAME} belongs to other settings than its version; restore it")
+            raise CorruptError(f"{self.folder}/{NAME} has settings that differ from its version's; restore it")
         return found
 
     def resolve_upstream(self, name: str) -> Upstream:
-        """Return what the stage *name* before this one made, resolved once. Raises VecapError if it is not done."""
+        """Return the output of the upstream stage *name*, resolved once. Raises VecapError if it is not finished."""
         if name not in self._resolved:
             stage = self.upstream_stage(name)
             manifest = stage.manifest() or stage.reuse_revision()
             if manifest is None:
-                raise VecapError(f"version {self.version.name} has no {name} yet; run `vecap {name}` first")
+                raise VecapError(
+                    f"stage {name} of version {self.version.name} is not finished; run `vecap {name}` first"
+                )
             self._resolved[name] = Upstream(self.store, stage.folder, manifest)
         return self._resolved[name]
 
     def upstream_manifest(self, name: str) -> Manifest:
-        """Return the manifest of the stage *name* before this one. Raises VecapError if it is not done."""
+        """Return the manifest of the upstream stage *name*. Raises VecapError if it is not finished."""
         return self.resolve_upstream(name).manifest
 
     def upstream_files(self, name: str, files: Iterable[str] | None = None) -> list[RecordedFile]:
-        """Return *files* (names in the store) of the stage *name* before this one, by default all."""
+        """Return *files* (names in the store) of the upstream stage *name*, by default all."""
         return self.resolve_upstream(name).files(files)
 
     @contextmanager
     def upstream_file(self, name: str) -> Iterator[Path]:
-        """Give a local path to the file *name* of a stage before this one.
-
-        Raises CorruptError if the file was changed or is missing.
-        """
+        """Yield a local path to the file *name* of an upstream stage. Raises CorruptError if it differs."""
         with self._upstream_files[name].checked() as path:
             yield path
 
@@ -191,20 +190,20 @@ class Stage(ABC):
     def _upstream_files(self) -> dict[str, RecordedFile]:
         return {file.name: file for name in self.upstream for file in self.upstream_files(name)}
 
-    def _check_upstream(self, read_up_to: float = math.inf) -> None:
-        """Compare the files that this stage reads with their records: sizes and, up to so many bytes, every byte.
+    def _check_upstream(self, max_bytes: float = math.inf) -> None:
+        """Compare the files that this stage reads with their records: the sizes, and the hashes up to *max_bytes*.
 
-        Raises CorruptError if one differs. If one was changed, what this stage has made so far may come from it and is
-        discarded. Nothing can come from a file that is missing.
+        Raises CorruptError if one differs. If one was changed, this stage's unfinished work may depend on it and is
+        discarded; no work can depend on a missing file.
         """
         files = self.reads()
-        differing = find_differing(files, read=sum(file.bytes for file in files) <= read_up_to)
+        differing = find_differing(files, read=sum(file.bytes for file in files) <= max_bytes)
         if not differing:
             return
         changed = any(problem != MISSING for _, problem in differing)
         for name in self.store.folders(self.folder) if changed else ():
-            if name.startswith("_"):  # receipts, checkpoints and the like
-                log.warning("%s: %s is discarded: it may come from a damaged file", self.name, name)
+            if name.startswith("_"):  # receipts, checkpoints
+                log.warning("%s: discarding %s: it may depend on a corrupt file", self.name, name)
                 self.store.remove_folder(f"{self.folder}/{name}")
         (file, problem), *more = differing
         others = f" (and {len(more)} more files)" if more else ""
@@ -212,49 +211,48 @@ class Stage(ABC):
 
     def receipts(self) -> list[ShardResult]:
         """Return the receipts of the finished shards, by name."""
-        place = f"{self.folder}/{RECEIPTS}"
-        names = [name for name in self.store.files(place) if name.endswith(".json")]
-        return [ShardResult.from_json(self.store.read(f"{place}/{name}")) for name in names]
+        folder = f"{self.folder}/{RECEIPTS}"
+        names = [name for name in self.store.files(folder) if name.endswith(".json")]
+        return [ShardResult.from_json(self.store.read(f"{folder}/{name}")) for name in names]
 
     def receipt(self, shard: str) -> ShardResult | None:
-        """Return the receipt of *shard*, None while it is not finished."""
+        """Return the receipt of *shard*, None if it is not finished."""
         try:
             return ShardResult.from_json(self.store.read(f"{self.folder}/{RECEIPTS}/{shard}.json"))
         except FileNotFoundError:
             return None
 
     def scratch_dir(self, shard: str) -> str:
-        """Return the folder of the store for what *shard* keeps while it is not finished; it goes when it is."""
+        """Return the store folder for the intermediate files of *shard*; it is removed when the shard finishes."""
         return f"{self.folder}/{RECEIPTS}/{shard}"
 
     def pending_preparations(self) -> list[str]:
-        """Return the parts that can be prepared side by side before `plan` is asked; none where the stage is done."""
-        if self._done():
+        """Return the parts that can be prepared in parallel before `plan`; none if the stage is committed."""
+        if self._is_committed():
             return []
         parts = self.preparations()
         if parts:
-            self._check_upstream(_READ_FIRST)
+            self._check_upstream(_MAX_EARLY_CHECK)
         return parts
 
-    def _done(self) -> bool:
+    def _is_committed(self) -> bool:
         return self.manifest() is not None or self.reuse_revision() is not None
 
     def plan(self) -> list[str]:
-        """Return the shards still to be done; none where the stage is committed or another version has the same."""
-        if self._done():
+        """Return the unfinished shards; none if the stage is committed or can be reused from another revision."""
+        if self._is_committed():
             return []
         for name in self.upstream:
             self.upstream_manifest(name)
-        self._check_upstream(_READ_FIRST)
-        return self._missing()
+        self._check_upstream(_MAX_EARLY_CHECK)
+        return self._unfinished()
 
-    def _missing(self) -> list[str]:
-        place = f"{self.folder}/{RECEIPTS}"
-        done = {name.removesuffix(".json") for name in self.store.files(place)}
-        return [shard for shard in self.shards() if shard not in done]
+    def _unfinished(self) -> list[str]:
+        finished = {name.removesuffix(".json") for name in self.store.files(f"{self.folder}/{RECEIPTS}")}
+        return [shard for shard in self.shards() if shard not in finished]
 
     def reuse_revision(self) -> Manifest | None:
-        """Take over this stage from another revision of the interval that made the very same, if there is one."""
+        """Reuse this stage from another revision of the interval with the same fingerprint; None if there is none."""
         for other in list_versions(self.store, self.version.dataset, self.version.interval):
             if other.name == self.version.name:
                 continue
@@ -262,72 +260,72 @@ class Stage(ABC):
             if found is None or found.fingerprint != self.fingerprint:
                 continue
             created = self.store.create(f"{self.folder}/{NAME}", found.to_json())
-            # `vecap gc` sets a tombstone, then looks who refers to the files; this refers, then looks for a tombstone.
-            there = list_versions(self.store, self.version.dataset, self.version.interval)
-            if found.location.split("/")[1] in {version.name for version in there}:
+            # `vecap gc` sets a tombstone, then checks for references; this does the reverse.
+            versions = list_versions(self.store, self.version.dataset, self.version.interval)
+            if found.location.split("/")[1] in {version.name for version in versions}:
                 return found
             if created:
                 self.store.remove(f"{self.folder}/{NAME}")
         return None
 
     def finalize(self, shard: str) -> ShardResult | None:
-        """Return the receipt of *shard*; where there is one, remove what a slower try has kept since."""
+        """Return the receipt of *shard*; if it has one, remove leftovers of slower attempts."""
         found = self.receipt(shard)
         if found is not None:
             self.store.remove_folder(self.scratch_dir(shard))
         return found
 
     def run(self, shard: str) -> ShardResult:
-        """Do one shard and publish its files, the receipt last. One that has its receipt is not done again.
+        """Process one shard and publish its files, then its receipt. A finished shard is not processed again.
 
-        Raises VecapError where the stage is committed: what is published is never written again.
+        Raises VecapError if the stage is committed: published files are immutable.
         """
         start = time.monotonic()
         found = self.finalize(shard)
         if found is not None:
             return found
         if self.manifest() is not None:
-            raise VecapError(f"{self.folder} is committed, its shards are not written again; run `vecap verify`")
+            raise VecapError(f"{self.folder} is committed and its shards are immutable; run `vecap verify`")
         with self.store.workspace() as work:
-            made = self.process(shard, work)
+            output = self.process(shard, work)
             found = self.finalize(shard)
             if found is not None:  # another run was faster
                 return found
-            files = self._publish(made.files, work)
-        result = ShardResult(shard, files, dict(made.counters), round(time.monotonic() - start, 3), dict(made.notes))
+            files = self._publish(output.files, work)
+        result = ShardResult(
+            shard, files, dict(output.counters), round(time.monotonic() - start, 3), dict(output.notes)
+        )
         receipt = json.dumps(asdict(result), sort_keys=True).encode()
         self.store.put(f"{self.folder}/{RECEIPTS}/{shard}.json", receipt)
         self.store.remove_folder(self.scratch_dir(shard))
         return result
 
     def commit(self) -> Manifest:
-        """Write the manifest, all shards being done; a stage that has one is left as it is.
+        """Write the manifest after all shards are finished; return the existing one of a committed stage.
 
-        Of several runs that commit at once one wins, and the others say so. Raises VecapError when shards are missing,
-        when the version was deleted meanwhile, or when another process committed something else, and CorruptError when
-        a file that the stage read is not what its manifest says.
+        If several runs commit at once, one wins and the others log it. Raises VecapError if shards are missing, the
+        version was deleted, or another run committed different content, and CorruptError if an upstream file differs
+        from its manifest.
         """
         found = self.manifest() or self.reuse_revision()
         if found is not None:
             return found
         self._check_upstream()
-        missing = self._missing()
-        if missing:
+        unfinished = self._unfinished()
+        if unfinished:
             raise VecapError(
-                f"{len(missing)} shards of {self.folder} are not done (the first is {missing[0]}); "
-                f"run `vecap {self.name}` again, it does only what is missing"
+                f"{len(unfinished)} shards of {self.folder} are not finished (the first is {unfinished[0]}); "
+                f"run `vecap {self.name}` again to resume"
             )
         results = self.receipts()
         for name in {result.shard for result in results}.intersection(self.store.folders(f"{self.folder}/{RECEIPTS}")):
-            self.store.remove_folder(
-                self.scratch_dir(name)
-            )  # of a worker that was killed after another had overtaken it
+            self.store.remove_folder(self.scratch_dir(name))  # left by killed workers that were overtaken
         attached = Attachments(self.store, self.folder, f"{self.folder}/{RECEIPTS}/attachments")
         with self.store.workspace() as work:
-            made = self.finish(results, work)
-            files = self._publish(made.files, work)
-            attachments = attached.publish(made.attachments, work, lambda: self.manifest() is not None)
-        counters = _total((*(result.counters for result in results), made.counters))
+            output = self.finish(results, work)
+            files = self._publish(output.files, work)
+            attachments = attached.publish(output.attachments, work, lambda: self.manifest() is not None)
+        counters = _total((*(result.counters for result in results), output.counters))
         everything = sorted(
             (*(entry for result in results for entry in result.files), *files), key=lambda entry: entry.path
         )
@@ -342,19 +340,21 @@ class Stage(ABC):
             counters=counters,
             attachments=tuple(sorted(attachments, key=lambda entry: entry.path)),
             location=self.folder,
-            provenance=self._provenance(results, made),
+            provenance=self._provenance(results, output),
         )
         won = self.store.create(f"{self.folder}/{NAME}", manifest.to_json())
-        if is_deleted(self.store, self.version.dataset, self.version.name):  # after, as in `adopt`
+        if is_deleted(self.store, self.version.dataset, self.version.name):  # after the write, as in `reuse_revision`
             if won:
                 self.store.remove(f"{self.folder}/{NAME}")
-            raise VecapError(f"version {self.version.name} was deleted while it was being made; run it again")
+            raise VecapError(f"version {self.version.name} was deleted during the run; run it again")
         attached.clear()
         if won:
             return manifest
         winner = self.manifest()
         if winner is None or winner.digest != manifest.digest:
-            raise VecapError(f"another run committed different content to {self.folder} at the same time; run verify")
+            raise VecapError(
+                f"another run committed different content to {self.folder} at the same time; run `vecap verify`"
+            )
         log.info("another run committed %s first, with the same content: %s", self.folder, winner.digest)
         return winner
 
@@ -364,7 +364,7 @@ class Stage(ABC):
     def _publish(self, files: Mapping[str, int | None], work: Path) -> tuple[FileEntry, ...]:
         entries = [FileEntry.of(work, name, rows) for name, rows in sorted(files.items())]
         for entry in entries:
-            # It lies there from a run that was killed, or is at the same work: what is published is written once.
+            # A killed or concurrent run may have written it already; published files are written once.
             if not entry.exists_in(self.store, self.folder):
                 self.store.upload(f"{self.folder}/{entry.path}", work / entry.path)
         return tuple(entries)

@@ -1,7 +1,7 @@
-"""Where datasets lie: a folder or a bucket, by one code path.
+"""The storage of datasets: a local folder or an S3 bucket, with one interface.
 
-Everything is written aside and appears whole. `put` replaces, `create` wins or loses a race: on a file system by
-`link(2)`, on object storage by a conditional put. Paths are relative to the root, with forward slashes.
+Writes are atomic. `put` replaces; `create` wins or loses a race: with `link(2)` on a file system, with a conditional
+put on object storage. Paths are relative to the root, with forward slashes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import pyarrow.fs as pafs
 
 from vecap_tasks.errors import PermanentError, VecapError
 
-Local = Callable[[str], AbstractContextManager[Path]]  # gives a local path to a file of the store
+Local = Callable[[str], AbstractContextManager[Path]]  # yields a local path to a file of the store
 
 STAGING = ".staging"
 _CHUNK = 1 << 20
-_CONFLICT_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds between conditional puts that met another
-# What pyarrow takes from the environment when a file system is made, and boto3 with it.
+_CONFLICT_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds between retries of a conflicting conditional put
+# Environment variables that pyarrow and boto3 read when they create a client.
 _S3_VARIABLES = (
     "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION",
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
@@ -37,9 +37,9 @@ _S3_VARIABLES = (
 
 
 def open_filesystem(root: str) -> tuple[pafs.FileSystem, str]:
-    """Return the file system of *root* (a path, `file://…` or `s3://…`), and what it calls *root*.
+    """Return the file system of *root* (a path, `file://…` or `s3://…`), and *root*'s path in it.
 
-    S3 takes its address and credentials as boto3 does (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID` …).
+    S3 uses boto3's variables for endpoint and credentials (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID` …).
     """
     if root.startswith("s3://"):
         return _s3(tuple(os.environ.get(name) for name in _S3_VARIABLES)), root.removeprefix("s3://")
@@ -48,18 +48,18 @@ def open_filesystem(root: str) -> tuple[pafs.FileSystem, str]:
 
 @lru_cache(maxsize=4)
 def _s3(variables: tuple[str | None, ...]) -> pafs.FileSystem:
-    """Return the file system for these values of `_S3_VARIABLES`: one, so that its connections are used again."""
+    """Return the cached file system for these values of `_S3_VARIABLES`, so that connections are reused."""
     endpoint_s3, endpoint, region, default_region, *_ = variables
     return pafs.S3FileSystem(
         endpoint_override=endpoint_s3 or endpoint,
         region=region or default_region or "us-east-1",
-        allow_delayed_open=True,  # what is small goes in one request, not in the three of an upload in parts
+        allow_delayed_open=True,  # small files take one request instead of the three of a multipart upload
     )
 
 
 @lru_cache(maxsize=4)
 def _s3_client(variables: tuple[str | None, ...]) -> Any:
-    """Return boto3's client for these values of `_S3_VARIABLES`; it may be used by many threads."""
+    """Return the cached, thread-safe boto3 client for these values of `_S3_VARIABLES`."""
     import boto3
 
     return boto3.client("s3")
@@ -67,7 +67,7 @@ def _s3_client(variables: tuple[str | None, ...]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class WrittenFile:
-    """A file of the store: its path in it, its size, and when it was last written (seconds since the epoch)."""
+    """A file of the store: path, size, and time of the last write (seconds since the epoch)."""
 
     path: str
     bytes: int
@@ -81,23 +81,23 @@ class Store:
         self.root = root.removesuffix("/")
         self.remote = root.startswith("s3://")
         self._fs, self._base = open_filesystem(self.root)
-        if "\\" in self._base and not self.remote:  # DuckDB takes it for a slash
+        if "\\" in self._base and not self.remote:  # DuckDB treats it as a slash
             raise PermanentError(f"the root {self.root} has a backslash; rename the folder")
 
     def path(self, name: str) -> str:
-        """Return *name* as DuckDB and pyarrow take it: an absolute path, or bucket/key on S3."""
+        """Return *name* as a path for DuckDB and pyarrow: an absolute path, or bucket/key on S3."""
         clean = PurePosixPath(name)
         if clean.is_absolute() or ".." in clean.parts:
-            raise ValueError(f"{name} does not lie inside the store")
+            raise ValueError(f"{name} is outside the store")
         return f"{self._base}/{clean}"
 
     @property
     def filesystem(self) -> pafs.FileSystem:
-        """The pyarrow file system that `path` names files in."""
+        """The pyarrow file system of the paths that `path` returns."""
         return self._fs
 
     def query_path(self, name: str) -> str:
-        """Return *name* as a query on `connect()` names it; `scan` puts it into SQL."""
+        """Return *name* as a path for a query on `connect()`; `scan` inserts it into SQL."""
         return f"s3://{self.path(name)}" if self.remote else self.path(name)
 
     def exists(self, name: str) -> bool:
@@ -110,11 +110,11 @@ class Store:
         return int(info.size)
 
     def folders(self, name: str = "") -> list[str]:
-        """Return the names of the folders directly under *name*, sorted; none where it does not exist."""
+        """Return the names of the folders directly under *name*, sorted; none if it does not exist."""
         return self._list(name, pafs.FileType.Directory)
 
     def files(self, name: str = "") -> list[str]:
-        """Return the names of the files directly under *name*, sorted; none where it does not exist."""
+        """Return the names of the files directly under *name*, sorted; none if it does not exist."""
         return self._list(name, pafs.FileType.File)
 
     def _list(self, name: str, kind: pafs.FileType) -> list[str]:
@@ -123,15 +123,15 @@ class Store:
         return sorted(info.base_name for info in found if info.type == kind and info.base_name != STAGING)
 
     def open(self, name: str) -> IO[bytes]:
-        """Open for reading, seekable. Raises FileNotFoundError."""
+        """Open a file for seekable reading. Raises FileNotFoundError."""
         stream: IO[bytes] = self._fs.open_input_file(self.path(name))
         return stream
 
     def read(self, name: str) -> bytes:
-        """Return the file *name* whole. Raises FileNotFoundError, and OSError where it cannot be had.
+        """Return the content of the file *name*. Raises FileNotFoundError, and OSError if it cannot be read.
 
-        On S3 it is one request: pyarrow asks for the length first, and gives bytes that nobody wrote where the object
-        is replaced by a shorter one in between.
+        On S3 this is one request. pyarrow requests the length first, and returns garbage if a shorter object replaces
+        the file in between.
         """
         if not self.remote:
             with self.open(name) as stream:
@@ -157,7 +157,7 @@ class Store:
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """Give a local path to the file: itself, or a copy that goes afterwards."""
+        """Yield a local path to the file: itself, or a temporary copy."""
         if not self.remote:
             path = Path(self.path(name))
             if not path.is_file():
@@ -171,30 +171,30 @@ class Store:
             yield path
 
     def put(self, name: str, data: bytes) -> None:
-        """Write *data* whole, in place of what was there."""
+        """Write *data* atomically, replacing an existing file."""
         if self.remote:
-            with self._writing_remote(name) as (client, place):
-                client.put_object(Body=data, **place)
+            with self._writing_remote(name) as (client, target):
+                client.put_object(Body=data, **target)
             return
-        with self._aside() as aside:
-            aside.write_bytes(data)
-            self._publish(aside, name)
+        with self._temporary_file() as temporary:
+            temporary.write_bytes(data)
+            self._publish(temporary, name)
 
     def upload(self, name: str, source: Path) -> None:
-        """Publish the local file *source* whole, in place of what was there; *source* is left or moved."""
+        """Publish the local file *source* atomically, replacing an existing file; *source* may be moved."""
         if self.remote:
-            with self._writing_remote(name) as (client, place):
-                client.upload_file(str(source), **place)
+            with self._writing_remote(name) as (client, target):
+                client.upload_file(str(source), **target)
             return
-        with self._aside() as aside:
-            shutil.move(source, aside)
-            self._publish(aside, name)
+        with self._temporary_file() as temporary:
+            shutil.move(source, temporary)
+            self._publish(temporary, name)
 
     @contextmanager
     def _writing_remote(self, name: str) -> Iterator[tuple[Any, dict[str, str]]]:
-        """Give boto3's client and its arguments for the object *name*. Errors of boto3 become OSError.
+        """Yield boto3's client and its arguments for the object *name*. Errors of boto3 become OSError.
 
-        pyarrow is not used to write: a stream that an error or Ctrl-C closes publishes the part that was written.
+        pyarrow cannot be used to write: closing its stream after an error or Ctrl-C publishes a partial file.
         """
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
@@ -206,26 +206,26 @@ class Store:
             raise OSError(f"cannot write {self.query_path(name)}: {error}") from error
 
     def remove(self, name: str) -> None:
-        """Delete the file *name*; nothing happens where there is none."""
+        """Delete the file *name* if it exists."""
         if self.exists(name):
             self._fs.delete_file(self.path(name))
 
     def remove_folder(self, name: str) -> None:
-        """Delete the folder *name* with all that is in it; nothing happens where there is none."""
+        """Delete the folder *name* with its contents if it exists."""
         with suppress(FileNotFoundError):
             self._fs.delete_dir(self.path(name))
 
     def copy(self, name: str, to: str) -> None:
-        """Publish a copy of the file *name* as *to*, whole. Raises FileNotFoundError."""
+        """Publish a copy of the file *name* as *to*, atomically. Raises FileNotFoundError."""
         if self.remote:
             self._fs.copy_file(self.path(name), self.path(to))
             return
-        with self._aside() as aside:
-            shutil.copyfile(self.path(name), aside)
-            self._publish(aside, to)
+        with self._temporary_file() as temporary:
+            shutil.copyfile(self.path(name), temporary)
+            self._publish(temporary, to)
 
     def tree(self, name: str = "") -> list[WrittenFile]:
-        """Return all files under *name*, at any depth, by path; of `.staging` too where that is named."""
+        """Return all files under *name*, recursively, sorted by path; `.staging` only if *name* is in it."""
         base = self.path(name) if name else self._base
         infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
         found = [
@@ -236,16 +236,16 @@ class Store:
         return sorted(found, key=lambda stored: stored.path)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write *data* only if nothing is there, and say whether it was. Of several racers exactly one wins.
+        """Write *data* if the file does not exist; return whether it was written. Of concurrent calls exactly one wins.
 
-        Raises OSError where it cannot be written.
+        Raises OSError if the write fails.
         """
         if self.remote:
             return self._create_remote(name, data)
-        with self._aside() as aside:
-            aside.write_bytes(data)
+        with self._temporary_file() as temporary:
+            temporary.write_bytes(data)
             try:
-                self._publish(aside, name, replace=False)
+                self._publish(temporary, name, replace=False)
             except FileExistsError:
                 return False
         return True
@@ -260,21 +260,21 @@ class Store:
                 client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
                 return True
             except (BotoCoreError, ClientError) as error:
-                answer = error.response if isinstance(error, ClientError) else {}
-                status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+                response = error.response if isinstance(error, ClientError) else {}
+                status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
                 if status == 412:
                     return False
                 if status != 409:
                     raise OSError(f"cannot write {self.query_path(name)}: {error}") from error
-                time.sleep(pause)  # a racer is still writing: who won is not known yet
+                time.sleep(pause)  # another writer is still active, so the winner is not known yet
         return False
 
     def _client(self) -> Any:
         return _s3_client(tuple(map(os.environ.get, _S3_VARIABLES)))
 
     @contextmanager
-    def _aside(self) -> Iterator[Path]:
-        """Give a path for a file that is then published; what is still there goes, as after a write that failed."""
+    def _temporary_file(self) -> Iterator[Path]:
+        """Yield a path for a file to publish; removed at the end if it is still there."""
         path = self._staging() / uuid.uuid4().hex
         try:
             yield path
@@ -287,29 +287,29 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise VecapError(
-                f"cannot write to {self._base}: {error.strerror}; give a folder of yours as `root`"
+                f"cannot write to {self._base}: {error.strerror}; set `root` to a writable folder"
             ) from error
         return folder
 
-    def _publish(self, aside: Path, name: str, *, replace: bool = True) -> None:
-        """Make the file *aside* appear as *name*: after a power failure it is there whole, or not at all.
+    def _publish(self, temporary: Path, name: str, *, replace: bool = True) -> None:
+        """Move the file *temporary* to *name*, atomically and durably.
 
-        Raises FileExistsError where *name* exists and must not be replaced.
+        Raises FileExistsError if *name* exists and *replace* is false.
         """
         target = Path(self.path(name))
         _make_folder(target.parent)
-        _sync(aside)
+        _sync(temporary)
         if replace:
-            aside.replace(target)
+            temporary.replace(target)
         else:
-            os.link(aside, target)
+            os.link(temporary, target)
         _sync(target.parent)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """Give an empty local folder for files on their way into the store; it goes afterwards.
+        """Yield an empty temporary folder for files to publish.
 
-        On a file system it lies inside the root, so that publishing is a rename.
+        On a file system it is inside the root, so that publishing is a rename.
         """
         parent = None
         if not self.remote:
@@ -319,7 +319,7 @@ class Store:
 
 
 def _sync(path: Path) -> None:
-    """Wait until the file or folder *path* is on the disk."""
+    """Flush the file or folder *path* to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -331,7 +331,7 @@ def _sync(path: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make *folder* and those above it, each on the disk."""
+    """Create *folder* and its parents, flushing each to disk."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)

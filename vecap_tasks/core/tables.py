@@ -1,4 +1,4 @@
-"""Parquet files whose bytes depend on their rows alone, and DuckDB over the files of a store."""
+"""Parquet files with deterministic bytes, and DuckDB over the files of a store."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 
 
 ROW_GROUP = 100_000
-_TABLE_ROW_GROUP = 122_880  # of DuckDB's own tables
+_TABLE_ROW_GROUP = 122_880  # DuckDB's default
 
 
 def write_rows(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
-    """Write *batches*, whatever their sizes, to the new file *path* in row groups of `ROW_GROUP`; return the rows.
+    """Write *batches* of any size to the new file *path* in row groups of `ROW_GROUP`; return the number of rows.
 
-    Columns are taken by name and cast to *schema*. Raises pyarrow.ArrowInvalid where they do not fit, such as a null
-    in a column that has none.
+    Columns are selected by name and cast to *schema*. Raises pyarrow.ArrowInvalid if they do not fit, such as a null
+    in a non-nullable column.
     """
     rows = 0
     with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False) as writer:
-        waiting: list[pa.Table] = []
-        held = 0
+        pending: list[pa.Table] = []
+        count = 0
         for batch in batches:
-            waiting.append(_fit(batch, schema))
-            held += batch.num_rows
-            while held >= ROW_GROUP:
-                table = pa.concat_tables(waiting)
+            pending.append(_fit(batch, schema))
+            count += batch.num_rows
+            while count >= ROW_GROUP:
+                table = pa.concat_tables(pending)
                 writer.write_table(table.slice(0, ROW_GROUP).combine_chunks(), row_group_size=ROW_GROUP)
-                waiting, held = [table.slice(ROW_GROUP)], held - ROW_GROUP
+                pending, count = [table.slice(ROW_GROUP)], count - ROW_GROUP
                 rows += ROW_GROUP
-        if held:
-            writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=ROW_GROUP)
-    return rows + held
+        if count:
+            writer.write_table(pa.concat_tables(pending).combine_chunks(), row_group_size=ROW_GROUP)
+    return rows + count
 
 
 def write_sorted(connection: duckdb.DuckDBPyConnection, query: str, order: str, path: Path) -> int:
-    """Have DuckDB write the rows of *query*, by the columns of *order*, to the new file *path*; return the rows.
+    """Write the rows of *query*, sorted by the columns *order*, to the new file *path*; return the number of rows.
 
-    No row passes through Python. The bytes depend on the rows alone, whatever the threads and the memory, as long as
-    *order* leaves no two rows alike: the rows go into a table first, which is kept in groups of one size, and one
-    thread copies it. Straight out of a sort, ten million rows came in row groups of changing sizes.
+    DuckDB writes the file. If *order* is unique per row, the bytes depend only on the rows, not on threads or memory:
+    one thread copies them from a temporary table with fixed row groups. Written directly from the sort, ten million
+    rows had varying row groups.
     """
     threads, ordered = connection.execute(
         "SELECT current_setting('threads'), current_setting('preserve_insertion_order')"
@@ -75,7 +75,7 @@ def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
     for field in schema:
         column = batch.column(field.name)
         if not field.nullable and column.null_count:
-            raise pa.ArrowInvalid(f"the column {field.name} has {column.null_count} nulls, and must have none")
+            raise pa.ArrowInvalid(f"the column {field.name} has {column.null_count} nulls but is not nullable")
         columns.append(column.cast(field.type))
     return pa.Table.from_arrays(columns, schema=schema)
 
@@ -84,9 +84,9 @@ def _fit(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
 def connect(
     store: Store, memory_limit: str = "1GB", threads: int | None = None, work: Path | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Give what `open_connection` returns, and close it afterwards.
+    """Yield the connection of `open_connection`, and close it afterwards.
 
-    Raises OSError for a file that DuckDB cannot read or write within the block.
+    Raises OSError for a file that DuckDB cannot read or write in the block.
     """
     import duckdb
 
@@ -104,11 +104,11 @@ def open_connection(
 ) -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB that reads `store.query_path(…)`.
 
-    What exceeds *memory_limit* spills into a private folder inside *work*, by default inside the folder for temporary
-    files (`TMPDIR`); it is deleted with the connection. DuckDB's own default is `.tmp` in the working directory, which
-    a container cannot write.
+    Data beyond *memory_limit* spills to a private folder in *work*, by default in the system's temporary folder
+    (`TMPDIR`); it is deleted with the connection. DuckDB's own default is `.tmp` in the working directory, which may
+    be read-only in a container.
 
-    DuckDB's own S3 support is an extension that is downloaded at run time; pyarrow's needs no download.
+    S3 is read with pyarrow, because DuckDB downloads its own S3 extension at run time.
     """
     import duckdb
 
@@ -116,7 +116,7 @@ def open_connection(
     connection = duckdb.connect(":memory:", config={"memory_limit": memory_limit, "temp_directory": spill})
     weakref.finalize(connection, shutil.rmtree, spill, ignore_errors=True)
     connection.execute("SET preserve_insertion_order = true")
-    connection.execute("SET enable_progress_bar = false")  # it goes to standard output, between what is printed there
+    connection.execute("SET enable_progress_bar = false")  # it would write to standard output
     if threads is not None:
         connection.execute(f"SET threads = {threads}")
     if store.remote:
@@ -127,7 +127,7 @@ def open_connection(
 def create_view(
     connection: duckdb.DuckDBPyConnection, store: Store, view: str, names: Sequence[str], schema: pa.Schema
 ) -> None:
-    """Make *view* of the store's parquet files *names*, with the column `filename`; of no files, an empty one."""
+    """Create *view* over the store's Parquet files *names*, with the column `filename`; empty without files."""
     if not names:
         connection.register(view, schema.append(pa.field("filename", pa.string())).empty_table())
         return
@@ -136,10 +136,10 @@ def create_view(
 
 
 def scan(paths: Sequence[str], *, union_by_name: bool = False) -> str:
-    """Return SQL that reads the parquet files *paths* with the column `filename`, which holds these paths.
+    """Return SQL that reads the Parquet files *paths*, with the path in the column `filename`.
 
-    A path is taken literally. Left to itself, DuckDB reads other folders where one is named `g[o]`, and overwrites the
-    column `key` with 1 below a folder `key=1`.
+    Paths are literal. By default DuckDB expands globs such as `g[o]`, and overwrites the column `key` with 1 in a
+    folder `key=1`.
     """
     files = ", ".join("'" + escape(path).replace("'", "''") + "'" for path in paths)
     return f"read_parquet([{files}], filename = true, hive_partitioning = false, union_by_name = {union_by_name})"

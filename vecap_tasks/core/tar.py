@@ -1,4 +1,4 @@
-"""Webdataset tars: writing samples, reading them, and finding where the members of a tar lie."""
+"""WebDataset tars: write samples, read them, and locate members."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from vecap_tasks.errors import CorruptError
 _BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 _FOLDER = b"5"
 _PLAIN_KINDS = (b"0", b"\0", _FOLDER)
-_SAMPLE_MEMBER = re.compile(r"^((?:.*/|)[^./]+)\.([^/]+)$", re.DOTALL)  # webdataset's: the key ends at the first dot
-_KEY = re.compile(r"^[A-Za-z0-9_-]+$")  # webdataset takes all after the first dot for the member's kind
+_SAMPLE_MEMBER = re.compile(r"^((?:.*/|)[^./]+)\.([^/]+)$", re.DOTALL)  # WebDataset: the key ends at the first dot
+_KEY = re.compile(r"^[A-Za-z0-9_-]+$")  # WebDataset takes everything after the first dot as the extension
 _MAX_NAME, _MAX_SIZE = 100, 8**11 - 1  # of a POSIX.1-1988 header (ustar)
 _EMPTY = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)  # no time, no owner
 _MODE_AND_OWNER, _TIME, _REST = _EMPTY[100:124], _EMPTY[136:148], _EMPTY[156:]
-_SUM = sum(_REST) + 8 * ord(" ")  # a header's sum is taken with blanks in its own place
+_SUM = sum(_REST) + 8 * ord(" ")  # a header's checksum counts its own field as blanks
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in a tar: `key.kind` is its name, with *kind* in lower case; `offset` and `size` are in bytes."""
+    """A file in a tar, named `key.kind` with *kind* in lower case; `offset` and `size` are in bytes."""
 
     key: str
     kind: str
     offset: int
     size: int
 
-    def read(self, stream: IO[bytes], most: int | None = None) -> bytes:
-        """Return its bytes in the tar *stream*, at most the first *most* of them."""
+    def read(self, stream: IO[bytes], limit: int | None = None) -> bytes:
+        """Return its bytes from the tar *stream*, at most *limit*."""
         stream.seek(self.offset)
-        return stream.read(self.size if most is None else min(most, self.size))
+        return stream.read(self.size if limit is None else min(limit, self.size))
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sample: `members` holds the bytes by kind, such as `jpg`, in the order of the tar."""
+    """One sample: `members` maps a kind, such as `jpg`, to the bytes, in tar order."""
 
     key: str
     members: Mapping[str, bytes]
 
 
 def read_members(stream: IO[bytes], name: str, *, strict: bool = False) -> Iterator[Member]:
-    """Give the files of the tar *stream* that have a name of webdataset's form, in their order.
+    """Yield the files of the tar *stream* with a WebDataset name, in order.
 
-    *stream* is seekable and read in order, but for steps back of one block; between two members the caller may read
-    elsewhere in it. Raises CorruptError, naming *name*, for a tar that is cut short or is none; with *strict* also for
-    one whose end is not two blocks of zeros and nothing but zeros.
+    *stream* must be seekable and is read sequentially, with steps back of at most one block; between two members the
+    caller may read elsewhere in it. Raises CorruptError, naming *name*, for a truncated or invalid tar; with *strict*
+    also unless it ends in at least two blocks of zeros and nothing else.
     """
     size = stream.seek(0, SEEK_END)
     offset = 0
@@ -67,7 +67,7 @@ def read_members(stream: IO[bytes], name: str, *, strict: bool = False) -> Itera
         start = offset + _BLOCK
         offset = start + -(-length // _BLOCK) * _BLOCK
         if start + length > size:
-            raise _damage(name, f"cut short after byte {size}")
+            raise _corrupt(name, f"truncated after byte {size}")
         member = _member(path, start, length)
         if member is not None and header[156:157] != _FOLDER:
             yield member
@@ -76,7 +76,7 @@ def read_members(stream: IO[bytes], name: str, *, strict: bool = False) -> Itera
 
 
 def read_groups(stream: IO[bytes], name: str, *, strict: bool = False) -> Iterator[tuple[str, Iterator[Member]]]:
-    """Give the samples of a tar: each key, and its members that follow each other, to be taken before the next key.
+    """Yield each sample's key and its consecutive members; take the members before the next key.
 
     Arguments and errors are those of `read_members`.
     """
@@ -84,12 +84,13 @@ def read_groups(stream: IO[bytes], name: str, *, strict: bool = False) -> Iterat
 
 
 def read_samples(stream: IO[bytes], name: str = "the tar", kinds: Collection[str] | None = None) -> Iterator[Sample]:
-    """Give the samples in order, one in memory at a time, with their members of *kinds*, or all of them.
+    """Yield the samples in order, one in memory at a time, with their members of *kinds*, or all of them.
 
-    *stream* can be sought in. Raises CorruptError, naming *name*, for a broken tar.
+    *stream* must be seekable. Raises CorruptError, naming *name*, for a corrupt tar.
     """
     for key, group in read_groups(stream, name):
-        yield Sample(key, {one.kind: one.read(stream) for one in group if kinds is None or one.kind in kinds})
+        selected = (member for member in group if kinds is None or member.kind in kinds)
+        yield Sample(key, {member.kind: member.read(stream) for member in selected})
 
 
 def _read_header(stream: IO[bytes], offset: int, name: str) -> bytes:
@@ -97,12 +98,12 @@ def _read_header(stream: IO[bytes], offset: int, name: str) -> bytes:
     stream.seek(offset)
     header = stream.read(_BLOCK)
     if len(header) < _BLOCK:
-        raise _damage(name, f"cut short after byte {stream.seek(0, SEEK_END)}")
+        raise _corrupt(name, f"truncated after byte {stream.seek(0, SEEK_END)}")
     return b"" if header.count(0) == _BLOCK else header
 
 
 def _parse_plain(header: bytes) -> tuple[str, int] | None:
-    """Return name and size of a file or folder, None for a header of another kind and for what is no header."""
+    """Return name and size of a file or folder, None for another kind of header or other data."""
     if header[156:157] not in _PLAIN_KINDS or header[124] >= 128:
         return None
     try:
@@ -119,23 +120,23 @@ def _parse_plain(header: bytes) -> tuple[str, int] | None:
 
 
 def _read_by_tarfile(stream: IO[bytes], offset: int, name: str, size: int) -> Generator[Member, None, int]:
-    """Give the members from the header at *offset* on, as tarfile finds them; return where the tar ends."""
+    """Yield the members from the header at *offset*, as found by tarfile; return the end of the tar."""
     stream.seek(offset)
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             while (entry := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined] # it keeps them all otherwise, and memory follows the tar
+                tar.members = []  # type: ignore[attr-defined] # tarfile keeps all members otherwise
                 if entry.isreg() and not entry.issparse():
                     member = _member(entry.name, entry.offset_data, entry.size)
                     if not 0 <= entry.size <= size - entry.offset_data:
-                        raise _damage(name, f"cut short after byte {size}")
+                        raise _corrupt(name, f"truncated after byte {size}")
                     if member is not None:
                         yield member
             end: int = tar.offset
     except tarfile.TarError as error:
-        raise _damage(name, f"cut short or damaged after byte {offset}: {error}") from error
-    if _read_header(stream, end, name):  # tarfile takes what is no header for the end
-        raise _damage(name, f"damaged at byte {end}: no header of a tar begins there")
+        raise _corrupt(name, f"truncated or corrupt after byte {offset}: {error}") from error
+    if _read_header(stream, end, name):  # tarfile takes an invalid header for the end
+        raise _corrupt(name, f"corrupt at byte {end}: invalid tar header")
     return end
 
 
@@ -144,14 +145,14 @@ def _check_end(stream: IO[bytes], offset: int, name: str) -> None:
     zeros = 0
     while block := stream.read(_RECORD):
         if block.count(0) < len(block):
-            raise _damage(name, f"damaged at byte {offset}: the tar ends there, and more follows")
+            raise _corrupt(name, f"corrupt at byte {offset}: data after the end of the tar")
         zeros += len(block)
     if zeros < 2 * _BLOCK:
-        raise _damage(name, f"cut short after byte {offset}: its end is missing")
+        raise _corrupt(name, f"truncated after byte {offset}: its end is missing")
 
 
-def _damage(name: str, problem: str) -> CorruptError:
-    return CorruptError(f"{name} is {problem}; restore it, or get it again")
+def _corrupt(name: str, problem: str) -> CorruptError:
+    return CorruptError(f"{name} is {problem}; restore it, or download it again")
 
 
 def _text(field: bytes) -> str:
@@ -164,7 +165,7 @@ def _member(path: str, offset: int, size: int) -> Member | None:
 
 
 class TarWriter:
-    """Writes samples, in the order given, into the new file *path*. Use it in a `with` block."""
+    """Writes samples, in the given order, to the new file *path*. Use it in a `with` block."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -181,9 +182,9 @@ class TarWriter:
                 self._file.write(bytes(2 * _BLOCK + -end % _RECORD))
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append one sample. Raises ValueError for a key that webdataset could not read back."""
+        """Append one sample. Raises ValueError for a key that WebDataset cannot read back."""
         if not _KEY.match(key):
-            raise ValueError(f"{key!r} cannot be a key: letters, digits, - and _ alone")
+            raise ValueError(f"invalid key {key!r}: use only letters, digits, - and _")
         for kind, data in members.items():
             self._file.write(_header(f"{key}.{kind}".encode("ascii"), len(data)))
             self._file.write(data)
@@ -191,7 +192,7 @@ class TarWriter:
 
 
 def _header(name: bytes, size: int) -> bytes:
-    """Return the header of a file of *size* bytes, as tarfile puts it together, at less cost."""
+    """Return the header of a file of *size* bytes: the same as tarfile's, but faster."""
     if len(name) > _MAX_NAME or size > _MAX_SIZE:
         raise ValueError(f"{name.decode()}, {size} bytes, is too long for a tar")
     begin = name.ljust(_MAX_NAME, b"\0") + _MODE_AND_OWNER + b"%011o\0" % size + _TIME

@@ -1,4 +1,4 @@
-"""Every file of a version against its manifest, and every manifest against those that it was made from."""
+"""Verifies every file of a version against its manifest, and every manifest against its upstream manifests."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vecap_tasks.core.version import DATASET_STAGES, Version
 from vecap_tasks.errors import CorruptError, VecapError
 
 KEYED_STAGES = ("train", "evaluate")
-CHANGED = "was changed: its sha256 is not the manifest's"
+CHANGED = "is corrupt: its sha256 differs from the manifest"
 MISSING = "is missing"
-_READERS = 8  # threads; hashing releases the interpreter
+_THREADS = 8  # hashing releases the GIL
 
 
 @dataclass(frozen=True, slots=True)
 class Corruption:
-    """What is wrong with one file; `path` is its name in the store."""
+    """A problem with one file; `path` is its name in the store."""
 
     path: str
     problem: str
@@ -30,7 +30,7 @@ class Corruption:
 
 @dataclass(frozen=True, slots=True)
 class RecordedFile:
-    """A file of *store* and what is recorded of it; `remedy` says what to do if the file differs."""
+    """A file of *store* and its record; `remedy` is what to do if the file differs."""
 
     store: Store
     name: str
@@ -39,14 +39,14 @@ class RecordedFile:
     remedy: str
 
     def problem(self, *, read: bool = True) -> str | None:
-        """Return how the file differs, None if it does not: its size and, if *read*, its sha256.
+        """Return how size and, if *read*, sha256 differ from the record, or None.
 
-        Raises OSError if it cannot be read.
+        Raises OSError if the file cannot be read.
         """
         try:
             size = self.store.size(self.name)
             if size != self.bytes:
-                return f"has {size:,} bytes, the manifest says {self.bytes:,}"
+                return f"has {size:,} bytes, but the manifest records {self.bytes:,}"
             if read and self.store.sha256(self.name) != self.sha256:
                 return CHANGED
         except FileNotFoundError:
@@ -55,7 +55,7 @@ class RecordedFile:
 
     @contextmanager
     def checked(self) -> Iterator[Path]:
-        """Give a local path to the file. Raises CorruptError if it was changed or is missing."""
+        """Yield a local path to the file. Raises CorruptError if it is missing or corrupt."""
         with ExitStack() as stack:
             try:
                 path = stack.enter_context(self.store.local(self.name))
@@ -70,25 +70,25 @@ class RecordedFile:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A finished stage that a later one reads. `folder` is where the later stage's version has it; the files may lie
-    in the folder of another revision, which the manifest names."""
+    """A finished stage that a later one reads. `folder` is its folder in the later stage's version; if it was reused,
+    the files are in the folder of another revision, `manifest.location`."""
 
     store: Store
     folder: str
     manifest: Manifest
 
     def files(self, names: Iterable[str] | None = None) -> list[RecordedFile]:
-        """Return the files *names* (in the store), by default all, with what the manifest says of them."""
-        stage, place = self.manifest.stage, self.manifest.location
-        folders = self.folder if self.folder == place else f"{self.folder} and {place}"
-        return recorded(
+        """Return the files *names* (in the store), by default all, with their records."""
+        stage, location = self.manifest.stage, self.manifest.location
+        folders = self.folder if self.folder == location else f"{self.folder} and {location}"
+        return recorded_files(
             self.store, self.manifest, names, f"restore it, or delete {folders} and run `vecap {stage}` again"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was found in a version: how much was read, and all damages, by path."""
+    """The result for a version: how much was read, and all problems, sorted by path."""
 
     files: int
     bytes: int
@@ -96,7 +96,7 @@ class Verification:
 
 
 def verify_version(store: Store, version: Version) -> Verification:
-    """Read every file of every finished stage of *version*. A stage that is not finished yet is no damage."""
+    """Read every file of every finished stage of *version*. An unfinished stage is not a problem."""
     corruptions: list[Corruption] = []
     manifests: dict[str, Manifest] = {}
     files, size = 0, 0
@@ -116,28 +116,28 @@ def verify_version(store: Store, version: Version) -> Verification:
     corruptions += _check_version(version, manifests)
     for folder, manifest in manifests.items():
         corruptions += check_inputs(folder, manifest, manifests)
-    return Verification(files, size, tuple(sorted(corruptions, key=lambda damage: (damage.path, damage.problem))))
+    return Verification(files, size, tuple(sorted(corruptions, key=lambda item: (item.path, item.problem))))
 
 
 def stage_folders(store: Store, version: Version) -> list[str]:
-    """Return the folders of *version* that may hold a stage, in the order of the work."""
+    """Return the folders of *version* that may hold a stage, in stage order."""
     folders = [f"{version.folder}/{stage}" for stage in DATASET_STAGES]
     for stage in KEYED_STAGES:
-        place = f"{version.folder}/{stage}"
-        folders += [f"{place}/{name}" for name in store.folders(place)]
+        folder = f"{version.folder}/{stage}"
+        folders += [f"{folder}/{name}" for name in store.folders(folder)]
     return folders
 
 
 def check_files(store: Store, manifest: Manifest) -> list[Corruption]:
-    """Return the files of a stage that are missing, changed, or listed nowhere."""
+    """Return the files of a stage that are missing, corrupt, or not listed."""
     listed = {entry.path for entry in (*manifest.files, *manifest.attachments)}
-    found = [Corruption(file.name, problem) for file, problem in _ask(recorded(store, manifest), _described)]
+    found = [Corruption(file.name, problem) for file, problem in _check(recorded_files(store, manifest), _problem)]
     extra = [path for path in _walk(store, manifest.location) if path not in listed and path != NAME]
-    return found + [Corruption(f"{manifest.location}/{path}", "stands in no manifest") for path in extra]
+    return found + [Corruption(f"{manifest.location}/{path}", "is not listed in any manifest") for path in extra]
 
 
 def check_inputs(folder: str, manifest: Manifest, manifests: dict[str, Manifest]) -> list[Corruption]:
-    """Return where *manifest* was made from another stage than the one that lies beside it.
+    """Return a problem for every upstream stage that differs from the one in the version.
 
     *manifests* are those of the version, by folder.
     """
@@ -145,17 +145,17 @@ def check_inputs(folder: str, manifest: Manifest, manifests: dict[str, Manifest]
     for item in manifest.inputs:
         if item.kind != "stage":
             continue
-        beside = [other for other in manifests.values() if other.stage == item.name]
-        if not any(other.digest == item.digest for other in beside):
-            problem = f"was made from another {item.name}, with digest {item.digest[:12]}"
+        candidates = [other for other in manifests.values() if other.stage == item.name]
+        if not any(other.digest == item.digest for other in candidates):
+            problem = f"was created from a different {item.name} stage, with digest {item.digest[:12]}"
             corruptions.append(Corruption(f"{folder}/{NAME}", problem))
     return corruptions
 
 
-def recorded(
+def recorded_files(
     store: Store, manifest: Manifest, names: Iterable[str] | None = None, remedy: str = ""
 ) -> list[RecordedFile]:
-    """Return the files *names* (in the store) of a stage, by default all; attachments too."""
+    """Return the files *names* (in the store) of a stage, by default all, including attachments."""
     found = [
         RecordedFile(store, f"{manifest.location}/{entry.path}", entry.bytes, entry.sha256, remedy)
         for entry in (*manifest.files, *manifest.attachments)
@@ -165,20 +165,22 @@ def recorded(
 
 
 def find_differing(files: Sequence[RecordedFile], *, read: bool = True) -> list[tuple[RecordedFile, str]]:
-    """Return those of *files* that differ, and how; *read* as for `Recorded.problem`.
+    """Return the *files* that differ, and how; *read* as for `RecordedFile.problem`.
 
     Raises OSError if one cannot be read.
     """
-    return _ask(files, lambda file: file.problem(read=read))
+    return _check(files, lambda file: file.problem(read=read))
 
 
-def _ask(files: Sequence[RecordedFile], ask: Callable[[RecordedFile], str | None]) -> list[tuple[RecordedFile, str]]:
-    with ThreadPoolExecutor(_READERS, "verify") as threads:
-        problems = threads.map(ask, files)
+def _check(
+    files: Sequence[RecordedFile], check: Callable[[RecordedFile], str | None]
+) -> list[tuple[RecordedFile, str]]:
+    with ThreadPoolExecutor(_THREADS, "verify") as threads:
+        problems = threads.map(check, files)
         return [(file, problem) for file, problem in zip(files, problems, strict=True) if problem is not None]
 
 
-def _described(file: RecordedFile) -> str | None:
+def _problem(file: RecordedFile) -> str | None:
     try:
         return file.problem()
     except OSError as error:
@@ -186,11 +188,11 @@ def _described(file: RecordedFile) -> str | None:
 
 
 def _walk(store: Store, folder: str, below: str = "") -> Iterator[str]:
-    """Give the files under *folder*, relative to it. Names with _ in front are a stage's own working files."""
-    place = f"{folder}/{below}" if below else folder
-    for name in store.files(place):
+    """Yield the files under *folder*, relative to it, except in its working folders (names that start with _)."""
+    current = f"{folder}/{below}" if below else folder
+    for name in store.files(current):
         yield f"{below}/{name}" if below else name
-    for name in store.folders(place):
+    for name in store.folders(current):
         if not (below == "" and name.startswith("_")):
             yield from _walk(store, folder, f"{below}/{name}" if below else name)
 
@@ -207,14 +209,14 @@ def _check_version(version: Version, manifests: dict[str, Manifest]) -> list[Cor
     for stage in DATASET_STAGES:
         if f"{version.folder}/{stage}" not in manifests:
             corruptions.append(
-                Corruption(f"{version.folder}/{stage}/{NAME}", "is missing or damaged, and the version is published")
+                Corruption(f"{version.folder}/{stage}/{NAME}", "is missing or corrupt, but the version is published")
             )
     return corruptions
 
 
 def read_verified_manifest(store: Store, folder: str) -> Manifest:
-    """Return the manifest in *folder*. Raises CorruptError where it is missing or was changed."""
+    """Return the manifest in *folder*. Raises CorruptError if it is missing or corrupt."""
     manifest = read_manifest(store, folder)
     if manifest is None:
-        raise CorruptError(f"{folder}/{NAME} is missing; restore it, or make the stage again")
+        raise CorruptError(f"{folder}/{NAME} is missing; restore it, or run the stage again")
     return manifest

@@ -41,7 +41,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """That a version was deleted: `when` in ISO format (UTC), `digest` of what it had published, if it had."""
+    """The deletion of a version: `when` in ISO format (UTC), `digest` of the published content, None if unpublished."""
 
     when: str
     why: str
@@ -51,12 +51,12 @@ class Deletion:
 def interval_of(name: str) -> str:
     """Return the interval of a version's *name*: `2026-01-01` for `2026-01-01-r2`. Raises ConfigError.
 
-    An earlier release registered intervals under any name; `check_interval` is for new ones.
+    Earlier releases accepted any name as an interval; `check_interval` checks new ones.
     """
     match = _NAME.match(name)
     interval = match.group("interval") if match else ""
     if not _INTERVAL.match(interval):
-        raise ConfigError(f"{name!r} cannot name a version; give a date, such as 2026-01-01")
+        raise ConfigError(f"invalid version name {name!r}; use a date, such as 2026-01-01")
     return interval
 
 
@@ -73,10 +73,10 @@ def check_interval(interval: str) -> None:
 
 
 def register(store: Store, dataset: str, interval: str, fingerprint: str, config: dict[str, Any]) -> Version:
-    """Return the version of *interval* that is bound to *fingerprint*, registering the next revision if it is new.
+    """Return the version of *interval* with *fingerprint*; register the next revision if it is new.
 
-    Of two processes that register at once, one wins and the other finds it or takes the next number. The number of a
-    version that was deleted is not given again.
+    If two processes register at once, one wins and the other finds it or takes the next number. Numbers of deleted
+    versions are not reused.
     """
     while True:
         entries = _entries(store, dataset, interval)
@@ -89,69 +89,69 @@ def register(store: Store, dataset: str, interval: str, fingerprint: str, config
 
 
 def read_version(store: Store, dataset: str, name: str) -> Version:
-    """Return the registered version *name*. Raises VecapError where there is none, or it was deleted."""
+    """Return the registered version *name*. Raises VecapError if it does not exist or was deleted."""
     entry = _entry(store, dataset, name)
     if entry is None:
         known = ", ".join(version.name for version in list_versions(store, dataset)) or "none"
-        raise PermanentError(f"dataset {dataset} has no version {name}; there are: {known}")
+        raise PermanentError(f"dataset {dataset} has no version {name}; its versions are: {known}")
     if entry.deletion is not None:
         raise PermanentError(
-            f"version {name} was deleted on {entry.deletion.when[:10]}: {entry.deletion.why}; make its interval again "
-            "with `vecap run`"
+            f"version {name} was deleted on {entry.deletion.when[:10]}: {entry.deletion.why}; run `vecap run` to "
+            "create it again"
         )
     return entry.version
 
 
 def read_config(store: Store, version: Version) -> dict[str, Any]:
-    """Return the configuration that *version* is bound to: what decides its content. Raises CorruptError."""
+    """Return the configuration that identifies *version* and decides its content. Raises CorruptError."""
     try:
         config: dict[str, Any] = json.loads(store.read(f"{version.folder}/{_FILE}"))["config"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CorruptError(f"{version.folder}/{_FILE} is damaged: {error}; restore it") from error
+        raise CorruptError(f"{version.folder}/{_FILE} is corrupt: {error}; restore it") from error
     return config
 
 
 def list_versions(store: Store, dataset: str, interval: str | None = None) -> list[Version]:
-    """Return the registered versions, by interval and revision, published or not; deleted ones are not among them."""
+    """Return the registered versions by interval and revision, published or not, without deleted ones."""
     versions = [entry.version for entry in _entries(store, dataset, interval) if entry.deletion is None]
     return sorted(versions, key=lambda version: (version.interval, version.revision))
 
 
 def deleted_versions(store: Store, dataset: str) -> list[tuple[Version, Deletion]]:
-    """Return the versions that bear a tombstone, whether their files are gone yet or not, by name."""
+    """Return the versions with a tombstone, by name, whether or not their files are deleted yet."""
     found = [(entry.version, entry.deletion) for entry in _entries(store, dataset) if entry.deletion is not None]
     return sorted(found, key=lambda pair: (pair[0].interval, pair[0].revision))
 
 
 def is_deleted(store: Store, dataset: str, name: str) -> bool:
-    """Say whether version *name* bears a tombstone."""
+    """Return whether version *name* has a tombstone."""
     entry = _entry(store, dataset, name)
     return entry is not None and entry.deletion is not None
 
 
 def tombstone(store: Store, version: Version, deletion: Deletion) -> None:
-    """Set the tombstone: from here on no reader finds *version*, and no other version takes a stage over from it.
+    """Set the tombstone: from now on readers do not find *version*, and other versions do not reuse its stages.
 
-    Raises FileNotFoundError for one that is gone.
+    Raises FileNotFoundError if the version does not exist.
     """
     body = json.loads(store.read(f"{version.folder}/{_FILE}"))
     store.put(f"{version.folder}/{_FILE}", _json(body | {"deleted": asdict(deletion)}))
 
 
 def restore(store: Store, version: Version) -> None:
-    """Take the tombstone away again; its files must all be there."""
+    """Remove the tombstone of *version*, whose files must all exist."""
     body = json.loads(store.read(f"{version.folder}/{_FILE}"))
     body.pop("deleted", None)
     store.put(f"{version.folder}/{_FILE}", _json(body))
 
 
 def purge(store: Store, version: Version) -> None:
-    """Remove the record of *version*, which nobody ever saw published: its name may be given again."""
+    """Remove the record of *version*, which was never published; its name can be reused."""
     store.remove(f"{version.folder}/{_FILE}")
 
 
 def published(store: Store, version: Version) -> Manifest | None:
-    """Return the manifest that publishes *version*, or None while it is being made."""
+    """Return the manifest that publishes *version*, or None if it is unpublished."""
     return read_manifest(store, f"{version.folder}/assemble")
 
 
@@ -162,7 +162,7 @@ class _Entry:
 
 
 def _entries(store: Store, dataset: str, interval: str | None = None) -> list[_Entry]:
-    """Return what is registered, of one *interval* or of all; of others' files none is read."""
+    """Return the registered entries of one *interval* or of all; reads only their files."""
     names = store.folders(dataset)
     if interval is not None:
         names = [name for name in names if name == interval or name.startswith(f"{interval}-r")]
@@ -171,17 +171,17 @@ def _entries(store: Store, dataset: str, interval: str | None = None) -> list[_E
 
 
 def _entry(store: Store, dataset: str, name: str) -> _Entry | None:
-    place = f"{dataset}/{name}/{_FILE}"
+    path = f"{dataset}/{name}/{_FILE}"
     try:
-        body = json.loads(store.read(place))
+        body = json.loads(store.read(path))
         version = Version(body["dataset"], body["interval"], body["revision"], body["fingerprint"])
         deletion = Deletion(**body["deleted"]) if "deleted" in body else None
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise CorruptError(f"{place} is damaged: {error}; restore it") from error
+        raise CorruptError(f"{path} is corrupt: {error}; restore it") from error
     if version.name != name:
-        raise CorruptError(f"{place} belongs to version {version.name}; restore it")
+        raise CorruptError(f"{path} belongs to version {version.name}; restore it")
     return _Entry(version, deletion)
 
 
@@ -194,7 +194,7 @@ _DIGEST = re.compile(r"[0-9a-f]{16,}")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One setting that differs; None where it does not exist."""
+    """One setting that differs; None if a version does not have it."""
 
     key: str
     a: Any
@@ -205,14 +205,14 @@ class Change:
 
 
 def changed_settings(store: Store, a: Version, b: Version) -> tuple[Change, ...]:
-    """Return what decides the content of *b* otherwise than of *a*, digests of models and prompts included, by key."""
-    one, other = (dict(_flat(with_current_names(read_config(store, version)))) for version in (a, b))
-    keys = sorted(one.keys() | other.keys())
-    return tuple(Change(key, one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key))
+    """Return the settings that decide the content and differ between *a* and *b*, including digests, by key."""
+    before, after = (dict(_flat(with_current_names(read_config(store, version)))) for version in (a, b))
+    keys = sorted(before.keys() | after.keys())
+    return tuple(Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key))
 
 
 def _short(value: Any) -> str:
-    """Return *value* for a line; of a digest the beginning."""
+    """Return the representation of *value*; digests are shortened."""
     return repr(value[:12]) if isinstance(value, str) and _DIGEST.fullmatch(value) else repr(value)
 
 
@@ -224,36 +224,39 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-_TOLD = 6  # settings that the line names
+_MAX_CHANGES = 6  # settings in a status line
 
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """`digest` is that of the published content, None while it is being made; `beside` is the version of the interval
-    before it, None for the first, and `changes` the settings that differ from it."""
+    """`digest` is that of the published content, None if unpublished. `has_work` is False for a new version. `previous`
+    is the preceding revision, None for the first, and `changes` are the settings that differ from it."""
 
     version: Version
     digest: str | None
+    has_work: bool
     previous: Version | None
     changes: tuple[Change, ...]
 
     def __str__(self) -> str:
         name = self.version.name
-        state = "is made"
         if self.digest is not None:
-            state = f"is published under this configuration ({self.digest[:12]}), nothing of it is made again"
+            state = f"version {name} ({self.digest[:12]}) is already complete; nothing to do"
+        else:
+            state = f"{'resuming' if self.has_work else 'created'} version {name} (unpublished)"
         if self.previous is None:
-            return f"version {name} {state}"
-        told = "; ".join(str(change) for change in self.changes[:_TOLD])
-        more = f"; and {len(self.changes) - _TOLD} more" if len(self.changes) > _TOLD else ""
-        return f"version {name} {state}; it is a revision beside {self.previous.name}: {told}{more}"
+            return state
+        changes = "; ".join(str(change) for change in self.changes[:_MAX_CHANGES])
+        more = f"; and {len(self.changes) - _MAX_CHANGES} more" if len(self.changes) > _MAX_CHANGES else ""
+        return f"{state}; revision of {self.previous.name}: {changes}{more}"
 
 
 def version_status(store: Store, version: Version) -> VersionStatus:
-    """Say what there is of the registered *version*. Raises CorruptError."""
+    """Return the status of the registered *version*. Raises CorruptError."""
     manifest = published(store, version)
-    before = [v for v in list_versions(store, version.dataset, version.interval) if v.revision < version.revision]
-    seen = [v for v in before if published(store, v) is not None]
-    beside = next(reversed(seen or before), None)
-    changes = changed_settings(store, beside, version) if beside is not None else ()
-    return VersionStatus(version, manifest.digest if manifest else None, beside, changes)
+    earlier = [v for v in list_versions(store, version.dataset, version.interval) if v.revision < version.revision]
+    finished = [v for v in earlier if published(store, v) is not None]
+    previous = next(reversed(finished or earlier), None)
+    changes = changed_settings(store, previous, version) if previous is not None else ()
+    digest = manifest.digest if manifest else None
+    return VersionStatus(version, digest, bool(store.folders(version.folder)), previous, changes)

@@ -1,4 +1,4 @@
-"""Word lists and tables in data files: words separated by white space, or `key: words` a line; `#` begins a comment."""
+"""Word lists and tables in data files: words separated by white space, or `key: words` lines; `#` starts a comment."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Marks of shards that are being worked on: one that outlives its process tells that the process was killed in it.
+"""Markers of running shards: a marker that outlives its process shows that the process was killed.
 
-Dask counts deaths too, but blames every shard that a worker held, and forgets them with its scheduler.
+Dask counts worker deaths too, but blames every shard of the worker, and loses the count with its scheduler.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from vecap_tasks.errors import VecapError, format_error
 
 log = logging.getLogger(__name__)
 
-MAX_DEATHS = 3  # workers that may be killed in a shard, no batch of it being finished between
-_ENDING = ".try"
+MAX_DEATHS = 3  # killed workers per shard without a finished batch in between
+_SUFFIX = ".try"
 
 
 @contextmanager
 def record_attempt(stage: Stage, shard: str, run: str) -> Iterator[None]:
-    """Mark *shard* as begun while the block runs. *run* names the run of the engine whose deaths are counted.
+    """Mark *shard* as running during the block. Only deaths in the executor's run *run* count.
 
-    Raises VecapError where it has been the death of `MAX_DEATHS` workers: it is set aside.
+    Raises VecapError if `MAX_DEATHS` workers were killed on the shard.
     """
-    place = stage.scratch_dir(shard)
-    names = stage.store.files(place)
-    finished = sum(not name.endswith(_ENDING) for name in names)
-    mine = f"{run}.{finished}."  # what a shard has finished since is progress, and the deaths before it no reproach
-    if sum(name.startswith(mine) for name in names) >= MAX_DEATHS:
+    folder = stage.scratch_dir(shard)
+    names = stage.store.files(folder)
+    finished = sum(not name.endswith(_SUFFIX) for name in names)
+    prefix = f"{run}.{finished}."  # a finished batch resets the count
+    if sum(name.startswith(prefix) for name in names) >= MAX_DEATHS:
         raise VecapError(
-            f"set aside, {MAX_DEATHS} workers having been killed in it, perhaps for want of memory; "
-            "give the workers more, or make shard_size or batch_size smaller, then run the same command again"
+            f"Skipped: {MAX_DEATHS} workers were killed on this shard (likely out of memory); give the workers more "
+            "memory, or reduce shard_size or batch_size, then run the same command again"
         )
-    mark = f"{place}/{mine}{uuid.uuid4().hex[:8]}{_ENDING}"
-    stage.store.put(mark, b"")
+    marker = f"{folder}/{prefix}{uuid.uuid4().hex[:8]}{_SUFFIX}"
+    stage.store.put(marker, b"")
     try:
         yield
     except BaseException:
         try:
-            stage.finalize(shard)  # another worker may have been faster: what this one has kept since then is nobody's
-            stage.store.remove(mark)
-        except (OSError, VecapError) as error:  # of a store that is lost, say: what failed first is what to tell
-            log.warning("%s %s: what it left cannot be looked after: %s", stage.name, shard, format_error(error))
+            stage.finalize(shard)  # removes what is left here if another worker has finished the shard
+            stage.store.remove(marker)
+        except (OSError, VecapError) as error:  # such as a store that is gone; raise the first error
+            log.warning("%s %s: cannot clean up: %s", stage.name, shard, format_error(error))
         raise
-    stage.store.remove(mark)
+    stage.store.remove(marker)

@@ -112,7 +112,7 @@ class Batches:
         self._unstored.update((keys[place], text) for place, text in batch.items() if text.problem is None)
         if len(self._unstored) >= size:
             self._store(role)
-        if not self._stage.is_wanted():
+        if not self._stage.should_continue():
             self._store(role)
             raise VecapError(f"{self._stage.name} {self._shard}: nobody waits for it any more; what is done is kept")
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, canonical
+from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, canonical_json
 from vecap_tasks.core.models import Checkpoint, ServedModel, find_model
 from vecap_tasks.core.schemas import CAPTIONS
 from vecap_tasks.core.stage import Stage

@@ -15,7 +15,7 @@ from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Store, open_filesystem
 from vecap_tasks.core.tables import connect, create_view
-from vecap_tasks.core.verify import Corruption, RecordedFile, read_verified_manifest, recorded
+from vecap_tasks.core.verify import Corruption, RecordedFile, read_verified_manifest, recorded_files
 from vecap_tasks.core.version import Version, published, read_version
 from vecap_tasks.errors import ConfigError, CorruptError, PermanentError, VecapError
 from vecap_tasks.train.data.mixture import (
@@ -247,7 +247,7 @@ def training_files(config: Config, version: Version) -> list[RecordedFile]:
             store, manifest = _manifest(config, part)
             names = [name for ending in endings for name in manifest.files_ending(ending)]
             remedy = f"restore it, or delete {manifest.location} and run `vecap assemble` again"
-            files += recorded(store, manifest, names, remedy)
+            files += recorded_files(store, manifest, names, remedy)
             continue
         found = find_tars(config, part.paths)
         for tar in part.tars:
