@@ -1,4 +1,4 @@
-"""What several rooms of tests need: a configuration of its own in an empty folder."""
+"""Fixtures shared by all tests: a separate configuration in an empty folder, and local servers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _INSTALLATION = "tests/end_to_end/airflow_services/"
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty VECAP_HOME, with no service named by the environment."""
+    """An empty VECAP_HOME, with no service in the environment."""
     monkeypatch.setenv("VECAP_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("VECAP_DASK_ADDRESS", "VECAP_MLFLOW_URI", "VECAP_WEB_PORT", "MLFLOW_TRACKING_URI"):
@@ -38,25 +38,25 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def demo_config(home: Path) -> Config:
-    """The demo's configuration, with its files in an empty folder."""
+    """The demo configuration, with its files in an empty folder."""
     return load_config(DEMO)
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's configuration with little to train, in a file."""
+    """A file with the demo configuration and a small training."""
     return small_config(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder that all processes of this test run have in common."""
+    """A folder shared by all processes of this test run."""
     base = tmp_path_factory.getbasetemp()
     return base if worker_id == "master" else base.parent
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return *folder*, filled by *build*: by the first process that asks, while the others wait for it."""
+    """Return *folder*, filled by *build* in the first process that calls it, while the others wait."""
     built = folder.with_name(f"{folder.name}.built")
     with FileLock(f"{folder}.lock"):
         if not built.exists():
@@ -68,16 +68,16 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real input that is not part of the project; tests that need it skip, by name, where it is absent."""
-    place = Path(os.environ.get("VECAP_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
-    if not place.is_dir():
-        pytest.skip(f"no real input at {place}; name its folder in VECAP_SHARED_DATA")
-    return place
+    """Real input that is not part of the project; tests that need it are skipped if it is missing."""
+    folder = Path(os.environ.get("VECAP_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real input in {folder}; set VECAP_SHARED_DATA to its folder")
+    return folder
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """A real S3 server on localhost that honors conditional writes."""
+    """A local S3 server with conditional writes."""
     from moto.server import ThreadedMotoServer
 
     with socket.socket() as free:
@@ -91,7 +91,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server on localhost, as the services start it."""
+    """A real local MLflow server, started as the services start it."""
     home = tmp_path_factory.mktemp("mlflow")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -121,7 +121,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket, with what the environment must say to reach it."""
+    """An empty bucket, with the environment variables to access it."""
     import boto3
 
     for name, value in {
@@ -137,7 +137,7 @@ def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run slow tests last. Those of the installation come first: one process needs most of the time for them."""
+    """Run slow tests last, and tests of the installation first, because one process needs most of the time for them."""
 
     def order(item: pytest.Item) -> tuple[bool, bool]:
         return not item.location[0].startswith(_INSTALLATION), "slow" in item.keywords
@@ -146,7 +146,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Let a file stay with one process, as do all files of the one installation: fixtures are dear."""
+    """Run each file in one process, and all files of the installation in one: their fixtures are expensive."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):

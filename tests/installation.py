@@ -1,4 +1,4 @@
-"""An installation of the services with a small configuration, in a folder and on ports of its own."""
+"""An installation of the services with a small configuration, in its own folder and on its own ports."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ VARIABLES = (
 
 def free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    for item in sockets:
+        item.bind(("127.0.0.1", 0))
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
     return ports
 
 
@@ -76,7 +76,7 @@ def services(command: str, env: dict[str, str], timeout: float = 300) -> subproc
 
 
 def started_under(home: Path) -> list[psutil.Process]:
-    """Processes that name *home* in their command line, or whose folder lies in it."""
+    """Return processes with *home* in their command line, or with a working directory in it."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -88,7 +88,7 @@ def started_under(home: Path) -> list[psutil.Process]:
 
 
 def small_config(folder: Path) -> Path:
-    """Write the demo's configuration with little to train into *folder*. What it makes has the same bytes anywhere."""
+    """Write the demo configuration with a small training to *folder*. Its outputs have the same bytes anywhere."""
     values = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
     models = REPOSITORY / "vecap_tasks" / "demo" / "models"
     values["rewrite"]["vlm"]["model"] = str(models / "vlm")
@@ -101,7 +101,7 @@ def small_config(folder: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """A home, and the environment that names it, a configuration and ports."""
+    """A home folder, and the environment with its configuration and ports."""
 
     home: Path
     env: dict[str, str]
@@ -119,7 +119,7 @@ class Installation:
         return subprocess.run(command, env=self.env, cwd=REPOSITORY, capture_output=True, text=True, timeout=1000)
 
     def configured(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command that takes the configuration."""
+        """Run a command with the configuration."""
         return self.vecap(name, "--config", self.env["VECAP_CONFIG"], *words)
 
     def airflow(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -128,7 +128,7 @@ class Installation:
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
 
     def demo(self) -> subprocess.Popen[str]:
-        """Start what `make demo` starts."""
+        """Start the process of `make demo`."""
         return subprocess.Popen(
             [sys.executable, "-m", "vecap_tasks.local.demo"],
             env=self.env,
@@ -139,9 +139,9 @@ class Installation:
         )
 
     def demo_killed_at(self, folder: Path, pattern: str) -> None:
-        """Run the demo until *pattern* is in *folder*, then kill it and all services, as when the power fails."""
+        """Run the demo until *pattern* exists in *folder*, then kill it and all services, as in a power failure."""
         process = self.demo()
-        await_that(lambda: any(folder.glob(pattern)) or process.poll() is not None, 600, f"{folder}/{pattern}", 0.02)
+        wait_until(lambda: any(folder.glob(pattern)) or process.poll() is not None, 600, f"{folder}/{pattern}", 0.02)
         assert process.poll() is None, process.communicate()[0]
         process.kill()
         state = self.state()
@@ -155,21 +155,22 @@ class Installation:
         return found
 
     def digests(self, version: str) -> dict[str, str]:
-        """Return the digest of every stage of *version*, by its folder."""
+        """Return the digest of every stage of *version*, by folder."""
         folder = self.store / version
         found = sorted([*folder.glob("*/manifest.json"), *folder.glob("*/*/manifest.json")])
         return {str(path.parent.relative_to(folder)): json.loads(path.read_bytes())["digest"] for path in found}
 
 
-def await_that(true: Callable[[], bool], seconds: float, what: str, pause: float = 0.5) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float, what: str, pause: float = 0.5) -> None:
     deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"{what} did not come"
+    while not condition():
+        assert time.monotonic() < deadline, f"timeout waiting for {what}"
         time.sleep(pause)
 
 
-def asked(api: Api, path: str) -> Any:
-    """Return the JSON at *path*; a busy server that fails to answer is asked again, as the demo does."""
+def get_with_retries(api: Api, path: str) -> Any:
+    """Return the JSON at *path*; retry if a busy server fails, as the demo does."""
+
     for wait in (1, 2, 4):
         try:
             return api.get(path)

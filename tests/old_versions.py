@@ -1,4 +1,4 @@
-"""Unpack the versions that an earlier release made (`tests/data/versions`)."""
+"""Unpack versions that an earlier release created (`tests/data/versions`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.installation import REPOSITORY
 ARCHIVE = REPOSITORY / "tests" / "data" / "versions" / "0.1.0.tar.xz"
 MODELS = REPOSITORY / "vecap_tasks" / "demo" / "models"
 VERSIONS = ("2026-01-01", "2026-01-02", "2026-01-02-r2")
-_MADE_IN = "/srv/vecap-fixture"
-# MLflow stores absolute paths; every column that has one.
+_ORIGINAL_HOME = "/srv/vecap-fixture"
+# Columns in which MLflow stores absolute paths.
 _PATHS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -23,13 +23,13 @@ _PATHS = (
 
 
 def unpack(home: Path) -> Path:
-    """Unpack the versions into *home*; return their configuration file with the present setting names."""
+    """Unpack the versions into *home*; return their configuration file with current setting names."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(home, filter="data")
     database = sqlite3.connect(home / "mlflow.db")
     with database:
         for table, column in _PATHS:
-            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (_MADE_IN, str(home)))
+            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (_ORIGINAL_HOME, str(home)))
     database.close()
     config = home / "config.yaml"
     config.write_text(config.read_text(encoding="utf-8").replace("licence:", "license:"), encoding="utf-8")

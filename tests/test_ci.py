@@ -1,4 +1,4 @@
-"""What continuous integration runs."""
+"""Continuous integration runs every test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.installation import REPOSITORY
 CI = REPOSITORY / ".ci"
 
 
-def test_every_exhaustive_test_and_the_cluster_are_in_a_part() -> None:
+def test_every_exhaustive_test_and_the_cluster_test_run_in_a_part() -> None:
     parts = (CI / "parts").read_text()
     tests = REPOSITORY / "tests"
     marked = [
@@ -19,5 +19,5 @@ def test_every_exhaustive_test_and_the_cluster_are_in_a_part() -> None:
     for file in marked:
         name = str(file.relative_to(REPOSITORY))
         folder = str(file.parent.relative_to(REPOSITORY))
-        assert re.search(rf'[" ]({name}|{folder})[" ]', parts), f"{name} is in no part"
+        assert re.search(rf'[" ]({name}|{folder})[" ]', parts), f"{name} runs in no part"
     assert "make test-cluster" in parts

@@ -1,4 +1,4 @@
-"""A configuration is read once, checked whole, and its mistakes are named."""
+"""A configuration is loaded and validated completely, and errors name the setting."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_demo_configuration_loads(home: Path) -> None:
     )
 
 
-def test_no_path_or_address_enters_what_is_made(home: Path) -> None:
+def test_paths_and_urls_are_not_part_of_the_identity(home: Path) -> None:
     identity = str(load_config(DEMO).identity())
     assert str(home) not in identity
     assert "127.0.0.1:" not in identity
@@ -40,7 +40,7 @@ DEVICES += ["quality.clip={{model: m, device: {}}}"]
 
 
 @pytest.mark.parametrize("setting", DEVICES)
-def test_the_kind_of_a_device_is_part_of_the_identity_and_its_number_is_not(home: Path, setting: str) -> None:
+def test_the_type_of_a_device_is_part_of_the_identity_but_not_its_number(home: Path, setting: str) -> None:
     names = ("cpu", "cuda", "cuda:1")
     cpu, first, second = (load_config(DEMO, [setting.format(name)]).identity() for name in names)
     assert cpu != first == second
@@ -48,74 +48,74 @@ def test_the_kind_of_a_device_is_part_of_the_identity_and_its_number_is_not(home
 
 @pytest.mark.parametrize("setting", DEVICES)
 @pytest.mark.parametrize("name", ["auto", "GPU", "cuda:", "cuda:x"])
-def test_a_device_that_is_not_named_is_answered_with_what_to_write(home: Path, setting: str, name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"demo\.yaml: \S+: .*write cpu, or cuda .*, not '{name}'$"):
+def test_an_invalid_device_error_names_valid_ones(home: Path, setting: str, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"demo\.yaml: \S+: .*name it: cpu, or cuda .*, not '{name}'$"):
         load_config(DEMO, [setting.format(f"'{name}'")])
 
 
-# Why a field that is marked `Runtime` may stay out of the fingerprint:
-#   place     where something lies or answers; what is read there enters by its digest or is recorded by itself
+# Why a `Runtime` field is not part of the fingerprint:
+#   location  a path or URL; its content enters by digest or is recorded separately
 #   spelling  another way to write fields that are in the fingerprint
-#   load      how much is asked of others at once, and for how long; a later run asks again for what failed by it
-#   failure   whether a stage fails, not what it makes
-#   record    what is told, kept or promoted once the bytes are made
+#   load      request rates and timeouts; a later run retries what failed because of them
+#   failure   whether a stage fails, not what it writes
+#   record    what is logged, kept or promoted after the output exists
 #   tested    a test compares the bytes: `test_quality_stage`, `test_assemble_stage`, `test_train_stage`, `test_model`
-#   resume    it changes low bits, and a run must go on without it (docs/train.md)
+#   resume    it changes low bits, but a run must be able to resume with another value (docs/train.md)
 RUNTIME = {
     "AssembleConfig.memory_limit": "tested",
-    "CaptionTable.images": "place",
-    "CaptionTable.path": "place",
-    "CaptionTars.paths": "place",
-    "ClassFolders.images": "place",
-    "ClassTable.images": "place",
-    "ClassTable.path": "place",
-    "ClassTars.paths": "place",
+    "CaptionTable.images": "location",
+    "CaptionTable.path": "location",
+    "CaptionTars.paths": "location",
+    "ClassFolders.images": "location",
+    "ClassTable.images": "location",
+    "ClassTable.path": "location",
+    "ClassTars.paths": "location",
     "ClipConfig.size": "spelling",
-    "ClipConfig.init_from": "place",
-    "ClipConfig.tokenizer": "place",
-    "Config.dask": "place",
+    "ClipConfig.init_from": "location",
+    "ClipConfig.tokenizer": "location",
+    "Config.dask": "location",
     "Config.mlflow": "record",
     "Config.retention": "record",
-    "Config.root": "place",
+    "Config.root": "location",
     "EvaluateConfig.champion": "record",
-    "EvaluateConfig.dataset": "place",
-    "FetchConfig.connect_to": "place",
+    "EvaluateConfig.dataset": "location",
+    "FetchConfig.connect_to": "location",
     "FetchConfig.connections": "load",
     "FetchConfig.connections_per_host": "load",
     "FetchConfig.dns_ttl": "load",
     "FetchConfig.host_delay": "load",
     "FetchConfig.max_crawl_delay": "load",
-    "KarpathySet.images": "place",
-    "KarpathySet.path": "place",
+    "KarpathySet.images": "location",
+    "KarpathySet.path": "location",
     "ModelConfig.price": "record",
     "QualityConfig.drift": "failure",
     "QualityConfig.memory_limit": "tested",
     "RewriteConfig.max_rejected": "failure",
-    "RewriteConfig.prompts": "place",
-    "ServerConfig.api_key_env": "place",
+    "RewriteConfig.prompts": "location",
+    "ServerConfig.api_key_env": "location",
     "ServerConfig.deadline": "load",
     "ServerConfig.requests": "load",
     "ServerConfig.latency_threshold": "load",
     "ServerConfig.max_attempts": "load",
-    "ServerConfig.urls": "place",
-    "TarSource.paths": "place",
-    "TokenSet.images": "place",
-    "TokenSet.path": "place",
-    "TokenSet.split": "place",
+    "ServerConfig.urls": "location",
+    "TarSource.paths": "location",
+    "TokenSet.images": "location",
+    "TokenSet.path": "location",
+    "TokenSet.split": "location",
     "TrainConfig.checkpoint_steps": "tested",
     "TrainConfig.checkpoints_kept": "tested",
     "TrainConfig.image_cache_bytes": "tested",
     "TrainConfig.launch": "resume",
     "TrainConfig.loader_threads": "tested",
-    "TrainConfig.mixture": "place",
+    "TrainConfig.mixture": "location",
     "TrainConfig.activation_checkpointing": "tested",
-    "VersionSource.root": "place",
-    "_Classified.classes": "place",
-    "_Classified.templates": "place",
+    "VersionSource.root": "location",
+    "_Classified.classes": "location",
+    "_Classified.templates": "location",
 }
 
 
-def test_every_field_outside_the_fingerprint_has_a_reason() -> None:
+def test_every_field_outside_the_fingerprint_has_a_documented_reason() -> None:
     found = {
         f"{section.__name__}.{name}"
         for section in sections(Section)
@@ -125,9 +125,9 @@ def test_every_field_outside_the_fingerprint_has_a_reason() -> None:
     assert found == RUNTIME.keys()
 
 
-def sections(of: type[Section]) -> set[type[Section]]:
-    """Return all kinds of section in the configuration."""
-    found = {one for one in of.__subclasses__() if one.__module__.startswith("vecap_tasks.config.")}
+def sections(base: type[Section]) -> set[type[Section]]:
+    """Return all configuration sections."""
+    found = {section for section in base.__subclasses__() if section.__module__.startswith("vecap_tasks.config.")}
     return found.union(*map(sections, found))
 
 
@@ -137,8 +137,12 @@ def sections(of: type[Section]) -> set[type[Section]]:
         ("crawl.source.kind=ftp", r"crawl\.source.*ftp.*'warc'.*'site'"),
         ("crawl.shard_size=0", r"crawl\.shard_size.*greater than or equal to 1, not 0"),
         ("crawl.image.quality=high", r"crawl\.image\.quality.*valid integer.*not 'high'"),
-        ("crawl.fech.retries=1", r"crawl\.fech.*not permitted"),
-        ("root=ftp://x", r"root: stores are a folder, file:// or s3://, not ftp://"),
+        ("crawl.fech.retries=1", r"demo\.yaml: unknown setting crawl\.fech; did you mean crawl\.fetch\?"),
+        ("train.epoch=1", r"unknown setting train\.epoch; did you mean train\.epochs\?"),
+        ("crawl.source.pathes=[a]", r"unknown setting crawl\.source\.warc\.pathes; did you mean .*\.warc\.paths\?"),
+        ("trainn={}", r"unknown setting trainn; did you mean train\?"),
+        ("dask.zzz=1", r"unknown setting dask\.zzz$"),
+        ("root=ftp://x", r"root: root must be a path, file:// or s3://, not ftp://"),
         ("dataset=Über", r"dataset"),
         ("train.arms=[alttext, best]", r"train\.arms\.1"),
         ("train.precision=auto", r"train\.precision.*'float32' or 'bfloat16', not 'auto'"),
@@ -148,14 +152,14 @@ def sections(of: type[Section]) -> set[type[Section]]:
         ("dataset=[", r"not valid YAML"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_named_in_one_line(home: Path, override: str, message: str) -> None:
+def test_an_invalid_value_is_a_one_line_error_that_names_the_setting(home: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         load_config(DEMO, [override])
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("version", ["2026-01-01", "2026-01-02-r2", "2026-01-01T05:00:00", "2026-01-01 05:00:00"])
-def test_a_version_without_quotes_is_text(home: Path, version: str) -> None:
+def test_an_unquoted_version_is_a_string(home: Path, version: str) -> None:
     file = home / "config.yaml"
     values = read_yaml(DEMO.read_text(encoding="utf-8"))
     values["crawl"]["retry_failed"] = {"version": "HERE"}
@@ -171,7 +175,7 @@ def test_a_version_without_quotes_is_text(home: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["!!timestamp 2026-01-01", "!!set {a}", "!!binary aaaa", "!!int x", "2026-02-30: ["])
-def test_yaml_that_is_no_json_is_one_clear_error(home: Path, text: str) -> None:
+def test_yaml_that_is_not_json_is_an_error(home: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_config(DEMO, [f"dataset={text}"])
 
@@ -186,14 +190,14 @@ def test_yaml_that_is_no_json_is_one_clear_error(home: Path, text: str) -> None:
         (b"dataset: x\n", "root: Field required"),
     ],
 )
-def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, message: str) -> None:
+def test_an_invalid_configuration_file_is_an_error(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         load_config(file)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_configuration_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*no\.yaml: No such file"):
         load_config(tmp_path / "no.yaml")
 
@@ -208,7 +212,7 @@ def test_a_setting_whose_variables_are_empty_is_unset(home: Path, monkeypatch: p
     assert config.resolve_optional("${NONE:-/folder}") == "/folder"
 
 
-def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_expanded_with_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME", "value")
     monkeypatch.delenv("NONE", raising=False)
     assert expand("${SOME}/${NONE:-else}/${NONE:-}") == "value/else/"

@@ -32,25 +32,25 @@ SOURCES = re.findall(r"`(\{kind: .*?\})`", (REPOSITORY / "docs" / "crawl.md").re
 
 
 def merged(base: dict, over: dict) -> dict:
-    """Return *base* with *over* laid upon it, section by section."""
+    """Return *base* with *over* merged into it, section by section."""
     both = {name: merged(base[name], over[name]) for name in base.keys() & over.keys() if isinstance(over[name], dict)}
     return base | over | both
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_configuration_in_the_documentation_is_accepted(block):
+def test_a_configuration_in_the_documentation_is_valid(block):
     parse_config(merged(read_yaml(DEMO.read_text(encoding="utf-8")), read_yaml(block)), Path("/"))
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_source_in_the_documentation_is_accepted(source):
+def test_a_source_in_the_documentation_is_valid(source):
     values = read_yaml(DEMO.read_text(encoding="utf-8"))
     values["crawl"]["source"] = read_yaml(source)
     parse_config(values, Path("/"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_of_a_page_lead_somewhere(page):
+def test_links_of_a_page_are_not_broken(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
     for link in links:
         assert link.startswith("https://") or (page.parent / link).exists(), link
@@ -87,7 +87,7 @@ def test_the_caption_of_the_arms_chart_names_what_its_bars_show(demo_config):
     assert "deviation" not in caption
 
 
-def test_there_is_something_to_test():
+def test_the_documentation_has_examples():
     assert len(BLOCKS) >= 4
     assert len(SOURCES) >= 6
     assert len(COMMANDS) >= 30

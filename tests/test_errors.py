@@ -1,4 +1,4 @@
-"""What errors say: the wait that a server asks for."""
+"""The wait that a Retry-After header requests."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -30,10 +30,10 @@ DAY = 86_400
         ("Fri, 31 Dec 9999 23:59:59 GMT", DAY),
     ],
 )
-def test_retry_after_is_a_number_or_a_date(header: str | None, seconds: float | None) -> None:
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
     assert retry_after_seconds(header) == seconds
 
 
-def test_a_date_is_counted_from_now() -> None:
+def test_a_retry_after_date_is_relative_to_now() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     assert 50 < retry_after_seconds(date) <= 60

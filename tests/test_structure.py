@@ -1,4 +1,4 @@
-"""The package keeps its layout: no import cycle, and limits on files."""
+"""The package has no import cycle and stays within its size limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def test_the_package_is_within_its_limits(capsys: pytest.CaptureFixture[str]) ->
     assert structure.main([]) == 0, capsys.readouterr().out
 
 
-def test_a_cycle_is_found_and_named() -> None:
+def test_an_import_cycle_is_found_and_named() -> None:
     graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}
     (cycle,) = structure.find_cycles(graph)
     assert cycle[0] == cycle[-1]

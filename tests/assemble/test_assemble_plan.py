@@ -92,7 +92,7 @@ def test_a_key_that_webdataset_cannot_read_is_refused(tmp_path, key):
 @pytest.mark.parametrize("cut", [0, 100, 700, 1_500])
 def test_a_tar_cut_inside_a_member_is_damaged(tmp_path, cut):
     data = _tar(tmp_path / "a.tar")[:cut]
-    with pytest.raises(CorruptError, match=r"00007\.tar is cut short after byte"):
+    with pytest.raises(CorruptError, match=r"00007\.tar is truncated after byte"):
         list(read_samples(io.BytesIO(data), "00007.tar"))
 
 

@@ -202,7 +202,7 @@ def test_one_changed_bit_of_what_it_reads_is_named_and_nothing_is_published(conf
             run("assemble", config)
         of = name.partition("/")[0]
         assert str(error.value) == (
-            f"{folder}/{name} was changed: its sha256 is not the manifest's; "
+            f"{folder}/{name} is corrupt: its sha256 differs from the manifest; "
             f"restore it, or delete {folder}/{of} and run `vecap {of}` again"
         )
         assert stage("assemble", config).manifest() is None

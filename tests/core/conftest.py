@@ -1,4 +1,4 @@
-"""A stage small enough to see through, and stores of both kinds."""
+"""A minimal stage, and stores on a file system and on S3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vecap_tasks.core.store import Store
 
 
 class Letters(Stage):
-    """Four shards, one letter each; the end of the stage writes how many there were."""
+    """Four shards of one letter each; the end of the stage writes their number."""
 
     name: ClassVar[str] = "crawl"
 

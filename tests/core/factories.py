@@ -1,4 +1,4 @@
-"""Versions whose stages are a file each: real manifests, nothing in them that takes time to make."""
+"""Versions with one small file per stage and real manifests."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import DATASET_STAGES, Version, register
 
 
-def give(
+def create_version(
     store: Store,
     interval: str,
     settings: str,
     stages: tuple[str, ...] = DATASET_STAGES,
-    taken_over: dict[str, Version] | None = None,
+    reused: dict[str, Version] | None = None,
     inputs: tuple[Input, ...] = (),
 ) -> Version:
-    """Register the version of *interval* under *settings* and give it *stages*, some *taken_over* from others."""
+    """Register the version of *interval* for *settings* and create *stages*, some *reused* from other versions."""
     version = register(store, "demo", interval, settings, {"crawl": {"settings": settings}})
     for stage in stages:
         folder = f"{version.folder}/{stage}"
-        if taken_over and stage in taken_over:
-            other = read_manifest(store, f"{taken_over[stage].folder}/{stage}")
+        if reused and stage in reused:
+            other = read_manifest(store, f"{reused[stage].folder}/{stage}")
             assert other is not None
             assert store.create(f"{folder}/manifest.json", other.to_json())
             continue
@@ -48,7 +48,7 @@ def give(
 
 
 def flip_bit(store: Store, name: str) -> None:
-    """Change one bit in the middle of the file *name*; the second time, change it back."""
+    """Flip one bit in the middle of the file *name*; a second call restores it."""
     data = bytearray(store.read(name))
     data[len(data) // 2] ^= 1
     store.put(name, bytes(data))

@@ -1,4 +1,4 @@
-"""Sixteen runs that publish the same at once: one wins, fifteen say so, and what lies there is of one piece."""
+"""Sixteen runs publish the same stage at once: one wins, fifteen log it, and the result is consistent."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ RACERS = 16
 
 
 class Racer(Letters):
-    """A run of its own: its report, as pages with the time do, has bytes that no other's has."""
+    """A concurrent run whose report has unique bytes, like pages with a timestamp."""
 
     number = 0
     gate = threading.Barrier(RACERS)
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
-        made = super().finish(results, work)
+        output = super().finish(results, work)
         (work / "page.html").write_text(f"made by racer {self.number}" + "." * self.number)
         self.gate.wait(30)
-        return made
+        return output
 
 
 def race(config: Config) -> list[Manifest]:
@@ -48,20 +48,20 @@ def race(config: Config) -> list[Manifest]:
         return list(pool.map(run, range(RACERS)))
 
 
-def test_of_sixteen_that_commit_one_wins_and_fifteen_say_so(
+def test_one_of_sixteen_concurrent_commits_wins_and_the_others_log_it(
     letters_config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "vecap_tasks")
     manifests = race(letters_config)
     assert len({manifest.digest for manifest in manifests}) == 1
-    said = [record.getMessage() for record in caplog.records if "another run committed" in record.getMessage()]
-    assert said == [
+    lines = [record.getMessage() for record in caplog.records if "another run committed" in record.getMessage()]
+    assert lines == [
         f"another run committed demo/2026-01-01/crawl first, with the same content: {manifests[0].digest}"
     ] * (RACERS - 1)
     store = Store(letters_config.root)
     committed = Letters(letters_config, Version("demo", "2026-01-01", 1, "a")).manifest()
     assert committed is not None
-    assert check_files(store, committed) == [], "the report that lies there is the one that the manifest means"
+    assert check_files(store, committed) == [], "the published report is the one in the manifest"
     assert [version.name for version in _versions(store)] == ["2026-01-01"]
 
 
@@ -71,7 +71,7 @@ def _versions(store: Store) -> list[Version]:
     return list_versions(store, "demo")
 
 
-def test_a_published_shard_is_never_written_again(letters_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_published_shard_is_never_rewritten(letters_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(letters_config.root)
     stage = Letters(letters_config, register(store, "demo", "2026-01-01", "a", {}))
     slow = Letters(letters_config, stage.version)
@@ -81,19 +81,19 @@ def test_a_published_shard_is_never_written_again(letters_config: Config, monkey
     written = {file.path: file.written for file in store.tree("demo")}
 
     def forbidden(*arguments: object) -> None:
-        raise AssertionError(f"{arguments[0]} is written again")
+        raise AssertionError(f"{arguments[0]} was rewritten")
 
     for name in ("put", "upload", "copy", "create"):
         monkeypatch.setattr(slow.store, name, forbidden)
     assert slow.run("a") == stage.receipt("a")
     assert slow.commit().digest == committed.digest
     store.remove_folder(f"{stage.folder}/_shards")  # as `vecap gc` does
-    with pytest.raises(VecapError, match="is committed, its shards are not written again"):
+    with pytest.raises(VecapError, match="is committed and its shards are immutable"):
         slow.run("a")
     assert {file.path: file.written for file in store.tree("demo")}.items() <= written.items()
 
 
-def test_a_shard_that_a_killed_run_left_whole_is_not_uploaded_again(
+def test_a_complete_shard_of_a_killed_run_is_not_uploaded_again(
     letters_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Letters(letters_config, register(Store(letters_config.root), "demo", "2026-01-01", "a", {}))

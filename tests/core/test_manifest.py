@@ -1,4 +1,4 @@
-"""A manifest says what was made, and notices when it is changed."""
+"""A manifest records a stage's output, and detects changes to itself."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ MANIFEST = Manifest(
 )
 
 
-def test_it_comes_back_as_it_was() -> None:
+def test_a_manifest_survives_a_round_trip() -> None:
     again = Manifest.from_json(MANIFEST.to_json(), "here")
     assert again.content == MANIFEST.content
     assert again.digest == MANIFEST.digest
     assert again.to_json() == MANIFEST.to_json()
 
 
-def test_time_and_place_are_not_in_the_digest() -> None:
-    elsewhere = replace(MANIFEST, provenance={"created": "later"}, location="demo/2026-01-01-r2/crawl")
-    assert elsewhere.digest == MANIFEST.digest
+def test_time_and_location_are_not_in_the_digest() -> None:
+    moved = replace(MANIFEST, provenance={"created": "later"}, location="demo/2026-01-01-r2/crawl")
+    assert moved.digest == MANIFEST.digest
     assert replace(MANIFEST, counters={"success": 3}).digest != MANIFEST.digest
 
 
@@ -47,7 +47,7 @@ def test_time_and_place_are_not_in_the_digest() -> None:
         lambda body: body.pop("seal"),
     ],
 )
-def test_any_change_is_noticed(change) -> None:
+def test_any_change_is_detected(change) -> None:
     body = json.loads(MANIFEST.to_json())
     change(body)
     with pytest.raises(CorruptError, match="here"):
@@ -55,7 +55,7 @@ def test_any_change_is_noticed(change) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"null", b"\xff\xfe"])
-def test_rubbish_is_named(data: bytes) -> None:
+def test_an_unreadable_manifest_is_named(data: bytes) -> None:
     with pytest.raises(CorruptError, match=r"demo/x/manifest\.json"):
         Manifest.from_json(data, "demo/x/manifest.json")
 
@@ -65,7 +65,7 @@ def test_digests_do_not_depend_on_the_order_of_keys() -> None:
     assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
 
 
-def test_only_listed_files_can_be_asked_for() -> None:
+def test_only_listed_files_have_a_path() -> None:
     assert MANIFEST.file("00000.tar") == "demo/2026-01-01/crawl/00000.tar"
     with pytest.raises(KeyError):
         MANIFEST.file("00001.tar")

@@ -1,4 +1,4 @@
-"""Digests of model folders: they are part of fingerprints, so the same files have the same digest in every release."""
+"""Digests of model folders are part of fingerprints: the same files have the same digest in every release."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FILES = (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with every kind of file, each of which holds its own name."""
-    made = tmp_path / "model"
-    made.mkdir()
+    """A folder with every kind of file; each contains its own name."""
+    folder = tmp_path / "model"
+    folder.mkdir()
     for name in FILES:
-        (made / name).write_text(name)
-    return made
+        (folder / name).write_text(name)
+    return folder
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def config(demo_config: Config, folder: Path) -> Config:
     return demo_config.model_copy(update={"train": train})
 
 
-def test_digests_are_those_of_earlier_releases(config: Config, folder: Path) -> None:
+def test_digests_match_those_of_earlier_releases(config: Config, folder: Path) -> None:
     settings = ClipScore(model=str(folder))
     checkpoint, clip = find_checkpoint(config, str(folder)), find_clip(config, settings)
     assert (checkpoint.digest, checkpoint.bytes) == (
@@ -47,7 +47,7 @@ def test_digests_are_those_of_earlier_releases(config: Config, folder: Path) -> 
     assert init_digest(config) == "3f2ea62b8dc5aea02d9679c668cf647b6a2736c7516a0da8fbd697427c4928be"
 
 
-def test_weights_are_pickled_ones_only_where_there_are_no_others(config: Config, folder: Path) -> None:
+def test_pickled_weights_count_only_without_safetensors(config: Config, folder: Path) -> None:
     for file in folder.glob("*.safetensors"):
         file.unlink()
     assert (
@@ -57,7 +57,7 @@ def test_weights_are_pickled_ones_only_where_there_are_no_others(config: Config,
     assert init_digest(config) == "edc050a98b0c3438881d2debfc9af49336a2c412156ebd8b9572dd4aa24bd5c3"
 
 
-def test_a_file_is_read_again_after_its_size_or_time_changed(config: Config, folder: Path) -> None:
+def test_a_file_is_hashed_again_after_its_size_or_time_changed(config: Config, folder: Path) -> None:
     first = find_checkpoint(config, str(folder)).digest
     file = folder / "config.json"
     file.write_text("CONFIG.json")

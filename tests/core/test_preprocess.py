@@ -1,4 +1,4 @@
-"""Pixels of training and evaluation: those of transformers, and those of VeCLIP's released models."""
+"""The pixels of training and evaluation match those of transformers and of VeCLIP's released models."""
 
 import io
 from pathlib import Path
@@ -15,48 +15,49 @@ from vecap_tasks.core.preprocess import image_processor, preprocess_way, shrink,
 SIZES = [(64, 48), (48, 64), (50, 50), (333, 127), (20, 31), (32, 32), (31, 97)]
 
 
-def _picture(size, mode="RGB"):
+def _image(size, mode="RGB"):
     noise = np.random.default_rng(size[0]).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     return Image.fromarray(noise).convert(mode)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
 @pytest.mark.parametrize("size", SIZES)
-def test_usual_pixels_are_those_of_the_exported_processor(size, mode):
-    picture = _picture(size, mode)
-    made = image_processor(32)([picture], do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
-    assert (shrink(picture, 32, "default") == made[0].transpose(1, 2, 0)).all()
+def test_default_pixels_match_the_exported_processor(size, mode):
+    image = _image(size, mode)
+    processor = image_processor(32)
+    expected = processor([image], do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
+    assert (shrink(image, 32, "default") == expected.transpose(1, 2, 0)).all()
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_veclip_pixels_are_bilinear_without_antialiasing(size):
-    """Against torch's own, which has TensorFlow 2's half-pixel centers."""
-    picture = _picture(size)
-    values = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None].float()
+    """Compared with torch, which uses TensorFlow 2's half-pixel centers."""
+    image = _image(size)
+    values = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None].float()
     scale = 32 / min(size)
     height, width = round(scale * size[1]), round(scale * size[0])
     resized = torch.nn.functional.interpolate(values, (height, width), mode="bilinear", antialias=False)[0]
     top, left = (height - 32) // 2, (width - 32) // 2
-    wanted = resized[:, top : top + 32, left : left + 32]
+    expected = resized[:, top : top + 32, left : left + 32]
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
     deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
-    made = torch.from_numpy(veclip_values([picture], 32)[0])
-    torch.testing.assert_close(made, (wanted / 255 - mean) / deviation, rtol=0, atol=2e-5)
-    assert np.abs(shrink(picture, 32, "veclip").transpose(2, 0, 1) - wanted.numpy()).max() <= 0.5001
+    pixels = torch.from_numpy(veclip_values([image], 32)[0])
+    torch.testing.assert_close(pixels, (expected / 255 - mean) / deviation, rtol=0, atol=2e-5)
+    assert np.abs(shrink(image, 32, "veclip").transpose(2, 0, 1) - expected.numpy()).max() <= 0.5001
 
 
-def test_veclip_pixels_are_tensorflow_s_bit_by_bit():
-    given = np.load(Path(__file__).parents[1] / "data" / "veclip" / "tensorflow-2.21.0.npz")
-    assert len(given) == 3
-    for name, values in given.items():
+def test_veclip_pixels_match_tensorflow_bit_by_bit():
+    recorded = np.load(Path(__file__).parents[1] / "data" / "veclip" / "tensorflow-2.21.0.npz")
+    assert len(recorded) == 3
+    for name, values in recorded.items():
         width, height = map(int, name.split("x"))
-        picture = _picture((width, height))
+        image = _image((width, height))
         mean, deviation = np.array(OPENAI_CLIP_MEAN, np.float32), np.array(OPENAI_CLIP_STD, np.float32)
-        wanted = ((values - mean * 255) / (deviation * 255)).transpose(2, 0, 1)
-        assert (veclip_values([picture], 32)[0] == wanted).all()
+        expected = ((values - mean * 255) / (deviation * 255)).transpose(2, 0, 1)
+        assert (veclip_values([image], 32)[0] == expected).all()
 
 
-def test_the_way_is_known_from_the_exported_folder(tmp_path):
+def test_the_variant_is_detected_from_the_exported_folder(tmp_path):
     for way in ("default", "veclip"):
         image_processor(32, way).save_pretrained(tmp_path / way)
         loaded = CLIPImageProcessorPil.from_pretrained(tmp_path / way)
@@ -65,9 +66,9 @@ def test_the_way_is_known_from_the_exported_folder(tmp_path):
     assert loaded.resample == Image.Resampling.BILINEAR
 
 
-def test_training_pixels_come_from_the_file_as_it_is_stored():
+def test_training_pixels_come_from_the_stored_file():
     stored = io.BytesIO()
-    _picture((40, 60)).save(stored, "PNG")
+    _image((40, 60)).save(stored, "PNG")
     with Image.open(stored) as image:
         assert shrink(image, 32, "default").shape == (32, 32, 3)
         assert shrink(image, 32, "default").dtype == np.uint8

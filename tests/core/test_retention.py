@@ -1,4 +1,4 @@
-"""What goes by the policy, what never does, and that a deletion may be killed anywhere and repeated."""
+"""What the policy deletes, what is always kept, and deletions that can be killed anywhere and repeated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from tests.core.conftest import Letters
-from tests.core.factories import give
+from tests.core.factories import create_version
 from vecap_tasks.config import Config, RetentionConfig
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.retention import Plan, plan_removals, remove
@@ -22,17 +22,18 @@ POLICY = RetentionConfig(keep_last=1, keep_days=30)
 DAY = 86_400
 
 
-def nobody(versions: Mapping[str, str]) -> dict[str, str]:
+def no_uses(versions: Mapping[str, str]) -> dict[str, str]:
     return {}
 
 
-def plan(store: Store, days: float = 40, policy: RetentionConfig = POLICY, elsewhere=nobody) -> Plan:
-    """Return what may go *days* from now."""
-    return plan_removals(store, "demo", policy, elsewhere, time.time() + days * DAY)
+def plan(store: Store, days: float = 40, policy: RetentionConfig = POLICY, external_uses=no_uses) -> Plan:
+    """Return what can be deleted *days* from now."""
+    return plan_removals(store, "demo", policy, external_uses, time.time() + days * DAY)
 
 
-def collect(store: Store, days: float = 40, elsewhere=nobody) -> Plan:
-    return remove(store, "demo", plan(store, days, elsewhere=elsewhere), elsewhere, time.time() + days * DAY)
+def collect(store: Store, days: float = 40, external_uses=no_uses) -> Plan:
+    planned = plan(store, days, external_uses=external_uses)
+    return remove(store, "demo", planned, external_uses, time.time() + days * DAY)
 
 
 def versions(found: Plan) -> list[str]:
@@ -43,18 +44,18 @@ def names(store: Store) -> list[str]:
     return [version.name for version in list_versions(store, "demo")]
 
 
-def test_superseded_revisions_go_after_their_days_and_the_newest_stay(store: Store) -> None:
+def test_superseded_revisions_are_deleted_after_keep_days_and_the_newest_kept(store: Store) -> None:
     for settings in "abc":
-        give(store, "2026-01-01", settings)
-    give(store, "2026-01-02", "a")
+        create_version(store, "2026-01-01", settings)
+    create_version(store, "2026-01-02", "a")
     assert versions(plan(store, days=29)) == []
     assert versions(plan(store, policy=RetentionConfig(keep_last=3, keep_days=30))) == []
     assert versions(plan(store, policy=RetentionConfig(keep_last=2, keep_days=30))) == ["2026-01-01"]
     found = plan(store)
     assert versions(found) == ["2026-01-01", "2026-01-01-r2"]
-    assert found.removals[0].why == "2026-01-01-r2 superseded it 40 days ago"
+    assert found.removals[0].why == "superseded by 2026-01-01-r2 40 days ago"
     assert names(store) == ["2026-01-01", "2026-01-01-r2", "2026-01-01-r3", "2026-01-02"], "a plan changes nothing"
-    gone = remove(store, "demo", found, nobody, time.time() + 40 * DAY)
+    gone = remove(store, "demo", found, no_uses, time.time() + 40 * DAY)
     assert gone.bytes == found.bytes > 0
     assert names(store) == ["2026-01-01-r3", "2026-01-02"]
     assert [file.path for file in store.tree("demo/2026-01-01")] == ["demo/2026-01-01/version.json"]
@@ -63,40 +64,40 @@ def test_superseded_revisions_go_after_their_days_and_the_newest_stay(store: Sto
         assert verify_version(store, version).corruptions == ()
 
 
-def test_a_name_that_was_published_is_not_given_again(store: Store) -> None:
-    give(store, "2026-01-01", "a")
-    give(store, "2026-01-01", "b")
+def test_the_name_of_a_published_version_is_not_reused(store: Store) -> None:
+    create_version(store, "2026-01-01", "a")
+    create_version(store, "2026-01-01", "b")
     collect(store)
-    with pytest.raises(VecapError, match=r"2026-01-01 was deleted on 20.*superseded it"):
+    with pytest.raises(VecapError, match=r"2026-01-01 was deleted on 20.*superseded by"):
         read_version(store, "demo", "2026-01-01")
     assert register(store, "demo", "2026-01-01", "a", {}).name == "2026-01-01-r3"
 
 
-def test_what_another_version_took_over_stays_with_all_that_it_needs(store: Store) -> None:
-    first = give(store, "2026-01-01", "a")
-    second = give(store, "2026-01-01", "b", taken_over={"crawl": first, "quality": first})
-    give(store, "2026-01-01", "c", taken_over={"rewrite": second})
+def test_a_version_whose_stages_are_reused_is_kept_with_everything_it_needs(store: Store) -> None:
+    first = create_version(store, "2026-01-01", "a")
+    second = create_version(store, "2026-01-01", "b", reused={"crawl": first, "quality": first})
+    create_version(store, "2026-01-01", "c", reused={"rewrite": second})
     found = plan(store)
     assert versions(found) == []
     assert {kept.version: kept.why for kept in found.kept} == {
-        "2026-01-01": "it has the crawl of 2026-01-01-r2",
-        "2026-01-01-r2": "it has the rewrite of 2026-01-01-r3",
+        "2026-01-01": "it contains the crawl files of 2026-01-01-r2",
+        "2026-01-01-r2": "it contains the rewrite files of 2026-01-01-r3",
     }
 
 
-def test_a_crawl_that_others_were_made_from_stays(store: Store) -> None:
-    give(store, "2026-01-01", "a")
-    give(store, "2026-01-01", "b", inputs=(Input("dataset", "2026-01-01/crawl", "0" * 64),))
+def test_a_crawl_that_is_an_input_of_other_versions_is_kept(store: Store) -> None:
+    create_version(store, "2026-01-01", "a")
+    create_version(store, "2026-01-01", "b", inputs=(Input("dataset", "2026-01-01/crawl", "0" * 64),))
     assert versions(plan(store)) == []
-    give(store, "2026-01-02", "a")
-    give(store, "2026-01-02", "b")
-    give(store, "2026-01-03", "a", inputs=(Input("version", "2026-01-02", "0" * 64),))
+    create_version(store, "2026-01-02", "a")
+    create_version(store, "2026-01-02", "b")
+    create_version(store, "2026-01-03", "a", inputs=(Input("version", "2026-01-02", "0" * 64),))
     assert versions(plan(store)) == []
 
 
-def test_what_a_mixture_names_stays(store: Store) -> None:
+def test_versions_in_a_mixture_are_kept(store: Store) -> None:
     for settings in "abc":
-        give(store, "2026-01-01", settings)
+        create_version(store, "2026-01-01", settings)
     source = {"kind": "vecap", "root": None, "dataset": "demo", "version": "2026-01-01"}
     tars = {"kind": "webdataset", "paths": ["dfn/*.tar"]}
     store.put("demo/mixtures/both.json", json.dumps({"sources": [source, tars]}).encode())
@@ -105,69 +106,69 @@ def test_what_a_mixture_names_stays(store: Store) -> None:
     found = plan(store)
     assert versions(found) == []
     assert [kept.why for kept in found.kept] == [
-        "the mixture demo/mixtures/both names it",
-        "the mixture other/mixtures/theirs names it",
+        "the mixture demo/mixtures/both uses it",
+        "the mixture other/mixtures/theirs uses it",
     ]
     store.put("demo/mixtures/broken.json", b"{")
     with pytest.raises(CorruptError, match=r"demo/mixtures/broken\.json is not a mixture"):
         plan(store)
 
 
-def test_what_is_needed_elsewhere_stays_and_is_asked_again_before_the_end(store: Store) -> None:
+def test_external_uses_are_checked_again_before_the_deletion(store: Store) -> None:
     for settings in "abc":
-        give(store, "2026-01-01", settings)
-    found = plan(store, elsewhere=lambda asked: {"2026-01-01": "a model"})
+        create_version(store, "2026-01-01", settings)
+    found = plan(store, external_uses=lambda names: {"2026-01-01": "a model"})
     assert versions(found) == ["2026-01-01-r2"]
     assert [(kept.version, kept.why) for kept in found.kept] == [("2026-01-01", "a model")]
-    gone = remove(store, "demo", found, lambda asked: dict.fromkeys(asked, "trained meanwhile"), time.time() + 40 * DAY)
+    gone = remove(store, "demo", found, lambda names: dict.fromkeys(names, "trained later"), time.time() + 40 * DAY)
     assert versions(gone) == []
-    assert [kept.why for kept in gone.kept] == ["a model", "trained meanwhile"]
+    assert [kept.why for kept in gone.kept] == ["a model", "trained later"]
     assert names(store) == ["2026-01-01", "2026-01-01-r2", "2026-01-01-r3"]
     for version in list_versions(store, "demo"):
         assert verify_version(store, version).corruptions == ()
 
 
-def test_unfinished_work_goes_when_nobody_wrote_to_it_and_leaves_no_trace(store: Store) -> None:
-    give(store, "2026-01-01", "a", stages=("crawl",))
-    give(store, "2026-01-02", "a")
+def test_idle_unfinished_work_is_deleted_without_a_trace(store: Store) -> None:
+    create_version(store, "2026-01-01", "a", stages=("crawl",))
+    create_version(store, "2026-01-02", "a")
     assert versions(plan(store, days=29)) == []
     assert versions(collect(store)) == ["2026-01-01"]
     assert store.tree("demo/2026-01-01") == []
     assert register(store, "demo", "2026-01-01", "b", {}).name == "2026-01-01"
 
 
-def test_a_version_without_a_file_goes_at_once_and_other_recent_work_says_why_it_stays(store: Store) -> None:
+def test_a_version_without_files_is_deleted_at_once_and_recent_work_is_kept_with_a_reason(store: Store) -> None:
     register(store, "demo", "2026-02-30", "a", {})
-    give(store, "2026-01-02", "a", stages=("crawl",))
+    create_version(store, "2026-01-02", "a", stages=("crawl",))
     now = time.time() + 60
-    found = plan_removals(store, "demo", RetentionConfig(keep_days=0), nobody, now)
+    found = plan_removals(store, "demo", RetentionConfig(keep_days=0), no_uses, now)
     assert versions(found) == ["2026-02-30"]
     (kept,) = found.kept
     assert kept.version == "2026-01-02"
-    assert kept.why.endswith("minutes ago and may be in progress; it stays for an hour")
-    assert plan_removals(store, "demo", RetentionConfig(keep_days=1), nobody, now).kept == ()
-    with pytest.raises(VecapError, match="2026-01-02 is being made"):
-        remove(store, "demo", found, nobody, now)
+    assert kept.why.endswith("minutes ago and may be in progress; it is kept for an hour")
+    assert plan_removals(store, "demo", RetentionConfig(keep_days=1), no_uses, now).kept == ()
+    with pytest.raises(VecapError, match="2026-01-02 is in progress"):
+        remove(store, "demo", found, no_uses, now)
     store.remove_folder("demo/2026-01-02")
-    assert versions(remove(store, "demo", found, nobody, now)) == ["2026-02-30"]
+    assert versions(remove(store, "demo", found, no_uses, now)) == ["2026-02-30"]
     assert names(store) == []
 
 
-def test_nothing_of_versions_is_deleted_while_one_is_being_made(store: Store) -> None:
+def test_no_version_is_deleted_while_another_is_in_progress(store: Store) -> None:
     for settings in "ab":
-        give(store, "2026-01-01", settings)
+        create_version(store, "2026-01-01", settings)
     found = plan(store)
-    give(store, "2026-01-02", "a", stages=("crawl",))
-    with pytest.raises(VecapError, match="2026-01-02 is being made"):
-        remove(store, "demo", found, nobody, time.time())
+    create_version(store, "2026-01-02", "a", stages=("crawl",))
+    with pytest.raises(VecapError, match="2026-01-02 is in progress"):
+        remove(store, "demo", found, no_uses, time.time())
     assert names(store) == ["2026-01-01", "2026-01-01-r2", "2026-01-02"]
 
 
-def test_leftovers_of_published_versions_go_and_those_of_work_in_progress_stay(store: Store) -> None:
-    version = give(store, "2026-01-01", "a")
+def test_leftovers_of_published_versions_are_deleted_and_work_in_progress_kept(store: Store) -> None:
+    version = create_version(store, "2026-01-01", "a")
     store.put("demo/2026-01-01/crawl/_links/0.parquet", b"links")
     store.put("demo/2026-01-01/train/0123/_checkpoints/mixed-0.pt", b"weights")
-    give(store, "2026-01-02", "a", stages=("crawl", "quality"))
+    create_version(store, "2026-01-02", "a", stages=("crawl", "quality"))
     assert plan(store, days=0.01).removals == ()
     gone = collect(store, days=1)
     assert {removal.what for removal in gone.removals} == {"leftover"}
@@ -180,8 +181,8 @@ def test_leftovers_of_published_versions_go_and_those_of_work_in_progress_stay(s
     assert store.exists("demo/2026-01-02/crawl/_shards/00000.json")
 
 
-def test_folders_of_no_version_and_what_killed_processes_had_in_hand(store: Store) -> None:
-    give(store, "2026-01-01", "a")
+def test_folders_without_a_version_and_files_of_killed_processes_are_deleted(store: Store) -> None:
+    create_version(store, "2026-01-01", "a")
     store.put("demo/2026-01-01-r7/rewrite/00000.parquet", b"captions")
     store.put("demo/releases/2026.json", b"{}")
     store.put(f"{STAGING}/work-1/00000.tar", b"images")
@@ -193,17 +194,17 @@ def test_folders_of_no_version_and_what_killed_processes_had_in_hand(store: Stor
 
 
 class Killed(BaseException):
-    """Stands for the moment of a kill: nothing catches it."""
+    """Simulates a kill: nothing catches it."""
 
 
-def test_a_deletion_killed_at_any_moment_is_gone_on_with(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_killed_at_any_moment_can_be_resumed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for settings in "ab":
-        give(store, "2026-01-01", settings)
+        create_version(store, "2026-01-01", settings)
     kept = list_versions(store, "demo")[-1]
     attempts = 0
     while attempts < 40:
         attempts += 1
-        left = 1  # each attempt gets one step further and dies
+        left = 1  # each attempt does one step and is killed
         with monkeypatch.context() as patched:
             for name in ("put", "remove", "remove_folder"):
                 real = getattr(store, name)
@@ -221,9 +222,9 @@ def test_a_deletion_killed_at_any_moment_is_gone_on_with(store: Store, monkeypat
                 break
             except Killed:
                 for version in list_versions(store, "demo"):
-                    assert verify_version(store, version).corruptions == (), "a reader finds all of a version or none"
+                    assert verify_version(store, version).corruptions == (), "a reader finds a complete version or none"
     else:
-        pytest.fail("the deletion never came to its end")
+        pytest.fail("the deletion did not finish")
     assert attempts > 5
     assert names(store) == [kept.name]
     assert plan(store).removals == ()
@@ -235,31 +236,32 @@ def test_a_deletion_killed_at_any_moment_is_gone_on_with(store: Store, monkeypat
     }  # fmt: skip
 
 
-def test_a_version_that_is_taken_over_from_meanwhile_is_kept_after_all(store: Store) -> None:
-    first = give(store, "2026-01-01", "a")
-    give(store, "2026-01-01", "b")
+def test_a_version_that_is_reused_after_the_plan_is_kept(store: Store) -> None:
+    first = create_version(store, "2026-01-01", "a")
+    create_version(store, "2026-01-01", "b")
     found = plan(store)
     assert versions(found) == ["2026-01-01"]
-    give(store, "2026-01-01", "c", taken_over={"crawl": first})
-    gone = remove(store, "demo", found, nobody, time.time() + 40 * DAY)
+    create_version(store, "2026-01-01", "c", reused={"crawl": first})
+    gone = remove(store, "demo", found, no_uses, time.time() + 40 * DAY)
     assert versions(gone) == []
-    assert gone.kept[-1].why == "it has the crawl of 2026-01-01-r3"
+    assert gone.kept[-1].why == "it contains the crawl files of 2026-01-01-r3"
     assert read_version(store, "demo", "2026-01-01") == first
     for version in list_versions(store, "demo"):
         assert verify_version(store, version).corruptions == ()
 
 
-def test_a_version_that_is_published_meanwhile_is_kept_after_all(store: Store) -> None:
-    version = give(store, "2026-01-01", "a", stages=("crawl",))
+def test_a_version_that_is_published_after_the_plan_is_kept(store: Store) -> None:
+    version = create_version(store, "2026-01-01", "a", stages=("crawl",))
     found = plan(store)
     assert versions(found) == ["2026-01-01"]
-    give(store, "2026-01-01", "a", stages=("quality", "rewrite", "assemble"))
-    assert remove(store, "demo", found, nobody, time.time() + 40 * DAY).kept[-1].why == "it was published meanwhile"
+    create_version(store, "2026-01-01", "a", stages=("quality", "rewrite", "assemble"))
+    kept = remove(store, "demo", found, no_uses, time.time() + 40 * DAY).kept
+    assert kept[-1].why == "it was published after the plan was made"
     assert read_version(store, "demo", "2026-01-01") == version
     assert verify_version(store, version).corruptions == ()
 
 
-def test_a_version_that_is_deleted_while_it_is_committed_is_not_published(
+def test_a_version_that_is_deleted_during_its_commit_is_not_published(
     letters_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = Letters(letters_config, register(Store(letters_config.root), "demo", "2026-01-01", "a", {}))
@@ -272,15 +274,15 @@ def test_a_version_that_is_deleted_while_it_is_committed_is_not_published(
         return finish(*arguments)
 
     monkeypatch.setattr(stage, "finish", slow)
-    with pytest.raises(VecapError, match="2026-01-01 was deleted while it was being made"):
+    with pytest.raises(VecapError, match="2026-01-01 was deleted during the run"):
         stage.commit()
     assert stage.manifest() is None
 
 
-def test_a_stage_is_not_taken_over_from_a_version_that_is_being_deleted(
+def test_a_stage_is_not_reused_from_a_version_that_is_being_deleted(
     letters_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tombstone is set between the moment at which the other is found and that at which it is referred to."""
+    """The tombstone is set after the other version is found and before it is referenced."""
     store = Store(letters_config.root)
     first = Letters(letters_config, register(store, "demo", "2026-01-01", "a", {}))
     for shard in first.plan():

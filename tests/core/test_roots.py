@@ -1,4 +1,4 @@
-"""Stages and readers under a root whose name is full of characters that mean something to somebody."""
+"""Stages and readers work under a root whose name contains special characters."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vecap_tasks.rewrite.stage import Rewrite
 ROWS = [*(Row(caption=f"Beagle no. {n} at the fair") for n in range(14)), Row(caption="IMG_2041.jpg", flat=True)]
 
 
-def test_stages_read_their_own_root_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The root beside it, with all its files, matches its name as a pattern."""
+def test_stages_read_only_their_own_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name, as a glob, matches another root with the same files."""
     use_given(monkeypatch)
     folder, decoy = (tmp_path / name / "it's" / other / "key=1" for name, other in (("g[o]", 'ü "*?'), ("go", 'ü "ab')))
     folder.mkdir(parents=True)

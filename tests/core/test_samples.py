@@ -1,4 +1,4 @@
-"""Rows by page and filter, and one picture out of a shard."""
+"""Rows by page and filter, and single images from a shard."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def samples(tmp_path, monkeypatch):
     return Samples(stage("rewrite", config).store, Version(config.dataset, INTERVAL, 1, ""))
 
 
-def test_pages_follow_each_other_and_count_all(samples):
+def test_pages_are_consecutive_and_report_the_total(samples):
     pages = [samples.page(Filter(), first, 12) for first in (0, 12, 24, 36)]
     keys = [row.key for page in pages for row in page.rows]
     assert keys == sorted(keys)
@@ -39,20 +39,20 @@ def test_pages_follow_each_other_and_count_all(samples):
     assert [len(page.rows) for page in pages] == [12, 12, 7, 0]
 
 
-def test_filters_alone_and_together(samples):
+def test_filters_work_individually_and_combined(samples):
     assert samples.page(Filter(text="BEAGLE NO. 7 "), 0, 9).total == 1
-    assert samples.page(Filter(text="%"), 0, 9).total == 0, "what is typed is no pattern"
+    assert samples.page(Filter(text="%"), 0, 9).total == 0, "the text is not a pattern"
     assert samples.page(Filter(host="host1.example"), 0, 99).total == 11
     assert samples.page(Filter(language="de"), 0, 99).total == 15
     both = samples.page(Filter(language="de", host="host1.example", text="beagle"), 0, 99)
     assert {int(row.uid, 16) % 6 for row in both.rows} == {4}
     (fallen,) = samples.page(Filter(reason="vecap_from=alttext"), 0, 9).rows
     assert (fallen.uid, fallen.vec) == (NO_VEC, None)
-    with pytest.raises(VecapError, match="is no reason"):
+    with pytest.raises(VecapError, match="invalid reason"):
         samples.page(Filter(reason="key = key OR 1=1"), 0, 9)
 
 
-def test_a_row_has_what_was_crawled_and_what_was_written(samples):
+def test_a_row_has_the_crawled_and_the_generated_columns(samples):
     row = samples.row(f"{31:032x}")
     assert row.caption == "<script>alert(1)</script> Heron & friends"
     assert row.url == "https://host1.example/31.jpg"
@@ -60,23 +60,23 @@ def test_a_row_has_what_was_crawled_and_what_was_written(samples):
     assert samples.row("f" * 32) is None
 
 
-def test_counts_say_how_texts_came_about(samples):
+def test_reasons_count_the_sources_of_texts(samples):
     assert [(count.value, count.rows) for count in samples.reasons["vecap_from"]] == [("llm", 30), ("alttext", 1)]
     hosts = {count.value: count.rows for count in samples.hosts}
     assert hosts == {"host0.example": 10, "host1.example": 11, "host2.example": 10}
     assert [count.value for count in samples.languages] == ["de", "en"]
 
 
-def test_a_version_without_captions_says_so(tmp_path, monkeypatch):
+def test_a_version_without_captions_is_an_error(tmp_path, monkeypatch):
     use_given(monkeypatch)
     config = configure(tmp_path)
     give_crawl(tmp_path, ROWS)
     run("crawl", config)
-    with pytest.raises(VecapError, match="has no captions yet"):
+    with pytest.raises(VecapError, match="has no captions; run `vecap rewrite` first"):
         Samples(stage("crawl", config).store, Version(config.dataset, INTERVAL, 1, ""))
 
 
-def test_each_picture_is_found_and_no_other(samples, tmp_path):
+def test_each_image_is_found_by_its_key_only(samples, tmp_path):
     store = stage("crawl", configure(tmp_path)).store
     for number in range(30):
         key = f"{number // 10:05d}{number % 10:04d}"
@@ -86,8 +86,8 @@ def test_each_picture_is_found_and_no_other(samples, tmp_path):
 
 
 @pytest.mark.parametrize("sizes", [[10], [0, 1, 511, 512, 513], [70_000] * 40, [5, 300_000, 5, 5, 200_000] * 8])
-def test_members_of_any_size_are_found_by_bisection(tmp_path, sizes):
-    # Bytes that look like headers of a tar do not mislead: their checksum is not right.
+def test_members_of_any_size_are_found_by_binary_search(tmp_path, sizes):
+    # Image bytes that look like tar headers have a wrong checksum.
     bodies = {f"{number * 3:09d}": (b"ustar\x00" * (size // 6 + 1))[:size] for number, size in enumerate(sizes)}
     with TarWriter(tmp_path / "a.tar") as tar:
         for key, body in bodies.items():

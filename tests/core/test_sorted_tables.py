@@ -1,4 +1,4 @@
-"""What DuckDB writes sorted: the same bytes whatever the order of the rows, the threads and the memory."""
+"""Sorted tables from DuckDB have the same bytes for any row order, number of threads and memory limit."""
 
 import hashlib
 
@@ -27,7 +27,7 @@ def written(path, order, threads, memory):
 @pytest.mark.parametrize(
     ("order", "threads", "memory"), [("hash(i)", 1, "1GB"), ("i DESC", 2, "150MB"), ("i", 4, "1GB")]
 )
-def test_the_same_rows_make_the_same_bytes(tmp_path, order, threads, memory):
+def test_the_same_rows_produce_the_same_bytes(tmp_path, order, threads, memory):
     first = written(tmp_path / "first.parquet", "i", 1, "1GB")
     assert written(tmp_path / "second.parquet", order, threads, memory) == first
     file = pq.ParquetFile(tmp_path / "second.parquet")

@@ -1,4 +1,4 @@
-"""Plan, run, commit: what a kill costs, what a second run does, what a revision takes over."""
+"""Plan, run, commit: after a kill, in a second run, and with a revision that reuses a stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERSION = Version("demo", "2026-01-01", 1, "a")
 
 
 class Killed(BaseException):
-    """Stands for the moment of a kill: nothing catches it."""
+    """Simulates a kill: nothing catches it."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def finish(stage: Letters) -> str:
     return stage.commit().digest
 
 
-def test_all_the_way(stage: Letters) -> None:
+def test_a_stage_runs_from_plan_to_commit(stage: Letters) -> None:
     assert stage.plan() == ["a", "b", "c", "d"]
     finish(stage)
     manifest = stage.manifest()
@@ -44,20 +44,20 @@ def test_all_the_way(stage: Letters) -> None:
     assert stage.plan() == []
 
 
-def test_only_what_is_missing_is_planned_again(stage: Letters) -> None:
+def test_only_missing_shards_are_planned_again(stage: Letters) -> None:
     stage.run("b")
     assert stage.plan() == ["a", "c", "d"]
-    with pytest.raises(VecapError, match=r"3 shards of .* are not done"):
+    with pytest.raises(VecapError, match=r"3 shards of .* are not finished"):
         stage.commit()
     assert stage.manifest() is None
 
 
-def test_a_kill_at_any_write_changes_nothing_in_the_end(stage: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each attempt dies at its next write or upload, then a new one goes on; the digest is the undisturbed one's."""
+def test_a_kill_at_any_write_does_not_change_the_result(stage: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt is killed at its next write or upload, then another resumes; the digest is the same."""
     undisturbed = Letters(stage.config, VERSION)
     undisturbed.version = replace(VERSION, interval="2026-01-01", revision=9)
     expected = finish(undisturbed)
-    undisturbed.store.put(f"{undisturbed.folder}/manifest.json", b"{}")  # not to be adopted
+    undisturbed.store.put(f"{undisturbed.folder}/manifest.json", b"{}")  # prevents its reuse
 
     for survived in range(12):
         attempt = Letters(stage.config, VERSION)
@@ -79,14 +79,14 @@ def test_a_kill_at_any_write_changes_nothing_in_the_end(stage: Letters, monkeypa
         except Killed:
             assert read_manifest(stage.store, stage.folder) is None
     else:
-        pytest.fail("the stage never came to its end")
+        pytest.fail("the stage did not finish")
     assert survived > 2
     manifest = stage.manifest()
     assert manifest is not None
     assert manifest.digest == expected
 
 
-def test_the_order_and_repetition_of_shards_do_not_matter(stage: Letters, letters_config: Config) -> None:
+def test_order_and_repetition_of_shards_do_not_matter(stage: Letters, letters_config: Config) -> None:
     for shard in ("d", "a", "c", "b", "a"):
         stage.run(shard)
     other = Letters(letters_config.model_copy(update={"dataset": "demo"}), replace(VERSION, revision=2))
@@ -102,7 +102,7 @@ def test_committing_twice_is_harmless(stage: Letters) -> None:
     assert stage.store.read(f"{stage.folder}/manifest.json") == before
 
 
-def test_a_revision_takes_over_a_stage_that_is_the_same(stage: Letters, letters_config: Config) -> None:
+def test_a_revision_reuses_an_identical_stage(stage: Letters, letters_config: Config) -> None:
     digest = finish(stage)
     revision = register(stage.store, "demo", "2026-01-01", "b", {})
     second = Letters(letters_config, revision)
@@ -113,13 +113,13 @@ def test_a_revision_takes_over_a_stage_that_is_the_same(stage: Letters, letters_
     assert second.store.files(second.folder) == ["manifest.json"]
 
 
-def test_a_file_that_the_stage_did_not_leave_is_an_error(stage: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listed_file_that_was_not_written_is_an_error(stage: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Letters, "process", lambda self, shard, work: ShardOutput({"absent.txt": 1}))
     with pytest.raises(FileNotFoundError):
         stage.run("a")
     assert stage.receipts() == []
 
 
-def test_work_folders_do_not_stay(stage: Letters, tmp_path: Path) -> None:
+def test_work_folders_are_removed(stage: Letters, tmp_path: Path) -> None:
     finish(stage)
     assert not list(tmp_path.rglob("work-*"))

@@ -1,4 +1,4 @@
-"""The store keeps its promises on a file system and on S3 alike."""
+"""The store behaves the same on a file system and on S3."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vecap_tasks.core.tables import connect
 from vecap_tasks.errors import VecapError
 
 
-def test_what_is_put_is_read_and_replaced(store: Store) -> None:
+def test_a_file_is_written_read_and_replaced(store: Store) -> None:
     store.put("d/v/a.txt", b"one")
     store.put("d/v/a.txt", b"two")
     assert store.read("d/v/a.txt") == b"two"
@@ -28,13 +28,13 @@ def test_what_is_put_is_read_and_replaced(store: Store) -> None:
     assert store.folders("d") == ["v"]
 
 
-def test_the_staging_folder_is_not_seen(store: Store) -> None:
+def test_the_staging_folder_is_hidden(store: Store) -> None:
     store.put("d/a.txt", b"one")
     with store.workspace():
         assert store.folders("") == ["d"]
 
 
-def test_absent_things_are_absent(store: Store) -> None:
+def test_missing_files_and_folders_are_reported(store: Store) -> None:
     assert not store.exists("no/such.txt")
     assert store.files("no") == []
     with pytest.raises(FileNotFoundError):
@@ -43,14 +43,14 @@ def test_absent_things_are_absent(store: Store) -> None:
         store.size("no/such.txt")
 
 
-def test_of_sixteen_that_create_one_wins(store: Store) -> None:
+def test_one_of_sixteen_concurrent_creates_wins(store: Store) -> None:
     with ThreadPoolExecutor(16) as pool:
         won = list(pool.map(lambda racer: store.create("d/v/version.json", f"racer {racer}".encode()), range(16)))
     assert sum(won) == 1
     assert store.read("d/v/version.json") == f"racer {won.index(True)}".encode()
 
 
-def test_upload_publishes_a_file_whole(store: Store) -> None:
+def test_upload_publishes_a_complete_file(store: Store) -> None:
     with store.workspace() as work:
         (work / "x.bin").write_bytes(b"x" * 3_000_000)
         store.upload("d/x.bin", work / "x.bin")
@@ -68,7 +68,7 @@ def test_upload_publishes_a_file_whole(store: Store) -> None:
     ],
     ids=["put", "create", "copy"],
 )
-def test_a_write_that_finds_the_disk_full_leaves_nothing(tmp_path: Path, write: Callable[[Store], object]) -> None:
+def test_a_write_to_a_full_disk_leaves_nothing(tmp_path: Path, write: Callable[[Store], object]) -> None:
     store = Store(str(tmp_path))
     store.put("d/large.bin", b"x" * 5_000)
     with pytest.raises(OSError, match="File too large"), full_disk(1_000):
@@ -83,8 +83,8 @@ def test_an_upload_to_s3_that_stops_halfway_publishes_nothing(
     store, source, opened = Store(f"s3://{s3_bucket}"), tmp_path / "x.bin", io.open
     source.write_bytes(b"x" * 20_000_000)
 
-    class Damaged(io.BufferedReader):
-        """Readable for half of its length, as a file on a failing disk is."""
+    class Failing(io.BufferedReader):
+        """Fails after half of its length, like a file on a failing disk."""
 
         def read(self, size: int | None = -1) -> bytes:
             data = super().read(size)
@@ -92,11 +92,11 @@ def test_an_upload_to_s3_that_stops_halfway_publishes_nothing(
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return data
 
-    def open_damaged(file: Any, *arguments: Any, **named: Any) -> Any:
-        return Damaged(io.FileIO(file)) if str(file) == str(source) else opened(file, *arguments, **named)
+    def open_failing(file: Any, *arguments: Any, **named: Any) -> Any:
+        return Failing(io.FileIO(file)) if str(file) == str(source) else opened(file, *arguments, **named)
 
     for module in (io, builtins):
-        monkeypatch.setattr(module, "open", open_damaged)
+        monkeypatch.setattr(module, "open", open_failing)
     with pytest.raises(OSError, match="Input/output error"):
         store.upload("d/x.bin", source)
     assert not store.exists("d/x.bin")
@@ -116,18 +116,18 @@ def test_duckdb_reads_and_globs_the_store(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../outside", "d/../../outside"])
-def test_names_stay_inside(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="inside the store"):
+def test_names_must_be_inside_the_store(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="outside the store"):
         Store(str(tmp_path)).put(name, b"")
 
 
-def test_a_root_that_cannot_be_written_is_said_in_a_line(tmp_path: Path) -> None:
+def test_a_root_that_is_not_writable_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(VecapError, match="cannot write to"):
         Store(str(tmp_path / "file")).put("a", b"")
 
 
-def test_a_folder_goes_with_all_that_is_in_it(store: Store) -> None:
+def test_a_folder_is_removed_with_its_contents(store: Store) -> None:
     store.remove_folder("d/gone")
     assert store.folders("d") == []
     for name in ("d/gone/a.txt", "d/gone/deep/b.txt", "d/stays/c.txt"):
@@ -138,7 +138,7 @@ def test_a_folder_goes_with_all_that_is_in_it(store: Store) -> None:
     assert not store.exists("d/gone/deep/b.txt")
 
 
-def test_what_s3_refuses_is_an_os_error_and_names_the_file(s3_bucket: str) -> None:
+def test_an_s3_error_is_an_os_error_that_names_the_file(s3_bucket: str) -> None:
     with pytest.raises(FileNotFoundError):
         Store(f"s3://{s3_bucket}").read("nothing")
     with pytest.raises(OSError, match=r"cannot read s3://no-such-bucket/x: .*NoSuchBucket"):
@@ -149,7 +149,7 @@ def test_what_s3_refuses_is_an_os_error_and_names_the_file(s3_bucket: str) -> No
 
 
 def test_a_put_to_s3_that_fails_halfway_publishes_nothing(s3_bucket: str) -> None:
-    """What is written after the beginning fails: here it is not bytes."""
+    """The body is not bytes, so the write fails after it starts."""
     store = Store(f"s3://{s3_bucket}")
     with pytest.raises((OSError, TypeError)):
         store.put("d/x.json", 5)  # type: ignore[arg-type]
@@ -157,8 +157,8 @@ def test_a_put_to_s3_that_fails_halfway_publishes_nothing(s3_bucket: str) -> Non
 
 
 def _write_file(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "made").write_bytes(b"one")
-    store.upload("d/v/a.txt", tmp_path / "made")
+    (tmp_path / "source").write_bytes(b"one")
+    store.upload("d/v/a.txt", tmp_path / "source")
 
 
 @pytest.mark.parametrize(
@@ -166,23 +166,23 @@ def _write_file(store: Store, tmp_path: Path) -> None:
     [
         lambda store, _: store.put("d/v/a.txt", b"one"),
         lambda store, _: store.create("d/v/a.txt", b"one"),
-        lambda store, _: store.copy("given", "d/v/a.txt"),
+        lambda store, _: store.copy("source", "d/v/a.txt"),
         _write_file,
     ],
     ids=["put", "create", "copy", "upload"],
 )
-def test_a_power_failure_leaves_a_file_whole_or_not_at_all(
+def test_a_power_failure_leaves_a_complete_file_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Store, Path], object]
 ) -> None:
-    """Its bytes are on the disk before its name is, and the name and new folders before the call returns."""
+    """Its bytes are synced before its name, and its name and new folders before the call returns."""
     store = Store(str(tmp_path / "store"))
-    store.put("given", b"one")
+    store.put("source", b"one")
     done: list[tuple[str, str]] = []
     sync, link, replace = os.fsync, os.link, os.replace
 
     def log(what: str, path: object) -> None:
         name = str(path).removeprefix(str(tmp_path))
-        done.append((what, "aside" if "/.staging/" in name else name))
+        done.append((what, "temporary" if "/.staging/" in name else name))
 
     monkeypatch.setattr(
         os, "fsync", lambda number: (log("sync", Path(f"/proc/self/fd/{number}").readlink()), sync(number))
@@ -192,6 +192,6 @@ def test_a_power_failure_leaves_a_file_whole_or_not_at_all(
     write(store, tmp_path)
     assert store.read("d/v/a.txt") == b"one"
     named = done.index(("name", "/store/d/v/a.txt"))
-    assert ("sync", "aside") in done[:named]
+    assert ("sync", "temporary") in done[:named]
     assert ("sync", "/store/d/v") in done[named:]
     assert {("sync", "/store"), ("sync", "/store/d")} <= set(done)

@@ -1,4 +1,4 @@
-"""DuckDB over a store: where it spills, and that a path is a path, whatever characters are in it."""
+"""DuckDB over a store: where it spills, and paths with special characters."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vecap_tasks.core.tables import connect, create_view, write_sorted
 from vecap_tasks.errors import VecapError
 
 NOBODY = 65534
-# A sort of some 30 MB.
+# A sort of about 30 MB.
 SORT = "SELECT count(*) FROM (SELECT md5(i::VARCHAR) AS text FROM range(500_000) AS t(i) ORDER BY text OFFSET 1)"
 
 
 @pytest.fixture
 def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder for temporary files that every user can write, unlike pytest's."""
+    """An empty temporary folder that every user can write, unlike pytest's."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         monkeypatch.setenv("TMPDIR", folder)
@@ -51,14 +51,14 @@ def as_nobody(act: Callable[[], None], cwd: Path) -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
-@pytest.mark.parametrize("given", [True, False], ids=["work", "no-work"])
-def test_a_query_spills_where_the_working_directory_cannot_be_written(scratch: Path, given: bool) -> None:
+@pytest.mark.parametrize("with_work", [True, False], ids=["work", "no-work"])
+def test_a_query_spills_if_the_working_directory_is_read_only(scratch: Path, with_work: bool) -> None:
     def sort() -> None:
-        work = Path(tempfile.mkdtemp(dir=scratch, prefix="work-")) if given else None
+        work = Path(tempfile.mkdtemp(dir=scratch, prefix="work-")) if with_work else None
         with connect(Store(str(scratch)), "25MB", threads=1, work=work) as connection:
             assert connection.execute(SORT).fetchall() == [(499_999,)]
             (spill,) = (work or scratch).glob("vecap-duckdb-*")
-            assert any(spill.iterdir()), "the query fits into memory, so the test shows nothing"
+            assert any(spill.iterdir()), "the query fits in memory, so the test proves nothing"
             assert spill.stat().st_mode & 0o777 == 0o700
         del connection
         gc.collect()
@@ -69,7 +69,7 @@ def test_a_query_spills_where_the_working_directory_cannot_be_written(scratch: P
         assert list(Path(cwd).iterdir()) == []
 
 
-# The name of a folder, and that of another which it would match as a pattern.
+# The name of a folder, and another name that it matches as a glob.
 NAMES = [("g[o]", "go"), ("it's", "its"), ("a b*?", "a bXY"), ("**", "any"), ('ünï "q"', "uni"), ("key=1", "key=2")]
 
 
@@ -94,7 +94,7 @@ def test_a_path_is_taken_literally(root: str, name: str, decoy: str) -> None:
         assert pq.ParquetFile(work / "sorted.parquet").read().to_pydict() == {"key": ["a", "b"]}
 
 
-def test_a_root_with_a_backslash_is_refused(tmp_path: Path) -> None:
-    """DuckDB takes it for a slash."""
+def test_a_root_with_a_backslash_is_rejected(tmp_path: Path) -> None:
+    """DuckDB treats it as a slash."""
     with pytest.raises(VecapError, match=r"a\\b.* backslash; rename the folder"):
         Store(str(tmp_path / "a\\b"))

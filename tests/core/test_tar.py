@@ -1,4 +1,4 @@
-"""Where the members of a tar lie, in every form of tar that webdataset's users have."""
+"""Members are located in every tar format that WebDataset users have."""
 
 import hashlib
 import io
@@ -14,8 +14,8 @@ NAMES = ["a/000.jpg", "a/000.json", "./b.x/001.JPG", "001.seg.png", "no_ending",
 
 
 def _tar(names, kind, **extra):
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w", format=kind) as tar:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=kind) as tar:
         folder = tarfile.TarInfo("a.folder")
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)
@@ -24,26 +24,26 @@ def _tar(names, kind, **extra):
             info.size = 700 * number
             info.pax_headers = extra
             tar.addfile(info, io.BytesIO(bytes([number]) * info.size))
-    return made.getvalue()
+    return data.getvalue()
 
 
 @pytest.mark.parametrize("names", [NAMES[:-1], NAMES])
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_members_are_those_that_tarfile_finds(names, kind):
+def test_members_match_those_that_tarfile_finds(names, kind):
     data = _tar(names, kind)
     found = list(read_members(io.BytesIO(data), "a.tar"))
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        wanted = {entry.name: (entry.offset_data, entry.size) for entry in tar if entry.isreg()}
-    assert [(f"{one.key}.{one.kind}".lower(), (one.offset, one.size)) for one in found] == [
-        (name.lower(), place) for name, place in wanted.items() if name != "no_ending"
+        expected = {entry.name: (entry.offset_data, entry.size) for entry in tar if entry.isreg()}
+    assert [(f"{member.key}.{member.kind}".lower(), (member.offset, member.size)) for member in found] == [
+        (name.lower(), position) for name, position in expected.items() if name != "no_ending"
     ]
-    assert [(one.key, one.kind) for one in found][2:4] == [("./b.x/001", "jpg"), ("001", "seg.png")]
+    assert [(member.key, member.kind) for member in found][2:4] == [("./b.x/001", "jpg"), ("001", "seg.png")]
 
 
-def test_headers_that_are_not_plain_are_met_in_the_middle():
-    """tarfile goes on from there: nothing twice, nothing lost."""
+def test_an_extended_header_in_the_middle_is_read():
+    """tarfile continues from there: no member is repeated or lost."""
     data = _tar(["0.jpg", "1.jpg", f"{'x' * 120}.jpg", "3.jpg"], tarfile.GNU_FORMAT)
-    assert [one.key for one in read_members(io.BytesIO(data), "a.tar")] == ["0", "1", "x" * 120, "3"]
+    assert [member.key for member in read_members(io.BytesIO(data), "a.tar")] == ["0", "1", "x" * 120, "3"]
 
 
 def test_the_caller_may_read_between_two_members():
@@ -56,23 +56,23 @@ def test_the_caller_may_read_between_two_members():
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
-def test_a_tar_cut_short_is_named(kind):
+def test_a_truncated_tar_is_named(kind):
     data = _tar(["0.jpg", "1.jpg", "2.jpg"], kind, comment="x")
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         tar.getmembers()
         end = tar.offset
     for cut in range(0, end + 512, 100):
-        with pytest.raises(CorruptError, match=r"a\.tar is (cut short|(cut short or )?damaged) (after|at) byte"):
+        with pytest.raises(CorruptError, match=r"a\.tar is (truncated|(truncated or )?corrupt) (after|at) byte"):
             list(read_members(io.BytesIO(data[:cut]), "a.tar"))
     assert len(list(read_members(io.BytesIO(data[: end + 512]), "a.tar"))) == 3
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
-def test_a_changed_header_is_named(kind):
+def test_a_corrupt_header_is_named(kind):
     data = bytearray(_tar(["0.jpg", "1.jpg"], kind, comment="x"))
     at = data.index(b"1.jpg") if kind == tarfile.USTAR_FORMAT else data.index(b"././@PaxHeader", 600)
     data[at + 3] ^= 1
-    with pytest.raises(CorruptError, match=rf"a\.tar is damaged at byte {at}"):
+    with pytest.raises(CorruptError, match=rf"a\.tar is corrupt at byte {at}"):
         list(read_members(io.BytesIO(bytes(data)), "a.tar"))
 
 
@@ -80,14 +80,14 @@ def test_an_empty_tar_has_no_members():
     assert list(read_members(io.BytesIO(bytes(1024)), "a.tar", strict=True)) == []
 
 
-def test_a_strict_reader_wants_two_blocks_of_zeros_and_nothing_behind_them():
+def test_a_strict_reader_requires_two_blocks_of_zeros_at_the_end():
     data = _tar(["0.jpg", "1.jpg"], tarfile.USTAR_FORMAT)
     end = len(data.rstrip(b"\0")) // 512 * 512 + 512
-    for whole in (data, data[: end + 1024]):
-        assert len(list(read_members(io.BytesIO(whole), "a.tar", strict=True))) == 2
+    for complete in (data, data[: end + 1024]):
+        assert len(list(read_members(io.BytesIO(complete), "a.tar", strict=True))) == 2
     for broken, problem in [
-        (data[: end + 512], f"cut short after byte {end}"),
-        (data[: end + 1024] + b"more", f"damaged at byte {end}"),
+        (data[: end + 512], f"truncated after byte {end}"),
+        (data[: end + 1024] + b"more", f"corrupt at byte {end}"),
     ]:
         assert len(list(read_members(io.BytesIO(broken), "a.tar"))) == 2
         with pytest.raises(CorruptError, match=rf"a\.tar is {problem}"):
@@ -95,14 +95,14 @@ def test_a_strict_reader_wants_two_blocks_of_zeros_and_nothing_behind_them():
 
 
 @pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT])
-def test_a_tar_is_read_in_order_and_its_bytes_pass_once(kind):
+def test_a_tar_is_read_sequentially_and_hashed_once(kind):
     data = _tar([f"{number % 7}.jpg" for number in range(60)], kind, comment="x")
-    digesting = DigestReader(io.BytesIO(data))
-    stream = BlockStream(digesting, block=512)
+    reader = DigestReader(io.BytesIO(data))
+    stream = BlockStream(reader, block=512)
     read = [
         (key, [(member.kind, member.read(stream)) for member in members])
         for key, members in read_groups(stream, "a.tar", strict=True)
     ]
     assert read == [(str(n % 7), [("jpg", bytes([n]) * 700 * n)]) for n in range(60)]
-    item = digesting.input("a.tar")
+    item = reader.input("a.tar")
     assert (item.digest, item.bytes) == (hashlib.sha256(data).hexdigest(), len(data))

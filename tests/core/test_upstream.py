@@ -1,4 +1,4 @@
-"""A stage whose upstream files were changed publishes nothing, whenever that happened, on a disk and on S3."""
+"""A stage whose upstream files were changed publishes nothing, at any time of the change, on disk and on S3."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REMEDY = "restore it, or delete demo/2026-01-01/crawl and run `vecap crawl` agai
 
 
 class Words(Stage):
-    """A shard for each letter of the crawl, with the letters that it read."""
+    """One shard per letter of the crawl, with the content that it read."""
 
     name: ClassVar[str] = "quality"
     upstream: ClassVar[tuple[str, ...]] = ("crawl",)
@@ -40,7 +40,7 @@ class Words(Stage):
 
 @pytest.fixture
 def words(letters_config: Config, monkeypatch: pytest.MonkeyPatch) -> Words:
-    """The stage, its upstream being published."""
+    """The stage, with its upstream published."""
     monkeypatch.setitem(core_stage.STAGES, "crawl", f"{Letters.__module__}:{Letters.__name__}")
     version = register(Letters(letters_config, None).store, "demo", "2026-01-01", "a", {})  # type: ignore[arg-type]
     letters = Letters(letters_config, version)
@@ -50,20 +50,20 @@ def words(letters_config: Config, monkeypatch: pytest.MonkeyPatch) -> Words:
     return Words(letters_config, version)
 
 
-def test_a_damaged_file_is_found_before_any_is_read(words: Words) -> None:
+def test_a_corrupt_file_is_detected_before_the_first_shard(words: Words) -> None:
     flip_bit(words.store, FILE)
-    with pytest.raises(CorruptError, match="was changed") as error:
+    with pytest.raises(CorruptError, match="is corrupt") as error:
         words.plan()
-    assert str(error.value) == f"{FILE} was changed: its sha256 is not the manifest's; {REMEDY}"
+    assert str(error.value) == f"{FILE} is corrupt: its sha256 differs from the manifest; {REMEDY}"
 
 
-def test_a_file_damaged_meanwhile_is_found_before_the_commit(words: Words) -> None:
-    """The shards are made again: one of them may have read the damaged file."""
+def test_a_file_that_becomes_corrupt_is_detected_before_the_commit(words: Words) -> None:
+    """The shards run again: one of them may have read the corrupt file."""
     for shard in words.plan():
         if shard == "c":
             flip_bit(words.store, FILE)
         words.run(shard)
-    with pytest.raises(CorruptError, match=r"c\.txt was changed"):
+    with pytest.raises(CorruptError, match=r"c\.txt is corrupt"):
         words.commit()
     assert words.manifest() is None
     flip_bit(words.store, FILE)
@@ -74,46 +74,48 @@ def test_a_file_damaged_meanwhile_is_found_before_the_commit(words: Words) -> No
     assert words.store.read(manifest.file("c.txt")) == b"cccccccccc"
 
 
-@pytest.mark.parametrize(("change", "says"), [(b"", "has 0 bytes, the manifest says 10"), (None, "is missing")])
+@pytest.mark.parametrize(
+    ("change", "problem"), [(b"", "has 0 bytes, but the manifest records 10"), (None, "is missing")]
+)
 def test_large_files_are_checked_by_size_first(
-    words: Words, monkeypatch: pytest.MonkeyPatch, change: bytes | None, says: str
+    words: Words, monkeypatch: pytest.MonkeyPatch, change: bytes | None, problem: str
 ) -> None:
     monkeypatch.setattr("vecap_tasks.core.stage._MAX_EARLY_CHECK", 10)
     flip_bit(words.store, FILE)
-    assert words.plan() == list("abcd"), "left to the commit"
+    assert words.plan() == list("abcd"), "hashes are checked at the commit"
     if change is None:
         words.store.remove(FILE)
     else:
         words.store.put(FILE, change)
     with pytest.raises(CorruptError) as error:
         words.plan()
-    assert str(error.value) == f"{FILE} {says}; {REMEDY}"
+    assert str(error.value) == f"{FILE} {problem}; {REMEDY}"
 
 
-def test_files_of_another_version_are_checked_where_they_lie(words: Words, letters_config: Config) -> None:
+def test_reused_files_are_checked_in_the_other_version(words: Words, letters_config: Config) -> None:
     revision = register(words.store, "demo", "2026-01-01", "b", {})
     second = Words(letters_config, revision)
     assert second.upstream_manifest("crawl").location == "demo/2026-01-01/crawl"
     flip_bit(words.store, FILE)
     with pytest.raises(CorruptError) as error:
         second.plan()
-    assert str(error.value).startswith(f"{FILE} was changed")
+    assert str(error.value).startswith(f"{FILE} is corrupt")
     assert "delete demo/2026-01-01-r2/crawl and demo/2026-01-01/crawl and run" in str(error.value)
 
 
-def test_a_file_is_checked_as_it_is_opened(words: Words) -> None:
+def test_a_file_is_checked_when_it_is_opened(words: Words) -> None:
     with words.upstream_file(FILE) as path:
         assert path.read_bytes() == b"cccccccccc"
     flip_bit(words.store, FILE)
-    with pytest.raises(CorruptError, match=rf"{FILE} was changed: .*; {REMEDY}"), words.upstream_file(FILE):
-        pytest.fail("it was opened")
+    with pytest.raises(CorruptError, match=rf"{FILE} is corrupt: .*; {REMEDY}"), words.upstream_file(FILE):
+        pytest.fail("the corrupt file was opened")
     words.store.remove(FILE)
     with pytest.raises(CorruptError, match=rf"^{FILE} is missing; {REMEDY}$"), words.upstream_file(FILE):
-        pytest.fail("it was opened")
+        pytest.fail("the missing file was opened")
 
 
-def test_a_missing_file_costs_no_finished_work(words: Words) -> None:
-    """Days of training, say: nothing can come from a file that is not there."""
+def test_a_missing_file_discards_no_finished_work(words: Words) -> None:
+    """No work can depend on a missing file, and the work may be days of training."""
     data = words.store.read(FILE)
     words.run("a")
     words.store.remove(FILE)

@@ -1,4 +1,4 @@
-"""The same configuration finds the same version; another one makes a revision beside it."""
+"""The same configuration finds the same version; a different one creates a revision."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from vecap_tasks.core.version import Version, check_interval, interval_of, list_
 from vecap_tasks.errors import ConfigError, CorruptError, VecapError
 
 
-def test_revisions_are_counted_from_the_interval(store: Store) -> None:
+def test_revisions_are_numbered_per_interval(store: Store) -> None:
     names = [register(store, "demo", "2026-01-01", fingerprint, {}).name for fingerprint in ("a", "b", "a", "c")]
     assert names == ["2026-01-01", "2026-01-01-r2", "2026-01-01", "2026-01-01-r3"]
     assert [version.name for version in list_versions(store, "demo")] == [names[0], names[1], names[3]]
 
 
-def test_racers_with_one_configuration_get_one_version(store: Store) -> None:
+def test_concurrent_runs_with_one_configuration_get_one_version(store: Store) -> None:
     with ThreadPoolExecutor(16) as pool:
         found = set(pool.map(lambda _: register(store, "demo", "2026-01-01", "same", {}).name, range(16)))
     assert found == {"2026-01-01"}
 
 
-def test_racers_with_several_configurations_get_one_each(store: Store) -> None:
+def test_concurrent_runs_with_different_configurations_get_one_version_each(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = set(pool.map(lambda n: register(store, "demo", "2026-01-01", str(n), {}).name, range(8)))
     assert found == {"2026-01-01", *(f"2026-01-01-r{n}" for n in range(2, 9))}
@@ -38,13 +38,13 @@ def test_racers_with_several_configurations_get_one_each(store: Store) -> None:
         ("week-7-r12", "week-7"),
     ],
 )
-def test_the_interval_of_a_name(name: str, interval: str) -> None:
+def test_a_version_name_contains_its_interval(name: str, interval: str) -> None:
     assert interval_of(name) == interval
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "-r2", ".hidden", "a b"])
-def test_names_that_cannot_be(name: str) -> None:
-    with pytest.raises(VecapError, match="cannot name a version"):
+def test_invalid_version_names_are_rejected(name: str) -> None:
+    with pytest.raises(VecapError, match="invalid version name"):
         interval_of(name)
 
 
@@ -62,23 +62,23 @@ def test_real_dates_and_times_are_intervals(interval: str) -> None:
         *("2026-01-01T24", "2026-01-01T05:60", "2026-01-01 05:00:00", "2026-01-01\n", "latest", "week-7"),
     ],
 )
-def test_what_is_no_date_is_no_interval(interval: str) -> None:
+def test_an_interval_that_is_not_a_date_is_rejected(interval: str) -> None:
     with pytest.raises(ConfigError, match="is not a date; name an interval by its first day or hour, such as"):
         check_interval(interval)
 
 
-def test_an_unknown_version_is_answered_with_those_there_are(store: Store) -> None:
+def test_an_unknown_version_error_lists_the_existing_ones(store: Store) -> None:
     register(store, "demo", "2026-01-01", "a", {})
-    with pytest.raises(VecapError, match="there are: 2026-01-01"):
+    with pytest.raises(VecapError, match="its versions are: 2026-01-01"):
         read_version(store, "demo", "2026-01-02")
 
 
-def test_a_version_file_in_the_wrong_folder_is_noticed(store: Store) -> None:
+def test_a_version_file_in_the_wrong_folder_is_detected(store: Store) -> None:
     register(store, "demo", "2026-01-01", "a", {})
     store.put("demo/2026-01-02/version.json", store.read("demo/2026-01-01/version.json"))
     with pytest.raises(CorruptError, match="belongs to version 2026-01-01"):
         read_version(store, "demo", "2026-01-02")
 
 
-def test_name_of_a_revision() -> None:
+def test_a_revision_is_named_by_its_number() -> None:
     assert Version("demo", "2026-01-01", 3, "f").name == "2026-01-01-r3"

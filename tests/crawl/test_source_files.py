@@ -73,7 +73,7 @@ def test_a_server_that_does_not_answer_is_said_in_a_line(demo_config, monkeypatc
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(VecapError, match=r"s3://bucket/a\.csv cannot be read: .*AWS variables") as error:
+    with pytest.raises(VecapError, match=r"cannot read s3://bucket/a\.csv: .*AWS variables") as error:
         find(demo_config, "s3://bucket/a.csv")
     assert "\n" not in str(error.value)
 

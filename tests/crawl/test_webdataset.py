@@ -103,7 +103,7 @@ def test_a_tar_that_is_cut_anywhere_is_refused(read):
     content = len(whole.rstrip(b"\0"))
     read(whole[: (content // 512 + 1) * 512 + 1024])  # blocks of zeros that only fill up may be missing
     for length in (0, 100, 512, 600, content // 2, content - 600, content, (content // 512 + 1) * 512 + 512):
-        with pytest.raises(VecapError, match=r"00000\.tar (is cut short|is damaged|is empty)") as error:
+        with pytest.raises(VecapError, match=r"00000\.tar (is truncated|is corrupt|is empty)") as error:
             read(whole[:length])
         assert "\n" not in str(error.value)
 
@@ -112,9 +112,9 @@ def test_a_tar_that_is_cut_anywhere_is_refused(read):
     ("data", "message"),
     [
         (gzip.compress(tar_of([("a.jpg", RED)])), "packed with gzip; unpack it"),
-        (b"no tar" * 200, "cut short or damaged after byte 0: invalid header"),
-        (tar_of([("a.jpg", RED)])[:1536] + b"junk" * 256, "damaged at byte 1536"),
-        (tar_of([("a.jpg", RED)]) + tar_of([("b.jpg", RED)]), "damaged at byte"),
+        (b"no tar" * 200, "truncated or corrupt after byte 0: invalid header"),
+        (tar_of([("a.jpg", RED)])[:1536] + b"junk" * 256, "corrupt at byte 1536"),
+        (tar_of([("a.jpg", RED)]) + tar_of([("b.jpg", RED)]), "corrupt at byte"),
         (tar_of([("a.jpg", RED), ("a.jpg", BLUE)]), "holds a.jpg twice"),
     ],
     ids=["gzip", "no tar", "junk", "two in one", "twice"],

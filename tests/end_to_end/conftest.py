@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import build_once
-from tests.installation import IMAGES, INTERVAL, REPOSITORY, await_that
+from tests.installation import IMAGES, INTERVAL, REPOSITORY, wait_until
 from vecap_tasks.cli.__main__ import main
 from vecap_tasks.local.definitions import listens
 
@@ -97,7 +97,7 @@ def web(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path, small: Pa
 
     (home / "web").symlink_to(build_once(shared_folder / "miniature-web", draw))
     server = subprocess.Popen([*demo, "serve"], env=place.environment, cwd=REPOSITORY)
-    await_that(lambda: listens(port), 60, "the miniature web", 0.1)
+    wait_until(lambda: listens(port), 60, "the miniature web", 0.1)
     yield place
     server.terminate()
     server.wait(30)

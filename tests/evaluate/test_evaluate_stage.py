@@ -82,7 +82,7 @@ def test_a_changed_model_is_not_measured(config):
     data = bytearray(store.read(name))
     data[-1] ^= 1
     store.put(name, bytes(data))
-    with pytest.raises(CorruptError, match=r"alttext-0/model\.safetensors was changed"):
+    with pytest.raises(CorruptError, match=r"alttext-0/model\.safetensors is corrupt"):
         run("evaluate", config, version)
 
 

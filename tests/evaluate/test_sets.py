@@ -140,12 +140,12 @@ def test_tars_of_captions_and_classes(home):
         with pytest.raises(VecapError, match=says):
             read(retrieval=[{"name": "a", "kind": "webdataset", "paths": [str(home / "0.tar")]}])
     (home / "0.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(VecapError, match=r"0\.tar is cut short or damaged after byte 0"):
+    with pytest.raises(VecapError, match=r"0\.tar is truncated or corrupt after byte 0"):
         read(retrieval=[{"name": "a", "kind": "webdataset", "paths": [str(home / "0.tar")]}])
     tar(home / "0.tar", [("s0.jpg", red), ("s0.txt", b"\xff")])
     with pytest.raises(VecapError, match="cannot be read as a tar of samples"):
         read(retrieval=[{"name": "a", "kind": "webdataset", "paths": [str(home / "0.tar")]}])
-    with pytest.raises(VecapError, match=r"there is no tar file .*no-\*\.tar; .*change the paths of a in evaluate"):
+    with pytest.raises(VecapError, match=r"tar file .*no-\*\.tar not found; .*change the paths of a in evaluate"):
         read(retrieval=[{"name": "a", "kind": "webdataset", "paths": [str(home / "no-*.tar")]}])
 
 

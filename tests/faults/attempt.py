@@ -1,4 +1,4 @@
-"""One attempt at a stage, with a driver and a worker, and what the store holds afterwards."""
+"""One attempt at a stage, with a driver and a worker, and checks of the store afterwards."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from vecap_tasks.core.worker_deaths import record_attempt
 
 
 def attempt(name: str, config: Config, workers: list[Stage] | None = None) -> Manifest:
-    """Do what is missing of the stage *name*, commit it, and check every byte that its manifest lists.
+    """Finish the stage *name*, commit it, and verify every file in its manifest.
 
-    A Dask worker keeps its stage object from one attempt to the next; *workers* is where it is kept.
+    A Dask worker keeps its stage object between attempts; *workers* holds it.
     """
     version = open_version(config, Store(config.root), INTERVAL)
     driver = load_stage(name, config, version)
@@ -42,12 +42,12 @@ def attempt(name: str, config: Config, workers: list[Stage] | None = None) -> Ma
 
 
 def list_files(store: Store) -> set[str]:
-    """Return the files of *store*, temporary ones too, with a * for the parts that differ between attempts."""
+    """Return the files of *store*, including temporary ones, with * for the parts that differ between attempts."""
     return {re.sub(f"[0-9a-f]{{32}}|(?<={STAGING}/).*", "*", file.path) for file in store.tree()}
 
 
 def completed(store: Store, name: str) -> set[str]:
-    """Return the receipts and the manifest of the stage *name*, after checking every byte of the files they list."""
+    """Return the receipts and the manifest of the stage *name*, after verifying the files they list."""
     found = set()
     for path in (stored.path for stored in store.tree(f"tiny/{INTERVAL}/{name}")):
         folder, _, file = path.rpartition("/")
@@ -66,7 +66,7 @@ def completed(store: Store, name: str) -> set[str]:
 
 
 def collect_garbage(config: Config) -> None:
-    """Do what `vecap gc --delete` does months later, and check that only the published files are left."""
+    """Do what `vecap gc --delete` does months later, and check that only published files remain."""
     store = Store(config.root)
     later = time.time() + 1e7
     plan = plan_removals(store, config.dataset, RetentionConfig(), lambda names: {}, later)

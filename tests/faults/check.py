@@ -1,4 +1,4 @@
-"""Stands for `vecap_tasks.quality.expectations`, whose Great Expectations takes seconds for each report."""
+"""Replaces `vecap_tasks.quality.expectations`, because Great Expectations takes seconds per report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vecap_tasks.quality.gate import Failure
 def evaluate_expectations(
     measures: Any, sample: Any, drift: Any, config: Any, crawled: Any, site: Path
 ) -> list[Failure]:
-    """Find no failure, and write a page with bytes of its own, as real pages have the time in them."""
+    """Return no failures, and write a page with unique bytes, like real pages with a timestamp."""
     site.mkdir(parents=True)
     (site / "index.html").write_text(f"{uuid.uuid4()}: {measures.rows} rows")
     return []

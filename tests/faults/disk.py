@@ -1,4 +1,4 @@
-"""A disk that is full, as far as this process can tell."""
+"""Simulates a full disk for this process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def full_disk(largest: int) -> Iterator[None]:
-    """Let no write within the block make a file larger than *largest* bytes, whichever library it comes from."""
+def full_disk(max_size: int) -> Iterator[None]:
+    """Make every write beyond *max_size* bytes of a file fail in the block, in any library."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_size, before[1]))
     try:
         yield
     finally:

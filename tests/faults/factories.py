@@ -1,4 +1,4 @@
-"""A version small enough to be made a hundred times over: eight images of two WARC files, and models of no size."""
+"""A version small enough to run hundreds of times: eight images in two WARC files, and tiny models."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tests.train.factories import give_evaluation
 from vecap_tasks.config import Config, parse_config
 
 INTERVAL = "2026-01-01"
-PARTS, IMAGES = 2, 4  # WARC files, and images of each; one of them lies on the web alone
-BATCH = 4  # texts that a model writes at once
+PARTS, IMAGES = 2, 4  # WARC files, and images per file; one of them is only on the web server
+BATCH = 4  # texts per batch of a model
 
 
-def give(home: Path, web: Web) -> Config:
-    """Write what a version is made from into *home*, the rest of it to *web*, and return its configuration."""
+def create_inputs(home: Path, web: Web) -> Config:
+    """Write a version's inputs to *home* and to the server *web*, and return its configuration."""
     for part in range(PARTS):
         numbers = range(part * IMAGES, (part + 1) * IMAGES)
         page = "".join(f"<img src=/{n}.jpg alt='A Belvo {n} tulip in the garden'>" for n in numbers)
-        held = [record(jpeg(n), f"http://site.example/{n}.jpg", content=b"image/jpeg") for n in numbers[1:]]
-        records = [record(page.encode(), f"http://site.example/{part}"), *held]
-        (home / f"{part}.warc.gz").write_bytes(b"".join(gzip.compress(one, mtime=0) for one in records))
+        responses = [record(jpeg(n), f"http://site.example/{n}.jpg", content=b"image/jpeg") for n in numbers[1:]]
+        records = [record(page.encode(), f"http://site.example/{part}"), *responses]
+        (home / f"{part}.warc.gz").write_bytes(b"".join(gzip.compress(data, mtime=0) for data in records))
         web.answers[f"/{numbers[0]}.jpg"] = Answer(jpeg(numbers[0]), headers={"Content-Type": "image/jpeg"})
     save_vlm(home / "vlm")
     save_llm(home / "llm")

@@ -1,8 +1,8 @@
-"""A process is killed at every write of every stage, and every write fails: the next attempt ends as if undisturbed.
+"""A kill or an error at any write of any stage does not change the result: the next attempt completes.
 
-Each attempt ends at the first point of a write (`writes.observe_writes`) at which no attempt ended before, and the next
-one starts from what is in the store. So a chain of attempts goes through a stage once and ends at each of its writes.
-A point that resumed attempts do not come to, such as a cleanup after a receipt, is met by a new chain from the start.
+Each attempt ends at the first point of a write (`writes.observe_writes`) where no attempt ended before, and the next
+one starts from the resulting store. A chain of attempts therefore ends once at each write of a stage. A new chain from
+the start covers points that resumed attempts skip, such as a cleanup after a receipt.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.crawl.web import Web
 from tests.faults import check
 from tests.faults.attempt import attempt, collect_garbage, completed, list_files
 from tests.faults.disk import full_disk
-from tests.faults.factories import BATCH, INTERVAL, give
+from tests.faults.factories import BATCH, INTERVAL, create_inputs
 from tests.faults.writes import observe_writes, run_forked
 from tests.rewrite.chaos import count_texts
 from vecap_tasks.cli import __main__ as cli
@@ -37,14 +37,14 @@ from vecap_tasks.train.stage import Train
 
 pytestmark = pytest.mark.slow
 
-FEWEST = {"crawl": 20, "quality": 18, "rewrite": 15, "assemble": 14, "train": 20, "evaluate": 10}  # writes of a stage
+MIN_WRITES = {"crawl": 20, "quality": 18, "rewrite": 15, "assemble": 14, "train": 20, "evaluate": 10}  # per stage
 KILLED = 137  # the exit code of a process after SIGKILL, as a shell reports it
 STEP = "trained a step"
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A stage done without a fault: the points of its writes, the stores before and after it, and its log."""
+    """A stage run without a fault: the points of its writes, the stores before and after it, and its log."""
 
     name: str
     points: frozenset[str]
@@ -56,21 +56,21 @@ class Undisturbed:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
-    home = tmp_path_factory.mktemp("given")
+    home = tmp_path_factory.mktemp("inputs")
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a fork does not have the others
+    torch.set_num_threads(1)  # a fork has only one
     with pytest.MonkeyPatch.context() as patch, Web() as web:
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         patch.setenv("VECAP_CODE_VERSION", "unknown")
         patch.setitem(sys.modules, "vecap_tasks.quality.expectations", check)
         patch.setattr(Train, "report", lambda *_: print(STEP))
-        yield give(home, web)
+        yield create_inputs(home, web)
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Undisturbed]:
-    """Every stage by name, each started from the store that the one before it left."""
+    """Every stage by name, each started from the store of the previous one."""
     found = {}
     before = tmp_path_factory.mktemp("empty")
     for name in STAGES:
@@ -84,12 +84,12 @@ def undisturbed(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dic
             modules = [module for module in sys.modules if module.startswith(("vecap_tasks.", "matplotlib."))]
             os.write(answer, json.dumps([points, digest, modules]).encode())
 
-        code, said = run_forked(work, log)
+        code, output = run_forked(work, log)
         assert code == 0, log.read_text()
-        points, digest, modules = json.loads(said)
+        points, digest, modules = json.loads(output)
         found[name] = Undisturbed(name, frozenset(points), digest, before, after, log)
         before = after
-        for module in modules:  # once here, instead of in each of some two hundred forks
+        for module in modules:  # import once here instead of in each of about two hundred forks
             with suppress(ImportError):
                 import_module(module)
     return found
@@ -103,10 +103,10 @@ def at(config: Config, root: Path | str) -> Config:
 def repeat(
     stage: Undisturbed, points: set[str], start: Callable[[int], str], once: Callable[[str, set[str]], bool]
 ) -> list[str]:
-    """Attempt *stage* by *once* until an attempt completes, in one store after another until all *points* are met.
+    """Attempt *stage* by *once* until an attempt completes, in successive stores, until all *points* are covered.
 
-    *start* returns the root of a store as it is before the stage. *once* takes the root and the points that were met;
-    it adds the point at which its attempt ended, or returns True where that completed. Returns the roots.
+    *start* returns the root of a store in its state before the stage. *once* takes the root and the covered points; it
+    adds the point at which its attempt ended, or returns True if the attempt completed. Returns the roots.
     """
     met: set[str] = set()
     roots: list[str] = []
@@ -120,10 +120,10 @@ def repeat(
             now = completed(store, stage.name)
             assert earlier <= now, "completed work was lost"
             earlier = now
-        assert missing & met, f"no attempt came to {missing}"
+        assert missing & met, f"no attempt reached {missing}"
         expected, found = list_files(Store(str(stage.after))), list_files(store)
         assert expected <= found
-        for path in found - expected:  # what docs/operate.md calls `staging` and `leftover`
+        for path in found - expected:  # `staging` and `leftover` in docs/operate.md
             assert path.startswith(STAGING) or "/_shards/attachments/*/" in path
     return roots
 
@@ -133,11 +133,11 @@ def copy_of(store: Path, to: Path) -> str:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_process_killed_at_any_write_is_resumed(
+def test_a_stage_resumes_after_a_kill_at_any_write(
     name: str, config: Config, undisturbed: dict[str, Undisturbed], tmp_path: Path
 ) -> None:
     stage, log = undisturbed[name], tmp_path / "a.log"
-    assert len(stage.points) >= 2 * FEWEST[name]
+    assert len(stage.points) >= 2 * MIN_WRITES[name]
     ends: list[str] = []
 
     def once(root: str, met: set[str]) -> bool:
@@ -152,22 +152,22 @@ def test_a_process_killed_at_any_write_is_resumed(
                 manifest = attempt(name, at(config, root))
             os.write(answer, manifest.digest.encode())
 
-        code, said = run_forked(work, log)
+        code, output = run_forked(work, log)
         if code == KILLED:
-            met.add(said)
-            ends.append(said)
+            met.add(output)
+            ends.append(output)
             return False
         assert code == 0, log.read_text()
-        assert said == stage.digest
+        assert output == stage.digest
         return True
 
     roots = repeat(stage, set(stage.points), lambda number: copy_of(stage.before, tmp_path / f"{number}"), once)
-    # Models write no text twice, but for a batch whose write was not completed.
+    # Models generate no text twice, except in a batch whose write did not complete.
     texts = count_texts(stage.log.parent) * len(roots)
     lost = sum(end.startswith("put ") and end.endswith(".jsonl: begun") for end in ends)
     assert texts <= count_texts(log.parent) <= texts + lost * BATCH
     assert (texts > 0) is (lost > 0) is (name == "rewrite")
-    # Training repeats one step at most.
+    # Training repeats at most one step.
     steps = stage.log.read_text().count(STEP) * len(roots)
     assert steps <= log.read_text().count(STEP) <= steps + len(ends)
     assert (steps > 0) is (name == "train")
@@ -177,7 +177,7 @@ def test_a_process_killed_at_any_write_is_resumed(
 
 
 def failing(name: str, config: Config, digest: str, moment: str) -> Callable[[str, set[str]], bool]:
-    """Return what attempts the stage *name* once, for `repeat`: at *moment*, the first write that never failed fails.
+    """Return the function that attempts the stage *name* once, for `repeat`; the first new write fails at *moment*.
 
     All attempts in one store have the same worker.
     """
@@ -185,7 +185,7 @@ def failing(name: str, config: Config, digest: str, moment: str) -> Callable[[st
 
     def once(root: str, met: set[str]) -> bool:
         failed: list[str] = []
-        told: str | None = None
+        message: str | None = None
 
         def fail(point: str) -> None:
             if point.endswith(moment) and point not in met and not failed:
@@ -198,13 +198,13 @@ def failing(name: str, config: Config, digest: str, moment: str) -> Callable[[st
             with observe_writes(fail):
                 manifest = attempt(name, at(config, root), workers.setdefault(root, []))
         except (VecapError, OSError) as error:
-            told = format_error(error)
-        assert (told is not None) is bool(failed), told
-        if told is None:
+            message = format_error(error)
+        assert (message is not None) is bool(failed), message
+        if message is None:
             assert manifest.digest == digest
             return True
-        assert "\n" not in told
-        assert list(Path(root, STAGING).glob("*")) == [], "what was not published is left"
+        assert "\n" not in message
+        assert list(Path(root, STAGING).glob("*")) == [], "unpublished files are left"
         return False
 
     return once
@@ -214,10 +214,10 @@ def failing(name: str, config: Config, digest: str, moment: str) -> Callable[[st
 def test_a_write_that_fails_is_reported_and_the_next_attempt_completes(
     name: str, config: Config, undisturbed: dict[str, Undisturbed], tmp_path: Path
 ) -> None:
-    """All in one process: what it remembers of an attempt that failed must do no harm to the next."""
+    """All attempts run in one process: what it caches from a failed attempt must not affect the next."""
     stage, log = undisturbed[name], tmp_path / "a.log"
     points = {point for point in stage.points if point.endswith("begun")}
-    assert len(points) >= FEWEST[name]
+    assert len(points) >= MIN_WRITES[name]
 
     def work(answer: int) -> None:
         once = failing(name, config, stage.digest, "begun")
@@ -228,8 +228,8 @@ def test_a_write_that_fails_is_reported_and_the_next_attempt_completes(
 
 
 @contextmanager
-def unlogged() -> Iterator[None]:
-    """Write nothing to the log of a fork within the block: it is a file too."""
+def muted_log() -> Iterator[None]:
+    """Discard the log of a fork in the block: its file also counts as a write."""
     log = os.dup(sys.stdout.fileno())
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     try:
@@ -243,37 +243,37 @@ def unlogged() -> Iterator[None]:
 def test_a_disk_that_fills_up_is_reported_and_the_next_attempt_completes(
     name: str, config: Config, undisturbed: dict[str, Undisturbed], tmp_path: Path
 ) -> None:
-    """Files that libraries write by themselves cannot grow either."""
+    """Files that libraries write directly cannot grow either."""
     stage, log = undisturbed[name], tmp_path / "a.log"
     root = copy_of(stage.before, tmp_path / "store")
 
     def work(answer: int) -> None:
-        told = []
-        for largest in (1_000, 3_000, 6_000):
-            with unlogged(), pytest.raises((VecapError, OSError)) as error, full_disk(largest):
+        messages = []
+        for max_size in (1_000, 3_000, 6_000):
+            with muted_log(), pytest.raises((VecapError, OSError)) as error, full_disk(max_size):
                 attempt(name, at(config, root))
-            told.append(format_error(error.value))
+            messages.append(format_error(error.value))
         digest = attempt(name, at(config, root)).digest
-        os.write(answer, json.dumps([told, digest]).encode())
+        os.write(answer, json.dumps([messages, digest]).encode())
 
-    code, said = run_forked(work, log)
+    code, output = run_forked(work, log)
     assert code == 0, log.read_text()
-    told, digest = json.loads(said)
-    assert all("\n" not in line for line in told)
+    messages, digest = json.loads(output)
+    assert all("\n" not in message for message in messages)
     assert digest == stage.digest
 
 
 def test_a_write_to_s3_that_seems_to_fail_is_reported_and_the_next_attempt_completes(
     config: Config, undisturbed: dict[str, Undisturbed], s3_bucket: str
 ) -> None:
-    """The response is lost: the object is there, and its writer takes it to be missing."""
+    """The response is lost: the object exists, but its writer reports an error."""
     stage = undisturbed["crawl"]
     points = {point for point in stage.points if point.endswith("done")}
     once = failing("crawl", config, stage.digest, "done")
     repeat(stage, points, lambda number: f"s3://{s3_bucket}/{number}", once)
 
 
-def test_a_full_disk_is_one_line_on_the_command_line(
+def test_a_full_disk_is_a_one_line_error_on_the_command_line(
     config: Config, undisturbed: dict[str, Undisturbed], tmp_path: Path
 ) -> None:
     root = copy_of(undisturbed["evaluate"].before, tmp_path / "store")
@@ -290,8 +290,8 @@ def test_a_full_disk_is_one_line_on_the_command_line(
         os.write(answer, f"{code}".encode())
 
     assert run_forked(work, log) == (0, "1"), log.read_text()
-    said = log.read_text()
-    assert "Traceback" not in said
-    assert said.splitlines()[-1] == (
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert text.splitlines()[-1] == (
         "vecap: no space left on the disk; free some or move `root` elsewhere, then run the same command again"
     )

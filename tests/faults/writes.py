@@ -19,7 +19,7 @@ import pytest
 
 from vecap_tasks.core.store import Store
 
-_TIMEOUT = 100  # seconds until a forked process is taken to hang
+_TIMEOUT = 100  # seconds after which a forked process is considered hung
 _RANDOM = re.compile(r"[0-9a-f]{32}|[^/]*\.try$")  # parts of paths that differ between attempts
 
 
@@ -27,10 +27,9 @@ _RANDOM = re.compile(r"[0-9a-f]{32}|[^/]*\.try$")  # parts of paths that differ 
 def observe_writes(notify: Callable[[str], None]) -> Iterator[None]:
     """Call *notify* at two points of each write to any store: `<operation> <path>: begun` and `…: done`.
 
-    On a file system, `begun` comes when the data is in a temporary file that has not been renamed or linked to its
-    place. On S3, and when a file is removed, nothing has happened yet; of a folder with several files, the first is
-    gone. `done` comes after the write, before its caller knows of it. Whatever *notify* raises, the write raises.
-    Removing what does not exist is not a write.
+    On a file system, `begun` is before the rename or link of the temporary file with the data. On S3 and for a removal,
+    it is before the operation; for a folder with several files, after the first is deleted. `done` is after the write,
+    before it returns. An exception from *notify* propagates from the write. Removing a missing file is not a write.
     """
     pending: list[str] = []
 
@@ -68,15 +67,15 @@ def observe_writes(notify: Callable[[str], None]) -> Iterator[None]:
             patch.setattr(Store, operation, observed(operation, getattr(Store, operation)))
         for name in ("replace", "link"):
             patch.setattr(os, name, placed(getattr(os, name)))
-        patch.setattr(os, "fsync", lambda descriptor: None)  # only a power failure needs it
+        patch.setattr(os, "fsync", lambda descriptor: None)  # needed only for a power failure
         yield
 
 
 def run_forked(work: Callable[[int], None], log: Path) -> tuple[int, str]:
-    """Run *work* in a fork of this process; return its exit code and what it wrote to the descriptor it is given.
+    """Run *work* in a fork of this process; return its exit code and what it wrote to its descriptor argument.
 
-    The fork has every module imported and no other thread, so it starts quickly and can end at any moment without
-    cleaning up. Its output and its log go to the end of the file *log*, its temporary files beside that.
+    The fork has all modules imported and no other thread, so it starts quickly and can be killed at any moment. It
+    appends its output and log to the file *log*, and puts temporary files next to it.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -101,5 +100,5 @@ def run_forked(work: Callable[[int], None], log: Path) -> tuple[int, str]:
             os._exit(code)
     os.close(writing)
     with os.fdopen(reading, "rb") as stream:
-        said = stream.read().decode()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
+        output = stream.read().decode()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), output

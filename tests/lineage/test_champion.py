@@ -59,7 +59,7 @@ def answer(config, version, hits, tmp_path):
 
 def test_the_first_is_registered_and_becomes_the_champion_once(config):
     version = give_version(config, SAMPLES)
-    with pytest.raises(VecapError, match="has no evaluate yet"):
+    with pytest.raises(VecapError, match=r"stage evaluate of version .* is not finished"):
         lineage.decide_champion(config, version)
     run("train", config, version)
     run("evaluate", config, version)

@@ -5,7 +5,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from tests.installation import REPOSITORY, await_that
+from tests.installation import REPOSITORY, wait_until
 from tests.train.factories import Texts, configure, give_evaluation, give_version, run
 from tests.train.test_train_stage import stopped_after
 from vecap_tasks import lineage
@@ -91,7 +91,7 @@ def test_a_server_that_is_not_there_costs_a_line(home, caplog):
     config = watched(home, "http://127.0.0.1:9", "alone")
     stage = load_stage("train", config, give_version(config, SAMPLES))
     said = "not to be watched"
-    stage.report = lambda progress: await_that(lambda: said in caplog.text, 60, said, 0.05)
+    stage.report = lambda progress: wait_until(lambda: said in caplog.text, 60, said, 0.05)
     assert stage.run("vecap-0").counters["steps"] == 4
     (line,) = [record.message for record in caplog.records if "not to be watched" in record.message]
     assert "vecap-0: not to be watched in MLflow for now: no MLflow server answers at http://127.0.0.1:9" in line

@@ -121,7 +121,7 @@ def test_what_a_killed_process_left_is_made_anew(config, version):
 
 
 def test_recording_models_that_are_not_evaluated_is_one_clear_line(config, version):
-    with pytest.raises(VecapError, match="2026-01-01 has no evaluate yet"):
+    with pytest.raises(VecapError, match="stage evaluate of version 2026-01-01 is not finished"):
         lineage.record_clip(config, version)
 
 

@@ -186,8 +186,8 @@ def test_missing_and_foreign_files_are_named(config, trained):
     }
     assert found == {
         "rewrite/00000.parquet": "is missing",
-        "quality/report/note.txt": "stands in no manifest",
-        "assemble/README.md": "has 11 bytes, the manifest says 7",
+        "quality/report/note.txt": "is not listed in any manifest",
+        "assemble/README.md": "has 11 bytes, but the manifest records 7",
     }
 
 

@@ -122,7 +122,7 @@ def test_a_crawl_without_a_usable_row_is_refused_with_the_reasons_counted(tmp_pa
     assert "accepted_rows is 0" in page
     assert "http_404" in page
     assert quality.store.exists(f"{quality.folder}/report/data_docs/index.html")
-    with pytest.raises(VecapError, match="has no quality yet"):
+    with pytest.raises(VecapError, match=r"stage quality of version .* is not finished"):
         stage("assemble", config).plan()
     with pytest.raises(GateFailed):  # trying again cannot help
         run("quality", config)
@@ -229,6 +229,6 @@ def test_a_crawl_with_one_changed_bit_is_not_judged(tmp_path, name):
     run("crawl", config)
     quality = stage("quality", config)
     flip_bit(quality.store, f"{quality.version.folder}/crawl/{name}")
-    with pytest.raises(CorruptError, match=rf"crawl/{name} was changed: .*; restore it, or delete"):
+    with pytest.raises(CorruptError, match=rf"crawl/{name} is corrupt: .*; restore it, or delete"):
         run("quality", config)
     assert quality.manifest() is None

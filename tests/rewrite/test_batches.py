@@ -71,7 +71,7 @@ def test_a_store_that_is_lost_does_not_hide_what_failed_first(place, rows, monke
 
     with pytest.raises(VecapError, match="the first failure"), record_attempt(stage, "00000", "run"):
         fail()
-    assert "rewrite 00000: what it left cannot be looked after: OSError: no route to the store" in caplog.text
+    assert "rewrite 00000: cannot clean up: OSError: no route to the store" in caplog.text
 
 
 def test_answers_of_a_server_are_kept_in_batches_too(place, rows) -> None:

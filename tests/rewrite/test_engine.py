@@ -223,7 +223,7 @@ def test_a_scheduler_that_dies_is_told_and_leaves_what_is_done(place, rows, tmp_
             address = client.scheduler.address
         config = on(place.config(shard_size=1), address=address)
         stage = Rewrite(config, place.lay_down(config, rows))
-        with pytest.raises(VecapError, match="the Dask scheduler was lost; start it"):
+        with pytest.raises(VecapError, match="the connection to the Dask scheduler was lost; start the scheduler"):
             run_shards(stage, stage.plan(), lambda done, total: processes["scheduler"].kill() if done == 2 else None)
         assert len(stage.plan()) <= 6
     finally:

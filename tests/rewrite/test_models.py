@@ -101,7 +101,7 @@ def test_code_in_a_models_folder_is_neither_run_nor_asked_about(place, tmp_path:
     ran = tmp_path / "ran"
     (folder / "foreign.py").write_text(f"open({str(ran)!r}, 'w')\n")
     setattr(place, role, folder)
-    with pytest.raises(VecapError, match=r"foreign: it needs Python code of its own \(`auto_map`\), .* never") as told:
+    with pytest.raises(VecapError, match=r"foreign: it requires custom Python code \(`auto_map`\), .* never") as told:
         (vlm_of if role == "vlm" else llm_of)(place)
     assert "\n" not in str(told.value)
     assert asked == []
@@ -123,8 +123,8 @@ def test_a_revision_is_the_files_that_matter_and_nothing_else(place, tmp_path: P
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("nowhere", "there is no folder .*/nowhere; correct the path"),
-        ("org/name", "no such model in the local hub cache; correct the path, or run `hf download org/name`"),
+        ("nowhere", "folder .*/nowhere does not exist; correct the path"),
+        ("org/name", "the local Hub cache has no such model; correct the path, or run `hf download org/name`"),
         ("empty", "/empty has no config.json"),
         ("weightless", "/weightless has no weights"),
     ],
@@ -180,7 +180,7 @@ def test_a_model_with_a_chat_template_of_its_own_is_asked_by_that(place) -> None
 
 
 def test_a_device_that_is_not_there_is_told(place) -> None:
-    with pytest.raises(VecapError, match="device 'cuda:7' is not there"):
+    with pytest.raises(VecapError, match="device 'cuda:7' is not available"):
         llm_of(place, device="cuda:7")
 
 

@@ -104,7 +104,7 @@ def test_a_start_reads_texts_where_it_did(home, start, end):
 def test_a_start_that_does_not_fit_is_one_clear_line(home, start, tmp_path):
     tokenizer = load_tokenizer(configure(home))
     for settings, said in (
-        ({"model__start": tmp_path}, "holds no config.json"),
+        ({"model__start": tmp_path}, "has no config.json"),
         ({"model__vision_layers": 2}, "has vision_layers 1, the configuration 2; set train.model.vision_layers"),
         ({"model__context": 30}, "reads 24 tokens; lower train.model.context"),
     ):

@@ -82,7 +82,7 @@ def test_code_in_a_tokenizers_folder_is_neither_run_nor_asked_about(home, tmp_pa
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     config = configure(home, model__tokenizer=str(folder))
-    with pytest.raises(ConfigError, match=r"train\.model\.tokenizer: .* needs Python code of its own") as told:
+    with pytest.raises(ConfigError, match=r"train\.model\.tokenizer: .* requires custom Python code") as told:
         load_tokenizer(config)
     assert "\n" not in str(told.value)
     assert asked == []

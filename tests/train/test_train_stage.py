@@ -281,12 +281,12 @@ def test_one_changed_bit_of_a_shard_is_named_before_training_and_after(config):
     stage = load_stage("train", config, version)
     name = f"{version.folder}/assemble/00001.tar"
     flip_bit(stage.store, name)
-    with pytest.raises(CorruptError, match=rf"{name} was changed: .*; restore it, or delete .*/assemble"):
+    with pytest.raises(CorruptError, match=rf"{name} is corrupt: .*; restore it, or delete .*/assemble"):
         stage.plan()
     flip_bit(stage.store, name)
     run_shards(stage, stage.plan())
     flip_bit(stage.store, name)
-    with pytest.raises(CorruptError, match=rf"{name} was changed"):
+    with pytest.raises(CorruptError, match=rf"{name} is corrupt"):
         stage.commit()
     assert stage.manifest() is None
     assert stage.receipts() == [], "what was trained on it is trained again"
@@ -309,5 +309,5 @@ def test_settings_that_change_the_model_change_the_fingerprint(home):
 
 def test_a_tokenizer_that_is_not_there_is_one_clear_line(home):
     config = configure(home, model__tokenizer="./nowhere")
-    with pytest.raises(ConfigError, match=r"train\.model\.tokenizer: there is no folder .*nowhere"):
+    with pytest.raises(ConfigError, match=r"train\.model\.tokenizer: folder .*nowhere does not exist"):
         load_stage("train", config, NO_VERSION).identity()

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.end_to_end.conftest import Place
-from tests.installation import INTERVAL, Installation, asked, await_that, services
+from tests.installation import INTERVAL, Installation, get_with_retries, services, wait_until
 from vecap_tasks.local import airflow
 from vecap_tasks.local.airflow import Api
 
@@ -28,7 +28,7 @@ ENDED = ("success", "failed")
 
 def runs(api: Api, dag: str, key: str | None = None) -> list[dict[str, Any]]:
     """Return the runs of *dag*, of the partition *key* where one is given, oldest first."""
-    found = asked(api, f"/api/v2/dags/{dag}/dagRuns?limit=100&order_by=run_after")["dag_runs"]
+    found = get_with_retries(api, f"/api/v2/dags/{dag}/dagRuns?limit=100&order_by=run_after")["dag_runs"]
     return [run for run in found if key is None or run["partition_key"] == key]
 
 
@@ -44,7 +44,7 @@ def await_runs(api: Api, dag: str, count: int, *keys: str) -> dict[str, str]:
             latest[key] = states[-1]
         return True
 
-    await_that(ended, 1200, f"{dag} of {keys}", 1)
+    wait_until(ended, 1200, f"{dag} of {keys}", 1)
     return latest
 
 
@@ -85,7 +85,7 @@ def test_a_recaption_publishes_a_revision_and_downloads_nothing(installation: tu
     api.patch("/api/v2/dags/vecap_clip", {"is_paused": True})  # the demo's run showed that it follows
     conf = {"overrides": ["rewrite.llm.max_new_tokens=48"], "groups": 1}
     started = api.post("/api/v2/dags/vecap_recaption/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
-    await_that(lambda: runs(api, "vecap_recaption")[-1]["state"] in ENDED, 1200, f"the end of {started}", 1)
+    wait_until(lambda: runs(api, "vecap_recaption")[-1]["state"] in ENDED, 1200, f"the end of {started}", 1)
     states = {task["task_id"]: task["state"] for task in _tasks(api, "vecap_recaption", started)}
     assert set(states.values()) == {"success"}
     assert listed(place) == [INTERVAL, f"{INTERVAL}-r2"]
@@ -128,7 +128,7 @@ def test_every_task_can_be_cleared_and_run_again_and_the_bytes_stay(installation
 
 
 def _tasks(api: Api, dag: str, run: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = asked(
+    found: list[dict[str, Any]] = get_with_retries(
         api, f"/api/v2/dags/{dag}/dagRuns/{quote(run, safe='')}/taskInstances?limit=200"
     )["task_instances"]
     return found
@@ -155,7 +155,7 @@ def test_a_backfill_newest_first_is_not_held_up_by_a_bad_day(installation: tuple
     assert GOOD in listed(place)
     assert BAD not in listed(place)
     assert place.configured("verify", "--version", GOOD).returncode == 0
-    events = asked(api, "/api/v2/assets/events?limit=100")["asset_events"]
+    events = get_with_retries(api, "/api/v2/assets/events?limit=100")["asset_events"]
     assert {event["partition_key"] for event in events} >= {INTERVAL, GOOD}, "the asset's page shows the versions"
 
 
@@ -174,7 +174,7 @@ def test_services_killed_while_a_model_is_trained_end_with_the_same_bytes(
     conf = {"version": GOOD, "overrides": [longer], "groups": 1}
     api.post("/api/v2/dags/vecap_clip/dagRuns", {"logical_date": None, "partition_key": GOOD, "conf": conf})
     checkpoints = place.store / GOOD / "train"
-    await_that(lambda: any(checkpoints.glob("*/_checkpoints/*/*")), 600, "a checkpoint", 0.02)
+    wait_until(lambda: any(checkpoints.glob("*/_checkpoints/*/*")), 600, "a checkpoint", 0.02)
     os.kill(place.state().supervisor.pid, signal.SIGKILL)
     assert services("up", place.env).returncode == 0
     assert await_runs(airflow.api(place.settings), "vecap_clip", 1, GOOD)[GOOD] == "success"
@@ -193,12 +193,12 @@ def test_reprocessing_makes_a_revision_only_where_the_configuration_changed(
     api = airflow.api(place.settings)
     changed = {"groups": 1, "overrides": ["assemble.license=CC-BY-4.0"]}
     api.patch("/api/v2/dags/vecap_clip", {"is_paused": True})
-    await_that(lambda: _backfills_are_over(api), 400, "the end of the backfill")
+    wait_until(lambda: _backfills_are_over(api), 400, "the end of the backfill")
     backfill(place, GOOD, GOOD, "--reprocess-behavior", "completed", overrides=changed["overrides"])
     assert await_runs(api, "vecap_dataset", 2, GOOD) == {GOOD: "success"}
     assert [name for name in listed(place) if name.startswith(GOOD)] == [GOOD, f"{GOOD}-r2"]
     said = _log(place, runs(api, "vecap_dataset", GOOD)[-1])
-    assert f"it is a revision beside {GOOD}: assemble.license" in said
+    assert f"revision of {GOOD}: assemble.license" in said
     compared = json.loads(place.configured("diff", GOOD, f"{GOOD}-r2", "--json").stdout)
     assert [setting["key"] for setting in compared["settings"]] == ["assemble.license"]
     assert not (place.store / f"{GOOD}-r2" / "crawl" / "00000.tar").exists(), "the crawl is taken over as it is"
@@ -207,12 +207,12 @@ def test_reprocessing_makes_a_revision_only_where_the_configuration_changed(
     assert [name for name in listed(place) if name.startswith(GOOD)] == [GOOD, f"{GOOD}-r2"]
     said = _log(place, runs(api, "vecap_dataset", GOOD)[-1])
     assert f"version {GOOD}-r2 is published under this configuration" in said
-    assert "nothing of it is made again" in said
+    assert "is already complete; nothing to do" in said
 
 
 def _backfills_are_over(api: Api) -> bool:
     """Say whether Airflow has noticed, which it does now and then, that no backfill has runs left."""
-    found = asked(api, "/api/v2/backfills?dag_id=vecap_dataset&limit=100")["backfills"]
+    found = get_with_retries(api, "/api/v2/backfills?dag_id=vecap_dataset&limit=100")["backfills"]
     return all(backfill["completed_at"] is not None for backfill in found)
 
 
