@@ -30,7 +30,7 @@ class Letters(Stage):
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         (work / "count.txt").write_text(str(len(results)))
-        (work / "page.html").write_text("made at some time")
+        (work / "page.html").write_text("created at some time")
         return ShardOutput({"count.txt": None}, {"files": 1}, attachments=("page.html",))
 
 

@@ -28,7 +28,7 @@ class Racer(Letters):
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         output = super().finish(results, work)
-        (work / "page.html").write_text(f"made by racer {self.number}" + "." * self.number)
+        (work / "page.html").write_text(f"racer {self.number}" + "." * self.number)
         self.gate.wait(30)
         return output
 

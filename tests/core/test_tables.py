@@ -83,8 +83,8 @@ def test_a_path_is_taken_literally(root: str, name: str, decoy: str) -> None:
         store = Store(f"{root}/{folder}")
         with store.workspace() as work:
             for number, key in enumerate(keys):
-                pq.write_table(pa.table({"key": [key]}), work / "made.parquet")
-                store.upload(f"d/{number}.parquet", work / "made.parquet")
+                pq.write_table(pa.table({"key": [key]}), work / "keys.parquet")
+                store.upload(f"d/{number}.parquet", work / "keys.parquet")
     tables = ["d/0.parquet", "d/1.parquet"]
     with store.workspace() as work, connect(store, work=work) as connection:
         create_view(connection, store, "keys", tables, pa.schema([("key", pa.string())]))

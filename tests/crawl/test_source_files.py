@@ -57,7 +57,7 @@ def test_globs_mean_the_same_everywhere(folder, demo_config, patterns, found):
 
 @pytest.mark.parametrize("pattern", ["{interval}/none.csv", "{interval}/*.tsv", "none/*.csv", "{interval}"])
 def test_a_pattern_that_finds_nothing_is_refused(folder, demo_config, pattern):
-    with pytest.raises(VecapError, match=r"there is no CSV file .*change crawl\.source\.paths") as error:
+    with pytest.raises(VecapError, match=r"CSV file .* not found; create it, or change crawl\.source\.paths") as error:
         find(demo_config, f"{folder}/{pattern}")
     assert "\n" not in str(error.value)
 

@@ -122,7 +122,7 @@ class Job:
     version: Version
 
     @classmethod
-    def of(cls, stage: Stage) -> Job:
+    def from_stage(cls, stage: Stage) -> Job:
         config = stage.config.model_dump_json()
         return cls(config, str(stage.config.base), environment(config), type(stage), stage.version)
 
@@ -217,7 +217,7 @@ class TaskPool(Generic[T]):
         """Return the results of *names*, in order. Raises VecapError at the end if any failed."""
         dask = self.stage.config.dask
         resources = dask.resources if self.stage.runs_models else {}
-        job = Job.of(self.stage)
+        job = Job.from_stage(self.stage)
         self._waiting.extend(names)
         slots = wait_for_slots(self.client, resources)
         self._submit(job, slots, resources)

@@ -74,10 +74,10 @@ def find_files(
 
 def _find(config: Config, pattern: str, kind: str, setting: str) -> list[SourceFile]:
     folder, tail = _split_glob(pattern, config.resolve)
-    place = config.resolve(folder or ".").removeprefix("file://").rstrip("/") or "/"
-    if "://" in place and not place.startswith("s3://"):
+    location = config.resolve(folder or ".").removeprefix("file://").rstrip("/") or "/"
+    if "://" in location and not location.startswith("s3://"):
         raise PermanentError(f"{setting}: {pattern} is neither a local nor an s3:// path; copy the files first")
-    filesystem, base = open_filesystem(place)
+    filesystem, base = open_filesystem(location)
     try:
         if tail:
             everything = pafs.FileSelector(base, allow_not_found=True, recursive="/" in tail)
@@ -86,15 +86,15 @@ def _find(config: Config, pattern: str, kind: str, setting: str) -> list[SourceF
             found = {"": filesystem.get_file_info(base)}
     except OSError as error:
         reason = " ".join(str(error).split())
-        remedy = f"check {setting} and {'the AWS variables' if place.startswith('s3://') else 'the permissions'}"
-        raise VecapError(f"cannot read {place}: {reason}; {remedy}") from error
+        remedy = f"check {setting} and {'the AWS variables' if location.startswith('s3://') else 'the permissions'}"
+        raise VecapError(f"cannot read {location}: {reason}; {remedy}") from error
     files = [
-        SourceFile(folder + name, f"{place}/{name}" if tail else place, info.size)
+        SourceFile(folder + name, f"{location}/{name}" if tail else location, info.size)
         for name, info in sorted(found.items())
         if info.type == pafs.FileType.File
     ]
     if not files:
-        where = f"{place}/{tail}" if tail else place
+        where = f"{location}/{tail}" if tail else location
         raise PermanentError(f"{kind} file {where} not found; create it, or change {setting}")
     return files
 
@@ -114,9 +114,9 @@ def _split_glob(pattern: str, resolve: Callable[[str], str]) -> tuple[str, str]:
     return pattern, ""
 
 
-def _exists(place: str) -> bool:
+def _exists(location: str) -> bool:
     with suppress(OSError):  # the caller lists the folder and reports the error
-        filesystem, path = open_filesystem(place)
+        filesystem, path = open_filesystem(location)
         return bool(filesystem.get_file_info(path).type != pafs.FileType.NotFound)
     return False
 

@@ -61,7 +61,7 @@ class FileEntry:
     sha256: str
 
     @classmethod
-    def of(cls, folder: Path, path: str, rows: int | None) -> FileEntry:
+    def from_file(cls, folder: Path, path: str, rows: int | None) -> FileEntry:
         """Return the entry of the file *path* in the local *folder*. Raises FileNotFoundError."""
         with (folder / path).open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -257,7 +257,7 @@ class Attachments:
         """
         if not names:
             return ()
-        entries = [FileEntry.of(work, name, None) for name in sorted(names)]
+        entries = [FileEntry.from_file(work, name, None) for name in sorted(names)]
         for entry in entries:
             self._store.upload(f"{self._offer}/{entry.path}", work / entry.path)
         body = {"offer": self._offer, "entries": [asdict(entry) for entry in entries]}

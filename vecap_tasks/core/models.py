@@ -151,10 +151,10 @@ def tokenizer_path(config: Config) -> str:
 
 def tokenizer_digest(config: Config) -> str:
     """Return the sha256 over the tokenizer's files, or over its Hub name."""
-    place = tokenizer_path(config)
-    folder = Path(place)
+    name = tokenizer_path(config)
+    folder = Path(name)
     if not folder.is_dir():
-        return digest({"hub": place})
+        return digest({"hub": name})
     files = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
     if not files:
         raise ConfigError(f"train.model.tokenizer: {folder} has no tokenizer; use a folder with tokenizer.json")

@@ -290,7 +290,7 @@ def remove(store: Store, dataset: str, plan: Plan, external_uses: ExternalUses, 
 def _remove_version(
     store: Store, removal: Removal, version: Version, external_uses: ExternalUses, now: float
 ) -> str | None:
-    """Delete *version*. If something needs it by now, keep it and return the reason."""
+    """Delete *version*. If something needs it, keep it and return the reason."""
     if removal.what != "remains":
         when = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
         try:

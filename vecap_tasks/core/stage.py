@@ -362,7 +362,7 @@ class Stage(ABC):
         return [Input("stage", name, self.upstream_manifest(name).digest) for name in self.upstream]
 
     def _publish(self, files: Mapping[str, int | None], work: Path) -> tuple[FileEntry, ...]:
-        entries = [FileEntry.of(work, name, rows) for name, rows in sorted(files.items())]
+        entries = [FileEntry.from_file(work, name, rows) for name, rows in sorted(files.items())]
         for entry in entries:
             # A killed or concurrent run may have written it already; published files are written once.
             if not entry.exists_in(self.store, self.folder):
