@@ -26,7 +26,7 @@ from benchmarks.report import Measure, alternate, machine, median, report
 from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.image.decode import decode
 from vecap_tasks.crawl.image.phash import phash
-from vecap_tasks.crawl.image.resize import scaled
+from vecap_tasks.crawl.image.resize import decode_scaled
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ def _area(body: bytes) -> np.ndarray:
 
 def _small(body: bytes, config: ImageConfig) -> np.ndarray:
     with Image.open(io.BytesIO(body)) as image:
-        return scaled(image, body, config)
+        return decode_scaled(image, body, config)
 
 
 def _lanczos(body: bytes) -> np.ndarray:

@@ -9,12 +9,12 @@ import pytest
 from tests.crawl.web import image
 from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.image import decode_pool
-from vecap_tasks.crawl.image.decode_pool import Decoders
+from vecap_tasks.crawl.image.decode_pool import DecodePool
 
 
 def run(work):
     with ThreadPoolExecutor(2) as threads:
-        return asyncio.run(work(Decoders(ImageConfig(), threads, 2)))
+        return asyncio.run(work(DecodePool(ImageConfig(), threads, 2)))
 
 
 def test_each_gets_its_own():

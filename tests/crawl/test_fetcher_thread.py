@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.test_fetcher import URL, _keep
 from tests.crawl.web import Answer, image
-from vecap_tasks.crawl.http.fetcher import Client
+from vecap_tasks.crawl.http.fetcher import FetcherThread
 
 
 def test_shards_share_connections_and_what_a_host_permits(web, configure, seeds):
@@ -44,7 +44,7 @@ def test_work_side_by_side_shares_the_slots(web, fetch_config):
         return await web._answer(request.clone(rel_url="/fast"))
 
     web.answers |= {"/a.png": slow, "/fast": Answer(b"x")}
-    client = Client(fetch_config(connections_per_host=3))
+    client = FetcherThread(fetch_config(connections_per_host=3))
     with ThreadPoolExecutor(8) as threads:
         bodies = list(threads.map(lambda _: client.run(lambda fetcher: fetcher.get(URL, _keep)).body, range(8)))
     client.close()
@@ -56,7 +56,7 @@ def test_what_fails_in_the_work_is_raised_and_the_client_goes_on(web, fetch_conf
         raise OSError("no space")
 
     web.answers["/a.png"] = Answer(b"x")
-    client = Client(fetch_config())
+    client = FetcherThread(fetch_config())
     with pytest.raises(OSError, match="no space"):
         client.run(fail)
     assert client.run(lambda fetcher: fetcher.get(URL, _keep)).body == b"x"
@@ -64,7 +64,7 @@ def test_what_fails_in_the_work_is_raised_and_the_client_goes_on(web, fetch_conf
 
 def test_its_thread_ends_with_it(fetch_config):
     before = set(threading.enumerate())
-    client = Client(fetch_config())
+    client = FetcherThread(fetch_config())
     gone = weakref.ref(client)
     (thread,) = set(threading.enumerate()) - before
     del client

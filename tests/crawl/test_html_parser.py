@@ -52,9 +52,9 @@ def test_the_best_address_of_an_image_is_taken(html, address):
 
 
 def test_srcset_addresses_may_hold_commas():
-    choices = parse_srcset("/w_300,h_200/a.jpg 300w, /w_600,h_400/a.jpg 600w 400h")
-    assert [choice.address for choice in choices] == ["/w_300,h_200/a.jpg", "/w_600,h_400/a.jpg"]
-    assert largest(choices) == "/w_600,h_400/a.jpg"
+    candidates = parse_srcset("/w_300,h_200/a.jpg 300w, /w_600,h_400/a.jpg 600w 400h")
+    assert [candidate.address for candidate in candidates] == ["/w_300,h_200/a.jpg", "/w_600,h_400/a.jpg"]
+    assert largest(candidates) == "/w_600,h_400/a.jpg"
     assert parse_srcset(" , ,") == []
 
 
@@ -66,7 +66,7 @@ def test_srcset_addresses_may_hold_commas():
     ],
 )  # fmt: skip
 def test_a_srcset_candidate_that_the_standard_refuses_is_left_out(descriptors):
-    assert [choice.address for choice in parse_srcset(f"a.jpg {descriptors}")] == []
+    assert [candidate.address for candidate in parse_srcset(f"a.jpg {descriptors}")] == []
     assert addresses(f"<img src=/s.jpg srcset='/a.jpg {descriptors}'>") == ["s.jpg"]
 
 

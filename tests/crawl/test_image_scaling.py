@@ -15,7 +15,7 @@ from benchmarks.photographs import as_jpeg, photograph
 from tests.data.images import make
 from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.image.decode import decode
-from vecap_tasks.crawl.image.resize import scaled
+from vecap_tasks.crawl.image.resize import decode_scaled
 from vecap_tasks.errors import Failure
 
 CONFIG = ImageConfig()
@@ -31,7 +31,7 @@ def kept(body: bytes, size: int, scaling: str) -> float:
     """
     config = ImageConfig(size=size, scaling=scaling)
     with Image.open(io.BytesIO(body)) as image:
-        ours = scaled(image, body, config).astype(float)
+        ours = decode_scaled(image, body, config).astype(float)
     by = Image.Resampling.HAMMING if scaling == "fine" else Image.Resampling.LANCZOS
     with Image.open(io.BytesIO(body)) as image:
         whole = image.convert("RGB").resize((ours.shape[1], ours.shape[0]), by)

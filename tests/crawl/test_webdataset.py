@@ -13,7 +13,7 @@ import webdataset
 from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.web import image
 from vecap_tasks.config import WebdatasetSource
-from vecap_tasks.crawl.shard_images import read_stored
+from vecap_tasks.crawl.shard_images import read_archived
 from vecap_tasks.crawl.sources.link import Stats
 from vecap_tasks.crawl.sources.webdataset import WebdatasetFiles
 from vecap_tasks.errors import Failure, VecapError
@@ -43,7 +43,7 @@ def read(tmp_path, configure):
         assert stats.counters["images"] == len(found) + stats.counters.total() - stats.counters["images"]
         (item,) = stats.inputs
         assert (item.name, item.digest) == ("${VECAP_HOME}/" + name, sha256(data).hexdigest())
-        return found, [read_stored(config, link.stored) for link in found], dict(stats.counters)
+        return found, [read_archived(config, link.stored) for link in found], dict(stats.counters)
 
     return links
 
@@ -181,10 +181,10 @@ def test_an_image_that_is_not_there_any_more_is_a_row_that_failed(configure, tmp
     (link,) = source.read(source.parts()[0], Stats())
     small = configure({"kind": "webdataset", "paths": ["x"]}, {"max_bytes": 10})
     with pytest.raises(Failure, match="too_large"):
-        read_stored(small, link.stored)
+        read_archived(small, link.stored)
     place.write_bytes(b"short")
     with pytest.raises(Failure, match="not_stored: the file is shorter than it was"):
-        read_stored(config, link.stored)
+        read_archived(config, link.stored)
     place.unlink()
     with pytest.raises(Failure, match="not_stored: there is no such file"):
-        read_stored(config, link.stored)
+        read_archived(config, link.stored)

@@ -16,7 +16,7 @@ from vecap_tasks.core.schemas import VERDICTS
 from vecap_tasks.errors import CorruptError, GateFailed, VecapError, format_error
 
 FAILED = Row(status="failed_to_download", error_message="http_404")
-BROKEN = Row(status="failed_to_resize", error_message="not_an_image: cannot identify")
+PILLOW_ERRORS = Row(status="failed_to_resize", error_message="not_an_image: cannot identify")
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_of_equal_images_one_that_may_go_on_is_kept(tmp_path):
 
 def test_a_crawl_without_a_usable_row_is_refused_with_the_reasons_counted(tmp_path):
     config = configure(tmp_path)
-    give_crawl(tmp_path, [FAILED] * 30 + [BROKEN] * 10)
+    give_crawl(tmp_path, [FAILED] * 30 + [PILLOW_ERRORS] * 10)
     run("crawl", config)
     with pytest.raises(GateFailed) as refused:
         run("quality", config)

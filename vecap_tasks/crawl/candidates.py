@@ -1,4 +1,4 @@
-"""What the sources name: one row per image and AltText, in source order, numbered into shards."""
+"""Candidates: one row per image and AltText, in source order, numbered into shards."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, uid
 if TYPE_CHECKING:
     import duckdb
 
-FOOTER = b"vecap"
-# `place` puts the rows of a part in order.
+FOOTER_KEY = b"vecap"
+# `place` is the position of the row within its part.
 LINKS = pa.schema([pa.field("place", pa.int64()), *(field for field in CANDIDATES if field.name != "key")])
-# The fields of Held.
+# The fields of ArchivedImage.
 ARCHIVED_IMAGES = pa.schema(
     [
         pa.field("place", pa.int64()),
@@ -41,16 +41,16 @@ ARCHIVED_IMAGES = pa.schema(
     ]
 )
 _BATCH = 10_000
-_COLLECT_AFTER = 100_000  # objects: reading makes many and no cycles, and Python would look for some after every 700
-Place = TypeVar("Place", bound=PurePath)
+_GC_THRESHOLD = 100_000  # objects; reading creates many objects and no cycles, and Python's default is 700
+PathType = TypeVar("PathType", bound=PurePath)
 _SHARD_DIGITS = 5  # img2dataset's
 _ROW_DIGITS = 4
-# Where each address's image lies: in the first record of its own, else in the record that a revisit says it is the
-# same as, by the digest of the payload or else by address.
-_IMAGES = """
+# Location of each URL's image: the first record of the URL itself, or the record that a revisit refers to, by payload
+# digest or by URL.
+_IMAGES_SQL = """
     CREATE TABLE images AS
-    WITH records AS (SELECT * FROM held WHERE "offset" IS NOT NULL),
-    revisits AS (SELECT * FROM held WHERE "offset" IS NULL),
+    WITH records AS (SELECT * FROM archived WHERE "offset" IS NOT NULL),
+    revisits AS (SELECT * FROM archived WHERE "offset" IS NULL),
     by_digest AS (SELECT DISTINCT ON (digest) * FROM records WHERE digest IS NOT NULL ORDER BY digest, position),
     by_url AS (SELECT DISTINCT ON (url) * FROM records ORDER BY url, position),
     found AS (
@@ -67,23 +67,23 @@ _IMAGES = """
 
 
 class Source(Protocol):
-    """A source of links. Whatever the process, the same part gives the same links."""
+    """A source of links. A part yields the same links in every process."""
 
     def parts(self) -> list[str]:
-        """Return the names of all parts, in order, as the manifest calls them: no paths of this machine.
+        """Return the names of all parts, in order, as written in the manifest, without machine-specific paths.
 
-        Raises VecapError where the source names nothing that exists.
+        Raises VecapError if the source has no parts.
         """
 
     def read(self, part: str, stats: Stats) -> Iterator[Link | ArchivedImage]:
-        """Give every link of *part*, and the images that it holds; *tally* is complete when they are at their end.
+        """Yield the links and archived images of *part*; *stats* is complete when the iterator is exhausted.
 
-        Raises VecapError where the part cannot be read to its end.
+        Raises VecapError if the part cannot be read completely.
         """
 
 
 def open_source(config: Config, interval: str) -> Source:
-    """Return the source of the crawl of *interval*."""
+    """Return the source that the crawl of *interval* reads."""
     from vecap_tasks.crawl.sources.site import Site
     from vecap_tasks.crawl.sources.url_list import UrlFiles
     from vecap_tasks.crawl.sources.warc import WarcFiles
@@ -102,94 +102,97 @@ def open_source(config: Config, interval: str) -> Source:
     return Site(config.crawl.fetch, section, interval)
 
 
-def archived_images_of(links: Place) -> Place:
-    """Return where the table HELD lies, if there is one, that belongs to the table *links*."""
+def archived_images_path(links: PathType) -> PathType:
+    """Return the path of the ARCHIVED_IMAGES table for the table *links*. The file may not exist."""
     return links.with_suffix(".held.parquet")
 
 
 def extract(source: Source, part: str, path: Path) -> None:
-    """Write the links of *part* to the new file *path*, and what it holds beside it; memory does not follow either.
+    """Write the links of *part* to *path* and its archived images to a second table, in bounded memory.
 
-    Raises VecapError where the part cannot be read to its end.
+    Raises VecapError if the part cannot be read completely.
     """
     stats = Stats()
     items = source.read(part, stats)
-    with _few_collections(), ExitStack() as files:
+    with _relaxed_gc(), ExitStack() as files:
         links = files.enter_context(pq.ParquetWriter(path, LINKS, compression="zstd"))
-        held: pq.ParquetWriter | None = None
+        archived: pq.ParquetWriter | None = None
         place = 0
         while batch := list(islice(items, _BATCH)):
-            links.write_batch(_links([item for item in batch if isinstance(item, Link)], place))
+            links.write_batch(_links_batch([item for item in batch if isinstance(item, Link)], place))
             if images := [item for item in batch if isinstance(item, ArchivedImage)]:
-                held = held or files.enter_context(
-                    pq.ParquetWriter(archived_images_of(path), ARCHIVED_IMAGES, compression="zstd")
+                archived = archived or files.enter_context(
+                    pq.ParquetWriter(archived_images_path(path), ARCHIVED_IMAGES, compression="zstd")
                 )
-                held.write_batch(_archived(images, place))
+                archived.write_batch(_archived_batch(images, place))
             place += len(batch)
         body = {"counters": stats.counters, "inputs": [asdict(item) for item in stats.inputs]}
-        links.add_key_value_metadata({FOOTER: json.dumps(body, sort_keys=True).encode()})
+        links.add_key_value_metadata({FOOTER_KEY: json.dumps(body, sort_keys=True).encode()})
 
 
 @contextmanager
-def _few_collections() -> Iterator[None]:
-    """Let Python look for cycles less often, at a twentieth of the CPU time less."""
-    young, *others = gc.get_threshold()
-    gc.set_threshold(_COLLECT_AFTER, *others)
+def _relaxed_gc() -> Iterator[None]:
+    """Run garbage collection less often, which saves 5 % of CPU time."""
+    threshold = gc.get_threshold()
+    gc.set_threshold(_GC_THRESHOLD, *threshold[1:])
     try:
         yield
     finally:
-        gc.set_threshold(young, *others)
+        gc.set_threshold(*threshold)
 
 
 def read_stats(metadata: pq.FileMetaData) -> Stats:
-    """Return what the table with this footer was made from."""
-    body = json.loads(metadata.metadata[FOOTER])
+    """Return the stats in the footer of a links or candidates table."""
+    body = json.loads(metadata.metadata[FOOTER_KEY])
     return Stats(Counter(body["counters"]), [Input(**item) for item in body["inputs"]])
 
 
-def _links(links: list[Link], first: int) -> pa.RecordBatch:
+def _links_batch(links: list[Link], first: int) -> pa.RecordBatch:
     columns = zip(*links, strict=True) if links else [()] * len(Link._fields)
     fields: dict[str, Sequence[Any]] = dict(zip(Link._fields, columns, strict=True))
     alttexts, uids, stored = fields.pop("alttext"), fields.pop("uid"), fields.pop("stored")
     named = zip(uids, fields["url"], alttexts, strict=True)
     fields |= {
         "place": range(first, first + len(links)),
-        "uid": [given or uid(url, alttext) for given, url, alttext in named],
+        "uid": [source_uid or uid(url, alttext) for source_uid, url, alttext in named],
         "caption": alttexts,
-        "stored_in": [one and one.archive for one in stored],
-        "stored_at": [one and one.offset for one in stored],
-        "stored_bytes": [one and one.length for one in stored],
+        "stored_in": [location and location.archive for location in stored],
+        "stored_at": [location and location.offset for location in stored],
+        "stored_bytes": [location and location.length for location in stored],
     }
     return pa.RecordBatch.from_pydict(fields, schema=LINKS)
 
 
-def _archived(images: list[ArchivedImage], first: int) -> pa.RecordBatch:
+def _archived_batch(images: list[ArchivedImage], first: int) -> pa.RecordBatch:
     fields = (field.name for field in ARCHIVED_IMAGES if field.name != "place")
     columns = {name: [getattr(image, name) for image in images] for name in fields}
     return pa.RecordBatch.from_pydict({"place": range(first, first + len(images)), **columns}, schema=ARCHIVED_IMAGES)
 
 
 def shard_names(rows: int, shard_size: int) -> list[str]:
-    """Return the names of all shards: their numbers with leading zeros, so that text order is number order."""
+    """Return the names of all shards: zero-padded numbers, so that they sort as text."""
     count = -(-rows // shard_size)
     digits = max(_SHARD_DIGITS, len(str(count - 1)))
     return [f"{number:0{digits}d}" for number in range(count)]
 
 
 def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work: Path) -> Path:
-    """Write the table of all links of *tables* (in the store, in order), each uid once, into the folder *work*.
+    """Write the candidates of *tables* (links tables in the store, in order) to the folder *work*; return the path.
 
-    An image that a part holds is taken from there, whichever part names it. Row group n holds the rows of shard n.
-    Memory does not follow the number of rows.
+    Each uid appears once. If any part holds an image, its row points to the archive. Row group n holds the rows of
+    shard n. Memory is independent of the number of rows.
     """
     path = work / "candidates.parquet"
-    stats = _total(store, tables)
+    stats = _merge_stats(store, tables)
     with connect(store, threads=2, work=work) as connection:
-        _view(connection, store, "links", tables, LINKS)
-        beside = [archived_images_of(PurePosixPath(name)) for name in tables]
-        there = {place / name for place in {path.parent for path in beside} for name in store.files(str(place))}
-        _view(connection, store, "held", [str(path) for path in beside if path in there], ARCHIVED_IMAGES)
-        connection.execute(_IMAGES)
+        _create_view(connection, store, "links", tables, LINKS)
+        archived = [archived_images_path(PurePosixPath(name)) for name in tables]
+        folders = {path.parent for path in archived}
+        existing = {folder / name for folder in folders for name in store.files(str(folder))}
+        _create_view(
+            connection, store, "archived", [str(path) for path in archived if path in existing], ARCHIVED_IMAGES
+        )
+        connection.execute(_IMAGES_SQL)
         links = connection.execute("SELECT count(*) FROM links").fetchall()[0][0]
         rows = connection.execute("SELECT count(DISTINCT uid) FROM links").fetchall()[0][0]
         stats.counters.update({"candidates": rows, "repeated": links - rows})
@@ -203,21 +206,21 @@ def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work:
         names = shard_names(rows, shard_size)
         digits = max(_ROW_DIGITS, len(str(shard_size - 1)))
         with pq.ParquetWriter(path, CANDIDATES, compression="zstd", store_schema=False) as writer:
-            for name, table in zip(names, _cut(ordered.to_arrow_reader(_BATCH), shard_size), strict=True):
+            for name, table in zip(names, _rechunk(ordered.to_arrow_reader(_BATCH), shard_size), strict=True):
                 if stored := table.num_rows - table["stored_in"].null_count:
                     stats.counters["stored"] += stored
                 keys = pa.array([f"{name}{row:0{digits}d}" for row in range(table.num_rows)], pa.string())
                 columns = [keys, *(table[field.name] for field in CANDIDATES if field.name != "key")]
                 writer.write_table(pa.Table.from_arrays(columns, schema=CANDIDATES), row_group_size=shard_size)
             body = {"counters": stats.counters, "inputs": [asdict(item) for item in stats.inputs]}
-            writer.add_key_value_metadata({FOOTER: json.dumps(body, sort_keys=True).encode()})
+            writer.add_key_value_metadata({FOOTER_KEY: json.dumps(body, sort_keys=True).encode()})
     return path
 
 
-def _view(
+def _create_view(
     connection: duckdb.DuckDBPyConnection, store: Store, view: str, tables: Sequence[str], schema: pa.Schema
 ) -> None:
-    """Make *view*: all rows of *tables*, `position` counting them through the tables in their order."""
+    """Create *view*: all rows of *tables*; `position` orders them across tables."""
     if not tables:
         connection.register(view, schema.append(pa.field("position", pa.int64())).empty_table())
         return
@@ -230,7 +233,7 @@ def _view(
         FROM {files} AS files JOIN {view}_order USING (filename)""")  # noqa: S608
 
 
-def _total(store: Store, tables: Sequence[str]) -> Stats:
+def _merge_stats(store: Store, tables: Sequence[str]) -> Stats:
     total = Stats(Counter())
     for name in tables:
         with store.open(name) as stream:
@@ -240,16 +243,16 @@ def _total(store: Store, tables: Sequence[str]) -> Stats:
     return total
 
 
-def _cut(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
-    """Give the rows again in tables of *size*, the last one with the rest."""
-    waiting: list[pa.Table] = []
-    held = 0
+def _rechunk(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
+    """Yield the rows in tables of *size* rows; the last may be smaller."""
+    pending: list[pa.Table] = []
+    rows = 0
     for batch in batches:
-        waiting.append(pa.Table.from_batches([batch]))
-        held += batch.num_rows
-        while held >= size:
-            table = pa.concat_tables(waiting).combine_chunks()
+        pending.append(pa.Table.from_batches([batch]))
+        rows += batch.num_rows
+        while rows >= size:
+            table = pa.concat_tables(pending).combine_chunks()
             yield table.slice(0, size)
-            waiting, held = [table.slice(size)], held - size
-    if held:
-        yield pa.concat_tables(waiting).combine_chunks()
+            pending, rows = [table.slice(size)], rows - size
+    if rows:
+        yield pa.concat_tables(pending).combine_chunks()

@@ -1,11 +1,10 @@
-"""Images that are there already: the same bytes, or nearly the same picture, in this version or an earlier one.
+"""Finds duplicate images: equal bytes or similar perceptual hashes, in this version or in earlier ones.
 
-Of one picture the first row by key is kept, and the others are recorded with the row that is kept, why, and of which
-version it is. What becomes of them is the quality stage's to say. All is done by DuckDB, which keeps on disk what
-does not fit into memory.
+The first row by key is kept; each duplicate is recorded with the kept row, the kind and the version. The quality stage
+decides what happens to duplicates. DuckDB runs the queries and spills to disk.
 """
 
-# ruff: noqa: S608 - the queries are put together from this package's own numbers and names
+# ruff: noqa: S608 - the queries contain only numbers and names of this package
 
 from __future__ import annotations
 
@@ -29,21 +28,20 @@ if TYPE_CHECKING:
     import duckdb
 
 _BATCH = 100_000
-MAX_GROUP = 3  # bits that may differ, for the bands above
-_CROWD = 512  # hashes in a bucket, above which it is cut
+_MAX_BUCKET = 512  # hashes in a bucket; larger buckets are split
 _BANDS = ", ".join(f"(hash >> {16 * band}) & 65535" for band in range(4))
 _EXACT = f"""
-    SELECT crawl.key, crawl.uid, firsts.uid AS duplicate_of, 'exact' AS kind, 0 AS distance, NULL::VARCHAR AS version
-    FROM crawl JOIN firsts USING (sha256) WHERE status = '{SUCCESS}' AND crawl.key <> firsts.key"""
+    SELECT crawl.key, crawl.uid, current_images.uid AS duplicate_of, 'exact' AS kind, 0 AS distance, NULL::VARCHAR AS version
+    FROM crawl JOIN current_images USING (sha256) WHERE status = '{SUCCESS}' AND crawl.key <> current_images.key"""
 _EXACT_EARLIER = f"""
-    SELECT crawl.key, crawl.uid, olds.uid, 'exact', 0, version
-    FROM crawl JOIN olds USING (sha256) JOIN versions ON number = spot[1] WHERE status = '{SUCCESS}'"""
-# Of each picture alone the first row: the others are its exact duplicates.
+    SELECT crawl.key, crawl.uid, earlier_images.uid, 'exact', 0, version
+    FROM crawl JOIN earlier_images USING (sha256) JOIN versions ON number = origin[1] WHERE status = '{SUCCESS}'"""
+# Only the first row of each image; the others are its exact duplicates.
 _NEAR = """
-    SELECT firsts.key, firsts.uid, coalesce(kept.uid, points.uid), 'near', coalesce(copies.distance, 0), NULL
-    FROM firsts JOIN points ON points.phash = firsts.phash AND points.own
+    SELECT current_images.key, current_images.uid, coalesce(kept.uid, points.uid), 'near', coalesce(copies.distance, 0), NULL
+    FROM current_images JOIN points ON points.phash = current_images.phash AND points.own
     LEFT JOIN copies ON copies.place = points.place LEFT JOIN points AS kept ON kept.place = copies.kept
-    WHERE copies.place IS NOT NULL OR firsts.key <> points.key"""
+    WHERE copies.place IS NOT NULL OR current_images.key <> points.key"""
 _NEAR_EARLIER = f"""
     SELECT crawl.key, crawl.uid, old.uid, 'near', nearest.distance, version
     FROM (
@@ -52,12 +50,12 @@ _NEAR_EARLIER = f"""
     ) AS nearest
     JOIN points AS new ON new.place = later JOIN points AS old ON old.place = nearest.earlier
     JOIN versions ON versions.number = old.number JOIN crawl ON crawl.phash = new.phash
-    ANTI JOIN olds ON olds.sha256 = crawl.sha256 WHERE status = '{SUCCESS}'"""
+    ANTI JOIN earlier_images ON earlier_images.sha256 = crawl.sha256 WHERE status = '{SUCCESS}'"""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedCrawl:
-    """A published crawl of another interval: the version's name, its manifest's digest, and its tables."""
+    """A published crawl of another interval: version name, manifest digest, and table names."""
 
     version: str
     digest: str
@@ -65,16 +63,16 @@ class PublishedCrawl:
 
 
 def published_crawls(store: Store, version: Version) -> list[PublishedCrawl]:
-    """Return the crawls of the other intervals that are published now, in order; revisions may share one."""
+    """Return the published crawls of other intervals, in order. Revisions may share a crawl."""
     found: dict[str, PublishedCrawl] = {}
-    for other in list_versions(store, version.dataset):
-        if other.interval == version.interval or published(store, other) is None:
+    for candidate in list_versions(store, version.dataset):
+        if candidate.interval == version.interval or published(store, candidate) is None:
             continue
-        manifest = read_manifest(store, f"{other.folder}/crawl")
+        manifest = read_manifest(store, f"{candidate.folder}/crawl")
         if manifest is not None:
             names = manifest.files_ending(".parquet")
             tables = tuple(name for name in names if name.rsplit("/", 1)[1].removesuffix(".parquet").isdigit())
-            found.setdefault(manifest.digest, PublishedCrawl(other.name, manifest.digest, tables))
+            found.setdefault(manifest.digest, PublishedCrawl(candidate.name, manifest.digest, tables))
     return list(found.values())
 
 
@@ -86,12 +84,12 @@ def write_duplicates(
     work: Path,
     path: Path,
 ) -> tuple[int, dict[str, int]]:
-    """Write DUPLICATES for the shards' *tables* (names in the store) to *path*; return the rows, and their counts."""
+    """Write DUPLICATES for the shard *tables* (names in the store) to *path*; return the row count and counters."""
     with connect(store, work=work) as connection:
         connection.execute("SET preserve_insertion_order = false")
         create_view(connection, store, "crawl", tables, CRAWL)
-        _view_earlier(connection, store, earlier)
-        _collapse(connection)
+        _load_earlier(connection, store, earlier)
+        _group_equal(connection)
         queries = [_EXACT, _EXACT_EARLIER]
         if config.near_distance is not None:
             find_pairs(connection, config.near_distance)
@@ -107,83 +105,83 @@ def write_duplicates(
     return rows, counters
 
 
-def _view_earlier(connection: duckdb.DuckDBPyConnection, store: Store, earlier: Sequence[PublishedCrawl]) -> None:
-    """Make the table `before` (number, key, uid, sha256, phash) of earlier images, and `versions` (number, version)."""
-    names = pa.table({"number": range(len(earlier)), "version": [one.version for one in earlier]})
-    connection.register("given_versions", names.cast(pa.schema([("number", pa.int64()), ("version", pa.string())])))
-    connection.execute("CREATE TEMP TABLE versions AS SELECT * FROM given_versions")
+def _load_earlier(connection: duckdb.DuckDBPyConnection, store: Store, earlier: Sequence[PublishedCrawl]) -> None:
+    """Create `earlier_rows` (number, key, uid, sha256, phash) with the earlier images, and `versions` (number, version)."""
+    names = pa.table({"number": range(len(earlier)), "version": [crawl.version for crawl in earlier]})
+    connection.register("version_names", names.cast(pa.schema([("number", pa.int64()), ("version", pa.string())])))
+    connection.execute("CREATE TEMP TABLE versions AS SELECT * FROM version_names")
     connection.execute(
-        "CREATE TEMP TABLE before (number BIGINT, key VARCHAR, uid VARCHAR, sha256 VARCHAR, phash VARCHAR)"
+        "CREATE TEMP TABLE earlier_rows (number BIGINT, key VARCHAR, uid VARCHAR, sha256 VARCHAR, phash VARCHAR)"
     )
-    for number, one in enumerate(earlier):
-        create_view(connection, store, f"crawl_{number}", one.tables, CRAWL)
+    for number, crawl in enumerate(earlier):
+        create_view(connection, store, f"crawl_{number}", crawl.tables, CRAWL)
         connection.execute(f"""
-            INSERT INTO before SELECT {number}, key, uid, sha256, phash FROM crawl_{number}
+            INSERT INTO earlier_rows SELECT {number}, key, uid, sha256, phash FROM crawl_{number}
             WHERE status = '{SUCCESS}'""")
 
 
-def _collapse(connection: duckdb.DuckDBPyConnection) -> None:
-    """Put equal images together, then equal hashes: `firsts` and `olds` by their bytes, `points` by their hash.
+def _group_equal(connection: duckdb.DuckDBPyConnection) -> None:
+    """Group equal images into `current_images` and `earlier_images`, then equal hashes into `points`.
 
-    A point has a place in the order of what is kept: earlier versions' in their order, then the version's own by key.
+    `place` orders the points: those of earlier versions first, in order, then those of this version by key.
     """
     connection.execute(f"""
-        CREATE TEMP TABLE firsts AS
+        CREATE TEMP TABLE current_images AS
         SELECT sha256, min(key) AS key, arg_min(uid, key) AS uid, any_value(phash) AS phash
         FROM crawl WHERE status = '{SUCCESS}' GROUP BY sha256""")
     connection.execute("""
-        CREATE TEMP TABLE olds AS
-        SELECT sha256, min((number, key)) AS spot, arg_min(uid, (number, key)) AS uid, any_value(phash) AS phash
-        FROM before GROUP BY sha256""")
-    connection.execute("DROP TABLE before")
+        CREATE TEMP TABLE earlier_images AS
+        SELECT sha256, min((number, key)) AS origin, arg_min(uid, (number, key)) AS uid, any_value(phash) AS phash
+        FROM earlier_rows GROUP BY sha256""")
+    connection.execute("DROP TABLE earlier_rows")
     connection.execute("""
         CREATE TEMP TABLE points AS
         SELECT ('0x' || phash)::UBIGINT AS hash, phash, own, number, key, uid,
             row_number() OVER (ORDER BY own, number, key) - 1 AS place
         FROM (
             SELECT phash, true AS own, 0 AS number, min(key) AS key, arg_min(uid, key) AS uid
-            FROM firsts WHERE phash IS NOT NULL GROUP BY phash
+            FROM current_images WHERE phash IS NOT NULL GROUP BY phash
             UNION ALL
-            SELECT phash, false, min(spot)[1], min(spot)[2], arg_min(uid, spot) FROM olds
+            SELECT phash, false, min(origin)[1], min(origin)[2], arg_min(uid, origin) FROM earlier_images
             WHERE phash IS NOT NULL GROUP BY phash
         )""")
 
 
 def find_pairs(connection: duckdb.DuckDBPyConnection, distance: int) -> None:
-    """Make the table `pairs` (earlier, later, distance) of the table `points` (hash UBIGINT, place, own).
+    """Create the table `pairs` (earlier, later, distance) from `points` (hash UBIGINT, place, own).
 
-    Each point appears as `later` with those before it that are no more than *distance* bits apart, if it is the
-    version's own. Hashes of a place each: equal ones of the same version were put together before.
+    `later` is a point of this version; `earlier` is any point before it within *distance* bits. Hashes within one
+    version are distinct.
     """
-    rest = " ".join(f"WHEN {band} THEN {_others(band)}" for band in range(4))
+    rest = " ".join(f"WHEN {band} THEN {_other_bands(band)}" for band in range(4))
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE banded AS
         SELECT hash, place, own, band * 65536 + bands[band + 1] AS bucket, CASE band {rest} END AS rest
         FROM (SELECT *, [{_BANDS}] AS bands FROM points), (SELECT unnest(range(4)) AS band)""")
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE crowded AS
-        SELECT bucket FROM banded GROUP BY bucket HAVING count(*) > {_CROWD} AND bool_or(own)""")
+        SELECT bucket FROM banded GROUP BY bucket HAVING count(*) > {_MAX_BUCKET} AND bool_or(own)""")
     connection.execute("CREATE OR REPLACE TEMP VIEW sparse AS SELECT * FROM banded ANTI JOIN crowded USING (bucket)")
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE chunked AS
         SELECT hash, place, own, bucket,
-            (row_number() OVER (PARTITION BY bucket ORDER BY hash, place)) // {_CROWD} AS chunk
+            (row_number() OVER (PARTITION BY bucket ORDER BY hash, place)) // {_MAX_BUCKET} AS chunk
         FROM (
             SELECT hash, place, own, bucket * 16384 + part * 4096 + ((rest >> (12 * part)) & 4095) AS bucket
             FROM banded SEMI JOIN crowded USING (bucket), (SELECT unnest(range(4)) AS part)
         )""")
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE pairs AS
-        {_compared("sparse", "bucket", distance)} UNION {_compared("chunked", "bucket, chunk", distance)}""")
+        {_pairs_query("sparse", "bucket", distance)} UNION {_pairs_query("chunked", "bucket, chunk", distance)}""")
     connection.execute("DROP TABLE chunked; DROP VIEW sparse; DROP TABLE crowded; DROP TABLE banded")
 
 
-def _others(band: int) -> str:
+def _other_bands(band: int) -> str:
     high, middle, low = (f"bands[{other + 1}]" for other in range(4) if other != band)
     return f"({high} << 32) + ({middle} << 16) + {low}"
 
 
-def _compared(table: str, shared: str, distance: int) -> str:
+def _pairs_query(table: str, shared: str, distance: int) -> str:
     return f"""
         SELECT a.place AS earlier, b.place AS later, bit_count(xor(a.hash, b.hash)) AS distance
         FROM {table} AS a JOIN {table} AS b USING ({shared})
@@ -191,11 +189,10 @@ def _compared(table: str, shared: str, distance: int) -> str:
 
 
 def choose_kept(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make the table `copies` (place, kept, distance) from `pairs` of the version's own points.
+    """Create the table `copies` (place, kept, distance) from `pairs` of this version's points.
 
-    In the order of their places each point is kept, unless it is near one that is kept: then it is a copy of the
-    nearest of these. So no copy is one only of another copy, however long a chain of small changes is. Memory: a byte
-    for each point, and what is said of the copies.
+    In order, each point is kept unless it is near a kept point; then it is a copy of the nearest one. A copy never
+    refers to another copy, however long a chain of small changes is. Memory: one byte per point, plus the copies.
     """
     points = connection.execute("SELECT count(*) FROM points").fetchall()[0][0]
     dropped = bytearray(points)

@@ -1,7 +1,6 @@
-"""An earlier crawl of the interval whose failed rows are tried again; all its other rows are taken over as they are.
+"""An earlier crawl of the interval whose failed rows are retried; all other rows are reused unchanged.
 
-What is published is never changed: the revision that comes of it lies beside the earlier version, with all rows, and
-its manifest names the crawl that it was made from.
+The retry publishes a new revision with all rows; its manifest lists the earlier crawl as an input.
 """
 
 from __future__ import annotations
@@ -23,28 +22,30 @@ from vecap_tasks.crawl.image.decode import DecodedImage
 from vecap_tasks.crawl.shard_images import SUCCESS, Outcome, Spool
 from vecap_tasks.errors import CorruptError, Failure, PermanentError
 
-# What another try does not change: somebody's decision, or what the image is. All that is not named here may pass.
-# A change of this list changes what a retry makes: raise the stage's `revision` with it.
-PERMANENT = frozenset(
+# Failures that a retry cannot change: decisions of site owners, or properties of the image. All others may pass.
+# If you change this list, increase the stage's `revision`.
+PERMANENT_REASONS = frozenset(
     {
         "bad_url", "scheme", "forbidden_address", "robots", "opt_out", "bad_redirect", "too_many_redirects",
         "too_large", "bad_encoding", "not_an_image", "damaged", "unsupported", "too_many_pixels",
         "too_many_scans", "too_long",
     }
 )  # fmt: skip
-_REFUSED = re.compile(r"http_[1-4]\d\d")
-_PASSING = frozenset({"http_408", "http_425", "http_429"})  # too early, too often: RFC 9110, RFC 8470, RFC 6585
-_MAY_DIFFER = ("fetch", "retry_failed")  # settings under which the rows that are taken over would be the same
+_HTTP_ERROR = re.compile(r"http_[1-4]\d\d")
+_TEMPORARY_STATUSES = frozenset({"http_408", "http_425", "http_429"})  # RFC 9110, RFC 8470, RFC 6585
+_IGNORED_SETTINGS = ("fetch", "retry_failed")  # settings that do not affect reused rows
 
 
 def is_permanent(reason: str) -> bool:
-    """Say whether a row that failed for *reason* is left as it is, unless its reason is asked for."""
-    return reason in PERMANENT or (_REFUSED.fullmatch(reason) is not None and reason not in _PASSING)
+    """Return whether rows that failed for *reason* are retried only if the reason is listed explicitly."""
+    return reason in PERMANENT_REASONS or (
+        _HTTP_ERROR.fullmatch(reason) is not None and reason not in _TEMPORARY_STATUSES
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class PreviousCrawl:
-    """A finished crawl. `reasons` are those that are tried again."""
+    """A finished crawl. Rows that failed for one of `reasons` are retried."""
 
     store: Store
     version: str
@@ -56,22 +57,22 @@ class PreviousCrawl:
         return Input("dataset", f"{self.version}/crawl", self.manifest.digest)
 
     def read(self, path: str) -> bytes:
-        """Return a file of the crawl. Raises CorruptError where it is not what its manifest says."""
+        """Return the content of a file of the crawl. Raises CorruptError if it differs from its manifest."""
         with self._open(path) as stream:
             return stream.read()
 
     def outcomes(self, shard: str, spool: Spool) -> list[Outcome | None]:
-        """Return what became of each row of *shard*, the JPEGs going to *spool*; None where it is to be tried again.
+        """Return the outcome of each row of *shard*, None for rows to retry; append the JPEGs to *spool*.
 
-        Raises CorruptError.
+        Raises CorruptError if a file differs from its manifest.
         """
         with self._open(f"{shard}.parquet") as stream:
             rows = pq.read_table(stream).to_pylist()
-        lengths = dict(self._images(shard, spool)) if any(row["status"] == SUCCESS for row in rows) else {}
+        lengths = dict(self._copy_images(shard, spool)) if any(row["status"] == SUCCESS for row in rows) else {}
         return [self._outcome(row, *lengths.get(row["key"], (0, 0))) for row in rows]
 
-    def _images(self, shard: str, spool: Spool) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Copy the JPEGs to *spool*; give their keys, and where they lie in it."""
+    def _copy_images(self, shard: str, spool: Spool) -> Iterator[tuple[str, tuple[int, int]]]:
+        """Copy the JPEGs to *spool*; yield each key with its offset and length."""
         with self._open(f"{shard}.tar") as stream:
             for sample in read_samples(stream, self.manifest.file(f"{shard}.tar"), ("jpg",)):
                 jpeg = sample.members["jpg"]
@@ -91,44 +92,44 @@ class PreviousCrawl:
         name = self.manifest.file(path)
         entry = next(entry for entry in self.manifest.files if entry.path == path)
         try:
-            sound = self.store.sha256(name) == entry.sha256
+            verified = self.store.sha256(name) == entry.sha256
         except FileNotFoundError:
-            sound = False
-        if not sound:
-            raise CorruptError(f"{name} is missing or was changed, and cannot be taken over; restore it")
+            verified = False
+        if not verified:
+            raise CorruptError(f"{name} is corrupt: missing or changed; restore it or crawl everything again")
         with self.store.local(name) as local, local.open("rb") as stream:
             yield stream
 
 
 def open_previous(store: Store, config: Config, interval: str) -> PreviousCrawl | None:
-    """Return the crawl that `crawl.retry_failed` names, None where it is not set.
+    """Return the crawl that `crawl.retry_failed` names, None if not set.
 
-    Raises VecapError where that is of another interval, is not finished, was made under settings that the rest of
-    its rows would differ under, or has no row to try again.
+    Raises VecapError if it belongs to another interval, is not finished, used different settings, or has no row to
+    retry.
     """
     retry = config.crawl.retry_failed
     if retry is None:
         return None
     if interval_of(retry.version) != interval:
         raise PermanentError(
-            f"crawl.retry_failed.version: {retry.version} is no version of {interval}; name one, or leave it out"
+            f"crawl.retry_failed.version: {retry.version} is not a version of {interval}; name one of that interval"
         )
     version = read_version(store, config.dataset, retry.version)
     manifest = read_manifest(store, f"{version.folder}/crawl")
     if manifest is None:
-        raise PermanentError(f"version {retry.version} has no crawl to take over; finish it with `vecap crawl`")
-    now = config.crawl.identity()
-    for name in sorted(now.keys() | manifest.config.keys()):
-        if name not in _MAY_DIFFER and now.get(name) != manifest.config.get(name):
+        raise PermanentError(f"version {retry.version} has no finished crawl; finish it with `vecap crawl`")
+    current = config.crawl.identity()
+    for name in sorted(current.keys() | manifest.config.keys()):
+        if name not in _IGNORED_SETTINGS and current.get(name) != manifest.config.get(name):
             raise PermanentError(
-                f"version {retry.version} was crawled with another crawl.{name}; restore it or crawl everything again"
+                f"version {retry.version} used a different crawl.{name}; restore it or crawl everything again"
             )
     failed = {
         name.removeprefix("error."): count for name, count in manifest.counters.items() if name.startswith("error.")
     }
-    asked = set(retry.reasons) or {reason for reason in failed if not is_permanent(reason)}
-    if not asked & failed.keys():
-        there = ", ".join(f"{reason} ({count:,})" for reason, count in sorted(failed.items())) or "none"
-        wanted = ", ".join(sorted(asked)) or "that may pass"
-        raise PermanentError(f"version {retry.version} has no failed row with a reason {wanted}; there are: {there}")
-    return PreviousCrawl(store, retry.version, manifest, frozenset(asked))
+    reasons = set(retry.reasons) or {reason for reason in failed if not is_permanent(reason)}
+    if not reasons & failed.keys():
+        failures = ", ".join(f"{reason} ({count:,})" for reason, count in sorted(failed.items())) or "none"
+        wanted = ", ".join(sorted(retry.reasons)) or "any reason that may pass"
+        raise PermanentError(f"version {retry.version} has no failed rows for {wanted}; its failures: {failures}")
+    return PreviousCrawl(store, retry.version, manifest, frozenset(reasons))

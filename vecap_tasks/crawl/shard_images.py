@@ -1,4 +1,4 @@
-"""Fetches, or reads from an archive, and decodes the images of one shard; each URL once."""
+"""Downloads or reads from an archive the images of one shard and decodes them; each URL once."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from vecap_tasks.core.store import open_filesystem
 from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 from vecap_tasks.crawl.http.robots import opted_out, product_token
 from vecap_tasks.crawl.image.decode import DecodedImage
-from vecap_tasks.crawl.image.decode_pool import Decoders
+from vecap_tasks.crawl.image.decode_pool import DecodePool
 from vecap_tasks.crawl.sources.link import ByteRange
 from vecap_tasks.crawl.warc.records import MAX_HEADER, Records, parse_response
 from vecap_tasks.errors import Failure, VecapError, failure_of
 
 SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE = "success", "failed_to_download", "failed_to_resize"
-_DECODERS = 2  # threads; what they call lets go of the interpreter while it decodes
+_DECODE_THREADS = 2  # threads; decoding releases the GIL
 
 
-def read_stored(config: Config, stored: ByteRange) -> bytes:
-    """Return the bytes of an image: of its file, here or on S3, only they are read.
+def read_archived(config: Config, stored: ByteRange) -> bytes:
+    """Return the bytes of an image in a source file, local or on S3. Reads only that byte range.
 
-    Raises Failure: `not_stored` where the file is not what it was, `too_large` as for what is fetched, and of a
-    record of a WARC file what a download would raise: `opt_out`, `bad_encoding`.
+    Raises Failure: `not_stored` if the file has changed, `too_large` above `max_bytes`, and for a WARC record the
+    reasons of a download: `opt_out`, `bad_encoding`.
     """
     record = isinstance(config.crawl.source, WarcSource)  # else a tar's member
     if stored.length > config.crawl.fetch.max_bytes + (MAX_HEADER if record else 0):
@@ -40,29 +40,29 @@ def read_stored(config: Config, stored: ByteRange) -> bytes:
         with filesystem.open_input_file(path) as stream:
             stream.seek(stored.offset)
             body: bytes = stream.read(stored.length)
-    except OSError as error:  # its text has paths of this machine, and the ids of requests
+    except OSError as error:  # its text contains local paths and request ids
         missing = isinstance(error, FileNotFoundError)
         raise Failure("not_stored", "there is no such file" if missing else "the file cannot be read") from error
     if len(body) < stored.length:
         raise Failure("not_stored", "the file is shorter than it was")
-    return _payload(body, config.crawl.fetch) if record else body
+    return _response_body(body, config.crawl.fetch) if record else body
 
 
-def _payload(record: bytes, fetch: FetchConfig) -> bytes:
-    """Return the body of the answer that a record, gzipped or not, holds."""
+def _response_body(record: bytes, fetch: FetchConfig) -> bytes:
+    """Return the body of the HTTP response in *record*, gzipped or plain."""
     records = Records(io.BytesIO(record), "record", frozenset({"response", "resource"}), fetch.max_bytes + MAX_HEADER)
     try:
-        answer = parse_response(next(iter(records)))
+        response = parse_response(next(iter(records)))
     except (VecapError, StopIteration) as error:
         raise Failure("not_stored", "no record lies there any more") from error
-    if fetch.robots and (rule := opted_out(answer.robots_tags, product_token(fetch.user_agent))):
+    if fetch.robots and (rule := opted_out(response.robots_tags, product_token(fetch.user_agent))):
         raise Failure("opt_out", rule)
-    return answer.body(fetch.max_bytes)
+    return response.body(fetch.max_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one address. The JPEG lies in the spool, `length` bytes from `offset`."""
+    """The result for one URL. The JPEG is in the spool, `length` bytes from `offset`."""
 
     status: str
     failure: Failure | None = None
@@ -75,14 +75,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """An image that rows ask for: at an address, or, where a file of the source holds it already, from there."""
+    """An image to get: from its URL, or from a source file if `stored` is set."""
 
     url: str
     stored: ByteRange | None = None
 
 
 def image_requests(candidates: pa.Table) -> list[ImageRequest]:
-    """Return what each row of *candidates* (CANDIDATES) asks for."""
+    """Return the image request of each row of *candidates* (CANDIDATES)."""
     columns = (candidates[name].to_pylist() for name in ("url", "stored_in", "stored_at", "stored_bytes"))
     return [
         ImageRequest(url, None if archive is None else ByteRange(archive, offset, length))
@@ -91,7 +91,7 @@ def image_requests(candidates: pa.Table) -> list[ImageRequest]:
 
 
 class Spool:
-    """A file that keeps the JPEGs in the order in which they come, so that memory does not grow with the shard."""
+    """A temporary file of JPEGs, so that memory is independent of the shard size."""
 
     def __init__(self, path: Path) -> None:
         self._file: IO[bytes] = path.open("w+b")
@@ -101,7 +101,7 @@ class Spool:
         self._file.close()
 
     def append(self, data: bytes) -> int:
-        """Keep *data* and return its offset."""
+        """Append *data* and return its offset."""
         offset = self._end
         self._file.seek(offset)
         self._file.write(data)
@@ -114,21 +114,21 @@ class Spool:
 
 
 async def download_all(
-    wants: Iterable[ImageRequest], config: Config, fetcher: Fetcher, spool: Spool
+    requests: Iterable[ImageRequest], config: Config, fetcher: Fetcher, spool: Spool
 ) -> dict[ImageRequest, Outcome]:
-    """Return what became of each distinct image of *wants*; the JPEGs go to *spool*.
+    """Return the outcome of each distinct request; append the JPEGs to *spool*.
 
-    Raises OSError where the spool cannot be written; what fails in a download is its outcome.
+    A failed download is an outcome. Raises OSError if the spool cannot be written.
     """
-    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as threads:
-        decoders = Decoders(config.crawl.image, threads, _DECODERS)
+    with ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="decode") as threads:
+        decoders = DecodePool(config.crawl.image, threads, _DECODE_THREADS)
         try:
             async with asyncio.TaskGroup() as group:
-                one = _Downloader(config, fetcher, threads, decoders, spool).get
-                tasks = {want: group.create_task(one(want)) for want in dict.fromkeys(wants)}
+                download = _Downloader(config, fetcher, threads, decoders, spool).get
+                tasks = {request: group.create_task(download(request)) for request in dict.fromkeys(requests)}
         except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None  # the group holds it: a chain of the two would be a circle
-    return {want: task.result() for want, task in tasks.items()}
+            raise failed.exceptions[0] from None  # the group contains it; chaining would create a cycle
+    return {request: task.result() for request, task in tasks.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,25 +136,25 @@ class _Downloader:
     config: Config
     fetcher: Fetcher
     threads: ThreadPoolExecutor
-    decoders: Decoders
+    decoders: DecodePool
     spool: Spool
 
-    async def get(self, want: ImageRequest) -> Outcome:
+    async def get(self, request: ImageRequest) -> Outcome:
         try:
-            if want.stored is None:
-                return await self.fetcher.get(want.url, self._fetched)
+            if request.stored is None:
+                return await self.fetcher.get(request.url, self._on_download)
             loop = asyncio.get_running_loop()
-            body = await loop.run_in_executor(self.threads, read_stored, self.config, want.stored)
+            body = await loop.run_in_executor(self.threads, read_archived, self.config, request.stored)
         except Exception as error:
-            return Outcome(FAILED_TO_DOWNLOAD, failure_of(error, want.url))
-        return await self._decoded(body, want.url)
+            return Outcome(FAILED_TO_DOWNLOAD, failure_of(error, request.url))
+        return await self._decode(body, request.url)
 
-    async def _fetched(self, download: Download) -> Outcome:
-        return await self._decoded(download.body, download.url)
+    async def _on_download(self, download: Download) -> Outcome:
+        return await self._decode(download.body, download.url)
 
-    async def _decoded(self, body: bytes, url: str) -> Outcome:
-        made = await self.decoders.decode(body, url)
-        if made.failure is not None:
-            return Outcome(FAILED_TO_RESIZE, made.failure, made.sha256, len(body))
-        offset = self.spool.append(made.jpeg)
-        return Outcome(SUCCESS, None, made.sha256, len(body), made.image, offset, len(made.jpeg))
+    async def _decode(self, body: bytes, url: str) -> Outcome:
+        result = await self.decoders.decode(body, url)
+        if result.failure is not None:
+            return Outcome(FAILED_TO_RESIZE, result.failure, result.sha256, len(body))
+        offset = self.spool.append(result.jpeg)
+        return Outcome(SUCCESS, None, result.sha256, len(body), result.image, offset, len(result.jpeg))

@@ -1,4 +1,4 @@
-"""The files of one shard, as img2dataset names them: images in a tar, every row in a table, and the counts."""
+"""Writes the files of one shard in img2dataset's layout: images in a tar, all rows in a table, and stats."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.crawl.shard_images import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, Outcome, Spool
 
-pa.array([0])  # with its first array pyarrow imports pandas, if it is installed; better before a host waits for us
+pa.array([0])  # pyarrow imports pandas with its first array, if installed; do it before downloads start
 
 
 def write_shard(shard: str, candidates: pa.Table, outcomes: Sequence[Outcome], spool: Spool, work: Path) -> ShardOutput:
-    """Write `<shard>.tar`, `.parquet` and `_stats.json` into *work*; *outcomes* has one for each row.
+    """Write `<shard>.tar`, `.parquet` and `_stats.json` into *work*; *outcomes* has one entry per row.
 
-    A shard without a single image gets no tar: webdataset fails on empty ones.
+    A shard without images gets no tar, because webdataset fails on empty tars.
     """
     rows = [candidate | _columns(outcome) for candidate, outcome in zip(candidates.to_pylist(), outcomes, strict=True)]
     statuses = Counter(row["status"] for row in rows)
@@ -43,7 +43,7 @@ def write_shard(shard: str, candidates: pa.Table, outcomes: Sequence[Outcome], s
 
 
 def _columns(outcome: Outcome) -> dict[str, Any]:
-    """Return the columns that CRAWL has beyond CANDIDATES."""
+    """Return the columns that CRAWL adds to CANDIDATES."""
     image = outcome.image
     return {
         "status": outcome.status,
@@ -66,7 +66,7 @@ def _members(row: dict[str, Any], jpeg: bytes) -> dict[str, bytes]:
 
 
 def _stats(rows: int, statuses: Counter[str], reasons: Counter[str]) -> str:
-    """Return img2dataset's stats. Its times are null: they are in the receipt, as this file is part of a digest."""
+    """Return img2dataset's stats. Times are null, because this file is part of a digest; receipts have them."""
     body = {
         "count": rows,
         "successes": statuses[SUCCESS],

@@ -1,4 +1,4 @@
-"""The stage `crawl`: from a source of pages to shards of images with AltText, every row with what became of it."""
+"""The stage `crawl`: writes shards of images with AltText from a source; every row has a status."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ import pyarrow.parquet as pq
 from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Stage
 
-# What reads, fetches and decodes is imported where it is used: every stage loads this class for its fingerprint, on
-# machines without a crawler. Processes that fetch never import DuckDB, which leaves them more memory.
+# Heavy imports are local: every stage loads this class for its fingerprint, also on machines without crawl
+# dependencies. Processes that download never import DuckDB, which saves memory.
 if TYPE_CHECKING:
     from vecap_tasks.crawl.candidates import Source
     from vecap_tasks.crawl.dedup import PublishedCrawl
-    from vecap_tasks.crawl.http.fetcher import Client
+    from vecap_tasks.crawl.http.fetcher import FetcherThread
     from vecap_tasks.crawl.previous_crawl import PreviousCrawl
     from vecap_tasks.crawl.sources.link import Stats
 
 _CANDIDATES = "candidates.parquet"
 _DUPLICATES = "duplicates.parquet"
-_LINKS = "_links"  # a table for each part of the source, from which the candidates are made
+_LINKS = "_links"  # one links table per part of the source
 
 
 class Crawl(Stage):
     """A shard is `crawl.shard_size` rows of the candidates.
 
-    To prepare is to read the source, part by part; the candidates are made when the shards are first asked for.
-    Where failed rows of an earlier crawl are tried again, its candidates are taken over, and no source is read.
+    Preparation reads the source, part by part. The candidates are created when the shards are first requested. With
+    `crawl.retry_failed` the candidates of the earlier crawl are reused and no source is read.
     """
 
     name: ClassVar[str] = "crawl"
-    revision: ClassVar[int] = 3  # JPEGs are decoded to other sizes, and filtered another way
+    revision: ClassVar[int] = 3  # 3: JPEG decode size and filter changed
     rates: ClassVar[tuple[str, ...]] = ("success",)
 
     def inputs(self) -> list[Input]:
-        retried = [] if self._earlier is None else [self._earlier.input]
-        published = [Input("version", one.version, one.digest) for one in self._published]
+        retried = [] if self._previous is None else [self._previous.input]
+        published = [Input("version", crawl.version, crawl.digest) for crawl in self._published]
         return [*self._stats.inputs, *retried, *published]
 
     def preparations(self) -> list[str]:
-        if self._earlier is not None or self.store.exists(f"{self.folder}/{_CANDIDATES}"):
+        if self._previous is not None or self.store.exists(f"{self.folder}/{_CANDIDATES}"):
             return []
-        made = set(self.store.files(f"{self.folder}/{_LINKS}"))
-        return [part for part in self._source.parts() if PurePosixPath(self._links(part)).name not in made]
+        done = set(self.store.files(f"{self.folder}/{_LINKS}"))
+        return [part for part in self._source.parts() if PurePosixPath(self._links_path(part)).name not in done]
 
     def prepare(self, part: str) -> None:
-        from vecap_tasks.crawl.candidates import archived_images_of, extract
+        from vecap_tasks.crawl.candidates import archived_images_path, extract
 
         with self.store.workspace() as work:
             path = work / "links.parquet"
             extract(self._source, part, path)
-            links = self._links(part)
-            if archived_images_of(path).exists():
-                self.store.upload(str(archived_images_of(PurePosixPath(links))), archived_images_of(path))
-            self.store.upload(links, path)  # last: a part with links is done
+            links = self._links_path(part)
+            if archived_images_path(path).exists():
+                self.store.upload(str(archived_images_path(PurePosixPath(links))), archived_images_path(path))
+            self.store.upload(links, path)  # last: marks the part as done
 
     def shards(self) -> list[str]:
         from vecap_tasks.crawl.candidates import shard_names
@@ -74,16 +74,16 @@ class Crawl(Stage):
 
         candidates = self._rows(int(shard))
         with closing(Spool(work / "spool")) as spool:
-            wants = image_requests(candidates)
-            taken = self._earlier.outcomes(shard, spool) if self._earlier else [None] * len(wants)
-            again = [want for want, outcome in zip(wants, taken, strict=True) if outcome is None]
-            made = self._client.run(lambda fetcher: download_all(again, self.config, fetcher, spool))
-            outcomes = [outcome or made[want] for want, outcome in zip(wants, taken, strict=True)]
-            written = write_shard(shard, candidates, outcomes, spool, work)
-        if self._earlier is None:
-            return written
-        recovered = sum(made[want].status == SUCCESS for want in again)
-        return replace(written, counters={**written.counters, "retried": len(again), "recovered": recovered})
+            requests = image_requests(candidates)
+            reused = self._previous.outcomes(shard, spool) if self._previous else [None] * len(requests)
+            pending = [request for request, outcome in zip(requests, reused, strict=True) if outcome is None]
+            results = self._fetcher.run(lambda fetcher: download_all(pending, self.config, fetcher, spool))
+            outcomes = [outcome or results[request] for request, outcome in zip(requests, reused, strict=True)]
+            output = write_shard(shard, candidates, outcomes, spool, work)
+        if self._previous is None:
+            return output
+        recovered = sum(results[request].status == SUCCESS for request in pending)
+        return replace(output, counters={**output.counters, "retried": len(pending), "recovered": recovered})
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         from vecap_tasks.crawl.dedup import write_duplicates
@@ -91,14 +91,14 @@ class Crawl(Stage):
         tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
         config = self.config.crawl.duplicates
         duplicates, counters = write_duplicates(self.store, tables, self._published, config, work, work / _DUPLICATES)
-        with self.store.local(f"{self.folder}/{_CANDIDATES}") as made:
-            shutil.copyfile(made, work / _CANDIDATES)
+        with self.store.local(f"{self.folder}/{_CANDIDATES}") as candidates:
+            shutil.copyfile(candidates, work / _CANDIDATES)
         files = {_CANDIDATES: self._footer.num_rows, _DUPLICATES: duplicates}
         return ShardOutput(files, self._stats.counters | counters)
 
     @cached_property
     def _published(self) -> list[PublishedCrawl]:
-        """The crawls that duplicates are looked for in, as they are published when this is first asked."""
+        """The published crawls to search for duplicates, as of first use."""
         from vecap_tasks.crawl.dedup import published_crawls
 
         return published_crawls(self.store, self.version) if self.config.crawl.duplicates.earlier else []
@@ -108,10 +108,10 @@ class Crawl(Stage):
             return pq.ParquetFile(stream).read_row_group(shard)
 
     @cached_property
-    def _client(self) -> Client:
-        from vecap_tasks.crawl.http.fetcher import Client
+    def _fetcher(self) -> FetcherThread:
+        from vecap_tasks.crawl.http.fetcher import FetcherThread
 
-        return Client(self.config.crawl.fetch)
+        return FetcherThread(self.config.crawl.fetch)
 
     @property
     def _stats(self) -> Stats:
@@ -120,7 +120,7 @@ class Crawl(Stage):
         return read_stats(self._footer)
 
     @cached_property
-    def _earlier(self) -> PreviousCrawl | None:
+    def _previous(self) -> PreviousCrawl | None:
         from vecap_tasks.crawl.previous_crawl import open_previous
 
         return open_previous(self.store, self.config, self.version.interval)
@@ -131,24 +131,24 @@ class Crawl(Stage):
 
         return open_source(self.config, self.version.interval)
 
-    def _links(self, part: str) -> str:
-        """Return where the store has the links of *part*, whose name may be no file name."""
+    def _links_path(self, part: str) -> str:
+        """Return the store path of the links of *part*; part names may not be valid file names."""
         return f"{self.folder}/{_LINKS}/{hashlib.sha256(part.encode()).hexdigest()[:16]}.parquet"
 
     @cached_property
     def _footer(self) -> Any:
-        """The footer of the candidates, which are made if they are not there. Of two who make them one wins."""
+        """The footer of the candidates table, which is created if missing. Concurrent creation is safe."""
         from vecap_tasks.crawl.candidates import write_candidates
 
         name = f"{self.folder}/{_CANDIDATES}"
-        if not self.store.exists(name) and self._earlier is not None:
-            self.store.create(name, self._earlier.read(_CANDIDATES))
+        if not self.store.exists(name) and self._previous is not None:
+            self.store.create(name, self._previous.read(_CANDIDATES))
         elif not self.store.exists(name):
             for part in self.preparations():
                 self.prepare(part)
-            tables = [self._links(part) for part in self._source.parts()]
+            tables = [self._links_path(part) for part in self._source.parts()]
             with self.store.workspace() as work:
-                made = write_candidates(self.store, tables, self.config.crawl.shard_size, work)
-                self.store.create(name, made.read_bytes())
+                path = write_candidates(self.store, tables, self.config.crawl.shard_size, work)
+                self.store.create(name, path.read_bytes())
         with self.store.open(name) as stream:
             return pq.read_metadata(stream)

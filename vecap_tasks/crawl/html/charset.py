@@ -1,4 +1,4 @@
-"""The charset of a page, found as browsers do it: byte order mark, HTTP header, meta element, then a guess."""
+"""Character encoding of a page, in browser order: byte order mark, HTTP header, meta element, then detection."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import re
 
 from charset_normalizer import from_bytes
 
-_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _META = re.compile(rb"<meta[^>]{0,300}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)", re.IGNORECASE)
-_META_BYTES = 4096  # the standard says 1,024; pages that put more before it are read as they are meant
+_META_BYTES = 4096  # the standard says 1,024; some pages declare the charset later
 _XML = re.compile(rb"<\?xml[^>]{0,300}?encoding\s*=\s*[\"']([A-Za-z0-9_.:-]+)")
 _XML_UTF16 = ((b"<\0?\0x\0", "utf-16-le"), (b"\0<\0?\0x", "utf-16-be"))
 _GUESS_BYTES = 1 << 16
-# The labels of the WHATWG Encoding Standard, section 4.2, by the Python codec that decodes them; several mean a wider
-# encoding than their name says. No other label reaches a codec: Python also knows some that are no text of the web
-# (`idna`, `punycode`, `undefined`), and raise or take quadratic time whatever the error handler. Differences from the
-# standard: `latin-1`, `utf-16-le` and `utf-16-be` are added, iso-2022-kr and hz-gb-2312 are decoded rather than refused
-# (they are a danger in a browser only), and iso-2022-cn and x-user-defined, which Python lacks, are unknown.
+# Labels of the WHATWG Encoding Standard, section 4.2, by Python codec; several labels map to a superset encoding. Other
+# labels are ignored: Python also has codecs that are not web encodings (`idna`, `punycode`, `undefined`) and that raise
+# or take quadratic time with any error handler. Differences from the standard: `latin-1`, `utf-16-le` and `utf-16-be`
+# are added; iso-2022-kr and hz-gb-2312 are decoded, because they are a risk only in browsers; iso-2022-cn and
+# x-user-defined, which Python lacks, are unknown.
 _LABELS = {
     "utf-8": "unicode-1-1-utf-8 unicode11utf8 unicode20utf8 utf-8 utf8 x-unicode20utf8",
     "utf-16-le": "csunicode iso-10646-ucs-2 ucs-2 unicode unicodefeff utf-16 utf-16-le utf-16le",
@@ -68,26 +68,26 @@ _CODECS = {label: codec for codec, labels in _LABELS.items() for label in labels
 
 
 def to_utf8(body: bytes, header: str | None) -> bytes:
-    """Return *body* in UTF-8, with U+FFFD for bytes that do not fit; *header* is the charset of the HTTP header.
+    """Return *body* in UTF-8, with U+FFFD for invalid bytes; *header* is the charset of the HTTP header.
 
-    A page that is in UTF-8 already, as most are, is returned as it is, and not made into text in between.
+    A body that is valid UTF-8 is returned unchanged.
     """
-    for mark, name in _MARKS:
-        if body.startswith(mark):
-            return body[len(mark) :].decode(name, "replace").encode()
-    codec = _codec(header or "") or _declared(body[:_META_BYTES])
+    for bom, name in _BOMS:
+        if body.startswith(bom):
+            return body[len(bom) :].decode(name, "replace").encode()
+    codec = _codec(header or "") or _declared_codec(body[:_META_BYTES])
     if codec in (None, "utf-8"):
         try:
             body.decode("utf-8")
         except UnicodeDecodeError:
-            codec = codec or _guess(body)
+            codec = codec or _detect(body)
         else:
             return body
     return body.decode(codec, "replace").encode("utf-8", "replace")
 
 
-def _declared(head: bytes) -> str | None:
-    """Return the codec that the page names itself: in the first meta with a known label, else as XML does."""
+def _declared_codec(head: bytes) -> str | None:
+    """Return the codec that the page declares: the first known label of a meta element, else of the XML declaration."""
     for start, codec in _XML_UTF16:
         if head.startswith(start):
             return codec
@@ -96,16 +96,16 @@ def _declared(head: bytes) -> str | None:
         labels.append(declaration[1])
     for label in labels:
         named = _codec(label.decode("ascii"))
-        if named and not named.startswith("utf-16"):  # a page whose declaration can be read is not UTF-16
+        if named and not named.startswith("utf-16"):  # an ASCII-readable declaration rules out UTF-16
             return named
     return None
 
 
-def _guess(body: bytes) -> str:
+def _detect(body: bytes) -> str:
     guess = from_bytes(body[:_GUESS_BYTES]).best()
     return guess.encoding if guess else "windows-1252"
 
 
 def _codec(label: str) -> str | None:
-    """Return the Python codec for *label*; None for one that the standard does not know, which counts for nothing."""
+    """Return the Python codec for *label*, None if the standard does not define it."""
     return _CODECS.get(label.strip("\t\n\f\r \"'").lower())

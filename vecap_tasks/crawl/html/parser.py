@@ -1,4 +1,4 @@
-"""Images, AltText and links of an HTML page. The parser is lexbor, which follows the HTML standard."""
+"""Extracts images, AltText and links from an HTML page with lexbor, a parser that follows the HTML standard."""
 
 from __future__ import annotations
 
@@ -17,79 +17,81 @@ from vecap_tasks.crawl.http.url import absolute, fast_path
 from vecap_tasks.errors import Failure, failure_of
 
 HTML = ("text/html", "application/xhtml+xml")
-# What nearly all candidates of a srcset are: an address and its width. Neither this nor the others go back over what
-# they matched (`*+`), so that the time is linear, whatever the text.
-_FAST = re.compile(r"[ \t\n\r\f,]*+([^ \t\n\r\f]*[^ \t\n\r\f,])[ \t\n\r\f]++([1-9][0-9]{0,8})w[ \t\n\r\f]*+(?:,|\Z)")
-_ADDRESS = re.compile(r"[ \t\n\r\f,]*+([^ \t\n\r\f]++)")
+# Nearly all srcset candidates: a URL and its width. The patterns use possessive quantifiers (`*+`), so that matching
+# takes linear time for any text.
+_WIDTH_CANDIDATE = re.compile(
+    r"[ \t\n\r\f,]*+([^ \t\n\r\f]*[^ \t\n\r\f,])[ \t\n\r\f]++([1-9][0-9]{0,8})w[ \t\n\r\f]*+(?:,|\Z)"
+)
+_URL = re.compile(r"[ \t\n\r\f,]*+([^ \t\n\r\f]++)")
 _DESCRIPTORS = re.compile(r"(?:\([^)]*+(?:\)|\Z)|[^,(]++)*+")
-# Browsers leave out a candidate whose number is beyond theirs; no image is that wide, or a screen that dense.
+# Browsers ignore candidates whose numbers overflow; no image or screen reaches these limits.
 _DESCRIPTOR = re.compile(
     r"(?P<whole>0*[1-9][0-9]{0,8})(?P<unit>[wh])"
     r"|(?P<density>-?(?:[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,2})?)x"
 )
-# Where scripts that load images late keep the real address; `src` is then a placeholder.
+# Attributes in which lazy-loading scripts keep the real URL; `src` is then a placeholder.
 _LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy", "data-original-src", "data-full-src", "data-url")
-_LAZY_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set")
-_ANY_LAZY = frozenset((*_LAZY, *_LAZY_SETS))
-_NOWHERE: tuple[str | None, str | None] = (None, None)
-# Everything that is looked at, found in one pass over the page.
-_MARKED = "img, meta, base, figure, [lang], [xml\\:lang]"
+_LAZY_SRCSETS = ("data-srcset", "data-lazy-srcset", "data-original-set")
+_ANY_LAZY = frozenset((*_LAZY, *_LAZY_SRCSETS))
+_NO_CONTEXT: tuple[str | None, str | None] = (None, None)
+# All elements that are used, selected in one pass over the page.
+_SELECTOR = "img, meta, base, figure, [lang], [xml\\:lang]"
 Attributes = dict[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One HTML page. `url` is where it was found at last, `source` the file or seed that led to it."""
+    """One HTML page. `url` is the URL after redirects, `source` the file or seed that led to it."""
 
     url: str
     body: bytes
-    charset: str | None  # as the HTTP header says
+    charset: str | None  # from the HTTP header
     robots_tags: tuple[str, ...]  # values of X-Robots-Tag
     source: str
 
 
-class Choice(NamedTuple):  # for speed, as Link
-    """One address with its width in pixels (`800w`) or its density (`2x`; 1 where neither is written)."""
+class SrcsetCandidate(NamedTuple):  # a tuple for speed, like Link
+    """One URL of a srcset with its width in pixels (`800w`) or its density (`2x`; default 1)."""
 
-    address: str
+    url: str
     width: int | None
     density: float
 
 
-def parse_srcset(text: str) -> list[Choice]:
-    """Return the choices in the order written; those whose descriptors cannot be read are left out."""
-    choices: list[Choice] = []
+def parse_srcset(text: str) -> list[SrcsetCandidate]:
+    """Return the candidates in document order, without those with invalid descriptors."""
+    candidates: list[SrcsetCandidate] = []
     position = 0
     while True:
-        while match := _FAST.match(text, position):
-            choices.append(Choice(match[1], int(match[2]), 1.0))
+        while match := _WIDTH_CANDIDATE.match(text, position):
+            candidates.append(SrcsetCandidate(match[1], int(match[2]), 1.0))
             position = match.end()
-        match = _ADDRESS.match(text, position)
+        match = _URL.match(text, position)
         if not match:
             break
         position = match.end()
-        address = match[1]
-        if address.endswith(","):
-            choices.append(Choice(address.rstrip(","), None, 1.0))
+        url = match[1]
+        if url.endswith(","):
+            candidates.append(SrcsetCandidate(url.rstrip(","), None, 1.0))
             continue
         descriptors = _DESCRIPTORS.match(text, position)
         written = descriptors[0] if descriptors else ""
         position += len(written)
-        if choice := _choice(address, written.split()):
-            choices.append(choice)
-    return choices
+        if candidate := _parse_candidate(url, written.split()):
+            candidates.append(candidate)
+    return candidates
 
 
-def largest(choices: list[Choice]) -> str | None:
-    """Return the address of the widest, or where no width is written of the densest; the first of equals."""
-    if not choices:
+def largest(candidates: list[SrcsetCandidate]) -> str | None:
+    """Return the URL of the widest candidate, or of the densest if no width is given; the first of equals."""
+    if not candidates:
         return None
-    best = max(choices, key=lambda choice: (choice.width or 0, choice.density))
-    return best.address
+    best = max(candidates, key=lambda candidate: (candidate.width or 0, candidate.density))
+    return best.url
 
 
-def _choice(address: str, descriptors: list[str]) -> Choice | None:
-    """Return the choice that the standard makes of it, None for one that it leaves out."""
+def _parse_candidate(url: str, descriptors: list[str]) -> SrcsetCandidate | None:
+    """Return the candidate as the HTML standard parses it, None if it is invalid."""
     width = height = 0
     density: float | None = None
     for word in descriptors:
@@ -106,11 +108,11 @@ def _choice(address: str, descriptors: list[str]) -> Choice | None:
             return None
     if (height and not width) or (density or 0) < 0:
         return None
-    return Choice(address, width or None, 1.0 if density is None else density)
+    return SrcsetCandidate(url, width or None, 1.0 if density is None else density)
 
 
-class Image(NamedTuple):  # for speed, as Link
-    """One image of a page. `alttext` is None where there is no `alt`, and "" where it is empty."""
+class Image(NamedTuple):  # a tuple for speed, like Link
+    """One image of a page. `alttext` is None without an `alt` attribute and "" if it is empty."""
 
     url: str
     alttext: str | None
@@ -119,28 +121,28 @@ class Image(NamedTuple):  # for speed, as Link
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What one page holds. `skipped` counts images without an address that can be fetched, by reason."""
+class PageImages:
+    """The images of one page. `skipped` counts images without a usable URL, by reason."""
 
     title: str | None
     images: list[Image]
     skipped: Counter[str]
-    robots: tuple[str, ...]  # contents of <meta name="robots">, and `tdm-reservation: …` of the <meta> of that name
+    robots: tuple[str, ...]  # content of <meta name="robots">, and `tdm-reservation: …` of that <meta>
 
 
 class Document:
     """A parsed page."""
 
     def __init__(self, page: Page) -> None:
-        # A NUL ends the text for lexbor's C interface; the standard makes it U+FFFD.
+        # lexbor's C interface stops at a NUL; the standard replaces it with U+FFFD.
         self._tree = LexborHTMLParser(to_utf8(page.body, page.charset).replace(b"\x00", b"\xef\xbf\xbd"))
         self._base = page.url
         self._images: list[LexborNode] = []
         self._metas: list[Attributes] = []
-        self._marks: dict[int, LexborNode] = {}  # figures and what has a language, which tell of the images within
-        self._places: dict[int, tuple[str | None, str | None]] = {}
+        self._context_nodes: dict[int, LexborNode] = {}  # figures and elements with a language
+        self._contexts: dict[int, tuple[str | None, str | None]] = {}
         bases: list[Attributes] = []
-        for node in {node.mem_id: node for node in self._tree.css(_MARKED)}.values():
+        for node in {node.mem_id: node for node in self._tree.css(_SELECTOR)}.values():
             tag = node.tag
             if tag == "img":
                 self._images.append(node)
@@ -149,32 +151,32 @@ class Document:
             elif tag == "base":
                 bases.append(node.attributes)
             else:
-                self._marks[node.mem_id] = node
+                self._context_nodes[node.mem_id] = node
         for attributes in bases:
             if "href" in attributes:
                 with suppress(Failure):
                     self._base = absolute(attributes["href"] or "", page.url)
                 break
 
-    def found(self) -> Found:
+    def found(self) -> PageImages:
         """Return all images of the page, in document order."""
         images: list[Image] = []
         skipped: Counter[str] = Counter()
         for node in self._images:
             attributes = node.attributes
             try:
-                url = self._address(node, attributes)
+                url = self._image_url(node, attributes)
             except Exception as error:
                 skipped[failure_of(error, self._base).reason] += 1
                 continue
             alttext = (attributes["alt"] or "") if "alt" in attributes else None
-            figcaption, language = self._around(node.parent)
+            figcaption, language = self._context(node.parent)
             images.append(Image(url, alttext, figcaption, _language(attributes) or language))
         title = self._tree.css_first("title")
-        return Found(_folded(title), images, skipped, self._robots())
+        return PageImages(_text_of(title), images, skipped, self._robots())
 
     def links(self) -> list[str]:
-        """Return the addresses that the page links to, each once, in document order."""
+        """Return the distinct URLs that the page links to, in document order."""
         links: dict[str, None] = {}
         for node in self._tree.css("a[href], area[href]"):
             try:
@@ -188,11 +190,11 @@ class Document:
         reserved = (f"{name}: {content}" for name, content in named if name == TDM)
         return (*(content for name, content in named if name == "robots"), *reserved)
 
-    def _address(self, node: LexborNode, attributes: Attributes) -> str:
-        """Return the first address of the image that is one: late ones, the largest of `srcset`, `src`, <source>."""
+    def _image_url(self, node: LexborNode, attributes: Attributes) -> str:
+        """Return the first valid URL of the image: lazy-loading attributes, largest of `srcset`, `src`, <source>."""
         source = attributes.get("src")
         if source and "srcset" not in attributes and _ANY_LAZY.isdisjoint(attributes):
-            plain = fast_path(source, self._base)  # as most are
+            plain = fast_path(source, self._base)  # the common case
             if plain:
                 return plain
         first: Failure | None = None
@@ -204,38 +206,35 @@ class Document:
                     first = first or failure
         raise first or Failure("no_address")
 
-    def _around(self, node: LexborNode | None) -> tuple[str | None, str | None]:
-        """Return the caption of the nearest figure from *node* up, and the nearest language.
-
-        Each element is looked at once, whatever the number of images within it.
-        """
-        fresh: list[tuple[int, LexborNode]] = []
-        around = _NOWHERE
+    def _context(self, node: LexborNode | None) -> tuple[str | None, str | None]:
+        """Return the caption of the closest figure around *node* and the closest language, cached per element."""
+        unvisited: list[tuple[int, LexborNode]] = []
+        context = _NO_CONTEXT
         while node is not None:
             key = node.mem_id
-            if key in self._places:
-                around = self._places[key]
+            if key in self._contexts:
+                context = self._contexts[key]
                 break
-            fresh.append((key, node))
+            unvisited.append((key, node))
             node = node.parent
-        for key, place in reversed(fresh):
-            if key in self._marks:
-                figcaption = _folded(place.css_first("figcaption")) if place.tag == "figure" else around[0]
-                around = (figcaption, _language(place.attributes) or around[1])
-            self._places[key] = around
-        return around
+        for key, element in reversed(unvisited):
+            if key in self._context_nodes:
+                figcaption = _text_of(element.css_first("figcaption")) if element.tag == "figure" else context[0]
+                context = (figcaption, _language(element.attributes) or context[1])
+            self._contexts[key] = context
+        return context
 
 
 def _references(node: LexborNode, attributes: Attributes) -> Iterator[str | None]:
-    """Give what the image may have as its address, the best first."""
+    """Yield the possible references to the image, the best first."""
     if not _ANY_LAZY.isdisjoint(attributes):
-        yield from _largest(attributes, _LAZY_SETS)
+        yield from _largest(attributes, _LAZY_SRCSETS)
         yield from (attributes[name] for name in _LAZY if name in attributes)
     yield from _largest(attributes, ("srcset",))
     yield attributes.get("src")
     if node.parent is not None and node.parent.tag == "picture":
         for source in node.parent.css("source"):
-            yield from _largest(source.attributes, ("srcset", *_LAZY_SETS))
+            yield from _largest(source.attributes, ("srcset", *_LAZY_SRCSETS))
 
 
 def _largest(attributes: Attributes, names: tuple[str, ...]) -> Iterator[str | None]:
@@ -248,7 +247,7 @@ def _language(attributes: Attributes) -> str | None:
     return (attributes.get("lang") or attributes.get("xml:lang") or "").strip() or None
 
 
-def _folded(node: LexborNode | None) -> str | None:
+def _text_of(node: LexborNode | None) -> str | None:
     if node is None:
         return None
     return " ".join(node.text(deep=True).split()) or None

@@ -1,1 +1,1 @@
-"""HTTP: fetching, per-host throttling, robots.txt, URLs and the networks a crawl may reach."""
+"""HTTP: fetching, per-host throttling, robots.txt, URL normalization and SSRF protection."""

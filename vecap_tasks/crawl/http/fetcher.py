@@ -1,4 +1,4 @@
-"""Downloads over HTTP within the limits of the site and of our own network, with retries."""
+"""Downloads over HTTP with retries, within the rules of each host and the configured limits."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from vecap_tasks.crawl.http.throttle import Host, Slots
 from vecap_tasks.crawl.http.url import absolute
 from vecap_tasks.errors import Failure, retry_after_seconds
 
-_ERRNO = {
-    errno.EACCES: "forbidden_address",  # as the guard has it
+_ERRNO_REASONS = {
+    errno.EACCES: "forbidden_address",  # raised by AddressGuard
     errno.ECONNREFUSED: "connection_refused",
     errno.ECONNRESET: "connection_reset",
     errno.EPIPE: "connection_reset",
@@ -38,24 +38,24 @@ _ERRNO = {
 }
 T = TypeVar("T")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MAX_REDIRECTS = 5  # what RFC 9309, section 2.3.1.2 wants followed for robots.txt
-_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
-_SILENCE = frozenset({"timeout", "connection_refused", "connection_reset", "unreachable", "dns", "tls"})
-_BUFFER = 1 << 18  # bytes of a body after which the server is held up until they are taken; most images have fewer
-_FIRST_WAIT = 0.5  # seconds before the second try, doubled for each further one, give or take half
-_LOOKUPS = 32  # names looked up at once; each holds a thread while it waits
-_HOSTS = 10_000  # hosts that are remembered
+_MAX_REDIRECTS = 5  # RFC 9309, section 2.3.1.2, requires five for robots.txt
+_TEMPORARY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+_NO_RESPONSE = frozenset({"timeout", "connection_refused", "connection_reset", "unreachable", "dns", "tls"})
+_READ_BUFFER = 1 << 18  # bytes of a body that are buffered before the socket pauses; most images are smaller
+_BACKOFF_SECONDS = 0.5  # seconds before the first retry; doubles for each further retry, with ±50 % jitter
+_DNS_THREADS = 32  # concurrent DNS lookups; each blocks a thread
+_MAX_HOSTS = 10_000  # hosts kept in memory before idle ones are evicted
 
 
-def named(error: aiohttp.ClientError | OSError) -> Failure:
-    """Name what went wrong; an OSError that aiohttp lets through is the connection's."""
+def failure_from_exception(error: aiohttp.ClientError | OSError) -> Failure:
+    """Return the failure for *error*. An OSError from aiohttp is a connection error."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             return Failure("dns", temporary=error.os_error.errno == socket.EAI_AGAIN)
         case aiohttp.ClientSSLError():
             return Failure("tls")
         case aiohttp.ClientConnectorError():
-            reason = _ERRNO.get(error.os_error.errno or 0, "unreachable")
+            reason = _ERRNO_REASONS.get(error.os_error.errno or 0, "unreachable")
             return Failure(reason, temporary=reason != "forbidden_address")
         case aiohttp.ClientPayloadError():
             return Failure("incomplete", temporary=True)
@@ -66,24 +66,24 @@ def named(error: aiohttp.ClientError | OSError) -> Failure:
         case TimeoutError():
             return Failure("timeout")
         case OSError():
-            return Failure(_ERRNO.get(error.errno or 0, "connection_reset"), temporary=True)
+            return Failure(_ERRNO_REASONS.get(error.errno or 0, "connection_reset"), temporary=True)
         case _:
             return Failure("bad_response")
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A body with what the answer's header says of it. `url` is the address after redirects."""
+    """A response body and its header fields. `url` is the URL after redirects."""
 
     url: str
     body: bytes
-    content_type: str  # in lower case, without parameters
+    content_type: str  # lowercase, without parameters
     charset: str | None
-    robots_tags: tuple[str, ...]  # values of X-Robots-Tag, and of TDM-Reservation with its name before it
+    robots_tags: tuple[str, ...]  # values of X-Robots-Tag, and `tdm-reservation: …` of that header
 
 
 class Fetcher:
-    """Downloads, within `async with`, as *config* says; names are looked up by *resolver*, where one is given."""
+    """Downloads with *config*, inside `async with`. *resolver* replaces the default name resolution."""
 
     def __init__(self, config: FetchConfig, resolver: AbstractResolver | None = None) -> None:
         self._config = config
@@ -91,14 +91,14 @@ class Fetcher:
         self._resolver = resolver or Resolver(config.connect_to)
         self._slots = Slots(config.connections)
         self._hosts: dict[str, Host] = {}
-        self._sweep_at = _HOSTS
-        self._robots_cache = RobotsCache(config, self._product, self._read)
+        self._sweep_at = _MAX_HOSTS
+        self._robots_cache = RobotsCache(config, self._product, self._read_policy)
 
     async def __aenter__(self) -> Self:
-        # The usual executor has a few threads, and a name that is not answered for holds one for many seconds.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup"))
+        # The default executor has few threads, and a slow DNS lookup blocks one for many seconds.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="lookup"))
         connector = aiohttp.TCPConnector(
-            limit=0,  # the slots bound it
+            limit=0,  # `Slots` limits connections
             resolver=self._resolver,
             ttl_dns_cache=int(self._config.dns_ttl),
             socket_factory=AddressGuard(self._config.allow_networks).socket,
@@ -107,10 +107,10 @@ class Fetcher:
             connector=connector,
             headers={"User-Agent": self._config.user_agent, "Accept-Encoding": "gzip, deflate"},
             cookie_jar=aiohttp.DummyCookieJar(),
-            read_bufsize=_BUFFER,
-            timeout=aiohttp.ClientTimeout(total=None),  # `_Budget` keeps the time
-            auto_decompress=False,  # it unpacks a block whole, however large it becomes
-            trust_env=False,  # a proxy would connect to where the guard lets nobody
+            read_bufsize=_READ_BUFFER,
+            timeout=aiohttp.ClientTimeout(total=None),  # `_Budget` limits the time
+            auto_decompress=False,  # aiohttp decompresses without a size limit
+            trust_env=False,  # a proxy would bypass AddressGuard
         )
         return self
 
@@ -121,147 +121,149 @@ class Fetcher:
         await self._session.close()
 
     async def get(self, url: str, use: Callable[[Download], Awaitable[T]], *, listing: bool = False) -> T:
-        """Download the canonical address *url* and return what *use* makes of it. Raises Failure.
+        """Download the canonical *url* and return the result of *use*. Raises Failure.
 
-        Waiting for a turn is not part of the deadline. The turn is held until *use* is done, so that no more bodies
-        than slots are in memory. A *listing*, such as a sitemap, may be `noindex`.
+        The deadline excludes waiting for a slot. The slot is held until *use* returns, so that at most one body per
+        slot is in memory. A *listing*, such as a sitemap, may be `noindex`.
         """
-        return await self._tried(url, use, asked=True, listing=listing)
+        return await self._get_with_retries(url, use, is_content=True, listing=listing)
 
-    async def _read(self, url: str) -> bytes:
-        """Return the beginning of a file that says what is permitted."""
+    async def _read_policy(self, url: str) -> bytes:
+        """Return the first bytes of a policy file: robots.txt or tdmrep.json."""
 
         async def body(download: Download) -> bytes:
             return download.body
 
-        return await self._tried(url, body, asked=False)
+        return await self._get_with_retries(url, body, is_content=False)
 
-    async def _tried(
-        self, url: str, use: Callable[[Download], Awaitable[T]], *, asked: bool, listing: bool = False
+    async def _get_with_retries(
+        self, url: str, use: Callable[[Download], Awaitable[T]], *, is_content: bool, listing: bool = False
     ) -> T:
-        """Try as often as the configuration says. *asked* is False for what the owner expects robots to read."""
+        """Download with the configured retries. *is_content* is False for policy files, which are always allowed."""
         budget = _Budget(self._config.deadline)
-        for tries_left in range(self._config.retries, -1, -1):
+        for retries_left in range(self._config.retries, -1, -1):
             try:
-                return await self._follow(url, use, budget, last=not tries_left, asked=asked, listing=listing)
+                return await self._follow_redirects(
+                    url, use, budget, last_attempt=not retries_left, is_content=is_content, listing=listing
+                )
             except Failure as failure:
                 wait = failure.retry_after
                 if wait is None:
-                    wait = _FIRST_WAIT * 2 ** (self._config.retries - tries_left) * random.uniform(0.5, 1.5)
-                budget.left -= wait
-                if not failure.temporary or not tries_left or budget.left <= 0:
+                    wait = _BACKOFF_SECONDS * 2 ** (self._config.retries - retries_left) * random.uniform(0.5, 1.5)
+                budget.seconds_left -= wait
+                if not failure.temporary or not retries_left or budget.seconds_left <= 0:
                     raise
             await asyncio.sleep(wait)
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
-    async def _follow(
+    async def _follow_redirects(
         self,
         url: str,
         use: Callable[[Download], Awaitable[T]],
         budget: _Budget,
         *,
-        last: bool,
-        asked: bool,
+        last_attempt: bool,
+        is_content: bool,
         listing: bool,
     ) -> T:
-        """Ask for *url* and whatever it redirects to; each step must be permitted, and waits for its host."""
+        """Request *url* and follow redirects. Each step is checked against the host's rules and throttled."""
         for _ in range(_MAX_REDIRECTS + 1):
             parts = urlsplit(url)
             host = self._host(parts.netloc)
-            if asked and (self._config.robots or self._config.tdmrep):
-                policy = await self._robots_cache.of(f"{parts.scheme}://{parts.netloc}")
+            if is_content and (self._config.robots or self._config.tdmrep):
+                policy = await self._robots_cache.policy(f"{parts.scheme}://{parts.netloc}")
                 policy.check(url)
-                host.crawl_delay(policy.robots.delay or 0.0)
-            async with host.turn(self._slots):
+                host.set_crawl_delay(policy.robots.delay or 0.0)
+            async with host.slot(self._slots):
                 start = asyncio.get_running_loop().time()
                 try:
-                    async with budget.spent():
-                        answer = await self._ask(url, asked=asked, listing=listing)
+                    async with budget.spend():
+                        response = await self._request(url, is_content=is_content, listing=listing)
                 except Failure as failure:
                     if failure.retry_after:
                         host.pause(failure)
-                    if failure.reason not in _SILENCE:
-                        host.answered()
-                    elif last or not failure.temporary:
-                        host.silent(start, failure)
+                    if failure.reason not in _NO_RESPONSE:
+                        host.record_response()
+                    elif last_attempt or not failure.temporary:
+                        host.record_no_response(start, failure)
                     raise
-                host.answered()
-                if isinstance(answer, Download):
-                    return await use(answer)
+                host.record_response()
+                if isinstance(response, Download):
+                    return await use(response)
             try:
-                url = absolute(answer, url)
+                url = absolute(response, url)
             except Failure as failure:
                 raise Failure("bad_redirect", failure.message) from failure
         raise Failure("too_many_redirects")
 
-    async def _ask(self, url: str, *, asked: bool, listing: bool) -> Download | str:
-        """Return the answer to one request, or where it redirects to."""
+    async def _request(self, url: str, *, is_content: bool, listing: bool) -> Download | str:
+        """Return the download, or the target of a redirect, of one request."""
         try:
-            headers = None if asked else {"Accept-Encoding": "identity"}  # a beginning can be read of plain text alone
+            headers = None if is_content else {"Accept-Encoding": "identity"}  # only plain text can be truncated
             async with self._session.get(URL(url, encoded=True), allow_redirects=False, headers=headers) as response:
                 if response.status in _REDIRECTS and "Location" in response.headers:
                     return response.headers["Location"]
                 if response.status != HTTPStatus.OK:
                     raise Failure(
                         f"http_{response.status}",
-                        temporary=response.status in _TEMPORARY,
+                        temporary=response.status in _TEMPORARY_STATUSES,
                         retry_after=retry_after_seconds(response.headers.get("Retry-After")),
                     )
                 tags = _tags(response)
-                if asked and self._config.robots and (rule := opted_out(tags, self._product, listing=listing)):
+                if is_content and self._config.robots and (rule := opted_out(tags, self._product, listing=listing)):
                     raise Failure("opt_out", rule)
-                body = await self._body(response, asked=asked)
+                body = await self._read_body(response, is_content=is_content)
                 return Download(url, body, response.content_type.lower(), response.charset, tags)
         except (aiohttp.ClientError, OSError) as error:
-            raise named(error) from error
+            raise failure_from_exception(error) from error
 
-    async def _body(self, response: aiohttp.ClientResponse, *, asked: bool) -> bytes:
-        most = self._config.max_bytes if asked else MAX_BYTES
-        if asked and (response.content_length or 0) > most:
+    async def _read_body(self, response: aiohttp.ClientResponse, *, is_content: bool) -> bytes:
+        max_bytes = self._config.max_bytes if is_content else MAX_BYTES
+        if is_content and (response.content_length or 0) > max_bytes:
             raise Failure("too_large")
         blocks: list[bytes] = []
         size = 0
         async for block in response.content.iter_any():
             blocks.append(block)
             size += len(block)
-            if size > most:
-                if asked:
+            if size > max_bytes:
+                if is_content:
                     raise Failure("too_large")
-                break  # of a long robots.txt the beginning counts
+                break  # only the first bytes of robots.txt count
         body = b"".join(blocks)
-        codings = response.headers.get("Content-Encoding", "").lower().replace(" ", "")
-        return decode_body(body, "", codings.split(","), most) if codings else body
+        content_encoding = response.headers.get("Content-Encoding", "").lower().replace(" ", "")
+        return decode_body(body, "", content_encoding.split(","), max_bytes) if content_encoding else body
 
     def _host(self, name: str) -> Host:
         host = self._hosts.get(name)
         if host is None:
             if len(self._hosts) >= self._sweep_at:
-                for other in [other for other, known in self._hosts.items() if known.idle]:
-                    del self._hosts[other]
-                    self._robots_cache.forget(other)
-                self._sweep_at = max(_HOSTS, 2 * len(self._hosts))
+                for idle in [key for key, state in self._hosts.items() if state.idle]:
+                    del self._hosts[idle]
+                    self._robots_cache.evict(idle)
+                self._sweep_at = max(_MAX_HOSTS, 2 * len(self._hosts))
             host = self._hosts[name] = Host(self._config)
         return host
 
 
 @dataclass(slots=True)
 class _Budget:
-    """The seconds that a download has left; its turns are not counted."""
+    """The seconds left for a download, excluding time spent waiting for slots."""
 
-    left: float
+    seconds_left: float
 
     @asynccontextmanager
-    async def spent(self) -> AsyncIterator[None]:
-        """Count what the block takes, and end it when nothing is left. Raises Failure then."""
+    async def spend(self) -> AsyncIterator[None]:
+        """Subtract the time that the block takes. Raises Failure if none is left."""
         loop = asyncio.get_running_loop()
         start = loop.time()
         try:
-            async with asyncio.timeout(self.left):
+            async with asyncio.timeout(self.seconds_left):
                 yield
         except TimeoutError as error:
             raise Failure("timeout") from error
         finally:
-            self.left -= loop.time() - start
+            self.seconds_left -= loop.time() - start
 
 
 def _tags(response: aiohttp.ClientResponse) -> tuple[str, ...]:
@@ -269,18 +271,18 @@ def _tags(response: aiohttp.ClientResponse) -> tuple[str, ...]:
     return (*response.headers.getall("X-Robots-Tag", ()), *reserved)
 
 
-class Client:
-    """Runs work with its fetcher; ends with the object."""
+class FetcherThread:
+    """A fetcher in its own thread, for all shards of a process. The thread ends with this object."""
 
     def __init__(self, config: FetchConfig) -> None:
         self._loop = asyncio.new_event_loop()
-        # A daemon, so that a process that is told to stop does not wait for what is still downloading.
+        # A daemon, so that a process can exit during downloads.
         threading.Thread(target=_run, args=(self._loop,), name="fetch", daemon=True).start()
-        self._fetcher = asyncio.run_coroutine_threadsafe(_open(config), self._loop).result()
+        self._fetcher = asyncio.run_coroutine_threadsafe(_open_fetcher(config), self._loop).result()
         self.close = weakref.finalize(self, _close, self._loop, self._fetcher)
 
     def run(self, work: Callable[[Fetcher], Coroutine[Any, Any, T]]) -> T:
-        """Return what *work* returns, or raise what it raises. Where this is interrupted, the work is ended."""
+        """Return the result of *work*, or raise its error. An interrupt cancels the work."""
         future = asyncio.run_coroutine_threadsafe(work(self._fetcher), self._loop)
         try:
             return future.result()
@@ -293,7 +295,7 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-async def _open(config: FetchConfig) -> Fetcher:
+async def _open_fetcher(config: FetchConfig) -> Fetcher:
     return await Fetcher(config).__aenter__()
 
 

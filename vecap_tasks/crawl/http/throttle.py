@@ -1,6 +1,6 @@
-"""When a request may start: requests in flight in all, and one host's slots, delays, pauses and silence.
+"""Throttling: limits on concurrent requests, in total and per host; delays, pauses and suspended hosts.
 
-Waiting for a host holds none of the slots that are for all.
+A request that waits for its host does not hold a global slot.
 """
 
 from __future__ import annotations
@@ -12,127 +12,129 @@ from contextlib import asynccontextmanager
 from vecap_tasks.config import FetchConfig
 from vecap_tasks.errors import Failure
 
-_QUICK = 2.0  # seconds after which a request is slow, and its slot free for another
-_SLOW = 8  # slow requests that there may be, as a multiple of the slots
-_SILENCE = 300.0  # seconds for which a host that gives no answers is left alone
+_SLOW_AFTER = 2.0  # seconds after which a request is slow and releases its slot
+_MAX_SLOW_RATIO = 8  # maximum slow requests, as a multiple of the slots
+_SUSPEND_SECONDS = 300.0  # seconds for which an unresponsive host is suspended
 
 
 class Slots:
-    """Bounds the requests in flight. A slow one gives its slot to others, up to `_SLOW` times as many as *count*."""
+    """Limits concurrent requests to *count*. Slow requests release their slot early, up to a limit."""
 
     def __init__(self, count: int) -> None:
         self._free = asyncio.Semaphore(count)
         self._slow = 0
-        self._most_slow = _SLOW * count
+        self._max_slow = _MAX_SLOW_RATIO * count
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """Hold a slot."""
+    async def acquire(self) -> AsyncIterator[None]:
+        """Hold a slot inside the block."""
         await self._free.acquire()
-        held = _Held()
-        self._later(held)
+        slot = _Slot()
+        self._start_timer(slot)
         try:
             yield
         finally:
-            held.timer.cancel()
-            if held.lent:
+            slot.timer.cancel()
+            if slot.released:
                 self._slow -= 1
             else:
                 self._free.release()
 
-    def _later(self, held: _Held) -> None:
-        held.timer = asyncio.get_running_loop().call_later(_QUICK, self._lend, held)
+    def _start_timer(self, slot: _Slot) -> None:
+        slot.timer = asyncio.get_running_loop().call_later(_SLOW_AFTER, self._release_early, slot)
 
-    def _lend(self, held: _Held) -> None:
-        if self._slow >= self._most_slow:
-            self._later(held)
+    def _release_early(self, slot: _Slot) -> None:
+        if self._slow >= self._max_slow:
+            self._start_timer(slot)
             return
-        held.lent = True
+        slot.released = True
         self._slow += 1
         self._free.release()
 
 
-class _Held:
-    """A slot that is held."""
+class _Slot:
+    """A slot in use."""
 
     timer: asyncio.TimerHandle
-    lent = False
+    released = False
 
 
 class Host:
-    """What one host is asked, and how it answers."""
+    """Throttling state of one host."""
 
     def __init__(self, config: FetchConfig) -> None:
         self._config = config
         self._slots = asyncio.Semaphore(config.connections_per_host)
         self._delay = config.host_delay
-        self._next = 0.0  # on the loop's clock, as all moments here
-        self._paused: Failure | None = None  # what it answered when it asked for the pause up to `_next`
-        self._failures = 0  # downloads that ended without an answer, since the last that had one
-        self._silent_since = 0.0
-        self._left_alone = 0.0
-        self._why = ""
-        self._users = 0
+        self._next_start = 0.0  # time of the event loop, as for all times here
+        self._pause_failure: Failure | None = None  # the response that requested the pause until `_next`
+        self._failures = 0  # downloads without a response since the last response
+        self._failing_since = 0.0
+        self._suspended_until = 0.0
+        self._suspend_reason = ""
+        self._active = 0
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is lost if this is forgotten."""
+        """Whether this state can be discarded."""
         now = asyncio.get_running_loop().time()
-        return not self._users and max(self._next, self._left_alone) <= now
+        return not self._active and max(self._next_start, self._suspended_until) <= now
 
-    def crawl_delay(self, seconds: float) -> None:
-        """Keep at least *seconds* between the starts of two requests, up to the cap."""
+    def set_crawl_delay(self, seconds: float) -> None:
+        """Set the minimum *seconds* between two requests, up to `max_crawl_delay`."""
         self._delay = max(self._config.host_delay, min(seconds, self._config.max_crawl_delay))
 
     def pause(self, failure: Failure) -> None:
-        """Start no request for as long as an answer asked for (`retry_after`)."""
+        """Pause the host for the Retry-After of a response."""
         until = asyncio.get_running_loop().time() + (failure.retry_after or 0)
-        if until > self._next:
-            self._next, self._paused = until, failure
+        if until > self._next_start:
+            self._next_start, self._pause_failure = until, failure
 
-    def answered(self) -> None:
-        """Note a whole answer, whatever it says."""
+    def record_response(self) -> None:
+        """Record a complete response with any status."""
         self._failures = 0
 
-    def silent(self, start: float, failure: Failure) -> None:
-        """Note that the download begun at *start* ended without an answer. After several, over the time that one may
-        take, the host is left alone for a while: its downloads would hold up the end of the run."""
+    def record_no_response(self, start: float, failure: Failure) -> None:
+        """Record that the download started at *start* got no response.
+
+        After `host_failures` of these over at least one deadline, suspend the host, so that it does not delay the run.
+        """
         now = asyncio.get_running_loop().time()
         if not self._failures:
-            self._silent_since = start
+            self._failing_since = start
         self._failures += 1
-        if self._failures >= self._config.host_failures and now - self._silent_since >= self._config.deadline:
-            self._left_alone = now + _SILENCE
-            self._why = failure.reason
+        if self._failures >= self._config.host_failures and now - self._failing_since >= self._config.deadline:
+            self._suspended_until = now + _SUSPEND_SECONDS
+            self._suspend_reason = failure.reason
 
     @asynccontextmanager
-    async def turn(self, slots: Slots) -> AsyncIterator[None]:
-        """Hold one of the host's slots and one of all *slots*, from a moment at which a request may start.
+    async def slot(self, slots: Slots) -> AsyncIterator[None]:
+        """Wait until a request may start; hold one slot of the host and one of *slots* inside the block.
 
-        Raises Failure where the host is left alone, or asked for a pause that is longer than a download may take.
+        Raises Failure if the host is suspended, or requested a pause longer than the deadline.
         """
-        self._users += 1
+        self._active += 1
         try:
             async with self._slots:
                 while True:
                     await self._wait()
-                    async with slots.one():
-                        if self._seconds() <= 0:  # nobody else has started a request meanwhile
-                            self._next = asyncio.get_running_loop().time() + self._delay
-                            self._paused = None
+                    async with slots.acquire():
+                        if self._seconds_to_wait() <= 0:  # no other request started meanwhile
+                            self._next_start = asyncio.get_running_loop().time() + self._delay
+                            self._pause_failure = None
                             yield
                             return
         finally:
-            self._users -= 1
+            self._active -= 1
 
     async def _wait(self) -> None:
-        while (seconds := self._seconds()) > 0:
-            if self._paused is not None and seconds > self._config.deadline:
-                raise Failure(self._paused.reason, "the host asked for a pause")
+        while (seconds := self._seconds_to_wait()) > 0:
+            if self._pause_failure is not None and seconds > self._config.deadline:
+                raise Failure(self._pause_failure.reason, "the host asked for a pause")
             await asyncio.sleep(seconds)
 
-    def _seconds(self) -> float:
+    def _seconds_to_wait(self) -> float:
         now = asyncio.get_running_loop().time()
-        if now < self._left_alone:
-            raise Failure("host_silent", self._why)
-        return self._next - now
+        if now < self._suspended_until:
+            raise Failure("host_silent", self._suspend_reason)
+        return self._next_start - now

@@ -1,4 +1,4 @@
-"""Bytes to a JPEG of the wanted size, upright, in sRGB, on white; with EXIF and what other formats look like."""
+"""Decodes image files and encodes them as upright sRGB JPEGs on white; reads EXIF and detects non-image files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.image.phash import phash
-from vecap_tasks.crawl.image.resize import scaled
+from vecap_tasks.crawl.image.resize import decode_scaled
 from vecap_tasks.errors import Failure
 
-_HEAD = 1024  # bytes looked at, in lower case
-_IMAGES = (
+_SNIFF_BYTES = 1024  # bytes
+_IMAGE_SIGNATURES = (
     b"\xff\xd8\xff", b"\x89png", b"gif8", b"ii*\0", b"mm\0*", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjp  ",
 )  # fmt: skip
-_STARTS = (
+_SIGNATURES = (
     (b"%pdf", "pdf"),
     (b"pk\x03\x04", "zip"),
     (b"\x1f\x8b", "gzip"),
@@ -37,24 +37,24 @@ _STARTS = (
 )
 _TAGS = ((b"<svg", "svg"), (b"<html", "html"), (b"<!doctype html", "html"), (b"<body", "html"), (b"<?xml", "xml"))
 _HEIF = frozenset({b"heic", b"heix", b"mif1", b"msf1"})
-_MAX_CHARS = 500  # of one EXIF value; what is longer is no note on a picture
-# EXIF fields that say where somebody stood, and binary ones: thumbnails, makers' notes.
+_MAX_CHARS = 500  # of one EXIF value; longer values are not descriptions
+# EXIF fields that reveal locations or identify the camera or owner, and binary fields.
 _PRIVATE = frozenset({"GPSInfo", "MakerNote", "ExifOffset", "UserComment", "BodySerialNumber", "CameraOwnerName"})
-# What Pillow raises on a damaged file or block; AssertionError for a PNG with a palette that it does not have.
-BROKEN = (
+# Exceptions that Pillow raises on corrupt files; AssertionError for a PNG whose palette is missing.
+PILLOW_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, AttributeError,
     AssertionError, RuntimeError, ZeroDivisionError, struct.error, zlib.error,
 )  # fmt: skip
-# What the web shows in <img>. Formats that hold other files, such as ICO, are left out: their header is not the
-# picture's, so that a cap read from it is none.
+# Formats that browsers show in <img>. Containers such as ICO are excluded: their header does not state the size of the
+# image, so the pixel limit cannot be checked.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000")
 _MAX_SIDE = 65_500  # of a JPEG
-# A progressive JPEG repeats the whole picture in each scan, and an empty scan takes a few bytes: a small file could
-# ask for hours. Encoders write some ten scans, at most a few dozen.
+# Each scan of a progressive JPEG covers the whole image, and an empty scan takes a few bytes, so a small file could
+# take hours. Encoders write about ten scans, at most a few dozen.
 _MAX_SCANS = 100
-_START_OF_SCAN = b"\xff\xda"  # cannot stand within a scan's data
+_START_OF_SCAN = b"\xff\xda"  # never occurs in scan data
 _ORIENTATION = ExifTags.Base.Orientation
-_TURNS = {  # EXIF orientation to what makes the picture upright; the last four swap width and height
+_TRANSPOSE = {  # EXIF orientation to the transposition that undoes it; the last four swap width and height
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -66,40 +66,40 @@ _TURNS = {  # EXIF orientation to what makes the picture upright; the last four 
 
 
 def looks_like_image(body: bytes) -> bool:
-    """Return whether *body* has the first bytes of a format that is decoded here, so that it must be damaged."""
+    """Return whether *body* starts like a supported image format."""
     head = body[:12].lower()
     webp, avif = head[:4] == b"riff" and head[8:] == b"webp", head[4:] in (b"ftypavif", b"ftypavis")
-    return webp or avif or head.startswith(_IMAGES)
+    return webp or avif or head.startswith(_IMAGE_SIGNATURES)
 
 
 def sniff_mismatch(body: bytes) -> str:
-    """Return the kind of *body*, which is no image, in one word; empty where it is none that is known here."""
-    head = body[:_HEAD].lower()
+    """Return the file type of the non-image *body* in one word, empty if unknown."""
+    head = body[:_SNIFF_BYTES].lower()
     if head[4:8] == b"ftyp":
         return "heic" if head[8:12] in _HEIF else "video"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for start, kind in _STARTS:
+    for start, kind in _SIGNATURES:
         if head.startswith(start) or text.startswith(start):
             return kind
     return next((kind for tag, kind in _TAGS if tag in text), "") if text.startswith(b"<") else ""
 
 
 def read_exif(image: Image.Image) -> Image.Exif:
-    """Return the tags of *image*, none where the block is damaged: the picture is good without."""
+    """Return the EXIF tags of *image*, empty if the block is corrupt."""
     try:
         return image.getexif()
-    except BROKEN:
+    except PILLOW_ERRORS:
         return Image.Exif()
 
 
 def exif_json(exif: Image.Exif) -> str:
-    """Return the tags of the picture and of its exposure by name, values as text."""
+    """Return the image and exposure tags as a JSON object of name to text."""
     values: dict[int, Any] = {}
-    with suppress(*BROKEN):
+    with suppress(*PILLOW_ERRORS):
         values |= dict(exif)
-    with suppress(*BROKEN):
+    with suppress(*PILLOW_ERRORS):
         values |= exif.get_ifd(ExifTags.IFD.Exif)
-    named: dict[str, str] = {}
+    tags: dict[str, str] = {}
     for tag, value in values.items():
         name = ExifTags.TAGS.get(tag)
         if name is None or name in _PRIVATE or (isinstance(value, bytes | str | tuple) and len(value) > _MAX_CHARS):
@@ -107,13 +107,13 @@ def exif_json(exif: Image.Exif) -> str:
         text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
         text = text.strip("\x00 ")
         if text.isprintable() and len(text) <= _MAX_CHARS:
-            named[name] = text
-    return json.dumps(named, sort_keys=True, ensure_ascii=False)
+            tags[name] = text
+    return json.dumps(tags, sort_keys=True, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """What is known of an image that was decoded: sizes in pixels, all of the upright picture."""
+    """Metadata of a decoded image: sizes in pixels, after EXIF rotation."""
 
     width: int
     height: int
@@ -121,11 +121,11 @@ class DecodedImage:
     original_height: int
     original_format: str
     exif: str  # JSON object of strings
-    phash: str | None  # 16 hex digits, None for a picture that is too flat for one
+    phash: str | None  # 16 hex digits, None for flat images
 
 
 def decode(body: bytes, config: ImageConfig) -> tuple[DecodedImage, bytes]:
-    """Decode *body*; return what is known of it and the JPEG. Raises Failure saying why it cannot be used."""
+    """Return the metadata and the JPEG of the image file *body*. Raises Failure with the reason if it is unusable."""
     if not body:
         raise Failure("empty")
     with _open(body) as image:
@@ -133,31 +133,31 @@ def decode(body: bytes, config: ImageConfig) -> tuple[DecodedImage, bytes]:
         if width * height > config.max_pixels:
             raise Failure("too_many_pixels", f"{width}x{height}")
         kind = "JPEG" if image.format == "MPO" else str(image.format)
-        if kind == "JPEG" and not _in_one_scan(image, body) and body.count(_START_OF_SCAN) > _MAX_SCANS:
+        if kind == "JPEG" and not _is_single_scan(image, body) and body.count(_START_OF_SCAN) > _MAX_SCANS:
             raise Failure("too_many_scans")
         exif = read_exif(image)
-        told = exif_json(exif)
+        exif_text = exif_json(exif)
         try:
-            pixels = scaled(image, body, config)
-            # Pillow turns a TIFF itself, and takes the orientation out.
+            pixels = decode_scaled(image, body, config)
+            # Pillow rotates TIFFs itself and removes the orientation.
             orientation = (read_exif(image) if kind == "TIFF" else exif).get(_ORIENTATION)
-        except BROKEN as error:
-            cut = isinstance(error, EOFError | struct.error) or "truncated" in str(error)
-            raise Failure("truncated" if cut else "damaged") from error
+        except PILLOW_ERRORS as error:
+            truncated = isinstance(error, EOFError | struct.error) or "truncated" in str(error)
+            raise Failure("truncated" if truncated else "damaged") from error
         except MemoryError as error:
             raise Failure("too_many_pixels", f"{width}x{height}") from error
-    if orientation in _TURNS:
-        pixels = np.asarray(Image.fromarray(pixels).transpose(_TURNS[orientation]))
+    if orientation in _TRANSPOSE:
+        pixels = np.asarray(Image.fromarray(pixels).transpose(_TRANSPOSE[orientation]))
     if max(pixels.shape) > _MAX_SIDE:
         raise Failure("too_long", f"{width}x{height}")
-    if orientation in _TURNS and orientation > 4:
+    if orientation in _TRANSPOSE and orientation > 4:
         width, height = height, width
-    small = pixels.shape[1], pixels.shape[0]
-    return DecodedImage(*small, width, height, kind, told, phash(pixels)), _jpeg(pixels, config.quality)
+    size = pixels.shape[1], pixels.shape[0]
+    return DecodedImage(*size, width, height, kind, exif_text, phash(pixels)), _jpeg(pixels, config.quality)
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    """Return *pixels* as a JPEG: OpenCV writes the bytes that Pillow would, and makes no copy of the pixels."""
+    """Return *pixels* as a JPEG. OpenCV writes the same bytes as Pillow, without copying the pixels."""
     options = [
         cv2.IMWRITE_JPEG_QUALITY,
         quality,
@@ -167,10 +167,10 @@ def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
     return bytes(cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1])
 
 
-def _in_one_scan(image: Image.Image, body: bytes) -> bool:
-    """Say whether the first scan of a JPEG holds all of it: libjpeg reads no other then.
+def _is_single_scan(image: Image.Image, body: bytes) -> bool:
+    """Return whether the first scan of a JPEG contains all components, so that libjpeg reads no other scan.
 
-    Pillow has read the header to the end of the segment that begins the scan; it tells how many components it has.
+    Pillow has read the header up to the end of the start-of-scan segment.
     """
     if not isinstance(image, JpegImageFile) or image.fp is None or image.info.get("progressive"):
         return False
@@ -180,9 +180,9 @@ def _in_one_scan(image: Image.Image, body: bytes) -> bool:
 
 
 def _open(body: bytes) -> Image.Image:
-    """Read the header. Pillow refuses by itself what has more pixels than any configuration may allow.
+    """Read the header. Pillow itself rejects images above the largest configurable `max_pixels`.
 
-    Pillow checks the sums of a PNG's data only when asked, and on an image that cannot be decoded afterwards.
+    Pillow verifies PNG checksums only on request, and the verified image cannot be decoded afterwards.
     """
     try:
         image = Image.open(io.BytesIO(body), formats=_FORMATS)
@@ -196,5 +196,5 @@ def _open(body: bytes) -> Image.Image:
         raise Failure("not_an_image", sniff_mismatch(body)) from error
     except Image.DecompressionBombError as error:
         raise Failure("too_many_pixels", "more than any configuration allows") from error
-    except BROKEN as error:
+    except PILLOW_ERRORS as error:
         raise Failure("damaged") from error

@@ -1,4 +1,4 @@
-"""A perceptual hash: 64 bits that survive scaling, recompression and small changes of an image."""
+"""Perceptual hash: 64 bits that survive scaling, recompression and small changes of an image."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from PIL import Image
 _SIDE = 32
 _LOW = 8
 _SCALE = 1 << 12
-# The first rows of the DCT-II of 32 points in whole numbers: sums of them are exact in float64, in whatever order they
-# are added, so that a coefficient that is zero by symmetry has no rounding error that would decide its bit.
+# The first rows of a 32-point DCT-II in integers. Their sums are exact in float64 in any order, so that coefficients
+# that are zero by symmetry have no rounding error that would decide their bit.
 _COSINES = np.rint(
     _SCALE * np.cos(np.pi / _SIDE * np.outer(np.arange(_LOW), np.arange(_SIDE) + 0.5)) * np.sqrt(2 / _SIDE)
 )
-# Of the median of all coefficients, in gray levels. Where half of them are no larger than what JPEG and rounding
-# leave on an even ground, half of the bits say nothing.
+# Minimum median of the absolute coefficients, in gray levels. Below it, half of the bits are JPEG and rounding noise.
 _NOISE = 1.5
 
 
 def phash(pixels: np.ndarray) -> str | None:
-    """Return the hash of *pixels* (RGB, uint8 [height, width, 3]) as 16 hex digits, most significant first; None for a
-    picture too flat."""
+    """Return the hash of *pixels* (RGB, uint8 [height, width, 3]) as 16 hex digits, most significant first; None for
+    flat images."""
     gray = Image.fromarray(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)))
     small = gray.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC, reducing_gap=2)
     low = _COSINES @ np.asarray(small, np.float64) @ _COSINES.T
@@ -31,6 +30,6 @@ def phash(pixels: np.ndarray) -> str | None:
 
 
 def _median(values: np.ndarray) -> float:
-    """Return what np.median does of 64 values; for so few most of its time is preparation."""
+    """Return the median of 64 values, faster than np.median."""
     ordered = np.sort(values, axis=None)
     return float(ordered[31] + ordered[32]) / 2

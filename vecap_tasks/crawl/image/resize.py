@@ -1,4 +1,4 @@
-"""Pixels of the wanted size in sRGB on white: bit depth, palettes, transparency, color profiles."""
+"""Resizes images and converts them to 8-bit sRGB on white: bit depth, palettes, transparency, color profiles."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from vecap_tasks.errors import Failure
 
 _SRGB = ImageCms.createProfile("sRGB")
 _MODES = ("L", "RGB", "CMYK", "LA", "RGBA")
-_WORDS = ("I;16", "I;16L", "I;16B", "I;16N")
-_PROFILES = 64  # transforms kept: the web has few profiles, and to make a transform takes longer than to apply it
-_SAME = 2  # of 255: how far from sRGB a profile may lead for its picture to be taken as sRGB
+_GRAY16_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
+_MAX_TRANSFORMS = 64  # cached transforms: the web has few profiles, and building one takes longer than applying it
+_SRGB_TOLERANCE = 2  # of 255: largest difference from sRGB for which a profile counts as sRGB
 _PROBE = np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), axis=-1).reshape(36, 6, 3).astype(np.uint8)
-# libjpeg halves a picture while it decodes, and others are averaged over whole pixels, as long as this many times the
-# wanted size is left for the filter.
-_GAP = 1.5
+# libjpeg halves an image while it decodes, and box averaging reduces other images, down to this multiple of the target
+# size; the filter does the rest.
+_REDUCING_GAP = 1.5
 _FILTER = Image.Resampling.HAMMING
 _SPACES = {"RGB": "RGB", "L": "GRAY"}
-# libjpeg-turbo has vector instructions for whole, half and quarter pictures; to scale to 5, 6 or 7 eighths it takes
-# longer than to decode all of it, and longer to three eighths than to a half.
-_QUICK = (1, 2, 4, 8)
-# How many times larger than wanted a picture may be for two pixels a side to stand for all of them, and for a cubic
-# filter, which is sharper, to show no false patterns. Beyond, all pixels are averaged, which takes five times as long.
-_MOST_BY_LINEAR = 1.7
-_MOST_BY_CUBIC = 1.25
+# libjpeg-turbo has SIMD code for scales 1/8, 2/8, 4/8 and 8/8. Scaling to 5/8, 6/8 or 7/8 is slower than full decoding,
+# and 3/8 is slower than 4/8.
+_FAST_EIGHTHS = (1, 2, 4, 8)
+# Largest ratio to the target size at which bilinear interpolation (two pixels per axis) is accurate, and at which the
+# sharper bicubic filter shows no aliasing. Above, all pixels are averaged, which takes five times as long.
+_MAX_LINEAR_RATIO = 1.7
+_MAX_CUBIC_RATIO = 1.25
 
 
-def is_flat(image: Image.Image) -> Image.Image:
-    """Return *image* in one of the modes L, RGB, CMYK, LA and RGBA. Raises Failure for pixels that are no colors."""
-    if image.mode in _WORDS:
-        return _bytes(image)
+def to_8bit(image: Image.Image) -> Image.Image:
+    """Return *image* in mode L, RGB, CMYK, LA or RGBA. Raises Failure for unsupported pixel types."""
+    if image.mode in _GRAY16_MODES:
+        return _gray_to_8bit(image)
     if image.mode in ("I", "F", "LAB"):
         raise Failure("unsupported", {"I": "32-bit", "F": "floating point", "LAB": "CIELAB"}[image.mode] + " pixels")
     if image.has_transparency_data:
@@ -46,31 +46,31 @@ def is_flat(image: Image.Image) -> Image.Image:
     return image if image.mode in _MODES else image.convert("RGB")
 
 
-def _bytes(image: Image.Image) -> Image.Image:
-    """Return 16-bit gray as 8-bit; where one of its values stands for transparency, with alpha."""
-    words = np.asarray(image)
-    gray = Image.fromarray(((words.astype(np.uint32) + 128) // 257).astype(np.uint8))
-    hole = image.info.get("transparency")
-    if not isinstance(hole, int):
+def _gray_to_8bit(image: Image.Image) -> Image.Image:
+    """Return 16-bit gray as 8-bit, with alpha if one value is marked transparent."""
+    values = np.asarray(image)
+    gray = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if not isinstance(transparent, int):
         return gray
-    return Image.merge("LA", (gray, Image.fromarray(np.where(words == hole, 0, 255).astype(np.uint8))))
+    return Image.merge("LA", (gray, Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))))
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    """Return *image* (a mode of `flat`) without alpha."""
+def composite_on_white(image: Image.Image) -> Image.Image:
+    """Return *image* (a mode of `to_8bit`) without alpha, on white."""
     if image.mode not in ("LA", "RGBA"):
         return image
     layer = image.convert("RGBA")
-    ground = Image.new("RGBA", layer.size, "white")
-    ground.alpha_composite(layer)
-    return ground.convert(image.mode.removesuffix("A"))
+    background = Image.new("RGBA", layer.size, "white")
+    background.alpha_composite(layer)
+    return background.convert(image.mode.removesuffix("A"))
 
 
-def srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Return *image* (L, RGB or CMYK) as RGB in sRGB, through the ICC *profile* that it came with.
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Return *image* (L, RGB or CMYK) as sRGB, converted with its ICC *profile*.
 
-    A profile that cannot be used, or is for other channels, counts for nothing, as in browsers. CMYK without a profile
-    is converted as ink on white.
+    An invalid profile or one for other channels is ignored, as in browsers. CMYK without a profile is converted as ink
+    on white.
     """
     transform = _transform(profile, image.mode) if profile else None
     if transform is None:
@@ -78,42 +78,42 @@ def srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return ImageCms.applyTransform(image, transform) or image.convert("RGB")
 
 
-@lru_cache(maxsize=_PROFILES)
+@lru_cache(maxsize=_MAX_TRANSFORMS)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return what brings *mode* to sRGB; None for a profile of no use, and for one that is sRGB.
+    """Return the transform from *mode* to sRGB; None for an unusable profile or one that equals sRGB.
 
-    Transforms have no state, so that threads share them.
+    Transforms are stateless, so threads share them.
     """
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         transform = ImageCms.buildTransform(source, _SRGB, mode, "RGB")
         if mode != "RGB":
             return transform
-        shown = ImageCms.applyTransform(Image.fromarray(_PROBE), transform)
+        converted = ImageCms.applyTransform(Image.fromarray(_PROBE), transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
-    apart = np.abs(np.asarray(shown).astype(int) - _PROBE).max()
-    return transform if apart > _SAME else None
+    difference = np.abs(np.asarray(converted).astype(int) - _PROBE).max()
+    return transform if difference > _SRGB_TOLERANCE else None
 
 
-cv2.setNumThreads(1)  # shards are decoded side by side; threads of its own would only get in their way
+cv2.setNumThreads(1)  # shards are decoded in parallel; OpenCV's own threads would compete
 
 
-def scaled(image: Image.Image, body: bytes, config: ImageConfig) -> np.ndarray:
-    """Return the first frame of *image*, which was opened from *body*: sRGB, uint8 [height, width, 3], the shorter
-    side `config.size` pixels or less."""
-    target = _target(image.size, config.size)
+def decode_scaled(image: Image.Image, body: bytes, config: ImageConfig) -> np.ndarray:
+    """Return the first frame of *image*, opened from *body*: sRGB, uint8 [height, width, 3], shorter side at most
+    `config.size` pixels."""
+    target = _target_size(image.size, config.size)
     if config.scaling == "fast" and image.format == "JPEG" and image.mode in _SPACES and target != image.size:
-        pixels = _by_eighths(image, body, target)
+        pixels = _scaled_jpeg(image, body, target)
         if pixels is not None:
             profile = image.info.get("icc_profile")
-            return pixels if profile is None and image.mode == "RGB" else _in_srgb(Image.fromarray(pixels), profile)
-    return _filtered(image, target)
+            return pixels if profile is None and image.mode == "RGB" else _srgb_pixels(Image.fromarray(pixels), profile)
+    return _resized(image, target)
 
 
-def _by_eighths(image: Image.Image, body: bytes, target: tuple[int, int]) -> np.ndarray | None:
-    """Return the pixels [height, width(, 3)], None where the JPEG is not in order: Pillow then says what it lacks."""
-    width, height = _decoded(image.size, target)
+def _scaled_jpeg(image: Image.Image, body: bytes, target: tuple[int, int]) -> np.ndarray | None:
+    """Return pixels [height, width(, 3)], None if the JPEG is invalid; Pillow then reports the cause."""
+    width, height = _decode_size(image.size, target)
     space = _SPACES[image.mode]
     try:
         pixels = simplejpeg.decode_jpeg(body, space, min_height=height, min_width=width, min_factor=1)
@@ -121,41 +121,45 @@ def _by_eighths(image: Image.Image, body: bytes, target: tuple[int, int]) -> np.
         return None
     if space == "GRAY":
         pixels = pixels[:, :, 0]
-    times = pixels.shape[1] / target[0]
+    ratio = pixels.shape[1] / target[0]
     by = (
-        cv2.INTER_CUBIC if times <= _MOST_BY_CUBIC else cv2.INTER_LINEAR if times <= _MOST_BY_LINEAR else cv2.INTER_AREA
+        cv2.INTER_CUBIC
+        if ratio <= _MAX_CUBIC_RATIO
+        else cv2.INTER_LINEAR
+        if ratio <= _MAX_LINEAR_RATIO
+        else cv2.INTER_AREA
     )
     return np.asarray(cv2.resize(pixels, target, interpolation=by))
 
 
-def _decoded(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """Return the size to decode to: the least number of eighths that is no smaller than *target*, or what is quicker
-    to decode and not so much larger that it would take longer to filter."""
+def _decode_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """Return the size to decode to: the smallest multiple of 1/8 that covers *target*, or a size that is faster to
+    decode unless it is too large to filter fast."""
     sizes = {eighths: (-(-size[0] * eighths // 8), -(-size[1] * eighths // 8)) for eighths in range(1, 9)}
     least = next((n for n, (width, height) in sizes.items() if width >= target[0] and height >= target[1]), 8)
-    quick = next(n for n in _QUICK if n >= least)
-    return sizes[quick if sizes[quick][0] <= _MOST_BY_LINEAR * target[0] else least]
+    fast = next(n for n in _FAST_EIGHTHS if n >= least)
+    return sizes[fast if sizes[fast][0] <= _MAX_LINEAR_RATIO * target[0] else least]
 
 
-def _filtered(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
+def _resized(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
     smaller = target != image.size
     if image.format in ("JPEG", "MPO") and smaller:
-        image.draft(None, (int(_GAP * target[0]), int(_GAP * target[1])))
+        image.draft(None, (int(_REDUCING_GAP * target[0]), int(_REDUCING_GAP * target[1])))
     image.load()
     profile = image.info.get("icc_profile")
-    picture = is_flat(image)
+    resized = to_8bit(image)
     if smaller:
-        turned = (picture.width < picture.height) != (target[0] < target[1])  # a TIFF is turned when it is loaded
-        picture = picture.resize(target[::-1] if turned else target, _FILTER, reducing_gap=_GAP)
-    return _in_srgb(on_white(picture), profile)
+        rotated = (resized.width < resized.height) != (target[0] < target[1])  # Pillow rotates a TIFF when it loads it
+        resized = resized.resize(target[::-1] if rotated else target, _FILTER, reducing_gap=_REDUCING_GAP)
+    return _srgb_pixels(composite_on_white(resized), profile)
 
 
-def _in_srgb(picture: Image.Image, profile: bytes | None) -> np.ndarray:
-    return np.asarray(srgb(picture, profile))
+def _srgb_pixels(resized: Image.Image, profile: bytes | None) -> np.ndarray:
+    return np.asarray(to_srgb(resized, profile))
 
 
-def _target(size: tuple[int, int], short: int) -> tuple[int, int]:
-    """Return *size* with a shorter side of *short*, or as it is where that is no smaller."""
+def _target_size(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """Return *size* scaled to a shorter side of *short*; smaller sizes are unchanged."""
     if min(size) <= short:
         return size
     other = max(1, round(max(size) * short / min(size)))

@@ -1,4 +1,4 @@
-"""Which column of a table of addresses holds what, told by the names that people give them."""
+"""Finds the URL, caption, uid and score columns of a table by their usual names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from vecap_tasks.errors import failure_of
 
-# In the order in which they are looked for, whatever their case. LAION has URL and TEXT, DataComp url and text, CC3M
-# and CC12M (where somebody gave them a header) image_url and caption, RedCaps url and caption, LAION-COCO URL, TEXT
-# and top_caption. Of a table with both, the AltText is taken, not what a model wrote.
+# In order of preference, case-insensitive. LAION has URL and TEXT, DataComp url and text, CC3M and CC12M (with an added
+# header) image_url and caption, RedCaps url and caption, LAION-COCO URL, TEXT and top_caption. AltText is preferred to
+# generated captions.
 _URLS = ("url", "image_url", "imageurl", "img_url", "image_link", "image", "src", "link", "key")
 _ALTTEXTS = ("caption", "alttext", "alt_text", "alt", "text", "raw_caption", "org_caption", "top_caption", "title")
 _SCORES = (
@@ -25,18 +25,18 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as its file has it. A `problem` says why it is none, and the rest is empty then."""
+    """One row of a source file. If `problem` is set, the row is unusable and all other fields are None."""
 
     url: str | None
     caption: str | None = None
-    uid: str | None = None  # 32 hex digits, as DataComp has them
+    uid: str | None = None  # 32 hex digits, as in DataComp
     scores: str | None = None  # as in CANDIDATES
     problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The names of the columns that are read; None for what no column has."""
+    """The names of the columns to read; None for missing columns."""
 
     url: str | None
     caption: str | None = None
@@ -46,12 +46,12 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """All of them, each once."""
+        """The distinct names of all columns."""
         named = (self.url, self.caption, self.uid, self.sha256, *self.scores)
         return list(dict.fromkeys(name for name in named if name is not None))
 
     def row(self, values: Mapping[str, object]) -> Row:
-        """Return what a row of these *values* says."""
+        """Return the row for *values*, by column name."""
         try:
             return self._row(values)
         except Exception as error:
@@ -76,32 +76,32 @@ def find_columns(
     caption: str | int | None = None,
     scores: Sequence[str] | None = None,
 ) -> Columns:
-    """Return the columns of a table that has *names*; the others name columns that need not be guessed.
+    """Return the columns of a table with the column *names*. *url*, *caption* and *scores* override the detection.
 
-    A named column that the table does not have is None.
+    A configured column that is not in *names* is None.
     """
-    lowered = {name.lower(): name for name in reversed(names)}  # the first of two
+    lowered = {name.lower(): name for name in reversed(names)}  # the first of equal names wins
 
-    def named(said: str | int | None, fast_path: Sequence[str]) -> str | None:
-        if said is not None:
-            return str(said) if str(said) in names else None
-        return next((lowered[name] for name in fast_path if name in lowered), None)
+    def pick(configured: str | int | None, usual: Sequence[str]) -> str | None:
+        if configured is not None:
+            return str(configured) if str(configured) in names else None
+        return next((lowered[name] for name in usual if name in lowered), None)
 
     if scores is None:
         numbers = [lowered[name] for name in _SCORES if name in lowered]
     else:
         numbers = [name for name in scores if name in names]
     return Columns(
-        named(url, _URLS),
-        named(caption, _ALTTEXTS),
-        named(None, ("uid",)),
-        named(None, ("sha256",)),
+        pick(url, _URLS),
+        pick(caption, _ALTTEXTS),
+        pick(None, ("uid",)),
+        pick(None, ("sha256",)),
         tuple(numbers),
     )
 
 
 def text_of(value: object) -> str | None:
-    """Return a cell as text; None where it holds none, as pandas' NaN."""
+    """Return a cell as text, None for empty cells such as pandas' NaN."""
     if isinstance(value, str):
         return value
     if isinstance(value, int) or (isinstance(value, float) and not math.isnan(value)):
@@ -110,9 +110,9 @@ def text_of(value: object) -> str | None:
 
 
 def _scores(values: Mapping[str, object], names: Sequence[str], sha256: str | None) -> str | None:
-    """Return the JSON of CANDIDATES' `scores`, None where there are none; what is no number is left out.
+    """Return the JSON for column `scores` of CANDIDATES, None without scores; values that are not numbers are skipped.
 
-    *sha256*, which others took of the image that they had, is kept as `source_sha256`: it need not be that of ours.
+    *sha256* is the digest of the publisher's image and may differ from ours; it is stored as `source_sha256`.
     """
     kept: dict[str, float | str] = {}
     for name in names:
@@ -128,7 +128,7 @@ def _scores(values: Mapping[str, object], names: Sequence[str], sha256: str | No
 
 
 def _is_unicode(text: str | None) -> bool:
-    """Say whether *text* can be written as UTF-8. Bytes that are none were read as lone surrogates."""
+    """Return whether *text* is valid Unicode. Invalid UTF-8 bytes were decoded as lone surrogates."""
     if text is None or text.isascii():
         return True
     try:

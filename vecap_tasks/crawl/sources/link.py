@@ -1,4 +1,4 @@
-"""An image as a source names it, and what a source counts while it is read."""
+"""Links to images, archived images, and the counters of a source."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from vecap_tasks.errors import failure_of
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """Where the bytes of an image lie already: `length` bytes from `offset` of a file of the source.
+    """An image inside a source file: `length` bytes from `offset`.
 
-    `archive` is the file's name as the manifest has it; the bytes are a tar's member, or a record of a WARC file.
+    `archive` is the file name as in the manifest; the bytes are a member of a tar or a record of a WARC file.
     """
 
     archive: str
@@ -26,9 +26,9 @@ class ByteRange:
 
 
 class Link(NamedTuple):
-    """One image with its AltText. `url` is canonical; `uid` is None unless the source brings one of its own.
+    """One image with its AltText. `url` is canonical; `uid` is None unless the source provides one.
 
-    A tuple, as a crawl makes millions of them: a frozen dataclass takes several times as long to make.
+    A tuple, because a crawl creates millions of links and frozen dataclasses are several times slower to create.
     """
 
     url: str
@@ -37,18 +37,18 @@ class Link(NamedTuple):
     page_title: str | None
     figcaption: str | None
     language: str | None
-    source: str  # file or seed that it was found in
+    source: str  # file or seed that contains it
     uid: str | None = None
-    scores: str | None = None  # JSON object of numbers that the source gives with the row
+    scores: str | None = None  # JSON object of numbers from the source
     stored: ByteRange | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ArchivedImage:
-    """An image that the archive holds: at `url`, the answer's record in file `archive`.
+    """An image in an archive: the record of the response for `url` in file `archive`.
 
-    `offset` and `length` are None for a record that says only that the image was the same as another: the one whose
-    payload has the same `digest`, as the archive writes it, or the one of the address `refers_to`.
+    `offset` and `length` are None for a revisit record, which refers to an identical image: the record with the same
+    payload `digest`, or the record of the URL `refers_to`.
     """
 
     url: str  # canonical, as is `refers_to`
@@ -61,10 +61,10 @@ class ArchivedImage:
 
 @dataclass(slots=True)
 class Stats:
-    """What was read.
+    """Counters and inputs of a source.
 
-    `counters`: pages, images, `skipped.<reason>` of images, `page_skipped.<reason>` of pages, and of images that
-    the source holds itself held, revisited, `held_skipped.<reason>`.
+    `counters`: pages, images, `skipped.<reason>` of images, `page_skipped.<reason>` of pages; for archived images held,
+    revisited, `held_skipped.<reason>`.
     """
 
     counters: Counter[str] = field(default_factory=Counter)
@@ -72,12 +72,12 @@ class Stats:
 
 
 def uid(url: str, alttext: str | None) -> str:
-    """Return the name of an image with its AltText, 32 hex digits. No AltText and an empty one are the same."""
+    """Return the uid of an image and its AltText, 32 hex digits. Missing and empty AltText are equal."""
     return hashlib.sha256(f"{url}\0{alttext or ''}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def links_of(page: Page, product: str | None, stats: Stats) -> list[Link]:
-    """Return the images of *page*; none where it opts out of our use. *product* is our name in robots.txt."""
+def extract_links(page: Page, product: str | None, stats: Stats) -> list[Link]:
+    """Return the images of *page*, none if it opts out. *product* is our name in robots.txt; None ignores opt-outs."""
     counters = stats.counters
     try:
         found = Document(page).found()

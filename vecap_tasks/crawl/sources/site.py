@@ -1,4 +1,4 @@
-"""A web site as a source: its pages by sitemap and links, within robots.txt."""
+"""Web sites as a source: pages found through sitemaps and links, subject to robots.txt."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from vecap_tasks.crawl.http.content_encoding import decode_body
 from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 from vecap_tasks.crawl.http.robots import product_token
 from vecap_tasks.crawl.http.url import absolute, canonical, host_of
-from vecap_tasks.crawl.sources.link import Link, Stats, links_of
+from vecap_tasks.crawl.sources.link import Link, Stats, extract_links
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 50 << 20  # of a sitemap, unpacked; the protocol's own bound
+MAX_BYTES = 50 << 20  # of an uncompressed sitemap; the limit of the protocol
 _GZIP = b"\x1f\x8b"
-# Many lists have addresses with a plain `&`. It is text within CDATA, and else where no entity follows.
+# Many sitemaps contain URLs with an unescaped `&`, which is text in CDATA and wherever no entity follows.
 _AMPERSAND = re.compile(rb"(<!\[CDATA\[.*?(?:\]\]>|\Z))|&(?!#?[A-Za-z0-9_.:-]{1,100};)", re.DOTALL)
 _ROOTS = frozenset({"urlset", "sitemapindex"})
-_WHOLE = "site"  # pages lead to pages, so a crawl of sites has one part
-_AT_ONCE = 16  # pages in memory
-_MAX_SITEMAPS = 1000  # that one sitemap leads to
+_PART = "site"  # a site crawl has one part, because pages link to pages
+_CONCURRENT_PAGES = 16  # pages in memory
+_MAX_SITEMAPS = 1000  # per configured sitemap
 
 
 @dataclass(frozen=True, slots=True)
 class Sitemap:
-    """What a sitemap lists, as written: pages, or, for an index, other sitemaps."""
+    """The URLs in a sitemap, as written: pages, or sitemaps for an index."""
 
     pages: list[str] = field(default_factory=list)
     sitemaps: list[str] = field(default_factory=list)
 
 
 def parse_sitemap(body: bytes) -> Sitemap:
-    """Read a sitemap, gzipped or not.
+    """Return the content of a sitemap, gzipped or plain.
 
-    Raises Failure: `too_large`, `bad_encoding`, `bad_xml`, or `not_a_sitemap` for XML of another kind.
+    Raises Failure: `too_large`, `bad_encoding`, `bad_xml`, or `not_a_sitemap` for other XML.
     """
     if body.startswith(_GZIP):
         body = decode_body(body, "", ("gzip",), MAX_BYTES)
@@ -57,24 +57,24 @@ def parse_sitemap(body: bytes) -> Sitemap:
     if not body.startswith(b"<"):
         return Sitemap([line.strip() for line in body.decode().splitlines() if line.strip()])
     try:
-        return _Reader().read(body)
+        return _SitemapReader().read(body)
     except expat.ExpatError as error:
         with suppress(expat.ExpatError):
-            return _Reader().read(_AMPERSAND.sub(lambda match: match[1] or b"&amp;", body))
+            return _SitemapReader().read(_AMPERSAND.sub(lambda match: match[1] or b"&amp;", body))
         raise Failure("bad_xml", str(error)) from error
 
 
-class _Reader:
-    """Reads XML in UTF-8 as a stream, so that only addresses are kept. Expat bounds what entities may grow to."""
+class _SitemapReader:
+    """Streaming reader for UTF-8 XML that keeps only URLs. Expat limits entity expansion."""
 
     def __init__(self) -> None:
         self._found = Sitemap()
-        self._open: list[str] = []  # local names of the elements around the place
+        self._open_elements: list[str] = []  # local names of the open elements
         self._text: list[str] | None = None
 
     def read(self, body: bytes) -> Sitemap:
-        """Return what *body* lists. Raises ExpatError."""
-        parser = expat.ParserCreate("utf-8", " ")  # whatever the document declares, which expat may not know
+        """Return the content of *body*. Raises ExpatError."""
+        parser = expat.ParserCreate("utf-8", " ")  # overrides the declared encoding
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._data
@@ -83,20 +83,20 @@ class _Reader:
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         local = name.rpartition(" ")[2]
-        if not self._open and local not in _ROOTS:
+        if not self._open_elements and local not in _ROOTS:
             raise Failure("not_a_sitemap", local[:20])
-        # An image's or a video's `loc` stands within an element of its own.
-        if local == "loc" and self._open[-1] in ("url", "sitemap"):
+        # The `loc` of an image or a video is inside its own element.
+        if local == "loc" and self._open_elements[-1] in ("url", "sitemap"):
             self._text = []
-        self._open.append(local)
+        self._open_elements.append(local)
 
     def _end(self, name: str) -> None:
-        self._open.pop()
+        self._open_elements.pop()
         if self._text is not None:
-            address = "".join(self._text).strip()
+            url = "".join(self._text).strip()
             self._text = None
-            if address:
-                (self._found.pages if self._open[-1] == "url" else self._found.sitemaps).append(address)
+            if url:
+                (self._found.pages if self._open_elements[-1] == "url" else self._found.sitemaps).append(url)
 
     def _data(self, text: str) -> None:
         if self._text is not None:
@@ -104,61 +104,63 @@ class _Reader:
 
 
 class Site:
-    """The pages of the seeds' hosts, seed by seed, then those of the sitemaps' hosts.
+    """The pages of the hosts of the seeds, seed by seed, then of the hosts of the sitemaps.
 
-    The order follows from the links and lists, not from what answers first.
+    The order depends on links and sitemaps, not on response times.
     """
 
     def __init__(self, fetch: FetchConfig, section: SiteSource, interval: str) -> None:
         self._fetch = fetch
         self._product = product_token(fetch.user_agent) if fetch.robots else None
         self._section = section
-        self._seeds = {seed: _address(seed, "seeds", interval) for seed in section.seeds}
-        self._sitemaps = {sitemap: _address(sitemap, "sitemaps", interval) for sitemap in section.sitemaps}
+        self._seeds = {seed: _configured_url(seed, "seeds", interval) for seed in section.seeds}
+        self._sitemaps = {sitemap: _configured_url(sitemap, "sitemaps", interval) for sitemap in section.sitemaps}
 
     def parts(self) -> list[str]:
-        return [_WHOLE]
+        return [_PART]
 
     def read(self, part: str, stats: Stats) -> Iterator[Link]:
         for page in self._pages(stats):
-            yield from links_of(page, self._product, stats)
+            yield from extract_links(page, self._product, stats)
 
     def _pages(self, stats: Stats) -> Iterator[Page]:
-        given = 0
+        yielded = 0
         with asyncio.Runner() as runner:
-            fetcher = runner.run(_open(self._fetch))
-            walk = _Walk(runner, fetcher, self._section.max_depth, stats)
+            fetcher = runner.run(_open_fetcher(self._fetch))
+            walk = _SiteWalk(runner, fetcher, self._section.max_depth, stats)
             try:
                 for name, pages in self._starts(walk):
                     digest, size = hashlib.sha256(), 0
-                    before = given
-                    for page in islice(pages, self._section.max_pages - before):
+                    previous = yielded
+                    for page in islice(pages, self._section.max_pages - previous):
                         digest.update(f"{page.url}\n{len(page.body)}\n".encode() + page.body)
                         size += len(page.body)
-                        given += 1
+                        yielded += 1
                         yield page
-                    if given > before:
+                    if yielded > previous:
                         stats.inputs.append(Input("source", name, digest.hexdigest(), size))
-                    if given == self._section.max_pages:
+                    if yielded == self._section.max_pages:
                         break
             finally:
                 runner.run(fetcher.__aexit__(None, None, None))
-        if not given:
+        if not yielded:
             failed = "; ".join(walk.failed[:3])
-            raise VecapError(f"no seed gives a page: {failed}; change crawl.source.seeds or crawl.source.sitemaps")
+            raise VecapError(
+                f"no seed or sitemap leads to a page: {failed}; change crawl.source.seeds or crawl.source.sitemaps"
+            )
 
-    def _starts(self, walk: _Walk) -> Iterator[tuple[str, Iterator[Page]]]:
-        """Give each seed and each sitemap, as written, with the pages that it leads to."""
+    def _starts(self, walk: _SiteWalk) -> Iterator[tuple[str, Iterator[Page]]]:
+        """Yield each seed and sitemap, as written, with the pages it leads to."""
         for seed, url in self._seeds.items():
             yield seed, walk.follow(seed, [url], None)
         for sitemap, url in self._sitemaps.items():
-            pages, host = walk.listed(url, self._section.max_pages)
+            pages, host = walk.sitemap_pages(url, self._section.max_pages)
             yield sitemap, walk.follow(sitemap, pages, host)
 
 
 @dataclass(slots=True)
-class _Walk:
-    """What one crawl of sites has seen. `failed` says why starts gave no page."""
+class _SiteWalk:
+    """State of one site crawl. `failed` lists seeds and sitemaps without pages, with reasons."""
 
     runner: asyncio.Runner
     fetcher: Fetcher
@@ -168,26 +170,26 @@ class _Walk:
     seen: set[str] = field(default_factory=set)
 
     def follow(self, name: str, level: list[str], host: str | None) -> Iterator[Page]:
-        """Give the pages at the addresses *level*, then what they link to on *host*: on a seed's own where None."""
+        """Yield the pages at the URLs *level*, then the pages they link to on *host* (None: the host of the seed)."""
         for depth in range(self.max_depth + 1):
             following: dict[str, None] = {}
-            for start in range(0, len(level), _AT_ONCE):
-                asked = [address for address in level[start : start + _AT_ONCE] if address not in self.seen]
-                self.seen.update(asked)
-                answers = self.runner.run(_get_all(self.fetcher, asked))
-                for address, answer in zip(asked, answers, strict=True):
-                    if isinstance(answer, Failure):
-                        log.warning("page %s: %s", address, answer.message)
-                        self.stats.counters[f"page_skipped.{answer.reason}"] += 1
+            for start in range(0, len(level), _CONCURRENT_PAGES):
+                urls = [url for url in level[start : start + _CONCURRENT_PAGES] if url not in self.seen]
+                self.seen.update(urls)
+                responses = self.runner.run(_get_all(self.fetcher, urls))
+                for url, response in zip(urls, responses, strict=True):
+                    if isinstance(response, Failure):
+                        log.warning("page %s: %s", url, response.message)
+                        self.stats.counters[f"page_skipped.{response.reason}"] += 1
                         if not depth:
-                            self.failed.append(f"{address}: {answer.message}")
+                            self.failed.append(f"{url}: {response.message}")
                         continue
-                    host = host or host_of(answer.url)  # a seed may redirect to the host that it means
-                    if host_of(answer.url) != host or (answer.url != address and answer.url in self.seen):
+                    host = host or host_of(response.url)  # a seed may redirect to another host
+                    if host_of(response.url) != host or (response.url != url and response.url in self.seen):
                         self.stats.counters["page_skipped.redirected"] += 1
                         continue
-                    self.seen.add(answer.url)
-                    page = Page(answer.url, answer.body, answer.charset, answer.robots_tags, name)
+                    self.seen.add(response.url)
+                    page = Page(response.url, response.body, response.charset, response.robots_tags, name)
                     if depth < self.max_depth:
                         try:
                             links = Document(page).links()
@@ -200,19 +202,19 @@ class _Walk:
                     yield page
             level = list(following)
 
-    def listed(self, start: str, most: int) -> tuple[list[str], str]:
-        """Return the pages, *most* of them, that a sitemap lists itself or through others, and their one host.
+    def sitemap_pages(self, start: str, limit: int) -> tuple[list[str], str]:
+        """Return up to *limit* pages listed in a sitemap, directly or through an index, and their host.
 
-        It is the host that the sitemap is on after redirects: no sitemap speaks for another site.
+        Only pages on the host of the sitemap, after redirects, count.
         """
         host = host_of(start)
         pages: dict[str, None] = {}
-        waiting, known = deque([start]), {start}
-        while waiting and len(pages) < most:
-            url = waiting.popleft()
+        queue, known = deque([start]), {start}
+        while queue and len(pages) < limit:
+            url = queue.popleft()
             try:
-                answer = self.runner.run(self.fetcher.get(url, _as_it_is, listing=True))
-                found = parse_sitemap(answer.body)
+                response = self.runner.run(self.fetcher.get(url, _identity, listing=True))
+                found = parse_sitemap(response.body)
             except Exception as error:
                 failure = failure_of(error, url)
                 log.warning("sitemap %s: %s", url, failure.message)
@@ -220,41 +222,41 @@ class _Walk:
                 self.failed.append(f"{url}: {failure.message}")
                 continue
             if url == start:
-                host = host_of(answer.url)
-            pages.update(dict.fromkeys(self._on(host, found.pages, answer.url)))
-            further = [other for other in self._on(host, found.sitemaps, answer.url) if other not in known]
-            further = further[: _MAX_SITEMAPS - len(known)]
-            waiting.extend(dict.fromkeys(further))
-            known.update(further)
+                host = host_of(response.url)
+            pages.update(dict.fromkeys(self._on_host(host, found.pages, response.url)))
+            unknown = [url for url in self._on_host(host, found.sitemaps, response.url) if url not in known]
+            unknown = unknown[: _MAX_SITEMAPS - len(known)]
+            queue.extend(dict.fromkeys(unknown))
+            known.update(unknown)
         if not pages:
-            self.failed.append(f"{start}: it lists no page on {host}")
-        return list(islice(pages, most)), host
+            self.failed.append(f"{start}: lists no page on {host}")
+        return list(islice(pages, limit)), host
 
-    def _on(self, host: str, written: list[str], base: str) -> Iterator[str]:
-        """Give the addresses of *written* that are on *host*; the others are counted."""
+    def _on_host(self, host: str, written: list[str], base: str) -> Iterator[str]:
+        """Yield the URLs of *written* that are on *host*; count the others."""
         for reference in written:
             try:
-                address = absolute(reference, base)
+                url = absolute(reference, base)
             except Failure as failure:
                 self.stats.counters[f"page_skipped.{failure.reason}"] += 1
                 continue
-            if host_of(address) == host:
-                yield address
+            if host_of(url) == host:
+                yield url
             else:
                 self.stats.counters["page_skipped.other_host"] += 1
 
 
-def _address(written: str, key: str, interval: str) -> str:
-    address = expand(written).replace("{interval}", interval)
+def _configured_url(written: str, key: str, interval: str) -> str:
+    url = expand(written).replace("{interval}", interval)
     try:
-        return canonical(address)
+        return canonical(url)
     except Failure as failure:
         raise PermanentError(
-            f"crawl.source.{key}: {address} is no http address ({failure.message}); change it"
+            f"crawl.source.{key}: {url} is not an HTTP URL ({failure.message}); change it"
         ) from failure
 
 
-async def _open(config: FetchConfig) -> Fetcher:
+async def _open_fetcher(config: FetchConfig) -> Fetcher:
     return await Fetcher(config).__aenter__()
 
 
@@ -264,16 +266,16 @@ async def _get_all(fetcher: Fetcher, urls: list[str]) -> list[Download | Failure
 
 async def _get(fetcher: Fetcher, url: str) -> Download | Failure:
     try:
-        return await fetcher.get(url, _html)
+        return await fetcher.get(url, _require_html)
     except Exception as error:
         return failure_of(error, url)
 
 
-async def _html(download: Download) -> Download:
+async def _require_html(download: Download) -> Download:
     if download.content_type not in HTML:
         raise Failure("not_html", download.content_type)
     return download
 
 
-async def _as_it_is(download: Download) -> Download:
+async def _identity(download: Download) -> Download:
     return download

@@ -1,7 +1,7 @@
-"""The rows of a file of addresses, in its order and in little memory, whatever its format.
+"""Reads the rows of a URL list in any format, in order and in bounded memory.
 
-A row that says nothing usable is given with its problem, so that what is counted adds up to what the file holds. A
-file that is not whole is refused: half of it would be another dataset under the same name.
+An unusable row is returned with its problem, so that the counters add up to the rows of the file. A truncated file is
+an error, because a part of it would be a different dataset.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ log = logging.getLogger(__name__)
 FORMATS = ("parquet", "csv", "tsv", "json", "jsonl", "ndjson", "txt")
 _CODECS = {"gz": "gzip", "zst": "zstd"}
 _BUFFER = 1 << 20
-_MAX_LINE = 1 << 24  # characters; a file without line ends is no list of rows
+_MAX_LINE = 1 << 24  # characters
 _BATCH = 1_000  # rows
 
 
 def read_rows(file: SourceFile, section: UrlSource, stats: Stats) -> Iterator[Row]:
-    """Give every row of *file*, and then add the file to the inputs of *tally*.
+    """Yield every row of *file*, then add the file to the inputs of *stats*.
 
-    Raises VecapError where the file is damaged, cut short, of no known format or without a column of addresses.
+    Raises VecapError if the file is corrupt, truncated, of unknown format, or without a URL column.
     """
     if not file.size:
-        raise PermanentError(f"{file.name} is empty; get the file again")
+        raise PermanentError(f"{file.name} is empty; download the file again")
     kind, codec = _format(file.name)
     read = {"parquet": _parquet, "csv": _csv, "tsv": _csv, "json": _json, "txt": _txt}.get(kind, _json_lines)
     try:
         with file.open() as stream:
-            digesting = DigestReader(stream)
-            with _unpacked(digesting, codec) as plain:
+            digesting = Digesting(stream)
+            with _decompressed(digesting, codec) as plain:
                 yield from read(_File(file, kind, codec, section), plain)
             stats.inputs.append(digesting.input(file.name))
     except (OSError, EOFError, pa.ArrowException, JsonError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split()) or type(error).__name__
-        raise PermanentError(f"{file.name} is damaged or cut short: {problem}; get the file again") from error
+        raise PermanentError(f"{file.name} is corrupt or truncated: {problem}; download the file again") from error
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """What the readers know of the file beside its bytes."""
+    """A file with its format, compression and settings."""
 
     file: SourceFile
     kind: str
@@ -71,72 +71,70 @@ class _File:
         return self.file.name
 
     def find(self, names: Sequence[str]) -> Columns:
-        """Return which of *names* hold what, those first that the configuration names."""
+        """Return the columns among *names*; configured columns take precedence."""
         section = self.section
         return find_columns(names, section.url_column, section.caption_column, section.score_columns)
 
     def columns(self, names: Sequence[str]) -> Columns:
-        """Return which of *names* are read. Raises VecapError where none has addresses."""
+        """Return the columns to read among *names*. Raises VecapError without a URL column."""
         found = self.find(names)
         if found.url is None:
             raise self.no_column("url_column", names)
         if found.caption is None and self.section.caption_column is not None:
             raise self.no_column("caption_column", names)
         if found.caption is None and len(names) > 1:
-            log.warning(
-                "%s: no column of captions among %s; is it crawl.source.caption_column?", self.name, ", ".join(names)
-            )
+            log.warning("%s: no caption column among %s; set crawl.source.caption_column", self.name, ", ".join(names))
         return found
 
     def no_column(self, setting: str, names: Sequence[str]) -> VecapError:
-        said = getattr(self.section, setting)
-        wanted = "of addresses" if said is None else repr(said)
-        there = ", ".join(names[:20]) or "nothing"
-        return PermanentError(f"{self.name} has no column {wanted}, only {there}; name it in crawl.source.{setting}")
+        configured = getattr(self.section, setting)
+        missing = "URL column" if configured is None else f"column {configured!r}"
+        present = ", ".join(names[:20]) or "none"
+        return PermanentError(f"{self.name} has no {missing} (columns: {present}); set crawl.source.{setting}")
 
-    def cut(self, place: str) -> VecapError:
-        return PermanentError(f"{self.name} is cut short: {place}; get the whole file")
+    def truncated(self, position: str) -> VecapError:
+        return PermanentError(f"{self.name} is truncated: {position}; download the file again")
 
 
 def _format(name: str) -> tuple[str, str | None]:
-    """Return the format and the compression that the end of *name* says."""
+    """Return the format and the compression from the extension of *name*."""
     stem, _, end = name.lower().rpartition(".")
     codec = _CODECS.get(end)
     kind = stem.rpartition(".")[2] if codec else end
     if kind not in FORMATS:
         known = ", ".join(FORMATS)
-        raise PermanentError(
-            f"{name} is no list of addresses by its ending; rename it ({known}, with .gz or .zst or not)"
-        )
+        raise PermanentError(f"{name}: unsupported file extension; use one of {known}, optionally with .gz or .zst")
     return kind, codec
 
 
 @contextmanager
-def _unpacked(stream: DigestReader, codec: str | None) -> Iterator[IO[bytes]]:
+def _decompressed(stream: Digesting, codec: str | None) -> Iterator[IO[bytes]]:
     source = BufferedReader(stream, _BUFFER)
     yield BufferedReader(pa.CompressedInputStream(source, codec), _BUFFER) if codec else source
 
 
 def _text(stream: IO[bytes]) -> TextIOWrapper:
-    """Return *stream* as UTF-8 text, whatever the locale; bytes that are not UTF-8 become lone surrogates."""
+    """Return *stream* as UTF-8 text in any locale; invalid bytes become lone surrogates."""
     return TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
 
 
 class _Lines:
-    """The lines of a text."""
+    """The lines of a text file."""
 
     def __init__(self, file: _File, stream: IO[bytes]) -> None:
         self._text = _text(stream)
         self._file = file
-        self.ended = True  # whether the last line has an end
+        self.terminated = True  # whether the last line ends with a line break
         self.number = 0
 
     def __iter__(self) -> Iterator[str]:
         while line := self._text.readline(_MAX_LINE):
             self.number += 1
-            self.ended = line[-1] in "\r\n"
-            if not self.ended and len(line) == _MAX_LINE:
-                raise PermanentError(f"{self._file.name}: line {self.number} does not end; is it a text file?")
+            self.terminated = line[-1] in "\r\n"
+            if not self.terminated and len(line) == _MAX_LINE:
+                raise PermanentError(
+                    f"{self._file.name}: line {self.number} is too long; use a text file with one row per line"
+                )
             yield line
 
 
@@ -150,34 +148,34 @@ def _csv(file: _File, stream: IO[bytes]) -> Iterator[Row]:
     lines = _Lines(file, stream)
     text = iter(lines)
     first = next(text, "")
-    headed = "://" not in first
-    quotes = file.section.quotes if file.section.quotes is not None else headed or file.kind == "csv"
+    has_header = "://" not in first
+    quotes = file.section.quotes if file.section.quotes is not None else has_header or file.kind == "csv"
     reader = csv.reader(
         chain([first], text),
         delimiter="\t" if file.kind == "tsv" else ",",
         quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
         strict=True,
     )
-    short = False
+    too_short = False
     try:
         cells = next(reader)
-        names = cells if headed else [str(number) for number in range(len(cells))]
-        columns = file.columns(names) if headed else _headless(file, cells)
-        for row in reader if headed else chain([cells], reader):
-            short = len(row) < len(names)
+        names = cells if has_header else [str(number) for number in range(len(cells))]
+        columns = file.columns(names) if has_header else _headerless_columns(file, cells)
+        for row in reader if has_header else chain([cells], reader):
+            too_short = len(row) < len(names)
             if len(row) == len(names):
                 yield columns.row(dict(zip(names, row, strict=True)))
             else:
                 yield Row(None, problem="bad_row" if row else "no_url")
     except csv.Error as error:
-        hint = "; if its quotes are text, set crawl.source.quotes: false" if quotes else ""
-        raise PermanentError(f"{file.name} is damaged or cut short at line {lines.number}: {error}{hint}") from error
-    if short and not lines.ended:
-        raise file.cut(f"line {lines.number} has no end and too few fields")
+        hint = "; if quotes are part of the text, set crawl.source.quotes: false" if quotes else ""
+        raise PermanentError(f"{file.name} is corrupt or truncated at line {lines.number}: {error}{hint}") from error
+    if too_short and not lines.terminated:
+        raise file.truncated(f"line {lines.number} has too few fields and no line break")
 
 
-def _headless(file: _File, cells: list[str]) -> Columns:
-    """Return the columns of a table whose first row is *cells*: CC3M has the caption first, CC12M the address."""
+def _headerless_columns(file: _File, cells: list[str]) -> Columns:
+    """Return the columns of a headerless table from its first row: CC3M has the caption first, CC12M the URL."""
     names = [str(number) for number in range(len(cells))]
     url = file.section.url_column
     if url is None:
@@ -187,39 +185,39 @@ def _headless(file: _File, cells: list[str]) -> Columns:
         caption = names[1 - names.index(str(url))]
     if url is None or (caption is None and len(cells) > 2):
         raise PermanentError(
-            f"{file.name} has no header and {len(cells)} columns; give crawl.source.url_column and "
+            f"{file.name} has no header and {len(cells)} columns; set crawl.source.url_column and "
             "crawl.source.caption_column as numbers from 0"
         )
-    known = replace(file, section=file.section.model_copy(update={"url_column": url, "caption_column": caption}))
-    return known.columns(names)
+    configured = replace(file, section=file.section.model_copy(update={"url_column": url, "caption_column": caption}))
+    return configured.columns(names)
 
 
 def _json_lines(file: _File, stream: IO[bytes]) -> Iterator[Row]:
     lines = _Lines(file, stream)
     objects = _Objects(file)
-    bad = False
+    invalid = False
     for line in lines:
-        bad = False
+        invalid = False
         if not line.strip():
             yield Row(None, problem="no_url")
             continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):
-            bad = True
+            invalid = True
             yield Row(None, problem="bad_row")
             continue
         yield objects.row(value)
-    if bad and not lines.ended:
-        raise file.cut(f"line {lines.number} has no end and is no JSON")
+    if invalid and not lines.terminated:
+        raise file.truncated(f"line {lines.number} is invalid JSON without a line break")
     objects.check()
 
 
 def _json(file: _File, stream: IO[bytes]) -> Iterator[Row]:
-    """Read an array of objects, RedCaps' `annotations`, or VeCap-300M's one object of address to caption."""
-    form = _form(file)
+    """Yield the rows of an array of objects, of RedCaps' `annotations`, or of VeCap-300M's object of URL to caption."""
+    layout = _detect_layout(file)
     reader = JsonReader(_text(stream))
-    match form.kind:
+    match layout.kind:
         case "lines":
             yield from _json_lines(file, stream)
             return
@@ -227,7 +225,7 @@ def _json(file: _File, stream: IO[bytes]) -> Iterator[Row]:
             yield from _array(file, reader)
         case "member":
             for name in reader.names():
-                if name == form.member and reader.next() == "[":
+                if name == layout.member and reader.next() == "[":
                     yield from _array(file, reader)
                 else:
                     reader.skip()
@@ -235,8 +233,8 @@ def _json(file: _File, stream: IO[bytes]) -> Iterator[Row]:
             pair = Columns("url", "caption")
             for url in reader.names():
                 caption = reader.value()
-                bad = caption is UNREADABLE
-                yield Row(None, problem="bad_row") if bad else pair.row({"url": url, "caption": caption})
+                invalid = caption is UNREADABLE
+                yield Row(None, problem="bad_row") if invalid else pair.row({"url": url, "caption": caption})
     reader.end()
 
 
@@ -247,43 +245,43 @@ def _array(file: _File, reader: JsonReader) -> Iterator[Row]:
     objects.check()
 
 
-class _Form(NamedTuple):
-    """Where a JSON file has its rows; `member` is the name of the array that has them."""
+class _Layout(NamedTuple):
+    """The layout of a JSON file; `member` is the name of the array with the rows."""
 
     kind: Literal["lines", "array", "member", "pairs"]
     member: str = ""
 
 
-def _form(file: _File) -> _Form:
-    """Read as much of the file as tells its form. Raises VecapError for a document of none."""
-    with file.file.open() as raw, _unpacked(DigestReader(raw), file.codec) as stream:
+def _detect_layout(file: _File) -> _Layout:
+    """Return the layout, reading as little as possible. Raises VecapError if it is unknown."""
+    with file.file.open() as raw, _decompressed(Digesting(raw), file.codec) as stream:
         reader = JsonReader(_text(stream))
         flat = False
         try:
             if reader.next() == "[":
-                return _Form("array")
+                return _Layout("array")
             for name in reader.names():
                 match reader.next():
                     case "[":
-                        return _Form("member", name)
+                        return _Layout("member", name)
                     case '"' if "://" in name:
-                        return _Form("pairs")
+                        return _Layout("pairs")
                     case '"':
                         flat = True
                 reader.skip()
             reader.end()
         except JsonError:
-            return _Form("lines")  # a second document after the first; or damage, which their reader finds
+            return _Layout("lines")  # several documents, or a corrupt file, which the lines reader reports
     if not flat:
         raise PermanentError(
-            f"{file.name} holds neither an array of objects, nor `annotations`, nor addresses with captions; "
-            "write it as JSON lines"
+            f"{file.name} has an unknown JSON layout: expected an array of objects, `annotations`, or an object of URL "
+            "to caption; convert it to JSON lines"
         )
-    return _Form("lines")
+    return _Layout("lines")
 
 
 class _Objects:
-    """Makes rows of JSON objects, whose names may differ from one to the next."""
+    """Converts JSON objects to rows; their names may differ."""
 
     def __init__(self, file: _File) -> None:
         self._file = file
@@ -307,19 +305,19 @@ class _Objects:
         return columns.row(value)
 
     def check(self) -> None:
-        """Raise VecapError where not one row had a column of addresses."""
+        """Raise VecapError if no row had a URL column."""
         if self._rows and not self._found:
             raise self._file.no_column("url_column", self._seen)
 
 
 def _parquet(file: _File, stream: IO[bytes]) -> Iterator[Row]:
-    """Read the columns that are wanted. A packed file is unpacked aside first: parquet is read from its end."""
+    """Yield the rows of a parquet file. Decompress the file to disk first if needed, because parquet requires seeking."""
     with tempfile.TemporaryFile() if file.codec else file.file.open() as seekable:
         if file.codec:
             shutil.copyfileobj(stream, seekable, _BUFFER)
-        # To read ahead costs the memory of a row group, and saves S3 a request for each page.
-        ahead = file.file.remote and not file.codec
-        table = pq.ParquetFile(seekable, buffer_size=_BUFFER, pre_buffer=ahead)
+        # Pre-buffering takes the memory of a row group and avoids an S3 request per page.
+        pre_buffer = file.file.remote and not file.codec
+        table = pq.ParquetFile(seekable, buffer_size=_BUFFER, pre_buffer=pre_buffer)
         columns = file.columns(table.schema_arrow.names)
         for group in range(table.num_row_groups):
             for batch in table.iter_batches(_BATCH, [group], columns.names, use_threads=False):
@@ -329,13 +327,13 @@ def _parquet(file: _File, stream: IO[bytes]) -> Iterator[Row]:
 
 
 def _cells(column: pa.Array) -> list[object]:
-    """Return the values of *column*; texts that are not UTF-8 with lone surrogates."""
+    """Return the values of *column*; invalid UTF-8 becomes lone surrogates."""
     try:
         values: list[object] = column.to_pylist()
     except UnicodeDecodeError:
         raw = column.cast(pa.binary()).to_pylist()
         values = [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
-    except (ValueError, OverflowError):  # a value that Python has no type for, such as a date in the year 300,000
+    except (ValueError, OverflowError):  # values without a Python type, such as a date in the year 300,000
         values = [_cell(value) for value in column]
     return values
 

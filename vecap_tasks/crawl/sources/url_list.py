@@ -1,4 +1,4 @@
-"""Lists of image addresses with their captions, as img2dataset takes them and as the known datasets are published."""
+"""URL lists as a source: image URLs with captions, in the formats of img2dataset and published datasets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class UrlFiles:
-    """The rows that have a usable address, in the order of the file. A part is a file.
+    """The rows with a usable URL, in file order. A part is a file.
 
-    Every row counts as one of `images`, and the others once each as `skipped.<reason>`: `no_url` (empty), `bad_url`,
-    `scheme` (no HTTP address), `not_utf8`, `bad_row` (another number of fields than the header, or no JSON object).
+    Every row counts in `images`; an unusable row also in `skipped.<reason>`: `no_url` (empty), `bad_url`, `scheme` (not
+    HTTP), `not_utf8`, `bad_row` (wrong number of fields, or not a JSON object).
     """
 
     def __init__(self, config: Config, section: UrlSource, interval: str) -> None:
@@ -31,7 +31,7 @@ class UrlFiles:
         return list(self._files)
 
     def read(self, part: str, stats: Stats) -> Iterator[Link]:
-        given = 0
+        yielded = 0
         for row in read_rows(self._files[part], self._section, stats):
             stats.counters["images"] += 1
             try:
@@ -39,10 +39,10 @@ class UrlFiles:
             except Exception as error:
                 stats.counters[f"skipped.{failure_of(error, f'{part}: {row.url}').reason}"] += 1
                 continue
-            given += 1
+            yielded += 1
             yield link
-        if not given:
-            log.warning("%s: no row has a usable address; is crawl.source.url_column the right one?", part)
+        if not yielded:
+            log.warning("%s: no row has a usable URL; check crawl.source.url_column", part)
 
 
 def _link(row: Row, part: str) -> Link:

@@ -1,6 +1,6 @@
-"""Pages and images from WARC and ARC files. A file that is not whole is refused when its fault is reached.
+"""WARC and ARC files as a source of pages and archived images.
 
-The links of a file appear when all of it was read, so nothing is made of the part before the fault.
+A truncated or corrupt file raises an error, and none of its links are used.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from vecap_tasks.core.files import find_files
 from vecap_tasks.crawl.html.parser import HTML, Page
 from vecap_tasks.crawl.http.robots import product_token
 from vecap_tasks.crawl.http.url import canonical
-from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, links_of
+from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, extract_links
 from vecap_tasks.crawl.warc.records import MAX_HEADER, HttpResponse, Record, Records, parse_response
 from vecap_tasks.errors import Failure, PermanentError, failure_of
 
-_HOLDS = frozenset({"response", "resource"})
+_CONTENT_KINDS = frozenset({"response", "resource"})
 _REVISIT = "revisit"
 
 
 class WarcFiles:
-    """The HTML pages of the response and resource records, in the order of the records. A part is a file."""
+    """The HTML pages of response and resource records, in record order. A part is a file."""
 
     def __init__(self, config: Config, section: WarcSource, interval: str) -> None:
-        self._max_bytes = config.crawl.fetch.max_bytes  # as for pages and images that are fetched
+        self._max_bytes = config.crawl.fetch.max_bytes  # same limit as for downloads
         self._product = product_token(config.crawl.fetch.user_agent) if config.crawl.fetch.robots else None
         self._stored_images = section.stored_images
         self._files = find_files(config, section.paths, kind="WARC", setting="crawl.source.paths", interval=interval)
@@ -37,83 +37,83 @@ class WarcFiles:
     def read(self, part: str, stats: Stats) -> Iterator[Link | ArchivedImage]:
         for item in self.items(part, stats):
             if isinstance(item, Page):
-                yield from links_of(item, self._product, stats)
+                yield from extract_links(item, self._product, stats)
             else:
                 yield item
 
     def items(self, part: str, stats: Stats) -> Iterator[Page | ArchivedImage]:
-        """Give the pages of the file *part*, and the images that it holds if they are to be taken from there."""
+        """Yield the pages of the file *part*, and its images if `stored_images` is set."""
         kinds: Counter[str] = Counter()
-        kept = _HOLDS | {_REVISIT} if self._stored_images else _HOLDS
+        kept = _CONTENT_KINDS | {_REVISIT} if self._stored_images else _CONTENT_KINDS
         with self._files[part].open() as stream:
             records = Records(stream, part, kept, self._max_bytes + MAX_HEADER)
             for record in records:
                 kinds[record.kind] += 1
                 try:
-                    if record.kind in _HOLDS:
+                    if record.kind in _CONTENT_KINDS:
                         yield self._item(record, part, stats)
                     elif record.kind in kept and _may_be_image(parse_response(record)):
-                        held = _revisit(record, part)
+                        archived = _revisit(record, part)
                         stats.counters["revisited"] += 1
-                        yield held
-                except _Unheld as unheld:
-                    stats.counters[f"held_skipped.{unheld.reason}"] += 1
+                        yield archived
+                except _NotArchived as failure:
+                    stats.counters[f"held_skipped.{failure.reason}"] += 1
                 except Exception as error:
                     stats.counters[f"page_skipped.{failure_of(error, f'{part}: {record.url}').reason}"] += 1
             stats.inputs.append(records.input())
-        if not kinds.keys() & _HOLDS:
-            said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"
+        if not kinds.keys() & _CONTENT_KINDS:
+            summary = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "no records"
             raise PermanentError(
-                f"{part} holds no pages ({said}); WAT files want `kind: wat` and WET files have none: "
-                "give the WARC file with the responses"
+                f"{part} contains no pages ({summary}); use the WARC file with the responses, or `kind: wat` for a WAT "
+                "file"
             )
 
     def _item(self, record: Record, name: str, stats: Stats) -> Page | ArchivedImage:
-        """Return the page or the image of *record*. Raises Failure saying why it holds none."""
-        answer = parse_response(record)
-        if self._stored_images and answer.status in (HTTPStatus.OK, None) and _is_image(answer):
-            held = _archived_image(record, name)
+        """Return the page or the image of *record*. Raises Failure with the reason if it has none."""
+        response = parse_response(record)
+        if self._stored_images and response.status in (HTTPStatus.OK, None) and _is_image(response):
+            archived = _archived_image(record, name)
             stats.counters["held"] += 1
-            return held
-        if answer.status not in (HTTPStatus.OK, None):
-            raise Failure(f"http_{answer.status}")
-        if answer.content_type not in HTML:
+            return archived
+        if response.status not in (HTTPStatus.OK, None):
+            raise Failure(f"http_{response.status}")
+        if response.content_type not in HTML:
             raise Failure("not_html")
         url = canonical(record.url)
-        return Page(url, answer.body(self._max_bytes), answer.charset, answer.robots_tags, name)
+        return Page(url, response.body(self._max_bytes), response.charset, response.robots_tags, name)
 
 
-class _Unheld(Failure):
-    """An image is in the archive, but cannot be taken from there: it is fetched."""
+class _NotArchived(Failure):
+    """An archived image that cannot be read separately; it is downloaded instead."""
 
 
-def _is_image(answer: HttpResponse) -> bool:
-    return answer.content_type.startswith("image/")
+def _is_image(response: HttpResponse) -> bool:
+    return response.content_type.startswith("image/")
 
 
 def _may_be_image(revisit: HttpResponse) -> bool:
-    """Say whether a revisit may be of an image: no type is said without the answer's header, nor by a 304."""
+    """Return whether a revisit may be of an image; without an HTTP header, or for a 304, the type is unknown."""
     return _is_image(revisit) or revisit.content_type in ("", "application/http")
 
 
 def _archived_image(record: Record, name: str) -> ArchivedImage:
     if record.offset is None:
-        raise _Unheld("packed_together")  # the gzip member would have to be unpacked from its beginning each time
+        raise _NotArchived("packed_together")  # each read would decompress the member from its start
     if record.fields.get("warc-truncated"):
-        raise _Unheld("truncated")
+        raise _NotArchived("truncated")
     digest = record.fields.get("warc-payload-digest") or None
-    return ArchivedImage(_address(record.url), name, record.offset, record.length, digest, None)
+    return ArchivedImage(_canonical_or_skip(record.url), name, record.offset, record.length, digest, None)
 
 
 def _revisit(record: Record, name: str) -> ArchivedImage:
     digest = record.fields.get("warc-payload-digest") or None
-    # Where nothing is said, the same address was seen before: the profile `server-not-modified`.
+    # Without a target the revisit refers to its own URL: profile `server-not-modified`.
     same = record.fields.get("warc-refers-to-target-uri").removeprefix("<").removesuffix(">") or record.url
-    return ArchivedImage(_address(record.url), name, None, None, digest, _address(same))
+    return ArchivedImage(_canonical_or_skip(record.url), name, None, None, digest, _canonical_or_skip(same))
 
 
-def _address(url: str) -> str:
+def _canonical_or_skip(url: str) -> str:
     try:
         return canonical(url)
     except Failure as failure:
-        raise _Unheld(failure.reason) from failure
+        raise _NotArchived(failure.reason) from failure

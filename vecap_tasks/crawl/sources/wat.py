@@ -1,7 +1,7 @@
-"""Links and AltText from WAT files: JSON that Common Crawl's ia-web-commons writes of each record of a WARC file.
+"""WAT files as a source: JSON metadata that Common Crawl's ia-web-commons extracts from WARC records.
 
-It names the page's address, title, metas and links, of which `IMG@/src` are images. It keeps no figcaption, no
-language, no `srcset` and no late-loading address, so the pages themselves (`kind: warc`) give more and better links.
+A record has the page's URL, title, metas and links; `IMG@/src` links are images. It has no figcaption, language,
+`srcset` or lazy-loading URL, so the pages themselves (`kind: warc`) give more and better links.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from vecap_tasks.errors import Failure, PermanentError, failure_of
 
 _KINDS = frozenset({"metadata"})
 _IMAGE = "IMG@/src"
-_MAX_RECORD = 1 << 28  # bytes; the longest that Common Crawl writes have a few million
+_MAX_RECORD = 1 << 28  # bytes; Common Crawl's longest records have a few million
 
 
 class WatFiles:
-    """The images of the pages that WAT files describe, in the order of the records. A part is a file."""
+    """The images of the pages in WAT files, in record order. A part is a file."""
 
     def __init__(self, config: Config, section: WatSource, interval: str) -> None:
         self._product = product_token(config.crawl.fetch.user_agent) if config.crawl.fetch.robots else None
@@ -53,14 +53,14 @@ class WatFiles:
             stats.inputs.append(records.input())
         if not linked:
             raise PermanentError(
-                f"{part} holds no links: none of its {records.number} records describes a page with any; "
-                "give the WAT file of a WARC file with the responses"
+                f"{part} contains no links: none of its {records.number} records describes a page with links; "
+                "use the WAT file of a WARC file with responses"
             )
 
 
 @dataclass(frozen=True, slots=True)
-class _Described:
-    """A page as a WAT record describes it."""
+class _WatPage:
+    """The metadata of a page in a WAT record."""
 
     url: str
     source: str
@@ -73,7 +73,7 @@ class _Described:
         return links if isinstance(links, list) else None
 
     def images(self, product: str | None, stats: Stats) -> list[Link]:
-        """Return the images; none where the page opts out of our use. A page that fails leaves no count."""
+        """Return the images, none if the page opts out. Counters change only on success."""
         head = _object(self.html, "Head")
         base = self._base(head)
         images = [link for link in self.links or () if isinstance(link, dict) and link.get("path") == _IMAGE]
@@ -102,27 +102,27 @@ class _Described:
             return self.url
 
     def _rules(self, head: dict[str, Any]) -> Iterator[str]:
-        """Give what <meta name="robots"> and X-Robots-Tag say, and `tdm-reservation: …` for that <meta> and header."""
+        """Yield the values of robots <meta> elements and headers, and `tdm-reservation: …` for those of that name."""
         metas = head.get("Metas")
-        said = [
+        rules = [
             (_text(meta, "name").strip().lower(), _text(meta, "content"))
             for meta in (metas if isinstance(metas, list) else ())
             if isinstance(meta, dict)
         ]
         for name, value in self.headers.items():
             values = value if isinstance(value, list) else [value]
-            said += ((name.lower(), item) for item in values if isinstance(item, str))
-        for name, text in said:
+            rules += ((name.lower(), item) for item in values if isinstance(item, str))
+        for name, text in rules:
             if name in ("robots", "x-robots-tag"):
                 yield text
             elif name == "tdm-reservation":
                 yield f"{name}: {text}"
 
 
-def _page(record: Record, source: str) -> _Described | None:
-    """Return the page that *record* describes, None where it describes something else than an answer.
+def _page(record: Record, source: str) -> _WatPage | None:
+    """Return the page that *record* describes, None if it does not describe a response.
 
-    Raises Failure saying why it describes no page.
+    Raises Failure with the reason if the response is not a page.
     """
     try:
         body = orjson.loads(record.block or b"")
@@ -130,17 +130,17 @@ def _page(record: Record, source: str) -> _Described | None:
         payload = envelope["Payload-Metadata"]
         if "HTTP-Response-Metadata" not in payload:
             return None
-        answer = payload["HTTP-Response-Metadata"]
-        status = _text(_object(answer, "Response-Message"), "Status") or "200"
+        response = payload["HTTP-Response-Metadata"]
+        status = _text(_object(response, "Response-Message"), "Status") or "200"
         url = _text(_object(envelope, "WARC-Header-Metadata"), "WARC-Target-URI") or record.url
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise Failure("bad_json") from error
     if status != "200":
         raise Failure(f"http_{status}")
-    html = _object(answer, "HTML-Metadata")
+    html = _object(response, "HTML-Metadata")
     if not html:
         raise Failure("not_html")
-    return _Described(canonical(url), source, html, _object(answer, "Headers"))
+    return _WatPage(canonical(url), source, html, _object(response, "Headers"))
 
 
 def _object(parent: dict[str, Any], name: str) -> dict[str, Any]:

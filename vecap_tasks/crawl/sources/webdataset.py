@@ -1,6 +1,6 @@
-"""Images that lie in webdataset tars with their captions, as img2dataset writes them and open_clip reads them.
+"""Webdataset tars with images and captions as a source, as img2dataset writes them and open_clip reads them.
 
-The tars are read once, from start to end, to find where each image lies; the images are taken from there later.
+Each tar is read once to find the byte range of each image; the images are read later.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from vecap_tasks.crawl.sources.columns import find_columns
 from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
-_IMAGES = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
+_IMAGES = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
 _TEXTS = ("txt", "json")
 _MAX_TEXT = 1 << 24
 _BUFFER = 1 << 20
-_PACKED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
+_COMPRESSION = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,9 @@ class _Sample:
 
 
 class WebdatasetFiles:
-    """The samples of the tars, in their order. A part is a tar.
+    """The samples of the tars, in order. A part is a tar.
 
-    Every sample counts as one of `images`, and those that cannot be used once each as `skipped.<reason>`: `no_image`,
-    `bad_json`, `not_utf8`.
+    Every sample counts in `images`; an unusable sample also in `skipped.<reason>`: `no_image`, `bad_json`, `not_utf8`.
     """
 
     def __init__(self, config: Config, section: WebdatasetSource, interval: str) -> None:
@@ -69,21 +68,21 @@ class WebdatasetFiles:
 
 
 def _samples(file: SourceFile, stats: Stats) -> Iterator[_Sample]:
-    """Give the samples of *file*, and then add it to the inputs of *tally*. Raises VecapError where it is not whole."""
+    """Yield the samples of *file*, then add it to the inputs of *stats*. Raises VecapError if it is corrupt."""
     try:
-        with file.open() as whole:
-            digesting = DigestReader(whole)
+        with file.open() as raw:
+            digesting = Digesting(raw)
             stream = cast("IO[bytes]", BlockStream(digesting))
-            packed = _PACKED.get(stream.read(2))
-            if packed:
+            compression = _COMPRESSION.get(stream.read(2))
+            if compression:
                 raise PermanentError(
-                    f"{file.name} is packed with {packed}; unpack it: images are read from where they lie in it"
+                    f"{file.name} is compressed with {compression}; decompress it, images are read by byte range"
                 )
             for key, members in read_groups(stream, file.name, strict=True):
                 yield _read_sample(stream, file.name, key, members)
             stats.inputs.append(digesting.input(file.name))
     except OSError as error:
-        raise VecapError(f"{file.name} cannot be read: {' '.join(str(error).split())}") from error
+        raise VecapError(f"cannot read {file.name}: {' '.join(str(error).split())}") from error
 
 
 def _read_sample(stream: IO[bytes], name: str, key: str, members: Iterator[Member]) -> _Sample:
@@ -91,7 +90,7 @@ def _read_sample(stream: IO[bytes], name: str, key: str, members: Iterator[Membe
     for member in members:
         kind = member.kind
         if kind in sample.images or kind in sample.texts:
-            raise PermanentError(f"{name} holds {key}.{kind} twice; its samples cannot be told apart")
+            raise PermanentError(f"{name} contains {key}.{kind} twice; give each sample a unique key")
         if kind in _IMAGES:
             sample.images[kind] = _Image(ByteRange(name, member.offset, member.size), _sha256(stream, member))
         elif kind in _TEXTS and member.size <= _MAX_TEXT:
@@ -100,18 +99,18 @@ def _read_sample(stream: IO[bytes], name: str, key: str, members: Iterator[Membe
 
 
 def _sha256(stream: IO[bytes], member: Member) -> bytes:
-    """Return the sha256 of a member, which may be larger than what memory holds."""
+    """Return the sha256 of a member, read in blocks."""
     sha256 = hashlib.sha256()
     stream.seek(member.offset)
-    left = member.size
-    while left and (block := stream.read(min(left, _BUFFER))):
+    remaining = member.size
+    while remaining and (block := stream.read(min(remaining, _BUFFER))):
         sha256.update(block)
-        left -= len(block)
+        remaining -= len(block)
     return sha256.digest()
 
 
 def _link(sample: _Sample, part: str) -> Link:
-    """Return the link of *sample*. Raises Failure saying why there is none."""
+    """Return the link of *sample*. Raises Failure with the reason if it is unusable."""
     image = next((sample.images[kind] for kind in _IMAGES if kind in sample.images), None)
     if image is None:
         raise Failure("no_image")
@@ -127,14 +126,14 @@ def _link(sample: _Sample, part: str) -> Link:
     row = find_columns(list(values), url="url").row(values)
     if row.problem is not None:
         raise Failure(row.problem)
-    url = _address(row.url or "", image.digest)
+    url = _image_url(row.url or "", image.digest)
     return Link(url, text or row.caption, None, None, None, None, part, row.uid, row.scores, image.stored)
 
 
-def _address(url: str, digest: bytes) -> str:
-    """Return the address that the image came from; where it is not known, the name of its bytes (RFC 6920).
+def _image_url(url: str, digest: bytes) -> str:
+    """Return the URL of the image; if unknown, a `ni:` URI of its digest (RFC 6920).
 
-    That name is the same wherever the tar lies, and nothing can be fetched from it.
+    The URI is independent of the location of the tar and cannot be downloaded.
     """
     try:
         return absolute(url, "")

@@ -1,9 +1,8 @@
-"""The plain bytes of a file, gzipped or not, read once from its beginning to its end.
+"""Reads the decompressed bytes of a file, gzipped or plain, in one pass.
 
-What is read is hashed on the way, so that one pass gives the content and its digest, and the places where gzip members
-begin are kept, so that a record can be found again without what stands before it. The checksum of each member is
-checked. Memory holds a block of the file and what a step through it unpacks to. ISA-L unpacks pages in half the time of
-zlib, which is the largest share of reading an archive.
+The reader hashes the file, verifies the checksum of each gzip member, and reports the offsets of members, so that a
+record can be read separately later. Memory: one block of the file and the output of one decompression step. ISA-L
+decompresses pages twice as fast as zlib, and decompression dominates reading an archive.
 """
 
 from __future__ import annotations
@@ -15,14 +14,13 @@ from isal import isal_zlib
 
 _GZIP = b"\x1f\x8b"
 _BLOCK = 1 << 18
-_STEP = 1 << 13  # packed bytes unpacked at a time, to some 8 MB at the very most
+_STEP = 1 << 13  # compressed bytes per step; decompressed at most about 8 MB
 
 
 class GzipReader:
     """Reads the binary *stream*, which need not be seekable.
 
-    Every method raises EOFError where a gzip member, or what is asked for, does not come to its end, and IsalError
-    where the packed bytes are damaged.
+    Every method raises EOFError if the file or a gzip member is truncated, and IsalError if it is corrupt.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -31,90 +29,90 @@ class GzipReader:
         self._read = 0  # bytes of the file read
         self._block = self._next_block()
         self._block_at = 0
-        self._packed = self._block.startswith(_GZIP)
+        self._gzipped = self._block.startswith(_GZIP)
         self._member: isal_zlib.Decompress | None = None
-        self._member_start = 0  # where in the file
-        self._member_bytes = 0  # unpacked of it
+        self._member_start = 0  # offset in the file
+        self._member_bytes = 0  # decompressed bytes of the member
         self._plain = b""
         self._plain_at = 0
 
     @property
     def sha256(self) -> str:
-        """sha256 of the bytes of the file that were read, 64 hex digits."""
+        """sha256 of the file bytes read, 64 hex digits."""
         return self._sha256.hexdigest()
 
     @property
     def size(self) -> int:
-        """Bytes of the file that were read."""
+        """File bytes read."""
         return self._read
 
-    def more(self) -> bool:
-        """Say whether anything is left."""
+    def has_more(self) -> bool:
+        """Return whether any bytes are left."""
         while self._plain_at == len(self._plain):
             if not self._fill():
                 return False
         return True
 
-    def near(self) -> int:
-        """Return the offset in the file of what is read next, or of the gzip member that holds it."""
-        return self._member_start if self._packed and self._same_member() else self._offset()
+    def position(self) -> int:
+        """Return the file offset of the next byte, or of the gzip member that contains it."""
+        return self._member_start if self._gzipped and self._member_has_more() else self._offset()
 
-    def begins(self) -> int | None:
-        """Return the offset in the file of what is read next, something being left; None within a gzip member."""
-        if not self._packed:
+    def start_offset(self) -> int | None:
+        """Return the file offset of the next byte, None inside a gzip member. Call only if bytes are left."""
+        if not self._gzipped:
             return self._offset()
         return self._member_start if self._member_bytes == len(self._plain) - self._plain_at else None
 
-    def ended(self) -> int | None:
-        """Return the offset in the file that follows what was read; None within a gzip member."""
-        if not self._packed:
+    def end_offset(self) -> int | None:
+        """Return the file offset after the last byte read, None inside a gzip member."""
+        if not self._gzipped:
             return self._offset()
-        self._same_member()
+        self._member_has_more()
         whole = self._member is None and self._plain_at == len(self._plain)
         return self._offset() if whole else None
 
-    def line(self, most: int) -> bytes:
-        """Return the bytes up to the next line feed, and with it, but not more than *most*; b"" at the end."""
-        end = self._plain.find(b"\n", self._plain_at, self._plain_at + most)
+    def read_line(self, limit: int) -> bytes:
+        """Return the bytes up to and including the next line feed, at most *limit*; b"" at the end."""
+        end = self._plain.find(b"\n", self._plain_at, self._plain_at + limit)
         if end >= 0:
             start, self._plain_at = self._plain_at, end + 1
             return self._plain[start : end + 1]
         line = bytearray()
-        while len(line) < most and self.more():
-            end = self._plain.find(b"\n", self._plain_at, self._plain_at + most - len(line)) + 1
-            stop = end or min(len(self._plain), self._plain_at + most - len(line))
+        while len(line) < limit and self.has_more():
+            end = self._plain.find(b"\n", self._plain_at, self._plain_at + limit - len(line)) + 1
+            stop = end or min(len(self._plain), self._plain_at + limit - len(line))
             line += self._plain[self._plain_at : stop]
             self._plain_at = stop
             if end:
                 break
         return bytes(line)
 
-    def header(self, most: int) -> bytes:
-        """Return the lines up to a blank one, without it, a line having been read before.
+    def read_header(self, limit: int) -> bytes:
+        """Return the lines before the next blank line. Call after `read_line`.
 
-        Raises ValueError where they have more than *most* bytes.
+        Raises ValueError if they exceed *limit* bytes.
         """
-        before = self._plain_at - 1  # the line feed of the line before
-        if before >= 0:
-            end = self._plain.find(b"\n\r\n", before, before + most)
-            if end >= 0 and self._plain.find(b"\n\n", before, end + 1) < 0:  # the usual: all of it is here
+        previous = self._plain_at - 1  # the line feed of the previous line
+        if previous >= 0:
+            end = self._plain.find(b"\n\r\n", previous, previous + limit)
+            if end >= 0 and self._plain.find(b"\n\n", previous, end + 1) < 0:  # fast path: the buffer has all of it
                 self._plain_at = end + 3
-                return self._plain[before + 1 : end + 1]
+                return self._plain[previous + 1 : end + 1]
         header = bytearray()
-        while (line := self.line(most)) not in (b"\r\n", b"\n"):
+        while (line := self.read_line(limit)) not in (b"\r\n", b"\n"):
             if not line:
                 raise EOFError
             header += line
-            if len(header) > most:
-                raise ValueError("the record's header does not end")
+            if len(header) > limit:
+                raise ValueError("the record header has no end")
         return bytes(header)
 
-    def blank_lines(self) -> None:
-        """Skip line ends, within a gzip member alone."""
-        while self._same_member() and self._plain[self._plain_at] in b"\r\n":
+    def skip_blank_lines(self) -> None:
+        """Skip line breaks, within the gzip member."""
+        while self._member_has_more() and self._plain[self._plain_at] in b"\r\n":
             self._plain_at += 1
 
-    def take(self, count: int) -> bytes:
+    def read(self, count: int) -> bytes:
         """Return the next *count* bytes."""
         stop = self._plain_at + count
         if stop <= len(self._plain):
@@ -122,7 +120,7 @@ class GzipReader:
             return self._plain[start:stop]
         pieces: list[bytes] = []
         while count:
-            if not self.more():
+            if not self.has_more():
                 raise EOFError
             piece = self._plain[self._plain_at : self._plain_at + count]
             pieces.append(piece)
@@ -131,36 +129,36 @@ class GzipReader:
         return b"".join(pieces)
 
     def skip(self, count: int) -> None:
-        """Pass over the next *count* bytes."""
+        """Skip the next *count* bytes."""
         while count:
-            if not self.more():
+            if not self.has_more():
                 raise EOFError
             step = min(count, len(self._plain) - self._plain_at)
             self._plain_at += step
             count -= step
 
     def _offset(self) -> int:
-        if self._packed:
+        if self._gzipped:
             return self._read - (len(self._block) - self._block_at)
         return self._read - (len(self._plain) - self._plain_at)
 
-    def _same_member(self) -> bool:
-        """Say whether anything is left of the gzip member at hand, or of a file that is not packed."""
-        if not self._packed:
-            return self.more()
+    def _member_has_more(self) -> bool:
+        """Return whether the current gzip member, or an uncompressed file, has bytes left."""
+        if not self._gzipped:
+            return self.has_more()
         while self._plain_at == len(self._plain) and self._member is not None:
             self._fill()
         return self._plain_at < len(self._plain)
 
     def _fill(self) -> bool:
-        """Put the next bytes, perhaps none, in place of those that are used up; False at the end of the file."""
+        """Replace the consumed bytes with the next ones, possibly none; return False at the end of the file."""
         if self._block_at == len(self._block):
             self._block, self._block_at = self._next_block(), 0
             if not self._block:
                 if self._member is not None:
                     raise EOFError
                 return False
-        if not self._packed:
+        if not self._gzipped:
             self._plain, self._plain_at, self._block = self._block, 0, b""
             return True
         if self._member is None:

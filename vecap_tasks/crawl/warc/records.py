@@ -1,4 +1,4 @@
-"""Records of WARC (1.0, 1.1) and ARC files in one pass, and the HTTP responses in them."""
+"""Reads the records of WARC (1.0, 1.1) and ARC files in one pass, and parses their HTTP responses."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from vecap_tasks.crawl.http.content_encoding import decode_body
 from vecap_tasks.crawl.warc.gzip_reader import GzipReader
 from vecap_tasks.errors import Failure, PermanentError, VecapError
 
-_FOLD = re.compile(r"\r?\n[ \t]+")
-_END = re.compile(rb"\r?\n\r?\n")
+_FOLDED_LINE = re.compile(r"\r?\n[ \t]+")
+_HEADER_END = re.compile(rb"\r?\n\r?\n")
 _MAX_RECORD_HEADER = 1 << 20  # bytes
 _WARC, _ARC = b"WARC/1.", b"filedesc:"
-# Address (old writers left blanks in it), IP address, date, content type; the second version has five fields more;
-# length. So a record is known by its own line, and can be read without the file's head.
+# URL (old writers left blanks in it), IP address, date, content type; five more fields in version 2; length. The line
+# identifies a record without the file header.
 _ARC_LINE = re.compile(rb"(\S.*?) \S+ \d{8,14} (\S+) (?:\S+ \S+ \S+ \d+ \S+ )?(\d+)[ \r]*\n")
-MAX_HEADER = 1 << 16  # bytes that a record's block may have beyond the body that is wanted
-_TDM = "tdm-reservation"  # of the W3C's TDM Reservation Protocol
+MAX_HEADER = 1 << 16  # bytes of a block in addition to the body
+_TDM = "tdm-reservation"  # TDM Reservation Protocol, W3C community group
 _STATUS = re.compile(rb"HTTP/\S*[ \t]+(\d{3})")
 _CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]+)""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Values by the names in lower case, in the order written."""
+    """Header values by lowercase name, in order."""
 
     values: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, header: bytes) -> Fields:
-        """Read the lines after the first, which is no field; a line without a colon says nothing."""
+        """Parse all lines after the first; lines without a colon are ignored."""
         text = header.decode("utf-8", "replace")
         if "\n " in text or "\n\t" in text:
-            text = _FOLD.sub(" ", text)
+            text = _FOLDED_LINE.sub(" ", text)
         values: dict[str, list[str]] = {}
         for line in text.split("\n")[1:]:
             name, colon, value = line.partition(":")
@@ -47,7 +47,7 @@ class Fields:
         return cls(values)
 
     def get(self, name: str) -> str:
-        """Return the first value of the field *name*, given in lower case; "" where there is none."""
+        """Return the first value of the field *name* (lowercase), "" if missing."""
         values = self.values.get(name)
         return values[0] if values else ""
 
@@ -55,21 +55,21 @@ class Fields:
         return tuple(self.values.get(name, ()))
 
 
-def split(block: bytes) -> tuple[bytes, int]:
-    """Return the header of an HTTP message, and where its body begins."""
-    end = _END.search(block)
+def split_header(block: bytes) -> tuple[bytes, int]:
+    """Return the header of an HTTP message and the offset of its body."""
+    end = _HEADER_END.search(block)
     return (block[: end.start()], end.end()) if end else (block, len(block))
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record. `block` is None where the record was longer than asked for, or of a kind that was not.
+    """One record. `block` is None if the record is too long or of another kind.
 
-    The record takes `length` bytes from `offset` of the file; both are None where it cannot be read by itself, as
-    it shares a gzip member with others. `fields` is empty for a record of an ARC file.
+    The record is at `offset` with `length` bytes; both are None if it shares a gzip member with others and cannot be
+    read separately. `fields` is empty for ARC records.
     """
 
-    kind: str  # WARC-Type in lower case; of an ARC file `filedesc` for the first, else `response`
+    kind: str  # WARC-Type, lowercase; in ARC files `filedesc` for the first record, then `response`
     url: str
     content_type: str  # as written
     fields: Fields
@@ -80,48 +80,48 @@ class Record:
 
 @dataclass(slots=True)
 class Records:
-    """Iterates over the records of *stream*, which errors call *name*.
+    """Iterates over the records of *stream*; errors name it *name*.
 
-    Blocks of records of *kinds* are kept, if they have no more than *most* bytes. Raises VecapError, which names file,
-    record and byte, where the file is cut short or damaged: at the place, after what stands before it was given.
+    Only blocks of records of *kinds* with at most *max_bytes* are kept. Raises VecapError with file, record and byte if
+    the file is truncated or corrupt, after the records before that point.
     """
 
     stream: IO[bytes]
     name: str
     kinds: frozenset[str]
-    most: int
-    number: int = 0  # of the record at hand, from 1
+    max_bytes: int
+    number: int = 0  # records read
     _bytes: GzipReader = field(init=False)
-    _near: int = field(init=False, default=0)
+    _position: int = field(init=False, default=0)
 
     def __iter__(self) -> Iterator[Record]:
         try:
             self._bytes = GzipReader(self.stream)
             yield from self._all()
         except EOFError as error:
-            raise PermanentError(f"{self.name} is cut short at {self._place()}; get the whole file") from error
+            raise PermanentError(f"{self.name} is truncated at {self._location()}; download the file again") from error
         except (IsalError, ValueError) as error:  # type: ignore[misc]  # its stub calls the class an instance
             raise PermanentError(
-                f"{self.name} is damaged or no WARC file: {self._place()}: {error}; get the file again"
+                f"{self.name} is corrupt or not a WARC file: {self._location()}: {error}; download the file again"
             ) from error
         except OSError as error:
-            raise VecapError(f"{self.name} cannot be read: {error.strerror or error}; get the file again") from error
+            raise VecapError(f"cannot read {self.name}: {error.strerror or error}; download the file again") from error
 
     def input(self) -> Input:
-        """Return what was read, the iteration having come to its end."""
+        """Return the file as an input. Call after the iteration."""
         return Input("source", self.name, self._bytes.sha256, self._bytes.size)
 
-    def _place(self) -> str:
-        return f"record {self.number + 1}, byte {self._near}"
+    def _location(self) -> str:
+        return f"record {self.number + 1}, byte {self._position}"
 
     def _all(self) -> Iterator[Record]:
         stream = self._bytes
         while True:
-            self._near = stream.near()
-            if not stream.more():
+            self._position = stream.position()
+            if not stream.has_more():
                 break
-            offset = stream.begins()
-            first = stream.line(_MAX_RECORD_HEADER)
+            offset = stream.start_offset()
+            first = stream.read_line(_MAX_RECORD_HEADER)
             if not first.strip():
                 continue
             if first.startswith(_WARC):
@@ -131,43 +131,43 @@ class Records:
             elif not first.endswith(b"\n") and (self.number or _WARC.startswith(first) or first.startswith(_ARC)):
                 raise EOFError
             else:
-                raise ValueError("no record begins here")
+                raise ValueError("no record starts here")
             self.number += 1
 
     def _record(self, first: bytes, offset: int | None) -> Record:
         stream = self._bytes
-        fields = Fields.parse(first + stream.header(_MAX_RECORD_HEADER))
+        fields = Fields.parse(first + stream.read_header(_MAX_RECORD_HEADER))
         written = fields.get("content-length")
         if not (written.isascii() and written.isdecimal()):
             raise ValueError("the record has no Content-Length")
         kind = fields.get("warc-type").lower() or "unknown"
         block = self._block(int(written), kind in self.kinds)
-        end = stream.line(_MAX_RECORD_HEADER)
+        end = stream.read_line(_MAX_RECORD_HEADER)
         if end.strip():
             raise ValueError("the record is longer than its Content-Length")
         if not end:
-            raise EOFError  # the two line ends that close each record
-        # WARC 1.0 shows the address in angle brackets, and some writers do so.
+            raise EOFError  # two line breaks end each record
+        # Some writers put the URL in angle brackets, as in the WARC 1.0 examples.
         url = fields.get("warc-target-uri").removeprefix("<").removesuffix(">")
-        return self._made(kind, url, fields.get("content-type"), fields, block, offset)
+        return self._new_record(kind, url, fields.get("content-type"), fields, block, offset)
 
     def _arc_record(self, line: re.Match[bytes], offset: int | None) -> Record:
         kind = "filedesc" if line[1].startswith(_ARC) else "response"
         block = self._block(int(line[3]), kind in self.kinds)
         url, content_type = (value.decode("utf-8", "replace") for value in line.group(1, 2))
-        return self._made(kind, url, content_type, Fields(), block, offset)
+        return self._new_record(kind, url, content_type, Fields(), block, offset)
 
     def _block(self, length: int, wanted: bool) -> bytes | None:
-        if wanted and length <= self.most:
-            return self._bytes.take(length)
+        if wanted and length <= self.max_bytes:
+            return self._bytes.read(length)
         self._bytes.skip(length)
         return None
 
-    def _made(
+    def _new_record(
         self, kind: str, url: str, content_type: str, fields: Fields, block: bytes | None, offset: int | None
     ) -> Record:
-        self._bytes.blank_lines()
-        end = self._bytes.ended() if offset is not None else None
+        self._bytes.skip_blank_lines()
+        end = self._bytes.end_offset() if offset is not None else None
         if offset is None or end is None:
             return Record(kind, url, content_type, fields, block, None, None)
         return Record(kind, url, content_type, fields, block, offset, end - offset)
@@ -175,35 +175,35 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What a record holds. `status` is None where no HTTP header was kept, as in resource records, and 0
-    where its status line cannot be read."""
+    """The content of a record. `status` is None without an HTTP header, as in resource records, and 0 if the status
+    line is invalid."""
 
     status: int | None
-    content_type: str  # in lower case, without parameters
+    content_type: str  # lowercase, without parameters
     charset: str | None
-    robots_tags: tuple[str, ...]  # values of X-Robots-Tag, and `tdm-reservation: …` for the header of that name
-    codings: tuple[str, ...]  # of the content, in lower case, in the order applied
+    robots_tags: tuple[str, ...]  # values of X-Robots-Tag, and `tdm-reservation: …` of that header
+    codings: tuple[str, ...]  # content codings, lowercase, in the order applied
     transfer: str
     raw: bytes
 
-    def body(self, most: int) -> bytes:
-        """Return the body. Raises Failure: `bad_encoding`, or `too_large` where it has more than *most* bytes."""
-        return decode_body(self.raw, self.transfer, self.codings, most)
+    def body(self, max_bytes: int) -> bytes:
+        """Return the decoded body. Raises Failure: `bad_encoding`, or `too_large` above *max_bytes*."""
+        return decode_body(self.raw, self.transfer, self.codings, max_bytes)
 
 
 def parse_response(record: Record) -> HttpResponse:
-    """Return the answer in *record*. Raises Failure `too_large` where the record's block was not kept."""
+    """Return the response in *record*. Raises Failure `too_large` if its block was not kept."""
     block = record.block
     if block is None:
         raise Failure("too_large")
     if not block.startswith(b"HTTP/"):
-        return HttpResponse(None, *_kind(record.content_type), (), (), "", block)
-    header, start = split(block)
+        return HttpResponse(None, *_media_type(record.content_type), (), (), "", block)
+    header, start = split_header(block)
     fields = Fields.parse(header)
     written = (name.strip().lower() for name in fields.get("content-encoding").split(","))
     return HttpResponse(
         _status(header),
-        *_kind(fields.get("content-type")),
+        *_media_type(fields.get("content-type")),
         (*fields.all("x-robots-tag"), *(f"{_TDM}: {value}" for value in fields.all(_TDM))),
         tuple(name for name in written if name),
         fields.get("transfer-encoding").lower(),
@@ -212,13 +212,13 @@ def parse_response(record: Record) -> HttpResponse:
 
 
 def _status(header: bytes) -> int:
-    """Return the number in the status line, 0 where there is none."""
+    """Return the status code, 0 if the status line is invalid."""
     status = _STATUS.match(header)
     return int(status[1]) if status else 0
 
 
-def _kind(content_type: str) -> tuple[str, str | None]:
-    """Return the type alone, and the charset."""
+def _media_type(content_type: str) -> tuple[str, str | None]:
+    """Return the media type and the charset."""
     kind, _, parameters = content_type.partition(";")
     charset = _CHARSET.search(parameters) if parameters else None
     return kind.strip().lower(), charset[1] if charset else None
