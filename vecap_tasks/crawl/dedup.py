@@ -31,17 +31,18 @@ _BATCH = 100_000
 _MAX_BUCKET = 512  # hashes in a bucket; larger buckets are split
 _BANDS = ", ".join(f"(hash >> {16 * band}) & 65535" for band in range(4))
 _EXACT = f"""
-    SELECT crawl.key, crawl.uid, current_images.uid AS duplicate_of, 'exact' AS kind, 0 AS distance, NULL::VARCHAR AS version
-    FROM crawl JOIN current_images USING (sha256) WHERE status = '{SUCCESS}' AND crawl.key <> current_images.key"""
+    SELECT crawl.key, crawl.uid, current.uid AS duplicate_of, 'exact' AS kind, 0 AS distance, NULL::VARCHAR AS version
+    FROM crawl JOIN current_images AS current USING (sha256)
+    WHERE status = '{SUCCESS}' AND crawl.key <> current.key"""
 _EXACT_EARLIER = f"""
     SELECT crawl.key, crawl.uid, earlier_images.uid, 'exact', 0, version
     FROM crawl JOIN earlier_images USING (sha256) JOIN versions ON number = origin[1] WHERE status = '{SUCCESS}'"""
 # Only the first row of each image; the others are its exact duplicates.
 _NEAR = """
-    SELECT current_images.key, current_images.uid, coalesce(kept.uid, points.uid), 'near', coalesce(copies.distance, 0), NULL
-    FROM current_images JOIN points ON points.phash = current_images.phash AND points.own
+    SELECT current.key, current.uid, coalesce(kept.uid, points.uid), 'near', coalesce(copies.distance, 0), NULL
+    FROM current_images AS current JOIN points ON points.phash = current.phash AND points.own
     LEFT JOIN copies ON copies.place = points.place LEFT JOIN points AS kept ON kept.place = copies.kept
-    WHERE copies.place IS NOT NULL OR current_images.key <> points.key"""
+    WHERE copies.place IS NOT NULL OR current.key <> points.key"""
 _NEAR_EARLIER = f"""
     SELECT crawl.key, crawl.uid, old.uid, 'near', nearest.distance, version
     FROM (
@@ -106,7 +107,7 @@ def write_duplicates(
 
 
 def _load_earlier(connection: duckdb.DuckDBPyConnection, store: Store, earlier: Sequence[PublishedCrawl]) -> None:
-    """Create `earlier_rows` (number, key, uid, sha256, phash) with the earlier images, and `versions` (number, version)."""
+    """Create `earlier_rows` (number, key, uid, sha256, phash) and `versions` (number, version) from earlier crawls."""
     names = pa.table({"number": range(len(earlier)), "version": [crawl.version for crawl in earlier]})
     connection.register("version_names", names.cast(pa.schema([("number", pa.int64()), ("version", pa.string())])))
     connection.execute("CREATE TEMP TABLE versions AS SELECT * FROM version_names")

@@ -169,12 +169,12 @@ class RobotsPolicy:
 
     robots: Robots = ALLOW_ALL
     tdm: Robots = ALLOW_ALL
-    refused: Failure | None = None
+    forbidden: Failure | None = None
 
     def check(self, url: str) -> None:
         """Raise Failure if *url* may not be fetched: `robots`, `opt_out`, or the reason robots.txt is unreadable."""
-        if self.refused is not None:
-            raise Failure(self.refused.reason, self.refused.detail)
+        if self.forbidden is not None:
+            raise Failure(self.forbidden.reason, self.forbidden.detail)
         if not self.robots.allows(url):
             raise Failure("robots")
         if not self.tdm.allows(url):
@@ -215,10 +215,10 @@ class RobotsCache:
         try:
             policy = await self._load_policy(origin)
         except Exception as error:
-            policy = RobotsPolicy(refused=failure_of(error, f"robots.txt of {origin}"))
+            policy = RobotsPolicy(forbidden=failure_of(error, f"robots.txt of {origin}"))
         finally:
             del self._pending[origin]
-        lifetime = _LIFETIME if policy.refused is None else _FAILED_LIFETIME
+        lifetime = _LIFETIME if policy.forbidden is None else _FAILED_LIFETIME
         self._policies[origin] = asyncio.get_running_loop().time() + lifetime, policy
         return policy
 
@@ -230,10 +230,10 @@ class RobotsCache:
                 robots = parse_robots(await self._read(f"{origin}/robots.txt"), self._product)
             except Failure as failure:
                 if failure.reason.startswith("http_5"):
-                    refused = Failure("robots", f"robots.txt answers {failure.reason.removeprefix('http_')}")
-                    return RobotsPolicy(refused=refused)
+                    forbidden = Failure("robots", f"robots.txt answers {failure.reason.removeprefix('http_')}")
+                    return RobotsPolicy(forbidden=forbidden)
                 if not failure.reason.startswith("http_") and failure.reason != "too_many_redirects":
-                    return RobotsPolicy(refused=Failure(failure.reason, "robots.txt"))
+                    return RobotsPolicy(forbidden=Failure(failure.reason, "robots.txt"))
         tdm = ALLOW_ALL
         if self._config.tdmrep and robots.allows(f"{origin}/.well-known/tdmrep.json"):
             try:

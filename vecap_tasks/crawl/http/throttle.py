@@ -67,7 +67,7 @@ class Host:
         self._slots = asyncio.Semaphore(config.connections_per_host)
         self._delay = config.host_delay
         self._next_start = 0.0  # time of the event loop, as for all times here
-        self._pause_failure: Failure | None = None  # the response that requested the pause until `_next`
+        self._pause_failure: Failure | None = None  # the response that requested the pause until `_next_start`
         self._failures = 0  # downloads without a response since the last response
         self._failing_since = 0.0
         self._suspended_until = 0.0

@@ -311,7 +311,7 @@ class _Objects:
 
 
 def _parquet(file: _File, stream: IO[bytes]) -> Iterator[Row]:
-    """Yield the rows of a parquet file. Decompress the file to disk first if needed, because parquet requires seeking."""
+    """Yield the rows of a parquet file. A compressed file is decompressed to disk, because parquet needs seeking."""
     with tempfile.TemporaryFile() if file.codec else file.file.open() as seekable:
         if file.codec:
             shutil.copyfileobj(stream, seekable, _BUFFER)
