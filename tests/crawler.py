@@ -1,4 +1,4 @@
-"""Follow every link of every page, as a person may."""
+"""Crawler for UI tests: follows every link of every page."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _LINK = re.compile(rb"""\b(?:href|src|action)\s*=\s*(?:"([^"]*)"|'([^']*)')""", 
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a GET came to, redirects inside the site followed. `links` are as written."""
+class Response:
+    """The response to a GET after redirects. `links` are unresolved."""
 
     status: int
     body: bytes
 
     @property
     def links(self) -> list[str]:
-        return [unescape((one or other).decode()) for one, other in _LINK.findall(self.body)]
+        return [unescape((double or single).decode()) for double, single in _LINK.findall(self.body)]
 
 
-def crawl(get: Callable[[str], Answer], *starts: str) -> dict[str, Answer]:
-    """Get *starts* and every URL below their folders that a page links to, each once. Return the answers by URL."""
+def crawl(get: Callable[[str], Response], *starts: str) -> dict[str, Response]:
+    """Return the responses by URL of *starts* and all linked URLs below their folders, each requested once."""
     below = tuple(urljoin(start, ".") for start in starts)
-    found: dict[str, Answer] = {}
-    waiting = list(starts)
-    while waiting:
-        url = waiting.pop()
+    found: dict[str, Response] = {}
+    queue = list(starts)
+    while queue:
+        url = queue.pop()
         if url not in found:
             found[url] = get(url)
             links = (urldefrag(urljoin(url, link)).url for link in found[url].links)
-            waiting += [link for link in links if link.startswith(below)]
+            queue += [link for link in links if link.startswith(below)]
     return found

@@ -1,4 +1,4 @@
-"""A web server, and crawls of what it serves."""
+"""Fixtures: a web server, and crawls of its pages."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture
 def fetch_config(web: Web) -> Callable[..., FetchConfig]:
-    """Fetching from the server, whatever the host in `*.example`; the test may say otherwise."""
+    """Return a function for fetch settings that send all requests for `*.example` to the server."""
 
     def make(**values: Any) -> FetchConfig:
-        given = {
+        defaults = {
             "connect_to": {"*.example": f"127.0.0.1:{web.port}"},
             "allow_networks": ["127.0.0.0/8"],
             "retries": 0,
             "deadline": 5,
         }
-        return FetchConfig(**(given | values))
+        return FetchConfig(**(defaults | values))
 
     return make
 
 
 @pytest.fixture
 def configure(web: Web, demo_config: Config, fetch_config: Callable[..., FetchConfig]) -> Callable[..., Config]:
-    """Configuration of a crawl, from *source* as YAML would give it."""
+    """Return a function that configures a crawl from *source*, as in YAML."""
 
     def make(source: dict[str, Any], fetch: dict[str, Any] | None = None, **crawl: Any) -> Config:
         values = demo_config.model_dump()
@@ -54,7 +54,7 @@ def stage_of(config: Config) -> Crawl:
 
 
 def crawl(config: Config) -> tuple[Crawl, Manifest]:
-    """Run the whole stage in this process."""
+    """Run the stage in this process and return it with its manifest."""
     stage = stage_of(config)
     for shard in stage.plan():
         stage.run(shard)
@@ -68,7 +68,7 @@ def seeds() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def free_port() -> int:
-    """A port of localhost that nobody listens on."""
+    """Return an unused port of localhost."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -1,4 +1,4 @@
-"""A crawl that is killed again and again ends in the same bytes as one that is left alone."""
+"""A crawl that is killed repeatedly produces the same bytes as an uninterrupted one."""
 
 import io
 import json
@@ -20,8 +20,8 @@ SHARD = 50
 KILLS = 10
 
 
-class Place:
-    """A crawl of the server into a store of its own, by the command that a person runs."""
+class CrawlProcess:
+    """A crawl of the server into its own store, through the command line."""
 
     def __init__(self, home, port):
         self._home = home
@@ -37,7 +37,7 @@ class Place:
         self._words = ["--config", str(DEMO), "--version", "2026-01-01", *sets]
 
     def start(self, command, *more):
-        """Start `vecap COMMAND` in a process group of its own."""
+        """Start `vecap COMMAND` in its own process group."""
         return subprocess.Popen(
             [sys.executable, "-m", "vecap_tasks.cli", command, *self._words, *more],
             env=os.environ | {"VECAP_HOME": str(self._home), "OMP_NUM_THREADS": "1"},
@@ -49,17 +49,17 @@ class Place:
         )
 
     def digest(self):
-        """Run the crawl to its end and return the digest of its manifest."""
+        """Run the crawl and return the digest of its manifest."""
         process = self.start("crawl", "--json")
-        said = process.communicate(timeout=400)[0]
+        output = process.communicate(timeout=400)[0]
         assert process.returncode == 0
-        return json.loads(said)[0]["digest"]
+        return json.loads(output)[0]["digest"]
 
-    def killed(self, web, random):
-        """Kill the crawl with its workers some images and some milliseconds on; say whether it was still at work."""
+    def kill_during_crawl(self, web, random):
+        """Kill the crawl and its workers at a random moment; return whether it was still running."""
         process = self.start("crawl", "--json")
-        enough = web.asked.total() + random.randint(1, IMAGES // KILLS)
-        while web.asked.total() < enough and process.poll() is None:
+        limit = web.request_counts.total() + random.randint(1, IMAGES // KILLS)
+        while web.request_counts.total() < limit and process.poll() is None:
             time.sleep(0.002)
         time.sleep(random.uniform(0, 0.3))
         alive = process.poll() is None
@@ -71,30 +71,30 @@ class Place:
         return len(list(self._home.glob("store/demo/*/crawl/_shards/*.json")))
 
 
-def pictures():
-    """Return different small images, one of them at every tenth place twice."""
-    made = []
+def image_files():
+    """Return small images; every tenth is a duplicate of the one before."""
+    files = []
     for number in range(IMAGES):
         out = io.BytesIO()
-        one = number - 1 if number % 10 == 9 else number
-        Image.new("RGB", (40, 30), (one % 256, one // 256, 77)).save(out, "PNG")
-        made.append(out.getvalue())
-    return made
+        color = number - 1 if number % 10 == 9 else number
+        Image.new("RGB", (40, 30), (color % 256, color // 256, 77)).save(out, "PNG")
+        files.append(out.getvalue())
+    return files
 
 
 @pytest.mark.exhaustive
-def test_a_crawl_killed_ten_times_ends_as_one_left_alone(tmp_path):
+def test_a_crawl_killed_ten_times_produces_the_same_bytes(tmp_path):
     with Web() as web:
         web.page("/", "".join(f"<img src=/{n}.png alt='picture {n}'>" for n in range(IMAGES)))
-        web.answers |= {f"/{n}.png": Answer(body) for n, body in enumerate(pictures())}
-        alone = Place(tmp_path / "alone", web.port).digest()
-        place = Place(tmp_path / "killed", web.port)
-        chance = random.Random(20260101)
-        done = [place.receipts() for _ in range(KILLS) if place.killed(web, chance)]
+        web.answers |= {f"/{n}.png": Answer(body) for n, body in enumerate(image_files())}
+        expected = CrawlProcess(tmp_path / "uninterrupted", web.port).digest()
+        crawl = CrawlProcess(tmp_path / "killed", web.port)
+        rng = random.Random(20260101)
+        done = [crawl.receipts() for _ in range(KILLS) if crawl.kill_during_crawl(web, rng)]
         assert len(done) == KILLS
-        assert done == sorted(done)  # what was done stays done
+        assert done == sorted(done)  # finished shards stay finished
         assert 0 < done[-1] < IMAGES // SHARD
-        assert place.digest() == alone
-        verified = place.start("verify")
+        assert crawl.digest() == expected
+        verified = crawl.start("verify")
         verified.communicate(timeout=400)
         assert verified.returncode == 0

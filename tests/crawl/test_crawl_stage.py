@@ -1,4 +1,4 @@
-"""The stage as it is run, from pages on a real server to published files."""
+"""The crawl stage, from pages on a real server to published files."""
 
 import functools
 import http.server
@@ -13,7 +13,7 @@ import webdataset
 from PIL import Image
 
 from tests.crawl.conftest import crawl, stage_of
-from tests.crawl.test_warc import packed, record
+from tests.crawl.test_warc import gzip_records, record
 from tests.crawl.web import Answer, cut, hang, image
 from vecap_tasks.core.schemas import CANDIDATES, CRAWL, DUPLICATES
 from vecap_tasks.core.tar import read_samples
@@ -31,7 +31,7 @@ def rows_of(stage, manifest):
 
 @pytest.fixture
 def small_web(web):
-    """One page with images of every fate, a linked one, and one on another host."""
+    """A page whose images have different outcomes, a linked page, and one on another host."""
     web.page(
         "/",
         """<title>Home</title><html lang=en><a href=two.html>2</a><a href=http://else.example/>3</a>
@@ -52,12 +52,12 @@ def small_web(web):
     return web
 
 
-def test_every_row_keeps_what_became_of_it(small_web, configure, seeds):
+def test_every_row_has_its_status(small_web, configure, seeds):
     small_web.answers["/drip.png"] = hang
     stage, manifest = crawl(configure(seeds(SITE), {"deadline": 1.5}, shard_size=4))
     rows = rows_of(stage, manifest)
-    fates = [(row["key"], row["url"].removeprefix(SITE), row["caption"], row["error_message"]) for row in rows]
-    assert fates == [
+    outcomes = [(row["key"], row["url"].removeprefix(SITE), row["caption"], row["error_message"]) for row in rows]
+    assert outcomes == [
         ("000000000", "red.png", "A red thing", None),
         ("000000001", "red.png", "Otherwise", None),
         ("000000002", "copy.png", "The same picture", None),
@@ -87,11 +87,11 @@ def test_every_row_keeps_what_became_of_it(small_web, configure, seeds):
     )
     assert {row["page_title"] for row in rows[:8]} == {"Home"}
     assert {row["source"] for row in rows} == {SITE}
-    assert small_web.asked["site.example/red.png"] == 1
-    assert small_web.asked["else.example/"] == 0
+    assert small_web.request_counts["site.example/red.png"] == 1
+    assert small_web.request_counts["else.example/"] == 0
 
 
-def test_the_files_are_those_of_img2dataset(small_web, configure, seeds):
+def test_output_files_match_img2dataset(small_web, configure, seeds):
     stage, manifest = crawl(configure(seeds(SITE), shard_size=4))
     assert [(entry.path, entry.rows) for entry in manifest.files] == [
         ("00000.parquet", 4), ("00000.tar", 3), ("00000_stats.json", None),
@@ -114,7 +114,7 @@ def test_the_files_are_those_of_img2dataset(small_web, configure, seeds):
     assert candidates["uid"].to_pylist() == [row["uid"] for row in rows.values()]
 
 
-def test_equal_bytes_are_duplicates_of_the_first(small_web, configure, seeds):
+def test_equal_images_are_duplicates_of_the_first(small_web, configure, seeds):
     stage, manifest = crawl(configure(seeds(SITE), shard_size=4))
     uids = {row["key"]: row["uid"] for row in rows_of(stage, manifest)}
     table = pq.read_table(stage.store.path(manifest.file("duplicates.parquet")))
@@ -126,30 +126,30 @@ def test_equal_bytes_are_duplicates_of_the_first(small_web, configure, seeds):
     ]
 
 
-def test_twice_the_same_digest_in_any_order_and_after_a_kill(small_web, configure, seeds, tmp_path):
+def test_the_digest_is_independent_of_order_and_restarts(small_web, configure, seeds, tmp_path):
     config = configure(seeds(SITE), shard_size=3)
     manifest = crawl(config)[1]
     other = config.model_copy(update={"root": str(tmp_path / "other")})
     stage = stage_of(other)
     shards = stage.plan()
     stage.run(shards[2])
-    resumed = stage_of(other)  # what a new process sees
+    resumed = stage_of(other)  # as in a new process
     assert resumed.plan() == [shards[0], shards[1], shards[3]]
     for shard in reversed(resumed.plan()):
         resumed.run(shard)
     assert resumed.commit().digest == manifest.digest
 
 
-def test_pages_that_change_between_plan_and_run_do_not_change_the_candidates(small_web, configure, seeds):
+def test_page_changes_after_planning_do_not_change_the_candidates(small_web, configure, seeds):
     config = configure(seeds(SITE))
     stage_of(config).plan()
     small_web.page("/", "<img src=other.png>")
     manifest = crawl(config)[1]
     assert manifest.counters["candidates"] == 10
-    assert small_web.asked["site.example/"] == 1
+    assert small_web.request_counts["site.example/"] == 1
 
 
-def test_depth_and_number_of_pages_are_bounded(web, configure, seeds):
+def test_max_depth_and_max_pages_limit_the_crawl(web, configure, seeds):
     for number in range(6):
         web.page(f"/{number}", f"<a href=/{number + 1}>next</a><a href=/x{number}>x</a><img src=i{number}.png>")
     assert crawl(configure(seeds(SITE + "0", max_depth=0)))[1].counters["pages"] == 1
@@ -159,8 +159,10 @@ def test_depth_and_number_of_pages_are_bounded(web, configure, seeds):
     assert crawl(few.model_copy(update={"dataset": "few"}))[1].counters["pages"] == 2
 
 
-def test_a_site_that_is_not_there_is_one_clear_line(web, configure, seeds):
-    with pytest.raises(VecapError, match=r"no seed gives a page: http://site.example/: http_404") as error:
+def test_an_unreachable_site_is_a_one_line_error(web, configure, seeds):
+    with pytest.raises(
+        VecapError, match=r"no seed or sitemap leads to a page: http://site.example/: http_404"
+    ) as error:
         stage_of(configure(seeds(SITE))).plan()
     assert "\n" not in str(error.value)
     web.answers["/"] = Answer(b"x", headers={"Content-Type": "text/plain"})
@@ -170,7 +172,7 @@ def test_a_site_that_is_not_there_is_one_clear_line(web, configure, seeds):
         stage_of(configure(seeds("ftp://site.example/"))).plan()
 
 
-def test_pages_that_opt_out_give_no_images(web, configure, seeds):
+def test_pages_that_opt_out_yield_no_images(web, configure, seeds):
     web.page("/", "<meta name=robots content='noai, nofollow'><img src=a.png><img src=b.png>")
     manifest = crawl(configure(seeds(SITE)))[1]
     assert manifest.counters["skipped.page_opt_out"] == 2
@@ -178,8 +180,8 @@ def test_pages_that_opt_out_give_no_images(web, configure, seeds):
     assert [entry.path for entry in manifest.files] == ["candidates.parquet", "duplicates.parquet"]
 
 
-def test_a_warc_crawl_says_which_file_it_read(web, configure, tmp_path):
-    data = packed(record(b"<img src=a.png alt='a dog'>"), record(b"<img src=/a.png alt='a dog'>", SITE + "b/"))
+def test_a_warc_crawl_records_its_input_files(web, configure, tmp_path):
+    data = gzip_records(record(b"<img src=a.png alt='a dog'>"), record(b"<img src=/a.png alt='a dog'>", SITE + "b/"))
     (tmp_path / "2026-01-01.warc.gz").write_bytes(data)
     web.image("/a.png")
     source = {"kind": "warc", "paths": ["${VECAP_HOME}/{interval}.warc.gz"]}
@@ -191,16 +193,16 @@ def test_a_warc_crawl_says_which_file_it_read(web, configure, tmp_path):
     assert str(tmp_path) not in json.dumps(manifest.content)
 
 
-def test_a_broken_warc_publishes_nothing(configure, tmp_path):
-    data = packed(record(), record())
+def test_a_truncated_warc_publishes_nothing(configure, tmp_path):
+    data = gzip_records(record(), record())
     (tmp_path / "x.warc.gz").write_bytes(data[:-9])
     stage = stage_of(configure({"kind": "warc", "paths": [str(tmp_path / "x.warc.gz")]}))
-    with pytest.raises(VecapError, match="cut short"):
+    with pytest.raises(VecapError, match="is truncated"):
         stage.plan()
     assert stage.store.files(stage.folder) == []
 
 
-def test_images_keep_the_order_of_the_page_whatever_answers_first(web, configure, seeds):
+def test_images_keep_page_order_regardless_of_response_times(web, configure, seeds):
     web.page("/", "".join(f"<img src=/{n}.png alt='number {n}'>" for n in range(300)))
     for number in range(300):
         web.answers[f"/{number}.png"] = Answer(image(color=(number % 256, number // 256, 7)))
@@ -214,7 +216,7 @@ def test_images_keep_the_order_of_the_page_whatever_answers_first(web, configure
 
 
 @contextmanager
-def served(folder):
+def serve_folder(folder):
     class Quiet(http.server.SimpleHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -230,32 +232,32 @@ def served(folder):
         server.server_close()
 
 
-def folded(text):
+def normalize_spaces(text):
     return " ".join((text or "").split())
 
 
-def test_a_textbook(shared_data, configure, seeds):
+def test_crawl_of_a_textbook(shared_data, configure, seeds):
     folder = shared_data / "openstax-anthropology"
-    with served(folder) as port:
+    with serve_folder(folder) as port:
         source = seeds("http://book.example/index.html")
         stage, manifest = crawl(configure(source, {"connect_to": {"*.example": f"127.0.0.1:{port}"}}))
-    found = {(row["page_url"], row["url"], folded(row["caption"])) for row in rows_of(stage, manifest)}
+    found = {(row["page_url"], row["url"], normalize_spaces(row["caption"])) for row in rows_of(stage, manifest)}
     listed = [json.loads(line) for line in (folder / "ATTRIBUTION.jsonl").read_text().splitlines()]
     site = "http://book.example/"
-    assert {(site + item["page"], site + item["image"], folded(item["alt"])) for item in listed} == found
+    assert {(site + item["page"], site + item["image"], normalize_spaces(item["alt"])) for item in listed} == found
     assert (manifest.counters["pages"], manifest.counters["success"]) == (46, 118)
 
 
-def test_a_page_as_found_in_the_wild(shared_data, configure, seeds):
-    with served(shared_data / "gutenberg-18304-h") as port:
+def test_crawl_of_a_real_page(shared_data, configure, seeds):
+    with serve_folder(shared_data / "gutenberg-18304-h") as port:
         source = seeds("http://book.example/18304-h.htm", max_depth=0)
         stage, manifest = crawl(configure(source, {"connect_to": {"*.example": f"127.0.0.1:{port}"}}))
     rows = rows_of(stage, manifest)
     assert len(rows) == manifest.counters["success"] == 68
-    assert len({folded(row["caption"]) for row in rows} - {""}) == 66
+    assert len({normalize_spaces(row["caption"]) for row in rows} - {""}) == 66
 
 
-def test_a_page_of_common_crawl(shared_data, configure, free_port):
+def test_crawl_of_a_common_crawl_page(shared_data, configure, free_port):
     source = {"kind": "warc", "paths": [str(shared_data / "warc" / "cc-whirlwind.warc.gz")]}
     stage, manifest = crawl(configure(source, {"connect_to": {"*": f"127.0.0.1:{free_port}"}}))
     rows = rows_of(stage, manifest)

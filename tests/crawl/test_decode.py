@@ -1,4 +1,4 @@
-"""Files to JPEGs: what the web holds, and what pretends to be an image."""
+"""Decoding of web images to JPEGs, and rejection of files that are not images."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from vecap_tasks.errors import Failure
 CONFIG = ImageConfig(size=64)
 
 
-def opened(body, config=CONFIG):
+def decode_image(body, config=CONFIG):
     picture, jpeg = decode(body, config)
     result = Image.open(io.BytesIO(jpeg))
     result.load()
@@ -26,136 +26,136 @@ def opened(body, config=CONFIG):
     return picture, result
 
 
-def saved(picture, kind="PNG", **options):
+def encode(picture, kind="PNG", **options):
     out = io.BytesIO()
     picture.save(out, kind, **options)
     return out.getvalue()
 
 
-def reason(body, config=CONFIG):
+def failure_message(body, config=CONFIG):
     with pytest.raises(Failure) as failure:
         decode(body, config)
     return failure.value.message
 
 
-def near(result, place, color):
-    return all(abs(a - b) <= 12 for a, b in zip(result.getpixel(place), color, strict=True))
+def is_close(result, position, color):
+    return all(abs(a - b) <= 12 for a, b in zip(result.getpixel(position), color, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF"])
-def test_kinds_of_the_web(kind):
-    picture, result = opened(image(kind, (300, 200), "#c02010"))
+def test_web_image_formats_are_decoded(kind):
+    picture, result = decode_image(image(kind, (300, 200), "#c02010"))
     assert (picture.original_format, picture.original_width, picture.original_height) == (kind, 300, 200)
     assert result.size == (96, 64)
-    assert near(result, (50, 30), (0xC0, 0x20, 0x10))
+    assert is_close(result, (50, 30), (0xC0, 0x20, 0x10))
 
 
 def test_small_images_are_not_enlarged():
-    assert opened(image("PNG", (40, 30)))[1].size == (40, 30)
-    assert opened(image("PNG", (64, 640)))[1].size == (64, 640)
+    assert decode_image(image("PNG", (40, 30)))[1].size == (40, 30)
+    assert decode_image(image("PNG", (64, 640)))[1].size == (64, 640)
 
 
 def test_a_large_jpeg_keeps_its_proportions():
-    picture, result = opened(image("JPEG", (1999, 1001)))
+    picture, result = decode_image(image("JPEG", (1999, 1001)))
     assert (picture.original_width, picture.original_height) == (1999, 1001)
     assert result.size == (128, 64)
 
 
-def test_transparency_lies_on_white():
+def test_transparency_is_rendered_on_white():
     for body in (
-        saved(Image.new("RGBA", (20, 20), (0, 0, 0, 0))),
-        saved(Image.new("LA", (20, 20), (0, 0))),
-        saved(Image.new("P", (20, 20), 0), transparency=0),
-        saved(Image.new("RGB", (20, 20), "black"), transparency=(0, 0, 0)),
-        saved(Image.new("RGBA", (20, 20), (0, 0, 0, 0)), "WEBP", lossless=True),
+        encode(Image.new("RGBA", (20, 20), (0, 0, 0, 0))),
+        encode(Image.new("LA", (20, 20), (0, 0))),
+        encode(Image.new("P", (20, 20), 0), transparency=0),
+        encode(Image.new("RGB", (20, 20), "black"), transparency=(0, 0, 0)),
+        encode(Image.new("RGBA", (20, 20), (0, 0, 0, 0)), "WEBP", lossless=True),
     ):
-        assert near(opened(body)[1], (10, 10), (255, 255, 255))
-    half = opened(saved(Image.new("RGBA", (20, 20), (255, 0, 0, 128))))[1]
-    assert near(half, (10, 10), (255, 127, 127))
+        assert is_close(decode_image(body)[1], (10, 10), (255, 255, 255))
+    half = decode_image(encode(Image.new("RGBA", (20, 20), (255, 0, 0, 128))))[1]
+    assert is_close(half, (10, 10), (255, 127, 127))
 
 
-def test_sixteen_bits_become_eight():
+def test_16_bit_images_become_8_bit():
     gray = Image.fromarray(np.full((20, 20), 0x8000, np.uint16))
-    assert near(opened(saved(gray))[1], (10, 10), (128, 128, 128))
-    assert near(opened(saved(gray, "TIFF"))[1], (10, 10), (128, 128, 128))
+    assert is_close(decode_image(encode(gray))[1], (10, 10), (128, 128, 128))
+    assert is_close(decode_image(encode(gray, "TIFF"))[1], (10, 10), (128, 128, 128))
 
 
-def test_other_color_spaces():
-    assert near(opened(image("JPEG", (20, 20), (0, 255, 255, 0), "CMYK"))[1], (10, 10), (255, 0, 0))
-    assert near(opened(image("PNG", (20, 20), 1, "1"))[1], (10, 10), (255, 255, 255))
-    assert near(opened(image("PNG", (20, 20), 90, "L"))[1], (10, 10), (90, 90, 90))
+def test_other_color_modes_are_converted():
+    assert is_close(decode_image(image("JPEG", (20, 20), (0, 255, 255, 0), "CMYK"))[1], (10, 10), (255, 0, 0))
+    assert is_close(decode_image(image("PNG", (20, 20), 1, "1"))[1], (10, 10), (255, 255, 255))
+    assert is_close(decode_image(image("PNG", (20, 20), 90, "L"))[1], (10, 10), (90, 90, 90))
 
 
-def test_a_color_profile_is_applied_and_a_broken_one_is_not():
+def test_valid_color_profiles_are_applied_and_invalid_ones_ignored():
     plain = Image.new("RGB", (20, 20), (200, 100, 50))
-    assert near(opened(saved(plain, icc_profile=b"no profile"))[1], (10, 10), (200, 100, 50))
+    assert is_close(decode_image(encode(plain, icc_profile=b"no profile"))[1], (10, 10), (200, 100, 50))
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert near(opened(saved(plain, icc_profile=srgb))[1], (10, 10), (200, 100, 50))
+    assert is_close(decode_image(encode(plain, icc_profile=srgb))[1], (10, 10), (200, 100, 50))
     swapped = srgb.replace(b"rXYZ", b"none", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"none", b"bXYZ", 1)
-    assert near(opened(saved(plain, icc_profile=swapped))[1], (10, 10), (50, 100, 200))
+    assert is_close(decode_image(encode(plain, icc_profile=swapped))[1], (10, 10), (50, 100, 200))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_stand_upright(orientation):
+def test_exif_orientation_is_applied(orientation):
     upright = Image.new("RGB", (120, 60), "white")
     upright.paste("red", (0, 0, 40, 30))
-    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's transpositions that undo each orientation
+    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the inverse transpositions
     stored = upright if orientation == 1 else upright.transpose(Image.Transpose(turn[orientation]))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    picture, result = opened(saved(stored, "JPEG", exif=exif, quality=95))
+    picture, result = decode_image(encode(stored, "JPEG", exif=exif, quality=95))
     assert (picture.original_width, picture.original_height) == (120, 60)
-    assert near(result, (10, 10), (254, 0, 0))
-    assert near(result, (110, 50), (255, 255, 255))
+    assert is_close(result, (10, 10), (254, 0, 0))
+    assert is_close(result, (110, 50), (255, 255, 255))
 
 
-def test_exif_is_kept_as_json_without_the_place():
+def test_exif_is_kept_as_json_without_location():
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Camera"
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ISOSpeedRatings] = 200
     exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (51.0, 30.0, 0.0)
-    picture, result = opened(saved(Image.new("RGB", (20, 20)), "JPEG", exif=exif, comment=b"hidden"))
+    picture, result = decode_image(encode(Image.new("RGB", (20, 20)), "JPEG", exif=exif, comment=b"hidden"))
     assert json.loads(picture.exif) == {"ISOSpeedRatings": "200", "Make": "Camera"}
     assert not result.getexif()
     assert "comment" not in result.info
-    assert opened(image())[0].exif == "{}"
+    assert decode_image(image())[0].exif == "{}"
 
 
-def test_the_first_frame_of_an_animation():
+def test_animations_use_the_first_frame():
     frames = [Image.new("RGB", (20, 20), color) for color in ("red", "lime", "blue")]
-    body = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert near(opened(body)[1], (10, 10), (254, 0, 0))
+    body = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert is_close(decode_image(body)[1], (10, 10), (254, 0, 0))
 
 
-def test_the_pixel_cap_is_read_from_the_header():
+def test_the_pixel_limit_is_checked_in_the_header():
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
-    assert reason(bomb + chunk(b"IDAT", zlib.compress(b"\0" * 1000))) == (
+    assert failure_message(bomb + chunk(b"IDAT", zlib.compress(b"\0" * 1000))) == (
         "too_many_pixels: more than any configuration allows"
     )
-    assert reason(image("JPEG", (101, 100)), ImageConfig(max_pixels=10_000)) == "too_many_pixels: 101x100"
+    assert failure_message(image("JPEG", (101, 100)), ImageConfig(max_pixels=10_000)) == "too_many_pixels: 101x100"
 
 
-def test_a_png_without_the_palette_that_its_pixels_name_is_damaged():
-    assert reason(png((4, 4), 8, 3, b"\0\1\1\1\1" * 4)) == "damaged"
+def test_a_png_without_its_palette_is_damaged():
+    assert failure_message(png((4, 4), 8, 3, b"\0\1\1\1\1" * 4)) == "damaged"
 
 
-def test_files_that_are_no_images():
-    assert reason(b"") == "empty"
-    assert reason(b"<html><body>Not found</body></html>") == "not_an_image: html"
-    assert reason(b"<svg xmlns='http://www.w3.org/2000/svg'></svg>") == "not_an_image: svg"
-    assert reason(image("ICO")) == "not_an_image: ico"
-    assert reason(b"\xff\xd8\xff\xe0" + b"\0" * 20) in ("not_an_image", "damaged")
+def test_non_images_are_identified():
+    assert failure_message(b"") == "empty"
+    assert failure_message(b"<html><body>Not found</body></html>") == "not_an_image: html"
+    assert failure_message(b"<svg xmlns='http://www.w3.org/2000/svg'></svg>") == "not_an_image: svg"
+    assert failure_message(image("ICO")) == "not_an_image: ico"
+    assert failure_message(b"\xff\xd8\xff\xe0" + b"\0" * 20) in ("not_an_image", "damaged")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF"])
-def test_files_that_are_cut_short_are_refused(kind):
+def test_truncated_files_are_rejected(kind):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8))
-    body = saved(noise, kind)
+    body = encode(noise, kind)
     for length in (len(body) // 2, len(body) * 9 // 10):
-        assert reason(body[:length]) in ("truncated", "damaged", "not_an_image")
+        assert failure_message(body[:length]) in ("truncated", "damaged", "not_an_image")
 
 
 def test_the_same_bytes_give_the_same_jpeg():

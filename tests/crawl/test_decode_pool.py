@@ -1,4 +1,4 @@
-"""Bodies that are decoded in lots: each comes back to whoever gave it."""
+"""Decoding in batches: each caller gets the result of its own body."""
 
 import asyncio
 import hashlib
@@ -12,26 +12,26 @@ from vecap_tasks.crawl.image import decode_pool
 from vecap_tasks.crawl.image.decode_pool import DecodePool
 
 
-def run(work):
+def run_pool(work):
     with ThreadPoolExecutor(2) as threads:
         return asyncio.run(work(DecodePool(ImageConfig(), threads, 2)))
 
 
-def test_each_gets_its_own():
+def test_each_caller_gets_its_own_result():
     bodies = [image(size=(40 + number, 30)) if number % 3 else b"no image %d" % number for number in range(50)]
 
     async def work(decoders):
         return await asyncio.gather(*map(decoders.decode, bodies, map(str, range(50))))
 
-    made = run(work)
-    assert [one.sha256 for one in made] == [hashlib.sha256(body).hexdigest() for body in bodies]
-    assert [one.image and one.image.width for one in made] == [40 + n if n % 3 else None for n in range(50)]
-    assert [one.failure and one.failure.reason for one in made] == [
+    results = run_pool(work)
+    assert [result.sha256 for result in results] == [hashlib.sha256(body).hexdigest() for body in bodies]
+    assert [result.image and result.image.width for result in results] == [40 + n if n % 3 else None for n in range(50)]
+    assert [result.failure and result.failure.reason for result in results] == [
         None if n % 3 else "not_an_image" for n in range(50)
     ]
 
 
-def test_whoever_is_ended_holds_up_nobody():
+def test_cancelled_callers_do_not_block_others():
     async def work(decoders):
         tasks = [asyncio.create_task(decoders.decode(image(size=(40 + number, 30)), "x")) for number in range(20)]
         await asyncio.sleep(0)
@@ -39,13 +39,13 @@ def test_whoever_is_ended_holds_up_nobody():
             task.cancel()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    made = run(work)
-    assert all(isinstance(one, asyncio.CancelledError) for one in made[::2])
-    assert [one.image.width for one in made[1::2]] == list(range(41, 60, 2))
+    results = run_pool(work)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results[::2])
+    assert [result.image.width for result in results[1::2]] == list(range(41, 60, 2))
 
 
-def test_a_fault_that_is_not_an_image_s_is_raised_and_the_next_are_decoded(monkeypatch):
-    """Such as a lack of memory: it must not look like a row that failed, nor leave anybody waiting."""
+def test_other_errors_are_raised_and_decoding_continues(monkeypatch):
+    """A MemoryError, for example, is not a failed row and does not block waiting callers."""
     real = decode_pool.decode
 
     def decode(body, config):
@@ -60,4 +60,4 @@ def test_a_fault_that_is_not_an_image_s_is_raised_and_the_next_are_decoded(monke
             await decoders.decode(b"fault", "x")
         return await decoders.decode(image(), "x")
 
-    assert run(work).image.width == 40
+    assert run_pool(work).image.width == 40

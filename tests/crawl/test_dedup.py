@@ -1,4 +1,4 @@
-"""Which images are there already: by bytes, by hash, in this version and in earlier ones."""
+"""Duplicates by bytes and by hash, in this version and in earlier ones."""
 
 import io
 
@@ -24,8 +24,8 @@ SITE = "http://site.example/"
 
 
 def table(rows):
-    """Return a crawl of (sha, hash) pairs; a hash of None is a flat picture's, a sha of None a failed row's."""
-    made = [
+    """Return a crawl of (sha, hash) pairs; a flat image has hash None, a failed row has sha None."""
+    records = [
         {
             "key": f"{n:09d}",
             "uid": f"{n:032x}",
@@ -37,72 +37,72 @@ def table(rows):
         }
         for n, (sha, value) in enumerate(rows)
     ]
-    return pa.Table.from_pylist(made, schema=CRAWL)
+    return pa.Table.from_pylist(records, schema=CRAWL)
 
 
-def found(folder, rows, earlier=(), **config):
-    """Return (row, kept row, kind, distance, version) of the duplicates among *rows*, and what was counted."""
+def find_duplicates(folder, rows, earlier=(), **config):
+    """Return (row, kept row, kind, distance, version) of the duplicates among *rows*, and the counters."""
     store = Store(str(folder))
     folder.mkdir(exist_ok=True)
     pq.write_table(table(rows), folder / "now.parquet")
-    given = []
+    crawls = []
     for number, old in enumerate(earlier):
         pq.write_table(table(old), folder / f"old{number}.parquet")
-        given.append(PublishedCrawl(f"v{number}", "0" * 64, (f"old{number}.parquet",)))
-    path = folder / "made.parquet"
-    count, counters = write_duplicates(store, ["now.parquet"], given, DuplicatesConfig(**config), folder, path)
-    made = pq.read_table(path)
-    assert made.schema.equals(DUPLICATES)
-    assert len(made) == count == sum(counters.values())
+        crawls.append(PublishedCrawl(f"v{number}", "0" * 64, (f"old{number}.parquet",)))
+    path = folder / "duplicates.parquet"
+    count, counters = write_duplicates(store, ["now.parquet"], crawls, DuplicatesConfig(**config), folder, path)
+    duplicates = pq.read_table(path)
+    assert duplicates.schema.equals(DUPLICATES)
+    assert len(duplicates) == count == sum(counters.values())
     lines = [
         (int(row["key"]), int(row["duplicate_of"], 16), row["kind"], row["distance"], row["version"])
-        for row in made.to_pylist()
+        for row in duplicates.to_pylist()
     ]
-    assert [int(row["uid"], 16) for row in made.to_pylist()] == [line[0] for line in lines]
+    assert [int(row["uid"], 16) for row in duplicates.to_pylist()] == [line[0] for line in lines]
     return lines, counters
 
 
-def test_the_first_of_equal_bytes_is_kept(tmp_path):
+def test_the_first_of_equal_images_is_kept(tmp_path):
     rows = [("a", None), (None, None), ("b", 1), ("a", None), ("b", 1), ("a", None)]
-    lines, counters = found(tmp_path, rows)
+    lines, counters = find_duplicates(tmp_path, rows)
     assert lines == [(3, 0, "exact", 0, None), (4, 2, "exact", 0, None), (5, 0, "exact", 0, None)]
     assert counters == {"duplicates": 3, "near_duplicates": 0, "earlier_duplicates": 0}
 
 
-def test_hashes_that_differ_in_few_bits_are_near(tmp_path):
+def test_hashes_within_a_few_bits_are_near_duplicates(tmp_path):
     rows = [("a", 0), ("b", 0), ("c", 0b111), ("d", 0b1111), ("e", (1 << 64) - 1), ("f", (1 << 64) - 2), ("g", None)]
-    assert found(tmp_path, rows)[0] == [
+    assert find_duplicates(tmp_path, rows)[0] == [
         (1, 0, "near", 0, None),
         (2, 0, "near", 3, None),
         (5, 4, "near", 1, None),
     ]
-    assert found(tmp_path, rows, near_distance=0)[0] == [(1, 0, "near", 0, None)]
-    assert found(tmp_path, rows, near_distance=None) == (
+    assert find_duplicates(tmp_path, rows, near_distance=0)[0] == [(1, 0, "near", 0, None)]
+    assert find_duplicates(tmp_path, rows, near_distance=None) == (
         [],
         {"duplicates": 0, "near_duplicates": 0, "earlier_duplicates": 0},
     )
 
 
-def test_a_copy_is_never_one_of_a_copy_alone(tmp_path):
-    """A chain of small changes: what is far from all that is kept is kept."""
+def test_duplicates_refer_only_to_kept_images(tmp_path):
+    """In a chain of small changes, an image far from all kept images is kept."""
     rows = [("a", 0), ("b", 0b11), ("c", 0b1111), ("d", 0b111111), ("e", 0b1111)]
-    assert found(tmp_path, rows, near_distance=2)[0] == [
+    assert find_duplicates(tmp_path, rows, near_distance=2)[0] == [
         (1, 0, "near", 2, None),
         (3, 2, "near", 2, None),
         (4, 2, "near", 0, None),
     ]
 
 
-def test_an_exact_copy_is_not_called_near(tmp_path):
+def test_exact_duplicates_are_not_near_duplicates(tmp_path):
     rows = [("a", 0), ("b", 1), ("b", 1)]
-    assert found(tmp_path, rows)[0] == [(1, 0, "near", 1, None), (2, 1, "exact", 0, None)]
+    assert find_duplicates(tmp_path, rows)[0] == [(1, 0, "near", 1, None), (2, 1, "exact", 0, None)]
 
 
-def test_earlier_versions_are_looked_into(tmp_path):
+def test_earlier_versions_are_searched(tmp_path):
     high, middle = 0xFF << 40, 0xFF << 20
     earlier = [[("x", 0), ("a", high)], [("a", high), ("y", middle), (None, None)]]
     rows = [("a", high), ("b", 0b11), ("c", middle), ("c", middle), ("d", 0xFF << 50), ("e", None)]
-    lines, counters = found(tmp_path, rows, earlier)
+    lines, counters = find_duplicates(tmp_path, rows, earlier)
     assert lines == [
         (0, 1, "exact", 0, "v0"),
         (1, 0, "near", 2, "v0"),
@@ -115,7 +115,7 @@ def test_earlier_versions_are_looked_into(tmp_path):
 
 @pytest.mark.parametrize("distance", [1, 2, 3])
 def test_no_pair_is_missed(tmp_path, distance):
-    """Against the comparison of each with each, on hashes of which many are near."""
+    """Compare with a brute-force search over hashes, many of them near."""
     rng = np.random.default_rng(distance)
     values = [int(value) for value in rng.integers(0, 1 << 63, 300)]
     for _ in range(700):
@@ -131,74 +131,74 @@ def test_no_pair_is_missed(tmp_path, distance):
         else:
             expected.append((n, best[1], "near", best[0], None))
     assert len(expected) > 100
-    assert found(tmp_path, [(str(n), v) for n, v in enumerate(values)], near_distance=distance)[0] == expected
+    assert find_duplicates(tmp_path, [(str(n), v) for n, v in enumerate(values)], near_distance=distance)[0] == expected
 
 
 @pytest.mark.timeout(300)
-def test_a_crowded_bucket_is_no_square(tmp_path):
-    """Sixty thousand hashes with a band in common: each with each would be 1,800 million comparisons."""
+def test_large_buckets_take_less_than_quadratic_time(tmp_path):
+    """60,000 hashes share a band; brute force takes 1,800 million comparisons."""
     rng = np.random.default_rng(0)
     values = [int(value) << 16 | 7 for value in np.unique(rng.integers(0, 1 << 47, 60_000))]
     copies = [value ^ (1 << 62) for value in values[:50]]
     rows = [(str(n), value) for n, value in enumerate(values + copies)]
-    lines, _ = found(tmp_path, rows)
+    lines, _ = find_duplicates(tmp_path, rows)
     assert {(n, m) for n, m, *_ in lines} >= {(len(values) + n, n) for n in range(50)}
 
 
 @pytest.mark.timeout(300)
-def test_every_hash_within_a_few_bits_of_all_others(tmp_path):
-    """A bucket that no cut makes smaller: the nearest values are still compared, and it ends."""
+def test_many_similar_hashes_are_compared_in_limited_time(tmp_path):
+    """Even in a bucket that cannot be split, the closest values are compared."""
     values = [low | high << 40 for low in range(1 << 9) for high in range(1 << 5)]
-    lines, _ = found(tmp_path, [(str(n), value) for n, value in enumerate(values)], near_distance=1)
+    lines, _ = find_duplicates(tmp_path, [(str(n), value) for n, value in enumerate(values)], near_distance=1)
     assert len(lines) > len(values) // 3
 
 
-def test_a_picture_keeps_its_hash_through_what_the_web_does_to_it():
+def test_the_hash_survives_recompression_scaling_and_filters():
     for number in range(6):
         original = photograph(number, (640, 480))
         value = int(phash(np.asarray(original)), 16)
-        for other in (
+        for variant in (
             Image.open(io.BytesIO(as_jpeg(original, 40))),
             original.resize((300, 225)),
             original.filter(ImageFilter.GaussianBlur(1)),
             original.point(lambda level: min(255, level + 8)),
         ):
-            assert (int(phash(np.asarray(other.convert("RGB"))), 16) ^ value).bit_count() <= 6
+            assert (int(phash(np.asarray(variant.convert("RGB"))), 16) ^ value).bit_count() <= 6
         assert (int(phash(np.asarray(photograph(number + 100, (640, 480)))), 16) ^ value).bit_count() > 10
 
 
-def test_flat_pictures_have_no_hash():
+def test_flat_images_have_no_hash():
     ramp = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (256, 1))).convert("RGB")
     grain = Image.fromarray(np.random.default_rng(0).normal(128, 4, (256, 256, 3)).clip(0, 255).astype(np.uint8))
     for flat in (Image.new("RGB", (256, 256), (12, 90, 200)), Image.new("RGB", (1, 1)), ramp, grain):
         assert phash(np.asarray(flat)) is None
 
 
-def test_a_stage_with_earlier_versions_names_them(web, configure, seeds):
-    """Their digests are inputs; what is not published, or of the same interval, is not looked into."""
+def test_the_manifest_lists_the_earlier_versions_searched(web, configure, seeds):
+    """Unpublished versions and those of the same interval are not searched."""
     web.page("/", "<img src=a.jpg alt=one><img src=b.jpg alt=two>")
     web.answers["/a.jpg"] = Answer(as_jpeg(photograph(1, (320, 240))))
     web.answers["/b.jpg"] = Answer(as_jpeg(photograph(2, (320, 240))))
     config = configure(seeds(SITE))
     store = Store(config.resolve(config.root))
-    first = crawl_of(store, config, "2026-01-01")
+    first = run_crawl(store, config, "2026-01-01")
     assert first.counters["earlier_duplicates"] == 0
     web.page("/", "<img src=a.jpg alt=one><img src=c.jpg alt=three>")
     web.answers["/c.jpg"] = Answer(as_jpeg(photograph(2, (320, 240)), 60))
-    asked = configure(seeds(SITE), duplicates={"earlier": True})
-    unpublished = crawl_of(store, asked, "2026-01-02")
+    with_earlier = configure(seeds(SITE), duplicates={"earlier": True})
+    unpublished = run_crawl(store, with_earlier, "2026-01-02")
     assert unpublished.counters["earlier_duplicates"] == 0
     assert [item.kind for item in unpublished.inputs] == ["source"]
     publish(store, config, "2026-01-01")
-    off = crawl_of(store, config, "2026-01-03")
+    off = run_crawl(store, config, "2026-01-03")
     assert off.counters["earlier_duplicates"] == 0
-    on = crawl_of(store, asked, "2026-01-04")
+    on = run_crawl(store, with_earlier, "2026-01-04")
     assert [(item.kind, item.name, item.digest) for item in on.inputs[1:]] == [("version", "2026-01-01", first.digest)]
     lines = pq.read_table(store.path(on.file("duplicates.parquet"))).to_pylist()
     assert [(row["kind"], row["version"]) for row in lines] == [("exact", "2026-01-01"), ("near", "2026-01-01")]
 
 
-def crawl_of(store, config, interval):
+def run_crawl(store, config, interval):
     fingerprint = f"{interval}-{config.crawl.duplicates.earlier}"
     version = register(store, config.dataset, interval, fingerprint, {})
     stage = Crawl(config, version)
@@ -213,7 +213,7 @@ def publish(store, config, interval):
     assert store.create(f"{version.folder}/assemble/manifest.json", manifest.to_json())
 
 
-def test_the_hash_stands_in_table_and_tar(web, configure, seeds):
+def test_the_hash_is_in_the_table(web, configure, seeds):
     web.page("/", "<img src=a.jpg alt=one><img src=b.png alt=flat>")
     web.answers["/a.jpg"] = Answer(as_jpeg(photograph(1, (320, 240))))
     web.image("/b.png")

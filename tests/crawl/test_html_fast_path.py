@@ -1,4 +1,4 @@
-"""The short way to the spelling of an address gives what the long way gives."""
+"""The fast path of URL normalization gives the same result as the slow path."""
 
 from urllib.parse import urljoin
 
@@ -34,7 +34,7 @@ PIECES = st.sampled_from(WRITTEN.split())
 @example("http://site.example/a?b", "?")
 @example("http://site.example/a?b", "c?")
 @example("http://site.example/", "http://else.example")
-def test_both_ways_agree(base, reference):
+def test_the_fast_path_equals_the_slow_path(base, reference):
     plain = fast_path(reference, base)
     if plain is not None:
         assert plain == canonical(urljoin(base, reference)) == absolute(reference, base)
@@ -43,5 +43,5 @@ def test_both_ways_agree(base, reference):
 @pytest.mark.parametrize(
     "reference", ["/a/b-1.jpg?w=3&h=4", "c.jpg", "//cdn.example.net/x%20y.png", "https://cdn.example.net/%C3%A9.webp"]
 )
-def test_most_addresses_go_the_short_way(reference):
+def test_common_urls_take_the_fast_path(reference):
     assert fast_path(reference, "https://www.site.example/folder/page.html?x=1") is not None

@@ -1,4 +1,4 @@
-"""What is read out of a page."""
+"""Extraction of images and links from a page."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def images(html, **page):
     return document(html, **page).found().images
 
 
-def addresses(html, **page):
+def image_paths(html, **page):
     return [image.url.removeprefix("http://site.example/") for image in images(html, **page)]
 
 
@@ -23,14 +23,14 @@ def test_alttext_is_kept_as_written_and_missing_differs_from_empty():
     assert [image.alttext for image in found] == [" A <b> é\n x ", "", None, ""]
 
 
-def test_addresses_follow_the_base_of_the_page():
-    assert addresses("<img src=a.jpg>") == ["folder/a.jpg"]
-    assert addresses('<base href="/other/"><img src=a.jpg>') == ["other/a.jpg"]
-    assert addresses('<base href="data:x"><img src=a.jpg>') == ["folder/a.jpg"]
+def test_image_urls_are_relative_to_the_base_element():
+    assert image_paths("<img src=a.jpg>") == ["folder/a.jpg"]
+    assert image_paths('<base href="/other/"><img src=a.jpg>') == ["other/a.jpg"]
+    assert image_paths('<base href="data:x"><img src=a.jpg>') == ["folder/a.jpg"]
 
 
 @pytest.mark.parametrize(
-    ("html", "address"),
+    ("html", "path"),
     [
         ('<img src=s.jpg srcset="a.jpg 200w, b.jpg 800w, c.jpg 400w">', "b.jpg"),
         ('<img src=s.jpg srcset="a.jpg, b.jpg 2x">', "b.jpg"),
@@ -47,13 +47,13 @@ def test_addresses_follow_the_base_of_the_page():
         ("<picture><source srcset=a.jpg><img src='data:image/gif;base64,R0'></picture>", "a.jpg"),
     ],
 )
-def test_the_best_address_of_an_image_is_taken(html, address):
-    assert addresses(html, url="http://site.example/") == [address]
+def test_the_best_url_of_an_image_is_used(html, path):
+    assert image_paths(html, url="http://site.example/") == [path]
 
 
-def test_srcset_addresses_may_hold_commas():
+def test_srcset_urls_may_contain_commas():
     candidates = parse_srcset("/w_300,h_200/a.jpg 300w, /w_600,h_400/a.jpg 600w 400h")
-    assert [candidate.address for candidate in candidates] == ["/w_300,h_200/a.jpg", "/w_600,h_400/a.jpg"]
+    assert [candidate.url for candidate in candidates] == ["/w_300,h_200/a.jpg", "/w_600,h_400/a.jpg"]
     assert largest(candidates) == "/w_600,h_400/a.jpg"
     assert parse_srcset(" , ,") == []
 
@@ -65,35 +65,35 @@ def test_srcset_addresses_may_hold_commas():
         "1.x", "w", "5w 6w", "5w 1x", "5h", "5w 5h 5h", "(5w)", "5w (",
     ],
 )  # fmt: skip
-def test_a_srcset_candidate_that_the_standard_refuses_is_left_out(descriptors):
-    assert [candidate.address for candidate in parse_srcset(f"a.jpg {descriptors}")] == []
-    assert addresses(f"<img src=/s.jpg srcset='/a.jpg {descriptors}'>") == ["s.jpg"]
+def test_invalid_srcset_candidates_are_skipped(descriptors):
+    assert [candidate.url for candidate in parse_srcset(f"a.jpg {descriptors}")] == []
+    assert image_paths(f"<img src=/s.jpg srcset='/a.jpg {descriptors}'>") == ["s.jpg"]
 
 
 @pytest.mark.parametrize(
     ("descriptors", "width", "density"),
     [("007w", 7, 1), ("5h 6w", 6, 1), (".5x", None, 0.5), ("1.5e1x", None, 15), ("-0x", None, 0), ("", None, 1)],
 )
-def test_a_srcset_candidate_that_the_standard_takes_is_taken(descriptors, width, density):
+def test_valid_srcset_candidates_are_parsed(descriptors, width, density):
     assert parse_srcset(f"a.jpg {descriptors}") == [("a.jpg", width, density)]
 
 
-@pytest.mark.timeout(60)  # what is quadratic takes hours
+@pytest.mark.timeout(60)  # a quadratic algorithm takes hours
 @pytest.mark.parametrize(
     "text",
     ["," * 10**6, "a" + "," * 10**6, "x (y, " * 10**5, "a " + "(" * 10**6, "a" + " " * 10**6 + "b", "a 1w b" * 10**5],
 )
-def test_the_time_for_a_srcset_is_linear(text):
+def test_srcset_parsing_takes_linear_time(text):
     parse_srcset(text)
 
 
-def test_images_without_an_address_are_counted_by_reason():
+def test_images_without_a_url_are_counted_by_reason():
     found = document("<img alt=x><img src='data:image/gif;base64,R0'><img src=about:blank><img src='http://'>").found()
     assert found.images == []
     assert found.skipped == {"no_address": 1, "scheme": 2, "bad_url": 1}
 
 
-def test_figure_language_and_title_around_an_image():
+def test_figcaption_language_and_title_are_extracted():
     html = """<html lang=en><title> A \n title </title><img src=1><div lang=fr-CA><figure><p><img src=2></p>
         <figcaption>Une <i>jolie</i>\n image</figcaption></figure></div><figure><img src=3></figure>"""
     document_ = document(html).found()
@@ -105,7 +105,7 @@ def test_figure_language_and_title_around_an_image():
     ]
 
 
-def test_an_image_with_a_language_or_within_several_counts_once():
+def test_the_closest_language_applies():
     found = document(
         "<html lang=en><img src=1 lang=de><p xml:lang=it><img src=2></p><figure lang=fr><img src=3 lang=''>"
     ).found()
@@ -127,7 +127,7 @@ def test_an_image_with_a_language_or_within_several_counts_once():
         ("<img src=a alt='café “x”'>".encode(), "utf-8"),
     ],
 )
-def test_charset_by_mark_header_meta_or_content(body, header):
+def test_charset_from_bom_header_meta_or_content(body, header):
     assert images(body, charset=header)[0].alttext == "café “x”"
 
 
@@ -147,7 +147,7 @@ def test_charset_by_mark_header_meta_or_content(body, header):
         "no",
     ],
 )
-def test_a_label_that_the_encoding_standard_does_not_know_is_ignored(label, by):
+def test_labels_unknown_to_the_encoding_standard_are_ignored(label, by):
     meta = f"<meta charset={label}>" if by == "meta" else ""
     body = f"{meta}<img src=a alt='café \\x41 “x” +AGE-'>".encode()
     assert images(body, charset=label if by == "header" else None)[0].alttext == "café \\x41 “x” +AGE-"
@@ -162,32 +162,32 @@ def test_a_label_that_the_encoding_standard_does_not_know_is_ignored(label, by):
         ("latin5", "cp1254", "köpek “ş”"), ("koi8-ru", "koi8-u", "їжак"), (" ISO_8859-2 ", "iso8859-2", "pies żółty"),
     ],
 )  # fmt: skip
-def test_labels_mean_what_the_encoding_standard_says(label, codec, text):
+def test_labels_follow_the_encoding_standard(label, codec, text):
     assert images(f"<img src=a alt='{text}'>".encode(codec), charset=label)[0].alttext == text
 
 
-def test_every_codec_of_a_label_reads_any_bytes():
-    anything = bytes(range(256)) * 2
+def test_every_codec_decodes_any_bytes():
+    all_bytes = bytes(range(256)) * 2
     for label in charset._CODECS:
-        assert charset.to_utf8(anything, label).decode()
+        assert charset.to_utf8(all_bytes, label).decode()
 
 
-def test_of_several_declarations_the_first_that_is_known_counts():
+def test_the_first_known_charset_declaration_applies():
     text = "<img src=a alt='żółty'>"
     assert images(f"<meta charset=idna><meta charset=iso-8859-2>{text}".encode("iso8859-2"))[0].alttext == "żółty"
     xhtml = f"<?xml version='1.0' encoding='iso-8859-2'?><html>{text}"
     assert images(xhtml.encode("iso8859-2"))[0].alttext == "żółty"
 
 
-def test_a_page_without_any_charset_is_guessed():
+def test_the_charset_is_detected_if_not_declared():
     text = "<p>" + "Съешь же ещё этих мягких французских булок, да выпей чаю. " * 20 + "<img src=a alt='собака'>"
     assert images(text.encode("cp1251"))[0].alttext == "собака"
 
 
-def test_broken_markup_is_still_read():
-    assert addresses("<p><img src=a.jpg alt='x<b><div></p><img src='b.jpg' alt=\"y\"><im") != []
-    assert addresses(b"\x00\xff<img src=a.jpg>\x00<img src=b.jpg>") == ["folder/a.jpg", "folder/b.jpg"]
-    assert addresses(b"") == []
+def test_invalid_markup_is_parsed():
+    assert image_paths("<p><img src=a.jpg alt='x<b><div></p><img src='b.jpg' alt=\"y\"><im") != []
+    assert image_paths(b"\x00\xff<img src=a.jpg>\x00<img src=b.jpg>") == ["folder/a.jpg", "folder/b.jpg"]
+    assert image_paths(b"") == []
 
 
 def test_links_are_absolute_and_distinct():
@@ -195,7 +195,7 @@ def test_links_are_absolute_and_distinct():
     assert document(html).links() == ["http://site.example/folder/b.html", "http://site.example/c"]
 
 
-def test_the_nearest_figure_and_language_count_whatever_was_looked_at_before():
+def test_nested_figures_and_languages_are_resolved_per_image():
     html = """<html lang=en><body><figure><img src=1><figcaption>Outer</figcaption>
         <figure lang=de><img src=2><img src=3 lang=fr><p><img src=4></p></figure><img src=5></figure><img src=6>"""
     assert [(image.figcaption, image.language) for image in images(html)] == [
@@ -203,23 +203,23 @@ def test_the_nearest_figure_and_language_count_whatever_was_looked_at_before():
     ]  # fmt: skip
 
 
-def test_of_several_bases_the_first_with_an_address_counts():
-    assert addresses("<base target=x><base href=/a/><base href=/b/><img src=i>") == ["a/i"]
-    assert addresses("<base href='javascript:x'><base href=/b/><img src=i>") == ["folder/i"]
+def test_the_first_base_element_with_href_applies():
+    assert image_paths("<base target=x><base href=/a/><base href=/b/><img src=i>") == ["a/i"]
+    assert image_paths("<base href='javascript:x'><base href=/b/><img src=i>") == ["folder/i"]
 
 
 @pytest.mark.parametrize("tag", ["img", "IMG", "Img", "image"])
 @pytest.mark.parametrize("codec", ["utf-8", "utf-16", "utf-16-le", "windows-1252"])
-def test_an_image_is_found_however_it_is_written(tag, codec):
+def test_images_are_found_in_any_case_and_encoding(tag, codec):
     body = f"<p>imagine <i>an</i> <input></p><{tag} src=a>".encode(codec)
     assert len(Document(Page("http://site.example/", body, codec, (), "site")).found().images) == 1
 
 
-def test_entities_in_addresses_and_texts():
+def test_entities_in_urls_and_texts_are_decoded():
     (image,) = images("<img src='/view?id=1&amp;res=2' alt='&quot;&amp;amp;&quot; &#x1F600;'>")
     assert (image.url, image.alttext) == ("http://site.example/view?id=1&res=2", '"&amp;" \U0001f600')
 
 
-def test_opt_outs_of_a_page_are_kept_wherever_they_stand():
+def test_robots_meta_elements_are_collected():
     found = document("<meta name=ROBOTS content=noai><img src=a><meta name='robots '><meta name=x content=x>").found()
     assert found.robots == ("noai", "")

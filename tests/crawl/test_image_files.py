@@ -1,4 +1,4 @@
-"""Every image of tests/data/images, sound or not: what comes of it is what its table says."""
+"""Every image of tests/data/images decodes, or fails, as its table states."""
 
 import io
 from contextlib import suppress
@@ -14,85 +14,85 @@ from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.image.decode import decode
 from vecap_tasks.errors import Failure
 
-# Pillow tells of damage in a TIFF or in EXIF by warnings, too.
+# Pillow also reports corrupt TIFF and EXIF data as warnings.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
 ]
 
 CONFIG = ImageConfig()
-APART = 8  # levels of 255 that a lossy format may lead away
+TOLERANCE = 8  # of 255, for lossy formats
 
 
 @dataclass(frozen=True)
-class Line:
+class Case:
     name: str
     reason: str | None
     size: tuple[int, int] | None
     color: tuple[int, int, int] | None
 
 
-def listed() -> list[Line]:
+def read_table() -> list[Case]:
     lines = []
     for text in make.TABLE.read_text(encoding="utf-8").splitlines():
         if text.startswith("#"):
             continue
         name, reason, size, color, _ = text.split("\t")
-        wide, high = (int(side) for side in size.split("x")) if size != "-" else (0, 0)
+        width, height = (int(side) for side in size.split("x")) if size != "-" else (0, 0)
         rgb = None if color == "-" else tuple(bytes.fromhex(color))
-        lines.append(Line(name, None if reason == "-" else reason, (wide, high) if wide else None, rgb))
+        lines.append(Case(name, None if reason == "-" else reason, (width, height) if width else None, rgb))
     return lines
 
 
-LINES = listed()
+CASES = read_table()
 
 
 def body(name: str) -> bytes:
     return (make.FILES / name).read_bytes()
 
 
-def test_the_table_lists_the_files_and_there_are_many():
-    assert sorted(line.name for line in LINES) == sorted(path.name for path in make.FILES.iterdir())
-    assert len(LINES) >= 60
+def test_the_table_lists_all_files():
+    assert sorted(case.name for case in CASES) == sorted(path.name for path in make.FILES.iterdir())
+    assert len(CASES) >= 60
     assert sum(path.stat().st_size for path in make.FILES.iterdir()) < 1_500_000
 
 
-@pytest.mark.parametrize("line", LINES, ids=lambda line: line.name)
-def test_what_comes_of_a_file(line):
-    if line.reason is not None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_file_decodes_as_listed(case):
+    if case.reason is not None:
         with pytest.raises(Failure) as failure:
-            decode(body(line.name), CONFIG)
-        assert failure.value.message.startswith(line.reason)
+            decode(body(case.name), CONFIG)
+        assert failure.value.message.startswith(case.reason)
         return
-    picture, jpeg = decode(body(line.name), CONFIG)
-    assert (picture.width, picture.height) == line.size
+    picture, jpeg = decode(body(case.name), CONFIG)
+    assert (picture.width, picture.height) == case.size
     with Image.open(io.BytesIO(jpeg)) as shown:
-        assert (shown.format, shown.mode, shown.size) == ("JPEG", "RGB", line.size)
+        assert (shown.format, shown.mode, shown.size) == ("JPEG", "RGB", case.size)
         assert not {"icc_profile", "exif", "comment"} & shown.info.keys()
-        found = shown.getpixel((line.size[0] // 4, line.size[1] // 4))
-    if line.color is not None:
-        assert np.abs(np.subtract(found, line.color)).max() <= APART, found
+        found = shown.getpixel((case.size[0] // 4, case.size[1] // 4))
+    if case.color is not None:
+        assert np.abs(np.subtract(found, case.color)).max() <= TOLERANCE, found
 
 
-@pytest.mark.parametrize("line", LINES, ids=lambda line: line.name)
-def test_a_file_that_is_cut_or_damaged_anywhere_ends_soon_and_well(line):
-    whole = body(line.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_truncated_or_corrupt_files_fail_cleanly(case):
+    whole = body(case.name)
     rng = np.random.default_rng(len(whole))
     cuts = [whole[: len(whole) * part // 16] for part in range(1, 16)]
     flips = []
     for _ in range(8 if whole else 0):
         bad = bytearray(whole)
-        for place in rng.integers(0, len(bad), max(1, len(bad) // 500)):
-            bad[place] = rng.integers(0, 256)
+        for position in rng.integers(0, len(bad), max(1, len(bad) // 500)):
+            bad[position] = rng.integers(0, 256)
         flips.append(bytes(bad))
-    for given in (*cuts, *flips):
+    for data in (*cuts, *flips):
         with suppress(Failure):
-            decode(given, CONFIG)
+            decode(data, CONFIG)
 
 
-def test_the_files_are_what_the_makers_make():
-    """The encoders may differ from those that the files were made with, what is written by hand may not."""
-    made = {one.name: one for one in (*make.jpegs(), *make.pngs(), *make.others(), *make.disguises())}
-    assert made.keys() == {line.name for line in LINES}
+def test_the_files_match_their_generators():
+    """Only hand-written files are compared, because encoder versions may differ."""
+    generated = {file.name: file for file in (*make.jpegs(), *make.pngs(), *make.others(), *make.disguises())}
+    assert generated.keys() == {case.name for case in CASES}
     for name in ("page.jpg", "rgb-16.png", "top-down.bmp", "small-frame.gif", "huge.bmp", "gray-16-key.png"):
-        assert made[name].body == Path(make.FILES / name).read_bytes()
+        assert generated[name].body == Path(make.FILES / name).read_bytes()

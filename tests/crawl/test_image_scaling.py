@@ -1,4 +1,4 @@
-"""What scaled decoding keeps of a photograph, and that it is the same in every thread and process."""
+"""Quality of scaled decoding, and identical results in every thread and process."""
 
 import hashlib
 import io
@@ -24,18 +24,18 @@ CONFIG = ImageConfig()
 FINE = ImageConfig(scaling="fine")
 
 
-def kept(body: bytes, size: int, scaling: str) -> float:
-    """Return the PSNR of our pixels, before they are coded, against the whole image through a filter, dB.
+def psnr(body: bytes, size: int, scaling: str) -> float:
+    """Return the PSNR in dB of the scaled pixels compared with the full image resized by a filter.
 
-    Fine scaling is held against its own filter over all of the image, fast scaling against Lanczos'.
+    The reference filter is the own filter for fine scaling and Lanczos for fast scaling.
     """
     config = ImageConfig(size=size, scaling=scaling)
     with Image.open(io.BytesIO(body)) as image:
         ours = decode_scaled(image, body, config).astype(float)
     by = Image.Resampling.HAMMING if scaling == "fine" else Image.Resampling.LANCZOS
     with Image.open(io.BytesIO(body)) as image:
-        whole = image.convert("RGB").resize((ours.shape[1], ours.shape[0]), by)
-    error = float(((np.asarray(whole, float) - ours) ** 2).mean())
+        full = image.convert("RGB").resize((ours.shape[1], ours.shape[0]), by)
+    error = float(((np.asarray(full, float) - ours) ** 2).mean())
     return 99.0 if error == 0 else 10 * np.log10(255**2 / error)
 
 
@@ -44,19 +44,19 @@ OTHERS = [pytest.param(size, marks=pytest.mark.exhaustive) for size in ((700, 50
 
 @pytest.mark.parametrize("size", [(1024, 768), *OTHERS])
 @pytest.mark.parametrize("coding", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])
-@pytest.mark.parametrize(("scaling", "least"), [("fast", 42), ("fine", 48)])
-def test_scaled_decoding_keeps_a_photograph(size, coding, scaling, least):
+@pytest.mark.parametrize(("scaling", "minimum"), [("fast", 42), ("fine", 48)])
+def test_scaled_decoding_preserves_a_photograph(size, coding, scaling, minimum):
     out = io.BytesIO()
     photograph(5, size).save(out, "JPEG", quality=88, **coding)
-    assert kept(out.getvalue(), 256, scaling) >= least
+    assert psnr(out.getvalue(), 256, scaling) >= minimum
 
 
-def test_a_picture_that_is_not_much_larger_is_decoded_whole_where_fine_is_wanted():
-    assert kept(as_jpeg(photograph(6, (1000, 760))), 256, "fine") == 99
+def test_fine_scaling_fully_decodes_slightly_larger_images():
+    assert psnr(as_jpeg(photograph(6, (1000, 760))), 256, "fine") == 99
 
 
 @pytest.mark.parametrize(
-    ("scaling", "size", "median", "least"),
+    ("scaling", "size", "median", "minimum"),
     [
         ("fine", 256, 99, 32),
         pytest.param("fine", 128, 40, 30, marks=pytest.mark.exhaustive),
@@ -64,17 +64,17 @@ def test_a_picture_that_is_not_much_larger_is_decoded_whole_where_fine_is_wanted
         pytest.param("fast", 128, 31, 22, marks=pytest.mark.exhaustive),
     ],
 )
-def test_scaled_decoding_keeps_real_pictures(shared_data, scaling, size, median, least):
-    """Photographs, and scans of old engravings, which are all edges and lose the most."""
+def test_scaled_decoding_preserves_real_images(shared_data, scaling, size, median, minimum):
+    """Photographs and scans of engravings, which have many edges and lose the most."""
     folders = ("openstax-anthropology", "gutenberg-18304-h")
     bodies = [path.read_bytes() for name in folders for path in sorted((shared_data / name).rglob("*.jp*g"))]
-    found = [kept(body, size, scaling) for body in bodies]
+    found = [psnr(body, size, scaling) for body in bodies]
     assert len(found) > 100
     assert np.median(found) >= median
-    assert min(found) >= least
+    assert min(found) >= minimum
 
 
-def test_a_damaged_jpeg_is_refused_alike_by_both(tmp_path):
+def test_both_scalings_reject_corrupt_jpegs_for_the_same_reason(tmp_path):
     body = as_jpeg(photograph(7, (900, 700)))
     for cut in (body[: len(body) // 2], body[:-2], body[:600] + b"\xff\xd9"):
         reasons = []
@@ -86,34 +86,36 @@ def test_a_damaged_jpeg_is_refused_alike_by_both(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_both_give_the_same_size(mode):
+def test_both_scalings_give_the_same_size(mode):
     for width, height in ((257, 257), (300, 257), (257, 1001), (999, 400), (2500, 700)):
         body = as_jpeg(photograph(8, (width, height)).convert(mode))
-        sizes = {(made.width, made.height) for made in (decode(body, config)[0] for config in (CONFIG, FINE))}
+        sizes = {(image.width, image.height) for image in (decode(body, config)[0] for config in (CONFIG, FINE))}
         assert len(sizes) == 1
 
 
-def made_of(bodies):
-    """Return the digest of the JPEG, or the reason, of each body."""
-    made = []
+def decode_all(bodies):
+    """Return the digest of the JPEG and the hash, or the failure reason, of each body."""
+    results = []
     for body in bodies:
         try:
             picture, jpeg = decode(body, CONFIG)
-            made.append([hashlib.sha256(jpeg).hexdigest(), picture.phash])
+            results.append([hashlib.sha256(jpeg).hexdigest(), picture.phash])
         except Failure as failure:
-            made.append([failure.reason, None])
-    return made
+            results.append([failure.reason, None])
+    return results
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 def test_the_same_bytes_give_the_same_jpeg_in_every_thread_and_process():
     bodies = [path.read_bytes() for path in sorted(make.FILES.iterdir())]
     bodies += [as_jpeg(photograph(n, (900 + n, 800))) for n in range(4)]
-    here = made_of(bodies)
+    expected = decode_all(bodies)
     with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(made_of, [bodies[::-1]] * 4)) == [here[::-1]] * 4
+        assert list(threads.map(decode_all, [bodies[::-1]] * 4)) == [expected[::-1]] * 4
     code = "from tests.crawl.test_image_scaling import *; import json\n"
     code += "bodies = [path.read_bytes() for path in sorted(make.FILES.iterdir())]\n"
-    code += "bodies += [as_jpeg(photograph(n, (900 + n, 800))) for n in range(4)]\nprint(json.dumps(made_of(bodies)))"
-    asked = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
-    assert json.loads(asked.stdout) == here
+    code += (
+        "bodies += [as_jpeg(photograph(n, (900 + n, 800))) for n in range(4)]\nprint(json.dumps(decode_all(bodies)))"
+    )
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
+    assert json.loads(process.stdout) == expected

@@ -1,4 +1,4 @@
-"""Failed rows tried again on a server that heals: nothing that was had is asked for a second time."""
+"""Retries of failed rows on a server that recovers; successful rows are not requested again."""
 
 import json
 
@@ -21,8 +21,8 @@ NAMES = ("red.png", "busy.png", "none.png", "text.png", "blue.png", "late.png", 
 
 
 @pytest.fixture
-def ailing(web, tmp_path):
-    """A list of eight images, of which some fail at first: two come later, one stays away, two never will do."""
+def failing_web(web, tmp_path):
+    """A URL list of eight images: two recover after failures, one is missing, two fail permanently."""
     for color in ("red", "blue", "green"):
         web.image(f"/{color}.png", color=color)
     web.answers |= {
@@ -36,7 +36,7 @@ def ailing(web, tmp_path):
 
 
 @pytest.fixture
-def configured(ailing, configure):
+def configure_retry(failing_web, configure):
     def make(retry=None, fetch=None, **crawl_settings):
         source = {"kind": "urls", "paths": ["${VECAP_HOME}/list.txt"]}
         return configure(source, fetch, **({"shard_size": 3, "retry_failed": retry} | crawl_settings))
@@ -44,8 +44,8 @@ def configured(ailing, configure):
     return make
 
 
-def version_of(config):
-    """Register and crawl, as the command line does it."""
+def run_crawl(config):
+    """Register a version and crawl it, like the command line."""
     store = Store(config.resolve(config.root))
     open_previous(store, config, "2026-01-01")
     fingerprint = Crawl(config, Version(config.dataset, "2026-01-01", 0, "")).fingerprint
@@ -57,58 +57,64 @@ def version_of(config):
     return stage, stage.commit()
 
 
-def fates(stage, manifest):
+def outcomes(stage, manifest):
     tables = [pq.read_table(stage.store.path(manifest.file(f"{shard:05d}.parquet"))) for shard in range(3)]
     return {row["url"].rpartition("/")[2]: row["error_message"] for table in tables for row in table.to_pylist()}
 
 
-def test_only_what_may_pass_is_asked_again(ailing, configured):
-    first, before = version_of(configured())
-    assert fates(first, before) == dict.fromkeys(NAMES) | {
+def test_only_temporary_failures_are_retried(failing_web, configure_retry):
+    first, first_manifest = run_crawl(configure_retry())
+    assert outcomes(first, first_manifest) == dict.fromkeys(NAMES) | {
         "busy.png": "http_503", "none.png": "http_404", "text.png": "not_an_image: html", "late.png": "http_429",
         "shut.png": "robots",
     }  # fmt: skip
-    asked = ailing.asked_for_images()
-    second, after = version_of(configured({"version": "2026-01-01"}))
+    requests = failing_web.image_requests()
+    second, second_manifest = run_crawl(configure_retry({"version": "2026-01-01"}))
     assert second.version.name == "2026-01-01-r2"
-    assert ailing.asked_for_images() - asked == {"a.example/busy.png": 1, "a.example/late.png": 1}
-    assert fates(second, after) == fates(first, before) | {"busy.png": None}
-    counts = after.counters
+    assert failing_web.image_requests() - requests == {"a.example/busy.png": 1, "a.example/late.png": 1}
+    assert outcomes(second, second_manifest) == outcomes(first, first_manifest) | {"busy.png": None}
+    counts = second_manifest.counters
     assert (counts["retried"], counts["recovered"]) == (2, 1)
-    assert counts["success"] == before.counters["success"] + counts["recovered"] == 4
+    assert counts["success"] == first_manifest.counters["success"] + counts["recovered"] == 4
     failed = counts["failed_to_download"] + counts["failed_to_resize"]
     assert counts["success"] + failed == counts["candidates"] == counts["images"] == 8
-    assert [item for item in after.inputs if item.kind == "source"] == list(before.inputs)
-    (earlier,) = (item for item in after.inputs if item.kind == "dataset")
-    assert (earlier.name, earlier.digest) == ("2026-01-01/crawl", before.digest)
-    assert check_files(first.store, before) == check_files(second.store, after) == []
+    assert [item for item in second_manifest.inputs if item.kind == "source"] == list(first_manifest.inputs)
+    (earlier,) = (item for item in second_manifest.inputs if item.kind == "dataset")
+    assert (earlier.name, earlier.digest) == ("2026-01-01/crawl", first_manifest.digest)
+    assert check_files(first.store, first_manifest) == check_files(second.store, second_manifest) == []
 
-    third, last = version_of(configured({"version": "2026-01-01-r2"}))
+    third, third_manifest = run_crawl(configure_retry({"version": "2026-01-01-r2"}))
     assert third.version.name == "2026-01-01-r3"
-    assert fates(third, last)["late.png"] is None
-    assert (last.counters["retried"], last.counters["recovered"], last.counters["success"]) == (1, 1, 5)
-    with pytest.raises(VecapError, match=r"no failed row with a reason that may pass; there are: http_404 \(1\)"):
-        version_of(configured({"version": "2026-01-01-r3"}))
+    assert outcomes(third, third_manifest)["late.png"] is None
+    assert (
+        third_manifest.counters["retried"],
+        third_manifest.counters["recovered"],
+        third_manifest.counters["success"],
+    ) == (1, 1, 5)
+    with pytest.raises(VecapError, match=r"no failed rows for any reason that may pass; its failures: http_404 \(1\)"):
+        run_crawl(configure_retry({"version": "2026-01-01-r3"}))
 
 
-def test_what_is_taken_over_has_the_same_bytes(configured):
-    before = version_of(configured())[1]
-    after = version_of(configured({"version": "2026-01-01"}))[1]
-    old, new = ({entry.path: entry.sha256 for entry in manifest.files} for manifest in (before, after))
+def test_reused_shards_have_the_same_bytes(configure_retry):
+    first_manifest = run_crawl(configure_retry())[1]
+    second_manifest = run_crawl(configure_retry({"version": "2026-01-01"}))[1]
+    old, new = (
+        {entry.path: entry.sha256 for entry in manifest.files} for manifest in (first_manifest, second_manifest)
+    )
     assert {path for path in old if old[path] == new[path]} == {
         "00001.parquet", "00001.tar", "00001_stats.json", "00002.parquet", "00002.tar", "00002_stats.json",
         "candidates.parquet", "duplicates.parquet",
     }  # fmt: skip
 
 
-def test_the_images_of_a_shard_are_those_of_its_rows(configured):
+def test_shards_contain_the_images_of_their_rows(configure_retry):
     import io
 
     import webdataset
     from PIL import Image
 
-    version_of(configured())
-    stage, manifest = version_of(configured({"version": "2026-01-01"}))
+    run_crawl(configure_retry())
+    stage, manifest = run_crawl(configure_retry({"version": "2026-01-01"}))
     path = stage.store.path(manifest.file("00000.tar"))
     samples = list(webdataset.WebDataset(path, shardshuffle=False, empty_check=False))
     urls = [json.loads(sample["json"])["url"].rpartition("/")[2] for sample in samples]
@@ -117,36 +123,36 @@ def test_the_images_of_a_shard_are_those_of_its_rows(configured):
     assert [tuple(value > 128 for value in pixel) for pixel in pixels] == [(True, False, False), (True, True, False)]
 
 
-def test_reasons_can_be_named(ailing, configured):
-    version_of(configured())
-    ailing.image("/none.png", color="white")
-    asked = ailing.asked_for_images()
-    stage, manifest = version_of(configured({"version": "2026-01-01", "reasons": ["http_404"]}, {"deadline": 9}))
-    assert ailing.asked_for_images() - asked == {"a.example/none.png": 1}
-    assert fates(stage, manifest)["none.png"] is None
-    with pytest.raises(VecapError, match=r"with a reason timeout; there are: http_404 \(1\), http_429 \(1\), http_503"):
-        version_of(configured({"version": "2026-01-01", "reasons": ["timeout"]}))
+def test_reasons_to_retry_can_be_configured(failing_web, configure_retry):
+    run_crawl(configure_retry())
+    failing_web.image("/none.png", color="white")
+    requests = failing_web.image_requests()
+    stage, manifest = run_crawl(configure_retry({"version": "2026-01-01", "reasons": ["http_404"]}, {"deadline": 9}))
+    assert failing_web.image_requests() - requests == {"a.example/none.png": 1}
+    assert outcomes(stage, manifest)["none.png"] is None
+    with pytest.raises(VecapError, match=r"for timeout; its failures: http_404 \(1\), http_429 \(1\), http_503"):
+        run_crawl(configure_retry({"version": "2026-01-01", "reasons": ["timeout"]}))
 
 
-def test_what_cannot_be_taken_over_is_refused_in_one_line(configured):
+def test_unusable_earlier_crawls_are_one_line_errors(configure_retry):
     with pytest.raises(VecapError, match="has no version 2026-01-01-r7"):
-        version_of(configured({"version": "2026-01-01-r7"}))
-    with pytest.raises(VecapError, match="2026-01-02 is no version of 2026-01-01"):
-        version_of(configured({"version": "2026-01-02"}))
-    stage, manifest = version_of(configured())
+        run_crawl(configure_retry({"version": "2026-01-01-r7"}))
+    with pytest.raises(VecapError, match="2026-01-02 is not a version of 2026-01-01"):
+        run_crawl(configure_retry({"version": "2026-01-02"}))
+    stage, manifest = run_crawl(configure_retry())
     for settings, name in (({"shard_size": 4}, "shard_size"), ({"image": {"size": 32}}, "image")):
-        with pytest.raises(VecapError, match=rf"with another crawl\.{name}"):
-            version_of(configured({"version": "2026-01-01"}, **settings))
+        with pytest.raises(VecapError, match=rf"used a different crawl\.{name}"):
+            run_crawl(configure_retry({"version": "2026-01-01"}, **settings))
     stage.store.put(manifest.file("00000.tar"), b"changed")
-    with pytest.raises(CorruptError, match=r"00000\.tar is missing or was changed"):
-        version_of(configured({"version": "2026-01-01"}))
+    with pytest.raises(CorruptError, match=r"00000\.tar is corrupt"):
+        run_crawl(configure_retry({"version": "2026-01-01"}))
 
 
-def test_an_unfinished_crawl_cannot_be_taken_over(configured):
-    config = configured()
+def test_an_unfinished_crawl_cannot_be_retried(configure_retry):
+    config = configure_retry()
     register(Store(config.resolve(config.root)), config.dataset, "2026-01-01", "a" * 64, {})
-    with pytest.raises(VecapError, match="version 2026-01-01 has no crawl to take over"):
-        version_of(configured({"version": "2026-01-01"}))
+    with pytest.raises(VecapError, match="version 2026-01-01 has no finished crawl"):
+        run_crawl(configure_retry({"version": "2026-01-01"}))
 
 
 @pytest.mark.parametrize(
@@ -159,8 +165,8 @@ def test_which_reasons_are_permanent(reason, permanent):
 
 
 @pytest.mark.slow
-def test_the_command_line(ailing, configured, tmp_path, capsys):
-    config: Config = configured()
+def test_retry_failed_on_the_command_line(failing_web, configure_retry, tmp_path, capsys):
+    config: Config = configure_retry()
     values = config.model_dump(mode="json") | {"root": str(tmp_path / "store"), "dask": {"workers": 1}}
     for stage in ("vlm", "llm"):
         values["rewrite"][stage]["model"] = config.resolve(config.rewrite.model_dump()[stage]["model"])
@@ -172,14 +178,14 @@ def test_the_command_line(ailing, configured, tmp_path, capsys):
     assert list_versions(store, config.dataset) == []
     assert main(command) == 0
     capsys.readouterr()
-    asked = ailing.asked_for_images()
+    requests = failing_web.image_requests()
     assert main([*command, "--retry-failed", "http_503,timeout"]) == 0
     (outcome,) = json.loads(capsys.readouterr().out)
     assert (outcome["version"], outcome["shards_run"]) == ("2026-01-01-r2", 3)
     assert (outcome["counters"]["retried"], outcome["counters"]["recovered"]) == (1, 1)
-    assert ailing.asked_for_images() - asked == {"a.example/busy.png": 1}
+    assert failing_web.image_requests() - requests == {"a.example/busy.png": 1}
     assert main([*command, "--retry-failed", "http_503,timeout"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["shards_run"] == 0
     assert main([*command, "--retry-failed", "dns"]) == 1
-    assert "with a reason dns; there are:" in capsys.readouterr().err
+    assert "no failed rows for dns; its failures:" in capsys.readouterr().err
     assert [version.name for version in list_versions(store, config.dataset)] == ["2026-01-01", "2026-01-01-r2"]

@@ -1,4 +1,4 @@
-"""robots.txt after RFC 9309, and opt-outs."""
+"""robots.txt (RFC 9309) and opt-outs."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def allows(text, path, product="vecap"):
         ("*", "/any", True),
     ],
 )
-def test_patterns(pattern, path, matches):
+def test_robots_patterns(pattern, path, matches):
     assert allows(f"user-agent: *\ndisallow: {pattern}", path) is not matches
 
 
@@ -42,7 +42,7 @@ def test_the_longest_rule_wins_and_allow_wins_a_tie():
     ]  # fmt: skip
 
 
-def test_own_groups_are_merged_and_replace_the_general_one():
+def test_own_groups_are_merged_and_override_the_general_group():
     rules = """\ufeff
         User-agent: other
         User-Agent: VeCap/2.0   # us, in another spelling
@@ -57,7 +57,7 @@ def test_own_groups_are_merged_and_replace_the_general_one():
     assert allows(rules, "/robots.txt", "someone")
 
 
-def test_empty_disallow_allows_and_other_lines_are_passed_over():
+def test_empty_disallow_allows_and_other_lines_are_ignored():
     assert allows("User-agent: *\nCrawl-delay: 10\nDisallow:\nSitemap: http://x/\nnonsense", "/a")
     assert allows("", "/a")
     assert not allows("user-agent: *\r\rdisallow: /a\r", "/a")
@@ -67,7 +67,7 @@ def delay(text, product="vecap"):
     return parse_robots(text.encode(), product).delay
 
 
-def test_crawl_delay_is_that_of_our_group():
+def test_crawl_delay_comes_from_our_group():
     rules = "User-agent: *\nCrawl-delay: 1\nDisallow: /b\n\nUser-agent: vecap\nCrawl-delay: 2.5\nDisallow: /a\n"
     assert (delay(rules), delay(rules, "someone")) == (2.5, 1)
     assert delay("User-agent: *\nCrawl-delay: soon\nCrawl-delay: -1\nCrawl-delay: 1e9\nDisallow: /a") is None

@@ -1,10 +1,10 @@
-"""What a host's owner permits beside robots.txt: the TDM Reservation Protocol, and how often both are asked for."""
+"""The TDM Reservation Protocol, and caching of it and robots.txt."""
 
 import json
 
 import pytest
 
-from tests.crawl.test_fetcher import URL, get, get_all, reason
+from tests.crawl.test_fetcher import URL, failure_message, get, get_all
 from tests.crawl.web import Answer, drip
 from vecap_tasks.crawl.html.parser import Document, Page
 from vecap_tasks.crawl.http.fetcher import Download
@@ -29,12 +29,12 @@ RESERVED = [
         ("/caf%C3%A9/a.png", False),
     ],
 )
-def test_the_longest_location_holds(path, allowed):
+def test_the_longest_tdmrep_location_applies(path, allowed):
     assert parse_tdmrep(json.dumps(RESERVED).encode()).allows(f"http://site.example{path}") is allowed
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[" * 99_999, b"[1, null, {}]", b'[{"location": 3}]', b"7", b"\xff"])
-def test_what_is_no_tdmrep_reserves_nothing(body):
+def test_an_invalid_tdmrep_reserves_nothing(body):
     assert parse_tdmrep(body).allows(URL)
 
 
@@ -43,34 +43,34 @@ def test_tdmrep_is_read_once_per_host_and_obeyed(web, fetch_config):
     reserved = "http://site.example/art/a.png"
     first, second = get_all(fetch_config(), reserved, URL, *[URL] * 8)[:2]
     assert (str(first), second.body) == ("opt_out: tdmrep.json", b"x")
-    assert (web.asked[TDMREP], web.asked["site.example/art/a.png"]) == (1, 0)
+    assert (web.request_counts[TDMREP], web.request_counts["site.example/art/a.png"]) == (1, 0)
     assert get(fetch_config(tdmrep=False), reserved).body == b"x"
-    assert web.asked[TDMREP] == 1
+    assert web.request_counts[TDMREP] == 1
 
 
 @pytest.mark.parametrize("answer", [Answer(status=404), Answer(status=500), Answer(b"{"), drip])
-def test_a_tdmrep_that_cannot_be_read_reserves_nothing(web, fetch_config, answer):
+def test_an_unreadable_tdmrep_reserves_nothing(web, fetch_config, answer):
     web.answers |= {TDMREP: answer, "/a.png": Answer(b"x")}
     assert isinstance(get(fetch_config(deadline=0.5)), Download)
 
 
-def test_a_tdmrep_that_robots_txt_forbids_is_not_asked_for(web, fetch_config):
+def test_a_tdmrep_that_robots_txt_forbids_is_not_requested(web, fetch_config):
     web.answers |= {"/robots.txt": Answer(b"User-agent: *\nDisallow: /.well-known/"), "/a.png": Answer(b"x")}
     assert get(fetch_config()).body == b"x"
-    assert not web.asked[TDMREP]
+    assert not web.request_counts[TDMREP]
 
 
-def test_the_header_tdm_reservation_is_obeyed(web, fetch_config):
+def test_the_tdm_reservation_header_is_obeyed(web, fetch_config):
     web.answers |= {
         "/a.png": Answer(b"x", headers={"TDM-Reservation": "1", "TDM-Policy": "https://site.example/policy.json"}),
         "/b.png": Answer(b"x", headers={"TDM-Reservation": "0"}),
     }
-    assert reason(fetch_config()) == "opt_out: tdm-reservation"
+    assert failure_message(fetch_config()) == "opt_out: tdm-reservation"
     assert get(fetch_config(), "http://site.example/b.png").robots_tags == ("tdm-reservation: 0",)
     assert get(fetch_config(robots=False)).body == b"x"
 
 
-def test_what_a_page_says_in_its_meta_is_told_with_its_robots():
+def test_tdm_reservation_meta_is_collected_with_robots_meta():
     html = b"<meta name=TDM-Reservation content=1><meta name=robots content='noml'><meta name=other content=noai>"
     found = Document(Page("http://site.example/", html, None, (), "seed")).found()
     assert found.robots == ("noml", "tdm-reservation: 1")

@@ -1,4 +1,4 @@
-"""Pages that sitemaps list, on a real server, and sitemaps as they come."""
+"""Crawls of sitemaps on a real server, and parsing of sitemaps."""
 
 import gzip
 
@@ -33,7 +33,7 @@ def sitemaps():
     return lambda *paths, **more: {"kind": "site", "sitemaps": [SITE + path for path in paths], **more}
 
 
-def test_an_index_leads_to_pages_of_its_host_alone(web, configure, sitemaps):
+def test_a_sitemap_index_yields_only_pages_of_its_host(web, configure, sitemaps):
     web.answers |= {
         "/sitemap.xml": Answer(index(SITE + "a.xml.gz", "b.txt", SITE + "gone.xml", "http://else.example/c.xml")),
         "/a.xml.gz": Answer(gzip.compress(urlset(SITE + "1", SITE + "2", "http://else.example/3", "mailto:a@b"))),
@@ -49,10 +49,10 @@ def test_an_index_leads_to_pages_of_its_host_alone(web, configure, sitemaps):
     counters = manifest.counters
     assert (counters["pages"], counters["page_skipped.other_host"], counters["page_skipped.scheme"]) == (3, 2, 1)
     assert counters["sitemap_skipped.http_404"] == 1
-    assert not [name for name in web.asked if name.startswith("else.example")]
+    assert not [name for name in web.request_counts if name.startswith("else.example")]
 
 
-def test_seeds_and_sitemaps_together_give_each_page_once(web, configure, sitemaps):
+def test_seeds_and_sitemaps_yield_each_page_once(web, configure, sitemaps):
     web.page("/", "<a href=/1>1</a><img src=0.png>")
     web.page("/1", "<img src=1.png>")
     web.page("/2", "<a href=/3>3</a><img src=2.png>")
@@ -61,19 +61,19 @@ def test_seeds_and_sitemaps_together_give_each_page_once(web, configure, sitemap
     stage, manifest = crawl(configure(sitemaps("s.xml", seeds=[SITE], max_depth=1)))
     assert [row["url"].removeprefix(SITE) for row in rows_of(stage, manifest)] == ["0.png", "1.png", "2.png", "3.png"]
     assert [item.name for item in manifest.inputs] == [SITE, SITE + "s.xml"]
-    assert web.asked["site.example/1"] == web.asked["site.example/2"] == 1
+    assert web.request_counts["site.example/1"] == web.request_counts["site.example/2"] == 1
 
 
-def test_no_more_pages_than_asked_for(web, configure, sitemaps):
+def test_max_pages_limits_sitemap_pages(web, configure, sitemaps):
     web.answers["/s.xml"] = Answer(index(SITE + "a.xml", SITE + "never.xml"))
     web.answers["/a.xml"] = Answer(urlset(*(f"{SITE}{number}" for number in range(9))))
     for number in range(9):
         web.page(f"/{number}", "<img src=x.png>")
     assert crawl(configure(sitemaps("s.xml", max_pages=3)))[1].counters["pages"] == 3
-    assert web.asked["site.example/never.xml"] == 0
+    assert web.request_counts["site.example/never.xml"] == 0
 
 
-def test_robots_txt_holds_for_sitemaps_and_what_they_list(web, configure, sitemaps):
+def test_robots_txt_applies_to_sitemaps_and_their_pages(web, configure, sitemaps):
     web.answers |= {
         "/robots.txt": Answer(b"User-agent: *\nDisallow: /shut"),
         "/s.xml": Answer(urlset(SITE + "shut/1", SITE + "2")),
@@ -82,11 +82,11 @@ def test_robots_txt_holds_for_sitemaps_and_what_they_list(web, configure, sitema
     web.page("/2", "<img src=x.png>")
     _, manifest = crawl(configure(sitemaps("s.xml", "shut.xml", max_depth=0)))
     assert manifest.counters["page_skipped.robots"] == manifest.counters["sitemap_skipped.robots"] == 1
-    assert web.asked["site.example/shut.xml"] == web.asked["site.example/shut/1"] == 0
+    assert web.request_counts["site.example/shut.xml"] == web.request_counts["site.example/shut/1"] == 0
 
 
-def test_noindex_of_a_sitemap_is_not_for_what_it_lists(web, configure, sitemaps):
-    """Many servers send it with every sitemap; a page that says so is left out, as is a list that says noai."""
+def test_noindex_on_a_sitemap_does_not_apply_to_its_pages(web, configure, sitemaps):
+    """Many servers send noindex with sitemaps. On a page it applies, as does noai on a sitemap."""
     web.answers |= {
         "/s.xml": Answer(urlset(SITE + "1", SITE + "2"), headers={"X-Robots-Tag": "noindex"}),
         "/no.xml": Answer(urlset(SITE + "3"), headers={"X-Robots-Tag": "noindex, noai"}),
@@ -96,31 +96,31 @@ def test_noindex_of_a_sitemap_is_not_for_what_it_lists(web, configure, sitemaps)
     stage, manifest = crawl(configure(sitemaps("s.xml", "no.xml", max_depth=0)))
     assert [row["caption"] for row in rows_of(stage, manifest)] == ["one"]
     assert manifest.counters["page_skipped.opt_out"] == manifest.counters["sitemap_skipped.opt_out"] == 1
-    assert web.asked["site.example/3"] == 0
+    assert web.request_counts["site.example/3"] == 0
 
 
-def test_a_sitemap_that_leads_to_itself_ends(web, configure, sitemaps):
+def test_sitemap_cycles_end(web, configure, sitemaps):
     web.answers["/s.xml"] = Answer(index(SITE + "s.xml", SITE + "t.xml", SITE + "t.xml"))
     web.answers["/t.xml"] = Answer(index(SITE + "s.xml"))
-    with pytest.raises(VecapError, match=r"no seed gives a page: http://site.example/s.xml: it lists no page on site"):
+    with pytest.raises(VecapError, match=r"leads to a page: http://site.example/s.xml: lists no page on site"):
         stage_of(configure(sitemaps("s.xml"))).plan()
-    assert web.asked["site.example/t.xml"] == 1
+    assert web.request_counts["site.example/t.xml"] == 1
 
 
-def test_a_sitemap_that_is_not_there_is_one_clear_line(web, configure, sitemaps):
+def test_a_missing_sitemap_is_a_one_line_error(web, configure, sitemaps):
     with pytest.raises(VecapError, match=r"http://site.example/s.xml: http_404.*crawl\.source\.sitemaps") as error:
         stage_of(configure(sitemaps("s.xml"))).plan()
     assert "\n" not in str(error.value)
-    with pytest.raises(VecapError, match=r"crawl\.source\.sitemaps: ftp://x/ is no http address"):
+    with pytest.raises(VecapError, match=r"crawl\.source\.sitemaps: ftp://x/ is not an HTTP URL"):
         stage_of(configure({"kind": "site", "sitemaps": ["ftp://x/"]})).plan()
 
 
-def test_a_site_needs_a_beginning(home):
+def test_a_site_needs_seeds_or_sitemaps(home):
     with pytest.raises(ConfigError, match=r"crawl\.source.*a site needs seeds or sitemaps"):
         load_config(DEMO, ["crawl.source={kind: site}"])
 
 
-def test_addresses_as_sitemaps_hold_them():
+def test_sitemap_urls_are_parsed():
     body = f"""<s:urlset xmlns:s='http://www.sitemaps.org/schemas/sitemap/0.9' {XMLNS.split()[1]}>
         <s:url><s:loc><![CDATA[http://a/?x=1&y=2]]></s:loc>
             <image:image><image:loc>http://a/image.png</image:loc></image:image></s:url>
@@ -143,33 +143,33 @@ def test_addresses_as_sitemaps_hold_them():
         (b"\n" * 2000, "too_large"),
     ],
 )
-def test_what_is_no_sitemap_says_why(monkeypatch, body, reason):
+def test_invalid_sitemaps_have_a_reason(monkeypatch, body, reason):
     monkeypatch.setattr(site, "MAX_BYTES", 1000)
     with pytest.raises(Failure) as error:
         parse_sitemap(body)
     assert error.value.reason == reason
 
 
-def test_a_plain_ampersand_in_an_address_is_read_as_browsers_do():
+def test_unescaped_ampersands_in_urls_are_accepted():
     body = b"""<urlset><url><loc>http://a/?x=1&y=2&amp;z=3&#38;w</loc></url>
         <url><loc><![CDATA[http://a/?x=1&y=2]]></loc></url></urlset>"""
     assert parse_sitemap(body).pages == ["http://a/?x=1&y=2&z=3&w", "http://a/?x=1&y=2"]
 
 
 @pytest.mark.parametrize("codec", ["gb2312", "shift_jis", "utf-16", "utf-16-le", "utf-16-be", "iso8859-5"])
-def test_a_sitemap_is_read_in_the_encoding_that_it_declares(codec):
+def test_the_declared_encoding_of_a_sitemap_is_used(codec):
     path = "\u0434\u043e\u043c"
     body = f"<?xml version='1.0' encoding='{codec}'?><urlset><url><loc>http://a/{path}</loc></url></urlset>"
     assert parse_sitemap(body.encode(codec)).pages == [f"http://a/{path}"]
 
 
 @pytest.mark.parametrize("label", ["undefined", "idna", "punycode", "base64", "x-nobody-knows", "utf-16"])
-def test_an_encoding_that_cannot_be_the_one_is_ignored(label):
+def test_impossible_encodings_are_ignored(label):
     body = f"<?xml version='1.0' encoding='{label}'?><urlset><url><loc>http://a/\xe9</loc></url></urlset>"
     assert parse_sitemap(body.encode()).pages == ["http://a/\xe9"]
 
 
-def test_a_sitemap_packed_in_several_members_is_read_whole():
+def test_sitemaps_of_several_gzip_members_are_read():
     body = urlset("http://a/1", "http://a/2")
     packed = gzip.compress(body[:150], mtime=0) + gzip.compress(body[150:], mtime=0)
     assert parse_sitemap(packed + bytes(9)).pages == ["http://a/1", "http://a/2"]
@@ -177,7 +177,7 @@ def test_a_sitemap_packed_in_several_members_is_read_whole():
         parse_sitemap(packed[:-9])
 
 
-def test_entities_that_grow_without_end_are_refused():
+def test_entity_expansion_attacks_are_rejected():
     grow = "".join(f"<!ENTITY e{n} '{f'&e{n - 1};' * 10}'>" for n in range(1, 12))
     body = f"<!DOCTYPE urlset [<!ENTITY e0 '{'x' * 50}'>{grow}]><urlset><url><loc>&e11;</loc></url></urlset>"
     with pytest.raises(Failure, match="bad_xml"):

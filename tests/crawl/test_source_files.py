@@ -1,4 +1,4 @@
-"""The files of a source, by name or glob, here and on S3."""
+"""The files of a source, by name or glob, local and on S3."""
 
 import hashlib
 import io
@@ -6,7 +6,7 @@ import io
 import pytest
 
 from tests.crawl.conftest import crawl
-from tests.crawl.test_warc import packed, record
+from tests.crawl.test_warc import gzip_records, record
 from tests.crawl.web import image
 from vecap_tasks.core.files import DigestReader, find_files
 from vecap_tasks.errors import VecapError
@@ -20,7 +20,7 @@ def find(config, *patterns):
 
 @pytest.fixture(params=["path", "file://", "s3"])
 def folder(request, tmp_path):
-    """The same files in a folder of each kind, as a configuration names it."""
+    """The same files in a folder of each storage, as in a configuration."""
     if request.param == "s3":
         import boto3
 
@@ -45,7 +45,7 @@ def folder(request, tmp_path):
         (["{interval}/b.csv", "{interval}/b.csv"], [0]),
     ],
 )
-def test_globs_mean_the_same_everywhere(folder, demo_config, patterns, found):
+def test_globs_match_the_same_files_on_every_storage(folder, demo_config, patterns, found):
     files = find(demo_config, *(f"{folder}/{pattern}" for pattern in patterns))
     assert list(files) == [f"{folder}/{NAMES[number]}" for number in found]
     for name, file in files.items():
@@ -56,19 +56,19 @@ def test_globs_mean_the_same_everywhere(folder, demo_config, patterns, found):
 
 
 @pytest.mark.parametrize("pattern", ["{interval}/none.csv", "{interval}/*.tsv", "none/*.csv", "{interval}"])
-def test_a_pattern_that_finds_nothing_is_refused(folder, demo_config, pattern):
-    with pytest.raises(VecapError, match=r"CSV file .* not found; create it, or change crawl\.source\.paths") as error:
+def test_a_pattern_without_matches_is_an_error(folder, demo_config, pattern):
+    with pytest.raises(VecapError, match=r"there is no CSV file .*change crawl\.source\.paths") as error:
         find(demo_config, f"{folder}/{pattern}")
     assert "\n" not in str(error.value)
 
 
-def test_a_file_is_taken_once_whatever_its_names(demo_config, tmp_path):
+def test_a_file_with_two_names_is_read_once(demo_config, tmp_path):
     (tmp_path / "a.csv").write_text("x")
     (tmp_path / "b.csv").symlink_to(tmp_path / "a.csv")
     assert list(find(demo_config, f"{tmp_path}/*.csv")) == [f"{tmp_path}/a.csv"]
 
 
-def test_a_server_that_does_not_answer_is_said_in_a_line(demo_config, monkeypatch, free_port):
+def test_an_unreachable_server_is_a_one_line_error(demo_config, monkeypatch, free_port):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -78,7 +78,7 @@ def test_a_server_that_does_not_answer_is_said_in_a_line(demo_config, monkeypatc
     assert "\n" not in str(error.value)
 
 
-def test_what_passes_is_digested_once():
+def test_digesting_hashes_all_bytes_read():
     data = bytes(range(256)) * 1000
     digesting = DigestReader(io.BytesIO(data))
     assert io.BufferedReader(digesting, 512).read(700) == data[:700]
@@ -86,13 +86,13 @@ def test_what_passes_is_digested_once():
     assert (item.digest, item.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
 
 
-def test_archives_on_s3_are_read_and_their_images_taken_from_there(configure, s3_bucket):
+def test_archives_on_s3_provide_pages_and_images(configure, s3_bucket):
     import boto3
 
-    picture = image("JPEG", (40, 30))
+    jpeg = image("JPEG", (40, 30))
     page = record(body=b"<img src=a.jpg alt='a dog'>")
-    stored = record(body=picture, url="http://site.example/a.jpg", content=b"image/jpeg")
-    boto3.client("s3").put_object(Bucket=s3_bucket, Key="2026-01-01/a.warc.gz", Body=packed(page, stored))
+    stored = record(body=jpeg, url="http://site.example/a.jpg", content=b"image/jpeg")
+    boto3.client("s3").put_object(Bucket=s3_bucket, Key="2026-01-01/a.warc.gz", Body=gzip_records(page, stored))
     _, manifest = crawl(configure({"kind": "warc", "paths": [f"s3://{s3_bucket}/{{interval}}/*.warc.gz"]}))
     assert manifest.counters["stored"] == manifest.counters["success"] == 1
     (source,) = manifest.inputs

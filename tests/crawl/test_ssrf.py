@@ -1,4 +1,4 @@
-"""No request goes to an address of our own network, whatever a page, a redirect, a name server or a proxy says."""
+"""No page, redirect, name server or proxy can direct requests to the local network."""
 
 import asyncio
 import socket
@@ -6,7 +6,7 @@ import socket
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from tests.crawl.test_fetcher import URL, _keep, get, reason
+from tests.crawl.test_fetcher import URL, failure_message, get, keep
 from tests.crawl.web import Answer, Web
 from vecap_tasks.config import parse_config
 from vecap_tasks.crawl.http.fetcher import Fetcher
@@ -15,28 +15,28 @@ from vecap_tasks.errors import ConfigError, Failure
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"])
-def test_own_network_is_not_reached(web, fetch_config, host):
+def test_local_addresses_are_blocked(web, fetch_config, host):
     web.answers["/a.png"] = Answer(b"secret")
     guarded = fetch_config(allow_networks=[], robots=False)
-    assert reason(guarded, f"http://{host}:{web.port}/a.png") == "forbidden_address"
-    assert not web.asked
+    assert failure_message(guarded, f"http://{host}:{web.port}/a.png") == "forbidden_address"
+    assert not web.request_counts
 
 
-def test_other_spellings_of_own_addresses_are_not_reached(web, fetch_config):
+def test_other_notations_of_local_addresses_are_blocked(web, fetch_config):
     guarded = fetch_config(allow_networks=[], robots=False)
     for host in ("2130706433", "127.1", "0x7f.0.0.1", "0177.0.0.1"):
-        assert reason(guarded, f"http://{host}:{web.port}/a.png") in ("bad_url", "forbidden_address", "dns")
-    assert not web.asked
+        assert failure_message(guarded, f"http://{host}:{web.port}/a.png") in ("bad_url", "forbidden_address", "dns")
+    assert not web.request_counts
 
 
-def test_a_redirect_to_a_forbidden_address_is_not_followed(web, fetch_config):
+def test_redirects_to_forbidden_addresses_are_blocked(web, fetch_config):
     web.answers["/a.png"] = Answer(status=302, headers={"Location": "http://169.254.169.254/latest/meta-data/"})
-    assert reason(fetch_config(robots=False)) == "forbidden_address"
+    assert failure_message(fetch_config(robots=False)) == "forbidden_address"
 
 
-def test_a_name_that_points_inside_is_not_reached(web, fetch_config):
-    assert reason(fetch_config(allow_networks=["10.0.0.0/8"], robots=False)) == "forbidden_address"
-    assert not web.asked
+def test_names_that_resolve_to_forbidden_addresses_are_blocked(web, fetch_config):
+    assert failure_message(fetch_config(allow_networks=["10.0.0.0/8"], robots=False)) == "forbidden_address"
+    assert not web.request_counts
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_which_addresses_are_allowed(address, allowed):
     assert AddressGuard(["127.8.0.0/16"]).allows(address) is allowed
 
 
-def test_a_network_that_is_none_is_an_error_of_the_configuration(demo_config):
+def test_an_invalid_network_is_a_configuration_error(demo_config):
     values = demo_config.model_dump()
     values["crawl"]["fetch"]["allow_networks"] = ["127.0.0.0/40"]
     with pytest.raises(ConfigError, match="allow_networks"):
@@ -77,81 +77,83 @@ def test_a_network_that_is_none_is_an_error_of_the_configuration(demo_config):
 
 
 @pytest.fixture
-def machine():
-    """A server on every address of this machine: 127.0.0.1, which tests allow, and 127.0.0.2, which they do not."""
+def all_interfaces():
+    """A server on all interfaces: tests allow 127.0.0.1 and forbid 127.0.0.2."""
     with Web("0.0.0.0") as server:
         yield server
 
 
-class Names(AbstractResolver):
-    """A name server whose answers change: to the n-th question the n-th, and then the last."""
+class FakeResolver(AbstractResolver):
+    """A name server whose n-th lookup returns the n-th answer, later ones the last."""
 
     def __init__(self, port, *answers):
         self._port, self._answers = port, list(answers)
 
     async def resolve(self, host, port=0, family=socket.AF_INET):
-        given = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        addresses = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         return [
             ResolveResult(hostname=host, host=ip, port=self._port, family=socket.AF_INET, proto=0, flags=0)
-            for ip in given.split()
+            for ip in addresses.split()
         ]
 
     async def close(self):
         pass
 
 
-def follow(config, names, waits):
-    """Get the same address after each of *waits*; return what came, failures as their messages."""
+def get_repeatedly(config, resolver, waits):
+    """Get the same URL after each of *waits* seconds; return the bodies or failure messages."""
 
     async def main():
-        found = []
-        async with Fetcher(config, names) as fetcher:
+        results = []
+        async with Fetcher(config, resolver) as fetcher:
             for wait in waits:
                 await asyncio.sleep(wait)
                 try:
-                    found.append((await fetcher.get(URL, _keep)).body)
+                    results.append((await fetcher.get(URL, keep)).body)
                 except Failure as failure:
-                    found.append(failure.message)
-        return found
+                    results.append(failure.message)
+        return results
 
     return asyncio.run(main())
 
 
-def test_a_name_that_is_bound_again_to_the_inside_is_not_reached(machine, fetch_config):
-    machine.answers["/a.png"] = Answer(b"x", headers={"Connection": "close"})
+def test_dns_rebinding_is_blocked(all_interfaces, fetch_config):
+    all_interfaces.answers["/a.png"] = Answer(b"x", headers={"Connection": "close"})
     config = fetch_config(allow_networks=["127.0.0.1/32"], robots=False, tdmrep=False, dns_ttl=1)
-    names = Names(machine.port, "127.0.0.1", "127.0.0.2")
-    assert follow(config, names, (0, 1.2)) == [b"x", "forbidden_address"]
-    assert machine.reached == {"127.0.0.1"}
+    resolver = FakeResolver(all_interfaces.port, "127.0.0.1", "127.0.0.2")
+    assert get_repeatedly(config, resolver, (0, 1.2)) == [b"x", "forbidden_address"]
+    assert all_interfaces.local_addresses == {"127.0.0.1"}
 
 
-def test_of_several_addresses_of_a_name_only_those_outside_are_tried(machine, fetch_config):
-    machine.answers["/a.png"] = Answer(b"x")
+def test_only_allowed_addresses_of_a_name_are_used(all_interfaces, fetch_config):
+    all_interfaces.answers["/a.png"] = Answer(b"x")
     config = fetch_config(allow_networks=["127.0.0.1/32"], robots=False, tdmrep=False)
     for answer in ("127.0.0.2 127.0.0.1", "127.0.0.1 127.0.0.2", "127.0.0.2"):
-        follow(config, Names(machine.port, answer), (0,))
-    assert machine.reached <= {"127.0.0.1"}
+        get_repeatedly(config, FakeResolver(all_interfaces.port, answer), (0,))
+    assert all_interfaces.local_addresses <= {"127.0.0.1"}
 
 
 @pytest.mark.parametrize(
     "host",
     ["127.0.0.2", "127.2", "2130706434", "0x7f000002", "0x7f.2", "0177.0.0.2", "[::ffff:127.0.0.2]", "[::ffff:7f00:2]"],
 )
-def test_a_redirect_to_any_spelling_of_the_inside_is_not_followed(machine, fetch_config, host):
-    machine.answers["/a.png"] = Answer(status=302, headers={"Location": f"http://{host}:{machine.port}/secret"})
-    connect_to = {"*.example": f"127.0.0.1:{machine.port}"}
+def test_redirects_to_any_notation_of_a_forbidden_address_are_blocked(all_interfaces, fetch_config, host):
+    all_interfaces.answers["/a.png"] = Answer(
+        status=302, headers={"Location": f"http://{host}:{all_interfaces.port}/secret"}
+    )
+    connect_to = {"*.example": f"127.0.0.1:{all_interfaces.port}"}
     config = fetch_config(connect_to=connect_to, allow_networks=["127.0.0.1/32"], robots=False, tdmrep=False)
-    assert reason(config) == "forbidden_address"
-    assert machine.reached == {"127.0.0.1"}
+    assert failure_message(config) == "forbidden_address"
+    assert all_interfaces.local_addresses == {"127.0.0.1"}
     inside = fetch_config(connect_to=connect_to, allow_networks=["127.0.0.0/8"], robots=False, tdmrep=False)
-    assert reason(inside) == "http_404"
+    assert failure_message(inside) == "http_404"
 
 
-def test_proxies_of_the_environment_are_not_asked(web, fetch_config, monkeypatch):
+def test_proxy_environment_variables_are_ignored(web, fetch_config, monkeypatch):
     with Web() as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         web.image("/a.png")
         assert get(fetch_config()).content_type == "image/png"
-        assert reason(fetch_config(), f"http://169.254.169.254:{web.port}/") == "forbidden_address: robots.txt"
-        assert not proxy.asked
+        assert failure_message(fetch_config(), f"http://169.254.169.254:{web.port}/") == "forbidden_address: robots.txt"
+        assert not proxy.request_counts

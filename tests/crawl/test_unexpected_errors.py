@@ -1,4 +1,4 @@
-"""An exception that nobody foresaw, wherever the code meets what comes from outside: it costs its own row."""
+"""An unexpected exception in the handling of external data fails only its own row."""
 
 import json
 import struct
@@ -9,8 +9,8 @@ import pytest
 
 from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.test_crawl_stage import SITE, rows_of
-from tests.crawl.test_warc import packed, record
-from tests.crawl.test_wat import INFO, described
+from tests.crawl.test_warc import gzip_records, record
+from tests.crawl.test_wat import INFO, page_record
 from tests.crawl.test_webdataset import tar_of
 from tests.crawl.web import Answer, image
 from vecap_tasks.crawl.html import parser
@@ -22,8 +22,8 @@ from vecap_tasks.errors import Failure, VecapError, failure_of
 
 
 @pytest.fixture
-def failing(monkeypatch):
-    """Let the function *name* of *owner* raise *error* where one of its arguments holds *mark*."""
+def inject_error(monkeypatch):
+    """Return a function that makes function *name* of *owner* raise *error* if an argument contains *mark*."""
 
     def make(owner, name, mark, error=None):
         real = getattr(owner, name)
@@ -40,7 +40,7 @@ def failing(monkeypatch):
 
 @pytest.fixture
 def two_pages(web):
-    """Two pages of a site with an image each, and a third image on the first."""
+    """A site with two images on its first page and one on its second."""
     web.page("/", "<a href=/bad>2</a><img src=/a.png alt=a><img src=/bad.png alt=b>")
     web.page("/bad", "<img src=/c.png alt=c>")
     for number, name in enumerate(("a", "bad", "c")):
@@ -48,8 +48,8 @@ def two_pages(web):
     return web
 
 
-def counted(config):
-    """Return what is counted while the source is read."""
+def read_counters(config):
+    """Return the counters of reading the source."""
     stage = stage_of(config)
     stage.plan()
     return stage._stats.counters
@@ -63,25 +63,25 @@ def counted(config):
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_an_unforeseen_exception_is_a_reason_and_is_logged_once(error, caplog):
+def test_an_unexpected_exception_is_a_reason_and_is_logged_once(error, caplog):
     failure = failure_of(error, "http://site.example/")
     assert failure.message == f"unexpected: {type(error).__name__}"
     assert [entry.levelname for entry in caplog.records] == ["WARNING"]
     assert "http://site.example/: unexpected " + type(error).__name__ in caplog.text
 
 
-def test_a_failure_stays_what_it_is_and_our_own_faults_are_raised(caplog):
+def test_failures_are_returned_and_internal_errors_are_raised(caplog):
     failure = Failure("bad_url")
     assert failure_of(failure, "x") is failure
-    for error in (VecapError("x"), OSError(28, "No space left"), MemoryError(), refused_by_an_executor()):
+    for error in (VecapError("x"), OSError(28, "No space left"), MemoryError(), executor_shutdown_error()):
         with pytest.raises(type(error)) as raised:
             failure_of(error, "x")
         assert raised.value is error
     assert not caplog.text
 
 
-def refused_by_an_executor():
-    """Return the error of an executor that was shut down, as all are when their process ends."""
+def executor_shutdown_error():
+    """Return the error of an executor that was shut down, as when the process exits."""
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
     with pytest.raises(RuntimeError) as refused:
@@ -89,21 +89,21 @@ def refused_by_an_executor():
     return refused.value
 
 
-def test_such_rows_are_tried_again():
+def test_unexpected_failures_are_retried():
     assert not is_permanent("unexpected")
 
 
-@pytest.mark.parametrize("depth", [1, 2])  # with 1 no link of the second page is looked for
-def test_a_page(two_pages, configure, seeds, failing, caplog, depth):
-    failing(parser, "to_utf8", "c.png")
+@pytest.mark.parametrize("depth", [1, 2])  # with 1 the links of the second page are not extracted
+def test_unexpected_error_in_a_page(two_pages, configure, seeds, inject_error, caplog, depth):
+    inject_error(parser, "to_utf8", "c.png")
     stage, manifest = crawl(configure(seeds(SITE, max_depth=depth)))
     assert [row["caption"] for row in rows_of(stage, manifest)] == ["a", "b"]
     assert (manifest.counters["pages"], manifest.counters["page_skipped.unexpected"]) == (1, 1)
     assert caplog.text.count("http://site.example/bad: unexpected KeyError") == 1
 
 
-def test_an_image_of_a_page(two_pages, configure, seeds, failing):
-    failing(parser, "fast_path", "/bad.png")
+def test_unexpected_error_in_an_image_of_a_page(two_pages, configure, seeds, inject_error):
+    inject_error(parser, "fast_path", "/bad.png")
     stage, manifest = crawl(configure(seeds(SITE)))
     assert [row["caption"] for row in rows_of(stage, manifest)] == ["a", "c"]
     assert (manifest.counters["pages"], manifest.counters["skipped.unexpected"]) == (2, 1)
@@ -112,8 +112,8 @@ def test_an_image_of_a_page(two_pages, configure, seeds, failing):
 @pytest.mark.parametrize(
     ("owner", "name"), [(decode_pool, "decode"), (fetcher, "opted_out")], ids=["decoding", "download"]
 )
-def test_an_image_that_is_fetched(two_pages, configure, seeds, failing, caplog, owner, name):
-    failing(owner, name, repr(two_pages.answers["/bad.png"].body) if owner is decode_pool else "odd")
+def test_unexpected_error_in_a_download(two_pages, configure, seeds, inject_error, caplog, owner, name):
+    inject_error(owner, name, repr(two_pages.answers["/bad.png"].body) if owner is decode_pool else "odd")
     two_pages.answers["/bad.png"].headers["X-Robots-Tag"] = "odd"
     stage, manifest = crawl(configure(seeds(SITE)))
     assert [row["error_message"] for row in rows_of(stage, manifest)] == [None, "unexpected: KeyError", None]
@@ -121,27 +121,27 @@ def test_an_image_that_is_fetched(two_pages, configure, seeds, failing, caplog, 
     assert caplog.text.count("http://site.example/bad.png: unexpected KeyError") == 1
 
 
-def test_an_error_of_the_connection_is_the_row_s_and_not_our_storage_s(two_pages, configure, seeds, failing):
-    failing(fetcher, "opted_out", "odd", OSError(113, "No route to host"))
+def test_connection_errors_fail_the_row_and_not_the_stage(two_pages, configure, seeds, inject_error):
+    inject_error(fetcher, "opted_out", "odd", OSError(113, "No route to host"))
     two_pages.answers["/bad.png"].headers["X-Robots-Tag"] = "odd"
     stage, manifest = crawl(configure(seeds(SITE)))
     assert [row["error_message"] for row in rows_of(stage, manifest)] == [None, "connection_reset", None]
 
 
-def test_what_a_host_permits(two_pages, configure, seeds, failing, caplog):
+def test_unexpected_error_in_robots_txt(two_pages, configure, seeds, inject_error, caplog):
     two_pages.page("/", "<img src=/a.png alt=a><img src=http://bad.example/a.png><img src=http://bad.example/c.png>")
     two_pages.answers["bad.example/robots.txt"] = Answer(b"bad")
-    failing(robots, "parse_robots", "bad")
+    inject_error(robots, "parse_robots", "bad")
     stage, manifest = crawl(configure(seeds(SITE)))
     assert [row["error_message"] for row in rows_of(stage, manifest)] == [None, *["unexpected: KeyError"] * 2]
     assert caplog.text.count("robots.txt of http://bad.example: unexpected KeyError") == 1
-    assert not two_pages.asked["bad.example/a.png"]
+    assert not two_pages.request_counts["bad.example/a.png"]
 
 
-def test_a_page_that_is_fetched_and_a_sitemap(two_pages, configure, failing):
+def test_unexpected_error_in_a_redirect_and_a_sitemap(two_pages, configure, inject_error):
     two_pages.answers |= {"/s.txt": Answer(f"{SITE}bad\n{SITE}".encode()), "/t.txt": Answer(b"odd")}
-    failing(site, "parse_sitemap", "odd")
-    failing(fetcher, "absolute", "odd")
+    inject_error(site, "parse_sitemap", "odd")
+    inject_error(fetcher, "absolute", "odd")
     two_pages.answers["/bad"] = Answer(status=302, headers={"Location": "odd"})
     sitemaps = [SITE + "t.txt", SITE + "s.txt"]
     stage, manifest = crawl(configure({"kind": "site", "sitemaps": sitemaps, "max_depth": 0}))
@@ -149,15 +149,17 @@ def test_a_page_that_is_fetched_and_a_sitemap(two_pages, configure, failing):
     assert manifest.counters["sitemap_skipped.unexpected"] == manifest.counters["page_skipped.unexpected"] == 1
 
 
-def test_a_record(two_pages, configure, failing, tmp_path, caplog):
-    failing(warc, "parse_response", "/bad")
-    failing(wat, "absolute", "/bad")
-    (tmp_path / "x.warc.gz").write_bytes(packed(record(b"<img src=a.png>"), record(url=SITE + "bad"), record()))
+def test_unexpected_error_in_a_record(two_pages, configure, inject_error, tmp_path, caplog):
+    inject_error(warc, "parse_response", "/bad")
+    inject_error(wat, "absolute", "/bad")
+    (tmp_path / "x.warc.gz").write_bytes(gzip_records(record(b"<img src=a.png>"), record(url=SITE + "bad"), record()))
     links = [{"path": "IMG@/src", "url": "data:x"}, {"path": "IMG@/src", "url": "/bad.png"}]
-    (tmp_path / "x.wat.gz").write_bytes(packed(INFO, described(), described(links, SITE + "two"), described()))
+    (tmp_path / "x.wat.gz").write_bytes(
+        gzip_records(INFO, page_record(), page_record(links, SITE + "two"), page_record())
+    )
     for kind, images in (("warc", 2), ("wat", 2)):
         config = configure({"kind": kind, "paths": [str(tmp_path / f"x.{kind}.gz")]})
-        counters = counted(config.model_copy(update={"dataset": kind}))
+        counters = read_counters(config.model_copy(update={"dataset": kind}))
         assert (counters["pages"], counters["images"], counters["page_skipped.unexpected"]) == (2, images, 1)
         assert "skipped.scheme" not in counters
     assert "x.warc.gz: http://site.example/bad: unexpected KeyError" in caplog.text
@@ -165,25 +167,25 @@ def test_a_record(two_pages, configure, failing, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("owner", "name"), [(url_list, "absolute"), (columns, "_is_unicode")])
-def test_a_row_of_a_list(configure, failing, tmp_path, caplog, owner, name):
-    failing(owner, name, "bad")
+def test_unexpected_error_in_a_row_of_a_url_list(configure, inject_error, tmp_path, caplog, owner, name):
+    inject_error(owner, name, "bad")
     rows = [{"url": f"http://site.example/{name}.png"} for name in ("a", "bad", "c")]
     (tmp_path / "x.json").write_text(json.dumps(rows))
-    counters = counted(configure({"kind": "urls", "paths": [str(tmp_path / "x.json")]}))
+    counters = read_counters(configure({"kind": "urls", "paths": [str(tmp_path / "x.json")]}))
     assert counters == {"images": 3, "candidates": 2, "repeated": 0, "skipped.unexpected": 1}
     assert "http://site.example/bad.png: unexpected KeyError" in caplog.text
 
 
-def test_a_sample_of_a_tar(configure, failing, tmp_path):
-    failing(webdataset, "absolute", "bad")
+def test_unexpected_error_in_a_sample_of_a_tar(configure, inject_error, tmp_path):
+    inject_error(webdataset, "absolute", "bad")
     members = [("a.jpg", image("JPEG")), ("b.jpg", image("JPEG", color="blue")), ("b.json", b'{"url": "bad"}')]
     (tmp_path / "x.tar").write_bytes(tar_of([*members, ("c.jpg", image("JPEG", color="lime"))]))
-    counters = counted(configure({"kind": "webdataset", "paths": [str(tmp_path / "x.tar")]}))
+    counters = read_counters(configure({"kind": "webdataset", "paths": [str(tmp_path / "x.tar")]}))
     assert (counters["images"], counters["candidates"], counters["skipped.unexpected"]) == (3, 2, 1)
 
 
-def test_a_full_disk_is_no_row_s_fault(two_pages, configure, seeds, failing):
-    failing(decode_pool, "decode", "PNG", OSError(28, "No space left on device"))
+def test_a_full_disk_stops_the_shard(two_pages, configure, seeds, inject_error):
+    inject_error(decode_pool, "decode", "PNG", OSError(28, "No space left on device"))
     stage = stage_of(configure(seeds(SITE)))
     (shard,) = stage.plan()
     with pytest.raises(OSError, match="No space left"):

@@ -1,4 +1,4 @@
-"""One address, one spelling."""
+"""Canonical URLs."""
 
 from hashlib import sha256
 from urllib.parse import urlsplit
@@ -15,7 +15,7 @@ from vecap_tasks.errors import Failure
 
 
 @pytest.mark.parametrize(
-    ("written", "spelling"),
+    ("written", "canonical_url"),
     [
         ("HTTP://Example.COM:80/a", "http://example.com/a"),
         ("https://example.com:443", "https://example.com/"),
@@ -33,9 +33,9 @@ from vecap_tasks.errors import Failure
         ("http://0300.0250.0.1./a", "http://192.168.0.1/a"),
     ],
 )
-def test_spellings_of_one_address_become_one(written, spelling):
-    assert canonical(written) == spelling
-    assert canonical(spelling) == spelling
+def test_equivalent_urls_have_one_canonical_form(written, canonical_url):
+    assert canonical(written) == canonical_url
+    assert canonical(canonical_url) == canonical_url
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_spellings_of_one_address_become_one(written, spelling):
         ("/../../b.jpg", "http://example.com/b.jpg"),
     ],
 )
-def test_references_are_read_as_browsers_read_them(reference, address):
+def test_references_resolve_as_in_browsers(reference, address):
     assert absolute(reference, "http://example.com/a/page.html") == address
 
 
@@ -74,7 +74,7 @@ def test_references_are_read_as_browsers_read_them(reference, address):
         ("http://example.com/" + "a" * 9000, "bad_url"),
     ],
 )
-def test_what_cannot_be_fetched_says_why(reference, reason):
+def test_invalid_urls_have_a_reason(reference, reason):
     with pytest.raises(Failure) as failure:
         absolute(reference, "http://example.com/")
     assert failure.value.reason == reason
@@ -91,7 +91,7 @@ PATHS = st.lists(st.text(st.sampled_from("abz09-._~ /;=\u00e9\u4e2d")), max_size
 
 @settings(deadline=None, max_examples=300)
 @given(WRITTEN, st.sampled_from(["", "http://", "HTTPS://h", "http://h/"]))
-def test_whatever_is_written_has_one_spelling_or_a_failure(text, start):
+def test_any_text_is_canonical_or_a_failure(text, start):
     try:
         url = canonical(start + text)
     except Failure:
@@ -105,14 +105,14 @@ def test_whatever_is_written_has_one_spelling_or_a_failure(text, start):
     assert parts.path.startswith("/")
     assert (parts.scheme, parts.port) not in {("http", 80), ("https", 443)}
     assert not {".", ".."} & set(parts.path.split("/"))
-    asked = URL(url, encoded=True)  # as it is asked for
-    assert asked.host
-    assert url.endswith(asked.raw_path_qs)
+    requested = URL(url, encoded=True)  # as in the request
+    assert requested.host
+    assert url.endswith(requested.raw_path_qs)
 
 
 @settings(deadline=None, max_examples=300)
 @given(WRITTEN)
-def test_whatever_a_page_refers_to_is_an_address_or_a_failure(text):
+def test_any_reference_is_a_canonical_url_or_a_failure(text):
     try:
         url = absolute(text, "http://example.com/a/b?c")
     except Failure:
@@ -122,7 +122,7 @@ def test_whatever_a_page_refers_to_is_an_address_or_a_failure(text):
 
 @settings(deadline=None)
 @given(HOSTS, PATHS, st.sampled_from([("http", ":80"), ("https", ":443"), ("http", ""), ("https", ":8443")]), st.data())
-def test_other_spellings_of_an_address_are_folded(host, path, place, data):
+def test_equivalent_urls_are_equal_after_normalization(host, path, place, data):
     scheme, port = place
     plain = canonical(f"{scheme}://{host}{port}/{path}")
     letters = "".join(data.draw(st.sampled_from([c.upper(), c]), label="host") for c in host)
@@ -134,7 +134,7 @@ def test_other_spellings_of_an_address_are_folded(host, path, place, data):
     assert canonical(spelled) == plain
 
 
-def test_uid_names_image_and_alttext_together():
+def test_uid_identifies_url_and_alttext():
     url = "http://example.com/a.jpg"
     assert uid(url, None) == uid(url, "")
     assert len({uid(url, None), uid(url, "a dog"), uid(url, "a dog "), uid(url + "a", " dog")}) == 4

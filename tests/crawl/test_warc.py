@@ -1,4 +1,4 @@
-"""Pages from WARC files, whole and broken."""
+"""Pages from WARC files, valid and corrupt."""
 
 import gzip
 import io
@@ -48,12 +48,12 @@ def read(tmp_path, demo_config):
     return pages
 
 
-def packed(*records):
+def gzip_records(*records):
     return b"".join(gzip.compress(item, mtime=0) for item in records)
 
 
-@pytest.mark.parametrize("pack", [packed, lambda *records: b"".join(records)], ids=["gzip", "plain"])
-def test_html_answers_are_pages(read, pack):
+@pytest.mark.parametrize("pack", [gzip_records, lambda *records: b"".join(records)], ids=["gzip", "plain"])
+def test_html_responses_are_pages(read, pack):
     data = pack(
         warc_record("warcinfo", b"software: test\r\n"),
         warc_record("request", b"GET / HTTP/1.1\r\nHost: site.example\r\n\r\n", content="application/http"),
@@ -77,10 +77,10 @@ def test_html_answers_are_pages(read, pack):
     assert [(item.digest, item.bytes) for item in stats.inputs] == [(sha256(data).hexdigest(), len(data))]
 
 
-def test_codings_of_the_answer_are_undone(read):
+def test_response_bodies_are_decoded(read):
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (HTML[:10], HTML[10:])) + b"0\r\n\r\n"
     pages, _ = read(
-        packed(
+        gzip_records(
             record(gzip.compress(HTML), head=b"Content-Encoding: gzip\r\n"),
             record(gzip.compress(HTML[:9]) + gzip.compress(HTML[9:]), head=b"Content-Encoding: gzip\r\n"),
             record(zlib.compress(HTML), head=b"Content-Encoding: deflate\r\n"),
@@ -90,20 +90,20 @@ def test_codings_of_the_answer_are_undone(read):
     assert [page.body for page in pages] == [HTML] * 4
 
 
-def test_a_page_whose_coding_is_broken_costs_that_page_alone(read):
+def test_an_invalid_encoding_fails_only_its_page(read):
     broken = gzip.compress(HTML * 100)[:60] + b"\xff" * 40
     for coding in (b"gzip", b"br", b"gzip, gzip"):
-        pages, stats = read(packed(record(broken, head=b"Content-Encoding: %s\r\n" % coding), record()))
+        pages, stats = read(gzip_records(record(broken, head=b"Content-Encoding: %s\r\n" % coding), record()))
         assert [page.body for page in pages] == [HTML]
         assert stats.counters == {"page_skipped.bad_encoding": 1}
 
 
-def test_a_body_stored_plain_under_a_header_of_codings_is_taken(read):
-    pages, _ = read(packed(record(head=b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n")))
+def test_bodies_stored_decoded_are_accepted(read):
+    pages, _ = read(gzip_records(record(head=b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n")))
     assert [page.body for page in pages] == [HTML]
 
 
-def test_a_page_that_unpacks_to_far_too_much_is_left_out(tmp_path, configure):
+def test_decompression_bombs_are_skipped(tmp_path, configure):
     bomb = gzip.compress(b" " * 3_000_000)
     (tmp_path / "x.warc").write_bytes(record(bomb, head=b"Content-Encoding: gzip\r\n") + record())
     source = {"kind": "warc", "paths": [str(tmp_path / "x.warc")]}
@@ -114,46 +114,46 @@ def test_a_page_that_unpacks_to_far_too_much_is_left_out(tmp_path, configure):
     assert stats.counters == {"page_skipped.too_large": 1}
 
 
-@pytest.mark.parametrize("pack", [packed, lambda *records: b"".join(records)], ids=["gzip", "plain"])
-def test_a_file_cut_anywhere_within_a_record_is_refused(read, pack):
+@pytest.mark.parametrize("pack", [gzip_records, lambda *records: b"".join(records)], ids=["gzip", "plain"])
+def test_a_file_truncated_within_a_record_is_an_error(read, pack):
     first, second = pack(record()), pack(record(url="http://site.example/b"))
-    # Between two records a cut cannot be seen, nor within the last of the line ends after a plain one.
-    slack = 2 if pack is not packed else 0
+    # Truncation between two records, or in the line breaks after an uncompressed one, cannot be detected.
+    slack = 2 if pack is not gzip_records else 0
     for length in range(len(first) + 1, len(first + second) - slack, 7):
-        with pytest.raises(VecapError, match=r"x\.warc is (cut short|damaged).*record [23], byte \d+"):
+        with pytest.raises(VecapError, match=r"x\.warc is (truncated|corrupt).*record [23], byte \d+"):
             read((first + second)[:length])
 
 
-def test_damage_is_refused(read):
-    data = bytearray(packed(record(), record()))
+def test_corrupt_files_are_errors(read):
+    data = bytearray(gzip_records(record(), record()))
     data[len(data) * 3 // 4] ^= 0xFF
-    with pytest.raises(VecapError, match="damaged or no WARC"):
+    with pytest.raises(VecapError, match="corrupt or not a WARC"):
         read(bytes(data))
-    with pytest.raises(VecapError, match="no WARC"):
+    with pytest.raises(VecapError, match="not a WARC"):
         read(b"<html>not a WARC file</html>")
     with pytest.raises(VecapError, match="no Content-Length"):
         read(b"WARC/1.0\r\nWARC-Type: response\r\n\r\n")
 
 
-def test_a_file_without_answers_says_what_it_holds(read):
-    with pytest.raises(VecapError, match=r"holds no pages \(1 metadata, 1 warcinfo\); WAT"):
-        read(packed(warc_record("warcinfo", b"x"), warc_record("metadata", b"{}")))
-    with pytest.raises(VecapError, match=r"holds no pages \(nothing\)"):
+def test_a_file_without_responses_is_an_error_that_lists_its_records(read):
+    with pytest.raises(VecapError, match=r"contains no pages \(1 metadata, 1 warcinfo\); .*WAT"):
+        read(gzip_records(warc_record("warcinfo", b"x"), warc_record("metadata", b"{}")))
+    with pytest.raises(VecapError, match=r"contains no pages \(no records\)"):
         read(b"")
 
 
-def test_records_that_fastwarc_writes_are_read(read):
-    made = WarcRecord()
-    made.init_headers(record_type=WarcRecordType.response)
-    made.headers["WARC-Target-URI"] = "http://site.example/"
-    made.headers["Content-Type"] = "application/http; msgtype=response"
-    made.set_bytes_content(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + HTML)
+def test_records_written_by_fastwarc_are_read(read):
+    warc = WarcRecord()
+    warc.init_headers(record_type=WarcRecordType.response)
+    warc.headers["WARC-Target-URI"] = "http://site.example/"
+    warc.headers["Content-Type"] = "application/http; msgtype=response"
+    warc.set_bytes_content(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + HTML)
     out = io.BytesIO()
-    made.write(out)
+    warc.write(out)
     assert [page.body for page in read(out.getvalue())[0]] == [HTML]
 
 
-def test_files_are_named_without_this_machine(tmp_path, demo_config, monkeypatch):
+def test_sources_have_no_machine_specific_names(tmp_path, demo_config, monkeypatch):
     monkeypatch.setenv("WARCS", str(tmp_path))
     for name in ("2026-01-01-b.warc", "2026-01-01-a.warc", "2026-01-02-a.warc"):
         (tmp_path / name).write_bytes(record())
@@ -165,24 +165,24 @@ def test_files_are_named_without_this_machine(tmp_path, demo_config, monkeypatch
 
 
 @pytest.mark.parametrize("path", ["none.warc", "*.warc", "ftp://site.example/a.warc"])
-def test_a_missing_file_is_one_clear_line(configure, path):
+def test_a_missing_file_is_a_one_line_error(configure, path):
     with pytest.raises(VecapError, match=r"crawl\.source\.paths") as error:
         stage_of(configure({"kind": "warc", "paths": [path]})).plan()
     assert "\n" not in str(error.value)
 
 
-def test_real_files(shared_data, demo_config):
+def test_real_warc_files(shared_data, demo_config):
     def pages(name):
         source = WarcSource(kind="warc", paths=[str(shared_data / "warc" / name)])
         return all_pages(WarcFiles(demo_config, source, "x"))[0]
 
     assert [page.url for page in pages("cc-whirlwind.warc.gz")] == ["https://an.wikipedia.org/wiki/Escopete"]
     for name in ("cc-whirlwind.warc.wat.gz", "cc-whirlwind.warc.wet.gz"):
-        with pytest.raises(VecapError, match="holds no pages"):
+        with pytest.raises(VecapError, match="contains no pages"):
             pages(name)
 
 
-def test_a_file_made_to_trip_extractors(shared_data, demo_config):
+def test_common_crawl_link_extraction_test_file(shared_data, demo_config):
     source = WarcSource(kind="warc", paths=[str(shared_data / "warc" / "cc-link-extraction-test.warc")])
     files, stats = WarcFiles(demo_config, source, "x"), Stats()
     links = list(files.read(files.parts()[0], stats))

@@ -1,4 +1,4 @@
-"""Records of WARC and ARC files, from whatever stream, and where each of them lies."""
+"""Records of WARC and ARC files from any stream, and their offsets."""
 
 import gzip
 import io
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.crawl.test_warc import HTML, packed, record, warc_record
+from tests.crawl.test_warc import HTML, gzip_records, record, warc_record
 from vecap_tasks.crawl.warc.records import Records, parse_response
 from vecap_tasks.errors import VecapError
 
@@ -26,8 +26,8 @@ def arc_head():
     return f"filedesc://x.arc 0.0.0.0 20080430204825 text/plain {len(block)}\n".encode() + block + b"\n"
 
 
-class Dribble(io.RawIOBase):
-    """A stream that cannot seek and gives a few bytes at a time, as the network may."""
+class SlowStream(io.RawIOBase):
+    """An unseekable stream that returns a few bytes at a time, like a network stream."""
 
     def __init__(self, data, step):
         self._data, self._step, self._at = data, step, 0
@@ -38,30 +38,30 @@ class Dribble(io.RawIOBase):
         return piece
 
 
-def all_records(data, most=1 << 20, stream=io.BytesIO):
-    records = Records(stream(data), "x.warc", KINDS, most)
+def all_records(data, max_bytes=1 << 20, stream=io.BytesIO):
+    records = Records(stream(data), "x.warc", KINDS, max_bytes)
     return list(records), records
 
 
 THREE = (warc_record("warcinfo", b"software: test\r\n"), record(), record(url="http://site.example/b"))
 
 
-@pytest.mark.parametrize("pack", [packed, lambda *records: b"".join(records)], ids=["gzip", "plain"])
+@pytest.mark.parametrize("pack", [gzip_records, lambda *records: b"".join(records)], ids=["gzip", "plain"])
 @pytest.mark.parametrize("step", [2, 100, 1 << 20])
-def test_each_record_lies_where_it_says(pack, step):
+def test_records_can_be_read_from_their_offsets(pack, step):
     data = pack(*THREE)
-    found, records = all_records(data, stream=lambda data: Dribble(data, step))
+    found, records = all_records(data, stream=lambda data: SlowStream(data, step))
     assert [item.kind for item in found] == ["warcinfo", "response", "response"]
     assert b"".join(data[item.offset : item.offset + item.length] for item in found) == data
     for item in found[1:]:
-        (alone,) = all_records(data[item.offset : item.offset + item.length])[0]
-        assert parse_response(alone).body(1 << 20) == parse_response(item).body(1 << 20) == HTML
-        assert (alone.url, alone.fields) == (item.url, item.fields)
+        (single,) = all_records(data[item.offset : item.offset + item.length])[0]
+        assert parse_response(single).body(1 << 20) == parse_response(item).body(1 << 20) == HTML
+        assert (single.url, single.fields) == (item.url, item.fields)
     assert (records.input().digest, records.input().bytes) == (sha256(data).hexdigest(), len(data))
 
 
-def test_records_that_share_a_gzip_member_lie_nowhere_by_themselves():
-    found, _ = all_records(gzip.compress(b"".join(THREE)) + packed(record()))
+def test_records_that_share_a_gzip_member_have_no_offset():
+    found, _ = all_records(gzip.compress(b"".join(THREE)) + gzip_records(record()))
     assert [item.offset is None for item in found] == [True, True, True, False]
     assert [item.block is None for item in found] == [True, False, False, False]
     half = gzip.compress(THREE[1][:50]) + gzip.compress(THREE[1][50:])
@@ -69,15 +69,15 @@ def test_records_that_share_a_gzip_member_lie_nowhere_by_themselves():
     assert (item.offset, item.length) == (0, len(half))
 
 
-def test_a_record_longer_than_asked_for_is_passed_over():
-    found, records = all_records(packed(record(b"x" * 5000), record()), most=1000)
+def test_records_above_max_bytes_are_skipped():
+    found, records = all_records(gzip_records(record(b"x" * 5000), record()), max_bytes=1000)
     assert [item.block is None for item in found] == [True, False]
     assert records.number == 2
 
 
-def test_memory_does_not_follow_the_file():
+def test_memory_is_independent_of_the_file_size():
     film = warc_record("response", b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\n\r\n" + bytes(150_000_000))
-    data = packed(film, *[record(b"x" * 100_000)] * 300)
+    data = gzip_records(film, *[record(b"x" * 100_000)] * 300)
     del film
     tracemalloc.start()
     try:
@@ -86,10 +86,10 @@ def test_memory_does_not_follow_the_file():
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 40_000_000  # what a step through the best packed of files unpacks to, and copies of it
+    assert peak < 40_000_000  # the output of one decompression step at the best compression ratio, and copies of it
 
 
-@pytest.mark.parametrize("pack", [packed, lambda *records: b"".join(records)], ids=["gzip", "plain"])
+@pytest.mark.parametrize("pack", [gzip_records, lambda *records: b"".join(records)], ids=["gzip", "plain"])
 def test_arc_files_are_read(pack):
     data = pack(
         arc_head(),
@@ -106,19 +106,19 @@ def test_arc_files_are_read(pack):
     ]
     assert [parse_response(item).status for item in found[1:]] == [200, 200, None]
     assert [parse_response(item).content_type for item in found[1:]] == ["text/html"] * 3
-    alone = data[found[2].offset : found[2].offset + found[2].length]
-    assert [item.block for item in all_records(alone)[0]] == [found[2].block]
-    with pytest.raises(VecapError, match=r"x\.warc is cut short at record 4, byte \d+"):
+    single = data[found[2].offset : found[2].offset + found[2].length]
+    assert [item.block for item in all_records(single)[0]] == [found[2].block]
+    with pytest.raises(VecapError, match=r"x\.warc is truncated at record 4, byte \d+"):
         all_records(data[:-9])
 
 
 @given(st.data())
-def test_any_cut_of_a_packed_file_is_refused_at_its_record(data):
-    whole = packed(*THREE)
+def test_truncation_of_a_gzipped_file_is_reported_with_its_record(data):
+    whole = gzip_records(*THREE)
     starts = [item.offset for item in all_records(whole)[0]]
     at = data.draw(st.integers(2, len(whole) - 1).filter(lambda at: at not in starts))
     number = sum(start <= at for start in starts)
-    with pytest.raises(VecapError, match=rf"x\.warc is cut short at record {number}, byte {starts[number - 1]};"):
+    with pytest.raises(VecapError, match=rf"x\.warc is truncated at record {number}, byte {starts[number - 1]};"):
         all_records(whole[:at])
 
 
@@ -129,13 +129,13 @@ def test_headers_end_at_the_first_blank_line(ends, step):
     block = b"A: b\n\nC: d\r\n\r\nbody"
     header = line.join((b"WARC/1.0", b"WARC-Type: response", b"Content-Length: %d" % len(block)))
     data = (header + line + blank + block + b"\r\n\r\n") * 2
-    found, _ = all_records(data, stream=lambda data: Dribble(data, step))
+    found, _ = all_records(data, stream=lambda data: SlowStream(data, step))
     assert [item.block for item in found] == [block, block]
     with pytest.raises(VecapError, match="no Content-Length"):
         all_records(b"WARC/1.0\r\n\r\nContent-Length: 0\r\n\r\n")
 
 
-def test_headers_as_servers_really_send_them():
+def test_real_world_headers_are_parsed():
     block = b"HTTP/1.1 200\nCONTENT-TYPE : text/html;\n\t charset = 'utf-8' ; x=y\nno colon\n"
     block += b"X-Robots-Tag: a\nTDM-Reservation: 1\nX-Robots-Tag: b\n\nbody"
     ((item,), _) = all_records(warc_record("response", block, "<http://site.example/>", "application/http"))

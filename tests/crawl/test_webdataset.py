@@ -1,4 +1,4 @@
-"""Images taken over from webdataset tars, whole and broken."""
+"""Images from webdataset tars, valid and corrupt."""
 
 import gzip
 import io
@@ -33,7 +33,7 @@ def tar_of(members, **options):
 
 @pytest.fixture
 def read(tmp_path, configure):
-    """Read *data* as a tar: its links, the bytes that they point at, and what was skipped."""
+    """Return a function that reads *data* as a tar and returns links, image bytes and counters."""
 
     def links(data, name="00000.tar"):
         (tmp_path / name).write_bytes(data)
@@ -48,7 +48,7 @@ def read(tmp_path, configure):
     return links
 
 
-def test_img2dataset_shards_keep_what_is_known_of_them(read):
+def test_img2dataset_shards_keep_their_metadata(read):
     values = {
         "caption": "a dog", "url": "http://A.example:80/1.jpg", "key": "000000000", "status": "success",
         "width": 40, "sha256": "ab" * 32, "uid": "0123456789abcdef" * 2, "clip_l14_similarity_score": 0.25,
@@ -61,8 +61,8 @@ def test_img2dataset_shards_keep_what_is_known_of_them(read):
 
 
 @pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_images_and_captions_are_found_by_their_names(read, layout):
-    long = "d/" * 80 + "long"  # its name needs a header of its own
+def test_images_and_captions_are_found_by_extension(read, layout):
+    long = "d/" * 80 + "long"  # needs an extra tar header
     members = [
         ("d", b""), ("a.jpg", RED), ("a.txt", "ein Höhlenhund".encode()),
         ("b.PNG", BLUE), ("b.JSON", b'{"TEXT": "text"}'),
@@ -80,7 +80,7 @@ def test_images_and_captions_are_found_by_their_names(read, layout):
     assert counters == {"images": 9, "skipped.no_image": 1, "skipped.bad_json": 2, "skipped.not_utf8": 1}
 
 
-def test_an_image_without_an_address_is_named_by_its_bytes(read, configure):
+def test_an_image_without_url_is_identified_by_its_digest(read, configure):
     members = [("a.jpg", RED), ("b.jpg", RED), ("b.json", b'{"url": "file:///etc/passwd"}'), ("c.jpg", BLUE)]
     links, _, _ = read(tar_of(members))
     urls = [link.url for link in links]
@@ -89,7 +89,7 @@ def test_an_image_without_an_address_is_named_by_its_bytes(read, configure):
     assert [link.url for link in read(tar_of(members), "moved.tar")[0]] == urls
 
 
-def test_tars_of_webdataset_itself(read, tmp_path):
+def test_tars_written_by_webdataset_are_read(read, tmp_path):
     with webdataset.TarWriter(str(tmp_path / "made.tar")) as writer:
         for number in range(3):
             writer.write({"__key__": f"{number:05d}", "jpg": RED, "json": {"caption": f"number {number}"}})
@@ -98,10 +98,10 @@ def test_tars_of_webdataset_itself(read, tmp_path):
     assert bodies == [RED] * 3
 
 
-def test_a_tar_that_is_cut_anywhere_is_refused(read):
+def test_a_truncated_tar_is_an_error(read):
     whole = tar_of([("a.jpg", RED), ("a.txt", b"x" * 600), ("b.jpg", BLUE), ("b.txt", b"y")])
     content = len(whole.rstrip(b"\0"))
-    read(whole[: (content // 512 + 1) * 512 + 1024])  # blocks of zeros that only fill up may be missing
+    read(whole[: (content // 512 + 1) * 512 + 1024])  # padding blocks of zeros may be missing
     for length in (0, 100, 512, 600, content // 2, content - 600, content, (content // 512 + 1) * 512 + 512):
         with pytest.raises(VecapError, match=r"00000\.tar (is truncated|is corrupt|is empty)") as error:
             read(whole[:length])
@@ -111,21 +111,21 @@ def test_a_tar_that_is_cut_anywhere_is_refused(read):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (gzip.compress(tar_of([("a.jpg", RED)])), "packed with gzip; unpack it"),
-        (b"no tar" * 200, "truncated or corrupt after byte 0: invalid header"),
-        (tar_of([("a.jpg", RED)])[:1536] + b"junk" * 256, "corrupt at byte 1536"),
-        (tar_of([("a.jpg", RED)]) + tar_of([("b.jpg", RED)]), "corrupt at byte"),
-        (tar_of([("a.jpg", RED), ("a.jpg", BLUE)]), "holds a.jpg twice"),
+        (gzip.compress(tar_of([("a.jpg", RED)])), "compressed with gzip; decompress it"),
+        (b"no tar" * 200, "cut short or damaged after byte 0: invalid header"),
+        (tar_of([("a.jpg", RED)])[:1536] + b"junk" * 256, "damaged at byte 1536"),
+        (tar_of([("a.jpg", RED)]) + tar_of([("b.jpg", RED)]), "damaged at byte"),
+        (tar_of([("a.jpg", RED), ("a.jpg", BLUE)]), "contains a.jpg twice"),
     ],
     ids=["gzip", "no tar", "junk", "two in one", "twice"],
 )
-def test_a_tar_that_cannot_be_used_is_refused_in_one_line(read, data, message):
+def test_unusable_tars_are_one_line_errors(read, data, message):
     with pytest.raises(VecapError, match=message) as error:
         read(data)
     assert "\n" not in str(error.value)
 
 
-def test_a_crawl_of_tars_asks_nobody(web, configure, tmp_path):
+def test_a_crawl_of_tars_sends_no_requests(web, configure, tmp_path):
     web.image("/1.jpg")
     samples = [("a.jpg", RED), ("a.json", b'{"url": "http://a.example/1.jpg", "caption": "one"}')]
     samples += [("b.png", BLUE), ("b.txt", b"two"), ("c.jpg", RED[:200]), ("c.txt", b"cut")]
@@ -139,11 +139,11 @@ def test_a_crawl_of_tars_asks_nobody(web, configure, tmp_path):
     assert table["stored_in"].to_pylist()[3] == "${VECAP_HOME}/2026-01-01-1.tar"
     counters = manifest.counters
     assert (counters["images"], counters["candidates"], counters["repeated"], counters["duplicates"]) == (7, 4, 3, 1)
-    assert not web.asked
+    assert not web.request_counts
     assert str(tmp_path) not in json.dumps(manifest.content)
 
 
-def test_our_own_shards_are_taken_over(web, configure, seeds, tmp_path):
+def test_crawl_shards_can_be_a_source(web, configure, seeds, tmp_path):
     web.page("/", "<img src=a.png alt='a dog'><img src=b.png>")
     web.image("/a.png")
     web.image("/b.png", color="blue")
@@ -170,21 +170,21 @@ def test_tars_on_s3(s3_bucket, web, configure):
     manifest = stage.commit()
     (item,) = manifest.inputs
     assert (item.name, item.digest) == (f"s3://{s3_bucket}/wds/2026-01-01.tar", sha256(data).hexdigest())
-    assert not web.asked
+    assert not web.request_counts
 
 
-def test_an_image_that_is_not_there_any_more_is_a_row_that_failed(configure, tmp_path):
-    place = tmp_path / "x.tar"
-    place.write_bytes(tar_of([("a.jpg", RED)]))
+def test_an_image_missing_from_its_tar_is_a_failure(configure, tmp_path):
+    path = tmp_path / "x.tar"
+    path.write_bytes(tar_of([("a.jpg", RED)]))
     config = configure({"kind": "webdataset", "paths": ["${VECAP_HOME}/x.tar"]})
     source = WebdatasetFiles(config, WebdatasetSource(kind="webdataset", paths=["${VECAP_HOME}/x.tar"]), "x")
     (link,) = source.read(source.parts()[0], Stats())
     small = configure({"kind": "webdataset", "paths": ["x"]}, {"max_bytes": 10})
     with pytest.raises(Failure, match="too_large"):
         read_archived(small, link.stored)
-    place.write_bytes(b"short")
+    path.write_bytes(b"short")
     with pytest.raises(Failure, match="not_stored: the file is shorter than it was"):
         read_archived(config, link.stored)
-    place.unlink()
+    path.unlink()
     with pytest.raises(Failure, match="not_stored: there is no such file"):
         read_archived(config, link.stored)

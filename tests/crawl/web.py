@@ -1,4 +1,4 @@
-"""A real web server on localhost whose answers a test writes down, the bad ones too."""
+"""A real web server on localhost with configurable responses, including invalid ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What an address answers: to the first requests with each of *first*, then with itself."""
+    """The response for a URL. The first requests get the responses in *first*."""
 
     body: bytes = b""
     status: int = 200
@@ -31,18 +31,18 @@ class Answer:
 
 
 class Web:
-    """Answers by host and path, or by path alone; 404 for the rest.
+    """A server that responds by host and path, or by path only; 404 otherwise.
 
-    `asked` counts the requests, `begun` has when they came, by the monotonic clock, and `reached` the addresses of ours
-    that they came to: all of this machine, where *address* is 0.0.0.0.
+    `request_counts` counts requests by host and path, `request_times` lists their monotonic times, and
+    `local_addresses` the local IP addresses that received them (several if *address* is 0.0.0.0).
     """
 
     def __init__(self, address: str = "127.0.0.1") -> None:
         self.address = address
         self.answers: dict[str, Answer | Handler] = {}
-        self.asked: Counter[str] = Counter()
-        self.begun: list[tuple[float, str]] = []
-        self.reached: set[str] = set()
+        self.request_counts: Counter[str] = Counter()
+        self.request_times: list[tuple[float, str]] = []
+        self.local_addresses: set[str] = set()
         self.agents: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -59,10 +59,10 @@ class Web:
         self._thread.join()
         self._loop.close()
 
-    def asked_for_images(self) -> Counter[str]:
-        """Return the requests but those for the files in which a host says what it permits."""
+    def image_requests(self) -> Counter[str]:
+        """Return the request counts without those of robots.txt and tdmrep.json."""
         rules = ("/robots.txt", "/.well-known/tdmrep.json")
-        return Counter({address: count for address, count in self.asked.items() if not address.endswith(rules)})
+        return Counter({url: count for url, count in self.request_counts.items() if not url.endswith(rules)})
 
     def image(self, path: str, *, kind: str = "PNG", size: tuple[int, int] = (40, 30), color: str = "red") -> None:
         self.answers[path] = Answer(image(kind, size, color), headers={"Content-Type": f"image/{kind.lower()}"})
@@ -80,16 +80,16 @@ class Web:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         name = request.path_qs
-        full = f"{request.host}{name}"
-        self.asked[full] += 1
-        self.begun.append((time.monotonic(), full))
-        self.reached.add(request.transport.get_extra_info("sockname")[0])
+        key = f"{request.host}{name}"
+        self.request_counts[key] += 1
+        self.request_times.append((time.monotonic(), key))
+        self.local_addresses.add(request.transport.get_extra_info("sockname")[0])
         self.agents.add(request.headers["User-Agent"])
-        answer = self.answers.get(full) or self.answers.get(name) or Answer(status=404)
+        answer = self.answers.get(key) or self.answers.get(name) or Answer(status=404)
         if not isinstance(answer, Answer):
             return await answer(request)
-        if self.asked[full] <= len(answer.first):
-            answer = answer.first[self.asked[full] - 1]
+        if self.request_counts[key] <= len(answer.first):
+            answer = answer.first[self.request_counts[key] - 1]
         return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
 
 
@@ -101,7 +101,7 @@ def image(kind: str = "PNG", size: tuple[int, int] = (40, 30), color: str = "red
 
 
 async def hang(request: web.Request) -> web.StreamResponse:
-    """Promise a body and send a byte of it now and then, for ever: no socket timeout ends this."""
+    """Send a byte now and then without end, so that no socket timeout occurs."""
     response = web.StreamResponse(headers={"Content-Length": "1000000"})
     await response.prepare(request)
     while True:
@@ -110,7 +110,7 @@ async def hang(request: web.Request) -> web.StreamResponse:
 
 
 async def cut(request: web.Request) -> web.StreamResponse:
-    """Promise more than is sent, then close."""
+    """Close the connection before Content-Length bytes are sent."""
     response = web.StreamResponse(headers={"Content-Length": "1000"})
     await response.prepare(request)
     await response.write(b"half")
@@ -146,7 +146,7 @@ async def reset(request: web.Request) -> web.StreamResponse:
 
 
 def bomb(size: int) -> Answer:
-    """Return an answer of some thousandth of *size*, which unpacks to *size* bytes."""
+    """Return a gzipped response that decompresses to *size* bytes, about a thousand times its own size."""
     out = io.BytesIO()
     with gzip.GzipFile(fileobj=out, mode="wb") as packed:
         for _ in range(size >> 20):

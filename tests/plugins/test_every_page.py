@@ -20,7 +20,7 @@ from jinja2 import nodes
 from vecap_airflow.pages import app as pages
 from vecap_airflow.pages import graph, rendering, repository
 
-from tests.crawler import Answer, crawl
+from tests.crawler import Response, crawl
 from tests.old_versions import MODELS, VERSIONS, unpack
 from vecap_tasks.core import diff, manifest, samples, version
 from vecap_tasks.lineage import tree
@@ -37,9 +37,9 @@ class Site:
     client: TestClient
     store: Path
 
-    def get(self, url: str) -> Answer:
+    def get(self, url: str) -> Response:
         answer = self.client.get(url)
-        return Answer(answer.status_code, answer.content)
+        return Response(answer.status_code, answer.content)
 
     def text(self, url: str, status: int = 200) -> str:
         answer = self.get(url)
@@ -72,7 +72,7 @@ def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         yield Site(client, home / "store" / "demo")
 
 
-def failures(found: dict[str, Answer]) -> dict[str, int]:
+def failures(found: dict[str, Response]) -> dict[str, int]:
     """Return the URLs of *found* that lead nowhere. Great Expectations' pages name an icon that they do not have."""
     return {url: one.status for url, one in found.items() if one.status != 200 and not url.endswith("/favicon.ico")}
 
