@@ -34,7 +34,7 @@ class Canned(Rewrite):
 
 
 class _Vlm:
-    decoders = 1
+    decode_threads = 1
 
     def __init__(self, said: Mapping[str, str], size: int) -> None:
         self._said, self._size = said, size

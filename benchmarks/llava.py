@@ -126,7 +126,7 @@ class Tar:
 
     def caption(self, vlm: Vlm) -> list[GeneratedText]:
         """Have *vlm* describe every picture, as the stage does."""
-        return vlm.describe((seen, GREEDY) for seen in read_images(self._store.local, self._rows, vlm.decoders))
+        return vlm.describe((seen, GREEDY) for seen in read_images(self._store.local, self._rows, vlm.decode_threads))
 
 
 class Plain:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecap_tasks.assemble.card import _size
-from vecap_tasks.assemble.shards import MIXED, Source, plan_groups
+from vecap_tasks.assemble.shards import MIN_MIXED_SHARDS, Source, plan_groups
 from vecap_tasks.core import tables
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter, read_samples
@@ -30,7 +30,7 @@ def test_every_sample_has_one_place_and_no_shard_is_too_large(counts, shard_size
         assert sum(group.sizes) == sum(source.samples for source in group.sources)
         assert max(group.sizes) <= shard_size
         assert max(group.sizes) - min(group.sizes) <= 1
-    assert all(sum(group.sizes) >= MIXED * shard_size for group in groups[:-1])
+    assert all(sum(group.sizes) >= MIN_MIXED_SHARDS * shard_size for group in groups[:-1])
 
 
 MEMBERS = {"jpg": b"\xff\xd8" * 400, "txt": "Größe".encode(), "json": b"{}"}

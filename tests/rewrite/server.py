@@ -129,7 +129,7 @@ def settings(*urls: str, **server: Any) -> ModelConfig:
     return ModelConfig.model_validate(values | more)
 
 
-def fuse(model: ModelConfig, count: int = 1, draw: Sampling = GREEDY) -> list[GeneratedText]:
+def fuse(model: ModelConfig, count: int = 1, sampling: Sampling = GREEDY) -> list[GeneratedText]:
     """Have *model* fuse *count* pairs."""
     pairs = [(f"Name {number}", f"thing {number}") for number in range(count)]
-    return ServedLlm(model, load_prompt("fuse"), 512).fuse([(pair, draw) for pair in pairs])
+    return ServedLlm(model, load_prompt("fuse"), 512).fuse([(pair, sampling) for pair in pairs])

@@ -18,7 +18,7 @@ from vecap_tasks.rewrite.prompt import load_prompt
 SOME = (0, 3, 7, 16, 18)
 
 
-def draws(count: int) -> list[Sampling]:
+def samplings(count: int) -> list[Sampling]:
     """Greedy ones and sampled ones by turns."""
     return [GREEDY if number % 3 == 0 else Sampling(0, 1.0, 1000 + number) for number in range(count)]
 
@@ -38,7 +38,7 @@ def settings(folder: Path, prompt: str, **more) -> ModelConfig:
 @pytest.mark.parametrize("build", architectures.VLMS, ids=lambda build: build.__name__)
 def test_a_vlm_describes_each_picture_as_it_would_alone(build, vlm, seen) -> None:
     model = vlm(build)
-    asked = [(shaped(seen, number), draw) for number, draw in enumerate(draws(20))]
+    asked = [(shaped(seen, number), sampling) for number, sampling in enumerate(samplings(20))]
     together = model.describe(asked)
     assert all(text.problem is None and text.tokens >= 1 and text.prompt_tokens > 100 for text in together)
     assert len({text.text for text in together}) > 5
@@ -54,7 +54,7 @@ def test_an_llm_without_a_chat_template_fuses_each_pair_as_it_would_alone(build,
     checkpoint = find_checkpoint(place.config(), str(tmp_path))
     llm = Llm(checkpoint, settings(tmp_path, "fuse"), load_prompt("fuse"), 512)
     pairs = [(f"Name {number} " * (number % 7 + 1), "two red tulips " * (number % 3 + 1)) for number in range(20)]
-    asked = list(zip(pairs, draws(20), strict=True))
+    asked = list(zip(pairs, samplings(20), strict=True))
     together = llm.fuse(asked)
     assert len({text.text for text in together}) > 5
     assert [llm.fuse([asked[number]])[0] for number in SOME] == [together[number] for number in SOME]
@@ -89,7 +89,7 @@ class Small:
 @pytest.mark.parametrize("build", [architectures.qwen2_vl, architectures.blip2], ids=lambda build: build.__name__)
 def test_a_batch_that_memory_does_not_hold_is_halved_and_no_text_is_lost(build, vlm, seen, caplog) -> None:
     model = vlm(build, batch_size=32)
-    asked = [(shaped(seen, number), draw) for number, draw in enumerate(draws(40))]
+    asked = [(shaped(seen, number), sampling) for number, sampling in enumerate(samplings(40))]
     wanted = model.describe(asked)
     model.generator.model = small = Small(model.generator.model, 5)
     assert model.describe(asked) == wanted

@@ -6,7 +6,7 @@ from tests.rewrite.server import Server
 from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.worker_deaths import record_attempt
 from vecap_tasks.errors import PermanentError, VecapError
-from vecap_tasks.rewrite.batches import Refusals
+from vecap_tasks.rewrite.batches import RejectedRequests
 from vecap_tasks.rewrite.stage import Rewrite
 
 
@@ -96,8 +96,8 @@ def test_answers_of_a_server_are_kept_in_batches_too(place, rows) -> None:
 
 @pytest.mark.parametrize(("problem", "permanent"), [("image_refused", True), ("server_failed", False)])
 def test_what_a_server_refuses_is_not_tried_again_and_what_it_did_not_answer_is(problem: str, permanent: bool) -> None:
-    refusals = Refusals("rewrite 00000", 0.9)
-    refusals.check("vlm", [problem] * 18 + [None] * 2)
+    rejected = RejectedRequests("rewrite 00000", 0.9)
+    rejected.check("vlm", [problem] * 18 + [None] * 2)
     with pytest.raises(VecapError, match="vlm: the server refused 19 of 20 requests") as told:
-        refusals.check("vlm", [problem] * 19 + [None])
+        rejected.check("vlm", [problem] * 19 + [None])
     assert isinstance(told.value, PermanentError) == permanent

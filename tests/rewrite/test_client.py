@@ -235,7 +235,7 @@ def test_a_dead_address_is_left_aside_while_others_answer() -> None:
 
 
 def test_an_address_that_failed_is_tried_again_with_one_request(monkeypatch) -> None:
-    monkeypatch.setattr(openai_client, "_ASIDE_SECONDS", (0.05, 0.2))
+    monkeypatch.setattr(openai_client, "_BACKOFF_SECONDS", (0.05, 0.2))
     place = openai_client.Endpoint("http://a.example", 64, 30)
     for _ in range(3):
         place.failed(time.monotonic())

@@ -4,21 +4,21 @@ import pytest
 import torch
 
 from tests.rewrite import architectures
-from tests.rewrite.test_architectures import draws, shaped
+from tests.rewrite.test_architectures import samplings, shaped
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
 
 @pytest.mark.parametrize("build", architectures.VLMS, ids=lambda build: build.__name__)
 def test_the_texts_are_those_of_the_cpu(build, vlm, seen):
-    asked = [(shaped(seen, number), draw) for number, draw in enumerate(draws(20))]
+    asked = [(shaped(seen, number), sampling) for number, sampling in enumerate(samplings(20))]
     there, here = vlm(build, device="cuda").describe(asked), vlm(build, device="cpu").describe(asked)
     assert sum(one.text == other.text for one, other in zip(there, here, strict=True)) >= 19  # sums round otherwise
     assert [text.prompt_tokens for text in there] == [text.prompt_tokens for text in here]
 
 
 def test_memory_that_runs_out_halves_the_batch(vlm, seen, caplog):
-    asked = [(shaped(seen, number), draw) for number, draw in enumerate(draws(600))]
+    asked = [(shaped(seen, number), sampling) for number, sampling in enumerate(samplings(600))]
     model = vlm(architectures.llava_next, device="cuda", batch_size=512)
     wanted = model.describe(asked[:16])
     torch.cuda.empty_cache()

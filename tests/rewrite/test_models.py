@@ -52,7 +52,7 @@ def test_what_stands_beside_every_picture_is_prepared_once_and_as_the_processor_
     wanted = vlm._processor(
         text=text, images=[[one] for one in pictures], add_special_tokens=False, return_tensors="pt"
     )
-    assert vlm._words.keys() == {"input_ids", "attention_mask"}
+    assert vlm._text_inputs.keys() == {"input_ids", "attention_mask"}
     made = vlm._prepare(pictures)
     assert made.keys() == wanted.keys()
     assert all(torch.equal(made[name], value) for name, value in wanted.items())

@@ -14,7 +14,7 @@ from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY
 from vecap_tasks.rewrite.llm import load_llm
-from vecap_tasks.rewrite.prompt import FOLDER, PLACES, Prompt, clean, load_prompt
+from vecap_tasks.rewrite.prompt import FOLDER, PLACEHOLDERS, Prompt, clean, load_prompt
 from vecap_tasks.rewrite.screen import screen_vecap
 from vecap_tasks.rewrite.stage import Rewrite
 
@@ -55,8 +55,8 @@ def test_an_unknown_prompt_is_told_with_those_that_there_are(name: str) -> None:
 def test_every_prompt_has_the_places_of_its_role_and_no_others() -> None:
     for file in FOLDER.glob("*.md"):
         role = {"fuse": "llm", "rewrite": "alttext"}.get(file.stem.partition("-")[0], "vlm")
-        text = load_prompt(file.stem, None, PLACES[role]).text
-        assert text.count("{") == len(PLACES[role])
+        text = load_prompt(file.stem, None, PLACEHOLDERS[role]).text
+        assert text.count("{") == len(PLACEHOLDERS[role])
 
 
 def test_a_prompt_of_ones_own_is_found_first(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_what_is_asked_enters_the_fingerprint_and_where_it_lies_does_not(place, 
 def test_a_prompt_of_ones_own_that_cannot_be_used_is_told(tmp_path: Path, text: bytes, message: str) -> None:
     (tmp_path / "mine.md").write_bytes(text)
     with pytest.raises(ConfigError, match=message) as told:
-        load_prompt("mine", tmp_path, PLACES["llm"])
+        load_prompt("mine", tmp_path, PLACEHOLDERS["llm"])
     assert str(tmp_path / "mine.md") in str(told.value)
 
 

@@ -91,7 +91,7 @@ def test_captions_of_an_earlier_release_are_found_whatever_the_device(home, monk
     files = finished_captions(stage.store, stage.version)
     made = [line for name in files for line in pq.read_table(stage.store.path(name)).to_pylist()]
     rows = [Row(line["key"], line["uid"], line["sha256"], line["alttext"], "") for line in made]
-    found = find_captions(stage.store, files, rows, stage._writers)
+    found = find_captions(stage.store, files, rows, stage._provenances)
     assert len({name.split("/")[1] for name in files}) == len(VERSIONS)
     assert {sha256: caption.text for sha256, caption in found.vec.items()} == {
         line["sha256"]: line["vec"] for line in made

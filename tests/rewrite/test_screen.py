@@ -14,8 +14,8 @@ from vecap_tasks.config import ScreenConfig, ScreenRule
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen_vec, screen_vecap
-from vecap_tasks.rewrite.screen.preamble import _TALK, _TALKING
-from vecap_tasks.rewrite.screen.refusal import _APOLOGISING, _APOLOGY, _REFUSAL, _REFUSING
+from vecap_tasks.rewrite.screen.preamble import _TALK, _TALK_WORDS
+from vecap_tasks.rewrite.screen.refusal import _APOLOGY_WORDS, _APOLOGY, _REFUSAL, _REFUSAL_WORDS
 from vecap_tasks.rewrite.screen.text import plain_words
 
 PROMPT = load_prompt("fuse-vicuna").text
@@ -150,7 +150,7 @@ def test_what_decides_the_answers_is_part_of_the_identity() -> None:
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("patterns", "first_look"),
-    [(_REFUSAL, _REFUSING), (_APOLOGY, _APOLOGISING), (_TALK, _TALKING)],
+    [(_REFUSAL, _REFUSAL_WORDS), (_APOLOGY, _APOLOGY_WORDS), (_TALK, _TALK_WORDS)],
     ids=("refusal", "apology", "leak"),
 )
 def test_what_a_first_look_passes_over_none_of_the_patterns_would_find(patterns, first_look) -> None:

@@ -163,7 +163,7 @@ FAULTS = {
 
 @pytest.mark.parametrize(("status", "body", "fault"), BODIES)
 def test_an_error_is_the_rows_or_the_jobs(status: int, body: object, fault: str) -> None:
-    error = ServerError.of(status, body if isinstance(body, str) else json.dumps(body))
+    error = ServerError.parse(status, body if isinstance(body, str) else json.dumps(body))
     assert classify(error) == FAULTS.get(fault, fault)
     assert str(error).startswith(str(status))
     assert "\n" not in str(error)
@@ -171,10 +171,10 @@ def test_an_error_is_the_rows_or_the_jobs(status: int, body: object, fault: str)
 
 def test_an_error_is_shown_with_its_code_and_without_the_request() -> None:
     said = openai("Too long", "context_length_exceeded")
-    assert str(ServerError.of(400, json.dumps(said))) == "400 context_length_exceeded: Too long"
+    assert str(ServerError.parse(400, json.dumps(said))) == "400 context_length_exceeded: Too long"
     fastapi = {"detail": [{"type": "missing", "loc": ["body", "model"], "msg": "Field required", "input": "my prompt"}]}
-    assert str(ServerError.of(422, json.dumps(fastapi))) == "422 body.model: Field required"
-    assert len(str(ServerError.of(400, "x" * 5000))) < 320
+    assert str(ServerError.parse(422, json.dumps(fastapi))) == "422 body.model: Field required"
+    assert len(str(ServerError.parse(400, "x" * 5000))) < 320
 
 
 def test_each_rule_decides_by_something() -> None:

@@ -6,14 +6,14 @@ from transformers import LlamaConfig, MistralConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tests.rewrite import architectures
-from tests.rewrite.test_architectures import draws, shaped
+from tests.rewrite.test_architectures import samplings, shaped
 from vecap_tasks.rewrite.backends.transformers import StaticCacheLayer, static_cache
 
 
 @pytest.mark.parametrize("room", [40, 30, 17, 4])
-def test_a_layer_gives_what_the_usual_one_gives_also_beyond_its_room(room):
+def test_a_layer_gives_what_the_usual_one_gives_also_beyond_its_room(capacity):
     torch.manual_seed(0)
-    usual, roomy = DynamicLayer(), StaticCacheLayer(room)
+    usual, roomy = DynamicLayer(), StaticCacheLayer(capacity)
     for tokens in (17, 1, 1, 1, 5, 1):
         keys, values = torch.randn(3, 2, tokens, 8), torch.randn(3, 2, tokens, 6)
         wanted, made = usual.update(keys, values), roomy.update(keys, values)
@@ -39,7 +39,7 @@ def test_sliding_windows_stay_as_transformers_has_them():
 @pytest.mark.parametrize("build", architectures.VLMS, ids=lambda build: build.__name__)
 def test_texts_are_those_of_the_usual_cache(build, vlm, seen, monkeypatch):
     model = vlm(build)
-    asked = [(shaped(seen, number), draw) for number, draw in enumerate(draws(20))]
+    asked = [(shaped(seen, number), sampling) for number, sampling in enumerate(samplings(20))]
     made = model.describe(asked)
-    monkeypatch.setattr(model.generator, "_remembers_by_layers", False)
+    monkeypatch.setattr(model.generator, "_uses_static_cache", False)
     assert model.describe(asked) == made

@@ -1,1 +1,1 @@
-"""The published dataset: image and texts side by side in shards that open_clip and webdataset read, and its card."""
+"""Assembles the published dataset: shards with images and texts for open_clip and webdataset, and a dataset card."""

@@ -1,4 +1,4 @@
-"""The dataset card (README.md with Hugging Face front matter) and the sample sheet, a picture of its first samples."""
+"""Writes the dataset card (README.md with Hugging Face front matter) and the sample sheet (first samples as PNG)."""
 
 from __future__ import annotations
 
@@ -22,123 +22,122 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-SAMPLES = 8
+SHEET_SAMPLES = 8
 _COLUMNS = 2
-_INCHES = (7.0, 1.6)  # of one sample
-_WIDTH = 52  # characters of a line
-_LINES = 3  # of a text
+_SAMPLE_INCHES = (7.0, 1.6)
+_LINE_CHARS = 52
+_MAX_LINES = 3  # per text
 _SHEET_TEXTS = (("alttext", "AltText", "#8a5a00"), ("vec", "VeC", "#1f5fa8"), ("vecap", "VeCap", "#1b7837"))
-_REWRITTEN = ("alttext_rewritten", "Rewritten", "#7b3294")  # where a version has it
-_TALLER = 1.3  # times, for that one more text
-# Identifiers that Hugging Face knows; any other license is `other` with its name.
+_REWRITTEN = ("alttext_rewritten", "Rewritten", "#7b3294")  # if the version has it
+_REWRITTEN_SCALE = 1.3  # height with the rewritten AltText
+# License identifiers of Hugging Face; any other license is `other` with its name.
 _LICENSES = frozenset(
     {"apache-2.0", "mit", "unknown", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0"}
 )
 _ORIGINS = {
     "llm": "the LLM fused AltText and VeC",
-    "vec": "the VeC stands in: there was no usable AltText, or what the LLM wrote was refused",
-    "alttext": "the cleaned AltText stands in: what the VLM wrote was refused",
+    "vec": "the VeC: the AltText was unusable, or screening rejected the LLM's text",
+    "alttext": "the cleaned AltText: screening rejected the VLM's text",
 }
 _TEXTS = {
-    "alttext": 'AltText as crawled, noise included; only white space is folded; `""` where the page gives none',
-    "vec": 'what the VLM says it sees; `""` where it wrote nothing usable',
-    "vecap": "the caption: AltText and VeC fused; never empty",
-    "alttext_rewritten": 'the AltText as the LLM rewrote it, having seen nothing else; `""` where there is none',
+    "alttext": 'AltText as crawled, including noise; white space is normalized; `""` if the page has none',
+    "vec": 'visual concepts from the VLM; `""` if it has no usable text',
+    "vecap": "caption that fuses AltText and VeC; never empty",
+    "alttext_rewritten": 'AltText rewritten by the LLM without the VeC; `""` if none',
 }
 
 
 def write_sheet(store: Store, tar: str, path: Path) -> None:
-    """Draw the first samples of the training shard *tar* into the PNG *path*. Raises CorruptError for a broken tar."""
-    # The figure is used without pyplot: nothing here may depend on a display or on a backend's global state.
+    """Draw the first samples of the shard *tar* as the PNG *path*. Raises CorruptError if the tar is corrupt."""
+    # Not pyplot, which has global state and can require a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with store.local(tar) as local, local.open("rb") as stream:
-        samples = list(islice(read_samples(stream, tar), SAMPLES))
+        samples = list(islice(read_samples(stream, tar), SHEET_SAMPLES))
     texts = [json.loads(sample.members["json"]) for sample in samples]
     rewritten = any(values.get(_REWRITTEN[0]) for values in texts)
-    shown, height = ((*_SHEET_TEXTS, _REWRITTEN), _TALLER) if rewritten else (_SHEET_TEXTS, 1.0)
+    sheet_texts, height = ((*_SHEET_TEXTS, _REWRITTEN), _REWRITTEN_SCALE) if rewritten else (_SHEET_TEXTS, 1.0)
     rows = -(-len(samples) // _COLUMNS)
-    figure = Figure(figsize=(_COLUMNS * _INCHES[0], rows * _INCHES[1] * height), dpi=100)
+    figure = Figure(figsize=(_COLUMNS * _SAMPLE_INCHES[0], rows * _SAMPLE_INCHES[1] * height), dpi=100)
     FigureCanvasAgg(figure)
     for number, (sample, values) in enumerate(zip(samples, texts, strict=True)):
         left = (number % _COLUMNS) / _COLUMNS
         bottom = 1 - (number // _COLUMNS + 1) / rows
-        picture = figure.add_axes((left + 0.005, bottom + 0.05 / rows, 0.105, 0.9 / rows))
-        picture.set_axis_off()
-        picture.imshow(Image.open(io.BytesIO(sample.members["jpg"])).convert("RGB"))
-        words = figure.add_axes((left + 0.12, bottom, 0.5 - 0.12, 1 / rows))
-        words.set_axis_off()
-        words.set_ylim(1 - height, 1)
-        _write_texts(words, values, shown)
+        image_axes = figure.add_axes((left + 0.005, bottom + 0.05 / rows, 0.105, 0.9 / rows))
+        image_axes.set_axis_off()
+        image_axes.imshow(Image.open(io.BytesIO(sample.members["jpg"])).convert("RGB"))
+        text_axes = figure.add_axes((left + 0.12, bottom, 0.5 - 0.12, 1 / rows))
+        text_axes.set_axis_off()
+        text_axes.set_ylim(1 - height, 1)
+        _write_texts(text_axes, values, sheet_texts)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a script that no font of this machine has shows as boxes
+        warnings.simplefilter("ignore", UserWarning)  # characters without a font on this machine
         figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def _write_texts(axes: Axes, values: Mapping[str, Any], shown: Sequence[tuple[str, str, str]]) -> None:
+def _write_texts(axes: Axes, values: Mapping[str, Any], sheet_texts: Sequence[tuple[str, str, str]]) -> None:
     top = 0.94
-    for name, title, color in shown:
+    for name, title, color in sheet_texts:
         text = str(values[name])
-        lines = textwrap.wrap(text, _WIDTH, max_lines=_LINES, placeholder=" …") or ["—"]
-        # Text from the web is shown as it is: no mathematics, no markup.
+        lines = textwrap.wrap(text, _LINE_CHARS, max_lines=_MAX_LINES, placeholder=" …") or ["—"]
+        # Web text is not parsed as math or markup.
         axes.text(0, top, title, color=color, fontsize=10, fontweight="bold", va="top", parse_math=False)
         axes.text(0.13, top, "\n".join(lines), fontsize=10, va="top", parse_math=False)
         top -= 0.07 + 0.14 * len(lines)
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
-    """What wrote a text: `revision` is a digest of the model's files, `prompt` is name@digest."""
+class TextProvenance:
+    """The model and prompt of a text; `revision` is a digest of the model files, `prompt` is name@digest."""
 
-    writes: str  # VeC, VeCap or AltText rewritten
+    text: str  # VeC, VeCap or AltText rewritten
     model: str
     revision: str
     prompt: str
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What a card states. Mappings are by text (alttext, vec, vecap, alttext_rewritten) or by stage (crawl, quality,
-    rewrite)."""
+class CardData:
+    """The content of a card. Mappings are by text (alttext, vec, vecap, alttext_rewritten) or by stage."""
 
     dataset: str
     interval: str
     license: str
     shards: int
     samples: int
-    images: int  # distinct ones
+    images: int  # distinct
     left_out: int  # accepted rows without a caption
     with_text: Mapping[str, int]
-    words: Mapping[str, float]  # mean, of the samples that have the text
-    variants: int  # the most that a text has
+    words: Mapping[str, float]  # mean over the samples that have the text
+    variants: int  # maximum per text
     origins: Mapping[str, int]  # vecap_from -> samples
-    writers: tuple[Writer, ...]
+    provenance: tuple[TextProvenance, ...]
     counters: Mapping[str, Mapping[str, int]]
     digests: Mapping[str, str]
 
 
-def write_card(facts: Facts) -> str:
-    """Return the card's text: the same facts, the same bytes."""
-    return "\n".join([_front_matter(facts), _body(facts)])
+def write_card(data: CardData) -> str:
+    """Return the card as Markdown. Deterministic."""
+    return "\n".join([_front_matter(data), _body(data)])
 
 
-def _front_matter(facts: Facts) -> str:
-    token = facts.license.split(" ", 1)[0].lower()
-    license = {"license": token} if token in _LICENSES else {"license": "other", "license_name": facts.license}
-    matter = {
-        "pretty_name": f"{facts.dataset} {facts.interval}",
+def _front_matter(data: CardData) -> str:
+    token = data.license.split(" ", 1)[0].lower()
+    license = {"license": token} if token in _LICENSES else {"license": "other", "license_name": data.license}
+    metadata = {
+        "pretty_name": f"{data.dataset} {data.interval}",
         **license,
         "task_categories": ["zero-shot-image-classification", "image-to-text"],
-        "size_categories": [_size(facts.samples)],
+        "size_categories": [_size(data.samples)],
         "tags": ["webdataset", "clip", "vecap", "synthetic-captions"],
         "configs": [{"config_name": "default", "data_files": "*.tar"}],
     }
-    return f"---\n{yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)}---"
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---"
 
 
 def _size(samples: int) -> str:
-    """Return Hugging Face's name of the power of a thousand: n<1K, 1K<n<10K, 10K<n<100K, 100K<n<1M …"""
+    """Return Hugging Face's size category: n<1K, 1K<n<10K, 10K<n<100K, 100K<n<1M …"""
     if samples < 1_000:
         return "n<1K"
     if samples >= 10**12:
@@ -148,45 +147,45 @@ def _size(samples: int) -> str:
     return f"{low}<n<{high}"
 
 
-def _body(facts: Facts) -> str:
-    crawl, quality, rewrite = (facts.counters[name] for name in ("crawl", "quality", "rewrite"))
-    last = f"{facts.shards - 1:05d}"
-    refused = ", ".join(_named(quality, "reason.")) or "none"
-    problems = ", ".join(_named(quality, "alttext.")) or "none"
+def _body(data: CardData) -> str:
+    crawl, quality, rewrite = (data.counters[name] for name in ("crawl", "quality", "rewrite"))
+    last = f"{data.shards - 1:05d}"
+    rejected = ", ".join(_format_counters(quality, "reason.")) or "none"
+    problems = ", ".join(_format_counters(quality, "alttext.")) or "none"
     texts = "\n".join(
-        f"| `{name}` | {says} | {facts.with_text[name]} | {facts.words[name]:.1f} |"
-        for name, says in _TEXTS.items()
-        if facts.with_text[name] or name != "alttext_rewritten"  # which is written where it is asked for
+        f"| `{name}` | {description} | {data.with_text[name]} | {data.words[name]:.1f} |"
+        for name, description in _TEXTS.items()
+        if data.with_text[name] or name != "alttext_rewritten"  # optional
     )
-    origins = "\n".join(f"| `{name}` | {_ORIGINS.get(name, name)} | {n} |" for name, n in facts.origins.items())
-    writers = "\n".join(f"| {w.writes} | `{w.model}` | `{w.revision}` | `{w.prompt}` |" for w in facts.writers)
-    digests = "\n".join(f"| {stage} | `{value}` |" for stage, value in facts.digests.items())
+    origins = "\n".join(f"| `{name}` | {_ORIGINS.get(name, name)} | {n} |" for name, n in data.origins.items())
+    writers = "\n".join(f"| {w.text} | `{w.model}` | `{w.revision}` | `{w.prompt}` |" for w in data.provenance)
+    digests = "\n".join(f"| {stage} | `{value}` |" for stage, value in data.digests.items())
     return f"""
-# {facts.dataset}, crawl of {facts.interval}
+# {data.dataset}, crawl of {data.interval}
 
-{facts.samples} samples of image and text from one crawl, {facts.images} distinct images, in {facts.shards} shards.
+{data.samples} image-text samples from one crawl, with {data.images} distinct images, in {data.shards} shards.
 Each sample has these texts:
 
-| field | what it is | samples that have it | words, mean |
+| field | content | samples with it | mean words |
 | --- | --- | ---: | ---: |
 {texts}
 
-{_variants(facts.variants)}
+{_variants(data.variants)}
 
-The method is that of VeCLIP (Lai et al., ECCV 2024): a vision-language model (VLM) says what it sees (VeC), a language
-model (LLM) fuses that with the AltText (VeCap), and CLIP is trained on a mix of both. Models, prompts and rules are
-this project's own.
+The method is VeCLIP (Lai et al., ECCV 2024): a vision-language model (VLM) describes the image (VeC), a language model
+(LLM) fuses the VeC with the AltText (VeCap), and CLIP is trained on a mix of AltText and VeCap. Models, prompts and
+rules are this project's own.
 
 ## Files
 
-- `00000.tar` …: webdataset shards, in an order that mixes the crawl. A sample is `<key>.jpg`, `<key>.txt` (the VeCap)
+- `00000.tar` …: webdataset shards with shuffled samples. A sample is `<key>.jpg`, `<key>.txt` (the VeCap)
   and `<key>.json` (`uid`, `url`, `sha256`, `width`, `height`, `alttext`, `vec`, `vecap`, `vecap_from`,
   `alttext_rewritten`, `key`, and the lists `vec_variants`, `vecap_variants`, `alttext_rewritten_variants`).
-- `00000.parquet` …: the same values as the `.json`, a row for each sample, in the same order.
-- `sizes.json`: samples in each tar.
+- `00000.parquet` …: the values of the `.json` files, one row per sample, in the same order.
+- `sizes.json`: number of samples in each tar.
 
-`uid` is the same for the same image address and AltText in every crawl. `sha256` is of the image as downloaded; the
-JPEG in the tar is the crawl's, resized.
+`uid` identifies an image URL with its AltText and is the same in every crawl. `sha256` is the hash of the downloaded
+image; the tar has a resized JPEG.
 
 ## Loading
 
@@ -199,10 +198,10 @@ samples = load_dataset("webdataset", data_files="*.tar", split="train", streamin
 ```
 
 ```sh
-# AltText or VeCap, drawn anew for each sample and epoch; how often which is a choice to measure.
-# The last line is newer than open_clip's release 3.3.0, which without it takes the .txt: the VeCap.
+# Draws AltText or VeCap for each sample and epoch; tune the probabilities.
+# --json-text-key requires an open_clip newer than 3.3.0; without it, open_clip trains on the .txt (VeCap).
 python -m open_clip_train.main --dataset-type webdataset --train-data '{{00000..{last}}}.tar' \\
-    --train-num-samples {facts.samples} --json-text-key "alttext;vecap" --json-text-key-probs 0.5 0.5
+    --train-num-samples {data.samples} --json-text-key "alttext;vecap" --json-text-key-probs 0.5 0.5
 ```
 
 ## From crawl to sample
@@ -213,13 +212,13 @@ python -m open_clip_train.main --dataset-type webdataset --train-data '{{00000..
 | downloaded | {crawl.get("success", 0)} |
 | accepted | {quality.get("accepted", 0)} |
 | captioned by a model | {rewrite.get("captioned", 0)} |
-| left out, as no step gave a text | {facts.left_out} |
-| samples | {facts.samples} |
+| left out (no caption) | {data.left_out} |
+| samples | {data.samples} |
 
-Rows refused, by reason (a row may have several): {refused}.
-AltText not shown to the LLM, by problem: {problems}.
+Rejected rows by reason (a row can have several): {rejected}.
+AltText withheld from the LLM by problem: {problems}.
 
-| `vecap_from` | | samples |
+| `vecap_from` | caption source | samples |
 | --- | --- | ---: |
 {origins}
 
@@ -229,31 +228,31 @@ AltText not shown to the LLM, by problem: {problems}.
 | --- | --- | --- | --- |
 {writers}
 
-| stage | digest of its manifest |
+| stage | manifest digest |
 | --- | --- |
 {digests}
 
 ## License and limits
 
-License: {facts.license}. It is what whoever ran the pipeline stated; the images and the AltText belong to the pages
-that they came from (`url`).
+License: {data.license}, as configured by the operator of the pipeline. The images and the AltText belong to their
+source pages (`url`).
 
-- AltText is as crawled: file names, shop texts and other languages are in it, as are names of persons.
-- VeC and VeCap are written by models. Screening refuses broken texts, not wrong ones: they can name what is not there.
-- Of images with the same bytes one is kept; of nearly the same pictures only where `quality.rows` asks for it.
-- No filter for unsafe images or personal data has been applied.
+- AltText is as crawled. It contains file names, shop texts, other languages and names of people.
+- VeC and VeCap are generated by models. Screening rejects malformed texts, not wrong ones: captions can hallucinate.
+- Images with identical bytes are deduplicated. Near-duplicates are removed only if `quality.rows` enables it.
+- No filter for unsafe images or personal data is applied.
 """
 
 
-def _variants(most: int) -> str:
-    if most < 2:
-        return "Each model wrote one text of a sample; the lists `…_variants` hold that one."
+def _variants(count: int) -> str:
+    if count < 2:
+        return "Each model generated one text per sample; the lists `…_variants` contain that text."
     return (
-        f"Models wrote up to {most} texts of a sample. The field has the first that was kept, the list `…_variants` "
-        "all that were."
+        f"Models generated up to {count} texts per sample. Each field has the first accepted text, and the list "
+        "`…_variants` has all accepted texts."
     )
 
 
-def _named(counters: Mapping[str, int], prefix: str) -> list[str]:
-    found = [(name.removeprefix(prefix), n) for name, n in counters.items() if name.startswith(prefix)]
-    return [f"{n} {name}" for name, n in sorted(found, key=lambda item: (-item[1], item[0]))]
+def _format_counters(counters: Mapping[str, int], prefix: str) -> list[str]:
+    counts = [(name.removeprefix(prefix), n) for name, n in counters.items() if name.startswith(prefix)]
+    return [f"{n} {name}" for name, n in sorted(counts, key=lambda item: (-item[1], item[0]))]

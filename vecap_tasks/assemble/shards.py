@@ -1,4 +1,4 @@
-"""Training shards: which rows share one, and the tar with `<key>.jpg`, `.txt` and `.json` and its table."""
+"""Plans and writes training shards: a tar with `<key>.jpg`, `.txt` and `.json`, and a table."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter, read_samples
 from vecap_tasks.errors import CorruptError
 
-MIXED = 4  # training shards that a group's rows are at least mixed over, where the crawl has that many
+MIN_MIXED_SHARDS = 4  # minimum training shards per group over which rows are shuffled
 _BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A crawl shard: where the store has its table and its tar, and how many of its rows become samples."""
+    """A crawl shard: the store names of its table and tar, and the number of its rows that become samples."""
 
     table: str
     tar: str
@@ -31,7 +31,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Crawl shards whose samples are mixed, and the training shards made of them: `sizes[0]` is for shard `first`."""
+    """Crawl shards whose samples are shuffled together, and the sizes of their training shards, starting at `first`."""
 
     name: str
     sources: tuple[Source, ...]
@@ -40,10 +40,10 @@ class Group:
 
 
 def plan_groups(sources: Iterable[Source], shard_size: int) -> list[Group]:
-    """Group *sources* in their order. A group's training shards are of one size, give or take one sample."""
+    """Group *sources* in order. Sizes of a group's training shards differ by at most one sample."""
     groups: list[Group] = []
     first = 0
-    for members in _gather(sources, MIXED * shard_size):
+    for members in _collect(sources, MIN_MIXED_SHARDS * shard_size):
         samples = sum(source.samples for source in members)
         shards = -(-samples // shard_size)
         size, larger = divmod(samples, shards)
@@ -53,48 +53,48 @@ def plan_groups(sources: Iterable[Source], shard_size: int) -> list[Group]:
     return groups
 
 
-def _gather(sources: Iterable[Source], enough: int) -> list[tuple[Source, ...]]:
-    gathered: list[tuple[Source, ...]] = []
+def _collect(sources: Iterable[Source], min_samples: int) -> list[tuple[Source, ...]]:
+    groups: list[tuple[Source, ...]] = []
     members: list[Source] = []
     for source in sources:
         if source.samples == 0:
             continue
         members.append(source)
-        if sum(member.samples for member in members) >= enough:
-            gathered.append(tuple(members))
+        if sum(member.samples for member in members) >= min_samples:
+            groups.append(tuple(members))
             members = []
-    return [*gathered, tuple(members)] if members else gathered
+    return [*groups, tuple(members)] if members else groups
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Span:
     offset: int
     length: int
 
 
 def write_shards(local: Local, group: Group, samples: pa.Table, work: Path, digits: int) -> dict[str, int]:
-    """Write the training shards of *group* into *work* and return their files with their rows; *local* opens its tars.
+    """Write the training shards of *group* to *work* and return the rows of each file; *local* opens the crawl tars.
 
-    *samples* has the columns of SAMPLES in the order they are written in; its `key` is that of the crawl. *digits* is
-    how many of the new key count within a shard. Raises CorruptError where a tar lacks an image.
+    *samples* has the columns of SAMPLES in output order, with crawl keys. *digits* is the width of the row number in a
+    new key. Raises CorruptError if a tar has no image for a sample.
     """
     spool = work / "images.spool"
     with spool.open("w+b") as images:
-        places = _spool(local, group, set(samples["key"].to_pylist()), images)
-        written: dict[str, int] = {}
+        spans = _spool_images(local, group, set(samples["key"].to_pylist()), images)
+        files: dict[str, int] = {}
         start = 0
         for number, size in enumerate(group.sizes, group.first):
             name = f"{number:05d}"
-            _write(samples.slice(start, size), name, digits, images, places, work)
-            written |= {f"{name}.tar": size, f"{name}.parquet": size}
+            _write_shard(samples.slice(start, size), name, digits, images, spans, work)
+            files |= {f"{name}.tar": size, f"{name}.parquet": size}
             start += size
     spool.unlink()
-    return written
+    return files
 
 
-def _spool(local: Local, group: Group, wanted: set[str], images: IO[bytes]) -> dict[str, _Place]:
-    """Copy the JPEG of each *wanted* key into *images*, tar after tar, and return where it is."""
-    places: dict[str, _Place] = {}
+def _spool_images(local: Local, group: Group, wanted: set[str], images: IO[bytes]) -> dict[str, _Span]:
+    """Copy the JPEG of each *wanted* key to *images* and return its span."""
+    spans: dict[str, _Span] = {}
     for source in group.sources:
         with local(source.tar) as path, path.open("rb") as stream:
             for sample in read_samples(stream, source.tar, ("jpg",)):
@@ -103,27 +103,29 @@ def _spool(local: Local, group: Group, wanted: set[str], images: IO[bytes]) -> d
                 image = sample.members.get("jpg")
                 if image is None:
                     raise CorruptError(f"{source.tar} has no image for {sample.key}; restore it, or crawl again")
-                places[sample.key] = _Place(images.tell(), len(image))
+                spans[sample.key] = _Span(images.tell(), len(image))
                 images.write(image)
-    lost = wanted - places.keys()
-    if lost:
-        raise CorruptError(f"{len(lost)} images are not in the crawl's tars, such as {min(lost)}; run `vecap verify`")
-    return places
+    missing = wanted - spans.keys()
+    if missing:
+        raise CorruptError(
+            f"{len(missing)} images are missing in the crawl's tars, such as {min(missing)}; run `vecap verify`"
+        )
+    return spans
 
 
-def _write(
-    samples: pa.Table, shard: str, digits: int, images: IO[bytes], places: dict[str, _Place], work: Path
+def _write_shard(
+    samples: pa.Table, shard: str, digits: int, images: IO[bytes], spans: dict[str, _Span], work: Path
 ) -> None:
     keys = pa.array([f"{shard}{row:0{digits}d}" for row in range(len(samples))])
     renamed = samples.set_column(samples.schema.get_field_index("key"), SAMPLES.field("key"), keys)
     write_rows(renamed.to_batches(), SAMPLES, work / f"{shard}.parquet")
-    crawled = iter(samples["key"].to_pylist())
+    crawl_keys = iter(samples["key"].to_pylist())
     with TarWriter(work / f"{shard}.tar") as tar:
         for row in _rows(renamed):
-            place = places[next(crawled)]
-            images.seek(place.offset)
-            image = images.read(place.length)
-            tar.write(row["key"], {"jpg": image, "txt": row["vecap"].encode(), "json": canonical_json(row)})
+            span = spans[next(crawl_keys)]
+            images.seek(span.offset)
+            image = images.read(span.length)
+            tar.write(row["key"], {"jpg": image, "txt": row["vecap"].encode(), "json": canonical(row)})
 
 
 def _rows(samples: pa.Table) -> Iterator[dict[str, Any]]:

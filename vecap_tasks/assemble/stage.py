@@ -1,6 +1,6 @@
-"""The stage `assemble`: crawl, verdicts and captions joined into the dataset that is published."""
+"""The stage `assemble`: joins crawl, verdicts and captions into the published dataset."""
 
-# ruff: noqa: S608 - the queries are put together from this file's own text and quoted paths
+# ruff: noqa: S608 - queries contain only this file's text and quoted paths
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import duckdb
 
-from vecap_tasks.assemble.card import Facts, Writer, write_card, write_sheet
+from vecap_tasks.assemble.card import CardData, TextProvenance, write_card, write_sheet
 from vecap_tasks.assemble.shards import Group, Source, plan_groups, write_shards
 from vecap_tasks.core.manifest import ShardOutput, ShardResult
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL, SAMPLES, VERDICTS
@@ -22,21 +22,21 @@ from vecap_tasks.core.tables import connect, create_view
 from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.errors import PermanentError
 
-# An accepted row becomes a sample where any step gave it a VeCap: the LLM, or the VeC or AltText in its place.
+# An accepted row becomes a sample if it has a VeCap: from the LLM, or the VeC or AltText as a fallback.
 _HAS_TEXT = "captions.vecap IS NOT NULL AND captions.vecap_from != 'none'"
-# The arm `alttext` is the crawl's own text, noise and all; only white space is folded. `alttext` of VERDICTS and
-# CAPTIONS is the cleaned text that the LLM was shown.
+# The arm `alttext` is the text as crawled, with white space normalized. `alttext` in VERDICTS and CAPTIONS is the
+# cleaned text for the LLM.
 _ALTTEXT = r"coalesce(trim(regexp_replace(crawl.caption, '[\s\p{Z}\p{Cc}]+', ' ', 'g')), '')"
-# What may be drawn in the place of a text: all that a model wrote and screening kept; where that is none, the text.
+# The variants of a text: all accepted ones; if there are none, the text itself.
 _VARIANTS = """
     CASE WHEN coalesce(captions.{0}, '') = '' THEN []
-    WHEN len(list_filter(captions.{0}_variants, lambda one: one IS NOT NULL)) > 0
-        THEN list_filter(captions.{0}_variants, lambda one: one IS NOT NULL)
+    WHEN len(list_filter(captions.{0}_variants, lambda text: text IS NOT NULL)) > 0
+        THEN list_filter(captions.{0}_variants, lambda text: text IS NOT NULL)
     ELSE [captions.{0}] END AS {0}_variants"""
 
 _SHEET = "samples.png"
 _TEXTS = ("alttext", "vec", "vecap", "alttext_rewritten")
-_COUNTED = f"""
+_COUNT_QUERY = f"""
     SELECT count(*), count(DISTINCT sha256),
         coalesce(max(greatest(len(vec_variants), len(vecap_variants), len(alttext_rewritten_variants))), 0),
         {", ".join(f"count(*) FILTER ({text} != '')" for text in _TEXTS)},
@@ -53,23 +53,23 @@ class Assemble(Stage):
 
     def reads(self) -> list[RecordedFile]:
         verdicts, captions = self._tables()
-        names = {"crawl": list(self._crawled), "quality": [verdicts], "rewrite": captions}
+        names = {"crawl": list(self._crawl_tables), "quality": [verdicts], "rewrite": captions}
         return [file for name, read in names.items() for file in self.upstream_files(name, read)]
 
     def shards(self) -> list[str]:
-        """Return the groups of crawl shards (`plan.py`). Raises VecapError where no row has a caption."""
+        """Return the groups of crawl shards. Raises PermanentError if no row has a caption."""
         groups = [group.name for group in self._groups]
         if not groups:
             rows = self.upstream_manifest("rewrite").counters.get("rows", 0)
             raise PermanentError(
-                f"version {self.version.name} has nothing to assemble: none of its {rows} accepted rows got a caption; "
-                f"look at the columns vec_problem and vecap_problem of {self.store.root}/{self.version.folder}/rewrite"
+                f"version {self.version.name} has nothing to assemble: none of its {rows} accepted rows has a caption; "
+                f"see the columns vec_problem and vecap_problem of {self.store.root}/{self.version.folder}/rewrite"
             )
         return groups
 
     def process(self, shard: str, work: Path) -> ShardOutput:
         group = next(group for group in self._groups if group.name == shard)
-        with self._joined([source.table for source in group.sources], work) as connection:
+        with self._open_views([source.table for source in group.sources], work) as connection:
             samples = connection.sql(f"""
                 SELECT crawl.key, crawl.uid, crawl.url, crawl.sha256, crawl.width, crawl.height,
                     {_ALTTEXT} AS alttext, coalesce(captions.vec, '') AS vec, captions.vecap, captions.vecap_from,
@@ -87,10 +87,10 @@ class Assemble(Stage):
         tables = [f"{self.folder}/{entry.path}" for entry in entries if entry.path.endswith(".parquet")]
         rows = self.upstream_manifest("rewrite").counters["rows"]
         left_out = rows - sum(result.counters["samples"] for result in results)
-        (work / "README.md").write_text(write_card(self._facts(tables, left_out, work)), encoding="utf-8")
+        (work / "README.md").write_text(write_card(self._card_data(tables, left_out, work)), encoding="utf-8")
         write_sheet(self.store, f"{self.folder}/{min(sizes)}", work / _SHEET)
         counters = {"rows": rows, "left_out.no_caption": left_out}
-        # How a font is drawn differs from machine to machine.
+        # The sheet is an attachment because font rendering depends on the machine.
         return ShardOutput({"sizes.json": None, "README.md": None}, counters, attachments=(_SHEET,))
 
     @property
@@ -99,29 +99,29 @@ class Assemble(Stage):
 
     @cached_property
     def _groups(self) -> list[Group]:
-        tables = self._crawled
-        with self.store.workspace() as work, self._joined(list(tables), work) as connection:
-            counted = connection.execute(f"""
+        tables = self._crawl_tables
+        with self.store.workspace() as work, self._open_views(list(tables), work) as connection:
+            rows = connection.execute(f"""
                 SELECT crawl.filename, count(*) FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
                 WHERE verdicts.accepted AND {_HAS_TEXT} GROUP BY 1""").fetchall()
-        samples = dict(counted)
+        samples = dict(rows)
         sources = [Source(table, tar, samples.get(self.store.query_path(table), 0)) for table, tar in tables.items()]
         return plan_groups(sources, self.config.assemble.shard_size)
 
     @property
-    def _crawled(self) -> dict[str, str]:
-        """The crawl's tables of shards with an image, and the tar beside each."""
+    def _crawl_tables(self) -> dict[str, str]:
+        """Maps the crawl tables of shards with images to their tars."""
         tars = self.upstream_manifest("crawl").files_ending(".tar")
         return {str(PurePosixPath(tar).with_suffix(".parquet")): tar for tar in tars}
 
     def _tables(self) -> tuple[str, list[str]]:
-        """Return where the store has the verdicts and the captions."""
+        """Return the store names of the verdicts and the captions."""
         verdicts = self.upstream_manifest("quality").file("verdicts.parquet")
         return verdicts, self.upstream_manifest("rewrite").files_ending(".parquet")
 
     @contextmanager
-    def _joined(self, crawl: list[str], work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Give a connection with the views `crawl` (of the tables named), `verdicts` and `captions`."""
+    def _open_views(self, crawl: list[str], work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open a connection with the views `crawl` (of the tables *crawl*), `verdicts` and `captions`."""
         verdicts, captions = self._tables()
         views = {"crawl": (crawl, CRAWL), "verdicts": ([verdicts], VERDICTS), "captions": (captions, CAPTIONS)}
         with connect(self.store, self.config.assemble.memory_limit, work=work) as connection:
@@ -129,22 +129,22 @@ class Assemble(Stage):
                 create_view(connection, self.store, view, names, schema)
             yield connection
 
-    def _facts(self, tables: list[str], left_out: int, work: Path) -> Facts:
+    def _card_data(self, tables: list[str], left_out: int, work: Path) -> CardData:
         manifests = {name: self.upstream_manifest(name) for name in self.upstream}
         with connect(self.store, self.config.assemble.memory_limit, work=work) as connection:
             create_view(connection, self.store, "samples", tables, SAMPLES)
             create_view(connection, self.store, "captions", manifests["rewrite"].files_ending(".parquet"), CAPTIONS)
-            samples, images, variants, *texts = connection.execute(_COUNTED).fetchall()[0]
+            samples, images, variants, *texts = connection.execute(_COUNT_QUERY).fetchall()[0]
             origins = connection.execute(
                 "SELECT vecap_from, count(*) FROM samples GROUP BY 1 ORDER BY 2 DESC, 1"
             ).fetchall()
-            writers = connection.execute("""
+            provenance = connection.execute("""
                 SELECT DISTINCT 'VeC', vec_model, vec_revision, vec_prompt FROM captions
                 UNION SELECT DISTINCT 'VeCap', vecap_model, vecap_revision, vecap_prompt FROM captions
                 UNION SELECT DISTINCT 'AltText rewritten', alttext_rewritten_model, alttext_rewritten_revision,
                     alttext_rewritten_prompt FROM captions WHERE alttext_rewritten_model IS NOT NULL
                 ORDER BY ALL""").fetchall()
-        return Facts(
+        return CardData(
             dataset=self.config.dataset,
             interval=self.version.interval,
             license=self.config.assemble.license,
@@ -156,7 +156,7 @@ class Assemble(Stage):
             words=dict(zip(_TEXTS, texts[len(_TEXTS) :], strict=True)),
             variants=variants,
             origins=dict(origins),
-            writers=tuple(Writer(*line) for line in writers),
+            provenance=tuple(TextProvenance(*row) for row in provenance),
             counters={name: manifest.counters for name, manifest in manifests.items()},
             digests={name: manifest.digest for name, manifest in manifests.items()},
         )

@@ -1,1 +1,1 @@
-"""Captions: a VLM says what it sees (VeC), an LLM fuses that with the AltText (VeCap), screening judges both."""
+"""Captioning: a VLM generates the VeC, an LLM fuses it with the AltText into the VeCap, and both are screened."""

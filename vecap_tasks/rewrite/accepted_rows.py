@@ -1,4 +1,4 @@
-"""The accepted rows of a shard, and their stored images out of the crawl's tars, ahead of the model that reads them."""
+"""Reads the accepted rows of a shard and decodes their images from the crawl's tars ahead of the model."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from vecap_tasks.rewrite.backends.sampling_params import Sampling
 
 T = TypeVar("T")
 
-DECODERS = 4  # threads, where a model leaves the CPU to them
-_DECODED_AHEAD = 64  # images
+DECODE_THREADS = 4  # for models that do not run on the CPU
+_DECODE_QUEUE = 64  # images
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An accepted row that wants a caption. `tar` is where the store has the shard with its image."""
+    """An accepted row. `tar` is the store name of the crawl shard with its image."""
 
     key: str
     uid: str
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
-    """A row with its picture in RGB, or with None where the stored bytes (`jpeg`) are no image."""
+    """A row with its RGB image, or None if the stored bytes (`jpeg`) cannot be decoded."""
 
     row: Row
     image: Image.Image | None
@@ -46,58 +46,57 @@ class ImageInput:
 
 
 def read_rows(store: Store, verdicts: str, tables: Mapping[str, str], shard: int, size: int, work: Path) -> list[Row]:
-    """Return the accepted rows of *shard*, *size* to a shard, in the order of their keys.
+    """Return the accepted rows of *shard* in key order; a shard has *size* rows.
 
-    *verdicts* and *tables*, the crawl's tables with the tar of each, are names in the *store*; *work* is a folder for
-    what does not fit into memory. Raises CorruptError for an accepted row that no table has.
+    *verdicts* and *tables* (crawl table to tar) are names in *store*. *work* is a folder for spilled data.
+    Raises CorruptError if an accepted row is in no crawl table.
     """
     verdicts = store.query_path(verdicts)
     tars = {store.query_path(table): tar for table, tar in tables.items()}
     with connect(store, threads=1, work=work) as connection:
-        lines = connection.execute(f"""
+        records = connection.execute(f"""
             SELECT key, uid, verdict.sha256, alttext, shard.filename
             FROM {scan([verdicts])} AS verdict
             LEFT JOIN (SELECT key, filename FROM {scan(list(tars))}) AS shard USING (key)
             WHERE accepted ORDER BY key LIMIT {size} OFFSET {shard * size}""").fetchall()  # noqa: S608
-    for key, *_, file in lines:
+    for key, *_, file in records:
         if file is None:
-            raise CorruptError(f"{verdicts} accepts row {key}, which no crawl shard has; run `vecap verify`")
-    return [Row(key, uid, sha256, alttext, tars[file]) for key, uid, sha256, alttext, file in lines]
+            raise CorruptError(f"{verdicts} accepts row {key}, but no crawl shard has it; run `vecap verify`")
+    return [Row(key, uid, sha256, alttext, tars[file]) for key, uid, sha256, alttext, file in records]
 
 
 def read_inputs(
-    local: Local, asked: Sequence[tuple[Row, Sampling]], decoders: int
+    local: Local, requests: Sequence[tuple[Row, Sampling]], decode_threads: int
 ) -> Iterator[tuple[ImageInput, Sampling]]:
-    """Give the image of each of *asked*, read once for all draws of a row, which follow one another."""
-    draws: dict[str, list[Sampling]] = {}
-    for row, draw in asked:
-        draws.setdefault(row.key, []).append(draw)
-    for seen in read_images(local, dict.fromkeys(row for row, _ in asked), decoders):
-        for draw in draws[seen.row.key]:
-            yield seen, draw
+    """Yield the image of each of *requests*. Reads an image once; the samplings of a row must be adjacent."""
+    samplings: dict[str, list[Sampling]] = {}
+    for row, sampling in requests:
+        samplings.setdefault(row.key, []).append(sampling)
+    for item in read_images(local, dict.fromkeys(row for row, _ in requests), decode_threads):
+        for sampling in samplings[item.row.key]:
+            yield item, sampling
 
 
-def read_images(local: Local, rows: Iterable[Row], decoders: int) -> Iterator[ImageInput]:
-    """Give the image of every row, tar by tar, decoded ahead on so many threads, or with 1 on the caller's.
+def read_images(local: Local, rows: Iterable[Row], decode_threads: int) -> Iterator[ImageInput]:
+    """Yield the image of every row, tar by tar; *local* opens the tars.
 
-    *local* opens the tars.
-
-    Raises CorruptError for a tar that is broken or lacks an image.
+    Decodes ahead on *decode_threads* threads, or in the calling thread if it is 1. Raises CorruptError if a tar is
+    corrupt or has no image for a row.
     """
-    if decoders == 1:
-        yield from starmap(_decode, _stored(local, rows))
+    if decode_threads == 1:
+        yield from starmap(_decode, _read_jpegs(local, rows))
         return
-    with ThreadPoolExecutor(decoders, "decode") as threads:
+    with ThreadPoolExecutor(decode_threads, "decode") as threads:
         decoding: deque[Future[ImageInput]] = deque()
-        for row, data in _stored(local, rows):
+        for row, data in _read_jpegs(local, rows):
             decoding.append(threads.submit(_decode, row, data))
-            if len(decoding) > _DECODED_AHEAD:
+            if len(decoding) > _DECODE_QUEUE:
                 yield decoding.popleft().result()
         while decoding:
             yield decoding.popleft().result()
 
 
-def _stored(local: Local, rows: Iterable[Row]) -> Iterator[tuple[Row, bytes]]:
+def _read_jpegs(local: Local, rows: Iterable[Row]) -> Iterator[tuple[Row, bytes]]:
     for tar, group in groupby(rows, key=lambda row: row.tar):
         wanted = {row.key: row for row in group}
         with local(tar) as path, path.open("rb") as stream:
@@ -116,13 +115,13 @@ def _decode(row: Row, data: bytes) -> ImageInput:
         with Image.open(io.BytesIO(data)) as image:
             return ImageInput(row, image.convert("RGB"), data)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return ImageInput(row, None, data)  # what PIL raises for bytes that are no image, or half of one
+        return ImageInput(row, None, data)  # not an image, or truncated
 
 
 def prefetch(items: Iterator[T]) -> Iterator[T]:
-    """Give *items*, making the next one on a thread while the caller works with the last."""
+    """Yield *items*, computing the next one in a thread."""
     with ThreadPoolExecutor(1, "images") as thread:
-        following = thread.submit(next, items, None)
-        while (item := following.result()) is not None:
-            following = thread.submit(next, items, None)
+        next_item = thread.submit(next, items, None)
+        while (item := next_item.result()) is not None:
+            next_item = thread.submit(next, items, None)
             yield item

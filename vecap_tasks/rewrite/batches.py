@@ -1,4 +1,4 @@
-"""Texts of an unfinished shard, stored batch by batch so that a lost worker costs one batch; and refused requests."""
+"""Checkpoints of an unfinished shard's generated texts, and counts of the requests that a server rejects."""
 
 from __future__ import annotations
 
@@ -16,117 +16,120 @@ from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, Sampling
 
 log = logging.getLogger(__name__)
 
-_ENDING = ".jsonl"
-_FEW = 20  # captions of a shard, too few to tell the server's fault from theirs
+_SUFFIX = ".jsonl"
+_MIN_CAPTIONS = 20  # smaller shards are too small to tell a server fault from row faults
 
 
-class Refusals:
-    """The refusals of one shard; *where* names it in messages, *limit* is the share of its captions that may fail."""
+class RejectedRequests:
+    """Tracks the rejected requests of one shard. *label* names the shard in messages; *limit* is the maximum share."""
 
-    def __init__(self, where: str, limit: float) -> None:
-        self._where = where
+    def __init__(self, label: str, limit: float) -> None:
+        self._label = label
         self._limit = limit
-        self._examples: dict[str, str] = {}  # problem to the first message
+        self._examples: dict[str, str] = {}  # problem -> first message
 
-    def note(self, role: str, written: Sequence[GeneratedText]) -> None:
-        """Log one line for each problem in what the model of *role* answered."""
-        messages: dict[str, list[str]] = {}
-        for text in written:
-            if text.problem and text.said:
-                messages.setdefault(text.problem, []).append(text.said)
-        for problem, said in sorted(messages.items()):
-            self._examples.setdefault(problem, said[0])
+    def log_rejections(self, role: str, texts: Sequence[GeneratedText]) -> None:
+        """Log one warning for each problem in *texts*."""
+        by_problem: dict[str, list[str]] = {}
+        for text in texts:
+            if text.problem and text.message:
+                by_problem.setdefault(text.problem, []).append(text.message)
+        for problem, messages in sorted(by_problem.items()):
+            self._examples.setdefault(problem, messages[0])
             log.warning(
-                "%s: %s: the server refused %d of %d requests (%s), for example: %s",
-                *(self._where, role, len(said), len(written), problem, said[0]),
+                "%s: %s: the server rejected %d of %d requests (%s), for example: %s",
+                *(self._label, role, len(messages), len(texts), problem, messages[0]),
             )
 
     def check(self, role: str, problems: Collection[str | None]) -> None:
-        """Check the *problems* of all captions of the shard, None for a caption without one.
+        """Check the *problems* of all captions of the shard; None is a caption without a problem.
 
-        Raises PermanentError if the server refused a share above the limit: then no row is at fault. Raises VecapError
-        if most of these have no answer at all: a retry may get them.
+        Raises PermanentError if the server rejected more than the limit, or VecapError if most of those requests got
+        no answer, because a retry can then succeed.
         """
-        refused = Counter(problem for problem in problems if problem in ROW_FAULTS)
-        if len(problems) < _FEW or refused.total() <= len(problems) * self._limit:
+        rejected = Counter(problem for problem in problems if problem in ROW_FAULTS)
+        if len(problems) < _MIN_CAPTIONS or rejected.total() <= len(problems) * self._limit:
             return
-        problem, _ = refused.most_common(1)[0]
-        kind = VecapError if problem == Fault.FAILED else PermanentError
-        raise kind(
-            f"{self._where}: {role}: the server refused {refused.total()} of {len(problems)} requests "
-            f"({_listed(refused)}), for example: {self._examples.get(problem, problem)}; "
-            "correct the server's limits or the settings that this names, or raise rewrite.max_rejected"
+        problem, _ = rejected.most_common(1)[0]
+        error_class = VecapError if problem == Fault.FAILED else PermanentError
+        raise error_class(
+            f"{self._label}: {role}: the server rejected {rejected.total()} of {len(problems)} requests "
+            f"({_format_counts(rejected)}), for example: {self._examples.get(problem, problem)}; "
+            "correct the server's limits or the settings that the error names, or raise rewrite.max_rejected"
         )
 
 
-def warn_of_refusals(stage: str, counters: Iterable[Mapping[str, int]]) -> None:
-    """Log one line with what the servers refused in a version, from the *counters* of its shards."""
-    rows, refused = 0, Counter[str]()
-    for one in counters:
-        rows += one["rows"]
-        refused += Counter({str(fault): one.get(f"problem.{fault}", 0) for fault in ROW_FAULTS})
-    if refused:
+def warn_rejected_requests(stage: str, counters: Iterable[Mapping[str, int]]) -> None:
+    """Log one warning with the rejected requests of a version, summed over the *counters* of its shards."""
+    rows, rejected = 0, Counter[str]()
+    for shard in counters:
+        rows += shard["rows"]
+        rejected += Counter({str(fault): shard.get(f"problem.{fault}", 0) for fault in ROW_FAULTS})
+    if rejected:
         log.warning(
-            "%s: %d texts of a version of %d rows are missing since a server refused them: %s",
-            *(stage, refused.total(), rows, _listed(refused)),
+            "%s: %d texts are missing in %d rows because a server rejected the requests: %s",
+            *(stage, rejected.total(), rows, _format_counts(rejected)),
         )
 
 
-def _listed(refused: Counter[str]) -> str:
-    return ", ".join(f"{problem} {count}" for problem, count in sorted(refused.items()))
+def _format_counts(rejected: Counter[str]) -> str:
+    return ", ".join(f"{problem} {count}" for problem, count in sorted(rejected.items()))
 
 
-def text_key(role: str, subject: str, draw: Sampling) -> str:
-    """Return the key of a stored text, 32 hex digits: which model wrote it, about what, and how."""
-    return digest([role, subject, flat(draw)])[:32]
+def text_key(role: str, subject: str, sampling: Sampling) -> str:
+    """Return the key of a stored text, 32 hex digits, from its role, subject and sampling parameters."""
+    return digest([role, subject, flat(sampling)])[:32]
 
 
 class Batches:
-    """The texts of *shard* by `text_key`: those that earlier tries stored, and those of this one."""
+    """The texts of *shard* by `text_key`, from this attempt and from earlier ones."""
 
     def __init__(self, stage: Stage, shard: str) -> None:
         self.texts: dict[str, GeneratedText] = {}
-        self.taken_over = 0  # texts that were asked for and lay there
-        self.refusals = Refusals(f"{stage.name} {shard}", stage.config.rewrite.max_rejected)
+        self.resumed = 0  # requested texts that an earlier attempt stored
+        self.rejected = RejectedRequests(f"{stage.name} {shard}", stage.config.rewrite.max_rejected)
         self._stage = stage
         self._shard = shard
-        self._place = stage.scratch_dir(shard)
-        self._unstored: dict[str, GeneratedText] = {}
-        for name in stage.store.files(self._place):
-            if name.endswith(_ENDING):
-                for line in stage.store.read(f"{self._place}/{name}").splitlines():
+        self._folder = stage.scratch_dir(shard)
+        self._pending: dict[str, GeneratedText] = {}
+        for name in stage.store.files(self._folder):
+            if name.endswith(_SUFFIX):
+                for line in stage.store.read(f"{self._folder}/{name}").splitlines():
                     body = json.loads(line)
-                    self.texts[body["key"]] = GeneratedText(**body["written"])
+                    values = {
+                        name: body["written"][name] for name in GeneratedText.__slots__ if name in body["written"]
+                    }
+                    self.texts[body["key"]] = GeneratedText(**values)
 
     def missing(self, keys: Sequence[str]) -> list[int]:
-        """Return the places of the *keys* that have no text yet. The others count as taken over."""
-        places = [place for place, key in enumerate(keys) if key not in self.texts]
-        self.taken_over += len(keys) - len(places)
-        return places
+        """Return the indices of the *keys* that have no text yet. Counts the others as resumed."""
+        indices = [index for index, key in enumerate(keys) if key not in self.texts]
+        self.resumed += len(keys) - len(indices)
+        return indices
 
     def add_batch(self, role: str, keys: Sequence[str], size: int, batch: Mapping[int, GeneratedText]) -> None:
-        """Take the finished texts of a *batch*, by their places in *keys*, and store them in files of *size* or more.
+        """Add the texts of a *batch*, by index in *keys*, and store them once *size* or more are pending.
 
-        Raises VecapError if the task was canceled; all finished texts are stored then.
+        Raises VecapError if the task is canceled, after it stores all pending texts.
         """
-        self._unstored.update((keys[place], text) for place, text in batch.items() if text.problem is None)
-        if len(self._unstored) >= size:
+        self._pending.update((keys[index], text) for index, text in batch.items() if text.problem is None)
+        if len(self._pending) >= size:
             self._store(role)
         if not self._stage.should_continue():
             self._store(role)
-            raise VecapError(f"{self._stage.name} {self._shard}: nobody waits for it any more; what is done is kept")
+            raise VecapError(f"{self._stage.name} {self._shard}: task canceled; progress saved")
 
-    def add_all(self, role: str, keys: Sequence[str], written: Sequence[GeneratedText]) -> None:
-        """Take the texts of all *keys*, log what the server refused, and store what no file has yet."""
-        self.texts |= zip(keys, written, strict=True)
-        self.refusals.note(role, written)
+    def add_all(self, role: str, keys: Sequence[str], texts: Sequence[GeneratedText]) -> None:
+        """Add the texts of all *keys*, log rejected requests, and store pending texts."""
+        self.texts |= zip(keys, texts, strict=True)
+        self.rejected.log_rejections(role, texts)
         self._store(role)
 
     def _store(self, role: str) -> None:
-        if not self._unstored:
+        if not self._pending:
             return
-        lines = ({"key": key, "written": flat(text)} for key, text in sorted(self._unstored.items()))
+        lines = ({"key": key, "written": flat(text)} for key, text in sorted(self._pending.items()))
         data = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
-        self._stage.store.put(f"{self._place}/{hashlib.sha256(data).hexdigest()[:16]}{_ENDING}", data)
-        log.debug("%s %s: %d texts of %s kept", self._stage.name, self._shard, len(self._unstored), role)
-        self._unstored.clear()
+        self._stage.store.put(f"{self._folder}/{hashlib.sha256(data).hexdigest()[:16]}{_SUFFIX}", data)
+        log.debug("%s %s: stored %d texts of %s", self._stage.name, self._shard, len(self._pending), role)
+        self._pending.clear()

@@ -1,4 +1,4 @@
-"""The table of captions: a row for each accepted row, with provenance, screening result and tokens."""
+"""The caption table: one row per accepted row, with provenance, screening result and tokens."""
 
 from __future__ import annotations
 
@@ -15,42 +15,43 @@ from vecap_tasks.rewrite.captioner import NOT_GENERATED, Caption
 from vecap_tasks.rewrite.reuse import CaptionProvenance, Captions, ProvenanceByText
 from vecap_tasks.rewrite.screen import STRIPPED
 
-_SIDES = ("vec", "vecap", "alttext_rewritten")
+_TEXTS = ("vec", "vecap", "alttext_rewritten")
 
 
-def caption_table(rows: Sequence[Row], made: Captions, writers: ProvenanceByText) -> pa.Table:
-    """Return the captions of *rows*, schema CAPTIONS, in their order."""
-    seen = [made.vec[row.sha256] for row in rows]
-    fused = [
-        made.vecap[row.alttext, one.text] if row.alttext and one.text else NOT_GENERATED
-        for row, one in zip(rows, seen, strict=True)
+def caption_table(rows: Sequence[Row], captions: Captions, provenance: ProvenanceByText) -> pa.Table:
+    """Return the captions of *rows* in row order, schema CAPTIONS."""
+    vecs = [captions.vec[row.sha256] for row in rows]
+    vecaps = [
+        captions.vecap[row.alttext, vec.text] if row.alttext and vec.text else NOT_GENERATED
+        for row, vec in zip(rows, vecs, strict=True)
     ]
-    chosen = [choose(two.text, one.text, row.alttext) for row, one, two in zip(rows, seen, fused, strict=True)]
+    chosen = [choose(vecap.text, vec.text, row.alttext) for row, vec, vecap in zip(rows, vecs, vecaps, strict=True)]
     columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in ("key", "uid", "sha256")}
     columns["alttext"] = [row.alttext for row in rows]
-    columns["vec"] = [one.text for one in seen]
+    columns["vec"] = [vec.text for vec in vecs]
     columns["vecap"] = [text for text, _ in chosen]
     columns["vecap_from"] = [origin for _, origin in chosen]
-    columns |= _side("vec", seen, writers.vec) | _side("vecap", fused, writers.vecap)
-    if writers.alttext_rewritten:
-        alone = [made.alttext_rewritten[row.alttext] if row.alttext else NOT_GENERATED for row in rows]
-        columns["alttext_rewritten"] = [one.text for one in alone]
-        columns |= _side("alttext_rewritten", alone, writers.alttext_rewritten)
+    columns |= _columns("vec", vecs, provenance.vec) | _columns("vecap", vecaps, provenance.vecap)
+    if provenance.alttext_rewritten:
+        rewritten = [captions.alttext_rewritten[row.alttext] if row.alttext else NOT_GENERATED for row in rows]
+        columns["alttext_rewritten"] = [caption.text for caption in rewritten]
+        columns |= _columns("alttext_rewritten", rewritten, provenance.alttext_rewritten)
     return pa.table([pa.array(columns.get(field.name, [None] * len(rows)), field.type) for field in CAPTIONS], CAPTIONS)
 
 
-def _side(side: str, captions: Sequence[Caption], writer: CaptionProvenance) -> dict[str, list[Any]]:
+def _columns(prefix: str, captions: Sequence[Caption], provenance: CaptionProvenance) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
-        f"{side}_problem": [one.problem for one in captions],
-        f"{side}_tokens": [one.tokens for one in captions],
-        f"{side}_variants": [one.variants for one in captions],
-        f"{side}_attempts": [[flat(attempt) for attempt in one.attempts] for one in captions],
+        f"{prefix}_problem": [caption.problem for caption in captions],
+        f"{prefix}_tokens": [caption.tokens for caption in captions],
+        f"{prefix}_variants": [caption.variants for caption in captions],
+        f"{prefix}_attempts": [[flat(attempt) for attempt in caption.attempts] for caption in captions],
     }
-    return columns | {f"{side}_{name}": [getattr(writer, name)] * len(captions) for name in CaptionProvenance.__slots__}
+    names = CaptionProvenance.__slots__
+    return columns | {f"{prefix}_{name}": [getattr(provenance, name)] * len(captions) for name in names}
 
 
 def choose(vecap: str | None, vec: str | None, alttext: str | None) -> tuple[str | None, str]:
-    """Return the best text there is and the step that gave it: llm, vec, alttext or none."""
+    """Return the best available text and its origin: llm, vec, alttext or none."""
     for text, origin in ((vecap, "llm"), (vec, "vec"), (alttext, "alttext")):
         if text:
             return text, origin
@@ -58,16 +59,16 @@ def choose(vecap: str | None, vec: str | None, alttext: str | None) -> tuple[str
 
 
 def count(table: pa.Table) -> dict[str, int]:
-    """Return the counters of a table of captions: `refused` are texts that screening did not keep."""
+    """Return the counters of a caption table. `refused` counts the texts that screening rejected."""
     origins = Counter(table["vecap_from"].to_pylist())
-    problems = Counter(name for side in _SIDES for name in table[f"{side}_problem"].to_pylist() if name)
-    attempts = [one for side in _SIDES for made in table[f"{side}_attempts"].to_pylist() for one in made or ()]
-    tokens = {f"{side}_tokens": sum(filter(None, table[f"{side}_tokens"].to_pylist())) for side in _SIDES}
+    problems = Counter(name for text in _TEXTS for name in table[f"{text}_problem"].to_pylist() if name)
+    attempts = [attempt for text in _TEXTS for row in table[f"{text}_attempts"].to_pylist() for attempt in row or ()]
+    tokens = {f"{text}_tokens": sum(filter(None, table[f"{text}_tokens"].to_pylist())) for text in _TEXTS}
     return {
         "rows": len(table),
         "captioned": origins["llm"] + origins["vec"],
         **{name: number for name, number in tokens.items() if number or name != "alttext_rewritten_tokens"},
-        "refused": sum(one["problem"] not in (None, STRIPPED) for one in attempts),
+        "refused": sum(attempt["problem"] not in (None, STRIPPED) for attempt in attempts),
         **{f"vecap_from.{origin}": number for origin, number in sorted(origins.items())},
         **{f"problem.{name}": number for name, number in sorted(problems.items())},
     }

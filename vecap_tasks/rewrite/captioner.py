@@ -1,4 +1,4 @@
-"""Captions from one model: each variant once, and once more with another seed where screening refuses it."""
+"""Captions from one model: generate each variant once, and retry once with another seed if screening rejects it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Generate = Callable[[Sequence[tuple[S, Sampling]], OnFinished], list[GeneratedTe
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One text that a model wrote, as schema ATTEMPT has it; `problem` is what screening found in it."""
+    """One generated text, as in schema ATTEMPT; `problem` is the screening result."""
 
     variant: int
     temperature: float
@@ -32,9 +32,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What came of asking for a text: the first variant that passed, or None and the problem of its last attempt.
+    """The first variant that passed screening, or None with the problem of its last attempt.
 
-    `tokens` is what all attempts took. `attempts` is empty where there was nothing to ask.
+    `tokens` is the sum over all attempts. `attempts` is empty if nothing was generated.
     """
 
     text: str | None
@@ -49,7 +49,7 @@ NOT_GENERATED = Caption(None, None, 0)
 
 @dataclass(slots=True)
 class TokenMeter:
-    """Counts the texts that a model writes; `seconds` is the wall clock of the calls."""
+    """Counts a model's generated texts; `seconds` is the wall-clock time of the calls."""
 
     price: PriceConfig
     captions: int = 0
@@ -57,47 +57,47 @@ class TokenMeter:
     tokens: int = 0
     seconds: float = 0.0
 
-    def count(self, written: Sequence[GeneratedText], begun: float) -> None:
-        """Add what was written since *begun*, a time of `time.monotonic`."""
-        self.seconds += time.monotonic() - begun
-        self.captions += len(written)
-        self.prompt_tokens += sum(one.prompt_tokens for one in written)
-        self.tokens += sum(one.tokens for one in written)
+    def count(self, texts: Sequence[GeneratedText], started: float) -> None:
+        """Add *texts* generated since *started*, a `time.monotonic` value."""
+        self.seconds += time.monotonic() - started
+        self.captions += len(texts)
+        self.prompt_tokens += sum(text.prompt_tokens for text in texts)
+        self.tokens += sum(text.tokens for text in texts)
 
     @property
     def cost(self) -> float:
-        """Return the price of the work, in the currency of the prices."""
+        """The cost so far, in the currency of `price`."""
         price = self.price
         by_token = self.prompt_tokens * price.per_million_prompt_tokens + self.tokens * price.per_million_tokens
         return by_token / 1e6 + self.seconds * price.per_hour / 3600
 
     def notes(self, role: str) -> dict[str, int]:
-        """Return whole numbers that can be added up over shards; the cost is in millionths. Empty without work."""
+        """Return integers that can be summed over shards; the cost is in millionths. Empty if no text was generated."""
         if not self.captions:
             return {}
-        made = {
+        notes = {
             f"{role}_captions": self.captions,
             f"{role}_prompt_tokens": self.prompt_tokens,
             f"{role}_tokens": self.tokens,
             f"{role}_milliseconds": round(self.seconds * 1e3),
         }
         if self.cost:
-            made[f"{role}_cost_millionths"] = round(self.cost * 1e6)
-        return made
+            notes[f"{role}_cost_millionths"] = round(self.cost * 1e6)
+        return notes
 
     def rates(self, role: str) -> str:
-        """Say how fast it went, for a log line."""
+        """Return the throughput and cost as a log line."""
         seconds = max(self.seconds, 1e-3)
-        said = f"{role}: {self.captions / seconds:.1f} captions/s, {self.tokens / seconds:.1f} tokens/s"
-        return f"{said}, cost {self.cost:.6f}" if self.cost else said
+        rates = f"{role}: {self.captions / seconds:.1f} captions/s, {self.tokens / seconds:.1f} tokens/s"
+        return f"{rates}, cost {self.cost:.6f}" if self.cost else rates
 
 
 @dataclass(frozen=True, slots=True)
 class Captioner(Generic[S]):
-    """Writes captions of a shard with one model and prompt; `role` names the prompt.
+    """Generates the captions of a shard with one model and prompt; `role` names the prompt.
 
-    `load` returns the function that generates texts; it is called only if there is something to write. `identify`
-    returns the words that a subject's seeds and stored texts follow from, `screen` what is left of a text.
+    `load` returns the generation function and is called only if a caption is missing. `identify` returns the string
+    from which a subject's seeds and stored texts are keyed. `screen` screens one generated text.
     """
 
     role: str
@@ -110,55 +110,57 @@ class Captioner(Generic[S]):
     screen: Callable[[S, GeneratedText], Screened]
 
     def write(self, subjects: Mapping[K, S], found: Mapping[K, Caption]) -> dict[K, Caption]:
-        """Return *found* and a new caption for each of *subjects* that it lacks, by key.
+        """Return *found* plus a new caption for each missing one of *subjects*, by key.
 
-        Raises VecapError if the task was canceled, or if the server refused nearly all of the shard.
+        Raises VecapError if the task is canceled or if the server rejected more of the shard than `max_rejected`.
         """
         missing = {key: subject for key, subject in subjects.items() if key not in found}
         captions = {**found, **(self._write(missing) if missing else {})}
         if self.settings.server is not None:
-            self.batches.refusals.check(self.role, [caption.problem for caption in captions.values()])
+            self.batches.rejected.check(self.role, [caption.problem for caption in captions.values()])
         return captions
 
     def _write(self, subjects: Mapping[K, S]) -> dict[K, Caption]:
         generate, settings = self.load(), self.settings
-        words = {key: self.identify(subject) for key, subject in subjects.items()}
+        ids = {key: self.identify(subject) for key, subject in subjects.items()}
         texts: dict[K, list[str | None]] = {key: [None] * settings.num_captions for key in subjects}
         attempts: dict[K, list[Attempt]] = {key: [] for key in subjects}
-        wanted = [(key, variant) for key in subjects for variant in range(settings.num_captions)]
+        pending = [(key, variant) for key in subjects for variant in range(settings.num_captions)]
         for number, temperature in enumerate((settings.temperature, settings.retry_temperature)):
-            draws = [
-                sampling_of(words[key], self.prompt.digest, variant, number, temperature) for key, variant in wanted
+            requests = [
+                (subjects[key], sampling_of(ids[key], self.prompt.digest, variant, number, temperature))
+                for key, variant in pending
             ]
-            asked = [(subjects[key], one) for (key, _), one in zip(wanted, draws, strict=True)]
-            answers = self._generate(generate, asked)
-            refused = []
-            for (key, variant), (subject, one), written in zip(wanted, asked, answers, strict=True):
-                left = Screened(None, written.problem) if written.problem else self.screen(subject, written)
-                attempts[key].append(Attempt(variant, one.temperature, one.seed, written.tokens, left.problem))
-                texts[key][variant] = left.text
-                if left.text is None and written.problem is None:  # else another seed would meet the same
-                    refused.append((key, variant))
-            wanted = refused
-            if not wanted or settings.retry_temperature == 0:
+            results = self._generate(generate, requests)
+            rejected = []
+            for (key, variant), (subject, sampling), result in zip(pending, requests, results, strict=True):
+                screened = Screened(None, result.problem) if result.problem else self.screen(subject, result)
+                attempts[key].append(
+                    Attempt(variant, sampling.temperature, sampling.seed, result.tokens, screened.problem)
+                )
+                texts[key][variant] = screened.text
+                if screened.text is None and result.problem is None:  # another seed cannot fix a generation problem
+                    rejected.append((key, variant))
+            pending = rejected
+            if not pending or settings.retry_temperature == 0:
                 break
         return {key: _caption(texts[key], attempts[key]) for key in subjects}
 
-    def _generate(self, generate: Generate[S], asked: Sequence[tuple[S, Sampling]]) -> list[GeneratedText]:
-        """Return a text for each of *asked*: one that an earlier try stored, else a new one."""
-        keys = [text_key(self.role, self.identify(subject), one) for subject, one in asked]
-        places = self.batches.missing(keys)
-        if places:
-            new = [keys[place] for place in places]
-            begun = time.monotonic()
-            finished = partial(self.batches.add_batch, self.role, new, self.settings.batch_size)
-            written = generate([asked[place] for place in places], finished)
-            self.meter.count(written, begun)
-            self.batches.add_all(self.role, new, written)
+    def _generate(self, generate: Generate[S], requests: Sequence[tuple[S, Sampling]]) -> list[GeneratedText]:
+        """Return a text for each of *requests*: one that an earlier attempt stored, or a new one."""
+        keys = [text_key(self.role, self.identify(subject), sampling) for subject, sampling in requests]
+        indices = self.batches.missing(keys)
+        if indices:
+            missing = [keys[index] for index in indices]
+            started = time.monotonic()
+            on_finished = partial(self.batches.add_batch, self.role, missing, self.settings.batch_size)
+            texts = generate([requests[index] for index in indices], on_finished)
+            self.meter.count(texts, started)
+            self.batches.add_all(self.role, missing, texts)
         return [self.batches.texts[key] for key in keys]
 
 
 def _caption(texts: Sequence[str | None], attempts: Sequence[Attempt]) -> Caption:
     variant = next((number for number, text in enumerate(texts) if text), 0)
-    problem = next(one.problem for one in reversed(attempts) if one.variant == variant)
-    return Caption(texts[variant], problem, sum(one.tokens for one in attempts), tuple(texts), tuple(attempts))
+    problem = next(attempt.problem for attempt in reversed(attempts) if attempt.variant == variant)
+    return Caption(texts[variant], problem, sum(attempt.tokens for attempt in attempts), tuple(texts), tuple(attempts))

@@ -1,4 +1,4 @@
-"""The LLM: it fuses AltText and VeC into one caption (VeCap). Vicuna, T5 and whatever else transformers loads so."""
+"""The LLM fuses AltText and VeC into one caption (VeCap). Supports causal and seq2seq models of transformers."""
 
 from __future__ import annotations
 
@@ -12,65 +12,71 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.models import Checkpoint
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, Sampling, failed, ignore_finished
-from vecap_tasks.rewrite.backends.transformers import LOAD_ERRORS, Generator, Inputs, cannot_load, load_weights, padded
+from vecap_tasks.rewrite.backends.transformers import (
+    LOAD_ERRORS,
+    Generator,
+    Inputs,
+    cannot_load,
+    load_weights,
+    padded_length,
+)
 from vecap_tasks.rewrite.prompt import Prompt, Texts, clean
 
 LlmInput = tuple[Texts, Sampling]
 
 
 class Llm:
-    """A language model with the prompt it is asked. Raises PermanentError where the folder is none."""
+    """A language model with its prompt. Raises PermanentError if the checkpoint cannot be loaded."""
 
     def __init__(self, checkpoint: Checkpoint, settings: ModelConfig, prompt: Prompt, max_alttext_chars: int) -> None:
         self._generator = _load(checkpoint, settings)
         self._tokenizer = self._generator.tokenizer
-        self._special = self._generator.special_tokens
+        self._special_tokens = self._generator.special_tokens
         self._template: str | None = self._tokenizer.chat_template or prompt.template
         self._prompt = prompt
-        self._limit = max_alttext_chars
+        self._max_chars = max_alttext_chars
         config = self._generator.model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None) or self._tokenizer.model_max_length
-        self._room = int(context) - (0 if self._generator.answers_apart else settings.max_new_tokens)
+        self._max_prompt_tokens = int(context) - (0 if self._generator.is_encoder_decoder else settings.max_new_tokens)
 
-    def fuse(self, asked: Sequence[LlmInput], finished: OnFinished = ignore_finished) -> list[GeneratedText]:
-        """Write a text about each (AltText, VeC), in batches of prompts of one length.
+    def fuse(self, requests: Sequence[LlmInput], on_finished: OnFinished = ignore_finished) -> list[GeneratedText]:
+        """Generate a text for each (AltText, VeC), in batches of equal padded prompt length.
 
-        A text has the problem `prompt_too_long` where no prompt with it is short enough for the model. *finished* is
-        told of each batch.
+        A text has the problem `prompt_too_long` if no prompt fits the model. *on_finished* gets each batch.
         """
-        prompts = {texts: self.encode(*texts) for texts, _ in asked}
-        written = [failed("prompt_too_long")] * len(asked)
+        prompts = {texts: self.encode(*texts) for texts, _ in requests}
+        results = [failed("prompt_too_long")] * len(requests)
         size = self._generator.settings.batch_size
-        # The longer the VeC, the longer the answer, and a batch is done when its longest answer is.
+        # A long VeC needs a long answer, and a batch runs until its longest answer ends.
         ready = sorted(
-            (padded(len(ids)), len(texts[1]), texts, draw.variant, place)
-            for place, (texts, draw) in enumerate(asked)
+            (padded_length(len(ids)), len(texts[1]), texts, sampling.variant, index)
+            for index, (texts, sampling) in enumerate(requests)
             if (ids := prompts[texts])
         )
         for _, group in groupby(ready, key=lambda item: item[0]):
-            places = [place for *_, place in group]
-            for some in (places[start : start + size] for start in range(0, len(places), size)):
-                batch = [(prompts[asked[place][0]], asked[place][1]) for place in some]
-                texts = dict(zip(some, self._generator.write(batch, self._prepare), strict=True))
-                finished(texts)
-                for place, text in texts.items():
-                    written[place] = text
-        return written
+            indices = [index for *_, index in group]
+            for chunk in (indices[start : start + size] for start in range(0, len(indices), size)):
+                batch = [(prompts[requests[index][0]], requests[index][1]) for index in chunk]
+                texts = dict(zip(chunk, self._generator.generate(batch, self._prepare), strict=True))
+                on_finished(texts)
+                for index, text in texts.items():
+                    results[index] = text
+        return results
 
     def encode(self, alttext: str, vec: str) -> list[int]:
-        """Return the prompt's tokens, the AltText cut until they leave room for an answer; empty where none do."""
-        alttext = clean(alttext, self._special, self._limit)
-        vec = clean(vec, self._special, self._limit)
+        """Return the token ids of the prompt, with the AltText cut to fit; empty if the VeC does not fit."""
+        alttext = clean(alttext, self._special_tokens, self._max_chars)
+        vec = clean(vec, self._special_tokens, self._max_chars)
         while True:
             ids = self._tokens(self._prompt.fill(alttext=alttext, vec=vec))
-            if len(ids) <= self._room:
+            if len(ids) <= self._max_prompt_tokens:
                 return ids
             if not alttext:
                 return []
             alttext = clean(alttext, (), len(alttext) // 2)
 
     def _tokens(self, content: str) -> list[int]:
-        if self._template is None:  # a model that was never taught to converse: T5, a base model
+        if self._template is None:  # no chat model: T5, a base model
             plain: list[int] = self._tokenizer(content)["input_ids"]
             return plain
         text = self._tokenizer.apply_chat_template(
@@ -83,7 +89,7 @@ class Llm:
         return ids
 
     def _prepare(self, prompts: Sequence[list[int]]) -> Inputs:
-        length = padded(max(map(len, prompts)))
+        length = padded_length(max(map(len, prompts)))
         ids = torch.full((len(prompts), length), self._tokenizer.pad_token_id)
         mask = torch.zeros((len(prompts), length), dtype=torch.int64)
         for row, prompt in enumerate(prompts):
@@ -95,7 +101,7 @@ class Llm:
 
 @lru_cache(maxsize=1)
 def _load(checkpoint: Checkpoint, settings: ModelConfig) -> Generator:
-    """Load model and tokenizer, once in a process, for however many prompts."""
+    """Load model and tokenizer once per process and share them between prompts."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
         config = AutoConfig.from_pretrained(checkpoint.folder, local_files_only=True, trust_remote_code=False)
@@ -107,5 +113,5 @@ def _load(checkpoint: Checkpoint, settings: ModelConfig) -> Generator:
 
 @lru_cache(maxsize=2)
 def load_llm(checkpoint: Checkpoint, settings: ModelConfig, prompt: Prompt, max_alttext_chars: int) -> Llm:
-    """Take the model, with a prompt, for all shards that a process does."""
+    """Return the model with *prompt*, cached per process."""
     return Llm(checkpoint, settings, prompt, max_alttext_chars)

@@ -1,12 +1,12 @@
-"""Prompts: versioned text files, and how text from the web is put into them.
+"""Prompts: versioned text files, and safe insertion of web text into them.
 
-A prompt is `<id>.md`, in `prompts/` beside this file or in a folder of the user's own (`rewrite.prompts`), looked
-into first. `{alttext}` and `{vec}` say where the data goes. `<id>.jinja` beside it is a chat template for models that
-bring none. The wording of every prompt that comes with this project is its own, not a paper's.
+A prompt is `<id>.md`, in the folder `rewrite.prompts` (searched first) or in `prompts/` next to this file. `{alttext}`
+and `{vec}` are placeholders for the data. `<id>.jinja` is an optional chat template for models without one. The
+prompts of this project are its own, not a paper's.
 
-AltText, and what a VLM read in a picture, is data: `clean` takes out whatever a model or a tokenizer could take for the
-frame of a conversation, `Prompt.fill` what would end the place that the data has in the prompt, and a place is filled
-once, so that braces in the data mean nothing.
+AltText and VeC are untrusted data. `clean` removes everything that a model or tokenizer could read as chat markup.
+`Prompt.fill` removes what would close the data's delimiters and fills each placeholder once, so braces in the data
+have no effect.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from vecap_tasks.errors import ConfigError
 Texts = tuple[str, str]  # AltText and VeC; either may be ""
 
 FOLDER = Path(__file__).parent / "prompts"
-# What the prompt of a role must hold, and nothing else.
-PLACES = {"vlm": (), "llm": ("alttext", "vec"), "alttext": ("alttext",)}
+# The placeholders of each role's prompt.
+PLACEHOLDERS = {"vlm": (), "llm": ("alttext", "vec"), "alttext": ("alttext",)}
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_PLACE = re.compile(r"\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _LABEL = re.compile(r"^[^\S\n]*([^\n{}:]{1,40}?)[^\S\n]*:[^\n]*\{(?:alttext|vec)\}", re.MULTILINE)
-_OPENED = re.compile(r"(?:<([\w-]+)>|([\"“«`]))\s*$")
-_CLOSES = {'"': '"“”„‟', "“": '"“”„‟', "«": "«»", "`": "`"}
+_OPENING = re.compile(r"(?:<([\w-]+)>|([\"“«`]))\s*$")
+_CLOSING = {'"': '"“”„‟', "“": '"“”„‟', "«": "«»", "`": "`"}
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The text of a prompt and, where it brings one, its chat template. `digest` covers both, 64 hex digits."""
+    """A prompt's text and optional chat template. `digest` covers both, 64 hex digits."""
 
     id: str
     text: str
@@ -46,15 +46,15 @@ class Prompt:
 
     @property
     def name(self) -> str:
-        """How a caption's row names the prompt: `id@` and the first 12 digits of its digest."""
+        """The prompt's name in caption rows: `id@` and the first 12 digits of the digest."""
         return f"{self.id}@{self.digest[:12]}"
 
     def fill(self, alttext: str = "", vec: str = "") -> str:
-        """Return the text with the data in its places; what is put in is not looked at again.
+        """Return the text with its placeholders filled; inserted data is not scanned for placeholders.
 
-        Data cannot end its place: where the prompt opens a tag or a quotation before it, the tag is taken out of the
-        data and quotation marks become apostrophes; and a label that the prompt has on the line of a place ("Alt
-        text:") loses its colon in the data.
+        Data cannot close its delimiters: if a tag or quotation mark opens before a placeholder, the tag is removed
+        from the data and quotation marks become apostrophes. A label on a placeholder's line ("Alt text:") loses its
+        colon in the data.
         """
         values = {"alttext": alttext, "vec": vec}
         labels = "|".join(r"\s+".join(map(re.escape, label.split())) for label in _LABEL.findall(self.text))
@@ -62,51 +62,50 @@ class Prompt:
             colon = re.compile(rf"\b({labels})\s*[:：]", re.IGNORECASE)
             values = {name: colon.sub(r"\1", value) for name, value in values.items()}
 
-        def put(place: re.Match[str]) -> str:
-            value = values[place.group(1)]
-            opened = _OPENED.search(self.text, 0, place.start())
-            return _held(value, opened) if opened else value
+        def replace(match: re.Match[str]) -> str:
+            value = values[match.group(1)]
+            opening = _OPENING.search(self.text, 0, match.start())
+            return _remove_closing(value, opening) if opening else value
 
-        return _PLACE.sub(put, self.text)
+        return _PLACEHOLDER.sub(replace, self.text)
 
 
-def _held(value: str, opened: re.Match[str]) -> str:
-    """Return *value* without what closes the tag or the quotation that stands before its place."""
-    tag, quote = opened.groups()
+def _remove_closing(value: str, opening: re.Match[str]) -> str:
+    """Return *value* without anything that closes the tag or quotation opened before its placeholder."""
+    tag, quote = opening.groups()
     if quote:
-        return value.translate(dict.fromkeys(map(ord, _CLOSES[quote]), "'"))
-    return _without(value, re.compile(rf"<\s*/?\s*{re.escape(tag)}\s*/?\s*>", re.IGNORECASE))
+        return value.translate(dict.fromkeys(map(ord, _CLOSING[quote]), "'"))
+    return _remove(value, re.compile(rf"<\s*/?\s*{re.escape(tag)}\s*/?\s*>", re.IGNORECASE))
 
 
-def load_prompt(name: str, folder: Path | None = None, places: tuple[str, ...] | None = None) -> Prompt:
-    """Return the prompt *name*, from *folder* where it has one, else from this package.
+def load_prompt(name: str, folder: Path | None = None, placeholders: tuple[str, ...] | None = None) -> Prompt:
+    """Return the prompt *name* from *folder* if it exists there, otherwise from this package.
 
-    Raises ConfigError where there is none, naming those that there are, and where it has other places for data than
-    *places*.
+    Raises ConfigError if the prompt does not exist, is not UTF-8, or has other placeholders than *placeholders*.
     """
     folders = [FOLDER] if folder is None else [folder, FOLDER]
     if folder is not None and not folder.is_dir():
-        raise ConfigError(f"rewrite.prompts: there is no folder {folder}; correct the path")
-    files = [place / f"{name}.md" for place in folders]
-    file = next((one for one in files if one.is_file()), None) if _ID.fullmatch(name) else None
+        raise ConfigError(f"rewrite.prompts: folder {folder} does not exist; correct the path")
+    files = [parent / f"{name}.md" for parent in folders]
+    file = next((path for path in files if path.is_file()), None) if _ID.fullmatch(name) else None
     if file is None:
-        known = ", ".join(sorted({path.stem for place in folders for path in place.glob("*.md")}))
-        raise ConfigError(f"there is no prompt {name!r}; use one of {known}, or add {folders[0] / 'your-own.md'}")
-    beside = file.with_suffix(".jinja")
+        known = ", ".join(sorted({path.stem for parent in folders for path in parent.glob("*.md")}))
+        raise ConfigError(f"unknown prompt {name!r}; use one of {known}, or add {folders[0] / 'your-own.md'}")
+    template_file = file.with_suffix(".jinja")
     try:
         text = file.read_text(encoding="utf-8").strip()
-        template = beside.read_text(encoding="utf-8").strip() if beside.is_file() else None
+        template = template_file.read_text(encoding="utf-8").strip() if template_file.is_file() else None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the prompt {file} or its template is not UTF-8 text; save it as UTF-8") from error
-    found = set(_PLACE.findall(text))
-    if not text or (places is not None and found != set(places)):
-        wanted = " and ".join(f"{{{place}}}" for place in places or ()) or "no places for data"
-        has = ", ".join(f"{{{place}}}" for place in sorted(found)) or ("none" if text else "no text")
-        raise ConfigError(f"the prompt {file} must hold {wanted}, and has {has}; correct it, or choose another")
+        raise ConfigError(f"prompt {file} or its template is not UTF-8 text; save it as UTF-8") from error
+    found = set(_PLACEHOLDER.findall(text))
+    if not text or (placeholders is not None and found != set(placeholders)):
+        required = " and ".join(f"{{{field}}}" for field in placeholders or ()) or "no placeholders"
+        has = ", ".join(f"{{{field}}}" for field in sorted(found)) or ("none" if text else "no text")
+        raise ConfigError(f"prompt {file} must contain {required} but has {has}; correct it or choose another prompt")
     return Prompt(name, text, template, digest({"text": text, "template": template}))
 
 
-# How chat formats in use mark their turns, whatever the tokenizer at hand knows; and markup that prompts are made of.
+# Turn markers of common chat formats, whatever the tokenizer knows, and markup of prompts.
 _ROLE = "user|assistant|system|human|model|bot|gpt|ai|tool|function|developer|instructions?|response"
 _MARKERS = (
     # ChatML, Llama 3, Phi, Zephyr, Command, Granite, Harmony, DeepSeek, Qwen
@@ -119,15 +118,15 @@ _MARKERS = (
     r"|eot|unused\d*|extra_id_\d+|reserved_?\w*|fim_\w+|start_of_\w+|end_of_\w+|tool_\w+|function\w*|think|thinking|sys"
     rf"|{_ROLE}|prompt|context|data|alt_?text|description|vec|caption|document|input|output|answer|example|text"
     r"|message|messages|turn|role|instruction\w*)(?:\s[^<>]*)?/?>",
-    # Alpaca's headings, other fences, and what only floods a model: rows of brackets, words without an end
+    # Alpaca's headings, other fences; runs of brackets and very long words, which flood a model
     r"#{2,}|`{3,}|\"{3,}|'{3,}|[-=*_~<>|()\[\]{}]{4,}|[a-z0-9]{81,}",
-    # Vicuna, Claude 2, OpenChat, and whoever else marks a turn by a bare word: the colon makes it one
+    # Vicuna, Claude 2, OpenChat and other formats that mark a turn by a word and a colon
     rf"\b(?:{_ROLE}|alt[- ]?text|description|caption|vec)\s*(?P<colon>:)",
 )
 _JOINERS = "\u200c\u200d"  # Persian, Indic scripts and emoji need them
-_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters that show nothing
-_MOST_MARKS = 3  # combining characters upon one letter
-# Characters that pass for others, besides those that Unicode itself calls compatible.
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"  # letters without a visible glyph
+_MAX_COMBINING = 3  # combining characters per letter
+# Look-alikes that Unicode does not list as compatibility characters.
 _LOOK_ALIKE = (
     ("<", "‹〈⟨❬❮❰《ᐸ˂≺≤"),
     (">", "›〉⟩❭❯❱》ᐳ˃≻≥"),
@@ -145,29 +144,29 @@ _LOOK_ALIKE = (
 )
 
 
-def _folded_characters() -> Iterator[tuple[int, str]]:
+def _ascii_equivalents() -> Iterator[tuple[int, str]]:
     for block in ((0x2100, 0x2150), (0x2460, 0x2500), (0xFE30, 0xFE70), (0xFF00, 0xFFF0), (0x1D400, 0x1D800)):
         for code in range(*block):
             plain = unicodedata.normalize("NFKC", chr(code))
             if len(plain) == 1 and plain.isascii():
                 yield code, plain
-    for plain, others in _LOOK_ALIKE:
-        for place, other in enumerate(others):
-            yield ord(other), plain[place] if len(plain) > 1 else plain
+    for plain, look_alikes in _LOOK_ALIKE:
+        for index, character in enumerate(look_alikes):
+            yield ord(character), plain[index] if len(plain) > 1 else plain
 
 
-_FOLD = dict(_folded_characters())
+_ASCII = dict(_ascii_equivalents())
 
 
 def clean(text: str, special_tokens: Iterable[str], limit: int) -> str:
-    """Return *text* as one line of data: no control or format characters, no token or marker of a chat format.
+    """Return *text* as one line of data without control or format characters, special tokens and chat markers.
 
-    Markers are found as they look: through look-alikes of other scripts, and combining or joining characters between
-    their letters. Taking one out never joins what stood around it, so that none can be hidden inside another. The
-    line is cut to *limit* characters, at a space where one is near.
+    Markers are also found if they are written with look-alikes of other scripts or with combining or joining
+    characters. Removal inserts a space, so the text around a marker cannot form a new one. The line is cut to *limit*
+    characters, at a space if one is near.
     """
-    shown = "".join(islice(_visible(text), 4 * limit))
-    line = _without(" ".join(shown.split()), _marks(tuple(special_tokens)))
+    visible = "".join(islice(_visible(text), 4 * limit))
+    line = _remove(" ".join(visible.split()), _marker_pattern(tuple(special_tokens)))
     line = " ".join(line.split())
     if len(line) <= limit:
         return line
@@ -176,40 +175,40 @@ def clean(text: str, special_tokens: Iterable[str], limit: int) -> str:
 
 
 @lru_cache(maxsize=8)
-def _marks(special_tokens: tuple[str, ...]) -> re.Pattern[str]:
-    tokens = sorted((_fold(token)[0] for token in special_tokens if token.strip()), key=len, reverse=True)
+def _marker_pattern(special_tokens: tuple[str, ...]) -> re.Pattern[str]:
+    tokens = sorted((_to_ascii(token)[0] for token in special_tokens if token.strip()), key=len, reverse=True)
     return re.compile("|".join([*(re.escape(token) for token in tokens), *_MARKERS]), re.IGNORECASE)
 
 
-def _without(line: str, marks: re.Pattern[str]) -> str:
-    """Return *line* with a space for each of the *marks*, again until there is none; of a role its colon alone goes."""
+def _remove(line: str, marks: re.Pattern[str]) -> str:
+    """Return *line* with each of *marks* replaced by a space, repeatedly; of a role marker only the colon goes."""
     while True:
-        folded, places = _fold(line)
+        plain, positions = _to_ascii(line)
         kept, end = [], 0
-        for match in marks.finditer(folded):
+        for match in marks.finditer(plain):
             colon = match.start("colon") if "colon" in marks.groupindex and match["colon"] else match.start()
-            kept.append(line[end : places[colon]])
-            end = places[match.end() - 1] + 1
+            kept.append(line[end : positions[colon]])
+            end = positions[match.end() - 1] + 1
         if not kept:
             return line
         line = " ".join([*kept, line[end:]])
 
 
-def _fold(text: str) -> tuple[str, list[int]]:
-    """Return *text* as it looks in ASCII where it does, without characters that add nothing, and where each stood."""
-    characters, places = [], []
-    for place, character in enumerate(text):
+def _to_ascii(text: str) -> tuple[str, list[int]]:
+    """Return *text* with look-alikes as ASCII and without joiners, and the position of each character in *text*."""
+    characters, positions = [], []
+    for position, character in enumerate(text):
         if not character.isascii():
-            character = _FOLD.get(ord(character), character)
+            character = _ASCII.get(ord(character), character)
             if character in _JOINERS or unicodedata.combining(character):
                 continue
         characters.append(character)
-        places.append(place)
-    return "".join(characters), places
+        positions.append(position)
+    return "".join(characters), positions
 
 
 def _visible(text: str) -> Iterator[str]:
-    """Give the characters that can be seen, a space for those that part words."""
+    """Yield the visible characters, and a space for each separator."""
     before, marks = " ", 0
     for character in text:
         if character.isascii():
@@ -217,14 +216,14 @@ def _visible(text: str) -> Iterator[str]:
         elif character in _JOINERS:
             shown = "" if before.isascii() else character
         else:
-            shown = _shown(character)
+            shown = _visible_character(character)
         marks = marks + 1 if unicodedata.combining(character) else 0
-        if shown and marks <= _MOST_MARKS:
+        if shown and marks <= _MAX_COMBINING:
             before = shown
             yield shown
 
 
-def _shown(character: str) -> str:
+def _visible_character(character: str) -> str:
     if character in _BLANK or unicodedata.category(character) in ("Cc", "Zl", "Zp", "Zs"):
         return " "
     selector = "\ufe00" <= character <= "\ufe0d" or "\U000e0100" <= character <= "\U000e01ef"

@@ -1,10 +1,10 @@
-"""Captions that earlier versions paid for: found again by image, model, prompt and parameters.
+"""Reuses captions of earlier versions with the same image, model, prompt and parameters.
 
-What is reused is what would be written: text that depends on nothing else. So a version has the same bytes whether
-its captions were found or made; of a served model that holds as far as its server answers alike twice.
+A reused caption equals a newly generated one, so a version has the same bytes either way. For a served model this
+holds only if its server is deterministic.
 """
 
-# ruff: noqa: S608 - the queries are put together from this file's own text and quoted paths
+# ruff: noqa: S608 - queries contain only this file's text and quoted paths
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vecap_tasks.rewrite.captioner import Attempt, Caption
 
 @dataclass(frozen=True, slots=True)
 class CaptionProvenance:
-    """Who writes: a model's name and revision, the prompt, the parameters as JSON; as a caption's row says it."""
+    """Model name and revision, prompt, and parameters as JSON; columns of a caption row."""
 
     model: str
     revision: str
@@ -39,7 +39,7 @@ class CaptionProvenance:
 
 @dataclass(frozen=True, slots=True)
 class ProvenanceByText:
-    """Who writes what; nobody need rewrite the AltText alone."""
+    """The provenance of each text; `alttext_rewritten` is None if the AltText is not rewritten."""
 
     vec: CaptionProvenance
     vecap: CaptionProvenance
@@ -48,7 +48,7 @@ class ProvenanceByText:
 
 @dataclass(frozen=True, slots=True)
 class Captions:
-    """VeC by the image's sha256, VeCap by (AltText, VeC), the AltText rewritten by the AltText."""
+    """VeC by image sha256, VeCap by (AltText, VeC), rewritten AltText by AltText."""
 
     vec: dict[str, Caption] = field(default_factory=dict)
     vecap: dict[tuple[str, str], Caption] = field(default_factory=dict)
@@ -56,73 +56,73 @@ class Captions:
 
 
 def finished_captions(store: Store, version: Version) -> tuple[str, ...]:
-    """Return where the store has captions of the dataset's other versions, those still in the making among them."""
-    places: dict[str, None] = {}
-    for other in list_versions(store, version.dataset):
-        if other.name == version.name:
+    """Return the store names of caption files of the dataset's other versions, including unfinished ones."""
+    names: dict[str, None] = {}
+    for candidate in list_versions(store, version.dataset):
+        if candidate.name == version.name:
             continue
-        folder = f"{other.folder}/rewrite"
+        folder = f"{candidate.folder}/rewrite"
         manifest = read_manifest(store, folder)
         if manifest is not None:
-            places |= dict.fromkeys(manifest.files_ending(".parquet"))
-        else:  # a shard's receipt comes after its file
-            receipts = [name for name in store.files(f"{folder}/{RECEIPTS}") if name.endswith(".json")]
-            places |= dict.fromkeys(f"{folder}/{name.removesuffix('.json')}.parquet" for name in receipts)
-    return tuple(places)
+            names |= dict.fromkeys(manifest.files_ending(".parquet"))
+        else:  # a receipt is written after its shard file
+            receipts = [file for file in store.files(f"{folder}/{RECEIPTS}") if file.endswith(".json")]
+            names |= dict.fromkeys(f"{folder}/{file.removesuffix('.json')}.parquet" for file in receipts)
+    return tuple(names)
 
 
 class CaptionCache:
-    """Where the other versions have captions of images that a version has accepted.
+    """Finds the caption files that contain the accepted images of a version.
 
-    One query over all their files finds it, of each image 8 bytes and a file's number: more than *memory_limit* goes to
-    disk. A shard then reads the files that have its images, and no others. The files are those of the moment of making.
+    One query over all files builds an index of 8 bytes per image plus a file number, which spills to disk above
+    *memory_limit*. The list of files is fixed at construction.
     """
 
     def __init__(self, store: Store, files: Sequence[str], verdicts: str, memory_limit: str = "1GB") -> None:
         self._store = store
         self._files = files
-        self._lock = Lock()  # a worker of several threads does several shards
+        self._lock = Lock()  # worker threads process several shards at once
         self._connection = open_connection(store, memory_limit, threads=1)
-        self._connection.execute("CREATE TABLE place (image UBIGINT, file INTEGER)")
+        self._connection.execute("CREATE TABLE location (image UBIGINT, file INTEGER)")
         if not files:
             return
         numbers = {store.query_path(name): number for number, name in enumerate(files)}
         self._connection.register("file", pa.table({"filename": [*numbers], "number": [*numbers.values()]}))
         self._connection.execute(f"""
-            INSERT INTO place
+            INSERT INTO location
             SELECT hash(sha256), number
             FROM {scan([*numbers], union_by_name=True)} JOIN file USING (filename)
             WHERE sha256 IN (SELECT sha256 FROM {scan([verdicts])} WHERE accepted)""")
 
     def files_with(self, rows: Sequence[Row]) -> list[str]:
-        """Return the files that have captions of the images of *rows*; now and then one that has none, at worst."""
+        """Return the files with captions of the images of *rows*; a hash collision can add a file."""
         with self._lock:
             self._connection.register("wanted", pa.table({"sha256": [row.sha256 for row in rows]}))
             found = self._connection.execute(
-                "SELECT DISTINCT file FROM place WHERE image IN (SELECT hash(sha256) FROM wanted) ORDER BY file"
+                "SELECT DISTINCT file FROM location WHERE image IN (SELECT hash(sha256) FROM wanted) ORDER BY file"
             ).fetchall()
         return [self._files[number] for (number,) in found]
 
 
-# What a server failed to answer is asked again; so is what was never asked, which took no tokens.
+# Excludes failed server requests and texts that were never requested (0 tokens): both are requested again.
 _QUERY = """
-    SELECT {key}, {text}, {side}_problem, {side}_tokens, {side}_variants, {side}_attempts
+    SELECT {key}, {text}, {prefix}_problem, {prefix}_tokens, {prefix}_variants, {prefix}_attempts
     FROM (
         SELECT * FROM {files}
-        UNION ALL BY NAME SELECT * FROM columns -- an earlier release's files lack some
+        UNION ALL BY NAME SELECT * FROM columns -- files of earlier releases lack some columns
     )
     WHERE sha256 IN (SELECT sha256 FROM wanted)
-        AND {side}_model = $model AND {side}_revision = $revision AND {side}_prompt = $prompt
-        AND {side}_parameters = $parameters AND {side}_attempts IS NOT NULL
-        AND (({side}_tokens > 0 AND {side}_problem IS DISTINCT FROM 'server_failed')
-            OR {side}_problem = 'unreadable_image')
+        AND {prefix}_model = $model AND {prefix}_revision = $revision AND {prefix}_prompt = $prompt
+        AND {prefix}_parameters = $parameters AND {prefix}_attempts IS NOT NULL
+        AND (({prefix}_tokens > 0 AND {prefix}_problem IS DISTINCT FROM 'server_failed')
+            OR {prefix}_problem = 'unreadable_image')
 """
 
 
 def find_captions(
-    store: Store, files: Sequence[str], rows: Sequence[Row], writers: ProvenanceByText, work: Path | None = None
+    store: Store, files: Sequence[str], rows: Sequence[Row], provenance: ProvenanceByText, work: Path | None = None
 ) -> Captions:
-    """Look the *rows* up in the caption *files*; *work* is a folder for what does not fit into memory."""
+    """Find captions of *rows* in *files*; *work* is a folder for spilled data."""
     found = Captions()
     if not files or not rows:
         return found
@@ -130,26 +130,31 @@ def find_captions(
         connection.register("wanted", pa.table({"sha256": sorted({row.sha256 for row in rows})}))
         connection.register("columns", CAPTIONS.empty_table())
         paths = [store.query_path(name) for name in files]
-        for sha256, *seen in _lines(connection, paths, "vec", writers.vec, "sha256", "vec"):
-            found.vec[sha256] = _caption(*seen)
+        for sha256, *values in _lines(connection, paths, "vec", provenance.vec, "sha256", "vec"):
+            found.vec[sha256] = _caption(*values)
         by_llm = "CASE vecap_from WHEN 'llm' THEN vecap END"
-        for alttext, vec, *fused in _lines(connection, paths, "vecap", writers.vecap, "alttext, vec", by_llm):
-            found.vecap[alttext, vec] = _caption(*fused)
-        side, writer = "alttext_rewritten", writers.alttext_rewritten
-        for alttext, *rewritten in _lines(connection, paths, side, writer, "alttext", side) if writer else ():
-            found.alttext_rewritten[alttext] = _caption(*rewritten)
+        for alttext, vec, *values in _lines(connection, paths, "vecap", provenance.vecap, "alttext, vec", by_llm):
+            found.vecap[alttext, vec] = _caption(*values)
+        prefix, rewriter = "alttext_rewritten", provenance.alttext_rewritten
+        for alttext, *values in _lines(connection, paths, prefix, rewriter, "alttext", prefix) if rewriter else ():
+            found.alttext_rewritten[alttext] = _caption(*values)
     return found
 
 
 def _lines(
-    connection: duckdb.DuckDBPyConnection, paths: list[str], side: str, writer: CaptionProvenance, key: str, text: str
+    connection: duckdb.DuckDBPyConnection,
+    paths: list[str],
+    prefix: str,
+    provenance: CaptionProvenance,
+    key: str,
+    text: str,
 ) -> list[tuple[Any, ...]]:
-    values = {name: getattr(writer, name) for name in CaptionProvenance.__slots__}
-    query = _QUERY.format(files=scan(paths, union_by_name=True), side=side, key=key, text=text)
+    values = {name: getattr(provenance, name) for name in CaptionProvenance.__slots__}
+    query = _QUERY.format(files=scan(paths, union_by_name=True), prefix=prefix, key=key, text=text)
     return connection.execute(query, values).fetchall()
 
 
 def _caption(
     text: str | None, problem: str | None, tokens: int, variants: list[str | None], attempts: list[dict[str, Any]]
 ) -> Caption:
-    return Caption(text, problem, tokens, tuple(variants), tuple(Attempt(**one) for one in attempts))
+    return Caption(text, problem, tokens, tuple(variants), tuple(Attempt(**attempt) for attempt in attempts))

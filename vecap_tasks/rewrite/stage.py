@@ -1,11 +1,11 @@
-"""The stage rewrite: every accepted row gets a VeC and a VeCap, each with who wrote it and what screening found.
+"""The stage rewrite: generates a VeC and a VeCap for every accepted row, with provenance and screening results.
 
 image ── VLM ── screening ── VeC ─┐
-                                  ├─ LLM ── screening ── VeCap; where that fails VeC, then AltText, then none
+                                  ├─ LLM ── screening ── VeCap; fallback: VeC, then AltText, then none
 AltText ── cleaning ──────────────┤
-                                  └─ LLM ── screening ── AltText rewritten alone, where that is asked for
+                                  └─ LLM ── screening ── rewritten AltText (optional)
 
-What screening refuses is written once more with another seed before the next step stands in.
+A text that screening rejects is generated once more with another seed before the fallback applies.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.accepted_rows import ImageInput, Row, read_inputs, read_rows
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, Sampling
-from vecap_tasks.rewrite.batches import Batches, warn_of_refusals
+from vecap_tasks.rewrite.batches import Batches, warn_rejected_requests
 from vecap_tasks.rewrite.caption_table import caption_table, count
 from vecap_tasks.rewrite.captioner import Captioner, Generate, TokenMeter
-from vecap_tasks.rewrite.prompt import PLACES, Prompt, Texts, load_prompt
+from vecap_tasks.rewrite.prompt import PLACEHOLDERS, Prompt, Texts, load_prompt
 from vecap_tasks.rewrite.reuse import (
     CaptionCache,
     CaptionProvenance,
@@ -44,25 +44,27 @@ from vecap_tasks.rewrite.screen import Screened
 log = logging.getLogger(__name__)
 
 
-class Describer(Protocol):
-    """A VLM of any backend: it returns a text for each picture, in their order, and tells of batches on the way.
+class VlmBackend(Protocol):
+    """A VLM backend. `describe` returns a text for each image in order and reports finished batches.
 
-    `decoders` is how many threads may decode pictures for it.
+    `decode_threads` is the number of image decoding threads.
     """
 
-    decoders: int
+    decode_threads: int
 
-    def describe(self, asked: Iterator[tuple[ImageInput, Sampling]], finished: OnFinished) -> list[GeneratedText]: ...
+    def describe(
+        self, requests: Iterator[tuple[ImageInput, Sampling]], on_finished: OnFinished
+    ) -> list[GeneratedText]: ...
 
 
-class Fuser(Protocol):
-    """An LLM of any backend: it returns a text for each (AltText, VeC), in their order, and tells of batches too."""
+class LlmBackend(Protocol):
+    """An LLM backend. `fuse` returns a text for each (AltText, VeC) in order and reports finished batches."""
 
-    def fuse(self, asked: Sequence[tuple[Texts, Sampling]], finished: OnFinished) -> list[GeneratedText]: ...
+    def fuse(self, requests: Sequence[tuple[Texts, Sampling]], on_finished: OnFinished) -> list[GeneratedText]: ...
 
 
 class Rewrite(Stage):
-    """Writes `{shard}.parquet` with schema CAPTIONS: the accepted rows in key order, `shard_size` to a shard."""
+    """Writes `{shard}.parquet` (CAPTIONS): the accepted rows in key order, `shard_size` rows per shard."""
 
     name = "rewrite"
     revision = 3
@@ -71,15 +73,15 @@ class Rewrite(Stage):
     rates = ("rows", "vec_tokens", "vecap_tokens")
 
     def identity(self) -> dict[str, Any]:
-        made = super().identity()
+        identity = super().identity()
         for role, model in self._models.items():
-            made[role] |= {"digest": model.digest}
+            identity[role] |= {"digest": model.digest}
         for role, prompt in self._prompts.items():
-            if role in made:
-                made[role] |= {"prompt_digest": prompt.digest}
+            if role in identity:
+                identity[role] |= {"prompt_digest": prompt.digest}
             else:
-                made[f"{role}_prompt_digest"] = prompt.digest
-        return made | {"screening": screen.REVISION}
+                identity[f"{role}_prompt_digest"] = prompt.digest
+        return identity | {"screening": screen.REVISION}
 
     def inputs(self) -> list[Input]:
         models = [Input("model", found.name, found.digest, found.bytes) for found in self._models.values()]
@@ -96,7 +98,7 @@ class Rewrite(Stage):
     def process(self, shard: str, work: Path) -> ShardOutput:
         section = self.config.rewrite
         rows = self._rows(int(shard), work)
-        found = find_captions(self.store, self._earlier.files_with(rows), rows, self._writers, work)
+        found = find_captions(self.store, self._cache.files_with(rows), rows, self._provenances, work)
         batches = Batches(self, shard)
         meters = {"vlm": TokenMeter(section.vlm.price), "llm": TokenMeter(section.llm.price)}
         images: dict[str, Row] = {}
@@ -110,28 +112,28 @@ class Rewrite(Stage):
             notes["reused_alttext_rewritten"] = len(rewritten)
             alttexts = {row.alttext: (row.alttext, "") for row in rows if row.alttext}
             rewritten = self._llm_captioner("alttext", batches, meters["llm"]).write(alttexts, rewritten)
-        table = caption_table(rows, Captions(vec, vecap, rewritten), self._writers)
+        table = caption_table(rows, Captions(vec, vecap, rewritten), self._provenances)
         write_rows(table.to_batches(), CAPTIONS, work / f"{shard}.parquet")
-        if batches.taken_over:
-            notes["taken_over"] = batches.taken_over
+        if batches.resumed:
+            notes["taken_over"] = batches.resumed
         for role, meter in meters.items():
             notes |= meter.notes(role)
             log.info("%s %s: %s", self.name, shard, meter.rates(role))
         return ShardOutput({f"{shard}.parquet": len(rows)}, count(table), notes=notes)
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
-        """Keep what the servers say of the models that they serve, of today and thus not of the content."""
+        """Write what the servers report about their models as an attachment, outside the content digest."""
         servers = {role: settings for role, settings in self._settings.items() if settings.server is not None}
         if not servers:
             return ShardOutput({})
         from vecap_tasks.rewrite.openai_models import describe_server
 
-        warn_of_refusals(self.name, (result.counters for result in results))
+        warn_rejected_requests(self.name, (result.counters for result in results))
         served = {role: describe_server(settings) for role, settings in servers.items()}
         (work / "served.json").write_text(json.dumps(served, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return ShardOutput({}, attachments=("served.json",))
 
-    # Who writes.
+    # Models, prompts and provenance.
 
     @cached_property
     def _settings(self) -> dict[str, ModelConfig]:
@@ -148,28 +150,28 @@ class Rewrite(Stage):
             names["alttext"] = self.config.rewrite.alttext_prompt
         folder = self.config.resolve_optional(self.config.rewrite.prompts)
         own = Path(folder) if folder else None
-        return {role: load_prompt(name, own, PLACES[role]) for role, name in names.items()}
+        return {role: load_prompt(name, own, PLACEHOLDERS[role]) for role, name in names.items()}
 
     @cached_property
-    def _writers(self) -> ProvenanceByText:
-        # The picture that the VLM sees is the stored one: how it was stored belongs to the parameters.
+    def _provenances(self) -> ProvenanceByText:
+        # The VLM sees the stored image, so the parameters include how the crawl stored it.
         stored = self.config.crawl.image.identity() | {"revision": self.upstream_stage("crawl").revision}
         limit = {"max_alttext_chars": self.config.rewrite.max_alttext_chars}
         return ProvenanceByText(
-            vec=self._writer("vlm", self._prompts["vlm"], {"image": stored}),
-            vecap=self._writer("llm", self._prompts["llm"], limit),
-            alttext_rewritten=self._writer("llm", self._prompts["alttext"], limit)
+            vec=self._model_provenance("vlm", self._prompts["vlm"], {"image": stored}),
+            vecap=self._model_provenance("llm", self._prompts["llm"], limit),
+            alttext_rewritten=self._model_provenance("llm", self._prompts["alttext"], limit)
             if "alttext" in self._prompts
             else None,
         )
 
-    def _writer(self, role: str, prompt: Prompt, more: dict[str, Any]) -> CaptionProvenance:
+    def _model_provenance(self, role: str, prompt: Prompt, more: dict[str, Any]) -> CaptionProvenance:
         model = self._models[role]
         screening = screen.identity(self.config.rewrite.screen)
         parameters = self._settings[role].parameters() | more | {"screening": screening, "stage": self.revision}
         return CaptionProvenance(model.name, model.revision, prompt.name, canonical_json(parameters).decode())
 
-    def _vlm(self) -> Describer:
+    def _vlm(self) -> VlmBackend:
         model, settings, prompt = self._models["vlm"], self._settings["vlm"], self._prompts["vlm"]
         if isinstance(model, ServedModel):
             from vecap_tasks.rewrite.openai_models import ServedVlm
@@ -179,7 +181,7 @@ class Rewrite(Stage):
 
         return load_vlm(model, settings, prompt)
 
-    def _llm(self, prompt: Prompt) -> Fuser:
+    def _llm(self, prompt: Prompt) -> LlmBackend:
         model, settings, limit = self._models["llm"], self._settings["llm"], self.config.rewrite.max_alttext_chars
         if isinstance(model, ServedModel):
             from vecap_tasks.rewrite.openai_models import ServedLlm
@@ -189,7 +191,7 @@ class Rewrite(Stage):
 
         return load_llm(model, settings, prompt, limit)
 
-    # What a shard is made with.
+    # Inputs and captioners of a shard.
 
     @property
     def _verdicts(self) -> str:
@@ -197,7 +199,7 @@ class Rewrite(Stage):
 
     @property
     def _tables(self) -> dict[str, str]:
-        """The crawl's tables of shards with an image, and the tar of each."""
+        """Maps the crawl tables of shards with images to their tars."""
         tars = self.upstream_manifest("crawl").files_ending(".tar")
         return {str(PurePosixPath(tar).with_suffix(".parquet")): tar for tar in tars}
 
@@ -205,7 +207,7 @@ class Rewrite(Stage):
         return read_rows(self.store, self._verdicts, self._tables, number, self.config.rewrite.shard_size, work)
 
     @cached_property
-    def _earlier(self) -> CaptionCache:
+    def _cache(self) -> CaptionCache:
         files = finished_captions(self.store, self.version)
         return CaptionCache(self.store, files, self.store.query_path(self._verdicts))
 
@@ -214,18 +216,20 @@ class Rewrite(Stage):
 
         def load() -> Generate[Row]:
             vlm = self._vlm()
-            return lambda asked, finished: vlm.describe(read_inputs(self.upstream_file, asked, vlm.decoders), finished)
+            return lambda requests, on_finished: vlm.describe(
+                read_inputs(self.upstream_file, requests, vlm.decode_threads), on_finished
+            )
 
-        def screened(row: Row, said: GeneratedText) -> Screened:
-            return screen.screen_vec(said.text, said.ended, prompt.text, self.config.rewrite.screen)
+        def screen_text(row: Row, generated: GeneratedText) -> Screened:
+            return screen.screen_vec(generated.text, generated.ended, prompt.text, self.config.rewrite.screen)
 
-        return Captioner("vlm", settings, prompt, batches, meter, load, lambda row: row.sha256, screened)
+        return Captioner("vlm", settings, prompt, batches, meter, load, lambda row: row.sha256, screen_text)
 
     def _llm_captioner(self, role: str, batches: Batches, meter: TokenMeter) -> Captioner[Texts]:
-        """Return the captioner of (AltText, VeC); *role* names the prompt."""
+        """Return a captioner of (AltText, VeC) pairs; *role* names the prompt."""
         settings, prompt = self._settings["llm"], self._prompts[role]
 
-        def screened(pair: Texts, said: GeneratedText) -> Screened:
-            return screen.screen_vecap(said.text, said.ended, prompt.text, *pair, self.config.rewrite.screen)
+        def screen_text(pair: Texts, generated: GeneratedText) -> Screened:
+            return screen.screen_vecap(generated.text, generated.ended, prompt.text, *pair, self.config.rewrite.screen)
 
-        return Captioner(role, settings, prompt, batches, meter, lambda: self._llm(prompt).fuse, "\n".join, screened)
+        return Captioner(role, settings, prompt, batches, meter, lambda: self._llm(prompt).fuse, "\n".join, screen_text)

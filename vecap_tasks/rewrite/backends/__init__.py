@@ -1,1 +1,1 @@
-"""Engines that generate text: transformers in this process, and OpenAI-compatible servers."""
+"""Text generation backends: in-process transformers, and OpenAI-compatible servers."""

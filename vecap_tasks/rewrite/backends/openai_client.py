@@ -1,4 +1,4 @@
-"""Chat completions of OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, `transformers serve` and others."""
+"""Client for chat completions of OpenAI-compatible servers: vLLM, SGLang, TGI, llama.cpp, `transformers serve`."""
 
 from __future__ import annotations
 
@@ -20,86 +20,86 @@ from vecap_tasks.errors import PermanentError, VecapError, format_error, retry_a
 from vecap_tasks.rewrite.backends.openai_errors import (
     KNOWN_ROW_FAULTS,
     ROW_FAULTS,
-    Answer,
     Fault,
     InvalidResponse,
+    Response,
     classify,
 )
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, failed, ignore_finished
 
-_FIRST = 8  # requests in flight to begin with
-_ASIDE_AFTER = 3  # failures in a row
-_ASIDE_SECONDS = (1.0, 60.0)  # the first time, and at most
-_LONGEST_RETRY_AFTER = 300.0  # seconds that a server's Retry-After is believed
-_TEMPORARY = frozenset({408, 409, 424, 425, 429, 500, 502, 503, 504, 529})
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds between tries, doubled each time, give or take half
-_MOST_BYTES = 4 << 20  # of an answer
-_CONNECT_SECONDS = 10.0
-_LIST_SECONDS = 10.0  # for what is served; no model works for that
-_NEW_LIMIT_NAME: set[tuple[str, str]] = set()  # (URL, model) that want `max_completion_tokens`, in this process
+_INITIAL_LIMIT = 8  # requests in flight
+_FAILURES_BEFORE_BACKOFF = 3  # consecutive failures
+_BACKOFF_SECONDS = (1.0, 60.0)  # first and maximum
+_MAX_RETRY_AFTER = 300.0  # seconds
+_RETRYABLE_STATUSES = frozenset({408, 409, 424, 425, 429, 500, 502, 503, 504, 529})
+_MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.5, 30.0  # exponential backoff with a jitter of 50 %
+_MAX_RESPONSE_BYTES = 4 << 20
+_CONNECT_TIMEOUT = 10.0
+_LIST_MODELS_TIMEOUT = 10.0
+_WANTS_MAX_COMPLETION_TOKENS: set[tuple[str, str]] = set()  # (URL, model) that reject `max_tokens`; per process
 
 Messages = Sequence[dict[str, Any]]
 
 
 class Endpoint:
-    """Raises the number of requests in flight by one a round, and halves it where the server is overloaded or slow.
+    """Limits the requests in flight at one URL by additive increase and multiplicative decrease (Jacobson, 1988).
 
-    Additive increase and multiplicative decrease, after a first phase of doubling (Jacobson, 1988). Overload is told
-    by many requests at once: what was sent before the last halving halves nothing again. An address that fails again
-    and again is left aside, for longer each time, and then tried with a single request.
+    The limit doubles each round until the first decrease, then grows by one. It halves when the server is overloaded
+    or slow; failures of requests sent before the last decrease do not halve it again. After repeated failures, the
+    endpoint backs off, longer each time, and resumes with a single request.
     """
 
-    def __init__(self, url: str, most: int, slow: float) -> None:
+    def __init__(self, url: str, max_in_flight: int, latency_threshold: float) -> None:
         self.url = url
-        self.flying = 0
+        self.in_flight = 0
         self.sent = 0
-        self.limit = float(min(_FIRST, most))
-        self.closed_until = 0.0  # on the clock of time.monotonic
-        self.wrote = -math.inf  # when it last sent a text, on the same clock
-        self._most = most
-        self._slow = slow
-        self._cut = 0.0
+        self.limit = float(min(_INITIAL_LIMIT, max_in_flight))
+        self.closed_until = 0.0  # time.monotonic
+        self.last_success = -math.inf  # time.monotonic
+        self._max_in_flight = max_in_flight
+        self._latency_threshold = latency_threshold
+        self._last_decrease = 0.0
         self._failures = 0
 
     @property
     def load(self) -> float:
-        """How full the address is; from 1 it takes no more."""
-        return self.flying / int(self.limit)
+        """The share of the limit in use; at 1 or more the endpoint takes no request."""
+        return self.in_flight / int(self.limit)
 
-    def answered(self, begun: float) -> None:
-        """Note an answer to a request sent at *begun*."""
+    def record_response(self, started: float) -> None:
+        """Record a response to a request sent at *started*."""
         self._failures = 0
-        if time.monotonic() - begun > self._slow:
-            self._lower(begun)
+        if time.monotonic() - started > self._latency_threshold:
+            self._decrease_limit(started)
             return
-        step = 1 / self.limit if self._cut else 1
-        self.limit = min(float(self._most), self.limit + step)
+        step = 1 / self.limit if self._last_decrease else 1
+        self.limit = min(float(self._max_in_flight), self.limit + step)
 
-    def overloaded(self, begun: float, wait: float | None) -> None:
-        """Note that the server asks for less, and for nothing in the next *wait* seconds if it says so."""
-        self._lower(begun)
+    def record_overload(self, started: float, wait: float | None) -> None:
+        """Record that the server is overloaded, and wait *wait* seconds if it sent Retry-After."""
+        self._decrease_limit(started)
         if wait is not None:
-            self.closed_until = max(self.closed_until, time.monotonic() + min(wait, _LONGEST_RETRY_AFTER))
+            self.closed_until = max(self.closed_until, time.monotonic() + min(wait, _MAX_RETRY_AFTER))
 
-    def failed(self, begun: float) -> None:
-        """Note a request without a usable answer."""
-        self._lower(begun)
+    def record_failure(self, started: float) -> None:
+        """Record a request without a valid response."""
+        self._decrease_limit(started)
         self._failures += 1
-        if self._failures >= _ASIDE_AFTER:
-            first, longest = _ASIDE_SECONDS
-            aside = min(longest, first * 2 ** (self._failures - _ASIDE_AFTER))
-            self.closed_until = max(self.closed_until, time.monotonic() + aside)
+        if self._failures >= _FAILURES_BEFORE_BACKOFF:
+            first, longest = _BACKOFF_SECONDS
+            backoff = min(longest, first * 2 ** (self._failures - _FAILURES_BEFORE_BACKOFF))
+            self.closed_until = max(self.closed_until, time.monotonic() + backoff)
             self.limit = 1.0
 
-    def _lower(self, begun: float) -> None:
-        if begun >= self._cut:
+    def _decrease_limit(self, started: float) -> None:
+        if started >= self._last_decrease:
             self.limit = max(1.0, self.limit / 2)
-            self._cut = time.monotonic()
+            self._last_decrease = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Fields of the body besides the model's name and the limits that every request has."""
+    """The request-specific fields of the body."""
 
     messages: Messages
     temperature: float
@@ -107,196 +107,199 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
-    """Why a request has no text, and the addresses that said so."""
+class _Failure:
+    """Why a request failed, and the endpoints that reported it."""
 
     fault: Fault
-    said: str
+    message: str
     endpoints: Sequence[Endpoint]
 
 
 class Client:
-    """Asks one served model, at all its addresses. Raises PermanentError if the key is not set.
+    """Sends requests to all URLs of one served model. Raises PermanentError if the API key is not set.
 
-    *test* is a short request, sent where it is unclear whether a row or the job is at fault.
+    *probe* is a short test request. It shows whether a row or the whole job is at fault.
     """
 
-    def __init__(self, settings: ModelConfig, server: ServerConfig, test: Messages = ()) -> None:
+    def __init__(self, settings: ModelConfig, server: ServerConfig, probe: Messages = ()) -> None:
         self._settings = settings
         self._server = server
         self._key = _key(server)
         self._endpoints = [
             Endpoint(expand(url).rstrip("/"), server.requests, server.latency_threshold) for url in server.urls
         ]
-        self._test = test
+        self._probe = probe
 
-    def ask(
-        self, requests: Iterator[Request | GeneratedText], finished: OnFinished = ignore_finished
+    def generate(
+        self, requests: Iterator[Request | GeneratedText], on_finished: OnFinished = ignore_finished
     ) -> list[GeneratedText]:
-        """Return the answers in order; what is written already is handed through. Takes requests as it sends them.
+        """Return the generated texts in order. Consumes *requests* while it sends them; passes GeneratedTexts through.
 
-        *finished* is told of each answer. A row that the server refuses has the problem in place of a text.
+        *on_finished* gets each text. A row that the server rejects has a `problem`.
 
-        Raises VecapError if the server does not answer, PermanentError if it refuses the key, does not have the model,
-        or refuses any request.
+        Raises VecapError if the server does not answer. Raises PermanentError if it rejects the API key, the model or
+        every request.
         """
-        return asyncio.run(self._ask(requests, finished))
+        return asyncio.run(self._generate(requests, on_finished))
 
     def models(self) -> list[dict[str, Any]]:
-        """Return what each address says of the model (`GET /models`), or why it says nothing."""
+        """Return what `GET /models` of each URL reports about the model, or the error."""
         return asyncio.run(self._models())
 
-    async def _ask(self, requests: Iterator[Request | GeneratedText], finished: OnFinished) -> list[GeneratedText]:
-        answers: dict[int, GeneratedText] = {}
-        places = asyncio.Semaphore(self._server.requests * len(self._endpoints))
-        self._changed = asyncio.Event()
-        self._testing = asyncio.Lock()
+    async def _generate(
+        self, requests: Iterator[Request | GeneratedText], on_finished: OnFinished
+    ) -> list[GeneratedText]:
+        results: dict[int, GeneratedText] = {}
+        free_slots = asyncio.Semaphore(self._server.requests * len(self._endpoints))
+        self._capacity_changed = asyncio.Event()
+        self._probe_lock = asyncio.Lock()
 
-        async def answer(place: int, request: Request) -> None:
+        async def run(index: int, request: Request) -> None:
             try:
-                answers[place] = await self._answer(request)
-                finished({place: answers[place]})
+                results[index] = await self._complete(request)
+                on_finished({index: results[index]})
             finally:
-                places.release()
+                free_slots.release()
 
         try:
             async with self._session() as session, asyncio.TaskGroup() as tasks:
                 self._http = session
-                place = 0
+                index = 0
                 while True:
-                    await places.acquire()
-                    # Making a request reads tars and decodes images.
+                    await free_slots.acquire()
+                    # The iterator reads tars and decodes images.
                     request = await asyncio.to_thread(next, requests, None)
                     if request is None:
                         break
                     if isinstance(request, GeneratedText):
-                        answers[place] = request
-                        places.release()
+                        results[index] = request
+                        free_slots.release()
                     else:
-                        await self._room(self._endpoints)
-                        tasks.create_task(answer(place, request))
-                    place += 1
+                        await self._acquire_endpoint(self._endpoints)
+                        tasks.create_task(run(index, request))
+                    index += 1
         except BaseExceptionGroup as group:
-            raise _first(group) from None  # what hangs on it may hold a request's headers
-        return [answers[place] for place in range(len(answers))]
+            raise _first_exception(group) from None  # the group can hold request headers with the key
+        return [results[index] for index in range(len(results))]
 
     def _session(self) -> aiohttp.ClientSession:
         headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         return aiohttp.ClientSession(
             headers=headers,
-            connector=aiohttp.TCPConnector(limit=0),  # the endpoints bound it
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),  # `_send` keeps the time
+            connector=aiohttp.TCPConnector(limit=0),  # endpoints limit the requests
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT),  # `_send` has the total timeout
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
-    async def _answer(self, request: Request) -> GeneratedText:
-        begun = time.monotonic()
-        outcome = await self._exchange(request, self._endpoints, self._server.max_attempts)
-        if isinstance(outcome, GeneratedText):
-            return outcome
-        await self._blame_the_row(outcome, request, begun)
-        return failed(outcome.fault, outcome.said)
+    async def _complete(self, request: Request) -> GeneratedText:
+        started = time.monotonic()
+        result = await self._post_retrying(request, self._endpoints, self._server.max_attempts)
+        if isinstance(result, GeneratedText):
+            return result
+        await self._check_row_fault(result, request, started)
+        return failed(result.fault, result.message)
 
-    async def _exchange(self, request: Request, endpoints: Sequence[Endpoint], tries: int) -> GeneratedText | _Refusal:
-        """Return the text, or why there is none; tries again where that can help."""
-        for number in range(1, tries + 1):
-            endpoint = await self._room(endpoints)
-            begun = time.monotonic()
-            endpoint.flying += 1
+    async def _post_retrying(
+        self, request: Request, endpoints: Sequence[Endpoint], attempts: int
+    ) -> GeneratedText | _Failure:
+        """Return the text or the failure; retries temporary errors."""
+        for number in range(1, attempts + 1):
+            endpoint = await self._acquire_endpoint(endpoints)
+            started = time.monotonic()
+            endpoint.in_flight += 1
             endpoint.sent += 1
             try:
-                answer = await self._post(endpoint.url, request)
-                if answer.status == HTTPStatus.OK:
-                    written = answer.completion()
-                    endpoint.answered(begun)
-                    endpoint.wrote = time.monotonic()
-                    return written
-                error = answer.error
+                response = await self._post(endpoint.url, request)
+                if response.status == HTTPStatus.OK:
+                    text = response.completion()
+                    endpoint.record_response(started)
+                    endpoint.last_success = time.monotonic()
+                    return text
+                error = response.error
                 reason, fault = str(error), classify(error)
-                if error.status not in _TEMPORARY or fault in KNOWN_ROW_FAULTS:
-                    endpoint.answered(begun)
-                    return _Refusal(fault, reason, (endpoint,))
+                if error.status not in _RETRYABLE_STATUSES or fault in KNOWN_ROW_FAULTS:
+                    endpoint.record_response(started)
+                    return _Failure(fault, reason, (endpoint,))
                 if error.status == HTTPStatus.TOO_MANY_REQUESTS:
-                    endpoint.overloaded(begun, answer.retry_after)
+                    endpoint.record_overload(started, response.retry_after)
                 else:
-                    endpoint.failed(begun)
-                    if answer.retry_after is not None:
-                        endpoint.overloaded(begun, answer.retry_after)
+                    endpoint.record_failure(started)
+                    if response.retry_after is not None:
+                        endpoint.record_overload(started, response.retry_after)
             except InvalidResponse as error:
-                endpoint.failed(begun)
+                endpoint.record_failure(started)
                 reason = str(error)
             finally:
-                endpoint.flying -= 1
-                self._changed.set()
-            if number < tries:
-                wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (number - 1))
+                endpoint.in_flight -= 1
+                self._capacity_changed.set()
+            if number < attempts:
+                wait = min(_MAX_RETRY_SECONDS, _MIN_RETRY_SECONDS * 2 ** (number - 1))
                 await asyncio.sleep(wait * random.uniform(0.5, 1.5))
-        return _Refusal(Fault.FAILED, f"{endpoint.url}: {reason}", endpoints)
+        return _Failure(Fault.FAILED, f"{endpoint.url}: {reason}", endpoints)
 
-    async def _blame_the_row(self, refusal: _Refusal, request: Request, begun: float) -> None:
-        """Return where the server refused a *request* for its content; raise VecapError where it would refuse any.
+    async def _check_row_fault(self, failure: _Failure, request: Request, started: float) -> None:
+        """Return if *failure* is the fault of this row; raise VecapError if the server would fail every request.
 
-        The row is at fault where the server meanwhile wrote another text, else where it answers a short test request
-        with the same parameters. An error in known words needs only that it ever wrote one.
+        A row is at fault if the server answered another request meanwhile, or answers a short test request with the
+        same parameters. A known row fault only requires that the server ever answered.
         """
-        if refusal.fault not in ROW_FAULTS:
-            raise await self._job_error(refusal)
-        since = -math.inf if refusal.fault in KNOWN_ROW_FAULTS else begun
-        async with self._testing:  # one is enough for all that are in flight
-            if any(endpoint.wrote > since for endpoint in refusal.endpoints):
+        if failure.fault not in ROW_FAULTS:
+            raise await self._job_error(failure)
+        since = -math.inf if failure.fault in KNOWN_ROW_FAULTS else started
+        async with self._probe_lock:  # one test request for all failures in flight
+            if any(endpoint.last_success > since for endpoint in failure.endpoints):
                 return
-            endpoints, tries = refusal.endpoints, self._server.max_attempts
-            if refusal.fault == Fault.FAILED:  # after all the tries and their waits: once, and now
-                endpoint = min(endpoints, key=lambda one: one.closed_until)
+            endpoints, attempts = failure.endpoints, self._server.max_attempts
+            if failure.fault == Fault.FAILED:  # already retried with waits: probe once, immediately
+                endpoint = min(endpoints, key=lambda endpoint: endpoint.closed_until)
                 endpoint.closed_until = 0.0
-                endpoints, tries = (endpoint,), 1
-            outcome = await self._exchange(replace(request, messages=self._test), endpoints, tries)
-        if isinstance(outcome, _Refusal):
-            raise await self._job_error(outcome)
+                endpoints, attempts = (endpoint,), 1
+            result = await self._post_retrying(replace(request, messages=self._probe), endpoints, attempts)
+        if isinstance(result, _Failure):
+            raise await self._job_error(result)
 
-    async def _job_error(self, refusal: _Refusal) -> VecapError:
-        name, url = self._settings.model, refusal.endpoints[0].url
-        if refusal.fault == Fault.FAILED:
+    async def _job_error(self, failure: _Failure) -> VecapError:
+        name, url = self._settings.model, failure.endpoints[0].url
+        if failure.fault == Fault.FAILED:
             return VecapError(
-                f"model {name} at {refusal.said}, in the last of {self._server.max_attempts} tries; "
-                "see that the server is up and the address ends as its API does, mostly in /v1; "
+                f"model {name} at {failure.message} (after {self._server.max_attempts} attempts); "
+                "check that the server is up and that the URL has its API path, usually /v1; "
                 "then run the same command again"
             )
-        if refusal.fault == Fault.KEY:
+        if failure.fault == Fault.KEY:
             variable = self._server.api_key_env
-            hint = f"correct the key in {variable} on every worker" if variable else "name its key in api_key_env"
-            return PermanentError(f"model {name}: {url} refuses the key ({refusal.said}); {hint}")
-        if refusal.fault in (Fault.PARAMETER, Fault.LIMIT_NAME):
+            hint = f"correct the key in {variable} on every worker" if variable else "set api_key_env to its variable"
+            return PermanentError(f"model {name}: {url} rejected the API key ({failure.message}); {hint}")
+        if failure.fault in (Fault.PARAMETER, Fault.LIMIT_NAME):
             hint = "correct the setting that sends it: max_new_tokens, temperature, or server.body"
         else:
-            hint = f"it serves {await self._names(url)}; correct the model's name, or its server.urls"
-            if refusal.fault != Fault.MODEL:
-                hint = f"it refuses a short test request too, so no row can pass; {hint}, or the server's own settings"
-        return PermanentError(f"model {name}: {url} refuses the request ({refusal.said}); {hint}")
+            hint = f"it serves {await self._model_names(url)}; correct the model's name, or its server.urls"
+            if failure.fault != Fault.MODEL:
+                hint = f"it also rejected a short test request, so no row can pass; {hint} or the server's own settings"
+        return PermanentError(f"model {name}: {url} rejected the request ({failure.message}); {hint}")
 
-    async def _post(self, url: str, request: Request) -> Answer:
-        """Send *request*, once more where the server wants `max_completion_tokens`; it gets that from then on."""
+    async def _post(self, url: str, request: Request) -> Response:
+        """Send *request*; resend it with `max_completion_tokens`, then and later, if the server requires that name."""
         served = (url, self._settings.model)
-        body = self._body(request, "max_completion_tokens" if served in _NEW_LIMIT_NAME else "max_tokens")
-        answer = await self._send(url, "POST", "/chat/completions", body)
-        if "max_tokens" in body and answer.status != HTTPStatus.OK and classify(answer.error) == Fault.LIMIT_NAME:
-            _NEW_LIMIT_NAME.add(served)
+        body = self._body(request, "max_completion_tokens" if served in _WANTS_MAX_COMPLETION_TOKENS else "max_tokens")
+        response = await self._send(url, "POST", "/chat/completions", body)
+        if "max_tokens" in body and response.status != HTTPStatus.OK and classify(response.error) == Fault.LIMIT_NAME:
+            _WANTS_MAX_COMPLETION_TOKENS.add(served)
             body = self._body(request, "max_completion_tokens")
-            answer = await self._send(url, "POST", "/chat/completions", body)
-        return answer
+            response = await self._send(url, "POST", "/chat/completions", body)
+        return response
 
-    async def _room(self, endpoints: Sequence[Endpoint]) -> Endpoint:
-        """Wait for one of *endpoints* that takes one more request, and return the emptiest."""
+    async def _acquire_endpoint(self, endpoints: Sequence[Endpoint]) -> Endpoint:
+        """Wait until one of *endpoints* takes a request, and return the least loaded."""
         while True:
             now = time.monotonic()
-            open_now = [one for one in endpoints if one.closed_until <= now]
-            free = [one for one in open_now if one.load < 1]
-            if free:
-                return min(free, key=lambda one: (one.load, one.sent))
-            closed = [one.closed_until - now for one in endpoints if one.closed_until > now]
-            self._changed.clear()
+            available = [endpoint for endpoint in endpoints if endpoint.closed_until <= now and endpoint.load < 1]
+            if available:
+                return min(available, key=lambda endpoint: (endpoint.load, endpoint.sent))
+            closed = [endpoint.closed_until - now for endpoint in endpoints if endpoint.closed_until > now]
+            self._capacity_changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), min(closed, default=None))
+                await asyncio.wait_for(self._capacity_changed.wait(), min(closed, default=None))
             except TimeoutError:
                 continue
 
@@ -308,12 +311,12 @@ class Client:
             "temperature": request.temperature,
         }
         if request.temperature:
-            body["seed"] = request.seed % (1 << 31)  # some servers take no more bits
+            body["seed"] = request.seed % (1 << 31)  # some servers accept only 31 bits
         return body | self._server.body
 
-    async def _send(self, url: str, method: str, path: str, body: dict[str, Any] | None = None) -> Answer:
-        """Send one request and read its answer. Raises InvalidResponse where none came in time."""
-        limit = self._server.deadline if body else min(self._server.deadline, _LIST_SECONDS)
+    async def _send(self, url: str, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
+        """Send one request and return the response. Raises InvalidResponse if none arrives in time."""
+        limit = self._server.deadline if body else min(self._server.deadline, _LIST_MODELS_TIMEOUT)
         try:
             async with (
                 asyncio.timeout(limit),
@@ -322,48 +325,49 @@ class Client:
                 data = bytearray()
                 async for block in response.content.iter_chunked(1 << 16):
                     data += block
-                    if len(data) > _MOST_BYTES:
-                        raise InvalidResponse(f"an answer of more than {_MOST_BYTES} bytes")
+                    if len(data) > _MAX_RESPONSE_BYTES:
+                        raise InvalidResponse(f"response is larger than {_MAX_RESPONSE_BYTES} bytes")
                 wait = retry_after_seconds(response.headers.get("Retry-After"))
-                text = self._hide(data.decode(errors="replace"))
-                return Answer(response.status, response.content_type, wait, text)
+                text = self._redact(data.decode(errors="replace"))
+                return Response(response.status, response.content_type, wait, text)
         except TimeoutError:
-            raise InvalidResponse(f"no answer within {limit:g} seconds") from None
+            raise InvalidResponse(f"no response within {limit:g} seconds") from None
         except aiohttp.InvalidURL:
-            raise PermanentError(f"{url} is no address; correct the model's server.urls") from None
+            raise PermanentError(f"{url} is not a valid URL; correct the model's server.urls") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise InvalidResponse(self._hide(format_error(error))) from None
+            raise InvalidResponse(self._redact(format_error(error))) from None
 
-    async def _names(self, url: str) -> str:
-        said = await self._listed(url)
-        return ", ".join(str(one.get("id")) for one in said) if isinstance(said, list) and said else "no model it names"
+    async def _model_names(self, url: str) -> str:
+        models = await self._list_models(url)
+        names = [str(model.get("id")) for model in models if isinstance(model, dict)]
+        return ", ".join(names) or "no listed model"
 
-    async def _listed(self, url: str) -> list[dict[str, Any]] | str:
-        """Return what `GET /models` lists, or why it lists nothing."""
+    async def _list_models(self, url: str) -> list[dict[str, Any]] | str:
+        """Return the models that `GET /models` lists, or the error."""
         try:
-            answer = await self._send(url, "GET", "/models")
-            if answer.status != HTTPStatus.OK:
-                return str(answer.error)
-            listed = json.loads(answer.text)["data"]
-            return [one for one in listed if isinstance(one, dict)]
+            response = await self._send(url, "GET", "/models")
+            if response.status != HTTPStatus.OK:
+                return str(response.error)
+            listed = json.loads(response.text)["data"]
+            return [model for model in listed if isinstance(model, dict)]
         except InvalidResponse as error:
             return str(error)
         except (ValueError, KeyError, TypeError):
-            return "the answer is no list of models"
+            return "the response is not a list of models"
 
     async def _models(self) -> list[dict[str, Any]]:
         async with self._session() as self._http:
-            said: list[dict[str, Any]] = []
-            for written, endpoint in zip(self._server.urls, self._endpoints, strict=True):
-                listed = await self._listed(endpoint.url)
-                if isinstance(listed, str):
-                    said.append({"url": written, "error": listed})
+            servers: list[dict[str, Any]] = []
+            for url, endpoint in zip(self._server.urls, self._endpoints, strict=True):
+                models = await self._list_models(endpoint.url)
+                if isinstance(models, str):
+                    servers.append({"url": url, "error": models})
                     continue
-                named = [one for one in listed if one.get("id") == self._settings.model]
-                said.append({"url": written, "models": named or listed})
-            return said
+                matching = [model for model in models if model.get("id") == self._settings.model]
+                servers.append({"url": url, "models": matching or models})
+            return servers
 
-    def _hide(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
 
 
@@ -373,13 +377,13 @@ def _key(server: ServerConfig) -> str | None:
     key = os.environ.get(server.api_key_env, "").strip()
     if not key:
         raise PermanentError(
-            f"the model's key is looked for in {server.api_key_env}, which is not set on this worker; export it"
+            f"{server.api_key_env}, which holds the model's API key, is not set on this worker; export it"
         )
     if not key.isascii() or not key.isprintable():
-        raise PermanentError(f"{server.api_key_env} holds no key that a header can carry; export it again")
+        raise PermanentError(f"{server.api_key_env} has characters that an HTTP header cannot carry; export it again")
     return key
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def _first_exception(group: BaseExceptionGroup[BaseException]) -> BaseException:
     first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    return _first_exception(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,4 +1,4 @@
-"""A server's response: the text, or an error that is classified as one row's or the job's."""
+"""Server responses: a generated text, or an error classified as the fault of one row or of the job."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, failed
 
-_SHOWN = 300  # characters of a message
-_REQUEST = frozenset({400, 413, 415, 422})
-_INPUT = _REQUEST | {500}  # 500: servers whose library raised while reading the input; such patterns must be narrow
+_MAX_MESSAGE_CHARS = 300
+_REQUEST_STATUSES = frozenset({400, 413, 415, 422})
+_INPUT_STATUSES = _REQUEST_STATUSES | {500}  # some servers return 500 for invalid input; patterns must be narrow
 
 
 class Fault(StrEnum):
-    """What is wrong. The first five are problems of a row, named as its column has them; the others are the job's."""
+    """Why a request failed. The first five are row faults, named as in problem columns; the others are job faults."""
 
     PROMPT_TOO_LONG = "prompt_too_long"
     IMAGE_REFUSED = "image_refused"
     CONTENT_FILTER = "content_filter"
-    REFUSED = "refused_by_server"  # in words that no rule knows
-    FAILED = "server_failed"  # no usable answer in any of the tries
+    REFUSED = "refused_by_server"  # no rule matches
+    FAILED = "server_failed"  # no valid response in any attempt
     KEY = "key"
     MODEL = "model"  # unknown model, or a wrong URL
     PARAMETER = "parameter"
-    LIMIT_NAME = "limit_name"  # `max_completion_tokens` is wanted in place of `max_tokens`
+    LIMIT_NAME = "limit_name"  # the server requires `max_completion_tokens` instead of `max_tokens`
 
 
 KNOWN_ROW_FAULTS = frozenset({Fault.PROMPT_TOO_LONG, Fault.IMAGE_REFUSED, Fault.CONTENT_FILTER})
@@ -35,36 +35,36 @@ ROW_FAULTS = KNOWN_ROW_FAULTS | {Fault.REFUSED, Fault.FAILED}
 
 @dataclass(frozen=True, slots=True)
 class ServerError:
-    """An error as a server words it; `code` is its `code` and `type`, "" where it gives none."""
+    """A server's error; `code` joins its `code` and `type`, or is ""."""
 
     status: int
     code: str
     message: str
 
     @classmethod
-    def of(cls, status: int, text: str) -> ServerError:
-        """Read the body of an answer: OpenAI's form, FastAPI's, TGI's, or a page."""
+    def parse(cls, status: int, text: str) -> ServerError:
+        """Parse the body of an error response: OpenAI, FastAPI, TGI or HTML."""
         try:
             body = json.loads(text)
             error = body.get("error", body.get("detail", body.get("message", body)))
         except (ValueError, AttributeError):
-            return cls(status, "", _line(re.sub(r"<[^>]*>", " ", text)))
-        if isinstance(error, list):  # FastAPI's; an item also repeats the request's fields
-            error = "; ".join(map(_field, error))
+            return cls(status, "", _one_line(re.sub(r"<[^>]*>", " ", text)))
+        if isinstance(error, list):  # FastAPI; its items repeat request fields, which are left out
+            error = "; ".join(map(_validation_error, error))
         fields = error if isinstance(error, dict) else body
         codes = dict.fromkeys(str(fields[name]) for name in ("code", "type", "error_type") if fields.get(name))
         codes.pop(str(status), None)
-        return cls(status, " ".join(codes), _line(str(error.get("message", error) if error is fields else error)))
+        return cls(status, " ".join(codes), _one_line(str(error.get("message", error) if error is fields else error)))
 
     def __str__(self) -> str:
         code = self.code.split(" ")[0]
-        said = self.message if not code or code in self.message else f"{code}: {self.message}"
-        return f"{self.status} {said[:_SHOWN]}".strip()
+        text = self.message if not code or code in self.message else f"{code}: {self.message}"
+        return f"{self.status} {text[:_MAX_MESSAGE_CHARS]}".strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Matches an error of one of *statuses* whose code or message has a pattern; empty patterns match any."""
+    """Matches an error with one of `statuses` whose code or message contains a pattern; empty patterns match all."""
 
     fault: Fault
     family: str
@@ -87,14 +87,14 @@ RULES = (
     Rule(
         Fault.CONTENT_FILTER,
         "azure",
-        _INPUT,
+        _INPUT_STATUSES,
         code="content_filter|ResponsibleAIPolicy",
         message="content management policy|content_filter",
     ),
     Rule(
         Fault.CONTENT_FILTER,
         "openai",
-        _INPUT,
+        _INPUT_STATUSES,
         code="content_policy_violation|moderation_blocked",
         message="rejected as a result of our safety system|ContentPolicyViolation",
     ),
@@ -109,69 +109,74 @@ RULES = (
     Rule(
         Fault.LIMIT_NAME,
         "openai",
-        _REQUEST,
+        _REQUEST_STATUSES,
         message=r"\buse\b.{0,20}\bmax_completion_tokens|max_completion_tokens\W+(?:instead|is required)",
     ),
-    Rule(Fault.PROMPT_TOO_LONG, "openai", _INPUT, code="context_length_exceeded|string_above_max_length"),
-    Rule(Fault.PROMPT_TOO_LONG, "litellm", _INPUT, message="ContextWindowExceeded"),
+    Rule(Fault.PROMPT_TOO_LONG, "openai", _INPUT_STATUSES, code="context_length_exceeded|string_above_max_length"),
+    Rule(Fault.PROMPT_TOO_LONG, "litellm", _INPUT_STATUSES, message="ContextWindowExceeded"),
     Rule(
         Fault.PROMPT_TOO_LONG,
         "vllm",
-        _INPUT,
+        _INPUT_STATUSES,
         message="longer than the maximum model length|maximum context length (?:is|of)",
     ),
-    Rule(Fault.PROMPT_TOO_LONG, "sglang", _INPUT, message="longer than the model's context length"),
+    Rule(Fault.PROMPT_TOO_LONG, "sglang", _INPUT_STATUSES, message="longer than the model's context length"),
     Rule(
         Fault.PROMPT_TOO_LONG,
         "tgi",
-        _INPUT,
+        _INPUT_STATUSES,
         message=r"inputs\W+must have less than \d+ tokens|inputs\W+tokens \+ \W?max_new_tokens\W+must be",
     ),
     Rule(
         Fault.PROMPT_TOO_LONG,
         "llama.cpp",
-        _INPUT,
+        _INPUT_STATUSES,
         code="exceed_context_size_error",
         message="exceeds the available context size|input is too large to process",
     ),
     Rule(
         Fault.IMAGE_REFUSED,
         "openai",
-        _INPUT,
+        _INPUT_STATUSES,
         code="invalid_image|image_too_large|image_parse_error|sanitizer_server_error",
         message=r"uploaded an unsupported image|not represent a valid image|image (?:size |dimensions? )?exceeds?\b",
     ),
     Rule(
         Fault.IMAGE_REFUSED,
         "pillow",
-        _INPUT,
+        _INPUT_STATUSES,
         message="cannot identify image file|image file is truncated|broken (?:data stream|PNG)|decompression bomb",
     ),
     Rule(
         Fault.IMAGE_REFUSED,
         "qwen",
-        _INPUT,
+        _INPUT_STATUSES,
         message=r"aspect ratio must be|(?:height|width)\W+\d+ must be larger than factor",
     ),
-    Rule(Fault.IMAGE_REFUSED, "llama.cpp, vllm", _INPUT, message="failed to (?:load|decode|process) (?:the )?image"),
+    Rule(
+        Fault.IMAGE_REFUSED,
+        "llama.cpp, vllm",
+        _INPUT_STATUSES,
+        message="failed to (?:load|decode|process) (?:the )?image",
+    ),
     Rule(
         Fault.PARAMETER,
         "openai",
-        _REQUEST,
+        _REQUEST_STATUSES,
         code="unsupported_parameter|unsupported_value|unknown_parameter",
         message=r"unsupported parameter|unrecognized request argument|at most \d+ completion tokens",
     ),
     Rule(
         Fault.PARAMETER,
         "fastapi, transformers",
-        _REQUEST,
+        _REQUEST_STATUSES,
         code="extra_forbidden",
         message="extra inputs are not permitted|unexpected fields in the request",
     ),
     Rule(
         Fault.MODEL,
         "any",
-        _REQUEST,
+        _REQUEST_STATUSES,
         code="model_not_found",
         message=r"\bmodel\b.{0,120}(?:does not exist|not found)|invalid model name|server is pinned to",
     ),
@@ -179,7 +184,7 @@ RULES = (
     Rule(
         Fault.PROMPT_TOO_LONG,
         "any",
-        _REQUEST,
+        _REQUEST_STATUSES,
         message=r"context.{0,20}(?:length|size|window)|too long|(?:maximum|max|exceeds?)\b.{0,60}\btokens?\b",
     ),
     Rule(Fault.PROMPT_TOO_LONG, "any", frozenset({413})),
@@ -187,27 +192,27 @@ RULES = (
 
 
 def classify(error: ServerError) -> Fault:
-    """Return what *error* is about; REFUSED where no rule knows it."""
+    """Return the fault of *error*; REFUSED if no rule matches."""
     return next((rule.fault for rule in RULES if rule.matches(error)), Fault.REFUSED)
 
 
-def _field(item: Any) -> str:
+def _validation_error(item: Any) -> str:
     if not isinstance(item, dict):
         return str(item)
     return f"{'.'.join(map(str, item.get('loc', ())))}: {item.get('msg')}"
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
 class InvalidResponse(Exception):
-    """What came back is no use, though the same request may be answered in another try."""
+    """The response is not valid, but a retry of the request can succeed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer as it came, its text without the key. `retry_after` is in seconds, None where nothing is asked for."""
+class Response:
+    """An HTTP response without the API key in its text. `retry_after` is in seconds, or None."""
 
     status: int
     content_type: str
@@ -215,9 +220,9 @@ class Answer:
     text: str
 
     def completion(self) -> GeneratedText:
-        """Read a chat completion. Raises InvalidResponse for what is none."""
+        """Parse a chat completion. Raises InvalidResponse if the response is not one."""
         if "json" not in self.content_type:
-            raise InvalidResponse(f"the answer is {self.content_type}, not JSON")
+            raise InvalidResponse(f"the response is {self.content_type}, not JSON")
         try:
             body = json.loads(self.text)
             choice = body["choices"][0]
@@ -225,14 +230,14 @@ class Answer:
             reason, usage = choice.get("finish_reason"), body.get("usage") or {}
             if reason == "content_filter":
                 return failed(Fault.CONTENT_FILTER, "finish_reason content_filter")
-            tokens, asked = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
-            return GeneratedText(" ".join(text.split()), tokens, reason != "length", asked)
+            tokens, prompt_tokens = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
+            return GeneratedText(" ".join(text.split()), tokens, reason != "length", prompt_tokens)
         except ValueError:
-            raise InvalidResponse("the answer is no whole JSON") from None
+            raise InvalidResponse("the response is not valid JSON") from None
         except (KeyError, IndexError, TypeError, AttributeError):
-            raise InvalidResponse("the answer is JSON, but no chat completion") from None
+            raise InvalidResponse("the response is JSON but not a chat completion") from None
 
     @property
     def error(self) -> ServerError:
-        """An answer that is an error, read."""
-        return ServerError.of(self.status, self.text)
+        """The parsed error of an error response."""
+        return ServerError.parse(self.status, self.text)

@@ -1,4 +1,4 @@
-"""How one text is drawn from a model, and what came of it: the same words for every backend. No torch here."""
+"""Sampling parameters and results of one generated text, shared by all backends. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Which variant of a text is wanted and how: greedy at temperature 0, else drawn with *seed* (63 bits)."""
+    """How to sample one variant of a text: greedy at temperature 0, otherwise with *seed* (63 bits)."""
 
     variant: int = 0
     temperature: float = 0.0
@@ -22,10 +22,10 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True, slots=True)
 class GeneratedText:
-    """What a model wrote. `tokens` counts the end token; `ended` is False where it ran into the limit.
+    """A generated text. `tokens` includes the end token; `ended` is False at the token limit.
 
-    `problem` says why there is no text to look at: the prompt was too long, the picture unreadable, the server failed;
-    `said` is what the server said then, for logs alone.
+    `problem` states why there is no text: the prompt is too long, the image is unreadable, or the server failed.
+    `message` is the server's error, for logs only.
     """
 
     text: str
@@ -33,32 +33,32 @@ class GeneratedText:
     ended: bool
     prompt_tokens: int = 0
     problem: str | None = None
-    said: str = ""
+    message: str = ""
 
 
 def flat(record: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass with slots by name, as they are: `asdict` copies each, at ten times the cost."""
+    """Return the fields of a slotted dataclass by name. `asdict` copies each value, which takes ten times as long."""
     return {name: getattr(record, name) for name in record.__slots__}
 
 
-def failed(problem: str, said: str = "") -> GeneratedText:
-    """Return a text that was not written."""
-    return GeneratedText("", 0, True, problem=str(problem), said=said)
+def failed(problem: str, message: str = "") -> GeneratedText:
+    """Return the result of a failed generation."""
+    return GeneratedText("", 0, True, problem=str(problem), message=message)
 
 
 def sampling_of(subject: str, prompt: str, variant: int, attempt: int, temperature: float) -> Sampling:
-    """Return the draw of *subject* (an image's sha256, or texts): it follows from these words and nothing else.
+    """Return the sampling parameters of *subject* (an image's sha256, or texts).
 
-    So a text is the same in whatever batch, worker or retry it comes up.
+    The seed depends only on the arguments, so a text is the same in every batch, worker and retry.
     """
     if temperature == 0:
         return Sampling(variant)
-    words = hashlib.sha256("\n".join([prompt, str(variant), str(attempt), subject]).encode())
-    return Sampling(variant, temperature, int.from_bytes(words.digest()[:8]) >> 1)
+    digest = hashlib.sha256("\n".join([prompt, str(variant), str(attempt), subject]).encode())
+    return Sampling(variant, temperature, int.from_bytes(digest.digest()[:8]) >> 1)
 
 
-OnFinished = Callable[[Mapping[int, GeneratedText]], None]  # takes the texts of a batch, by their places in the request
+OnFinished = Callable[[Mapping[int, GeneratedText]], None]  # takes the texts of a batch by request index
 
 
 def ignore_finished(batch: Mapping[int, GeneratedText]) -> None:
-    """Take a finished batch and do nothing: for a caller who waits for them all."""
+    """Ignore a finished batch, for callers that need only the full result."""

@@ -1,14 +1,14 @@
-"""Screening: what is wrong with a text that a model wrote. Each rule answers None or the name of a problem.
+"""Screening: finds problems in generated texts. Each rule returns None or the name of a problem.
 
-    refusal, preamble, leak   an assistant talks instead of the caption
-    shape     empty, loop, too_long, cut_off
-    content   markup, url, private_data
-    language  language
-    sources   drops_vec, invented: for fused captions alone
+    refusal, preamble  assistant talk instead of the caption; also leaks of the prompt
+    shape              empty, loop, too_long, cut_off
+    content            markup, url, private_data
+    language           language
+    grounding          drops_vec, invented: only for fused captions
 
-The rules are this project's own choice, and meant to be right when they speak: a good caption that is refused costs
-what a bad one costs. What each is worth on labeled examples is measured by `python -m benchmarks.screening`.
-`REVISION` goes up when an answer changes; captions screened by another revision are not reused.
+The rules are this project's own. They favor precision: rejecting a good caption costs as much as keeping a bad one.
+`python -m benchmarks.screening` measures each rule on labeled examples. Increase `REVISION` when a result changes;
+captions screened by another revision are not reused.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _DEFAULTS = ScreenConfig()
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """What screening leaves: the text, None where it is refused, and what was found.
+    """The screening result: the text, or None if it is rejected.
 
-    `problem` is the name of the rule that refused it, or `preamble_stripped` beside a text that lost its introduction.
+    `problem` is the rule that rejected it, or `preamble_stripped` for a text whose preamble was removed.
     """
 
     text: str | None
@@ -49,29 +49,29 @@ class Screened:
 
 
 def screen(answer: Answer) -> Screened:
-    """Apply the rules in their order; the first that speaks decides."""
-    off = answer.settings.disabled_rules
-    rest = None if "preamble" in off or not answer.settings.strip_preamble else without_preamble(answer)
-    kept = answer if rest is None else replace(answer, text=rest)
+    """Apply the rules in order and return the first problem."""
+    disabled = answer.settings.disabled_rules
+    stripped = None if "preamble" in disabled or not answer.settings.strip_preamble else without_preamble(answer)
+    output = answer if stripped is None else replace(answer, text=stripped)
     for name, rule in RULES.items():
-        problem = None if name in off else rule(kept)
+        problem = None if name in disabled else rule(output)
         if problem is not None:
             return Screened(None, problem)
-    return Screened(kept.text, None if rest is None else STRIPPED)
+    return Screened(output.text, None if stripped is None else STRIPPED)
 
 
 def screen_vec(text: str, ended: bool, prompt: str, settings: ScreenConfig = _DEFAULTS) -> Screened:
-    """Screen a VeC. *ended* is False where the model ran into its token limit; *prompt* is what it was asked."""
+    """Screen a VeC. *ended* is False if generation hit the token limit; *prompt* is the VLM's prompt."""
     return screen(Answer(text, ended, prompt, settings=settings))
 
 
 def screen_vecap(
     text: str, ended: bool, prompt: str, alttext: str, vec: str, settings: ScreenConfig = _DEFAULTS
 ) -> Screened:
-    """Screen a VeCap, fused of *alttext* and *vec*; *prompt* is without them. An empty *vec* is one not given."""
+    """Screen a VeCap fused from *alttext* and *vec* ("" if not given); *prompt* does not include them."""
     return screen(Answer(text, ended, prompt, alttext, vec, settings))
 
 
 def identity(settings: ScreenConfig) -> dict[str, Any]:
-    """Return what decides screening's answers, as plain JSON values: the rules' revision and the settings."""
+    """Return the rules' revision and settings, which determine all results, as JSON values."""
     return {"revision": REVISION} | settings.identity()

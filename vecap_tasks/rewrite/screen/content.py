@@ -1,4 +1,4 @@
-"""What has no place in a caption: markup, control characters, addresses, private data."""
+"""Rules for unwanted content: markup, control characters, URLs and private data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MARKUP = one_of(
     r"<(?:start|end)_of_\w+>|<</?SYS>>",
     r"&(?:amp|lt|gt|quot|apos|nbsp|copy|reg|trade|hellip|[mn]dash|[lr][sd]quo|[a-z]{1,2}(?:acute|grave|uml|circ|tilde)"
     r"|#\d+|#x[0-9a-f]+);",
-    # marks of forums and chat formats
+    # forum and chat markup
     r"\[/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|b|i|u|img|url|quote|caption)(?:=[^\]]*)?\]|#{3,}\s*\w",
     r"(?:^|\s)(?-i:USER|ASSISTANT|SYSTEM|HUMAN):\s|^\s*(?:assistant|user|system):\s",
     # Markdown
@@ -26,11 +26,11 @@ _MARKUP = one_of(
     r"^\s*1[.)]\s.*\s2[.)]\s|^\s*[-*•]\s.*\s[-*•]\s",
     # JSON and escapes
     r"^\s*\{\s*\"\w[^\"]*\"\s*:|^\s*\[\s*\"|(?<!:)\\[nt](?![a-z])|\\u[0-9a-f]{4}",
-    # places that were left unfilled
+    # unfilled placeholders
     r"\[(?:insert|your|name|brand|location|city|date|person|company|artist|product|object)\b[^\]\d]*\]|\{\{?\s*\w+\s*\}?\}",
 )
-_MARKS = frozenset("<&[#:`*_\\{2-")  # a text of ASCII without any of them has no markup
-# C0 and C1, zero width, bidi overrides, tags, private use and what takes the place of a character that is lost.
+_MARKUP_CHARACTERS = frozenset("<&[#:`*_\\{2-")  # ASCII markup contains at least one
+# C0 and C1 controls, zero width, bidi overrides, tags, private use, and replacement characters.
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\uffff"
     r"\ue000-\uf8ff\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
@@ -45,22 +45,22 @@ _URL = one_of(
     r"\b(?:bit\.ly|t\.co|goo\.gl|youtu\.be|tinyurl\.com|fb\.me|instagr\.am)/\w",
 )
 _SITE = one_of(rf"(?<![\w@.-]){_DOMAIN}\b(?![\w@-])")
-# A site's name as the name of a shop, a brand or a page that is shown: "the booking.com logo".
-_NAMED_AFTER = one_of(
+# A domain that names a shop, brand or displayed page: "the booking.com logo".
+_BRAND_AFTER = one_of(
     r"^['’]?s?\W{0,2}\s*(?:logo|website|web site|site|homepage|home page|app|brand|stadium|arena|sign|screenshot|page"
     r"|store|shop|box|banner|ad|advertisement|commercial|building|headquarters|warehouse|package|packaging|tour|cup"
     r"|open|classic|team|bubble|era|crash)\b"
 )
-_NAMED_BEFORE = one_of(
+_BRAND_BEFORE = one_of(
     r"\b(?:logo|website|homepage|home page|page|brand|screenshot|banner|app|sign|ad|advertisement|icon)\W+"
     r"(?:(?:of|for|from|by|reading|that reads|called) )?(?:the )?$"
 )
-_SENT_TO = one_of(
+_LINK_CUE = one_of(
     r"(?:\b(?:visit|at|from|via|on|by|see|go to|online|available|credits?|courtesy of|source|more|buy|shop|click|order"
     r"|check out)|©|\(c\))\W*$"
 )
 
-_AT = frozenset("@[(")  # an address has one of them
+_EMAIL_CHARACTERS = frozenset("@[(")  # an email address contains at least one
 _EMAIL = one_of(
     r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}",
     r"\b[\w.+-]+ ?[\[(] ?at ?[\])] ?[\w-]+ ?(?:\.|[\[(] ?dot ?[\])]) ?[a-z]{2,}",
@@ -72,23 +72,23 @@ _PHONE = one_of(
     r"(?<![\w.,$€£#/:+-])(?<!\d )\(?0[1-9]\d{0,3}\)?[ /-]\d{2,4}[ -]?\d{2,4}(?:[ -]?\d{2,4}){0,2}(?![\w/:-]|[.,]\d)",
     r"(?<![\w.,$€£#/-])(?:1[ -])?8(?:00|33|44|55|66|77|88)[ -]\d{3}[ -]\d{4}(?![\w-])",
 )
-_CUED = one_of(
+_PHONE_AFTER_CUE = one_of(
     r"\b(?:tel(?:ephone)?|phone|ph|call|calling|cell|fax|mobile|mob|whatsapp|hotline|helpline|dial|text|sms|viber"
     r"|contact(?: no| number)?)\b[.:]?\s*"
     r"(?:(?:no|nr|number|us|me|him|her|now|today|at|on|line|is|or|free|the|for)\b[.:]?\s*){0,3}[:#]?\s*"
     r"(\+?\(?\d(?:[ .\-–/()]{0,2}\d){6,14})(?!\d)"
 )
-# What stands before a number that only looks like one to call.
-_NUMBERED = one_of(
+# Words before a number that is not a phone number.
+_NOT_A_PHONE = one_of(
     r"(?:\b(?:isbn(?:-1[03])?|issn|sku|upc|ean|asin|item|model|parts?|serial|ref|reference|art|article|code|product|order"
     r"|lot|nos?|nr|catalog|patent|id|invoice|size|version|ver|oem|mpn|pn|p/n|doi|batch|stock)\b"
     r"[.:#]?\s*(?:number|no\.?|code|id|#)?\W{0,3}|#)$"
 )
-_FEWEST_DIGITS = 7
+_MIN_DIGITS = 7
 
 
 def markup(answer: Answer) -> str | None:
-    """Tags, entities, Markdown, JSON, tokens of chat formats, places left unfilled, control characters.
+    """Reject tags, entities, Markdown, JSON, chat tokens, unfilled placeholders and control characters.
 
     >>> markup(Answer("<b>A cat</b> on a mat"))
     'markup'
@@ -99,13 +99,13 @@ def markup(answer: Answer) -> str | None:
     >>> markup(Answer("I <3 NY, AT&T tower; a < b and c > d; f**k cancer; [sic]; #1 Dad; 4* hotel"))
     """
     text = answer.text
-    if text.isascii() and text.isprintable() and _MARKS.isdisjoint(text):
+    if text.isascii() and text.isprintable() and _MARKUP_CHARACTERS.isdisjoint(text):
         return None
     return "markup" if _CONTROL.search(text) or _MARKUP.search(text) else None
 
 
 def url(answer: Answer) -> str | None:
-    """An address on the web; not a shop's or a site's name.
+    """Reject URLs, but keep domains used as the name of a shop or site.
 
     >>> url(Answer("A cat on a mat, see www.example.com"))
     'url'
@@ -121,17 +121,17 @@ def url(answer: Answer) -> str | None:
         return "url"
     for site in _SITE.finditer(text):
         before, after = text[: site.start()], text[site.end() :]
-        if _NAMED_AFTER.search(after) or _NAMED_BEFORE.search(before):
+        if _BRAND_AFTER.search(after) or _BRAND_BEFORE.search(before):
             continue
-        if _SENT_TO.search(before) or not site.group()[0].isupper():
+        if _LINK_CUE.search(before) or not site.group()[0].isupper():
             return "url"
     return None
 
 
 def private_data(answer: Answer) -> str | None:
-    """An e-mail address or a telephone number, by shape or by the word before it.
+    """Reject email addresses and phone numbers, by shape or by a preceding cue word.
 
-    A library that knows every numbering plan would let pass the numbers that a model makes up, and needs a country.
+    A numbering-plan library needs a country and misses numbers that a model invents.
 
     >>> private_data(Answer("Contact Jane at jane.roe@example.com"))
     'private_data'
@@ -143,19 +143,19 @@ def private_data(answer: Answer) -> str | None:
     >>> private_data(Answer("A contact page with an e-mail address and a phone number"))
     """
     text = answer.text
-    if not _AT.isdisjoint(text) and _EMAIL.search(text):
+    if not _EMAIL_CHARACTERS.isdisjoint(text) and _EMAIL.search(text):
         return "private_data"
-    if _digits(text) < _FEWEST_DIGITS:
+    if _count_digits(text) < _MIN_DIGITS:
         return None
-    if _CUED.search(text):
+    if _PHONE_AFTER_CUE.search(text):
         return "private_data"
     for match in _PHONE.finditer(text):
-        if 9 <= _digits(match.group()) <= 15 and (
-            match.group().startswith("+") or not _NUMBERED.search(text, 0, match.start())
+        if 9 <= _count_digits(match.group()) <= 15 and (
+            match.group().startswith("+") or not _NOT_A_PHONE.search(text, 0, match.start())
         ):
             return "private_data"
     return None
 
 
-def _digits(text: str) -> int:
+def _count_digits(text: str) -> int:
     return sum(map(str.isdigit, text))

@@ -1,4 +1,4 @@
-"""A fused caption against its sources: it keeps what is seen (`drops_vec`) and makes nothing up (`invented`)."""
+"""Rules that compare a fused caption with its sources: it keeps the VeC (`drops_vec`) and adds nothing (`invented`)."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ _COUNTS = {
 _NUMBER = re.compile(r"\d+")
 _THOUSANDS = re.compile(r"(?<=\d)[,.](?=\d{3}\b)")
 _CENTURY = re.compile(r"\b\d+(?:st|nd|rd|th)[- ]century\b", re.IGNORECASE)
-_TITLED = 0.7  # share of capitalized words from which on capitals say nothing
-_PREFIX = 4  # letters in common that make two words one: Italy and Italian
-_ALIKE = 0.75  # likeness of two spellings of one name
-_NAMED = 0.7  # what a concept counts that a name may stand for
-_UNKNOWN = 0.5  # what a word of no known concept counts
-_MOST = 11  # concepts of a VeC that are asked for: a caption is short, however much a VeC tells
+_MAX_CAPITALIZED = 0.7  # share of capitalized words above which capitals do not mark names
+_MIN_PREFIX = 4  # length of a common prefix that makes two words match: Italy, Italian
+_MIN_SIMILARITY = 0.75  # of two spellings of a name
+_NAME_CREDIT = 0.7  # for a concept that a name can replace
+_UNKNOWN_CREDIT = 0.5  # for a word without a known concept
+_MAX_CONCEPTS = 11  # concepts of a VeC that count, because captions are short
 _NAMEABLE = frozenset(stem(word) for word in NAMEABLE)
 
 
-def _read() -> dict[str, frozenset[str]]:
-    """Return the concepts of each stem, named by their first word."""
+def _read_concepts() -> dict[str, frozenset[str]]:
+    """Return the concept names of each stem; a concept is named by its first word."""
     roles = " ".join(read_words(DATA, "roles"))
-    table = "\n".join(read_lines(DATA, "concepts")).replace("\n ", " ").replace("{roles}", roles)
-    made: dict[str, set[str]] = {}
-    for number, line in enumerate(table.split("\n")):
+    text = "\n".join(read_lines(DATA, "concepts")).replace("\n ", " ").replace("{roles}", roles)
+    table: dict[str, set[str]] = {}
+    for number, line in enumerate(text.split("\n")):
         for word in line.split():
-            made.setdefault(stem(word), set()).add(f"{line.split()[0]} {number}")
+            table.setdefault(stem(word), set()).add(f"{line.split()[0]} {number}")
     for word, count in _COUNTS.items():
-        made.setdefault(stem(word), set()).add(f"count {count}")
-    return {word: frozenset(concepts) for word, concepts in made.items()}
+        table.setdefault(stem(word), set()).add(f"count {count}")
+    return {word: frozenset(concepts) for word, concepts in table.items()}
 
 
-_CONCEPTS = _read()
+_CONCEPTS = _read_concepts()
 
 
 def concepts(stems: Iterable[str]) -> frozenset[str]:
-    """Return the names of the concepts that any of *stems* may stand for; none for words that the table lacks.
+    """Return the concepts that any of *stems* can stand for; empty for unknown stems.
 
     >>> [bool(concepts((a,)) & concepts((b,))) for a, b in (("puppy", "dog"), ("crimson", "red"), ("two", "duo"))]
     [True, True, True]
@@ -68,9 +68,9 @@ def concepts(stems: Iterable[str]) -> frozenset[str]:
 
 
 def drops_vec(answer: Answer) -> str | None:
-    """Fewer than `min_vec_kept` of the VeC's concepts are left, by their own words or by others.
+    """Reject a caption that keeps less than `min_vec_kept` of the VeC's concepts, in the same words or in synonyms.
 
-    A name from the AltText may stand for one of them. Of a long VeC no more is asked than of one of `_MOST` concepts.
+    A name from the AltText can replace one concept. At most `_MAX_CONCEPTS` concepts of a long VeC count.
 
     >>> vec = "two red tulips left of a blue mug on grass"
     >>> drops_vec(Answer("Two red Belvo tulips by a blue mug on the grass", alttext="Belvo tulips", vec=vec))
@@ -79,42 +79,43 @@ def drops_vec(answer: Answer) -> str | None:
     >>> drops_vec(Answer("A pair of scarlet Belvo blossoms by a cup", alttext="Belvo tulips", vec=vec))
     >>> drops_vec(Answer("Jack White on stage", alttext="Jack White", vec="a man standing on a stage"))
     """
-    wanted = content_words(answer.vec) - PLAIN
-    if not wanted:
+    vec_words = content_words(answer.vec) - PLAIN
+    if not vec_words:
         return None
-    said, given = content_words(answer.text), content_words(answer.alttext)
-    own, named = concepts(said - given), concepts(said & given)
+    text_words, source_words = content_words(answer.text), content_words(answer.alttext)
+    text_concepts, shared_concepts = concepts(text_words - source_words), concepts(text_words & source_words)
     kept, lost = 0.0, []
-    for word in wanted:
-        if _among(word, said) or not own.isdisjoint(concepts((word,))):
+    for word in vec_words:
+        if _has_match(word, text_words) or not text_concepts.isdisjoint(concepts((word,))):
             kept += 1
-        elif not named.isdisjoint(concepts((word,))):
-            kept += _NAMED
+        elif not shared_concepts.isdisjoint(concepts((word,))):
+            kept += _NAME_CREDIT
         else:
             lost.append(word)
-    if said & given - wanted and not _NAMEABLE.isdisjoint(lost):
-        kept += _NAMED
-    # A word from nowhere, of no concept that is known, may say in another way what is lost; one that is known does not.
-    unknown = [word for word in said - given - PLAIN if not concepts((word,)) and not _among(word, wanted)]
-    kept += _UNKNOWN * min(len(unknown), len(lost))
-    return "drops_vec" if kept < answer.settings.min_vec_kept * min(len(wanted), _MOST) else None
+    if text_words & source_words - vec_words and not _NAMEABLE.isdisjoint(lost):
+        kept += _NAME_CREDIT
+    # A new word without a known concept can paraphrase a lost one; a word with a known concept cannot.
+    unknown = [
+        word for word in text_words - source_words - PLAIN if not concepts((word,)) and not _has_match(word, vec_words)
+    ]
+    kept += _UNKNOWN_CREDIT * min(len(unknown), len(lost))
+    return "drops_vec" if kept < answer.settings.min_vec_kept * min(len(vec_words), _MAX_CONCEPTS) else None
 
 
-def _among(word: str, others: Set[str]) -> bool:
-    """Whether *word* is there, or begins another, or begins with it: garden and gardener, skate and skateboard."""
+def _has_match(word: str, others: Set[str]) -> bool:
+    """Return whether *word* is in *others* or shares a prefix with one: garden and gardener."""
     return word in others or any(
         (other.startswith(word) if len(word) < len(other) else word.startswith(other))
         for other in others
-        if min(len(word), len(other)) >= _PREFIX
+        if min(len(word), len(other)) >= _MIN_PREFIX
     )
 
 
 def invented(answer: Answer) -> str | None:
-    """More than `max_new_names` names and numbers that neither the AltText nor the VeC has.
+    """Reject more than `max_new_names` names and numbers that are in neither the AltText nor the VeC.
 
-    A name is a word with a capital that does not begin a sentence; in a text that capitalizes most words only numbers
-    count, as in a language that gives every noun a capital. Other spellings, abbreviations written out and derived
-    forms are no new names.
+    A name is a capitalized word that does not start a sentence. In texts that capitalize most words, and in German,
+    only numbers count. Other spellings, expanded abbreviations and derived forms are not new names.
 
     >>> given = {"alttext": "Ford Edge SEL 2017, Roseville MN", "vec": "a black car in a parking lot"}
     >>> invented(Answer("A black 2017 Ford Edge SEL in a parking lot in Roseville, Minnesota", **given))
@@ -137,7 +138,7 @@ def invented(answer: Answer) -> str | None:
 
 
 def _numbers(text: str) -> list[str]:
-    """Return the numbers of *text*, decimals as two, without leading noughts, thousands joined."""
+    """Return the numbers of *text*: decimals as two, without leading zeros, with thousands joined."""
     plain = _THOUSANDS.sub("", _CENTURY.sub(" ", text))
     return [number.lstrip("0") or "0" for number in _NUMBER.findall(plain)]
 
@@ -149,7 +150,7 @@ def _known_numbers(data: str) -> frozenset[str]:
 
 
 def _known_number(number: str, known: frozenset[str]) -> bool:
-    """Whether a number is there, whole, as the year that "2009-10" and "'85" mean, or run together with others."""
+    """Return whether *number* is known: as such, as the year in "2009-10" or "'85", or as part of a longer number."""
     if number in known:
         return True
     if len(number) == 4 and number[:2] in ("18", "19", "20"):
@@ -158,10 +159,10 @@ def _known_number(number: str, known: frozenset[str]) -> bool:
 
 
 def _names(text: str) -> Iterator[str]:
-    """Give the words with a capital that begin no sentence and no quotation."""
+    """Yield the capitalized words that do not start a sentence or quotation."""
     found = list(WORD.finditer(text))
     cased = [match.group() for match in found if len(match.group()) > 3]
-    if not cased or (len(cased) > 3 and sum(not word.islower() for word in cased) > _TITLED * len(cased)):
+    if not cased or (len(cased) > 3 and sum(not word.islower() for word in cased) > _MAX_CAPITALIZED * len(cased)):
         return
     for match in found[1:]:
         word = match.group()
@@ -175,36 +176,45 @@ def _names(text: str) -> Iterator[str]:
 
 
 def _known_name(name: str, known: frozenset[str], answer: Answer) -> bool:
-    low = name.lower()
-    if low in EVERYDAY or low in FUNCTION or low in NUMBER_WORDS:
+    lower = name.lower()
+    if lower in EVERYDAY or lower in FUNCTION or lower in NUMBER_WORDS:
         return True
-    if stem(low) in {stem(word) for word in known}:
+    if stem(lower) in {stem(word) for word in known}:
         return True
     written = "".join(character for character in answer.data.lower() if character.isalnum())
-    if len(low) > 2 and low.replace("'", "").replace("’", "") in written:
+    if len(lower) > 2 and lower.replace("'", "").replace("’", "") in written:
         return True  # find-my-past, FindMyPast
-    if any(low in SPELLED_OUT.get(word, ()) for word in known):
+    if any(lower in SPELLED_OUT.get(word, ()) for word in known):
         return True
-    if any(word in SPELLED_OUT.get(low, ()) for word in known):
+    if any(word in SPELLED_OUT.get(lower, ()) for word in known):
         return True
     if _initials(name, answer):
         return True
     for word in known:
         if len(word) < 3 or word in FUNCTION:
             continue
-        common = next((n for n, (a, b) in enumerate(zip(low, word, strict=False)) if a != b), min(len(low), len(word)))
-        if common >= _PREFIX and 2 * common >= max(len(low), len(word)):
+        common = next(
+            (n for n, (a, b) in enumerate(zip(lower, word, strict=False)) if a != b), min(len(lower), len(word))
+        )
+        if common >= _MIN_PREFIX and 2 * common >= max(len(lower), len(word)):
             return True
-        if len(low) > 3 and abs(len(low) - len(word)) < 4 and SequenceMatcher(None, low, word).ratio() >= _ALIKE:
+        if (
+            len(lower) > 3
+            and abs(len(lower) - len(word)) < 4
+            and SequenceMatcher(None, lower, word).ratio() >= _MIN_SIMILARITY
+        ):
             return True
     return False
 
 
 def _initials(name: str, answer: Answer) -> bool:
-    """Whether *name* is short for words in a row of the sources, or one of those that a short form there stands for."""
+    """Return whether *name* abbreviates consecutive source words, or is one of the words of a source abbreviation."""
     if name.isupper():
-        given = words(answer.data)
-        rows = ("".join(word[0] for word in given), "".join(word[0] for word in given if word not in FUNCTION))
+        source_words = words(answer.data)
+        rows = (
+            "".join(word[0] for word in source_words),
+            "".join(word[0] for word in source_words if word not in FUNCTION),
+        )
         return 1 < len(name) < 7 and any(name.lower() in row for row in rows)
     capitals = [word for word in WORD.findall(answer.text) if word[0].isupper()]
     for short in (word for word in WORD.findall(answer.data) if word.isupper() and 1 < len(word) < 7):

@@ -1,4 +1,4 @@
-"""Which language a text is in: by its script, and for Latin letters by the words that every sentence of one needs."""
+"""Language rule: by script, and for Latin script by the common words of each language."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SCRIPTS = {
     "tamil": "஀-௿",
 }
 _LETTERS = {name: re.compile(f"[{ranges}]") for name, ranges in _SCRIPTS.items()}
-_DENSE = frozenset({"han", "kana", "hangul"})  # a letter says as much as two of another script
-_WRITTEN = {
+_DOUBLE_WEIGHT = frozenset({"han", "kana", "hangul"})  # one character counts as two of another script
+_SCRIPTS_OF = {
     **dict.fromkeys(("ru", "uk", "bg", "sr", "mk", "be", "kk", "mn"), frozenset({"cyrillic"})),
     **dict.fromkeys(("ar", "fa", "ur", "ps"), frozenset({"arabic"})),
     **dict.fromkeys(("hi", "mr", "ne"), frozenset({"devanagari"})),
@@ -36,20 +36,20 @@ _WRITTEN = {
 }
 _LATIN = frozenset({"latin"})
 
-_COMMON = {code: frozenset(words.split()) for code, words in read_table(DATA, "sentence_words").items()}
-_ANY = frozenset[str]().union(*_COMMON.values())
-_PARTICLE = "de la del di da do dos das van der den von le les el los las du des y e et und en of zu"
-_PARTICLES = frozenset(_PARTICLE.split())
-_BEGIN = "un une uno una ein eine een en ett um uma et"  # a caption begins so, a title seldom
-_BEGINS = frozenset(_BEGIN.split())
-_ENOUGH, _FEWEST = 3, 2
+_COMMON_WORDS = {code: frozenset(words.split()) for code, words in read_table(DATA, "sentence_words").items()}
+_ALL_COMMON_WORDS = frozenset[str]().union(*_COMMON_WORDS.values())
+_PARTICLE_LIST = "de la del di da do dos das van der den von le les el los las du des y e et und en of zu"
+_PARTICLES = frozenset(_PARTICLE_LIST.split())
+_FIRST_WORD_LIST = "un une uno una ein eine een en ett um uma et"  # start captions, but rarely titles
+_FIRST_WORDS = frozenset(_FIRST_WORD_LIST.split())
+_MIN_WORDS, _MIN_WORDS_AFTER_ARTICLE = 3, 2
 
 
 def language(answer: Answer) -> str | None:
-    """Most letters are of a script that none of `languages` is written in, or the sentence is of another language.
+    """Reject a text whose script or language is not one of `languages`.
 
-    Of words that are capitalized, as names and titles are, only the first counts; a caption with fewer than three
-    words that tell (two, where it begins with "Un" or "Ein") is left alone.
+    A script counts if most letters are in it. Of capitalized words, which can be names, only the first counts. A
+    decision needs at least three distinctive words, or two after an initial article such as "Un" or "Ein".
 
     >>> language(Answer("Un chat noir est assis sur le canapé"))
     'language'
@@ -70,62 +70,64 @@ def language(answer: Answer) -> str | None:
         foreign = sum(count for script, count in found.items() if script not in scripts)
         if 2 * foreign > sum(found.values()):
             return "language"
-    return "language" if "latin" in scripts and _another(answer.text, wanted) else None
+    return "language" if "latin" in scripts and _is_other_language(answer.text, wanted) else None
 
 
 @lru_cache(maxsize=16)
 def _scripts_of(languages: tuple[str, ...]) -> frozenset[str]:
-    return frozenset[str]().union(*(_WRITTEN.get(code, _LATIN) for code in languages))
+    return frozenset[str]().union(*(_SCRIPTS_OF.get(code, _LATIN) for code in languages))
 
 
 def _scripts(text: str) -> dict[str, int]:
-    return {name: len(letters.findall(text)) * (1 + (name in _DENSE)) for name, letters in _LETTERS.items()}
+    return {name: len(letters.findall(text)) * (1 + (name in _DOUBLE_WEIGHT)) for name, letters in _LETTERS.items()}
 
 
-def _another(text: str, wanted: tuple[str, ...]) -> bool:
-    known = [_COMMON[code] for code in wanted if code in _COMMON]
+def _is_other_language(text: str, wanted: tuple[str, ...]) -> bool:
+    known = [_COMMON_WORDS[code] for code in wanted if code in _COMMON_WORDS]
     if not known:
-        return False  # a language whose words are not listed is judged by its script alone
-    tokens = _telling(text)
+        return False  # without word lists, only the script counts
+    tokens = _language_words(text)
     own = known[0].union(*known[1:])
-    if sum(token in _ANY and token not in own for token in tokens) < _FEWEST:
+    if sum(token in _ALL_COMMON_WORDS and token not in own for token in tokens) < _MIN_WORDS_AFTER_ARTICLE:
         return False
-    ours = max(sum(token in common for token in tokens) for common in known)
-    for code, common in _COMMON.items():
+    wanted_count = max(sum(token in common for token in tokens) for common in known)
+    for code, common in _COMMON_WORDS.items():
         if code in wanted:
             continue
-        theirs = [token for token in tokens if token in common]
-        telling = [token for token in theirs if token not in own]
-        enough = _FEWEST if tokens[:1] and tokens[0] in _BEGINS and tokens[0] in common else _ENOUGH
-        if len(telling) >= enough and len(set(telling)) > 1 and len(theirs) >= 2 * ours:
+        other_words = [token for token in tokens if token in common]
+        distinctive = [token for token in other_words if token not in own]
+        minimum = (
+            _MIN_WORDS_AFTER_ARTICLE if tokens[:1] and tokens[0] in _FIRST_WORDS and tokens[0] in common else _MIN_WORDS
+        )
+        if len(distinctive) >= minimum and len(set(distinctive)) > 1 and len(other_words) >= 2 * wanted_count:
             return True
     return False
 
 
-def _telling(text: str) -> list[str]:
-    """Return the words that may tell the language: in lower case as written, and not inside a name."""
+def _language_words(text: str) -> list[str]:
+    """Return the words that can identify the language: lower case, and not inside a name."""
     raw = WORD.findall(text.replace("'", " ").replace("’", " "))
     if text.isupper():
         return [word.lower() for word in raw]
     upper = [word[:1].isupper() for word in raw]
     kept = []
-    for place, word in enumerate(raw):
-        if upper[place]:
-            if place == 0 and len(raw) > 1 and (not upper[1] or word.lower() in _BEGINS):
+    for index, word in enumerate(raw):
+        if upper[index]:
+            if index == 0 and len(raw) > 1 and (not upper[1] or word.lower() in _FIRST_WORDS):
                 kept.append(word.lower())
             continue
-        if word in _PARTICLES and _inside_name(upper, raw, place):
+        if word in _PARTICLES and _is_inside_name(upper, raw, index):
             continue
         kept.append(word)
     return kept
 
 
-def _inside_name(upper: list[bool], raw: list[str], place: int) -> bool:
-    """Whether a particle stands between two capitalized words, with none but particles in between."""
-    before = place - 1
+def _is_inside_name(upper: list[bool], raw: list[str], index: int) -> bool:
+    """Return whether the particle at *index* is between two capitalized words, with only particles in between."""
+    before = index - 1
     while before >= 0 and raw[before] in _PARTICLES:
         before -= 1
-    after = place + 1
+    after = index + 1
     while after < len(raw) and raw[after] in _PARTICLES:
         after += 1
     return before >= 0 and after < len(raw) and upper[before] and upper[after]

@@ -1,4 +1,4 @@
-"""Assistant talk around the caption: preambles such as "Sure! Here is …", and leaks of the prompt."""
+"""Rules for assistant talk around the caption: preambles such as "Sure! Here is …", and leaks of the prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KIND = (
 _LABEL = r"(?:image )?(?:caption|description|answer|output|response|rewrite|vecap)"
 _DASH = r" [-–—](?= )"
 
-_STRIPPED = one_of(
+_PREAMBLE = one_of(
     rf"{_BEGIN}(?:{_SURE}(?:[!.]+|,(?= *(?:here|i)\b)|:)\s*|{_OKAY}[!.,:]+\s*(?=here\b))?"
     r"(?:"
     # Here is a concise caption for the image:
@@ -39,11 +39,11 @@ _STRIPPED = one_of(
     r"(?:(?:could|would|might) be|is)?:"
     # A suitable caption would be:
     rf"|(?:a|one|the|my) (?:\w+ )?{_THING} (?:could|would|might|can) be:"
-    # The mark of a role, and of a result
+    # A role or result label
     r"|(?-i:ASSISTANT|Assistant): |result:"
     r")?[\s*_]*"
 )
-_KEPT_ON = one_of(
+_UNSTRIPPABLE = one_of(
     rf"^\W*{_SURE}[!.,]\s+(?:here|i|the|let|this)\b",
     rf"^\W*(?:sure[!,.] )?here(?:['’]s| is| are)(?: {_KIND}\b)+ {_THING}\b",
     rf"^\W*(?:(?:the |a |my )(?:{_KIND} )+|my ){_THING} (?:is|would be|could be|might be|reads)\b",
@@ -59,23 +59,23 @@ _GIVEN = (
     r"(?:provided|given|supplied|raw|input|source|merged|combined|fused|rewritten|revised|synthetic|refined|generated"
     r"|original|new|above|previous|accompanying|following|initial|former|latter|image|visual|user['’]?s?)"
 )
-_NO_PLACE = r"\b(?! (?:of|by|in|on|for|from)\b)"  # "the original text of the Magna Carta" is something to be seen
+_NOT_OF = r"\b(?! (?:of|by|in|on|for|from)\b)"  # "the original text of the Magna Carta" can be seen
 
 _TALK = one_of(
-    # What was given, by name.
-    rf"\b(?:first|second|both|1st|2nd) (?:(?:given|provided|input) )?(?:sentences|sentence(?! was\b){_NO_PLACE}"
-    rf"|(?:descriptions?|captions?){_NO_PLACE})",
+    # References to the inputs.
+    rf"\b(?:first|second|both|1st|2nd) (?:(?:given|provided|input) )?(?:sentences|sentence(?! was\b){_NOT_OF}"
+    rf"|(?:descriptions?|captions?){_NOT_OF})",
     r"\bsentences? (?:[12]|one|two)\b",
-    rf"\b(?:the|this|your|both|an?) (?:{_GIVEN} )+(?:{_ALT}|captions?|descriptions?|sentences?){_NO_PLACE}"
+    rf"\b(?:the|this|your|both|an?) (?:{_GIVEN} )+(?:{_ALT}|captions?|descriptions?|sentences?){_NOT_OF}"
     r"(?! reads?\b)",
     r"\b(?:the|this|your|both) (?:(?:provided|given|supplied|raw|input|source|synthetic|above|user['’]?s?|original) )+"
-    rf"(?:image )?(?:texts?|information|context|details|data|prompt|images?){_NO_PLACE}",
+    rf"(?:image )?(?:texts?|information|context|details|data|prompt|images?){_NOT_OF}",
     rf"\b(?:the|this|an|your|and|from|in|of) {_ALT}\b",
     rf"\b(?:the|this|your) (?:{_SOURCE}|information|details) (?:provided|given|supplied)\b",
     r"\b(?:the|this) web ?(?:page|site) (?:also )?(?:says|states|mentions|claims|does not)\b",
     r"\b(?:the raw|synthetic) (?:text|captions?|descriptions?)\b"
     r"|\bboth (?:of the )?texts (?:agree|describe|mention|say|speak|refer|talk|tell)\b",
-    # What it says.
+    # Reports of their content.
     r"\b(?:based on|according to|as (?:per|described|mentioned|stated|noted|indicated|specified|suggested)(?: in| by)?"
     r"|(?:mentioned|described|stated|provided|given|specified) (?:in|by))"
     rf" (?:the|this|your|both|these)(?: \w+){{0,2}}? {_SOURCE}\b(?! (?:of|by|in|on)\b)",
@@ -90,7 +90,7 @@ _TALK = one_of(
     r"(?:provided|given|mentioned|from|found) (?:(?:in|by|from) )?(?:(?:the|both) )?"
     r"(?:caption|description|text|sentence|alt)",
     r"\b(?:first|second) text (?:is|says|states|mentions|describes|speaks)\b",
-    # What was to be done with it.
+    # References to the task.
     r"\b(?:this|my|the new|the final) (?:caption|sentence|answer) (?:includes?|combines?|keeps?|merges?|retains?"
     r"|preserves?|mentions?|covers?)\b",
     r"(?:^|[.;:!?(–—-]) *i(?:['’]ve| have)? (?:left out|omitted|removed|kept|added|included|excluded|ignored|avoided"
@@ -104,28 +104,28 @@ _TALK = one_of(
     rf"|original|real-world|detailed|important) )*(?:{_SOURCE}|information|details?|concepts)\b"
     r"(?! (?:of|into|a|panel|book|sign|on)\b)",
     r"\bword (?:count|limit)\b|\(?\b\d+ (?:words|tokens|characters)\)?\W*$",
-    # What follows an answer, and the labels of its parts.
+    # Closing remarks and labels.
     r"\bnote ?: (?:i|the|this|that|in|as|since|please)\b|\b(?:please )?let me know (?:if|whether)\b",
     r"\bi hope (?:this|that|it) (?:helps|meets)\b|\bfeel free to (?:ask|modify|adjust|change|let)\b",
     r"\bis there anything else\b|(?<=[.!?] )(?:caption|answer|output|input) ?:",
     rf"\b(?:{_ALT}|concepts|(?:description|image caption|vecap|vec|fused caption|explanation|reasoning|instruction"
     r"|question)s?) ?:",
 )
-# Each of those patterns wants one of these words, and most captions have none.
-_TALKS = """
+# Each of these patterns requires one of these words, so most captions skip the patterns.
+_TALK_WORD_LIST = """
 sentence sentences description descriptions caption captions alt alternative alttext alttexts alternativetext
 alternativetexts text texts image images information context detail details data prompt provided given supplied raw
 input source synthetic web webpage website described mentioned stated shown specified indicated suggested answer output
 i we knowledge concept concepts word words tokens characters note let hope free anything vecap vecaps vec vecs
 explanation explanations reasoning reasonings instruction instructions question questions
 """
-_TALKING = frozenset(_TALKS.split())
+_TALK_WORDS = frozenset(_TALK_WORD_LIST.split())
 
 
 def without_preamble(answer: Answer) -> str | None:
-    """Return the caption after an introduction that ends in a mark of its own, or None where there is none.
+    """Return the caption after a preamble with a clear end, or None if there is no such preamble.
 
-    Quotation marks around all of the rest go too.
+    Also removes quotation marks around the whole caption.
 
     >>> without_preamble(Answer("Sure! Here is the rewritten sentence: A cat on a mat."))
     'A cat on a mat.'
@@ -134,14 +134,14 @@ def without_preamble(answer: Answer) -> str | None:
     >>> without_preamble(Answer("Here are two cats: a red one and a white one"))
     >>> without_preamble(Answer("Sure Thing album cover"))
     """
-    match = _STRIPPED.match(answer.text)
+    match = _PREAMBLE.match(answer.text)
     if match is None or not match.group().strip(" \"'“*_#") or answer.quotes(match.group()):
         return None
     return without_quotes(answer.text[match.end() :].strip(" *_#")).strip() or None
 
 
 def preamble(answer: Answer) -> str | None:
-    """An introduction that is still there: nothing tells where it ends, or it is all there is.
+    """Reject a text that still has a preamble: one without a clear end, or one that is the whole text.
 
     >>> preamble(Answer("Here is a caption that combines both texts about a cat."))
     'preamble'
@@ -151,15 +151,15 @@ def preamble(answer: Answer) -> str | None:
     >>> preamble(Answer("Here is where the river bends"))
     >>> preamble(Answer("Certainly not a dog"))
     """
-    match = _KEPT_ON.search(answer.text)
+    match = _UNSTRIPPABLE.search(answer.text)
     if match is None:
-        whole = _STRIPPED.match(answer.text)
+        whole = _PREAMBLE.match(answer.text)
         match = whole if whole and whole.group().strip(" \"'“*_#") else None
     return None if match is None or answer.quotes(match.group()) else "preamble"
 
 
 def prompt_leak(answer: Answer) -> str | None:
-    """`leak_words` words in a row that only the prompt can have given, or talk of the sources, the task, the answer.
+    """Reject `leak_words` consecutive words that only the prompt contains, or talk about sources, task or answer.
 
     >>> prompt_leak(Answer("A cat on a mat, as mentioned in the first sentence."))
     'prompt_leak'
@@ -171,19 +171,19 @@ def prompt_leak(answer: Answer) -> str | None:
     >>> prompt_leak(Answer("The first sentence of Moby Dick printed on a mug"))
     >>> prompt_leak(Answer("a page with a description in small print"))
     """
-    talks = not _TALKING.isdisjoint(plain_words(answer.text))
+    talks = not _TALK_WORDS.isdisjoint(plain_words(answer.text))
     if talks and any(not answer.quotes(match.group()) for match in _TALK.finditer(unquoted(answer.text))):
         return "prompt_leak"
     length = answer.settings.leak_words
-    leaked = _runs(answer.text, length) & _prompt_runs(answer.prompt, length)
-    return "prompt_leak" if leaked and leaked - _runs(answer.data, length) else None
+    leaked = _ngrams(answer.text, length) & _prompt_ngrams(answer.prompt, length)
+    return "prompt_leak" if leaked and leaked - _ngrams(answer.data, length) else None
 
 
 @lru_cache(maxsize=16)
-def _prompt_runs(prompt: str, length: int) -> frozenset[tuple[str, ...]]:
-    return _runs(prompt, length)
+def _prompt_ngrams(prompt: str, length: int) -> frozenset[tuple[str, ...]]:
+    return _ngrams(prompt, length)
 
 
-def _runs(text: str, length: int) -> frozenset[tuple[str, ...]]:
-    said = words(text)
-    return frozenset(said[place : place + length] for place in range(len(said) - length + 1))
+def _ngrams(text: str, length: int) -> frozenset[tuple[str, ...]]:
+    tokens = words(text)
+    return frozenset(tokens[index : index + length] for index in range(len(tokens) - length + 1))

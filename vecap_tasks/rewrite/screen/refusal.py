@@ -1,10 +1,10 @@
-"""An assistant's refusals. The same words stand on shirts and signs and in titles; see `refusal` for what tells."""
+"""Rule for assistant refusals. Signs and titles can contain the same words; see `refusal`."""
 
 from __future__ import annotations
 
 from vecap_tasks.rewrite.screen.text import Answer, one_of, plain_words, unquoted
 
-_START = r"(?:^|(?<=[.!?:] )|(?<=, but )|(?<=however, ))\W*"  # of a sentence, or of what follows "I am sorry, but"
+_START = r"(?:^|(?<=[.!?:] )|(?<=, but )|(?<=however, ))\W*"  # of a sentence, or after "I am sorry, but"
 _CANNOT = (
     r"(?:can['’]?t|cannot|can not|could ?n['’]?t|could not|won['’]?t|will not"
     r"|(?:am|was|are|['’]m|['’]re) (?:unable|not able) to)"
@@ -23,7 +23,7 @@ _OF_THE_TASK = (
 )
 
 _REFUSAL = one_of(
-    # I cannot …
+    # Inability.
     rf"{_WE_CANNOT} (?:\w+ ){{0,2}}?{_DO}\b[^.!?]{{0,60}}\b{_OF_THE_TASK}\b",
     rf"{_START}(?:sorry, )?(?:i|we)(?: do not|(?: am|['’]m) not| don['’]t) (?:feel )?comfortable\b",
     rf"{_START}sorry,? (?:but )?(?:i|we) {_CANNOT} do (?:that|this)\b",
@@ -35,7 +35,7 @@ _REFUSAL = one_of(
     rf"{_START}(?:i|we) (?:must|have to|will have to) (?:respectfully )?(?:decline|refuse)\b",
     rf"{_START}without (?:seeing|access to|having) (?:the|an|any|more) (?:actual )?(?:{_PICTURE}|{_TEXT})\b",
     rf"{_START}unable to {_DO}[^.!?]{{0,40}}\b(?:{_PICTURE}|{_TEXT}|request)\b",
-    # … I have not …
+    # Missing abilities.
     rf"{_START}(?:i|we) (?:do not|don['’]?t) (?:currently )?(?:have|possess) (?:(?:any|the|enough|sufficient|direct) )?"
     r"(?:\w+ )?(?:access|abilit(?:y|ies)|capabilit(?:y|ies)|information|context|eyes|personal|visual|details"
     r"|images?)\b",
@@ -43,7 +43,7 @@ _REFUSAL = one_of(
     rf"(?:{_PICTURE}|attachments?|{_TEXT})\b",
     rf"{_START}(?:i|we) see no {_PICTURE}\b",
     r"\bi(?:['’]?d| would)? (?:need|require) (?:to see |more )(?:the )?(?:image|picture|information|context|details)",
-    # … for nothing was given, or not enough …
+    # Missing or insufficient input.
     rf"{_START}(?:it (?:seems|appears|looks like) (?:that )?)?there (?:is|was|are|seems to be|appears to be|does)"
     rf"(?: no|(?:n['’]?t| not) (?:(?:appear|seem) to be )?(?:any|an|enough)) (?:\w+ )?(?:{_PICTURE}|{_TEXT})"
     r"(?: (?:(?:was|is|has been|that (?:was|is)) )?(?:provided|attached|available|given|included|present|here|shown"
@@ -56,12 +56,12 @@ _REFUSAL = one_of(
     r"|can['’]?t|couldn['’]?t|failed) (?:to )?(?:be )?(?:been )?(?:provided|available|displayed?|loade?d?|visible"
     r"|accessible|seen|attached|opened|viewed|included|appear|accessed)\b",
     r"\b(?:not enough|insufficient) (?:information|context|details) (?:(?:is|was|provided|given) )*(?:to|in|for)\b",
-    # … please give me …
+    # Requests for input.
     rf"{_START}(?:(?:can|could|would|will) you |if you (?:can|could) )?(?:please )?(?:kindly )?"
     r"(?:provide|upload|share|attach|send|give|supply|describe) (?:me |us )?(?:with )?"
     rf"(?:an?|the|more|your|both|some|it|further)(?: \w+){{0,3}}? ?(?:{_PICTURE}|{_TEXT}|url)"
     r"(?:,? (?:so|and|for|to|that|you|first|again|i|we)\b|\W*$)",
-    # … for I am, and may not.
+    # Self-descriptions and policies.
     r"\bas (?:an? |just an? |merely an? )?(?:large |text[- ]based |generative )?(?:ai|artificial intelligence)"
     r"(?: language)?(?: (?:model|assistant|chatbot|system))?(?:,|,? (?:i\b|it is|my\b|there\b)|\W*$)",
     r"\bas an? (?:ai|artificial intelligence) (?:language model|assistant|chatbot)\b",
@@ -73,21 +73,21 @@ _REFUSAL = one_of(
     r"\b(?:against|violates?|in violation of) (?:my|our|openai['’]?s?|the) (?:\w+ )?"
     r"(?:guidelines|polic(?:y|ies)|programming)\b",
 )
-# Each of those patterns wants one of these words, and most captions have none.
-_REFUSES = """
+# Each of these patterns requires one of these words, so most captions skip the patterns.
+_REFUSAL_WORD_LIST = """
 i we there without unable need require no not t isnt wasnt hasnt doesnt didnt cannot cant couldnt failed enough
 insufficient provide upload share attach send give supply describe ai artificial model llm possible impossible
 appropriate inappropriate difficult unethical against violate violates violation
 """
-_REFUSING = frozenset(_REFUSES.split())
-# An apology alone may be a song. It is an assistant's where it goes on to what an assistant is asked for.
+_REFUSAL_WORDS = frozenset(_REFUSAL_WORD_LIST.split())
+# An apology can be a song title. It is an assistant's only if it continues with the task.
 _APOLOGY = one_of(
     rf"{_START}(?:(?:(?:i|we)(?:['’]?m| am|['’]?re| are) (?:\w+ )?(?:sorry|afraid)|sorry|unfortunately|regrettably"
     r"|(?:my |our |please accept my )?apologies|(?:i|we) (?:must )?apologi[sz]e|i regret)\b)"
     r"[^.?!]{0,40}?[,.;:]? ?\b(?:but |that )?(?:i|we|there|as|the|it|this|no|you|your|without|for)\b"
 )
-_APOLOGISES = "sorry afraid unfortunately regrettably apologies apologise apologize regret"
-_APOLOGISING = frozenset(_APOLOGISES.split())
+_APOLOGY_WORD_LIST = "sorry afraid unfortunately regrettably apologies apologise apologize regret"
+_APOLOGY_WORDS = frozenset(_APOLOGY_WORD_LIST.split())
 _TASK = one_of(
     rf"\b(?:{_PICTURE}|{_TEXT}|requests?|contents?|assist\w*|provided?|unable|not able|(?:help|assist)(?: you)? with"
     r"|language model|AI|describe|generate|prompt|view|identif\w+|attached|upload\w*|fulfil+|comply|instructions?"
@@ -96,10 +96,9 @@ _TASK = one_of(
 
 
 def refusal(answer: Answer) -> str | None:
-    """An assistant refuses, apologises, asks for the image, or says what it is.
+    """Reject refusals, apologies, requests for the image, and self-descriptions of an assistant.
 
-    It does so at the start of a sentence, and of what it was asked. What is quoted, or stands in the sources, is not
-    its own.
+    They count at the start of a sentence and only about the task. Quoted text and text of the sources do not count.
 
     >>> refusal(Answer("I'm sorry, but I cannot see the image."))
     'refusal'
@@ -112,14 +111,14 @@ def refusal(answer: Answer) -> str | None:
     >>> refusal(Answer("I can't keep calm, I'm a teacher mug on a desk"))
     >>> refusal(Answer("As an AI researcher, Jane Roe speaks on a stage"))
     """
-    said = plain_words(answer.text)
-    refuses, apologises = not _REFUSING.isdisjoint(said), not _APOLOGISING.isdisjoint(said)
-    if not refuses and not apologises:
+    tokens = plain_words(answer.text)
+    may_refuse, may_apologize = not _REFUSAL_WORDS.isdisjoint(tokens), not _APOLOGY_WORDS.isdisjoint(tokens)
+    if not may_refuse and not may_apologize:
         return None
     text = unquoted(answer.text)
-    if refuses and any(not answer.quotes(match.group()) for match in _REFUSAL.finditer(text)):
+    if may_refuse and any(not answer.quotes(match.group()) for match in _REFUSAL.finditer(text)):
         return "refusal"
-    opening = _APOLOGY.search(text) if apologises else None
-    if opening and _TASK.search(text, opening.start()) and not answer.quotes(opening.group()):
+    apology = _APOLOGY.search(text) if may_apologize else None
+    if apology and _TASK.search(text, apology.start()) and not answer.quotes(apology.group()):
         return "refusal"
     return None

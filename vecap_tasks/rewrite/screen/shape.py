@@ -1,4 +1,4 @@
-"""The shape of a text: nothing there, the same again and again, too long, broken off."""
+"""Rules for the shape of a text: empty, repetitive, too long or cut off."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from collections.abc import Iterator, Sequence
 from vecap_tasks.rewrite.screen.text import WORD, Answer, words
 
 _LETTERS = re.compile(r"([^\W\d_])\1{7,}|([^\W_]{2,3})\2{7,}", re.IGNORECASE)
-# Words that are said more than twice in songs, titles and laughter.
-_CALL = """
+# Words that songs, titles and laughter repeat.
+_CHANT_LIST = """
 ha hah haha he hee hey ho hoo la na nah no yes yeah da do doo cha bla blah row bye knock woof meow moo tweet beep
 boop buzz honk tick tock ding dong quack oink baa choo chugga go zzz ooh oh ah whoa wow run boo xo ring sha girls
 turn
 """
-_CALLS = frozenset(_CALL.split())
-_SMALL = frozenset(("the", "a", "an", "of", "and", "in", "on", "with", "is", "to"))
-_SENTENCE = 6  # words from which on a second time is too often
-_LONGEST = 40  # words that are looked for as one
-_FOURS = 4  # a run of four words that comes up this often, wherever
-_VARIED = 0.34  # share of different words in a long text
-_LONG = 24  # words from which on that share counts
+_CHANTS = frozenset(_CHANT_LIST.split())
+_STOP_WORDS = frozenset(("the", "a", "an", "of", "and", "in", "on", "with", "is", "to"))
+_LONG_PERIOD = 6  # words; a phrase this long must not repeat at all
+_MAX_PERIOD = 40  # words
+_MAX_4GRAM_COUNT = 4  # occurrences of a 4-gram, adjacent or not
+_MIN_DISTINCT_SHARE = 0.34  # distinct words in a long text
+_MIN_LONG_WORDS = 24  # words of a long text
 
-# Words that no caption ends in, for what they belong to is missing; but for these words before them: "the stuff
-# dreams are made of", "something to play with".
-_OPEN_ENDS: dict[str, str] = {
+# Words that cannot end a caption, except after the listed words: "the stuff dreams are made of".
+_INCOMPLETE_ENDINGS: dict[str, str] = {
     **dict.fromkeys(
         ("an", "the", "and", "or", "nor", "my", "your", "our", "their", "its", "whose", "every", "very"), ""
     ),
@@ -51,15 +50,15 @@ _OPEN_ENDS: dict[str, str] = {
     "each": "one two from us of for",
     "both": "of for from",
 }
-_FINE_BEFORE = {word: frozenset(before.split()) for word, before in _OPEN_ENDS.items()}
-_ASKS = frozenset(("what", "how", "who", "where", "wherever", "whatever", "everything", "all", "than"))
-_COMMA_END = re.compile(r"[,;:(\[{“‘&+/=–—]\s*$|(?<![\d\w])-\s*$|\s-\s*$")
+_ALLOWED_BEFORE = {word: frozenset(before.split()) for word, before in _INCOMPLETE_ENDINGS.items()}
+_RELATIVE_WORDS = frozenset(("what", "how", "who", "where", "wherever", "whatever", "everything", "all", "than"))
+_OPEN_PUNCTUATION = re.compile(r"[,;:(\[{“‘&+/=–—]\s*$|(?<![\d\w])-\s*$|\s-\s*$")
 _FULL_STOP = re.compile(r"[.!?…][\"”'’)\]]*\s*$")
 _INCHES = re.compile(r"\d\s?\"")
 
 
 def empty(answer: Answer) -> str | None:
-    """No letter and no digit.
+    """Reject a text without letters and digits.
 
     >>> empty(Answer(" ... !"))
     'empty'
@@ -69,7 +68,7 @@ def empty(answer: Answer) -> str | None:
 
 
 def loop(answer: Answer) -> str | None:
-    """The same words again and again, as greedy decoding gets caught in them; not where the AltText has them too.
+    """Reject repetition as in greedy decoding, unless the AltText repeats the same words.
 
     >>> loop(Answer("a 2 2 2 2"))
     'loop'
@@ -79,43 +78,47 @@ def loop(answer: Answer) -> str | None:
     >>> loop(Answer("Tora! Tora! Tora! film poster, knock knock"))
     >>> loop(Answer("Row, row, row, row your boat song book"))
     """
-    said = words(answer.text)
-    given = " ".join(words(answer.data))
-    again = len(said) - len(set(said))
-    if any(not _CALLS.issuperset(run) and " ".join(run) not in given for run in _runs(said, again)):
+    tokens = words(answer.text)
+    source = " ".join(words(answer.data))
+    repeats = len(tokens) - len(set(tokens))
+    if any(not _CHANTS.issuperset(run) and " ".join(run) not in source for run in _repeated_runs(tokens, repeats)):
         return "loop"
     if any(match.group().lower() not in answer.data.lower() for match in _LETTERS.finditer(answer.text)):
         return "loop"
-    fours = Counter(zip(said, said[1:], said[2:], said[3:], strict=False)) if again >= _FOURS - 1 else {}
-    if any(count >= _FOURS and " ".join(run) not in given for run, count in fours.items()):
+    fours = (
+        Counter(zip(tokens, tokens[1:], tokens[2:], tokens[3:], strict=False))
+        if repeats >= _MAX_4GRAM_COUNT - 1
+        else {}
+    )
+    if any(count >= _MAX_4GRAM_COUNT and " ".join(run) not in source for run, count in fours.items()):
         return "loop"
-    return "loop" if len(said) >= _LONG and len(set(said)) < _VARIED * len(said) else None
+    return "loop" if len(tokens) >= _MIN_LONG_WORDS and len(set(tokens)) < _MIN_DISTINCT_SHARE * len(tokens) else None
 
 
-def _runs(said: Sequence[str], again: int) -> Iterator[Sequence[str]]:
-    """Give each run of words that repeats itself too often: one word four times, a few three times, six twice.
+def _repeated_runs(tokens: Sequence[str], repeats: int) -> Iterator[Sequence[str]]:
+    """Yield each run that repeats too often: one word four times, two to five words three times, longer runs twice.
 
-    *again* is how many of the words have been said before.
+    *repeats* is the number of words that occurred before.
     """
-    for period in range(1, min(_LONGEST, len(said) // 2, again) + 1):
-        if period * (_often(period, "the") - 1) > again:
+    for period in range(1, min(_MAX_PERIOD, len(tokens) // 2, repeats) + 1):
+        if period * (_max_repeats(period, "the") - 1) > repeats:
             continue
         same = 0
-        for place in range(period, len(said)):
-            same = same + 1 if said[place] == said[place - period] else 0
-            if same >= period * (_often(period, said[place]) - 1):
-                yield said[place - same - period + 1 : place + 1]
+        for index in range(period, len(tokens)):
+            same = same + 1 if tokens[index] == tokens[index - period] else 0
+            if same >= period * (_max_repeats(period, tokens[index]) - 1):
+                yield tokens[index - same - period + 1 : index + 1]
 
 
-def _often(period: int, word: str) -> int:
-    """Return how many times in a row are too many."""
+def _max_repeats(period: int, word: str) -> int:
+    """Return the number of consecutive occurrences that is too many."""
     if period == 1:
-        return 3 if word in _SMALL else 4
-    return 3 if period < _SENTENCE else 2
+        return 3 if word in _STOP_WORDS else 4
+    return 3 if period < _LONG_PERIOD else 2
 
 
 def too_long(answer: Answer) -> str | None:
-    """More than `max_words` words, or ten times as many characters where nothing parts the words.
+    """Reject more than `max_words` words, or 10 * `max_words` characters for scripts without spaces.
 
     >>> too_long(Answer("word " * 81))
     'too_long'
@@ -126,7 +129,7 @@ def too_long(answer: Answer) -> str | None:
 
 
 def cut_off(answer: Answer) -> str | None:
-    """Broken off: it ran into the token limit, or what it ends in wants something after it.
+    """Reject a text that hit the token limit or whose ending is incomplete.
 
     >>> cut_off(Answer("A cat on a mat", ended=False))
     'cut_off'
@@ -141,11 +144,11 @@ def cut_off(answer: Answer) -> str | None:
     if not answer.ended:
         return "cut_off"
     text = answer.text.rstrip()
-    if _COMMA_END.search(text):
+    if _OPEN_PUNCTUATION.search(text):
         return "cut_off"
     if _FULL_STOP.search(text):
         return None
-    if _ends_open(text) and not _ends_like_data(text, answer):
+    if _ends_incomplete(text) and not _ends_like_source(text, answer):
         return "cut_off"
     quotes = text.count('"')
     if quotes % 2 and not _INCHES.search(text):
@@ -155,16 +158,16 @@ def cut_off(answer: Answer) -> str | None:
     return "cut_off" if re.search(r"(?<![:;=8])[(\[][^)\]]*$", text) else None
 
 
-def _ends_open(text: str) -> bool:
-    """Whether the last word, in lower case as written, wants another after it; not in "what it is"."""
+def _ends_incomplete(text: str) -> bool:
+    """Return whether the last word is lower case and requires another word; False for "what it is"."""
     end = text.split()[-5:]
-    if not end or end[-1] not in _FINE_BEFORE:
+    if not end or end[-1] not in _ALLOWED_BEFORE:
         return False
     before = [word.strip(",.;:\"'").lower() for word in end[:-1]]
-    return not (before and before[-1] in _FINE_BEFORE[end[-1]]) and _ASKS.isdisjoint(before)
+    return not (before and before[-1] in _ALLOWED_BEFORE[end[-1]]) and _RELATIVE_WORDS.isdisjoint(before)
 
 
-def _ends_like_data(text: str, answer: Answer) -> bool:
-    """Whether a source ends in the same three words: it was broken off before any model saw it, or is a title."""
+def _ends_like_source(text: str, answer: Answer) -> bool:
+    """Return whether a source ends with the same three words, so that the model did not cut the text off."""
     end = words(text)[-3:]
     return any(words(source)[-3:] == end for source in (answer.alttext, answer.vec) if source)

@@ -1,4 +1,4 @@
-"""Text as screening rules see it: the answer with its inputs, and words without inflection or stop words."""
+"""Text utilities of the screening rules: answers with their inputs, words and stems."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _IRREGULAR = read_table(DATA, "irregular")
 _DEFAULTS = ScreenConfig()
 
 
-@lru_cache(maxsize=1024)  # every rule asks for the same few texts
+@lru_cache(maxsize=1024)  # all rules share a few texts
 def words(text: str) -> tuple[str, ...]:
-    """Return the words in lower case; a hyphen parts two, an apostrophe does not."""
+    """Return the words in lower case; hyphens separate words, apostrophes do not."""
     return tuple(word.lower() for word in WORD.findall(text))
 
 
 @lru_cache(maxsize=1024)
 def plain_words(text: str) -> frozenset[str]:
-    """Return the words in lower case, parted at apostrophes too, as a first look at a text wants them."""
+    """Return the words in lower case, split at apostrophes too, for fast prefilters."""
     return frozenset(part for word in words(text) for part in word.replace("’", "'").split("'"))
 
 
 def content_words(text: str) -> frozenset[str]:
-    """Return the stems of the words that name something.
+    """Return the stems of all words except function words.
 
     >>> sorted(content_words("The two foxes' dishes and a glass, standing beside the mug"))
     ['dish', 'fox', 'glass', 'mug', 'stand', 'two']
@@ -47,7 +47,7 @@ def content_words(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=65536)
 def stem(word: str) -> str:
-    """Return the lower-case *word* without the ending of a plural, a possessive or a verb; not always a word itself.
+    """Return *word* (lower case) without plural, possessive or verb endings; the stem need not be a word.
 
     >>> [stem(word) for word in ("cities", "wearing", "sitting", "parked", "rides", "men's", "glass", "ring")]
     ['city', 'wear', 'sit', 'park', 'rid', 'man', 'glass', 'ring']
@@ -62,15 +62,15 @@ def stem(word: str) -> str:
     elif len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         word = word[:-1]
     elif len(word) > 5 and word.endswith("ing"):
-        word = _single(word[:-3])
+        word = _undouble(word[:-3])
     elif len(word) > 4 and word.endswith("ed"):
-        word = _single(word[:-2])
+        word = _undouble(word[:-2])
     word = word.removesuffix("e") if len(word) > 3 else word
     return _IRREGULAR.get(word, word)
 
 
-def _single(word: str) -> str:
-    """Undo the doubling of a last consonant: "sitt" of sitting."""
+def _undouble(word: str) -> str:
+    """Undo a doubled final consonant: "sitt" of sitting."""
     return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz" else word
 
 
@@ -79,9 +79,9 @@ PLAIN = frozenset(stem(word) for word in read_words(DATA, "plain"))
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A model's text on one line. `ended` is False where it ran into its token limit; `prompt` is without the data.
+    """A generated text on one line. `ended` is False at the token limit; `prompt` does not include the data.
 
-    `alttext` and `vec` are what the LLM was given to fuse; both are empty for a VLM's answer.
+    `alttext` and `vec` are the LLM's inputs; both are empty for a VLM.
     """
 
     text: str
@@ -93,29 +93,29 @@ class Answer:
 
     @property
     def data(self) -> str:
-        """What the answer may quote: a phrase that stands here is no slip of the model."""
+        """The sources that the answer can quote."""
         return f"{self.alttext}\n{self.vec}" if self.alttext or self.vec else ""
 
     def quotes(self, phrase: str) -> bool:
-        """Whether the words of *phrase* stand in a row in the AltText or the VeC."""
-        said = " ".join(words(phrase)) if self.data else ""
-        return bool(said) and f" {said} " in f" {' '.join(words(self.data))} "
+        """Return whether the AltText or the VeC contains the words of *phrase* in sequence."""
+        tokens = " ".join(words(phrase)) if self.data else ""
+        return bool(tokens) and f" {tokens} " in f" {' '.join(words(self.data))} "
 
 
-# A rule answers None, for a text that it keeps, or the name of what is wrong.
+# A rule returns None to keep a text, or the name of the problem.
 Rule = Callable[[Answer], str | None]
 
 
 def one_of(*patterns: str) -> re.Pattern[str]:
-    """Compile the *patterns* as alternatives that do not look at case."""
+    """Compile *patterns* as case-insensitive alternatives."""
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
 def without_quotes(text: str) -> str:
-    """Return *text* without quotation marks around all of it."""
+    """Return *text* without quotation marks around the whole text."""
     return text[1:-1].strip() if _ALL_QUOTED.fullmatch(text) else text
 
 
 def unquoted(text: str) -> str:
-    """Return *text* without what stands in quotation marks: the words of a sign, not of who describes it."""
+    """Return *text* without quoted parts, such as the words on a sign."""
     return _QUOTED.sub(" … ", without_quotes(text))
