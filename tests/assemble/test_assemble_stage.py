@@ -1,4 +1,4 @@
-"""The published dataset: what webdataset reads back, what the tables and the card say, and that it is reproducible."""
+"""The published dataset: webdataset samples, tables, the card, and reproducibility."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def tables(config, manifest):
     return [pq.read_table(store.path(name)) for name in manifest.files_ending(".parquet")]
 
 
-def test_webdataset_reads_what_the_tables_say(config):
+def test_webdataset_samples_match_the_tables(config):
     manifest = run("assemble", config)
     store = stage("assemble", config).store
     tars = [store.path(name) for name in manifest.files_ending(".tar")]
@@ -59,7 +59,7 @@ def test_webdataset_reads_what_the_tables_say(config):
     assert all(table.schema.names == SAMPLES.names for table in tables(config, manifest))
 
 
-def test_images_are_the_crawl_s_byte_for_byte(config):
+def test_images_are_copied_byte_for_byte(config):
     manifest = run("assemble", config)
     crawl, assemble = stage("crawl", config), stage("assemble", config)
     crawled = {}
@@ -72,7 +72,7 @@ def test_images_are_the_crawl_s_byte_for_byte(config):
                 assert sample.members["jpg"] == crawled[json.loads(sample.members["json"])["uid"]]
 
 
-def test_texts_are_those_of_the_arms(config):
+def test_texts_match_the_arms(config):
     rows = {row["uid"]: row for table in tables(config, run("assemble", config)) for row in table.to_pylist()}
     assert rows[f"{0:032x}"]["alttext"] == "Beagle no. 0 at the fair"
     assert rows[f"{30:032x}"]["alttext"] == "Heron 7 & <b>friends</b>", "as crawled, not as cleaned"
@@ -85,7 +85,7 @@ def test_texts_are_those_of_the_arms(config):
     assert NO_CAPTION not in rows
 
 
-def test_all_texts_that_were_kept_are_carried(tmp_path, monkeypatch):
+def test_all_accepted_variants_are_published(tmp_path, monkeypatch):
     use_given(monkeypatch)
     config = configure(tmp_path)
     give_crawl(tmp_path, [Row(caption="A beagle at the fair"), Row(caption=None), Row(caption="Herons in the reeds")])
@@ -107,12 +107,12 @@ def test_all_texts_that_were_kept_are_carried(tmp_path, monkeypatch):
         ["a picture numbered 1", "a picture numbered 1, variant 2"],
         ["a picture numbered 1"],
         [],
-    ], "what stands in for a VeCap is the only one"
+    ], "a fallback VeCap has no other variants"
     assert rows[2]["vec_variants"] == []
     assert rows[2]["vecap_variants"] == [rows[2]["vecap"]] == ["Herons in the reeds"]
     card = stage("assemble", config).store.read(manifest.file("README.md")).decode()
-    assert "as the LLM rewrote it" in card
-    assert "Models wrote up to 2 texts of a sample" in card
+    assert "rewritten by the LLM" in card
+    assert "Models generated up to 2 texts per sample" in card
     assert "| AltText rewritten | `tiny-vecap` | `0123456789abcdef` | `rewrite@abc` |" in card
 
 
@@ -124,14 +124,14 @@ def test_counts_add_up(config):
     assert {entry.path: entry.rows for entry in manifest.files if entry.path.endswith(".tar")} == sizes
 
 
-def test_samples_are_mixed_and_the_order_is_that_of_the_uid(config):
+def test_samples_are_shuffled_by_the_hash_of_the_uid(config):
     rows = [row for table in tables(config, run("assemble", config)) for row in table.to_pylist()]
     orders = [md5(row["uid"].encode(), usedforsecurity=False).hexdigest() for row in rows]
     assert orders == sorted(orders)
     assert [row["uid"] for row in rows] != sorted(row["uid"] for row in rows)
 
 
-def test_the_same_inputs_give_the_same_bytes_in_any_order_and_after_a_kill(config, tmp_path):
+def test_shard_order_and_repeated_shards_do_not_change_the_bytes(config, tmp_path):
     manifest = run("assemble", config)
     same = {"shard_size": 12, "license": "CC0-1.0 (drawn)", "memory_limit": "200MB"}
     other = configure(tmp_path, root=str(tmp_path / "other"), assemble=same)
@@ -145,7 +145,7 @@ def test_the_same_inputs_give_the_same_bytes_in_any_order_and_after_a_kill(confi
     assert stage("assemble", config).plan() == []
 
 
-def test_groups_of_crawl_shards_are_done_one_by_one(config, tmp_path):
+def test_crawl_shards_are_processed_in_groups(config, tmp_path):
     small = configure(tmp_path, root=str(tmp_path / "small"), assemble={"shard_size": 2})
     for name in ("crawl", "quality", "rewrite"):
         run(name, small)
@@ -160,7 +160,7 @@ def test_groups_of_crawl_shards_are_done_one_by_one(config, tmp_path):
     assert len(set(uids)) == 41
 
 
-def test_the_card_is_read_by_its_front_matter_and_states_the_counts(config):
+def test_the_card_has_valid_front_matter_and_the_counts(config):
     manifest = run("assemble", config)
     card = stage("assemble", config).store.read(manifest.file("README.md")).decode()
     _, front, body = card.split("---\n", 2)
@@ -168,20 +168,20 @@ def test_the_card_is_read_by_its_front_matter_and_states_the_counts(config):
     assert matter["license"] == "cc0-1.0"
     assert matter["size_categories"] == ["n<1K"]
     assert matter["configs"] == [{"config_name": "default", "data_files": "*.tar"}]
-    for said in (
-        "41 samples of image and text from one crawl, 41 distinct images, in 4 shards",
+    for line in (
+        "41 image-text samples from one crawl, with 41 distinct images, in 4 shards",
         "| found on pages | 43 |",
         "| downloaded | 42 |",
-        "| left out, as no step gave a text | 1 |",
+        "| left out (no caption) | 1 |",
         "| VeCap | `tiny-vecap` | `0123456789abcdef` | `vecap@abc` |",
         "--train-data '{00000..00003}.tar'",
         stage("rewrite", config).manifest().digest,
     ):
-        assert said in body
+        assert line in body
     assert str(config.base) not in card
 
 
-def test_nothing_to_assemble_is_one_clear_line(tmp_path, monkeypatch):
+def test_the_error_without_any_caption_is_one_line(tmp_path, monkeypatch):
     use_given(monkeypatch)
     config = configure(tmp_path)
     give_crawl(tmp_path, [Row(), Row()])
@@ -189,12 +189,12 @@ def test_nothing_to_assemble_is_one_clear_line(tmp_path, monkeypatch):
     run("quality", config)
     give_captions(config, without=[f"{n:032x}" for n in range(2)])
     run("rewrite", config)
-    with pytest.raises(VecapError, match="nothing to assemble: none of its 2 accepted rows got a caption") as error:
+    with pytest.raises(VecapError, match="nothing to assemble: none of its 2 accepted rows has a caption") as error:
         stage("assemble", config).plan()
     assert "\n" not in str(error.value)
 
 
-def test_one_changed_bit_of_what_it_reads_is_named_and_nothing_is_published(config):
+def test_a_corrupt_input_is_named_and_nothing_is_published(config):
     store, folder = stage("assemble", config).store, stage("assemble", config).version.folder
     for name in ("crawl/00000.tar", "crawl/00000.parquet", "quality/verdicts.parquet", "rewrite/00001.parquet"):
         flip_bit(store, f"{folder}/{name}")
@@ -211,16 +211,16 @@ def test_one_changed_bit_of_what_it_reads_is_named_and_nothing_is_published(conf
     assert run("assemble", config).counters["samples"] == 41
 
 
-def test_a_lost_image_is_named(tmp_path, config):
+def test_a_missing_image_is_named(tmp_path, config):
     shutil.copy(tmp_path / "given" / "crawl" / "00001.tar", tmp_path / "given" / "crawl" / "00000.tar")
     stage("crawl", config).store.remove_folder(stage("crawl", config).folder)
     run("crawl", config)
-    with pytest.raises(CorruptError, match="images are not in the crawl's tars, such as 000000000"):
+    with pytest.raises(CorruptError, match="images are missing in the crawl's tars, such as 000000000"):
         run("assemble", config)
 
 
-def test_the_sample_sheet_shows_any_text_as_it_is(tmp_path, config):
-    """Formulas, markup, scripts without a font and no text at all are drawn, not interpreted."""
+def test_the_sample_sheet_draws_any_text_literally(tmp_path, config):
+    """Formulas, markup, scripts without a font and empty texts."""
     from PIL import Image
 
     from tests.crawl.web import image

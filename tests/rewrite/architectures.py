@@ -1,8 +1,7 @@
-"""Checkpoints with random weights of the architectures that people caption with, a few hundred kilobytes each.
+"""Small checkpoints with random weights of common captioning architectures.
 
-Every builder takes a tokenizer and returns the model with its processor, as their makers lay them out: processors that
-put the picture's place into the text themselves, that want it there, whose pictures take a number of tokens of
-their own, that speak through a decoder apart.
+Each builder takes a tokenizer and returns a model with its processor. They cover processors that insert the image
+token, processors that require it, a variable number of image tokens, and encoder-decoder models.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixi
 
 
 @dataclass(frozen=True)
-class Laid:
-    """A processor as its files: those that are made with a video processor can only be made where torchvision is."""
+class ProcessorFiles:
+    """A processor as files. Processors with a video processor cannot be constructed without torchvision."""
 
     images: Any
-    words: PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerFast
     settings: dict[str, Any]
     template: str
 
     def save_pretrained(self, folder: Path) -> None:
         self.images.save_pretrained(folder)
-        self.words.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
         (folder / "processor_config.json").write_text(json.dumps(self.settings))
         (folder / "chat_template.jinja").write_text(self.template)
 
 
-Built = tuple[PreTrainedModel, ProcessorMixin | Laid]
+ModelAndProcessor = tuple[PreTrainedModel, ProcessorMixin | ProcessorFiles]
 
 _TEXT = {
     "hidden_size": 32,
@@ -54,16 +53,20 @@ _VISION = {
 }
 
 
-def _text(words: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
-    ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
-    return _TEXT | {"vocab_size": len(words)} | ids | more
+def _text(tokenizer: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return _TEXT | {"vocab_size": len(tokenizer)} | ids | more
 
 
-def llava_next(words: PreTrainedTokenizerFast, template: str) -> Built:
+def llava_next(tokenizer: PreTrainedTokenizerFast, template: str) -> ModelAndProcessor:
     config = transformers.LlavaNextConfig(
         vision_config=transformers.CLIPVisionConfig(**_VISION),
-        text_config=transformers.LlamaConfig(**_text(words)),
-        image_token_index=words.convert_tokens_to_ids("<image>"),
+        text_config=transformers.LlamaConfig(**_text(tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]],
         vision_feature_layer=-1,
         image_seq_length=4,
@@ -74,7 +77,7 @@ def llava_next(words: PreTrainedTokenizerFast, template: str) -> Built:
             crop_size={"height": 32, "width": 32},
             image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]],
         ),
-        tokenizer=words,
+        tokenizer=tokenizer,
         patch_size=16,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -83,13 +86,13 @@ def llava_next(words: PreTrainedTokenizerFast, template: str) -> Built:
     return transformers.LlavaNextForConditionalGeneration(config), processor
 
 
-def llava_onevision(words: PreTrainedTokenizerFast, template: str) -> Built:
-    words.add_special_tokens({"extra_special_tokens": ["<video>"]})
+def llava_onevision(tokenizer: PreTrainedTokenizerFast, template: str) -> ModelAndProcessor:
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<video>"]})
     config = transformers.LlavaOnevisionConfig(
         vision_config=transformers.SiglipVisionConfig(**_VISION, vision_use_head=False),
-        text_config=transformers.Qwen2Config(**_text(words)),
-        image_token_index=words.convert_tokens_to_ids("<image>"),
-        video_token_index=words.convert_tokens_to_ids("<video>"),
+        text_config=transformers.Qwen2Config(**_text(tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
         image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]],
         vision_feature_layer=-1,
     )
@@ -101,14 +104,14 @@ def llava_onevision(words: PreTrainedTokenizerFast, template: str) -> Built:
         "num_image_tokens": 4,
         "vision_feature_select_strategy": "full",
     }
-    processor = Laid(images, words, settings, template)
+    processor = ProcessorFiles(images, tokenizer, settings, template)
     return transformers.LlavaOnevisionForConditionalGeneration(config), processor
 
 
-def qwen2_vl(words: PreTrainedTokenizerFast, template: str) -> Built:
+def qwen2_vl(tokenizer: PreTrainedTokenizerFast, template: str) -> ModelAndProcessor:
     marks = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
-    words.add_special_tokens({"extra_special_tokens": marks})
-    image, video, begin, end = words.convert_tokens_to_ids(marks)
+    tokenizer.add_special_tokens({"extra_special_tokens": marks})
+    image, video, begin, end = tokenizer.convert_tokens_to_ids(marks)
     config = transformers.Qwen2VLConfig(
         vision_config={
             "depth": 2,
@@ -121,7 +124,7 @@ def qwen2_vl(words: PreTrainedTokenizerFast, template: str) -> Built:
             "temporal_patch_size": 2,
         },
         text_config=_text(
-            words, rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
+            tokenizer, rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4}
         ),
         image_token_id=image,
         video_token_id=video,
@@ -130,41 +133,41 @@ def qwen2_vl(words: PreTrainedTokenizerFast, template: str) -> Built:
     )
     images = transformers.Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28 * 16)
     template = template.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
-    processor = Laid(images, words, {"processor_class": "Qwen2VLProcessor"}, template)
+    processor = ProcessorFiles(images, tokenizer, {"processor_class": "Qwen2VLProcessor"}, template)
     return transformers.Qwen2VLForConditionalGeneration(config), processor
 
 
-def smolvlm(words: PreTrainedTokenizerFast, template: str) -> Built:
+def smolvlm(tokenizer: PreTrainedTokenizerFast, template: str) -> ModelAndProcessor:
     marks = ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
     marks += [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
-    words.add_special_tokens({"extra_special_tokens": marks})
+    tokenizer.add_special_tokens({"extra_special_tokens": marks})
     config = transformers.SmolVLMConfig(
         vision_config=_VISION,
-        text_config=transformers.LlamaConfig(**_text(words)),
-        image_token_id=words.convert_tokens_to_ids("<image>"),
+        text_config=transformers.LlamaConfig(**_text(tokenizer)),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
-        pad_token_id=words.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     images = transformers.SmolVLMImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
-    processor = Laid(images, words, {"processor_class": "SmolVLMProcessor", "image_seq_len": 1}, template)
+    processor = ProcessorFiles(images, tokenizer, {"processor_class": "SmolVLMProcessor", "image_seq_len": 1}, template)
     return transformers.SmolVLMForConditionalGeneration(config), processor
 
 
-def paligemma(words: PreTrainedTokenizerFast, template: str) -> Built:
-    """It has no chat template: it is asked in plain words."""
+def paligemma(tokenizer: PreTrainedTokenizerFast, template: str) -> ModelAndProcessor:
+    """Without a chat template."""
     config = transformers.PaliGemmaConfig(
         vision_config=transformers.SiglipVisionConfig(**_VISION, vision_use_head=False),
-        text_config=transformers.GemmaConfig(**_text(words, head_dim=16)),
-        image_token_index=words.convert_tokens_to_ids("<image>"),
+        text_config=transformers.GemmaConfig(**_text(tokenizer, head_dim=16)),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         projection_dim=32,
     )
     images = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
     images.image_seq_length = 4
-    return transformers.PaliGemmaForConditionalGeneration(config), transformers.PaliGemmaProcessor(images, words)
+    return transformers.PaliGemmaForConditionalGeneration(config), transformers.PaliGemmaProcessor(images, tokenizer)
 
 
-def blip2(words: PreTrainedTokenizerFast, template: str) -> Built:
-    """It has no chat template, and its processor puts the picture's place in."""
+def blip2(tokenizer: PreTrainedTokenizerFast, template: str) -> ModelAndProcessor:
+    """Without a chat template; the processor inserts the image token."""
     config = transformers.Blip2Config(
         vision_config=_VISION,
         qformer_config={
@@ -173,10 +176,10 @@ def blip2(words: PreTrainedTokenizerFast, template: str) -> Built:
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "encoder_hidden_size": 32,
-            "vocab_size": len(words),
+            "vocab_size": len(tokenizer),
         },
         text_config=transformers.OPTConfig(
-            vocab_size=len(words),
+            vocab_size=len(tokenizer),
             hidden_size=32,
             ffn_dim=64,
             num_hidden_layers=2,
@@ -184,22 +187,22 @@ def blip2(words: PreTrainedTokenizerFast, template: str) -> Built:
             max_position_embeddings=4096,
             word_embed_proj_dim=32,
             init_std=0.6,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         ),
         num_query_tokens=4,
-        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     images = transformers.BlipImageProcessorPil(size={"height": 32, "width": 32})
-    return transformers.Blip2ForConditionalGeneration(config), transformers.Blip2Processor(images, words, 4)
+    return transformers.Blip2ForConditionalGeneration(config), transformers.Blip2Processor(images, tokenizer, 4)
 
 
-def blip2_t5(words: PreTrainedTokenizerFast, template: str) -> Built:
-    """BLIP-2 that answers through a decoder apart."""
-    model, processor = blip2(words, template)
+def blip2_t5(tokenizer: PreTrainedTokenizerFast, template: str) -> ModelAndProcessor:
+    """BLIP-2 with an encoder-decoder language model."""
+    model, processor = blip2(tokenizer, template)
     config = model.config
-    config.text_config = _t5(words)
+    config.text_config = _t5(tokenizer)
     config.use_decoder_only_language_model = False
     return transformers.Blip2ForConditionalGeneration(config), processor
 
@@ -207,29 +210,29 @@ def blip2_t5(words: PreTrainedTokenizerFast, template: str) -> Built:
 VLMS = (llava_next, llava_onevision, qwen2_vl, smolvlm, paligemma, blip2, blip2_t5)
 
 
-def _t5(words: PreTrainedTokenizerFast) -> Any:
+def _t5(tokenizer: PreTrainedTokenizerFast) -> Any:
     return transformers.T5Config(
-        vocab_size=len(words),
+        vocab_size=len(tokenizer),
         d_model=32,
         d_kv=16,
         d_ff=64,
         num_layers=2,
         num_heads=2,
         decoder_start_token_id=0,
-        pad_token_id=words.pad_token_id,
-        eos_token_id=words.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         initializer_factor=3.0,
     )
 
 
-def t5(words: PreTrainedTokenizerFast) -> PreTrainedModel:
-    return transformers.T5ForConditionalGeneration(_t5(words))
+def t5(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    return transformers.T5ForConditionalGeneration(_t5(tokenizer))
 
 
-def bart(words: PreTrainedTokenizerFast) -> PreTrainedModel:
+def bart(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return transformers.BartForConditionalGeneration(
         transformers.BartConfig(
-            vocab_size=len(words),
+            vocab_size=len(tokenizer),
             d_model=32,
             encoder_ffn_dim=64,
             decoder_ffn_dim=64,
@@ -238,32 +241,32 @@ def bart(words: PreTrainedTokenizerFast) -> PreTrainedModel:
             encoder_attention_heads=2,
             decoder_attention_heads=2,
             init_std=0.6,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
-            decoder_start_token_id=words.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            decoder_start_token_id=tokenizer.eos_token_id,
             forced_eos_token_id=None,
         )
     )
 
 
-def gpt2(words: PreTrainedTokenizerFast) -> PreTrainedModel:
+def gpt2(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=len(words),
+            vocab_size=len(tokenizer),
             n_positions=2048,
             n_embd=32,
             n_layer=2,
             n_head=2,
             initializer_range=0.6,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
     )
 
 
-def mistral(words: PreTrainedTokenizerFast) -> PreTrainedModel:
-    return transformers.MistralForCausalLM(transformers.MistralConfig(**_text(words)))
+def mistral(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    return transformers.MistralForCausalLM(transformers.MistralConfig(**_text(tokenizer)))
 
 
 LLMS = (t5, bart, gpt2, mistral)

@@ -1,4 +1,4 @@
-"""A certificate authority of the test's own, and certificates that it signs."""
+"""A test certificate authority and the certificates that it signs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs for 127.0.0.1, for a day; its files lie in *folder*."""
+    """Signs certificates for 127.0.0.1, valid for one day; writes its files to *folder*."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -24,7 +24,7 @@ class Authority:
         self.ca = self._write("ca.pem", signed.sign(self._key, hashes.SHA256()))
 
     def sign(self, name: str) -> dict[str, str]:
-        """Return the files `ca`, `cert` and `key` of a new certificate."""
+        """Sign a certificate and return its files `ca`, `cert` and `key`."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         here = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])

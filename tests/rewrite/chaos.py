@@ -1,4 +1,4 @@
-"""Processes that a drill kills: a Dask scheduler, workers, and the driver of a stage; started warm, so in no time."""
+"""Processes to kill in tests: a Dask scheduler, workers, and the driver of a stage. Preloaded for a fast start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.rewrite.stage import Rewrite
 
-# What a process would else import each time that it is started again, much of it when it loads its models.
+# Preloaded modules, which a restarted process would otherwise import again.
 _LIBRARIES = [
     *("distributed", "distributed.scheduler", "distributed.worker", "distributed.http", "duckdb", "pyarrow.parquet"),
     *("vecap_tasks.rewrite.vlm", "vecap_tasks.rewrite.llm"),
@@ -30,48 +30,48 @@ _WRITING = re.compile(r": writing (\d+) texts")
 
 
 def warm_context() -> ForkServerContext:
-    """Return how to start processes that have their libraries already."""
+    """Return a forkserver context with preloaded libraries."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.rewrite.chaos", *_LIBRARIES])
     return context
 
 
 def count_texts(folder: Path) -> int:
-    """Return how many texts the models began to write, by the logs in *folder*."""
+    """Return the number of texts whose generation started, from the logs in *folder*."""
     return sum(int(count) for file in folder.glob("*.log") for count in _WRITING.findall(file.read_text()))
 
 
-def schedule(port: int) -> None:
+def run_scheduler(port: int) -> None:
     from distributed import Scheduler
 
     async def serve() -> None:
         async with Scheduler(host="127.0.0.1", port=port, dashboard_address="127.0.0.1:0") as scheduler:
             await scheduler.finished()
 
-    _quiet()
+    _silence_stderr()
     asyncio.run(serve())
 
 
-def work(address: str, log: Path) -> None:
+def run_worker(address: str, log: Path) -> None:
     from distributed import Worker
 
     async def serve() -> None:
         async with Worker(address, nthreads=1, memory_limit=0, death_timeout=60) as worker:
             await worker.finished()
 
-    _quiet()
+    _silence_stderr()
     logging.basicConfig(filename=log)
     logging.getLogger("vecap_tasks").setLevel(logging.DEBUG)
-    with suppress(Exception):  # its scheduler may be killed while it joins
+    with suppress(Exception):  # the scheduler can be killed while the worker connects
         asyncio.run(serve())
-    os._exit(0)  # as `dask worker` does, whatever its thread is at
+    os._exit(0)  # like `dask worker`: do not wait for the thread
 
 
-def drive(config: str, base: Path, version: Version, log: Path) -> None:
-    """Do the stage as `vecap rewrite` does; exit with 1 for what a person would be told."""
+def run_driver(config: str, base: Path, version: Version, log: Path) -> None:
+    """Run the stage like `vecap rewrite`; exit with 1 on a VecapError."""
     import json
 
-    _quiet()
+    _silence_stderr()
     try:
         stage = Rewrite(parse_config(json.loads(config), base), version)
         run_shards(stage, stage.plan())
@@ -81,19 +81,19 @@ def drive(config: str, base: Path, version: Version, log: Path) -> None:
         sys.exit(1)
 
 
-def _quiet() -> None:
-    """Have Dask's loggers, which took hold of the standard error output when they were imported, write to nowhere."""
+def _silence_stderr() -> None:
+    """Discard the output of Dask's loggers, which hold stderr since their import."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-class Crew:
-    """A scheduler on *port*, two workers and a driver, each started again when it is gone."""
+class Cluster:
+    """A scheduler on *port*, two workers and a driver; each restarts after it dies."""
 
-    def __init__(self, port: int, logs: Path, drive_arguments: tuple[str, Path, Version]) -> None:
+    def __init__(self, port: int, logs: Path, driver_arguments: tuple[str, Path, Version]) -> None:
         self._context = warm_context()
         self._port = port
         self._logs = logs
-        self._drive = drive_arguments
+        self._driver_arguments = driver_arguments
         self._started = 0
         self._alive: dict[str, ForkServerProcess] = {}
         self._old: list[ForkServerProcess] = []
@@ -101,8 +101,8 @@ class Crew:
     def kill(self, name: str) -> None:
         self._alive[name].kill()
 
-    def tend(self) -> bool:
-        """Start what is not there, and say whether the driver has done its work."""
+    def restart_dead(self) -> bool:
+        """Restart dead processes. Return whether the driver finished."""
         driver = self._alive.get("driver")
         if driver is not None and driver.exitcode == 0:
             return True
@@ -113,19 +113,19 @@ class Crew:
         return False
 
     def wait(self, seconds: float, texts: int = 0) -> bool:
-        """Tend them until so many *texts* were begun (for 10 s at most) and *seconds* more, or until the work is done.
+        """Wait for *texts* started texts (at most 10 s) and then *seconds*, restarting dead processes.
 
-        Say whether it is.
+        Returns early if the driver finished, and whether it did.
         """
         for reached, limit in ((lambda: count_texts(self._logs) >= texts, 10.0), (lambda: False, seconds)):
             deadline = time.monotonic() + limit
             while time.monotonic() < deadline and not reached():
-                if self.tend():
+                if self.restart_dead():
                     return True
                 time.sleep(0.05)
-        return self.tend()
+        return self.restart_dead()
 
-    def end(self) -> None:
+    def kill_all(self) -> None:
         for process in (*self._alive.values(), *self._old):
             process.kill()
             process.join()
@@ -134,8 +134,11 @@ class Crew:
         self._started += 1
         log = self._logs / f"{self._started:03d} {name}.log"
         address = f"tcp://127.0.0.1:{self._port}"
-        arguments = {"scheduler": (schedule, (self._port,)), "driver": (drive, (*self._drive, log))}
-        target, values = arguments.get(name, (work, (address, log)))
+        arguments = {
+            "scheduler": (run_scheduler, (self._port,)),
+            "driver": (run_driver, (*self._driver_arguments, log)),
+        }
+        target, values = arguments.get(name, (run_worker, (address, log)))
         process = self._context.Process(target=target, args=values)
         process.start()
         if name in self._alive:

@@ -1,4 +1,4 @@
-"""Two checkpoints with random weights, laid out as LLaVA and Vicuna are, and versions whose crawl is given as files."""
+"""Checkpoints with random weights in the layout of LLaVA and Vicuna, and versions with a generated crawl."""
 
 import hashlib
 import io
@@ -56,8 +56,8 @@ IMAGE_TEMPLATE = (
 IMAGE_SIDE, PATCH = 32, 16
 
 
-def tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
-    """Byte-level, without merges: any text can be encoded, and decoding gives it back."""
+def make_tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer without merges, which encodes any text losslessly."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate((*SPECIAL, *alphabet))}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -76,42 +76,42 @@ def tokenizer(chat_template: str | None) -> PreTrainedTokenizerFast:
     )
 
 
-def _llama(words: PreTrainedTokenizerFast) -> LlamaConfig:
+def _llama(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=2048,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.6,
     )
 
 
-def _speak_letters(model: torch.nn.Module, words: PreTrainedTokenizerFast) -> None:
-    """Leave the model letters, spaces and its end token to say, so that some of what it says passes for text."""
-    said = words.convert_tokens_to_ids([*"abcdefghijklmnopqrstuvwxyz", "Ġ", "<|end|>"])
+def _speak_letters(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Restrict the output to letters, spaces and the end token, so that some texts pass screening."""
+    allowed = tokenizer.convert_tokens_to_ids([*"abcdefghijklmnopqrstuvwxyz", "Ġ", "<|end|>"])
     weights = model.get_output_embeddings().weight.data
-    weights[[number for number in range(len(weights)) if number not in said]] = 0
-    weights[said[-1]] *= 4
+    weights[[number for number in range(len(weights)) if number not in allowed]] = 0
+    weights[allowed[-1]] *= 4
 
 
 def save_llm(folder: Path, seed: int = 0, chat_template: str | None = TEXT_TEMPLATE) -> Path:
-    words = tokenizer(chat_template)
+    tokenizer = make_tokenizer(chat_template)
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_llama(words))
-    _speak_letters(model, words)
+    model = LlamaForCausalLM(_llama(tokenizer))
+    _speak_letters(model, tokenizer)
     model.save_pretrained(folder)
-    words.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
 def save_vlm(folder: Path, seed: int = 0) -> Path:
-    words = tokenizer(None)
+    tokenizer = make_tokenizer(None)
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             hidden_size=32,
@@ -122,23 +122,23 @@ def save_vlm(folder: Path, seed: int = 0) -> Path:
             patch_size=PATCH,
             initializer_range=0.6,
         ),
-        text_config=_llama(words),
-        image_token_index=words.convert_tokens_to_ids("<image>"),
+        text_config=_llama(tokenizer),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         image_seq_length=(IMAGE_SIDE // PATCH) ** 2,
-        pad_token_id=words.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
-    _speak_letters(model, words)
+    _speak_letters(model, tokenizer)
     model.save_pretrained(folder)
     images = CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIDE}, crop_size={"height": IMAGE_SIDE, "width": IMAGE_SIDE}
     )
     LlavaProcessor(
         image_processor=images,
-        tokenizer=words,
+        tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -149,7 +149,7 @@ def save_vlm(folder: Path, seed: int = 0) -> Path:
 
 @contextmanager
 def two_workers() -> Iterator[LocalCluster]:
-    """Processes that come back when they are killed, however busy the machine; by itself Dask gives them 15 s."""
+    """Start two workers that restart after a kill even on a busy machine; the default limit of Dask is 15 s."""
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"}),
@@ -168,14 +168,14 @@ def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_llm(tmp_path_factory.mktemp("models") / "llm")
 
 
-def picture(number: int) -> Image.Image:
-    """A picture of noise that no other number has."""
+def noise_image(number: int) -> Image.Image:
+    """Return a noise image that is unique to *number*."""
     return Image.fromarray(np.random.default_rng(number).integers(0, 255, (48, 64, 3), dtype=np.uint8))
 
 
 @dataclass(frozen=True)
-class Given:
-    """A row of a crawl; `image` numbers its picture, None is a file that is no image."""
+class CrawlRow:
+    """A row of a crawl; `image` is the number of its image, or None for an invalid file."""
 
     alttext: str | None = "A Belvo tulip in the garden"
     accepted: bool = True
@@ -186,12 +186,12 @@ def jpeg(number: int | None) -> bytes:
     if number is None:
         return b"\xff\xd8\xff\xe0 no image"
     stream = io.BytesIO()
-    picture(number).save(stream, "JPEG", quality=95)
+    noise_image(number).save(stream, "JPEG", quality=95)
     return stream.getvalue()
 
 
-class Place:
-    """A folder with a store in which crawls are laid down as their stages would leave them."""
+class Sandbox:
+    """A folder with a store, and crawls written as the stages crawl and quality would."""
 
     def __init__(self, folder: Path, vlm: Path, llm: Path) -> None:
         self.folder, self.vlm, self.llm = folder, vlm, llm
@@ -212,8 +212,8 @@ class Place:
         }
         return parse_config(values, self.folder)
 
-    def lay_down(
-        self, config: Config, rows: Sequence[Given], name: str = "2026-01-01", shard_size: int = 10
+    def write_crawl(
+        self, config: Config, rows: Sequence[CrawlRow], name: str = "2026-01-01", shard_size: int = 10
     ) -> Version:
         """Write crawl and verdicts of *rows* with their manifests, and return the version."""
         version = Version(config.dataset, name, 1, "")
@@ -262,33 +262,33 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, vlm_folder: Path, llm_folder: Path) -> Place:
-    return Place(tmp_path, vlm_folder, llm_folder)
+def sandbox(tmp_path: Path, vlm_folder: Path, llm_folder: Path) -> Sandbox:
+    return Sandbox(tmp_path, vlm_folder, llm_folder)
 
 
 @pytest.fixture(scope="session")
 def save_models() -> tuple[Callable[..., Path], Callable[..., Path]]:
-    """The makers of a VLM's and of an LLM's folder, for tests that want another one."""
+    """Functions that save a VLM and an LLM."""
     return save_vlm, save_llm
 
 
 @pytest.fixture(scope="session")
-def seen() -> Callable[[int | None], ImageInput]:
-    """Give the row and the picture of a number; None is a file that is no picture."""
+def image_input() -> Callable[[int | None], ImageInput]:
+    """A function from an image number to a row with that image; None is an invalid file."""
     return lambda number: ImageInput(
-        Row(f"{number}", "", f"{number}", None, ""), None if number is None else picture(number)
+        Row(f"{number}", "", f"{number}", None, ""), None if number is None else noise_image(number)
     )
 
 
 @pytest.fixture(scope="session")
-def given() -> type[Given]:
-    return Given
+def crawl_row() -> type[CrawlRow]:
+    return CrawlRow
 
 
 @pytest.fixture(scope="session")
 def tokenizer_of() -> Callable[[str | None], PreTrainedTokenizerFast]:
-    """The maker of a tokenizer, by its chat template."""
-    return tokenizer
+    """A function from a chat template to a tokenizer."""
+    return make_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -298,22 +298,22 @@ def image_template() -> str:
 
 @pytest.fixture(scope="session")
 def jpeg_of() -> Callable[[Row, int], ImageInput]:
-    """Give a row with the picture of a number and its stored bytes."""
-    return lambda row, number: ImageInput(row, picture(number), jpeg(number))
+    """A function from a row and an image number to the row with that image and its bytes."""
+    return lambda row, number: ImageInput(row, noise_image(number), jpeg(number))
 
 
 @pytest.fixture
-def vlm(place, tokenizer_of, image_template, tmp_path: Path):
-    """The maker of a VLM with random weights of one of `architectures`."""
+def vlm(sandbox, tokenizer_of, image_template, tmp_path: Path):
+    """A function that loads a VLM of one of `architectures` with random weights."""
 
     def load(build, **more) -> Vlm:
-        words = tokenizer_of(None)
+        tokenizer = tokenizer_of(None)
         torch.manual_seed(0)
-        model, processor = build(words, image_template)
+        model, processor = build(tokenizer, image_template)
         model.save_pretrained(tmp_path)
         processor.save_pretrained(tmp_path)
         return Vlm(
-            find_checkpoint(place.config(), str(tmp_path)),
+            find_checkpoint(sandbox.config(), str(tmp_path)),
             ModelConfig(**{"model": str(tmp_path), "prompt": "describe", "max_new_tokens": 8, "batch_size": 16} | more),
             load_prompt("describe"),
         )

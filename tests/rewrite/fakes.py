@@ -1,4 +1,4 @@
-"""Stages that kill their workers, where the engine alone is looked at; workers import them by name."""
+"""Stages that kill their workers, for tests of the executor. Workers import them by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.fakes import StandIn
 from vecap_tasks.core.manifest import ShardOutput
 
 
-class Deadly(StandIn):
+class KillsWorkers(StandIn):
     """Its shard 00003 kills every worker."""
 
     def process(self, shard: str, work: Path) -> ShardOutput:
@@ -19,8 +19,8 @@ class Deadly(StandIn):
         return StandIn.process(self, shard, work)
 
 
-class Laborious(StandIn):
-    """Its shard 00003 kills every worker too, but not before it has finished a part; the sixth part is the last."""
+class KillsWorkersWithProgress(StandIn):
+    """Its shard 00003 stores one of six parts and then kills the worker, in each attempt."""
 
     def process(self, shard: str, work: Path) -> ShardOutput:
         parts = [name for name in self.store.files(self.scratch_dir(shard)) if name.endswith(".part")]

@@ -1,4 +1,4 @@
-"""A chat-completions server on localhost that does what a test tells it to, over real HTTP; and asking it."""
+"""A chat-completions server on localhost with scripted responses, and requests to it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vecap_tasks.rewrite.backends.sampling_params import GREEDY, GeneratedText, 
 from vecap_tasks.rewrite.openai_models import ServedLlm
 from vecap_tasks.rewrite.prompt import load_prompt
 
-CANARY = "sk-canary-3f9a"  # a key that must not be found again
+CANARY = "sk-canary-3f9a"  # an API key that must not leak
 
 
 @dataclass
-class Asked:
-    """One request as it came: its number counts from 0."""
+class ReceivedRequest:
+    """A received request; `number` counts from 0."""
 
     number: int
     path: str
@@ -36,7 +36,7 @@ class Asked:
         return content if isinstance(content, str) else content[-1]["text"]
 
 
-Answer = Callable[[Asked], Awaitable[web.StreamResponse]]
+Handler = Callable[[ReceivedRequest], Awaitable[web.StreamResponse]]
 
 
 def completion(text: str, finish: str = "stop") -> web.Response:
@@ -49,32 +49,32 @@ def error(status: int, message: str, **headers: str) -> web.Response:
     return web.json_response({"error": {"message": message}}, status=status, headers=headers)
 
 
-async def echo(asked: Asked) -> web.StreamResponse:
-    """Answer with the end of what was asked."""
-    return completion(f"a picture of {asked.text[-40:]}")
+async def echo(request: ReceivedRequest) -> web.StreamResponse:
+    """Answer with the end of the request text."""
+    return completion(f"a picture of {request.text[-40:]}")
 
 
-def refusing(marked: Mapping[str, tuple[int, Any]], answer: Answer = echo) -> Answer:
-    """Answer requests that hold a mark (in the text, or in an image's base64) with its status and body, others well."""
+def rejecting(marked: Mapping[str, tuple[int, Any]], answer: Handler = echo) -> Handler:
+    """Return a handler that rejects requests with a mark (in the text or base64 image) with its status and body."""
 
-    async def answered(asked: Asked) -> web.StreamResponse:
-        sent = json.dumps(asked.body["messages"])
+    async def handle(request: ReceivedRequest) -> web.StreamResponse:
+        sent = json.dumps(request.body["messages"])
         for mark, (status, body) in marked.items():
             if mark in sent:
                 return web.json_response(body, status=status)
-        return await answer(asked)
+        return await answer(request)
 
-    return answered
+    return handle
 
 
 class Server:
-    """Answers by `answer`; lists the model `tiny`. Runs on a thread of its own within `with`."""
+    """Serves the model `tiny` with the handler `answer`. A context manager; runs in a thread."""
 
-    def __init__(self, answer: Answer = echo) -> None:
+    def __init__(self, answer: Handler = echo) -> None:
         self.answer = answer
-        self.asked: list[Asked] = []
-        self.most = 0  # in flight at once
-        self._flying = 0
+        self.requests: list[ReceivedRequest] = []
+        self.max_in_flight = 0  # in flight at once
+        self._in_flight = 0
         self._loop = asyncio.new_event_loop()
 
     @property
@@ -103,14 +103,16 @@ class Server:
         self.port = self._runner.addresses[0][1]
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
-        asked = Asked(len(self.asked), request.path, json.loads(await request.read()), dict(request.headers))
-        self.asked.append(asked)
-        self._flying += 1
-        self.most = max(self.most, self._flying)
+        request = ReceivedRequest(
+            len(self.requests), request.path, json.loads(await request.read()), dict(request.headers)
+        )
+        self.requests.append(request)
+        self._in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self._in_flight)
         try:
-            return await self.answer(asked)
+            return await self.answer(received)
         finally:
-            self._flying -= 1
+            self._in_flight -= 1
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         echoed = request.headers.get("Authorization", "")
@@ -118,7 +120,7 @@ class Server:
 
 
 def settings(*urls: str, **server: Any) -> ModelConfig:
-    """Return the settings of a model served at *urls*; the rest goes to its `server`, or to the model itself."""
+    """Return the settings of a model served at *urls*; *server* has more settings of the server or the model."""
     more = {key: server.pop(key) for key in ("max_new_tokens", "model") if key in server}
     values = {
         "backend": "openai",
@@ -130,6 +132,6 @@ def settings(*urls: str, **server: Any) -> ModelConfig:
 
 
 def fuse(model: ModelConfig, count: int = 1, sampling: Sampling = GREEDY) -> list[GeneratedText]:
-    """Have *model* fuse *count* pairs."""
+    """Fuse *count* pairs with *model*."""
     pairs = [(f"Name {number}", f"thing {number}") for number in range(count)]
     return ServedLlm(model, load_prompt("fuse"), 512).fuse([(pair, sampling) for pair in pairs])

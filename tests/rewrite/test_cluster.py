@@ -1,4 +1,4 @@
-"""The way to a Dask cluster: TLS with certificates that are checked on both sides, and the engine over many shards."""
+"""Connections to a Dask cluster with mutual TLS, and the executor with many shards."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ from distributed.security import Security
 from benchmarks.fakes import StandIn
 from tests.rewrite.certificates import Authority
 from tests.rewrite.conftest import two_workers
-from tests.rewrite.fakes import Deadly, Laborious
+from tests.rewrite.fakes import KillsWorkers, KillsWorkersWithProgress
 from vecap_tasks.config import Config
 from vecap_tasks.core import executor
 from vecap_tasks.core.dask_cluster import connect, slots
@@ -45,8 +45,8 @@ def processes() -> Iterator[LocalCluster]:
         yield cluster
 
 
-def at(place, cluster: LocalCluster, shards: int = 4, **dask) -> Config:
-    config = place.config()
+def with_cluster(sandbox, cluster: LocalCluster, shards: int = 4, **dask) -> Config:
+    config = sandbox.config()
     return config.model_copy(
         update={
             "dask": config.dask.model_validate({"address": cluster.scheduler_address} | dask),
@@ -59,32 +59,35 @@ def stage(kind: type[StandIn], config: Config) -> StandIn:
     return kind(config, Version(config.dataset, "2026-01-01", 1, ""))
 
 
-def test_shards_are_done_on_a_scheduler_that_asks_for_certificates(place, encrypted, authority) -> None:
+def test_shards_run_on_a_scheduler_that_requires_certificates(sandbox, encrypted, authority) -> None:
     assert encrypted.scheduler_address.startswith("tls://")
-    quick = stage(StandIn, at(place, encrypted, tls=authority.sign("us")))
-    assert [result.shard for result in run_shards(quick, quick.plan())] == quick.shards()
+    stand_in = stage(StandIn, with_cluster(sandbox, encrypted, tls=authority.sign("us")))
+    assert [result.shard for result in run_shards(stand_in, stand_in.plan())] == stand_in.shards()
 
 
-def test_nobody_without_a_certificate_is_let_in(place, encrypted, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("vecap_tasks.core.dask_cluster._CONNECT_TIMEOUT", 2)
-    with pytest.raises(VecapError, match=r"at tls://.* requires certificates; set dask\.tls"):
-        run_shards(stage(StandIn, at(place, encrypted)), ["00000"])
+def test_a_connection_without_a_valid_certificate_is_rejected(sandbox, encrypted, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("vecap_tasks.core.dask_cluster._PATIENCE_SECONDS", 2)
+    with pytest.raises(VecapError, match=r"at tls://.* wants certificates; name them in dask\.tls"):
+        run_shards(stage(StandIn, with_cluster(sandbox, encrypted)), ["00000"])
     strangers = Authority(tmp_path / "strangers").sign("stranger")
-    with pytest.raises(VecapError, match=r"TLS handshake with .* at tls://.* failed: .*come from the same CA"):
-        run_shards(stage(StandIn, at(place, encrypted, tls=strangers)), ["00000"])
+    with pytest.raises(VecapError, match=r"at tls://.* and dask\.tls do not agree: .*see who signed both"):
+        run_shards(stage(StandIn, with_cluster(sandbox, encrypted, tls=strangers)), ["00000"])
     with pytest.raises(OSError), Client(encrypted.scheduler_address.replace("tls", "tcp"), timeout=2):
-        pass  # pragma: no cover - the scheduler does not let it come here
+        pass  # pragma: no cover - the scheduler rejects the connection
 
 
 @pytest.mark.parametrize("wrong", ["address", "missing", "no key"])
-def test_a_wrong_tls_setting_is_told_by_its_name(place, encrypted, authority, tmp_path, wrong: str) -> None:
+def test_the_error_for_a_wrong_tls_setting_names_it(sandbox, encrypted, authority, tmp_path, wrong: str) -> None:
     files = authority.sign("us")
-    config = at(place, encrypted, tls=files)
+    config = with_cluster(sandbox, encrypted, tls=files)
     expected = r"dask\.tls is set, but tcp://127.0.0.1:1 is not encrypted"
     if wrong == "address":
-        config = at(place, encrypted, tls=files, address="tcp://127.0.0.1:1")
+        config = with_cluster(sandbox, encrypted, tls=files, address="tcp://127.0.0.1:1")
     elif wrong == "missing":
-        config, expected = at(place, encrypted, tls=files | {"cert": "gone.pem"}), r"dask\.tls\.cert: .*gone\.pem"
+        config, expected = (
+            with_cluster(sandbox, encrypted, tls=files | {"cert": "gone.pem"}),
+            r"dask\.tls\.cert: .*gone\.pem",
+        )
     else:
         (tmp_path / "ours" / "us.key").write_text("no key")
         expected = r"dask\.tls: cannot load .*us\.key"
@@ -92,8 +95,8 @@ def test_a_wrong_tls_setting_is_told_by_its_name(place, encrypted, authority, tm
         pass
 
 
-def test_a_cluster_of_its_own_takes_nobody_else(place) -> None:
-    with connect(place.config()) as client:
+def test_a_local_cluster_rejects_other_clients(sandbox) -> None:
+    with connect(sandbox.config()) as client:
         assert client.scheduler.address.startswith("tls://127.0.0.1:")
         with (
             pytest.raises(OSError),
@@ -102,68 +105,70 @@ def test_a_cluster_of_its_own_takes_nobody_else(place) -> None:
             pass
 
 
-def test_the_scheduler_knows_of_no_more_shards_than_run(place, processes, caplog) -> None:
+def test_the_scheduler_holds_only_running_shards(sandbox, processes, caplog) -> None:
     caplog.set_level(logging.INFO, "vecap_tasks.core.executor")
-    quick = stage(StandIn, at(place, processes, shards=300))
-    held = []
+    stand_in = stage(StandIn, with_cluster(sandbox, processes, shards=300))
+    task_counts = []
     with Client(processes, set_as_default=False) as client:
 
-        def look(done: int, total: int) -> None:
-            held.append(client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
+        def slots_or_none(done: int, total: int) -> None:
+            task_counts.append(client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
 
-        assert len(run_shards(quick, quick.plan(), look)) == 300
-    assert len(held) == 301
-    assert 1 <= max(held) <= 2 + 1  # two workers of one thread, and the one that was just done
+        assert len(run_shards(stand_in, stand_in.plan(), slots_or_none)) == 300
+    assert len(task_counts) == 301
+    assert 1 <= max(task_counts) <= 2 + 1  # two workers with one thread each, and the last finished shard
     line = caplog.messages[-1]
     assert line.startswith("crawl: 300 of 300 shards, ")
     assert line.endswith(" rows/s, cost 75.0000 so far, 75.0000 in all")
 
 
-def test_a_scheduler_that_is_lost_has_no_slots(place) -> None:
-    with connect(place.config()) as client:
+def test_a_lost_scheduler_has_no_slots(sandbox) -> None:
+    with connect(sandbox.config()) as client:
         assert slots(client, {}) == 1
         client.close()
         assert slots(client, {}) == 0
 
 
-def test_shards_wait_while_no_worker_is_to_be_seen(place, processes, monkeypatch) -> None:
-    quick = stage(StandIn, at(place, processes, shards=6))
-    unseen = time.monotonic() + 3  # longer than any shard takes
+def test_shards_wait_while_there_are_no_workers(sandbox, processes, monkeypatch) -> None:
+    stand_in = stage(StandIn, with_cluster(sandbox, processes, shards=6))
+    visible_from = time.monotonic() + 3  # longer than a shard takes
 
-    def look(client: Client, resources: dict[str, float]) -> int:
-        return slots(client, resources) if time.monotonic() > unseen else 0
+    def slots_or_none(client: Client, resources: dict[str, float]) -> int:
+        return slots(client, resources) if time.monotonic() > visible_from else 0
 
     monkeypatch.setattr(executor, "_LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(executor, "slots", look)
-    assert [result.shard for result in run_shards(quick, quick.plan())] == quick.shards()
+    monkeypatch.setattr(executor, "slots", slots_or_none)
+    assert [result.shard for result in run_shards(stand_in, stand_in.plan())] == stand_in.shards()
 
 
-def test_a_shard_that_kills_three_workers_is_set_aside_and_the_rest_is_done(place, processes) -> None:
-    deadly = stage(Deadly, at(place, processes, shards=12))
-    with pytest.raises(VecapError, match="crawl: shard 00003: Skipped: 3 workers were killed on this shard") as told:
-        run_shards(deadly, deadly.plan())
-    assert "\n" not in str(told.value)
-    assert deadly.plan() == ["00003"]
-    marks = deadly.store.files(deadly.scratch_dir("00003"))
-    assert len(marks) == 3  # the fourth worker was spared
-    healed = stage(StandIn, deadly.config)  # as with more memory: the same command tries it again
-    run_shards(healed, healed.plan())
-    assert healed.commit().counters["rows"] == 12
-    assert healed.store.folders("tiny/2026-01-01/crawl/_shards") == []
+def test_a_shard_that_kills_three_workers_is_skipped_and_the_others_finish(sandbox, processes) -> None:
+    killing = stage(KillsWorkers, with_cluster(sandbox, processes, shards=12))
+    with pytest.raises(
+        VecapError, match="crawl: shard 00003: set aside, 3 workers having been killed in it"
+    ) as exc_info:
+        run_shards(killing, killing.plan())
+    assert "\n" not in str(exc_info.value)
+    assert killing.plan() == ["00003"]
+    marks = killing.store.files(killing.scratch_dir("00003"))
+    assert len(marks) == 3  # not sent to a fourth worker
+    repaired = stage(StandIn, killing.config)  # like a rerun with more memory
+    run_shards(repaired, repaired.plan())
+    assert repaired.commit().counters["rows"] == 12
+    assert repaired.store.folders("tiny/2026-01-01/crawl/_shards") == []
 
 
 @pytest.mark.exhaustive
-def test_a_worker_of_its_own_comes_back_however_long_it_takes(place, monkeypatch) -> None:
-    monkeypatch.setattr(executor, "_ALONE_SECONDS", 200.0)  # else it would be 300, and half of the test's time
-    config = place.config()
+def test_a_local_worker_restarts_even_after_a_long_time(sandbox, monkeypatch) -> None:
+    monkeypatch.setattr(executor, "_ALONE_SECONDS", 200.0)  # default: 300
+    config = sandbox.config()
     crawl = config.crawl.model_copy(update={"shard_size": 5})
     config = config.model_copy(update={"crawl": crawl}).with_base(config.base)
-    laborious = stage(Laborious, config)
-    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):  # Dask's own would do on a slow machine
-        assert len(run_shards(laborious, laborious.plan())) == 5
+    killing = stage(KillsWorkersWithProgress, config)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}):  # Dask's default is too long
+        assert len(run_shards(killing, killing.plan())) == 5
 
 
 @pytest.mark.exhaustive
-def test_a_shard_that_gets_on_may_lose_more_than_three_workers(place, processes) -> None:
-    laborious = stage(Laborious, at(place, processes, shards=8))
-    assert len(run_shards(laborious, laborious.plan())) == 8  # six died
+def test_a_shard_that_makes_progress_can_lose_more_than_three_workers(sandbox, processes) -> None:
+    killing = stage(KillsWorkersWithProgress, with_cluster(sandbox, processes, shards=8))
+    assert len(run_shards(killing, killing.plan())) == 8  # six workers died

@@ -1,4 +1,4 @@
-"""Models on CPUs: oneDNN multiplies as torch does, row by row, and freed memory is used again."""
+"""Models on CPUs: oneDNN layers match torch, and freed memory is reused."""
 
 import os
 import subprocess
@@ -35,18 +35,18 @@ def layer() -> nn.Linear:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("shape", [(192,), (1, 192), (5, 192), (2, 7, 192), (2, 3, 4, 192), (0, 192)])
-def test_a_layer_gives_what_torch_gives_for_inputs_of_any_shape(layer, shape) -> None:
+def test_onednn_layer_matches_torch_for_any_input_shape(layer, shape) -> None:
     inputs = torch.randn(shape)
-    wanted = functional.linear(inputs, layer.weight, layer.bias)
+    expected = functional.linear(inputs, layer.weight, layer.bias)
     set_up_torch(layer)
     assert isinstance(layer, OneDnnLinear)
-    torch.testing.assert_close(layer(inputs), wanted)
-    turned = torch.randn(192, 9).T
-    torch.testing.assert_close(layer(turned), functional.linear(turned, layer.weight, layer.bias))
+    torch.testing.assert_close(layer(inputs), expected)
+    transposed = torch.randn(192, 9).T
+    torch.testing.assert_close(layer(transposed), functional.linear(transposed, layer.weight, layer.bias))
 
 
 @torch.inference_mode()
-def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(layer) -> None:
+def test_layer_output_of_a_row_does_not_depend_on_the_batch(layer) -> None:
     set_up_torch(layer)
     inputs = torch.randn(640, 192)
     together = layer(inputs)
@@ -54,7 +54,7 @@ def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(layer) -> None
         assert torch.equal(layer(inputs[:rows].clone()), together[:rows])
 
 
-def test_only_plain_layers_in_single_precision_are_changed() -> None:
+def test_only_plain_float32_linear_layers_are_replaced() -> None:
     class Other(nn.Linear):
         pass
 
@@ -68,7 +68,7 @@ def test_only_plain_layers_in_single_precision_are_changed() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
-def test_freed_memory_is_kept_where_dask_would_have_it_given_back() -> None:
+def test_freed_memory_is_kept_despite_the_dask_trim_threshold() -> None:
     variables = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"}
     given_back, kept = (
         int(subprocess.run([sys.executable, "-c", FAULTS, how], env=variables, check=True, capture_output=True).stdout)

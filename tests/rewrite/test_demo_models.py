@@ -1,4 +1,4 @@
-"""The models that the project ships, in the hands of the code that would load LLaVA and Vicuna."""
+"""The demo models, loaded by the code that also loads LLaVA and Vicuna."""
 
 import random
 from itertools import islice
@@ -54,12 +54,12 @@ def pairs() -> list[tuple[str, str]]:
     return list(dict.fromkeys(map(texts, islice(held_out_pairs(random.Random(3), known_name), 150))))
 
 
-def test_the_demos_models_are_asked_what_they_were_trained_to_answer(config: Config) -> None:
+def test_demo_prompts_are_the_training_prompts(config: Config) -> None:
     assert load_prompt(config.rewrite.vlm.prompt).text in PROMPTS
     assert load_prompt(config.rewrite.llm.prompt).text == FUSE_PROMPT
 
 
-def test_a_picture_gets_the_same_vec_alone_and_in_a_batch(vlm: Vlm, pictures: list[ImageInput]) -> None:
+def test_an_image_gets_the_same_vec_alone_and_in_a_batch(vlm: Vlm, pictures: list[ImageInput]) -> None:
     together = vlm.describe((picture, GREEDY) for picture in pictures)
     for number in (0, 31, 63, 64, 69):
         assert vlm.describe([(pictures[number], GREEDY)]) == [together[number]]
@@ -71,7 +71,7 @@ def test_a_pair_gets_the_same_vecap_alone_and_in_a_batch(llm: Llm, pairs: list[t
         assert llm.fuse([(pairs[number], GREEDY)]) == [together[number]]
 
 
-def test_what_they_write_passes_screening(
+def test_demo_captions_pass_screening(
     vlm: Vlm, llm: Llm, pictures: list[ImageInput], pairs: list[tuple[str, str]]
 ) -> None:
     question = load_prompt("describe").text

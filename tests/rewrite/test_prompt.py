@@ -1,4 +1,4 @@
-"""What a prompt is, and that nothing that stands in an AltText can leave its place in it."""
+"""Prompts, and that an AltText cannot escape its placeholder."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rewrite.conftest import tokenizer
+from tests.rewrite.conftest import make_tokenizer
 from vecap_tasks.config import ScreenConfig, load_config
 from vecap_tasks.core.models import find_checkpoint
 from vecap_tasks.core.version import Version
@@ -22,44 +22,46 @@ SPECIAL = ("<|pad|>", "<|begin|>", "<|user|>", "<|assistant|>", "<|end|>", "<ima
 
 
 def read_injections() -> list[tuple[str, str]]:
-    """AltText that would rather be an instruction: (kind, text); `…` is where a padding is repeated."""
+    """Return prompt injections as (kind, text); `…` marks repeated padding."""
     file = Path(__file__).parents[1] / "data" / "prompts" / "injections.jsonl"
     lines = [json.loads(line) for line in file.read_text(encoding="ascii").splitlines()]
-    return [(one["kind"], one["text"].replace("…", one.get("padding", "…") * one.get("times", 1))) for one in lines]
+    return [
+        (line["kind"], line["text"].replace("…", line.get("padding", "…") * line.get("times", 1))) for line in lines
+    ]
 
 
-def as_read(text: str) -> str:
-    """*text* as a file or a page can give it: without half characters."""
+def as_utf8(text: str) -> str:
+    """Return *text* as valid UTF-8, without lone surrogates."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def test_a_prompt_is_named_by_its_id_and_the_digest_of_its_words() -> None:
+def test_a_prompt_name_has_its_id_and_digest() -> None:
     prompt = load_prompt("fuse")
     assert prompt.name == f"fuse@{prompt.digest[:12]}"
     assert "{alttext}" in prompt.text
     assert prompt.template is None
 
 
-def test_a_chat_template_beside_a_prompt_belongs_to_it() -> None:
+def test_a_prompt_can_have_a_chat_template() -> None:
     prompt = load_prompt("fuse-vicuna")
     assert prompt.template is not None
     assert "ASSISTANT:" in prompt.template
 
 
 @pytest.mark.parametrize("name", ["nowhere", "../prompt", "fuse.md", ""])
-def test_an_unknown_prompt_is_told_with_those_that_there_are(name: str) -> None:
+def test_the_error_for_an_unknown_prompt_lists_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match="use one of describe, describe-llava, fuse, fuse-vicuna"):
         load_prompt(name)
 
 
-def test_every_prompt_has_the_places_of_its_role_and_no_others() -> None:
+def test_every_prompt_has_exactly_the_placeholders_of_its_role() -> None:
     for file in FOLDER.glob("*.md"):
         role = {"fuse": "llm", "rewrite": "alttext"}.get(file.stem.partition("-")[0], "vlm")
         text = load_prompt(file.stem, None, PLACEHOLDERS[role]).text
         assert text.count("{") == len(PLACEHOLDERS[role])
 
 
-def test_a_prompt_of_ones_own_is_found_first(tmp_path: Path) -> None:
+def test_user_prompts_take_precedence(tmp_path: Path) -> None:
     (tmp_path / "fuse.md").write_text("Merge {alttext} and {vec}.")
     (tmp_path / "mine.md").write_text("Say what you see.\n")
     (tmp_path / "mine.jinja").write_text("{{ messages[0]['content'] }}")
@@ -73,37 +75,40 @@ def test_a_prompt_of_ones_own_is_found_first(tmp_path: Path) -> None:
         load_prompt("yours", tmp_path)
 
 
-def test_what_is_asked_enters_the_fingerprint_and_where_it_lies_does_not(place, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_prompt_text_and_not_on_its_path(sandbox, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "fuse.md").write_text("Merge {alttext} and {vec}.")
-    theirs, own = place.config(), place.config(prompts=str(tmp_path / "own"))
+    theirs, own = sandbox.config(), sandbox.config(prompts=str(tmp_path / "own"))
     assert theirs.rewrite.identity() == own.rewrite.identity()
     made = [Rewrite(config, Version("tiny", "2026-01-01", 1, "")).identity() for config in (theirs, own)]
     assert made[0]["llm"]["prompt_digest"] == load_prompt("fuse").digest != made[1]["llm"]["prompt_digest"]
     assert made[0]["vlm"] == made[1]["vlm"]
-    stricter = place.config(screen={"max_words": 60})
+    stricter = sandbox.config(screen={"max_words": 60})
     assert Rewrite(stricter, Version("tiny", "2026-01-01", 1, "")).identity() != made[0]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"Merge {alttext}.", r"must hold {alttext} and {vec}, and has {alttext}; correct it, or choose another"),
-        (b"Merge {alttext}, {vec}, {caption}.", "must hold .* and has {alttext}, {caption}, {vec};"),
-        (b"Merge.", "and has none;"),
-        (b" \n", "and has no text;"),
+        (
+            b"Merge {alttext}.",
+            r"must contain {alttext} and {vec} but has {alttext}; correct it or choose another",
+        ),
+        (b"Merge {alttext}, {vec}, {caption}.", "must contain .* but has {alttext}, {caption}, {vec};"),
+        (b"Merge.", "but has none;"),
+        (b" \n", "but has no text;"),
         (b"Merge {alttext} and {vec} \xff", "is not UTF-8 text; save it as UTF-8"),
     ],
 )
-def test_a_prompt_of_ones_own_that_cannot_be_used_is_told(tmp_path: Path, text: bytes, message: str) -> None:
+def test_an_invalid_user_prompt_is_an_error(tmp_path: Path, text: bytes, message: str) -> None:
     (tmp_path / "mine.md").write_bytes(text)
-    with pytest.raises(ConfigError, match=message) as told:
+    with pytest.raises(ConfigError, match=message) as exc_info:
         load_prompt("mine", tmp_path, PLACEHOLDERS["llm"])
-    assert str(tmp_path / "mine.md") in str(told.value)
+    assert str(tmp_path / "mine.md") in str(exc_info.value)
 
 
-def test_a_folder_of_prompts_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"rewrite\.prompts: there is no folder .*/nowhere; correct the path"):
+def test_a_missing_prompts_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rewrite\.prompts: folder .*/nowhere does not exist; correct the path"):
         load_prompt("fuse", tmp_path / "nowhere")
 
 
@@ -117,18 +122,18 @@ def test_a_folder_of_prompts_that_is_not_there_is_told(tmp_path: Path) -> None:
         ("of {alttext}.", "a cat.", "of a cat.."),
     ],
 )
-def test_data_cannot_end_its_place(text: str, data: str, filled: str) -> None:
+def test_data_cannot_close_its_delimiters(text: str, data: str, filled: str) -> None:
     assert Prompt("p", text, None, "").fill(alttext=data) == filled
 
 
-def test_braces_in_the_data_mean_nothing() -> None:
+def test_braces_in_data_are_not_placeholders() -> None:
     prompt = Prompt("p", "{alttext} + {vec}", None, "")
     assert prompt.fill(alttext="{vec} {0} {alttext.__class__} %s", vec="{alttext}") == (
         "{vec} {0} {alttext.__class__} %s + {alttext}"
     )
 
 
-# The chat formats of models in use, as their templates write them, with the tokens that mark their turns.
+# Chat templates of common models, and the tokens that mark their turns.
 _TURNS = "{% for m in messages %}"
 FORMATS = {
     "ChatML": _TURNS + "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n",
@@ -155,14 +160,14 @@ INJECTIONS = read_injections()
 VEC = "two red tulips to the left of a blue mug on grass"
 
 
-def marks(text: str) -> list[str]:
-    """Whatever in *text* marks a turn or a part of a prompt, however it is spelled."""
+def markers(text: str) -> list[str]:
+    """Return everything in *text* that marks a turn or a part of a prompt, in any spelling."""
     plain = "".join(c for c in unicodedata.normalize("NFKC", text) if not unicodedata.combining(c)).lower()
     found = re.findall(r"<\|[^<>]*\|>|</?[a-z_]+>|\[/?[a-z_]+\]|<</?sys>>|#{2,}|`{3,}|\"{3,}", plain)
     return found + re.findall(r"\b(?:user|assistant|system|human|bot|ai)\s*:|\b(?:alt text|description)\s*:", plain)
 
 
-def test_the_attempts_are_many_and_distinct() -> None:
+def test_the_injections_are_distinct_and_cover_every_kind() -> None:
     assert len({text for _, text in INJECTIONS}) == len(INJECTIONS) >= 120
     assert {kind for kind, _ in INJECTIONS} == {
         *(
@@ -180,77 +185,77 @@ def test_the_attempts_are_many_and_distinct() -> None:
 
 @pytest.mark.parametrize("prompt", ["fuse", "fuse-vicuna"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_no_alttext_changes_the_roles_or_what_is_asked(name: str, prompt: str) -> None:
-    asked = load_prompt(prompt)
-    words = tokenizer(FORMATS[name])
+def test_no_alttext_changes_the_conversation(name: str, prompt: str) -> None:
+    fuse_prompt = load_prompt(prompt)
+    tokenizer = make_tokenizer(FORMATS[name])
 
     def conversation(alttext: str, vec: str) -> str:
-        content = asked.fill(clean(alttext, TOKENS, 512), clean(vec, TOKENS, 512))
-        return words.apply_chat_template(
+        content = fuse_prompt.fill(clean(alttext, TOKENS, 512), clean(vec, TOKENS, 512))
+        return tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
 
     frame, middle, end = re.split("@@1|@@2", conversation("@@1", "@@2"))
-    for _, text in INJECTIONS:
-        for alttext, vec in ((text, VEC), ("a cat", text)):
-            said = conversation(alttext, vec)
-            assert said.startswith(frame)
-            assert said.endswith(end)
-            assert said.count(middle) == 1
-            assert marks(said) == marks(f"{frame}a cat{middle}{VEC}{end}"), said
+    for _, injection in INJECTIONS:
+        for alttext, vec in ((injection, VEC), ("a cat", injection)):
+            text = conversation(alttext, vec)
+            assert text.startswith(frame)
+            assert text.endswith(end)
+            assert text.count(middle) == 1
+            assert markers(text) == markers(f"{frame}a cat{middle}{VEC}{end}"), text
 
 
 @pytest.mark.parametrize("kind", sorted({kind for kind, _ in INJECTIONS}))
-def test_no_special_token_comes_from_data(kind: str) -> None:
-    words = tokenizer(None)
-    words.add_special_tokens({"extra_special_tokens": TOKENS})
-    special = {words.convert_tokens_to_ids(token) for token in TOKENS} | set(words.all_special_ids)
+def test_data_produces_no_special_tokens(kind: str) -> None:
+    tokenizer = make_tokenizer(None)
+    tokenizer.add_special_tokens({"extra_special_tokens": TOKENS})
+    special = {tokenizer.convert_tokens_to_ids(token) for token in TOKENS} | set(tokenizer.all_special_ids)
     assert len(special) > len(TOKENS)
     raw = 0
-    for text in (text for one, text in INJECTIONS if one == kind):
-        raw += bool(special & set(words(as_read(text))["input_ids"]))
-        assert not special & set(words(clean(text, words.all_special_tokens, 512))["input_ids"])
-    assert raw or kind not in ("template tokens", "nested")  # they would, if they were let
+    for text in (text for other, text in INJECTIONS if other == kind):
+        raw += bool(special & set(tokenizer(as_utf8(text))["input_ids"]))
+        assert not special & set(tokenizer(clean(text, tokenizer.all_special_tokens, 512))["input_ids"])
+    assert raw or kind not in ("template tokens", "nested")  # raw data would produce them
 
 
-def test_the_model_is_asked_with_the_tokens_of_its_frame_alone(place) -> None:
-    config = place.config()
+def test_model_input_has_only_the_special_tokens_of_the_template(sandbox) -> None:
+    config = sandbox.config()
     settings = config.rewrite.llm
     llm = load_llm(find_checkpoint(config, settings.model), settings, load_prompt("fuse"), 512)
     frame = [number for number in llm.encode("", "a cat") if number < len(SPECIAL) - 2]
     assert frame
     for _, text in INJECTIONS:
-        assert [number for number in llm.encode(as_read(text), as_read(text)) if number < len(SPECIAL) - 2] == frame
+        assert [number for number in llm.encode(as_utf8(text), as_utf8(text)) if number < len(SPECIAL) - 2] == frame
 
 
-@pytest.mark.parametrize(("kind", "text"), INJECTIONS, ids=[f"{n}-{one[0]}" for n, one in enumerate(INJECTIONS)])
-def test_what_is_cleaned_is_one_line_that_can_be_seen(kind: str, text: str) -> None:
+@pytest.mark.parametrize(("kind", "text"), INJECTIONS, ids=[f"{n}-{kind}" for n, (kind, _) in enumerate(INJECTIONS)])
+def test_cleaned_text_is_one_printable_line(kind: str, text: str) -> None:
     cleaned = clean(text, SPECIAL, 512)
     assert len(cleaned) <= 512
     assert "".join(c for c in cleaned if c not in "\u200c\u200d").isprintable()
     assert cleaned == " ".join(cleaned.split())
-    assert not marks(cleaned)
+    assert not markers(cleaned)
     assert clean(cleaned, SPECIAL, 512) == cleaned
     if kind != "very long":
-        assert "cat" in cleaned or "PWNED" in cleaned or kind == "orders"  # what it says is left as it is
+        assert "cat" in cleaned or "PWNED" in cleaned or kind == "orders"  # the content is kept
 
 
-def test_the_demos_model_keeps_what_is_seen_and_obeys_nobody() -> None:
+def test_the_demo_llm_keeps_the_vec_and_ignores_injections() -> None:
     config = load_config(Path(__file__).parents[2] / "configs" / "demo.yaml")
     settings = config.rewrite.llm
     checkpoint = find_checkpoint(config, settings.model)
-    asked = load_prompt(settings.prompt)
-    llm = load_llm(checkpoint, settings, asked, config.rewrite.max_alttext_chars)
+    fuse_prompt = load_prompt(settings.prompt)
+    llm = load_llm(checkpoint, settings, fuse_prompt, config.rewrite.max_alttext_chars)
     vec = "two red dogs to the left of a blue car on grass"
     kept = ScreenConfig(min_vec_kept=1.0)
-    lost = []
-    pairs = [(as_read(text), vec) for _, text in INJECTIONS]
-    for (alttext, _), said in zip(pairs, llm.fuse([(pair, GREEDY) for pair in pairs]), strict=True):
-        assert said.problem is None
-        assert "pwned" not in said.text.lower(), alttext
-        if screen_vecap(said.text, said.ended, asked.text, alttext, vec, kept).problem is not None:
-            lost.append(said.text)  # screening refuses it, and the VeC itself stands
-    assert len(lost) <= 0.05 * len(INJECTIONS), lost
+    rejected = []
+    pairs = [(as_utf8(text), vec) for _, text in INJECTIONS]
+    for (alttext, _), result in zip(pairs, llm.fuse([(pair, GREEDY) for pair in pairs]), strict=True):
+        assert result.problem is None
+        assert "pwned" not in result.text.lower(), alttext
+        if screen_vecap(result.text, result.ended, fuse_prompt.text, alttext, vec, kept).problem is not None:
+            rejected.append(result.text)  # the VeC is the fallback
+    assert len(rejected) <= 0.05 * len(INJECTIONS), rejected
 
 
 @pytest.mark.parametrize(
@@ -263,7 +268,7 @@ def test_the_demos_model_keeps_what_is_seen_and_obeys_nobody() -> None:
         "👩‍👩‍👧 a family",
     ],
 )
-def test_what_is_no_marker_stays(text: str) -> None:
+def test_ordinary_text_is_not_changed(text: str) -> None:
     assert clean(text, SPECIAL, 512) == text
 
 

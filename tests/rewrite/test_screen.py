@@ -1,4 +1,4 @@
-"""Screening speaks up for what is wrong and keeps quiet about good captions, however odd."""
+"""Screening rejects bad captions and keeps good ones, including unusual ones."""
 
 import doctest
 import importlib
@@ -15,7 +15,7 @@ from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen_vec, screen_vecap
 from vecap_tasks.rewrite.screen.preamble import _TALK, _TALK_WORDS
-from vecap_tasks.rewrite.screen.refusal import _APOLOGY_WORDS, _APOLOGY, _REFUSAL, _REFUSAL_WORDS
+from vecap_tasks.rewrite.screen.refusal import _APOLOGY, _APOLOGY_WORDS, _REFUSAL, _REFUSAL_WORDS
 from vecap_tasks.rewrite.screen.text import plain_words
 
 PROMPT = load_prompt("fuse-vicuna").text
@@ -24,68 +24,68 @@ MODULES = tuple(module.name for module in pkgutil.iter_modules(screen.__path__))
 
 @pytest.fixture(scope="module")
 def scores() -> dict[str, dict[str, Score]]:
-    return {name: {one.rule: one for one in score(read_examples(name))} for name in FILES}
+    return {name: {result.rule: result for result in score(read_examples(name))} for name in FILES}
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_rule_does_what_its_docstring_shows(module: str) -> None:
-    found = doctest.testmod(importlib.import_module(f"vecap_tasks.rewrite.screen.{module}"))
-    assert found.failed == 0
+def test_rule_docstrings_are_correct(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"vecap_tasks.rewrite.screen.{module}"))
+    assert results.failed == 0
 
 
-def test_every_rule_shows_what_it_refuses_and_what_it_keeps() -> None:
+def test_rule_docstrings_show_rejected_and_kept_texts() -> None:
     for name, rule in RULES.items():
         examples = doctest.DocTestFinder().find(rule)[0].examples
         assert any(example.want for example in examples), name
         assert any(not example.want and name in example.source for example in examples), name
 
 
-def test_the_configuration_names_the_rules_that_there_are() -> None:
+def test_the_configuration_lists_all_rules() -> None:
     assert typing.get_args(ScreenRule) == tuple(RULES)
 
 
 @pytest.mark.parametrize("rule", [*RULES, "all"])
-def test_a_rule_is_as_good_as_it_is_said_to_be(scores, rule: str) -> None:
-    made = scores["made"][rule]
-    assert made.right >= 3
-    assert made.precision >= 0.98, made.wrong
-    assert made.recall >= 0.98, made.missed
+def test_rules_reach_their_precision_and_recall(scores, rule: str) -> None:
+    result = scores["made"][rule]
+    assert result.right >= 3
+    assert result.precision >= 0.98, result.wrong
+    assert result.recall >= 0.98, result.missed
 
 
-def test_rules_hold_on_examples_that_they_were_not_made_on(scores) -> None:
-    together = scores["held_out"]["all"]
-    assert together.precision >= 0.95, together.wrong
-    assert together.recall >= 0.90, together.missed
-    for one in scores["held_out"].values():
-        assert one.precision >= 0.7, one.wrong
-        assert one.recall >= 0.7, one.missed
+def test_rules_generalize_to_held_out_examples(scores) -> None:
+    total = scores["held_out"]["all"]
+    assert total.precision >= 0.95, total.wrong
+    assert total.recall >= 0.90, total.missed
+    for result in scores["held_out"].values():
+        assert result.precision >= 0.7, result.wrong
+        assert result.recall >= 0.7, result.missed
 
 
-def test_the_examples_are_many_and_distinct() -> None:
+def test_the_examples_are_distinct_and_cover_every_rule() -> None:
     for name in FILES:
         examples = read_examples(name)
-        assert len({(one.rule, one.answer) for one in examples}) == len(examples)
+        assert len({(example.rule, example.answer) for example in examples}) == len(examples)
         for rule in RULES:
-            assert any(one.rule == rule and one.verdict == "keep" for one in examples), rule
-            assert any(one.rule == rule and one.verdict != "keep" for one in examples), rule
+            assert any(example.rule == rule and example.verdict == "keep" for example in examples), rule
+            assert any(example.rule == rule and example.verdict != "keep" for example in examples), rule
 
 
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("A kitten curled up on the couch", True),  # a hyponym, a synonym, a verb that takes the place of another
+        ("A kitten curled up on the couch", True),  # a hyponym, a synonym and a replaced verb
         ("Cats on sofas", True),
-        ("A puppy asleep on a sofa", True),  # the wrong animal is another rule's business, and none has it
+        ("A puppy asleep on a sofa", True),  # no rule detects a wrong animal
         ("A truck in the rain", False),
         ("Sale", False),
     ],
 )
-def test_concepts_may_be_said_in_other_words(text: str, kept: bool) -> None:
+def test_concepts_match_synonyms(text: str, kept: bool) -> None:
     problem = screen_vecap(text, True, PROMPT, "", "a small cat sleeping on a sofa").problem
     assert problem == (None if kept else "drops_vec")
 
 
-def test_of_a_long_vec_no_more_is_asked_than_a_short_caption_can_hold() -> None:
+def test_a_short_caption_of_a_long_vec_is_kept() -> None:
     vec = (
         "The image features a child sitting at a table with a cake in front of her. There are six lit candles on the "
         "cake, balloons are tied to the chair, and several people in paper hats stand around a pile of presents."
@@ -94,12 +94,12 @@ def test_of_a_long_vec_no_more_is_asked_than_a_short_caption_can_hold() -> None:
     assert screen_vecap("A child in a room", True, PROMPT, "", vec).problem == "drops_vec"
 
 
-def test_a_text_that_ran_into_its_limit_is_cut_off_unless_worse_is_known() -> None:
+def test_a_text_at_the_token_limit_is_cut_off_unless_an_earlier_rule_applies() -> None:
     assert screen_vec("a cat on a mat", False, PROMPT).problem == "cut_off"
     assert screen_vec("a 2 2 2 2 2 2", False, PROMPT).problem == "loop"
 
 
-def test_what_is_kept_after_an_introduction_is_screened_like_any_text() -> None:
+def test_a_text_without_its_preamble_is_screened() -> None:
     assert screen_vec("Caption: a cat on a mat", True, PROMPT) == Screened("a cat on a mat", "preamble_stripped")
     assert screen_vec("Caption: a cat on a", True, PROMPT) == Screened(None, "cut_off")
     assert screen_vec("Caption: a 2 2 2 2", True, PROMPT) == Screened(None, "loop")
@@ -107,15 +107,15 @@ def test_what_is_kept_after_an_introduction_is_screened_like_any_text() -> None:
     assert screen_vec("Caption: a cat on a mat", True, PROMPT, strict) == Screened(None, "preamble")
 
 
-def test_words_of_the_prompt_that_the_data_has_too_are_no_leak() -> None:
-    said = "Leave out file names, prices, shop talk"
-    assert said in PROMPT
-    assert screen_vecap(f"{said}, a poster with a cat", True, PROMPT, f"{said} poster", "a cat").problem is None
-    assert screen_vecap(f"{said}, a poster with a cat", True, PROMPT, "a poster", "a cat").problem == "prompt_leak"
-    assert screen_vecap(f"{said}, a poster with a cat", True, "Merge.", "a poster", "a cat").problem is None
+def test_prompt_words_that_the_sources_contain_are_not_a_leak() -> None:
+    phrase = "Leave out file names, prices, shop talk"
+    assert phrase in PROMPT
+    assert screen_vecap(f"{phrase}, a poster with a cat", True, PROMPT, f"{phrase} poster", "a cat").problem is None
+    assert screen_vecap(f"{phrase}, a poster with a cat", True, PROMPT, "a poster", "a cat").problem == "prompt_leak"
+    assert screen_vecap(f"{phrase}, a poster with a cat", True, "Merge.", "a poster", "a cat").problem is None
 
 
-def test_an_alttext_without_a_vec_is_held_to_the_alttext_alone() -> None:
+def test_without_a_vec_the_caption_is_compared_with_the_alttext() -> None:
     assert screen_vecap("A Belvo tulip in bloom", True, PROMPT, "Belvo tulip", "").problem is None
     assert screen_vecap("A tulip from Holland in bloom", True, PROMPT, "Belvo tulip", "").problem == "invented"
 
@@ -136,33 +136,33 @@ def test_an_alttext_without_a_vec_is_held_to_the_alttext_alone() -> None:
         ({"disabled_rules": ("preamble",)}, "Caption: a cat on a mat", None),
     ],
 )
-def test_thresholds_are_the_users(settings, text: str, problem: str | None) -> None:
+def test_thresholds_are_configurable(settings, text: str, problem: str | None) -> None:
     prompt = "Keep every object of the description."
-    found = screen_vecap(text, True, prompt, "a cat", "cat mat", ScreenConfig(**settings))
-    assert found == Screened(None if problem else text, problem)
+    result = screen_vecap(text, True, prompt, "a cat", "cat mat", ScreenConfig(**settings))
+    assert result == Screened(None if problem else text, problem)
 
 
-def test_what_decides_the_answers_is_part_of_the_identity() -> None:
+def test_screening_settings_are_part_of_the_identity() -> None:
     assert screen.identity(ScreenConfig()) == {"revision": screen.REVISION} | ScreenConfig().model_dump(mode="json")
     assert screen.identity(ScreenConfig(max_words=60)) != screen.identity(ScreenConfig())
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
-    ("patterns", "first_look"),
+    ("patterns", "prefilter"),
     [(_REFUSAL, _REFUSAL_WORDS), (_APOLOGY, _APOLOGY_WORDS), (_TALK, _TALK_WORDS)],
     ids=("refusal", "apology", "leak"),
 )
-def test_what_a_first_look_passes_over_none_of_the_patterns_would_find(patterns, first_look) -> None:
+def test_prefilters_never_skip_a_match(patterns, prefilter) -> None:
     @settings(max_examples=1000, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
     @given(text=st.from_regex(patterns, alphabet=st.characters(codec="ascii")))
     def holds(text: str) -> None:
-        assert not patterns.search(text) or not first_look.isdisjoint(plain_words(text))
+        assert not patterns.search(text) or not prefilter.isdisjoint(plain_words(text))
 
     holds()
 
 
-def test_no_text_makes_a_rule_fail() -> None:
+def test_rules_accept_unusual_texts_without_errors() -> None:
     odd = ["", " ", "'", '"', "“", "(", "@", "+", "0" * 5000, "a" * 5000, "\u202e", "é" * 3000, '"' * 999, "a " * 3000]
     for text in (*odd, "<" * 3000, "[" * 3000, "here is a " * 800, "+1 " * 900, "a.b." * 900 + "com", "a@" * 2000):
         for rule in RULES.values():

@@ -1,4 +1,4 @@
-"""Served models in the stage, and a real `transformers serve` with the demo's models behind it."""
+"""Served models in the stage, and a real `transformers serve` with the demo models."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ import pytest
 from aiohttp import ClientError, ClientSession, web
 from PIL import Image
 
-from tests.rewrite.server import CANARY, Asked, Server, completion, fuse, refusing
+from tests.rewrite.server import CANARY, ReceivedRequest, Server, completion, fuse, rejecting
 from tools.demo_models.measure import as_crawled, held_out
 from vecap_tasks.config import Config, ModelConfig, load_config
 from vecap_tasks.core.manifest import Manifest
@@ -35,35 +35,37 @@ from vecap_tasks.rewrite.vlm import Vlm
 # The stage.
 
 
-def served(place, url: str, price: dict | None = None, **changes) -> Config:
+def served(sandbox, url: str, price: dict | None = None, **changes) -> Config:
     def model(prompt: str) -> dict:
         server = {"urls": [url], "max_attempts": 2, "api_key_env": "VECAP_TEST_KEY"} | changes
         values = {"backend": "openai", "model": "tiny", "prompt": prompt, "max_new_tokens": 12}
         return values | {"server": server, "price": price or {}}
 
-    return place.config(vlm=model("describe"), llm=model("fuse"))
+    return sandbox.config(vlm=model("describe"), llm=model("fuse"))
 
 
-async def _captions(asked: Asked) -> web.StreamResponse:
-    if isinstance(asked.body["messages"][0]["content"], list):
+async def _captions(request: ReceivedRequest) -> web.StreamResponse:
+    if isinstance(request.body["messages"][0]["content"], list):
         return completion("a red tulip in a garden")
     return completion("a red Belvo tulip in a garden")
 
 
-def test_a_version_is_captioned_by_servers_and_keeps_no_key(place, given, monkeypatch) -> None:
+def test_a_version_captioned_by_servers_does_not_contain_the_api_key(sandbox, crawl_row, monkeypatch) -> None:
     monkeypatch.setenv("VECAP_TEST_KEY", CANARY)
     with Server(_captions) as server:
-        config = served(place, server.url, price={"per_million_tokens": 1e6, "per_million_prompt_tokens": 1e6})
-        version = place.lay_down(config, [given(f"A Belvo {number} tulip", image=number) for number in range(6)])
+        config = served(sandbox, server.url, price={"per_million_tokens": 1e6, "per_million_prompt_tokens": 1e6})
+        version = sandbox.write_crawl(
+            config, [crawl_row(f"A Belvo {number} tulip", image=number) for number in range(6)]
+        )
         stage = Rewrite(config, version)
         for shard in stage.plan():
             stage.run(shard)
         manifest = stage.commit()
-        asked = len(server.asked)
-        later = place.lay_down(config, [given("A Belvo 3 tulip", image=3)], "2026-01-02")
+        asked = len(server.requests)
+        later = sandbox.write_crawl(config, [crawl_row("A Belvo 3 tulip", image=3)], "2026-01-02")
         again = Rewrite(config, later)
         again.run("00000")
-        assert len(server.asked) == asked  # paid for once
+        assert len(server.requests) == asked  # no second request
     with stage.store.open(manifest.files_ending(".parquet")[0]) as stream:
         row = pq.read_table(stream).to_pylist()[0]
     assert (row["vecap"], row["vecap_from"]) == ("a red Belvo tulip in a garden", "llm")
@@ -72,11 +74,11 @@ def test_a_version_is_captioned_by_servers_and_keeps_no_key(place, given, monkey
     assert notes["vlm_captions"] == notes["llm_captions"] == 6
     assert notes["vlm_cost_millionths"] == (notes["vlm_tokens"] + notes["vlm_prompt_tokens"]) * 1_000_000
     assert [item.bytes for item in manifest.inputs if item.kind == "model"] == [None, None]
-    said = stage.store.read(manifest.file("served.json")).decode()
-    assert '"owned_by": "us"' in said
+    served_models = stage.store.read(manifest.file("served.json")).decode()
+    assert '"owned_by": "us"' in served_models
     for name in stage.store.files(version.folder):
         assert CANARY.encode() not in stage.store.read(f"{version.folder}/{name}")
-    for file in (place.folder / "store").rglob("*"):
+    for file in (sandbox.folder / "store").rglob("*"):
         assert not file.is_file() or CANARY.encode() not in file.read_bytes()
 
 
@@ -96,49 +98,51 @@ def run(config: Config, version: Version) -> tuple[Manifest, list[dict]]:
     return manifest, rows
 
 
-def test_rows_that_a_server_refuses_keep_the_reason_and_the_version_is_made(place, given, jpeg_of, caplog) -> None:
+def test_rows_that_a_server_rejects_have_a_reason_and_the_stage_finishes(sandbox, crawl_row, jpeg_of, caplog) -> None:
     refused = {2: (400, ASPECT), 3: (400, UNKNOWN)}
     marks = {base64.b64encode(jpeg_of(None, number).jpeg).decode(): answer for number, answer in refused.items()}
     digests = []
-    with Server(refusing(marks, _captions)) as server, caplog.at_level("WARNING"):
+    with Server(rejecting(marks, _captions)) as server, caplog.at_level("WARNING"):
         for folder in ("one", "two"):
-            place.folder = place.folder / folder
-            config = served(place, server.url, api_key_env=None)
-            version = place.lay_down(config, [given(f"A Belvo {number} tulip", image=number) for number in range(6)])
+            sandbox.folder = sandbox.folder / folder
+            config = served(sandbox, server.url, api_key_env=None)
+            version = sandbox.write_crawl(
+                config, [crawl_row(f"A Belvo {number} tulip", image=number) for number in range(6)]
+            )
             manifest, rows = run(config, version)
             digests.append(manifest.digest)
-        asked = len(server.asked)
+        asked = len(server.requests)
         assert run(config, version)[0].digest == digests[0] == digests[1]
-        assert len(server.asked) == asked
+        assert len(server.requests) == asked
     assert [row["vec_problem"] for row in rows] == [None, None, "image_refused", "refused_by_server", None, None]
     assert [row["vecap_from"] for row in rows] == ["llm", "llm", "alttext", "alttext", "llm", "llm"]
     assert [len(row["vec_attempts"]) for row in rows] == [1] * 6
     counters = manifest.counters
     assert (counters["rows"], counters["captioned"], counters["vecap_from.alttext"]) == (6, 4, 2)
     assert (counters["problem.image_refused"], counters["problem.refused_by_server"]) == (1, 1)
-    told = [record.getMessage() for record in caplog.records][:3]
-    assert told == [
-        "rewrite 00000: vlm: the server refused 1 of 6 requests (image_refused), for example: 400 "
+    messages = [record.getMessage() for record in caplog.records][:3]
+    assert messages == [
+        "rewrite 00000: vlm: the server rejected 1 of 6 requests (image_refused), for example: 400 "
         "absolute aspect ratio must be smaller than 200, got 250.0",
-        "rewrite 00000: vlm: the server refused 1 of 6 requests (refused_by_server), for example: 400 "
+        "rewrite 00000: vlm: the server rejected 1 of 6 requests (refused_by_server), for example: 400 "
         "I do not like this one",
-        "rewrite: 2 texts of a version of 6 rows are missing since a server refused them: "
+        "rewrite: 2 texts are missing in 6 rows because a server rejected the requests: "
         "image_refused 1, refused_by_server 1",
     ]
 
 
-def test_a_shard_of_which_a_server_refuses_nearly_all_fails_and_goes_on_when_the_server_is_put_right(
-    place, given, jpeg_of
-) -> None:
+def test_a_shard_above_max_rejected_fails_and_resumes_after_a_fix(sandbox, crawl_row, jpeg_of) -> None:
     marks = {base64.b64encode(jpeg_of(None, number).jpeg).decode(): (400, ASPECT) for number in range(1, 20)}
-    with Server(refusing(marks, _captions)) as server:
-        config = served(place, server.url, api_key_env=None)
+    with Server(rejecting(marks, _captions)) as server:
+        config = served(sandbox, server.url, api_key_env=None)
         config = config.model_copy(update={"rewrite": config.rewrite.model_copy(update={"shard_size": 20})})
-        version = place.lay_down(config, [given(f"A Belvo {number} tulip", image=number) for number in range(20)])
+        version = sandbox.write_crawl(
+            config, [crawl_row(f"A Belvo {number} tulip", image=number) for number in range(20)]
+        )
         stage = Rewrite(config, version)
         with pytest.raises(
             PermanentError,
-            match=r"rewrite 00000: vlm: the server refused 19 of 20 requests \(image_refused 19\), for example: 400 "
+            match=r"rewrite 00000: vlm: the server rejected 19 of 20 requests \(image_refused 19\), for example: 400 "
             r"absolute aspect ratio .*; correct the server's limits .* or raise rewrite\.max_rejected",
         ):
             stage.run("00000")
@@ -151,17 +155,17 @@ def test_a_shard_of_which_a_server_refuses_nearly_all_fails_and_goes_on_when_the
     assert manifest.provenance["notes"]["taken_over"] == 1
 
 
-def test_where_a_server_answers_is_no_part_of_what_it_makes(place, given) -> None:
+def test_the_server_url_is_not_part_of_the_fingerprint(sandbox, crawl_row) -> None:
     with Server() as server:
-        config = served(place, server.url)
-        moved = served(place, "https://b.example/v1", requests=1, api_key_env=None)
-        stated = served(place, server.url, revision="2026-11")
-        version = place.lay_down(config, [given()])
-        prints = [Rewrite(one, version).fingerprint for one in (config, moved, stated)]
-    assert prints[0] == prints[1] != prints[2]
+        config = served(sandbox, server.url)
+        moved = served(sandbox, "https://b.example/v1", requests=1, api_key_env=None)
+        stated = served(sandbox, server.url, revision="2026-11")
+        version = sandbox.write_crawl(config, [crawl_row()])
+        fingerprints = [Rewrite(variant, version).fingerprint for variant in (config, moved, stated)]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
-# The real thing.
+# A real server.
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +174,8 @@ def demo() -> Config:
 
 
 @pytest.fixture(scope="module")
-def addresses(demo: Config, tmp_path_factory) -> Iterator[dict[str, str]]:
-    """`transformers serve` with the demo's VLM and with its LLM."""
+def server_urls(demo: Config, tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Run `transformers serve` with the demo VLM and with the demo LLM."""
     started, urls = [], {}
     home = tmp_path_factory.mktemp("hub")
     (home / "hub").mkdir()
@@ -216,7 +220,7 @@ def _served_demo(demo: Config, role: str, url: str) -> ModelConfig:
 
 @pytest.mark.exhaustive
 @pytest.mark.services
-def test_a_served_vlm_says_what_the_same_model_says_in_process(demo: Config, addresses) -> None:
+def test_a_served_vlm_matches_the_local_model(demo: Config, server_urls) -> None:
     asked = []
     for number, scene in enumerate(held_out(12, 5)):
         stream = io.BytesIO()
@@ -224,15 +228,15 @@ def test_a_served_vlm_says_what_the_same_model_says_in_process(demo: Config, add
         image = Image.open(stream).convert("RGB")
         asked.append((ImageInput(Row(str(number), "", str(number), None, ""), image, stream.getvalue()), GREEDY))
     prompt = load_prompt("describe")
-    local = Vlm(find_checkpoint(demo, demo.rewrite.vlm.model), demo.rewrite.vlm, prompt).describe(asked)
-    remote = ServedVlm(_served_demo(demo, "vlm", addresses["vlm"]), prompt).describe(iter(asked))
+    local = Vlm(find_checkpoint(demo, demo.rewrite.vlm.model), demo.rewrite.vlm, prompt).describe(request)
+    remote = ServedVlm(_served_demo(demo, "vlm", server_urls["vlm"]), prompt).describe(iter(asked))
     assert [(text.text, text.ended) for text in remote] == [(text.text, text.ended) for text in local]
     assert all(text.tokens and text.prompt_tokens for text in remote)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.services
-def test_a_served_llm_fuses_as_the_same_model_does_in_process(demo: Config, addresses) -> None:
+def test_a_served_llm_matches_the_local_model(demo: Config, server_urls) -> None:
     pairs = [
         ("Norby terrier puppies - FREE shipping", "two red dogs to the left of a blue car on grass"),
         ("IMG_2041.JPG", "three yellow cats in snow"),
@@ -240,17 +244,17 @@ def test_a_served_llm_fuses_as_the_same_model_does_in_process(demo: Config, addr
     ]
     asked = [(pair, GREEDY) for pair in pairs]
     prompt = load_prompt("fuse")
-    local = Llm(find_checkpoint(demo, demo.rewrite.llm.model), demo.rewrite.llm, prompt, 512).fuse(asked)
-    remote = ServedLlm(_served_demo(demo, "llm", addresses["llm"]), prompt, 512).fuse(asked)
+    local = Llm(find_checkpoint(demo, demo.rewrite.llm.model), demo.rewrite.llm, prompt, 512).fuse(request)
+    remote = ServedLlm(_served_demo(demo, "llm", server_urls["llm"]), prompt, 512).fuse(request)
     assert [(text.text, text.ended) for text in remote] == [(text.text, text.ended) for text in local]
 
 
 @pytest.mark.exhaustive
 @pytest.mark.services
-def test_a_real_server_without_the_model_is_told(demo: Config, addresses) -> None:
-    wrong = _served_demo(demo, "llm", addresses["llm"]).model_copy(update={"model": "org/nowhere"})
+def test_a_real_server_without_the_model_is_an_error(demo: Config, server_urls) -> None:
+    wrong = _served_demo(demo, "llm", server_urls["llm"]).model_copy(update={"model": "org/nowhere"})
     with pytest.raises(
-        VecapError, match=r"model org/nowhere: .* refuses the request \(400 Server is pinned to"
-    ) as told:
+        VecapError, match=r"model org/nowhere: .* rejected the request \(400 Server is pinned to"
+    ) as exc_info:
         fuse(wrong)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(exc_info.value)

@@ -1,4 +1,4 @@
-"""What servers say is wrong, in their own words: of one row, or of the job."""
+"""Classification of real server errors as faults of one row or of the job."""
 
 import json
 
@@ -63,7 +63,7 @@ BODIES = [
     ),
     (400, vllm("The input (5000 tokens) is longer than the model's context length (4096 tokens)."), "too_long"),
     (413, "<html><h1>413 Request Entity Too Large</h1></html>", "too_long"),
-    # The picture.
+    # The image.
     (400, vllm("absolute aspect ratio must be smaller than 200, got 250.0"), "image"),
     (400, vllm("height:8 or width:640 must be larger than factor:28"), "image"),
     (500, {"error": {"message": "cannot identify image file <_io.BytesIO object at 0x7f>", "code": 500}}, "image"),
@@ -81,7 +81,7 @@ BODIES = [
         ),
         "image",
     ),
-    # Its content.
+    # The content.
     (
         400,
         {
@@ -145,12 +145,12 @@ BODIES = [
         ),
         "limit_name",
     ),
-    # Nobody knows.
+    # Unknown.
     (400, {"error": {"message": "I do not like this one"}}, "refused"),
     (400, "", "refused"),
     (400, [], "refused"),
     (400, {"error": None}, "refused"),
-    (500, {"error": {"message": "the engine took too long"}}, "refused"),  # thus tried again
+    (500, {"error": {"message": "the engine took too long"}}, "refused"),  # retried
     (504, "<h1>upstream took too long</h1>", "refused"),
 ]
 FAULTS = {
@@ -162,21 +162,21 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("status", "body", "fault"), BODIES)
-def test_an_error_is_the_rows_or_the_jobs(status: int, body: object, fault: str) -> None:
+def test_an_error_is_classified_as_row_or_job_fault(status: int, body: object, fault: str) -> None:
     error = ServerError.parse(status, body if isinstance(body, str) else json.dumps(body))
     assert classify(error) == FAULTS.get(fault, fault)
     assert str(error).startswith(str(status))
     assert "\n" not in str(error)
 
 
-def test_an_error_is_shown_with_its_code_and_without_the_request() -> None:
-    said = openai("Too long", "context_length_exceeded")
-    assert str(ServerError.parse(400, json.dumps(said))) == "400 context_length_exceeded: Too long"
+def test_an_error_message_has_its_code_and_not_the_request() -> None:
+    body = openai("Too long", "context_length_exceeded")
+    assert str(ServerError.parse(400, json.dumps(body))) == "400 context_length_exceeded: Too long"
     fastapi = {"detail": [{"type": "missing", "loc": ["body", "model"], "msg": "Field required", "input": "my prompt"}]}
     assert str(ServerError.parse(422, json.dumps(fastapi))) == "422 body.model: Field required"
     assert len(str(ServerError.parse(400, "x" * 5000))) < 320
 
 
-def test_each_rule_decides_by_something() -> None:
-    """A rule for a server error (500) must have words, so that an error of the server itself is tried again."""
+def test_rules_for_server_errors_have_a_pattern() -> None:
+    """A rule for status 500 needs a pattern, so that other server errors are retried."""
     assert all(rule.code or rule.message for rule in RULES if 500 in rule.statuses)

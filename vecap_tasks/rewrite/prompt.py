@@ -101,7 +101,7 @@ def load_prompt(name: str, folder: Path | None = None, placeholders: tuple[str, 
     if not text or (placeholders is not None and found != set(placeholders)):
         required = " and ".join(f"{{{field}}}" for field in placeholders or ()) or "no placeholders"
         has = ", ".join(f"{{{field}}}" for field in sorted(found)) or ("none" if text else "no text")
-        raise ConfigError(f"prompt {file} must contain {required} but has {has}; correct it or choose another prompt")
+        raise ConfigError(f"prompt {file} must contain {required} but has {has}; correct it or choose another")
     return Prompt(name, text, template, digest({"text": text, "template": template}))
 
 
