@@ -26,9 +26,9 @@ import duckdb
 from benchmarks.report import Measure, alternate, machine, median, report
 from vecap_tasks.config import QualityConfig
 from vecap_tasks.core.tables import ROW_GROUP
-from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_that_fire, first_that_fires
+from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_matches, first_match
 from vecap_tasks.quality.measures import measure, write_sample
-from vecap_tasks.quality.rules import COMPARING_RULES, DUPLICATE_RULES, REPEATED, ROW_RULES
+from vecap_tasks.quality.rules import GROUP_RULES, DUPLICATE_RULES, REPEATED, ROW_RULES
 from vecap_tasks.quality.verdicts import compute_verdicts, texts, write_verdicts
 
 _MEMORY = "1GB"  # DuckDB's own limit; the process may take twice that
@@ -109,8 +109,8 @@ def bare(folder: Path) -> float:
             COPY (
                 WITH alone AS MATERIALIZED (
                     SELECT key, uid, sha256, text, phash, downloaded,
-                        {first_that_fires(ALTTEXT_RULES, rules)} AS alttext_problem,
-                        {all_that_fire(ROW_RULES, rules)} AS reasons
+                        {first_match(ALTTEXT_RULES, rules)} AS alttext_problem,
+                        {all_matches(ROW_RULES, rules)} AS reasons
                     FROM ({texts("crawl", rules)})
                 ), often AS (
                     SELECT lower(text) AS said, true AS text_often FROM alone WHERE text IS NOT NULL
@@ -119,10 +119,10 @@ def bare(folder: Path) -> float:
                     SELECT coalesce(phash, sha256) AS picture, true AS image_often FROM alone WHERE downloaded
                     GROUP BY 1 HAVING count(DISTINCT lower(text)) > {rules.max_alttexts_per_image}
                 ), beside AS (
-                    SELECT * REPLACE (list_concat(reasons, {all_that_fire(COMPARING_RULES, rules)}) AS reasons)
+                    SELECT * REPLACE (list_concat(reasons, {all_matches(GROUP_RULES, rules)}) AS reasons)
                     FROM (
                         SELECT alone.* REPLACE (
-                            coalesce(alttext_problem, {first_that_fires([REPEATED], rules)}) AS alttext_problem),
+                            coalesce(alttext_problem, {first_match([REPEATED], rules)}) AS alttext_problem),
                             image_often
                         FROM alone LEFT JOIN often ON lower(text) = said
                         LEFT JOIN shown ON downloaded AND coalesce(phash, sha256) = picture
@@ -140,7 +140,7 @@ def bare(folder: Path) -> float:
                     CASE WHEN alttext_problem IS NULL THEN text END AS alttext, alttext_problem,
                     all_reasons AS reasons, NULL::VARCHAR[] AS released
                 FROM (
-                    SELECT *, list_concat(reasons, {all_that_fire(DUPLICATE_RULES, rules)}) AS all_reasons FROM ranked
+                    SELECT *, list_concat(reasons, {all_matches(DUPLICATE_RULES, rules)}) AS all_reasons FROM ranked
                 )
                 ORDER BY key, uid
             ) TO '{folder / "bare.parquet"}' (COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})""")

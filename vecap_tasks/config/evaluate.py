@@ -1,4 +1,4 @@
-"""What the stage evaluate needs to know: the sets that models are measured on, ties, intervals, and the champion."""
+"""Settings of the stage `evaluate`: evaluation sets, tie handling, confidence intervals and the champion."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from vecap_tasks.config.section import Device, Runtime, Section
 
-# The digest of a set covers what is read from it, so where its files lie changes nothing that is made.
-_Place = Annotated[str, Runtime]
-_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="What its figures are called in tables.")]
+# A set's digest covers its contents, so paths are not part of the fingerprint.
+_Path = Annotated[str, Runtime]
+_Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the set in tables and metrics.")]
 Ties = Literal["pessimistic", "clip_benchmark", "open_clip"]
 
 
@@ -19,91 +19,91 @@ class _Captioned(Section):
 
     name: _Name
     captions_per_image: int | None = Field(
-        None, ge=1, description="Take the first so many captions of each image; null takes all."
+        None, ge=1, description="Number of captions to use per image, the first ones; null uses all."
     )
 
 
 class KarpathySet(_Captioned):
-    """COCO, Flickr30k or Flickr8k with the splits of Karpathy and Fei-Fei: `dataset_coco.json` and its like."""
+    """COCO, Flickr30k or Flickr8k with the Karpathy splits, such as `dataset_coco.json`."""
 
     kind: Literal["karpathy"]
-    path: _Place = Field(description="The JSON file.")
-    images: _Place = Field(description="The folder of the images; COCO's has `val2014` and `train2014` in it.")
+    path: _Path = Field(description="The JSON file.")
+    images: _Path = Field(description="Image folder; for COCO, the parent of `val2014` and `train2014`.")
     split: Literal["train", "restval", "val", "test"] = Field(
-        "test", description="`train` is train and restval together, as it is trained on; each other is itself alone."
+        "test", description="Split to use; `train` includes restval."
     )
 
 
 class TokenSet(_Captioned):
-    """Flickr8k and Flickr30k as they are published: a line a caption, `name.jpg#0`, a tab, the caption."""
+    """Flickr8k and Flickr30k as published: one caption per line, as `name.jpg#0`, a tab and the caption."""
 
     kind: Literal["tokens"]
-    path: _Place = Field(description="The file of captions, such as `Flickr8k.token.txt`.")
-    images: _Place
+    path: _Path = Field(description="Caption file, such as `Flickr8k.token.txt`.")
+    images: _Path
     split: Annotated[str | None, Runtime] = Field(
-        None, description="A file of the image names that count, one a line, such as `Flickr_8k.testImages.txt`."
+        None, description="File with the image names to use, one per line, such as `Flickr_8k.testImages.txt`."
     )
 
 
 class CaptionTable(_Captioned):
-    """A table with a header, a row a caption; an image may stand in several rows."""
+    """A table with a header and one row per caption; an image can occur in several rows."""
 
     kind: Literal["csv"]
-    path: _Place
-    images: _Place = Field(description="The folder that the names in the table start from.")
+    path: _Path
+    images: _Path = Field(description="Folder that the image names are relative to.")
     image_column: str = "image"
     caption_column: str = "caption"
     separator: str = Field(",", min_length=1, max_length=1)
     quotes: bool = Field(
-        True, description="false: a row is cut at the separators that its columns need, the rest is the last column."
+        True, description="Parse quotation marks. If false, they are text and the last column includes separators."
     )
 
 
 class CaptionTars(_Captioned):
-    """webdataset tars: every sample an image and a `.txt` with a caption a line, as CLIP_benchmark exports them."""
+    """CLIP_benchmark webdataset tars: each sample has an image and a `.txt` with one caption per line."""
 
     kind: Literal["webdataset"]
-    paths: Annotated[list[str], Runtime] = Field(min_length=1, description="Files or globs, on this machine.")
-    caption_key: str | None = Field(None, description="A key of the sample's `.json`, instead of its `.txt`.")
+    paths: Annotated[list[str], Runtime] = Field(min_length=1, description="Local files or globs.")
+    caption_key: str | None = Field(None, description="Key of the captions in the sample's `.json`; null uses `.txt`.")
 
 
 class _Classified(Section):
     """Images with one class each, for zero-shot classification."""
 
     name: _Name
-    classes: _Place = Field(
-        description="Names of the classes in the order of their numbers: one a line, a JSON list, or a JSON object of "
-        "lists as CLIP_benchmark has it (`en_classnames.json`)."
+    classes: _Path = Field(
+        description="Class names in the order of their indices: one per line, a JSON list, or a JSON object of "
+        "lists as in CLIP_benchmark (`en_classnames.json`)."
     )
-    templates: _Place = Field(
-        description="Sentences with {} or {c} in the place of the name, in a file of the same three kinds."
+    templates: _Path = Field(
+        description="Prompt templates with {} or {c} for the class name, in one of the same three formats."
     )
-    key: str | None = Field(None, description="The list to take of a JSON object, such as `imagenet1k`.")
+    key: str | None = Field(None, description="Key of the list in a JSON object, such as `imagenet1k`.")
 
 
 class ClassFolders(_Classified):
-    """A folder for each class, as ImageNet's: in the order of their names, unless they are the classes' names."""
+    """One folder per class, as ImageNet: named as the classes, or sorted in the order of the classes."""
 
     kind: Literal["folders"]
-    images: _Place
+    images: _Path
 
 
 class ClassTable(_Classified):
-    """A table with a header, a row an image, with the name or number of its class."""
+    """A table with a header and one row per image, with the name or index of its class."""
 
     kind: Literal["csv"]
-    path: _Place
-    images: _Place
+    path: _Path
+    images: _Path
     image_column: str = "image"
     label_column: str = "label"
     separator: str = Field(",", min_length=1, max_length=1)
 
 
 class ClassTars(_Classified):
-    """webdataset tars: every sample an image and a `.cls` with the number of its class, from 0."""
+    """webdataset tars: each sample has an image and a `.cls` with the index of its class, from 0."""
 
     kind: Literal["webdataset"]
-    paths: Annotated[list[str], Runtime] = Field(min_length=1, description="Files or globs, on this machine.")
+    paths: Annotated[list[str], Runtime] = Field(min_length=1, description="Local files or globs.")
 
 
 RetrievalSource = Annotated[KarpathySet | TokenSet | CaptionTable | CaptionTars, Field(discriminator="kind")]
@@ -111,7 +111,7 @@ ZeroShotSource = Annotated[ClassFolders | ClassTable | ClassTars, Field(discrimi
 
 
 class BootstrapConfig(Section):
-    """Intervals by bootstrap: what other images, and other seeds of training, would have given."""
+    """Confidence intervals by bootstrap over images and training seeds."""
 
     rounds: int = Field(1000, ge=100)
     confidence: float = Field(0.95, gt=0.5, lt=1)
@@ -119,42 +119,42 @@ class BootstrapConfig(Section):
 
 
 class ChampionConfig(Section):
-    """When the alias `champion` of the registered model moves to a new model."""
+    """Promotion of a new model to the alias `champion` of the registered model."""
 
     metric: str | None = Field(
-        None, description="A key of `results.json`, such as `coco.text_to_image_1`; null takes the first."
+        None, description="Metric key in `results.json`, such as `coco.text_to_image_1`; null uses the first."
     )
-    approval: bool = Field(False, description="In Airflow, move it only after a person has approved.")
+    approval: bool = Field(False, description="In Airflow, require approval before promotion.")
 
 
 class EvaluateConfig(Section):
-    """At least one set. `dataset` is one folder for both tasks, as the demo's; its figures have no name before them."""
+    """Evaluation sets (at least one). `dataset` is one folder for both tasks; its metrics have no name prefix."""
 
     dataset: Annotated[str | None, Runtime] = Field(
         None,
-        description="Folder with captions.csv, labels.csv, classes.txt, templates.txt and images; its digest "
-        "enters the fingerprint.",
+        description="Folder with captions.csv, labels.csv, classes.txt, templates.txt and images; its digest is part "
+        "of the fingerprint.",
     )
     retrieval: list[RetrievalSource] = Field(default_factory=list)
     zero_shot: list[ZeroShotSource] = Field(default_factory=list)
     ties: Ties = Field(
         "pessimistic",
-        description="How what is as similar as the right answer counts: against the model, or in the order in which "
-        "the named tool happens to put it.",
+        description="Handling of ties with the correct answer: `pessimistic` ranks it last; the others follow the "
+        "named tool.",
     )
     bootstrap: BootstrapConfig = BootstrapConfig()
     champion: Annotated[ChampionConfig, Runtime] = ChampionConfig()
     batch_size: int = Field(
-        128, ge=1, description="Rows per forward pass; part of the fingerprint, as rounding may follow it."
+        128, ge=1, description="Rows per forward pass; can affect rounding, so part of the fingerprint."
     )
     device: Device = "cpu"
 
     @model_validator(mode="after")
-    def _measures(self) -> EvaluateConfig:
+    def _check_sets(self) -> EvaluateConfig:
         if self.dataset is None and not self.retrieval and not self.zero_shot:
-            raise ValueError("there is nothing to measure on; give `dataset`, `retrieval` or `zero_shot`")
+            raise ValueError("no evaluation set; set `dataset`, `retrieval` or `zero_shot`")
         for task in (self.retrieval, self.zero_shot):
             names = [source.name for source in task]
             if len(set(names)) != len(names):
-                raise ValueError("two sets of one task have the same name; name each differently")
+                raise ValueError("two sets of one task have the same name; use unique names")
         return self

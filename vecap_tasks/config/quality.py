@@ -1,4 +1,4 @@
-"""What the stage quality needs to know: the thresholds of its rules, of the gate and of drift."""
+"""Settings of the stage `quality`: thresholds of the row rules, the quality gate and drift."""
 
 from __future__ import annotations
 
@@ -14,79 +14,81 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class ScoreLimits(Section):
-    """Which values of a score may go on; a row without the score is refused unless it is kept by `keep_missing`."""
+    """Limits of a score. Rows without the score are rejected unless `keep_missing` is set."""
 
     min: float | None = None
     max: float | None = None
     top_fraction: Fraction | None = Field(
-        None, description="Share of the downloaded rows with the score, the highest first; ties stay together."
+        None, description="Fraction of scored downloads to keep, highest scores first; ties are kept together."
     )
     keep_missing: bool = False
 
     @model_validator(mode="after")
-    def _asks(self) -> Self:
+    def _check_limits(self) -> Self:
         if self.min is None and self.max is None and self.top_fraction is None:
-            raise ValueError("a score without a limit filters nothing; give min, max or top_fraction")
+            raise ValueError("a score needs a limit; set min, max or top_fraction")
         return self
 
 
 class ClipScore(Section):
-    """A CLIP model that says how well image and AltText agree; both limits may be given, or none to score alone."""
+    """CLIP similarity of image and AltText. Without a limit, rows are scored but not rejected."""
 
-    model: str = Field(description="Folder of a transformers CLIPModel with its tokenizer and preprocessing.")
-    min_similarity: float | None = Field(None, ge=-1, le=1, description="Cosine of the two features.")
+    model: str = Field(description="Folder of a transformers CLIPModel with its tokenizer and image processor.")
+    min_similarity: float | None = Field(None, ge=-1, le=1, description="Minimum cosine similarity.")
     top_fraction: Fraction | None = None
-    batch_size: int = Field(64, ge=1, description="Rows per forward pass; rounding may follow it.")
+    batch_size: int = Field(64, ge=1, description="Rows per forward pass; can affect rounding.")
     device: Device = "cpu"
     threads: int = Field(
-        1, ge=1, description="CPU threads per worker; part of the fingerprint, as rounding follows them."
+        1, ge=1, description="CPU threads per worker; can affect rounding, so part of the fingerprint."
     )
 
 
 class RowRules(Section):
-    """Thresholds of the rules over single rows."""
+    """Thresholds of the row rules."""
 
-    min_side: int = Field(32, ge=1, description="Pixels of the shorter side of the image as downloaded.")
+    min_side: int = Field(32, ge=1, description="Minimum shorter side in pixels, of the image as downloaded.")
     max_aspect: float = Field(4.0, ge=1)
-    reject_flat: bool = Field(True, description="Refuse pictures of one color, or nearly so.")
+    reject_flat: bool = Field(True, description="Reject images of a nearly uniform color.")
     max_alttexts_per_image: int = Field(
-        25, ge=1, description="Different AltTexts that one picture may have before it is a placeholder."
+        25, ge=1, description="Maximum number of different AltTexts of one image; above it is a placeholder."
     )
     min_alttext_chars: int = Field(3, ge=0)
     max_alttext_chars: int = Field(1000, ge=1)
-    max_same_alttext: int = Field(100, ge=1, description="Rows that may share one AltText before it is boilerplate.")
+    max_same_alttext: int = Field(
+        100, ge=1, description="Maximum number of rows with the same AltText; above it is boilerplate."
+    )
     require_alttext: bool = Field(
-        False, description="Refuse rows without a usable AltText instead of keeping the image."
+        False, description="Reject rows without a usable AltText instead of keeping the image."
     )
     reject_near_duplicates: bool = Field(
-        False, description="Refuse all but one of the rows that `crawl.duplicates` finds to be nearly the same picture."
+        False, description="Keep one row of each set of near-duplicates that `crawl.duplicates` finds."
     )
     reject_earlier_duplicates: bool = Field(
-        False, description="Refuse rows whose picture, or nearly, `crawl.duplicates` finds in an earlier version."
+        False, description="Reject duplicates and near-duplicates of earlier versions that `crawl.duplicates` finds."
     )
     languages: list[Annotated[str, Field(pattern="^[a-z]{2}$")]] = Field(
         default_factory=list,
-        description="ISO 639-1 codes of the languages the LLM reads, told apart by script alone; empty takes all.",
+        description="ISO 639-1 codes of accepted languages, distinguished only by script; empty accepts all.",
     )
     scores: dict[Annotated[str, Field(pattern="^[A-Za-z0-9_]+$")], ScoreLimits] = Field(
-        default_factory=dict, description="Limits of the numbers that the source gives with a row, by their names."
+        default_factory=dict, description="Limits of scores that the source provides, by name."
     )
-    max_host_rows: int | None = Field(None, ge=1, description="Rows of one host that may go on.")
+    max_host_rows: int | None = Field(None, ge=1, description="Maximum number of accepted rows per host.")
     max_host_share: Fraction | None = Field(
-        None, description="The same as a share of the rows that no other rule refuses; at least one row goes on."
+        None, description="Maximum share of a host in the rows that pass all other rules; at least one row is kept."
     )
 
 
 class Bound(Section):
-    """Where an expectation warns, and where it stops the version. A plain number stands for `stop`."""
+    """Limits at which an expectation warns or stops the version. A plain number sets `stop`."""
 
     warn: float | None = None
     stop: float | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _number(cls, given: Any) -> Any:
-        return {"stop": given} if isinstance(given, int | float) and not isinstance(given, bool) else given
+    def _parse_number(cls, value: Any) -> Any:
+        return {"stop": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 class ShareBound(Bound):
@@ -105,7 +107,7 @@ class ChangeBound(Bound):
 
 
 class Gate(Section):
-    """Expectations over the whole crawl; one that fails warns, or stops the version."""
+    """Expectations on the whole crawl; a failure warns or stops the version."""
 
     min_accepted_rows: CountBound = CountBound(stop=1)
     min_download_share: ShareBound = ShareBound(stop=0.1)
@@ -113,20 +115,20 @@ class Gate(Section):
     max_duplicate_share: ShareBound = ShareBound(stop=0.9)
     min_alttext_share: ShareBound = ShareBound()
     max_host_share: ShareBound = ShareBound()
-    columns: Level = Field("stop", description="The sample has the columns that it is to have.")
-    completeness: Level = Field("stop", description="What every row must have, it has.")
-    uniqueness: Level = Field("stop", description="No key and no uid stands twice.")
-    ranges: Level = Field("stop", description="Values of the sample are of their kind and within their limits.")
+    columns: Level = Field("stop", description="Level of schema checks on the sample.")
+    completeness: Level = Field("stop", description="Level of completeness checks.")
+    uniqueness: Level = Field("stop", description="Level of uniqueness checks on key and uid.")
+    ranges: Level = Field("stop", description="Level of format and range checks on the sample.")
 
 
 class Drift(Section):
-    """How far a crawl may be from the published versions of earlier intervals. It changes no byte of a version.
+    """Limits on the drift of a crawl from the published versions of earlier intervals. Does not change a version's data.
 
-    Distributions: the Jensen-Shannon distance to all of them together, from 0 (the same) to 1 (nothing in common).
-    Shares: the change as a part of what it was.
+    Distributions use the Jensen-Shannon distance to the pooled versions, from 0 (identical) to 1 (disjoint). Shares use
+    the relative change.
     """
 
-    versions: int = Field(7, ge=0, description="The latest so many are compared with; 0 compares with none.")
+    versions: int = Field(7, ge=0, description="Number of latest versions to compare with; 0 disables drift checks.")
     hosts: ShareBound = ShareBound(warn=0.5)
     languages: ShareBound = ShareBound(warn=0.3)
     alttext_chars: ShareBound = ShareBound(warn=0.3)
@@ -141,5 +143,5 @@ class QualityConfig(Section):
     clip: ClipScore | None = None
     gate: Gate = Gate()
     drift: Annotated[Drift, Runtime] = Drift()
-    sample_rows: int = Field(2_000, ge=1, description="Rows that Great Expectations is shown.")
+    sample_rows: int = Field(2_000, ge=1, description="Rows in the sample for Great Expectations.")
     memory_limit: Annotated[str, Runtime] = "1GB"

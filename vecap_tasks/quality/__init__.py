@@ -1,1 +1,1 @@
-"""Which rows of a crawl may go on, and whether the crawl is good enough at all: rules, verdicts, measures, gate."""
+"""Quality of a crawl: row rules and verdicts, measures, drift and the quality gate."""

@@ -1,6 +1,6 @@
-"""CLIP similarity of image and AltText, shard by shard, each pair once across versions."""
+"""CLIP similarity of image and AltText by shard; each pair is scored once across versions."""
 
-# ruff: noqa: S608 - the queries are put together from this package's own rules and quoted literals
+# ruff: noqa: S608 - queries contain only this package's rules and quoted literals
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _MODEL_FILES = ("*.safetensors", "*.json", "merges.txt", "vocab.txt", "tokenizer
 
 
 def find_clip(config: Config, settings: ClipScore) -> Checkpoint:
-    """Return the model that *settings* name. Raises VecapError naming the folder and what it lacks."""
+    """Return the checkpoint that *settings* name. Raises VecapError if its folder or files are missing."""
     folder = Path(config.resolve(settings.model))
     if not folder.is_dir():
-        raise PermanentError(f"quality.clip.model: there is no folder {folder}; correct the path in the configuration")
+        raise PermanentError(f"quality.clip.model: folder {folder} does not exist; correct the path")
     files = {file for pattern in _MODEL_FILES for file in folder.glob(pattern)}
     if folder / "config.json" not in files or not any(file.suffix == ".safetensors" for file in files):
         raise PermanentError(
-            f"quality.clip.model: {folder} lacks config.json or *.safetensors; give the folder of a CLIPModel"
+            f"quality.clip.model: {folder} lacks config.json or *.safetensors; set the folder of a CLIPModel"
         )
     return digest_checkpoint(settings.model, folder, files)
 
 
 def scored_by(clip: Checkpoint, settings: ClipScore) -> str:
-    """Return what a score follows from besides image and text, as 16 hex digits."""
+    """Return a digest (16 hex digits) of everything that determines a score apart from image and text."""
     return digest({"model": clip.digest, "batch_size": settings.batch_size, "cleaning": cleaned("caption")})[:16]
 
 
 def earlier_scores(store: Store, version: Version) -> list[str]:
-    """Return where the store has the scores of the dataset's other versions."""
+    """Return the score files of the dataset's other versions, as names in *store*."""
     found: dict[str, None] = {}
     for other in list_versions(store, version.dataset):
         manifest = read_manifest(store, f"{other.folder}/quality") if other.name != version.name else None
@@ -68,11 +68,10 @@ def write_scores(
     settings: ClipScore,
     path: Path,
 ) -> tuple[int, int]:
-    """Score the crawl's *shard* (its name in the store without an ending) and write SCORES to *path*.
+    """Score the crawl's *shard* (its name in the store without extension) and write SCORES to *path*.
 
-    *local* opens its tar.
-
-    Returns the rows, and how many of them other versions had. Raises CorruptError where the tar lacks an image.
+    *local* opens the shard's tar. Returns the number of rows, and how many of them were reused from *earlier* files.
+    Raises CorruptError if the tar lacks an image.
     """
     by = scored_by(clip, settings)
     with connect(store, threads=1, work=path.parent) as connection:
@@ -93,37 +92,37 @@ def write_scores(
         from vecap_tasks.quality.clip_model import load_scorer
 
         scorer = load_scorer(clip.folder, clip.digest, settings.batch_size, settings.device, settings.threads)
-        known |= _scored(local, f"{shard}.tar", missing, scorer)
+        known |= _score_shard(local, f"{shard}.tar", missing, scorer)
     similarity = pa.array([known[key] for key in texts], pa.float64())
-    made = rows.set_column(rows.schema.get_field_index("similarity"), "similarity", similarity)
-    made = made.append_column("scored_by", pa.array([by] * len(made), pa.string()))
-    return write_rows(made.to_batches(), SCORES, path), len(texts) - len(missing)
+    table = rows.set_column(rows.schema.get_field_index("similarity"), "similarity", similarity)
+    table = table.append_column("scored_by", pa.array([by] * len(table), pa.string()))
+    return write_rows(table.to_batches(), SCORES, path), len(texts) - len(missing)
 
 
-def _scored(local: Local, tar: str, texts: dict[str, str], scorer: Scorer) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    pictures = _pictures(local, tar, texts, found)
-    while batch := list(islice(pictures, scorer.batch_size)):
+def _score_shard(local: Local, tar: str, texts: dict[str, str], scorer: Scorer) -> dict[str, float | None]:
+    scores: dict[str, float | None] = {}
+    images = _decode_images(local, tar, texts, scores)
+    while batch := list(islice(images, scorer.batch_size)):
         values = scorer.score([(image, texts[key]) for key, image in batch])
-        found |= dict(zip((key for key, _ in batch), values, strict=True))
-    if len(found) < len(texts):
-        key = min(texts.keys() - found.keys())
+        scores |= dict(zip((key for key, _ in batch), values, strict=True))
+    if len(scores) < len(texts):
+        key = min(texts.keys() - scores.keys())
         raise CorruptError(f"{tar} has no image {key}; run `vecap verify`, then restore it or crawl again")
-    return found
+    return scores
 
 
-def _pictures(
-    local: Local, tar: str, texts: dict[str, str], unreadable: dict[str, float | None]
+def _decode_images(
+    local: Local, tar: str, texts: dict[str, str], scores: dict[str, float | None]
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Give the wanted images of *tar* one by one; what is none goes to *unreadable*, without a score."""
+    """Yield the images of *tar* that have a text in *texts*; set the score of undecodable ones to None."""
     with local(tar) as path, path.open("rb") as stream:
         for sample in read_samples(stream, tar, ("jpg",)):
             if sample.key not in texts:
                 continue
             try:
-                with Image.open(io.BytesIO(sample.members.get("jpg", b""))) as image:
-                    picture = image.convert("RGB")
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                unreadable[sample.key] = None  # what PIL raises for bytes that are no image, or half of one
+                with Image.open(io.BytesIO(sample.members.get("jpg", b""))) as opened:
+                    image = opened.convert("RGB")
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL's decode errors
+                scores[sample.key] = None
                 continue
-            yield sample.key, picture
+            yield sample.key, image

@@ -1,10 +1,10 @@
-"""Great Expectations as the judge of a crawl: of its measures, of a sample of its rows, and of how far it has moved.
+"""Great Expectations suites over a crawl's measures, a sample of its rows, and its drift.
 
-DuckDB measures all rows; Great Expectations is shown a row of measures, a bounded sample and a row of distances, as
-pandas tables. Its own DuckDB engine does not work with DuckDB 2. It opens no network connection and leaves nothing but
+DuckDB measures all rows. Great Expectations gets three pandas tables: one row of measures, a bounded sample, and one
+row of distances; its own DuckDB engine does not work with DuckDB 2. It opens no network connection and writes only
 the report.
 
-Importing this module imports Great Expectations, which takes seconds: import it where it is used.
+Importing this module imports Great Expectations, which takes seconds: import it inside functions.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 
 import pandas as pd
 
-# Hundreds of lines on import otherwise.
+# Suppress hundreds of log lines on import.
 logging.getLogger("great_expectations").setLevel(logging.WARNING)
 
-import great_expectations as gx  # noqa: E402 - after its logger is quietened
+import great_expectations as gx  # noqa: E402 - after setting its log level
 import great_expectations.expectations as gxe  # noqa: E402
 from great_expectations.core.run_identifier import RunIdentifier  # noqa: E402
 from great_expectations.data_context.types.base import (  # noqa: E402
@@ -42,23 +42,23 @@ from vecap_tasks.quality.gate import (  # noqa: E402
 from vecap_tasks.quality.measures import SAMPLE_COLUMNS, Measures  # noqa: E402
 from vecap_tasks.quality.rules import REPEATED  # noqa: E402
 
-Expectation = Any  # Great Expectations brings no types
-Asked = tuple[Expectation, Level]
+Expectation = Any  # Great Expectations has no type hints
+LeveledExpectation = tuple[Expectation, Level]
 _SEVERITY = {"stop": "critical", "warn": "warning"}
 
 
 def evaluate_expectations(
     measures: Measures,
     sample: pd.DataFrame,
-    moved: Sequence[DriftResult],
+    drift: Sequence[DriftResult],
     config: QualityConfig,
     crawled: datetime,
     site: Path,
 ) -> list[Failure]:
-    """Judge a crawl, write Data Docs, a static site, to *site*; return what failed: stops first, then warnings.
+    """Return the expectations that failed, stops before warnings; write Data Docs (a static site) to *site*.
 
-    *sample* has the columns of `SAMPLE_COLUMNS`; *moved* is empty where there is nothing to compare with; *crawled* is
-    the time of the crawl, which dates the pages. An expectation that could not be evaluated counts as failed.
+    *sample* has the columns of `SAMPLE_COLUMNS`. *drift* is empty without previous versions. *crawled*, the time of
+    the crawl, is the run time on the pages. An expectation that cannot be evaluated counts as failed.
     """
     builder = {
         "class_name": "SiteBuilder",
@@ -78,44 +78,44 @@ def evaluate_expectations(
     source = context.data_sources.add_pandas("crawl")
     subjects = {
         "measures": (pd.DataFrame([asdict(measures)]), [_between(limit) for limit in limits(config.gate)]),
-        "sample": (sample, of_sample(config)),
+        "sample": (sample, sample_expectations(config)),
     }
-    words = {one.name: one.words for one in moved}
-    if moved:
-        distances = pd.DataFrame([{one.name: one.distance for one in moved}])
+    words = {result.name: result.words for result in drift}
+    if drift:
+        distances = pd.DataFrame([{result.name: result.distance for result in drift}])
         subjects["drift"] = (distances, [_between(limit) for limit in drift_limits(config.drift)])
     failures: list[Failure] = []
-    for name, (table, asked) in subjects.items():
-        if not asked:
+    for name, (table, leveled) in subjects.items():
+        if not leveled:
             continue
         batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
-        expectations = [expectation for expectation, _ in asked]
+        expectations = [expectation for expectation, _ in leveled]
         suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
         definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
         run = RunIdentifier(run_name="crawl", run_time=crawled)
         result = definition.run(batch_parameters={"dataframe": table}, run_id=run)
-        failures += _failures(name, asked, result, words)
+        failures += _failures(name, leveled, result, words)
     context.build_data_docs()
-    for picture in (site / "static" / "images").glob("*"):
-        if picture.suffix != ".ico":
-            picture.unlink()  # megabytes of tutorial that no page shows
+    for image in (site / "static" / "images").glob("*"):
+        if image.suffix != ".ico":
+            image.unlink()  # megabytes of tutorial images that no page uses
     return sorted(failures, key=lambda failure: failure.level != "stop")
 
 
-def _between(limit: Limit) -> Asked:
+def _between(limit: Limit) -> LeveledExpectation:
     bounds = {"min_value": limit.minimum, "max_value": limit.maximum}
     severity = _SEVERITY[limit.level]
     return gxe.ExpectColumnValuesToBeBetween(column=limit.measure, severity=severity, **bounds), limit.level
 
 
-def of_sample(config: QualityConfig) -> list[Asked]:
-    """Return what is expected of each row of the sample."""
+def sample_expectations(config: QualityConfig) -> list[LeveledExpectation]:
+    """Return the expectations on the rows of the sample."""
     gate = config.gate
     present = ("key", "uid", "url", "status", "accepted")
     sizes = ("width", "height", "original_width", "original_height")
     problems = [rule.name for rule in (*ALTTEXT_RULES, REPEATED)]
     statuses = ["success", "failed_to_download", "failed_to_resize"]
-    asked: list[tuple[type[Expectation], dict[str, Any], Level]] = [
+    expected: list[tuple[type[Expectation], dict[str, Any], Level]] = [
         (gxe.ExpectTableColumnsToMatchOrderedList, {"column_list": list(SAMPLE_COLUMNS)}, gate.columns),
         *((gxe.ExpectColumnValuesToNotBeNull, {"column": name}, gate.completeness) for name in present),
         (gxe.ExpectColumnValuesToBeUnique, {"column": "key"}, gate.uniqueness),
@@ -133,25 +133,27 @@ def of_sample(config: QualityConfig) -> list[Asked]:
         (gxe.ExpectColumnValuesToBeInSet, {"column": "alttext_problem", "value_set": problems}, gate.ranges),
         (gxe.ExpectColumnValuesToBeInSet, {"column": "consistent", "value_set": [True]}, gate.completeness),
     ]
-    return [(kind(severity=_SEVERITY[level], **settings), level) for kind, settings, level in asked]
+    return [(kind(severity=_SEVERITY[level], **settings), level) for kind, settings, level in expected]
 
 
-def _failures(subject: str, asked: Sequence[Asked], result: Any, words: Mapping[str, str]) -> list[Failure]:
-    """Results come in an order of their own; failures are given in that of *asked*."""
-    found = {_identity(one.expectation_config): one for one in result.results}
+def _failures(
+    subject: str, leveled: Sequence[LeveledExpectation], validation: Any, words: Mapping[str, str]
+) -> list[Failure]:
+    """Return the failures in the order of *leveled*; Great Expectations returns results in another order."""
+    results = {_identity(result.expectation_config): result for result in validation.results}
     failures = []
-    for expectation, level in asked:
+    for expectation, level in leveled:
         settings = expectation.configuration
         column = str(settings.kwargs.get("column", "columns"))
-        one = found.get(_identity(settings))
-        if one is None:
+        result = results.get(_identity(settings))
+        if result is None:
             failures.append(Failure(subject, column, "was not evaluated", level))
             continue
-        broken = _exception(one.exception_info)
-        if broken:
-            failures.append(Failure(subject, column, f"could not be evaluated: {broken}", level))
-        elif not one.success:
-            failures.append(Failure(subject, column, _found(subject, settings, one.result, words), level))
+        exception = _exception(result.exception_info)
+        if exception:
+            failures.append(Failure(subject, column, f"could not be evaluated: {exception}", level))
+        elif not result.success:
+            failures.append(Failure(subject, column, _describe(subject, settings, result.result, words), level))
     return failures
 
 
@@ -161,24 +163,24 @@ def _identity(settings: Any) -> tuple[str, ...]:
 
 
 def _exception(info: dict[str, Any]) -> str:
-    """Return the message of an exception that Great Expectations kept, "" where there was none."""
+    """Return the message of the exception that Great Expectations recorded, or ""."""
     if "raised_exception" in info:
         return str(info.get("exception_message") or "unknown") if info["raised_exception"] else ""
     messages = [_exception(inner) for inner in info.values() if isinstance(inner, dict)]
     return next((message for message in messages if message), "")
 
 
-def _found(subject: str, settings: Any, result: dict[str, Any], words: Mapping[str, str]) -> str:
+def _describe(subject: str, settings: Any, result: dict[str, Any], words: Mapping[str, str]) -> str:
     if subject in ("measures", "drift"):
         value = result["partial_unexpected_list"][0]
         limit = Limit("", settings.kwargs.get("min_value"), settings.kwargs.get("max_value"))
         if subject == "measures":
             return f"is {value:g}, {limit}"
-        told = words.get(str(settings.kwargs["column"]))
-        more = f" ({told})" if told else ""
-        return f"has moved by {value:g} from the versions before{more}, {limit}"
+        change = words.get(str(settings.kwargs["column"]))
+        detail = f" ({change})" if change else ""
+        return f"drifted by {value:g} from previous versions{detail}, {limit}"
     if "unexpected_count" in result:
         rule = settings.type.removeprefix("expect_column_").replace("_", " ")
         example = next(iter(result.get("partial_unexpected_list") or []), None)
-        return f"{result['unexpected_count']} of {result['element_count']} rows break `{rule}`, such as {example!r}"
+        return f"{result['unexpected_count']} of {result['element_count']} rows violate `{rule}`, e.g. {example!r}"
     return f"is {result.get('observed_value')!r}"

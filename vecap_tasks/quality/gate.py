@@ -1,4 +1,4 @@
-"""The quality gate: limits on the measures of a crawl, and its drift from earlier versions."""
+"""The quality gate: limits on the measures of a crawl and on its drift from previous versions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SHARES = {
     "duplicate_share": ("duplicate_rows", "downloaded_rows"),
     "accepted_share": ("accepted_rows", "rows"),
 }
-_SMALL = 0.01  # a share below this is taken for it: from 0.1 % to 0.2 % is no doubling that matters
+_MIN_BASE_SHARE = 0.01  # relative changes use at least this base, so that 0.1 % to 0.2 % is not a doubling
 
 
 @dataclass(frozen=True, slots=True)
 class PreviousVersion:
-    """A published version that is compared with: its name, its verdicts' manifest digest, and its figures."""
+    """A published version to compare with: its name, the digest of its quality manifest, and its measures."""
 
     version: str
     digest: str
@@ -34,7 +34,7 @@ class PreviousVersion:
 
 @dataclass(frozen=True, slots=True)
 class DriftResult:
-    """One distance, and in words what has changed most."""
+    """One distance, and the largest change in words."""
 
     name: str
     distance: float
@@ -42,75 +42,74 @@ class DriftResult:
 
 
 def previous_versions(store: Store, version: Version, count: int) -> list[PreviousVersion]:
-    """Return the latest *count* published intervals before that of *version*, the latest first, each once."""
-    last = {
+    """Return the newest published versions of the *count* latest intervals before *version*, newest first."""
+    newest = {
         other.interval: other
         for other in (list_versions(store, version.dataset) if count else ())
         if other.interval < version.interval and published(store, other) is not None
     }
-    found = []
-    for _, other in sorted(last.items(), reverse=True):
+    previous = []
+    for _, other in sorted(newest.items(), reverse=True):
         manifest = read_manifest(store, f"{other.folder}/quality")
         if manifest is not None and any(entry.path == MEASURES for entry in manifest.files):
             measured = Measured.from_json(store.read(manifest.file(MEASURES)))
-            found.append(PreviousVersion(other.name, manifest.digest, measured))
-        if len(found) == count:
+            previous.append(PreviousVersion(other.name, manifest.digest, measured))
+        if len(previous) == count:
             break
-    return found
+    return previous
 
 
-def measure_drift(now: Measured, earlier: Sequence[PreviousVersion]) -> tuple[DriftResult, ...]:
-    """Return how far *now* is from all of *earlier* together; nothing where there is none, or no row now."""
-    if not earlier or not now.measures.rows:
+def measure_drift(current: Measured, previous: Sequence[PreviousVersion]) -> tuple[DriftResult, ...]:
+    """Return the distances of *current* from the pooled *previous* versions; empty if either side has no rows."""
+    if not previous or not current.measures.rows:
         return ()
-    found = []
+    results = []
     for name in _DISTRIBUTIONS:
         before: Counter[str] = Counter()
-        for one in earlier:
-            before.update(getattr(one.measured.distributions, name))
-        after = getattr(now.distributions, name)
+        for version in previous:
+            before.update(getattr(version.measured.distributions, name))
+        after = getattr(current.distributions, name)
         if before and after:
-            found.append(DriftResult(name, jensen_shannon(before, after), _most_moved(before, after)))
+            results.append(DriftResult(name, jensen_shannon(before, after), _largest_change(before, after)))
         else:
-            found.append(
+            results.append(
                 DriftResult(name, float(bool(before or after)), "rows on one side only" if before or after else "")
             )
     for name, (part, whole) in _SHARES.items():
-        parts, wholes = (sum(getattr(one.measured.measures, field) for one in earlier) for field in (part, whole))
-        was = parts / wholes if wholes else 0.0
-        current = getattr(now.measures, name)
-        change = abs(current - was) / max(was, _SMALL)
-        found.append(DriftResult(name, round(change, 6), f"from {was:.1%} to {current:.1%}"))
-    return tuple(found)
+        parts, wholes = (sum(getattr(v.measured.measures, field) for v in previous) for field in (part, whole))
+        old_share = parts / wholes if wholes else 0.0
+        new_share = getattr(current.measures, name)
+        change = abs(new_share - old_share) / max(old_share, _MIN_BASE_SHARE)
+        results.append(DriftResult(name, round(change, 6), f"from {old_share:.1%} to {new_share:.1%}"))
+    return tuple(results)
 
 
-def jensen_shannon(one: Mapping[str, int], other: Mapping[str, int]) -> float:
-    """Return the Jensen-Shannon distance of two histograms, 0 to 1. Raises ZeroDivisionError where one has no rows."""
-    total_one, total_other = sum(one.values()), sum(other.values())
+def jensen_shannon(left: Mapping[str, int], right: Mapping[str, int]) -> float:
+    """Return the Jensen-Shannon distance of two histograms, 0 to 1. Raises ZeroDivisionError if one has no rows."""
+    left_total, right_total = sum(left.values()), sum(right.values())
     divergence = 0.0
-    for name in sorted(one.keys() | other.keys()):
-        p, q = one.get(name, 0) / total_one, other.get(name, 0) / total_other
-        middle = (p + q) / 2
-        divergence += sum(share * math.log2(share / middle) for share in (p, q) if share) / 2
+    for name in sorted(left.keys() | right.keys()):
+        p, q = left.get(name, 0) / left_total, right.get(name, 0) / right_total
+        mean = (p + q) / 2
+        divergence += sum(share * math.log2(share / mean) for share in (p, q) if share) / 2
     return round(math.sqrt(min(max(divergence, 0.0), 1.0)), 6)
 
 
-def _most_moved(before: Mapping[str, int], after: Mapping[str, int]) -> str:
-    shares = [({name: count / sum(side.values()) for name, count in side.items()}) for side in (before, after)]
-    names = sorted(shares[0].keys() | shares[1].keys())
-    name = max(names, key=lambda one: abs(shares[0].get(one, 0) - shares[1].get(one, 0)))
-    return f"{name} from {shares[0].get(name, 0):.1%} to {shares[1].get(name, 0):.1%}"
+def _largest_change(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    old, new = ({name: count / sum(side.values()) for name, count in side.items()} for side in (before, after))
+    name = max(sorted(old.keys() | new.keys()), key=lambda name: abs(old.get(name, 0) - new.get(name, 0)))
+    return f"{name} from {old.get(name, 0):.1%} to {new.get(name, 0):.1%}"
 
 
-def as_json(earlier: Sequence[PreviousVersion], found: Sequence[DriftResult]) -> dict[str, object]:
-    """Return what was compared and found, for a file."""
-    versions = [{"version": one.version, "digest": one.digest} for one in earlier]
-    return {"compared_with": versions, "moved": [asdict(one) for one in found]}
+def drift_findings(previous: Sequence[PreviousVersion], results: Sequence[DriftResult]) -> dict[str, object]:
+    """Return the drift section of `findings.json`."""
+    versions = [{"version": version.version, "digest": version.digest} for version in previous]
+    return {"compared_with": versions, "moved": [asdict(result) for result in results]}
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What is asked of a measure: at least `least`, or at most `most`; else the version is stopped, or warned of."""
+    """A minimum or a maximum of a measure; a violation stops the version or warns, by *level*."""
 
     measure: str
     minimum: float | None = None
@@ -118,16 +117,12 @@ class Limit:
     level: Level = "stop"
 
     def __str__(self) -> str:
-        return (
-            f"at least {self.minimum:g} is asked"
-            if self.minimum is not None
-            else f"at most {self.maximum:g} is allowed"
-        )
+        return f"minimum {self.minimum:g}" if self.minimum is not None else f"maximum {self.maximum:g}"
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An expectation that failed or could not be evaluated: what was expected, and what was found."""
+    """An expectation that failed or could not be evaluated."""
 
     subject: str  # measures, sample or drift
     column: str
@@ -140,15 +135,15 @@ class Failure:
 
 
 def limits(gate: Gate) -> tuple[Limit, ...]:
-    """Return what *gate* asks, and what holds for every crawl; the first that fails is what a user is told."""
+    """Return the limits of *gate* and those of every crawl; the error message names the first that fails."""
     return (
         Limit("rows", minimum=1),
-        *_least("accepted_rows", gate.min_accepted_rows),
-        *_least("download_share", gate.min_download_share),
-        *_least("accepted_share", gate.min_accepted_share),
-        *_most("duplicate_share", gate.max_duplicate_share),
-        *_least("alttext_share", gate.min_alttext_share),
-        *_most("largest_host_share", gate.max_host_share),
+        *_minimum("accepted_rows", gate.min_accepted_rows),
+        *_minimum("download_share", gate.min_download_share),
+        *_minimum("accepted_share", gate.min_accepted_share),
+        *_maximum("duplicate_share", gate.max_duplicate_share),
+        *_minimum("alttext_share", gate.min_alttext_share),
+        *_maximum("largest_host_share", gate.max_host_share),
         Limit("rows_without_verdict", maximum=0, level=gate.completeness),
         Limit("repeated_keys", maximum=0, level=gate.uniqueness),
         Limit("repeated_uids", maximum=0, level=gate.uniqueness),
@@ -157,20 +152,20 @@ def limits(gate: Gate) -> tuple[Limit, ...]:
 
 
 def drift_limits(drift: Drift) -> tuple[Limit, ...]:
-    """Return what *drift* allows, by the names of the fields of `Drift` that are bounds."""
+    """Return the limits of *drift*, named as the fields of `Drift`."""
     bounds = {name: getattr(drift, name) for name in type(drift).model_fields}
-    return tuple(limit for name, bound in bounds.items() if isinstance(bound, Bound) for limit in _most(name, bound))
+    return tuple(limit for name, bound in bounds.items() if isinstance(bound, Bound) for limit in _maximum(name, bound))
 
 
-def _least(measure: str, bound: Bound) -> tuple[Limit, ...]:
+def _minimum(measure: str, bound: Bound) -> tuple[Limit, ...]:
     return tuple(Limit(measure, minimum=value, level=level) for level, value in _levels(bound))
 
 
-def _most(measure: str, bound: Bound) -> tuple[Limit, ...]:
+def _maximum(measure: str, bound: Bound) -> tuple[Limit, ...]:
     return tuple(Limit(measure, maximum=value, level=level) for level, value in _levels(bound))
 
 
 def _levels(bound: Bound) -> list[tuple[Level, float]]:
     warn = None if bound.warn == bound.stop else bound.warn
-    given: list[tuple[Level, float | None]] = [("stop", bound.stop), ("warn", warn)]
-    return [(level, value) for level, value in given if value is not None]
+    values: list[tuple[Level, float | None]] = [("stop", bound.stop), ("warn", warn)]
+    return [(level, value) for level, value in values if value is not None]

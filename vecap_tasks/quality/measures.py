@@ -1,6 +1,6 @@
-"""What a crawl comes to: figures over all its rows, how they are distributed, and a bounded sample. By DuckDB."""
+"""Measures and distributions over all rows of a crawl, and a bounded sample, computed by DuckDB."""
 
-# ruff: noqa: S608 - the queries are put together from this package's own rules and quoted literals
+# ruff: noqa: S608 - queries contain only this package's rules and quoted literals
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vecap_tasks.core.tables import write_sorted
 from vecap_tasks.quality.alttext_rules import literal
 
 EXAMPLES = 5
-_NAMED = 200  # hosts and languages that are counted by name, the others together
+_MAX_NAMES = 200  # hosts and languages counted by name; the rest is `other`
 
 SAMPLE_COLUMNS = (
     "key", "uid", "url", "status", "width", "height", "original_width", "original_height", "sha256",
@@ -26,7 +26,7 @@ SAMPLE_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Counts over all rows; shares are of `rows`, from 0 to 1, and 0 where there are none; lengths in characters."""
+    """Counts over all rows. Shares are from 0 to 1, and 0 for an empty base; lengths are in characters."""
 
     rows: int
     downloaded_rows: int
@@ -52,8 +52,8 @@ class Measures:
 
 @dataclass(frozen=True, slots=True)
 class Distributions:
-    """Rows by host and language (the most frequent ones, and `other`), by the length of usable AltText in characters
-    and by the shorter side of downloads in pixels (both by half powers of two, named by where they begin)."""
+    """Rows by host and language (the most frequent ones, and `other`), by the length of usable AltText in characters,
+    and by the shorter side of downloads in pixels (both in half-octave bins, named by their lower bound)."""
 
     hosts: dict[str, int] = field(default_factory=dict)
     languages: dict[str, int] = field(default_factory=dict)
@@ -63,8 +63,7 @@ class Distributions:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """A reason for refusing rows, or a problem of AltText: the rows that it was given to, and some of them as they
-    were crawled (addresses or AltText)."""
+    """A rejection reason or AltText problem, its number of rows, and example values as crawled (URLs or AltTexts)."""
 
     name: str
     rows: int
@@ -73,11 +72,11 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All that is known of the crawl as a whole. `refused` names what was not downloaded by the crawl's own word."""
+    """Everything measured on a crawl. `refused` lists rejected rows; failed downloads appear under the crawl's error."""
 
     measures: Measures
     distributions: Distributions
-    reasons: tuple[Reason, ...]  # by the rules' names, without examples
+    reasons: tuple[Reason, ...]  # by rule name, without examples
     refused: tuple[Reason, ...]
     problems: tuple[Reason, ...]
 
@@ -88,29 +87,29 @@ class Measured:
     def from_json(cls, data: bytes) -> Measured:
         body: dict[str, Any] = json.loads(data)
         lists = {
-            name: tuple(Reason(one["name"], one["rows"], tuple(one["examples"])) for one in body[name])
+            name: tuple(Reason(item["name"], item["rows"], tuple(item["examples"])) for item in body[name])
             for name in ("reasons", "refused", "problems")
         }
         return cls(Measures(**body["measures"]), Distributions(**body["distributions"]), **lists)
 
 
 def measure(connection: duckdb.DuckDBPyConnection) -> Measured:
-    """Measure the view `crawl` (CRAWL) and the view `verdicts` that `compute_verdicts` makes of it."""
+    """Return the measures of the view `crawl` (CRAWL) and of its view `verdicts` from `compute_verdicts`."""
     connection.execute("""
-        CREATE OR REPLACE TEMP TABLE of_hosts AS
+        CREATE OR REPLACE TEMP TABLE host_counts AS
         SELECT coalesce(host, '') AS name, count(*) AS rows FROM verdicts GROUP BY 1""")
     return Measured(
         _measures(connection),
         _distributions(connection),
-        _counted(connection, "SELECT unnest(reasons) AS name, NULL AS draw, NULL AS key FROM verdicts", None),
-        _counted(
+        _count_by_name(connection, "SELECT unnest(reasons) AS name, NULL AS draw, NULL AS key FROM verdicts", None),
+        _count_by_name(
             connection,
             """
             SELECT coalesce(CASE WHEN reason = 'not_downloaded' THEN nullif(failure, '') END, reason) AS name, draw, key
             FROM (SELECT unnest(reasons) AS reason, failure, draw, key FROM verdicts WHERE NOT accepted)""",
             "url",
         ),
-        _counted(
+        _count_by_name(
             connection,
             "SELECT alttext_problem AS name, draw, key FROM verdicts WHERE alttext_problem IS NOT NULL",
             "left(caption, 200)",
@@ -119,16 +118,16 @@ def measure(connection: duckdb.DuckDBPyConnection) -> Measured:
 
 
 def _measures(connection: duckdb.DuckDBPyConnection) -> Measures:
-    counted = connection.execute("""
+    counts = connection.execute("""
         SELECT count(*), count(*) FILTER (downloaded), count(*) FILTER (accepted), count(*) FILTER (len(released) > 0),
             count(*) FILTER (list_contains(reasons, 'duplicate_image')),
             count(*) FILTER (list_contains(reasons, 'opted_out')), count(alttext),
             coalesce(quantile_disc(length(alttext), 0.05), 0), coalesce(quantile_disc(length(alttext), 0.5), 0),
             coalesce(quantile_disc(length(alttext), 0.95), 0), count(*) FILTER (downloaded AND sha256 IS NULL)
         FROM verdicts""").fetchall()[0]
-    rows, downloaded, accepted, released, duplicates, opted_out, alttexts, p05, p50, p95, unhashed = counted
+    rows, downloaded, accepted, released, duplicates, opted_out, alttexts, p05, p50, p95, unhashed = counts
     crawled = connection.execute("SELECT count(*) FROM crawl").fetchall()[0][0]
-    hosts, largest = connection.execute("SELECT count(*), coalesce(max(rows), 0) FROM of_hosts").fetchall()[0]
+    hosts, largest = connection.execute("SELECT count(*), coalesce(max(rows), 0) FROM host_counts").fetchall()[0]
     return Measures(
         rows=rows,
         downloaded_rows=downloaded,
@@ -147,8 +146,8 @@ def _measures(connection: duckdb.DuckDBPyConnection) -> Measures:
         hosts=hosts,
         largest_host_share=_share(largest, rows),
         rows_without_verdict=abs(crawled - rows),
-        repeated_keys=_repeated(connection, "key"),
-        repeated_uids=_repeated(connection, "uid"),
+        repeated_keys=_count_repeated(connection, "key"),
+        repeated_uids=_count_repeated(connection, "uid"),
         downloads_without_sha256=unhashed,
     )
 
@@ -157,12 +156,12 @@ def _share(part: int, whole: int) -> float:
     return round(part / whole, 6) if whole else 0.0
 
 
-def _repeated(connection: duckdb.DuckDBPyConnection, column: str) -> int:
-    """Count the rows whose *column* another row has before them: by hashes first, which take less memory."""
-    counted = connection.execute(f"""
+def _count_repeated(connection: duckdb.DuckDBPyConnection, column: str) -> int:
+    """Return the number of rows that repeat a value of *column*. Comparing hashes first saves memory."""
+    counts = connection.execute(f"""
         WITH suspects AS (SELECT hash({column}) AS hashed FROM judged GROUP BY 1 HAVING count(*) > 1)
         SELECT count(*) - count(DISTINCT {column}) FROM judged WHERE hash({column}) IN (FROM suspects)""").fetchall()
-    return int(counted[0][0])
+    return int(counts[0][0])
 
 
 def _distributions(connection: duckdb.DuckDBPyConnection) -> Distributions:
@@ -170,48 +169,52 @@ def _distributions(connection: duckdb.DuckDBPyConnection) -> Distributions:
         SELECT coalesce(lower(regexp_extract(language, '^[A-Za-z]{2,3}')), '') AS name, count(*) AS rows
         FROM verdicts GROUP BY 1"""
     return Distributions(
-        _named(connection, "of_hosts"),
-        _named(connection, f"({languages})"),
-        _binned(connection, "length(alttext)", "alttext IS NOT NULL"),
-        _binned(connection, "side", "downloaded AND side > 0"),
+        _top_names(connection, "host_counts"),
+        _top_names(connection, f"({languages})"),
+        _histogram(connection, "length(alttext)", "alttext IS NOT NULL"),
+        _histogram(connection, "side", "downloaded AND side > 0"),
     )
 
 
-def _named(connection: duckdb.DuckDBPyConnection, counts: str) -> dict[str, int]:
-    found = connection.execute(f"""
-        WITH placed AS (SELECT *, row_number() OVER (ORDER BY rows DESC, name) AS place FROM {counts})
-        SELECT CASE WHEN place > {_NAMED} THEN 'other' WHEN name = '' THEN 'unknown' ELSE name END, sum(rows)::BIGINT
-        FROM placed GROUP BY 1 ORDER BY 2 DESC, 1""").fetchall()
-    return dict(found)
+def _top_names(connection: duckdb.DuckDBPyConnection, counts: str) -> dict[str, int]:
+    result = connection.execute(f"""
+        WITH ranked AS (SELECT *, row_number() OVER (ORDER BY rows DESC, name) AS rank FROM {counts})
+        SELECT CASE WHEN rank > {_MAX_NAMES} THEN 'other' WHEN name = '' THEN 'unknown' ELSE name END,
+            sum(rows)::BIGINT
+        FROM ranked GROUP BY 1 ORDER BY 2 DESC, 1""").fetchall()
+    return dict(result)
 
 
-def _binned(connection: duckdb.DuckDBPyConnection, value: str, where: str) -> dict[str, int]:
-    found = connection.execute(f"""
+def _histogram(connection: duckdb.DuckDBPyConnection, value: str, where: str) -> dict[str, int]:
+    bins = connection.execute(f"""
         SELECT floor(2 * log2({value}) + 1e-9)::INTEGER AS bin, count(*) FROM verdicts WHERE {where}
         GROUP BY 1 ORDER BY 1""").fetchall()
-    return {f"{2 ** (number / 2):.0f}": rows for number, rows in found}
+    return {f"{2 ** (number / 2):.0f}": rows for number, rows in bins}
 
 
-def _counted(connection: duckdb.DuckDBPyConnection, query: str, shown: str | None) -> tuple[Reason, ...]:
-    """Count the rows of *query* (name, draw, key) by name, the most frequent first, with examples of what is shown."""
+def _count_by_name(connection: duckdb.DuckDBPyConnection, query: str, example: str | None) -> tuple[Reason, ...]:
+    """Return the row counts of *query* (name, draw, key) by name, the most frequent first.
+
+    *example* is the SQL expression over `crawl` that gives example values, None for no examples.
+    """
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE counted AS
         SELECT name, count(*) AS rows, arg_min(key, draw, {EXAMPLES}) AS keys FROM ({query}) GROUP BY 1""")
-    found = connection.execute("SELECT name, rows, keys FROM counted ORDER BY rows DESC, name").fetchall()
-    keys = sorted({key for _, _, keys in found for key in keys or ()})
-    said: dict[str, str | None] = {}
-    if shown is not None and keys:
-        listed = ", ".join(literal(key) for key in keys)
-        said = dict(connection.execute(f"SELECT key, {shown} FROM crawl WHERE key IN ({listed})").fetchall())
-    return tuple(Reason(name, rows, _texts(said, keys or ())) for name, rows, keys in found)
+    counts = connection.execute("SELECT name, rows, keys FROM counted ORDER BY rows DESC, name").fetchall()
+    keys = sorted({key for _, _, keys in counts for key in keys or ()})
+    texts: dict[str, str | None] = {}
+    if example is not None and keys:
+        key_list = ", ".join(literal(key) for key in keys)
+        texts = dict(connection.execute(f"SELECT key, {example} FROM crawl WHERE key IN ({key_list})").fetchall())
+    return tuple(Reason(name, rows, _examples(texts, keys or ())) for name, rows, keys in counts)
 
 
-def _texts(said: dict[str, str | None], keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text for key in keys if (text := said.get(key)) is not None))
+def _examples(texts: dict[str, str | None], keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for key in keys if (text := texts.get(key)) is not None))
 
 
 def write_sample(connection: duckdb.DuckDBPyConnection, rows: int, path: Path) -> int:
-    """Write *rows* rows by chance, the same ones each time, with `SAMPLE_COLUMNS` to *path*; return how many."""
+    """Write up to *rows* pseudorandom rows (the same on each call) to *path*; return the number written."""
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE sampled AS
         SELECT key, uid, accepted, alttext, alttext_problem, reasons FROM verdicts ORDER BY draw, key LIMIT {rows}""")

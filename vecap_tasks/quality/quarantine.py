@@ -1,4 +1,4 @@
-"""The quarantine: rejected rows of a version, and the releases that let rows pass on."""
+"""The quarantine: rejected rows of a version, and releases that waive their reasons."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ _SHARD_FILE = re.compile(r"[0-9]+\.parquet")
 
 
 def shard_tables(crawl: Manifest) -> list[str]:
-    """Return where the store has the tables of the crawl's shards, in their order."""
+    """Return the tables of the crawl's shards, as names in the store, in order."""
     return [name for name in crawl.files_ending(".parquet") if _SHARD_FILE.fullmatch(name.rsplit("/", 1)[1])]
 
 
-# ruff: noqa: S608 - the queries are put together from this package's own names
+# ruff: noqa: S608 - queries contain only this package's own names
 
 
 @dataclass(frozen=True, slots=True)
 class ReasonCount:
-    """A reason, what its rule says, how many rows it refuses, for how many it is the only one, and whether a person
-    can waive it."""
+    """A rejection reason: its rows, the rows with no other reason, and whether a release can waive it."""
 
     reason: str
     description: str
@@ -45,9 +44,9 @@ class ReasonCount:
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedRow:
-    """What a person needs to decide. `caption` is the AltText as crawled; sizes in pixels, of the image as downloaded;
-    `tar` is where the store has the picture, as `{key}.jpg`, None where it was not downloaded."""
+class RejectedRow:
+    """A rejected row. `caption` is the AltText as crawled; sizes are in pixels, of the image as downloaded; `tar` is
+    the path of the tar that holds the image as `{key}.jpg`, None if it was not downloaded."""
 
     reasons: tuple[str, ...]
     key: str
@@ -65,41 +64,41 @@ class RefusedRow:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the refused rows, by key; `total` counts all that were asked for."""
+    """A page of rejected rows in key order; `total` counts the rows on all pages."""
 
     total: int
-    rows: tuple[RefusedRow, ...]
+    rows: tuple[RejectedRow, ...]
 
 
 def has_verdicts(store: Store, version: Version) -> bool:
-    """Return whether *version* has a quarantine to look at: its rows were judged, whether or not the gate passed."""
+    """Return whether *version* has a quarantine, whether or not it passed the quality gate."""
     return _verdicts(store, version) is not None
 
 
 def list_reasons(store: Store, version: Version) -> list[ReasonCount]:
-    """Return the reasons of *version*, the most frequent first. Raises VecapError where it has no verdicts yet."""
-    with _opened(store, version) as connection:
-        found = connection.execute("""
-            SELECT reason, count(*), count(*) FILTER (alone)
-            FROM (SELECT unnest(reasons) AS reason, len(reasons) = 1 AS alone FROM verdicts WHERE NOT accepted)
+    """Return the reasons of *version*, the most frequent first. Raises VecapError without verdicts."""
+    with _open_tables(store, version) as connection:
+        counts = connection.execute("""
+            SELECT reason, count(*), count(*) FILTER (only_reason)
+            FROM (SELECT unnest(reasons) AS reason, len(reasons) = 1 AS only_reason FROM verdicts WHERE NOT accepted)
             GROUP BY 1 ORDER BY 2 DESC, 1""").fetchall()
-    return [ReasonCount(name, describe_reason(name), rows, alone, name not in FINAL) for name, rows, alone in found]
+    return [ReasonCount(name, describe_reason(name), rows, only, name not in FINAL) for name, rows, only in counts]
 
 
 def list_rows(store: Store, version: Version, reason: str | None = None, limit: int = 50, offset: int = 0) -> Page:
-    """Return *limit* of the rows refused for *reason*, or at all, after *offset* of them.
+    """Return up to *limit* rejected rows after *offset*; with *reason*, only rows that have it.
 
-    Raises VecapError where the version has no verdicts yet.
+    Raises VecapError without verdicts.
     """
-    with _opened(store, version) as connection:
-        connection.execute("SET VARIABLE asked = $1::VARCHAR", [reason])
-        refused = "NOT accepted AND (getvariable('asked') IS NULL OR list_contains(reasons, getvariable('asked')))"
-        total = connection.execute(f"SELECT count(*) FROM verdicts WHERE {refused}").fetchall()[0][0]
-        # The page's keys first: the crawl's wide tables are then read for these alone.
-        found: pa.Table = connection.sql(
+    with _open_tables(store, version) as connection:
+        connection.execute("SET VARIABLE reason = $1::VARCHAR", [reason])
+        rejected = "NOT accepted AND (getvariable('reason') IS NULL OR list_contains(reasons, getvariable('reason')))"
+        total = connection.execute(f"SELECT count(*) FROM verdicts WHERE {rejected}").fetchall()[0][0]
+        # Select the page's keys first, so that the wide crawl tables are read only for these rows.
+        table: pa.Table = connection.sql(
             f"""
             WITH page AS (
-                SELECT key, alttext_problem, reasons FROM verdicts WHERE {refused} ORDER BY key LIMIT $1 OFFSET $2
+                SELECT key, alttext_problem, reasons FROM verdicts WHERE {rejected} ORDER BY key LIMIT $1 OFFSET $2
             )
             SELECT reasons, key, crawl.uid, url, page_url, caption, alttext_problem, error_message,
                 original_width, original_height,
@@ -108,8 +107,8 @@ def list_rows(store: Store, version: Version, reason: str | None = None, limit: 
             params=[limit, offset],
         ).to_arrow_table()
     rows = tuple(
-        RefusedRow(**{**line, "reasons": tuple(line["reasons"])}, releasable=not set(FINAL) & set(line["reasons"]))
-        for line in found.to_pylist()
+        RejectedRow(**{**row, "reasons": tuple(row["reasons"])}, releasable=not set(FINAL) & set(row["reasons"]))
+        for row in table.to_pylist()
     )
     return Page(total, rows)
 
@@ -123,17 +122,17 @@ def release(
     note: str,
     by: str,
 ) -> str:
-    """Let rows of the interval of *version* go on: these *uids* whatever refuses them, or what *reason* alone refuses.
+    """Release rows of the interval of *version*: *uids* from all reasons, or rows whose only reason is *reason*.
 
-    Writes an entry and returns its name in the store; the next run makes a revision by it. Raises VecapError, and
-    writes nothing, where a uid is not refused or has no image to go on with, or where nobody has the *reason*.
+    Writes an entry and returns its name in the store; the next run of the interval creates a revision with it. Raises
+    VecapError, and writes nothing, if a uid is not rejected or has no image, or if no row has *reason*.
     """
-    with _opened(store, version) as connection:
+    with _open_tables(store, version) as connection:
         if reason is not None:
             _check_reason(connection, version, reason)
         if uids:
             _check_uids(connection, version, uids)
-    return _enter(store, version, "release", uids, reason, note, by)
+    return _add_entry(store, version, "release", uids, reason, note, by)
 
 
 def withdraw(
@@ -145,26 +144,26 @@ def withdraw(
     note: str,
     by: str,
 ) -> str:
-    """Take back what was released for the interval of *version*, by another entry; return its name in the store.
+    """Withdraw a release for the interval of *version* with a new entry; return the entry's name in the store.
 
-    Raises VecapError, and writes nothing, where it is not released now.
+    Raises VecapError, and writes nothing, if it is not released.
     """
-    now = active(read_releases(store, version.dataset, version.interval))
-    unknown = [uid for uid in uids if uid not in now.uids]
-    if reason is not None and reason not in now.reasons:
+    released = active(read_releases(store, version.dataset, version.interval))
+    unknown = [uid for uid in uids if uid not in released.uids]
+    if reason is not None and reason not in released.reasons:
         unknown.append(reason)
     if unknown:
-        raise VecapError(f"{_some(unknown)} is not released for {version.interval}; see `vecap quarantine releases`")
-    return _enter(store, version, "withdraw", uids, reason, note, by)
+        raise VecapError(f"{_first_of(unknown)} is not released in {version.interval}; run `vecap quarantine releases`")
+    return _add_entry(store, version, "withdraw", uids, reason, note, by)
 
 
-def _enter(
+def _add_entry(
     store: Store, version: Version, action: Action, uids: Sequence[str], reason: str | None, note: str, by: str
 ) -> str:
     if bool(uids) == (reason is not None):
-        raise VecapError("say what: either uids or a reason")
+        raise VecapError("give --uid or --reason, not both")
     if not note.strip() or not by.strip():
-        raise VecapError("a release needs a note that says why, and a name; give both")
+        raise VecapError("a release needs a note and a user name; give both")
     at = datetime.now(UTC).isoformat(timespec="seconds")
     entry = Entry(
         action, version.interval, version.name, tuple(sorted(set(uids))), reason, note.strip(), by.strip(), at
@@ -174,11 +173,11 @@ def _enter(
 
 def _check_reason(connection: duckdb.DuckDBPyConnection, version: Version, reason: str) -> None:
     if reason in FINAL:
-        raise VecapError(f"{reason} cannot be released: there is no image to go on with; `--retry-failed` tries again")
+        raise VecapError(f"cannot release {reason}: these rows have no image; retry them with `--retry-failed`")
     known = connection.execute("SELECT DISTINCT unnest(reasons) FROM verdicts WHERE NOT accepted").fetchall()
     names = sorted(name for (name,) in known)
     if reason not in names:
-        raise VecapError(f"no row of {version.name} is refused for {reason}; there are: {', '.join(names) or 'none'}")
+        raise VecapError(f"{version.name} rejects no rows for {reason}; its reasons: {', '.join(names) or 'none'}")
 
 
 def _check_uids(connection: duckdb.DuckDBPyConnection, version: Version, uids: Sequence[str]) -> None:
@@ -189,32 +188,30 @@ def _check_uids(connection: duckdb.DuckDBPyConnection, version: Version, uids: S
     )
     unknown = [uid for uid in uids if uid not in found]
     if unknown:
-        raise VecapError(f"{version.name} refuses no row {_some(unknown)}; nothing was released")
-    lost = [uid for uid in uids if set(FINAL) & set(found[uid])]
-    if lost:
-        raise VecapError(
-            f"{_some(lost)} cannot be released: there is no image to go on with; `--retry-failed` tries again"
-        )
+        raise VecapError(f"{version.name} has no rejected row {_first_of(unknown)}; nothing was released")
+    final = [uid for uid in uids if set(FINAL) & set(found[uid])]
+    if final:
+        raise VecapError(f"cannot release {_first_of(final)}: no image; retry with `--retry-failed`")
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_of(names: Sequence[str]) -> str:
     return f"{names[0]} (and {len(names) - 1} more)" if len(names) > 1 else names[0]
 
 
 def _verdicts(store: Store, version: Version) -> str | None:
-    """Return where *store* has the verdicts on *version*, published or refused; None if it has none yet."""
+    """Return the verdicts file of *version*, whether or not it passed the gate; None if there is none."""
     quality = read_manifest(store, f"{version.folder}/quality")
     file = quality.file(VERDICTS_FILE) if quality else f"{version.folder}/quality/{VERDICTS_FILE}"
     return file if store.exists(file) else None
 
 
 @contextmanager
-def _opened(store: Store, version: Version) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Give a connection with the views `crawl` and `verdicts` of *version*, published or refused."""
+def _open_tables(store: Store, version: Version) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield a connection with the views `crawl` and `verdicts` of *version*, whether or not it passed the gate."""
     crawl = read_manifest(store, f"{version.folder}/crawl")
     verdicts = _verdicts(store, version)
     if crawl is None or verdicts is None:
-        raise VecapError(f"version {version.name} has no verdicts yet; run `vecap quality` first")
+        raise VecapError(f"version {version.name} has no verdicts; run `vecap quality`")
     with connect(store) as connection:
         create_view(connection, store, "crawl", shard_tables(crawl), CRAWL)
         create_view(connection, store, "verdicts", [verdicts], VERDICTS)

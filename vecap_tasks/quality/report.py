@@ -1,4 +1,4 @@
-"""What was found in a crawl, for people: one page that needs no network."""
+"""The quality report: one self-contained HTML page, and `findings.json`."""
 
 from __future__ import annotations
 
@@ -22,44 +22,47 @@ if TYPE_CHECKING:
 
 PAGE = "report/index.html"
 FINDINGS = "report/findings.json"
-_CRAWL_ERROR = "crawl error: the download or decoding failed; see `error_message`"
+_CRAWL_ERROR = "crawl error: download or decode failed; see `error_message`"
 
 
 def report_folder(store: Store, version: Version) -> str | None:
-    """Return where in *store* the report on *version* lies, published or refused; None where there is none yet."""
+    """Return the folder of the report on *version* in *store*, whether or not it passed; None without a report."""
     manifest = read_manifest(store, f"{version.folder}/quality")
     folder = manifest.location if manifest else f"{version.folder}/quality"
     return f"{folder}/report" if store.exists(f"{folder}/{PAGE}") else None
 
 
 def report_page(store: Store, version: Version) -> str | None:
-    """Return where the page of *version* lies (a path or an `s3://` address), published or refused; None without one.
+    """Return the path or `s3://` URL of the report page of *version*, whether or not it passed; None without one.
 
-    Data Docs are beside it, at `data_docs/index.html`.
+    Data Docs are next to it, at `data_docs/index.html`.
     """
     folder = report_folder(store, version)
     return f"{store.root}/{folder}/index.html" if folder else None
 
 
 def read_findings(store: Store, version: Version) -> dict[str, Any] | None:
-    """Return what the gate found: `stops` and `warnings` (lines), `compared_with` (versions), and of what has `moved`
-    from them `name`, `distance` and `words`. None where the crawl was not judged yet. Raises CorruptError."""
+    """Return `findings.json`, None without a report. Raises CorruptError.
+
+    Keys: `stops` and `warnings` (messages), `compared_with` (versions), and `moved` (drift: `name`, `distance`,
+    `words`).
+    """
     folder = report_folder(store, version)
     if folder is None:
         return None
-    place = f"{folder}/findings.json"
+    path = f"{folder}/findings.json"
     try:
-        findings: dict[str, Any] = json.loads(store.read(place))
+        findings: dict[str, Any] = json.loads(store.read(path))
     except ValueError as error:
-        raise CorruptError(f"{place} is damaged: {error}; restore it") from error
+        raise CorruptError(f"{path} is corrupt: {error}; restore it") from error
     return findings
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """The figures of a crawl, what is asked of them, how far they have moved, and what failed, in the order it is told.
+    """The contents of the report page: measures, limits, drift, and failed expectations by level.
 
-    `skipped` are images that the crawl names no row for, by why: those of pages that opt out among them.
+    `skipped` counts images without a crawl row by reason, such as images of pages that opt out.
     """
 
     interval: str
@@ -73,7 +76,7 @@ class Findings:
     warnings: tuple[str, ...]
 
     def to_html(self) -> str:
-        """Return the page: the same findings, the same bytes."""
+        """Return the page; equal findings produce equal bytes."""
         template = _templates().get_template("report.html")
         return template.render(findings=self, measures=asdict(self.measured.measures))
 
@@ -82,26 +85,28 @@ class Findings:
 def _templates() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters.update(asked=_asked, figure=_figure)
-    made.globals.update(describe_refusal=_describe_refusal, describe_problem=describe_alttext_problem)
-    return made
+    environment.filters.update(limits_of=_limits_of, number=_number)
+    environment.globals.update(describe_rejection=_describe_rejection, describe_problem=describe_alttext_problem)
+    return environment
 
 
-def _asked(limits: Iterable[Limit], measure: str) -> str:
-    return "; ".join(f"{one}{' (warns)' if one.level == 'warn' else ''}" for one in limits if one.measure == measure)
+def _limits_of(limits: Iterable[Limit], measure: str) -> str:
+    return "; ".join(
+        f"{limit}{' (warning)' if limit.level == 'warn' else ''}" for limit in limits if limit.measure == measure
+    )
 
 
-def _describe_refusal(name: str) -> str:
-    """Return the description of a name in `Measured.refused`: a rule's, or else one that the crawl gave."""
+def _describe_rejection(name: str) -> str:
+    """Return the description of a name in `Measured.refused`: a rule or a crawl error."""
     return describe_reason(name) or _CRAWL_ERROR
 
 
-def _figure(value: float) -> str:
+def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"

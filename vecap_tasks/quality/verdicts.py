@@ -1,11 +1,11 @@
-"""Verdicts over all rows of a crawl, computed where the rows lie: DuckDB reads parquet and writes parquet.
+"""Verdicts on all rows of a crawl, computed by DuckDB from parquet to parquet.
 
-Nothing here passes a row through Python. What does not fit into the memory limit DuckDB keeps in the work folder.
+No row passes through Python. DuckDB spills data over its memory limit to the work folder.
 
 crawl ── row rules (`apply_row_rules`) ── judged.parquet ── group rules (`apply_group_rules`) ── verdicts.parquet
 """
 
-# ruff: noqa: S608 - the queries are put together from this package's own rules and quoted literals
+# ruff: noqa: S608 - queries contain only this package's rules and quoted literals
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from vecap_tasks.config import QualityConfig, RowRules
 from vecap_tasks.core.releases import Released
 from vecap_tasks.core.schemas import VERDICTS
 from vecap_tasks.core.tables import scan, write_sorted
-from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_that_fire, cleaned, first_that_fires, literal
+from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_matches, cleaned, first_match, literal
 from vecap_tasks.quality.rules import (
     CLIP_SCORE,
-    COMPARING_RULES,
+    GROUP_RULES,
     DUPLICATE_RULES,
     FINAL,
     HOST_CAP,
@@ -32,7 +32,7 @@ from vecap_tasks.quality.rules import (
     score_rules,
 )
 
-# The scripts that a language is written in, by ISO 639-1 code, as RE2 names them; any other language: Latin.
+# Scripts (RE2 names) by ISO 639-1 language code; all other languages use Latin.
 SCRIPTS = {
     "ar": ("Arabic",), "fa": ("Arabic",), "ur": ("Arabic",), "he": ("Hebrew",), "el": ("Greek",),
     "ru": ("Cyrillic",), "uk": ("Cyrillic",), "bg": ("Cyrillic",), "sr": ("Cyrillic", "Latin"),
@@ -50,20 +50,20 @@ _HOST = "://([^/:?#]+)"
 def compute_verdicts(
     connection: duckdb.DuckDBPyConnection, config: QualityConfig, work: Path, released: Released | None = None
 ) -> None:
-    """Make the view `verdicts` from the tables or views `crawl` (CRAWL), `duplicates` (DUPLICATES) and, where a CLIP
-    model scores rows, `scores` (SCORES).
+    """Create the view `verdicts` from `crawl` (CRAWL), `duplicates` (DUPLICATES) and, with a CLIP model, `scores`
+    (SCORES).
 
-    It has the columns of VERDICTS and those of a row that figures are made of: `downloaded`, `failure`, `host`,
-    `language`, `side` (pixels of the shorter one) and `draw`, a number by chance that follows from the uid. Its rows
-    come in no order. *work* is a folder that lives as long as the connection.
+    The view has the columns of VERDICTS, and columns for measures: `downloaded`, `failure`, `host`, `language`, `side`
+    (shorter side in pixels) and `draw` (a pseudorandom number derived from the uid). Its rows are unordered. *work* is
+    a folder that must exist as long as the connection.
     """
-    connection.execute("SET preserve_insertion_order = false")  # what is written is sorted; this saves memory
+    connection.execute("SET preserve_insertion_order = false")  # saves memory; outputs are sorted
     apply_row_rules(connection, config, work / "judged.parquet")
     apply_group_rules(connection, config, released or Released())
 
 
 def apply_row_rules(connection: duckdb.DuckDBPyConnection, config: QualityConfig, path: Path) -> None:
-    """Write what can be said of each row alone to *path*, and make the view `judged` of it."""
+    """Apply the rules about single rows, write the result to *path*, and create the view `judged` of it."""
     rules = config.rows
     source = "crawl"
     if config.clip is not None:
@@ -74,26 +74,26 @@ def apply_row_rules(connection: duckdb.DuckDBPyConnection, config: QualityConfig
             SELECT key, uid, sha256, CASE WHEN alttext_problem IS NULL THEN text END AS alttext, alttext_problem,
                 hash(lower(text)) AS text_hash,
                 CASE WHEN downloaded THEN hash(coalesce(phash, sha256)) END AS image_hash,
-                {all_that_fire(ROW_RULES, rules)} AS reasons,
+                {all_matches(ROW_RULES, rules)} AS reasons,
                 downloaded, failure, lower(regexp_extract(url, {literal(_HOST)}, 1)) AS host, language,
                 least(original_width, original_height) AS side, md5_number_lower(uid) AS draw{scores}
-            FROM (SELECT *, {first_that_fires(ALTTEXT_RULES, rules)} AS alttext_problem FROM ({texts(source, rules)}))
+            FROM (SELECT *, {first_match(ALTTEXT_RULES, rules)} AS alttext_problem FROM ({texts(source, rules)}))
         ) TO $1 (FORMAT parquet, COMPRESSION lz4_raw)"""
     connection.execute(query, [str(path)])
     connection.execute(f"CREATE OR REPLACE TEMP VIEW judged AS SELECT * EXCLUDE (filename) FROM {scan([str(path)])}")
 
 
 def texts(source: str, rules: RowRules) -> str:
-    """SQL: the rows of *source* (CRAWL) with the columns that rules of one row see."""
+    """Return SQL for the rows of *source* (CRAWL) with the columns that rules about single rows use."""
     foreign = "0"
     if rules.languages:
         scripts = {script for code in rules.languages for script in SCRIPTS.get(code, ("Latin",))}
         known = "".join(rf"\p{{{script}}}" for script in sorted(scripts))
-        foreign = _without("text", rf"[\P{{L}}{known}]")
+        foreign = _count_without("text", rf"[\P{{L}}{known}]")
     return f"""
         SELECT * EXCLUDE (caption), caption AS raw, regexp_extract_all(lower(text), {literal(_WORD)}) AS words,
-            {_without("text", _NO_LETTER)} AS letters, {_without("text", _NO_DIGIT)} AS digits,
-            {_without("text", _NO_IDEOGRAPH)} AS ideographs, {foreign} AS foreign_letters
+            {_count_without("text", _NO_LETTER)} AS letters, {_count_without("text", _NO_DIGIT)} AS digits,
+            {_count_without("text", _NO_IDEOGRAPH)} AS ideographs, {foreign} AS foreign_letters
         FROM (
             SELECT *, {cleaned("caption")} AS text, status = 'success' AS downloaded,
                 CASE WHEN status != 'success' THEN trim(split_part(error_message, ':', 1)) END AS failure
@@ -101,13 +101,13 @@ def texts(source: str, rules: RowRules) -> str:
         )"""
 
 
-def _without(column: str, pattern: str) -> str:
-    """SQL: how many characters of *column* are left without those of *pattern*; faster than to list the others."""
+def _count_without(column: str, pattern: str) -> str:
+    """Return SQL for the number of characters of *column* that do not match *pattern* (faster than extracting them)."""
     return f"length(regexp_replace({column}, {literal(f'(?:{pattern})+')}, '', 'g'))"
 
 
 def _score(name: str) -> str:
-    """SQL: the number, null where there is none that can be compared. The model's goes with a usable AltText alone."""
+    """Return SQL for a score; null if it is not a finite number. The CLIP score requires a usable AltText."""
     if name == CLIP_SCORE:
         return f'CASE WHEN alttext_problem IS NULL THEN "{CLIP_SCORE}" END'
     number = f"CASE WHEN json_valid(scores) THEN TRY_CAST(json_extract_string(scores, '$.{name}') AS DOUBLE) END"
@@ -115,11 +115,11 @@ def _score(name: str) -> str:
 
 
 def apply_group_rules(connection: duckdb.DuckDBPyConnection, config: QualityConfig, released: Released) -> None:
-    """Make the view `verdicts` from the view `judged` and the table `duplicates`.
+    """Create the view `verdicts` from the view `judged` and the table `duplicates`.
 
-    Of images with the same bytes one row is kept: the first by key among those that no other rule refuses, and
-    among these one with a usable AltText before one without. All others are refused as `duplicate_image`. Of nearly
-    the same pictures one is kept in the same way, where the rules ask for it. Hosts are capped last.
+    One row per set of identical images is kept: rows that no other rule rejects come first, then rows with a usable
+    AltText, then the order of keys. The others are rejected as `duplicate_image`. Near-duplicates are handled the same
+    way if the rules require it. Host caps apply last.
     """
     rules = config.rows
     connection.execute(f"""
@@ -133,28 +133,29 @@ def apply_group_rules(connection: duckdb.DuckDBPyConnection, config: QualityConf
         )
         SELECT image_hash, true AS image_often FROM judged SEMI JOIN many USING (image_hash)
         GROUP BY 1 HAVING count(DISTINCT text_hash) > {rules.max_alttexts_per_image}""")
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE least AS SELECT {_least(config)} FROM judged WHERE downloaded")
+    query = f"SELECT {_top_fraction_thresholds(config)} FROM judged WHERE downloaded"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE thresholds AS {query}")
     connection.execute(f"""
-        CREATE OR REPLACE TEMP VIEW beside AS
+        CREATE OR REPLACE TEMP VIEW grouped AS
         SELECT * REPLACE (
             CASE WHEN {REPEATED.condition(rules)} THEN NULL ELSE alttext END AS alttext,
-            list_concat(reasons, {all_that_fire([*COMPARING_RULES, *score_rules(config)], rules)}) AS reasons)
+            list_concat(reasons, {all_matches([*GROUP_RULES, *score_rules(config)], rules)}) AS reasons)
         FROM (
-            SELECT * REPLACE (coalesce(alttext_problem, {first_that_fires([REPEATED], rules)}) AS alttext_problem)
-            FROM judged LEFT JOIN texts_often USING (text_hash) LEFT JOIN images_often USING (image_hash), least
+            SELECT * REPLACE (coalesce(alttext_problem, {first_match([REPEATED], rules)}) AS alttext_problem)
+            FROM judged LEFT JOIN texts_often USING (text_hash) LEFT JOIN images_often USING (image_hash), thresholds
         )""")
     _rank_duplicates(connection)
     connection.execute(f"""
         CREATE OR REPLACE TEMP VIEW ranked_rows AS
-        SELECT * REPLACE (list_concat(reasons, {all_that_fire(DUPLICATE_RULES, rules)}) AS reasons)
-        FROM beside LEFT JOIN ranked USING (uid) LEFT JOIN near_ranked USING (uid)
+        SELECT * REPLACE (list_concat(reasons, {all_matches(DUPLICATE_RULES, rules)}) AS reasons)
+        FROM grouped LEFT JOIN ranked USING (uid) LEFT JOIN near_ranked USING (uid)
         LEFT JOIN (SELECT DISTINCT uid, true AS earlier FROM duplicates WHERE version IS NOT NULL) USING (uid)""")
     _cap_hosts(connection, rules)
-    _release(connection, rules, released)
+    _apply_releases(connection, rules, released)
 
 
-def _least(config: QualityConfig) -> str:
-    """SQL: of each score with a `top_fraction` the least that is in it."""
+def _top_fraction_thresholds(config: QualityConfig) -> str:
+    """Return SQL columns with the smallest score in the `top_fraction` of each limited score."""
     columns = [
         f'-quantile_disc(-"{SCORE}{name}", {limits.top_fraction!r}) AS "{SCORE}{name} least"'
         for name, limits in sorted(score_limits(config).items())
@@ -166,27 +167,27 @@ def _least(config: QualityConfig) -> str:
 def _rank_duplicates(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("""
         CREATE OR REPLACE TEMP TABLE ranked AS
-        WITH twins AS (
+        WITH exact AS (
             SELECT uid, duplicate_of AS kept FROM duplicates WHERE kind = 'exact' AND version IS NULL
             UNION SELECT duplicate_of, duplicate_of FROM duplicates WHERE kind = 'exact' AND version IS NULL
         )
         SELECT uid, kept, row_number() OVER (PARTITION BY kept ORDER BY len(reasons) > 0, alttext IS NULL, key) AS place
-        FROM beside JOIN twins USING (uid)""")
-    # The crawl names the first row of each picture; the row that is kept for it may be another one of the same bytes.
+        FROM grouped JOIN exact USING (uid)""")
+    # `duplicates` refers to the first row of each image; the kept row may be another one with the same bytes.
     connection.execute("""
         CREATE OR REPLACE TEMP TABLE near_ranked AS
         WITH near AS (
-            SELECT uid, duplicate_of AS alike FROM duplicates WHERE kind = 'near' AND version IS NULL
+            SELECT uid, duplicate_of AS first_uid FROM duplicates WHERE kind = 'near' AND version IS NULL
             UNION SELECT duplicate_of, duplicate_of FROM duplicates WHERE kind = 'near' AND version IS NULL
         )
-        SELECT beside.uid,
-            row_number() OVER (PARTITION BY alike ORDER BY len(reasons) > 0, alttext IS NULL, key) AS near_place
-        FROM beside LEFT JOIN ranked USING (uid) JOIN near ON near.uid = coalesce(ranked.kept, beside.uid)
+        SELECT grouped.uid,
+            row_number() OVER (PARTITION BY first_uid ORDER BY len(reasons) > 0, alttext IS NULL, key) AS near_place
+        FROM grouped LEFT JOIN ranked USING (uid) JOIN near ON near.uid = coalesce(ranked.kept, grouped.uid)
         WHERE coalesce(place, 1) = 1""")
 
 
 def _cap_hosts(connection: duckdb.DuckDBPyConnection, rules: RowRules) -> None:
-    """Make the table `capped`: the rows of a host beyond its cap, in the order of `draw`."""
+    """Create the table `capped`: rows over their host's cap, in the order of `draw`."""
     caps = []
     if rules.max_host_rows is not None:
         caps.append(str(rules.max_host_rows))
@@ -200,30 +201,30 @@ def _cap_hosts(connection: duckdb.DuckDBPyConnection, rules: RowRules) -> None:
     connection.execute(f"CREATE OR REPLACE TEMP TABLE capped AS {query}")
 
 
-def _release(connection: duckdb.DuckDBPyConnection, rules: RowRules, released: Released) -> None:
-    """Make the view `verdicts`: the reasons that a person waived are taken from `reasons` and kept in `released`."""
+def _apply_releases(connection: duckdb.DuckDBPyConnection, rules: RowRules, released: Released) -> None:
+    """Create the view `verdicts`: released reasons move from `reasons` to `released`."""
     capped = f"""
-        SELECT ranked_rows.* REPLACE (list_concat(reasons, {all_that_fire([HOST_CAP], rules)}) AS reasons)
+        SELECT ranked_rows.* REPLACE (list_concat(reasons, {all_matches([HOST_CAP], rules)}) AS reasons)
         FROM ranked_rows LEFT JOIN capped USING (key)"""
     kept, waived, rows = "reasons", "NULL::VARCHAR[]", f"({capped})"
     if released:
-        connection.execute("CREATE OR REPLACE TEMP TABLE let_go (uid VARCHAR, all_of_it BOOLEAN)")
-        connection.execute("INSERT INTO let_go SELECT unnest($1::VARCHAR[]), true", [list(released.uids)])
-        waives = f"coalesce(all_of_it, false) OR list_contains({_strings(released.reasons)}, name)"
-        waives = f"({waives}) AND NOT list_contains({_strings(FINAL)}, name)"
-        kept = f"list_filter(reasons, lambda name: NOT ({waives}))"
-        waived = f"nullif(list_filter(reasons, lambda name: {waives}), [])"
-        rows += " LEFT JOIN let_go USING (uid)"
+        connection.execute("CREATE OR REPLACE TEMP TABLE released_uids (uid VARCHAR, all_reasons BOOLEAN)")
+        connection.execute("INSERT INTO released_uids SELECT unnest($1::VARCHAR[]), true", [list(released.uids)])
+        is_waived = f"coalesce(all_reasons, false) OR list_contains({_string_list(released.reasons)}, name)"
+        is_waived = f"({is_waived}) AND NOT list_contains({_string_list(FINAL)}, name)"
+        kept = f"list_filter(reasons, lambda name: NOT ({is_waived}))"
+        waived = f"nullif(list_filter(reasons, lambda name: {is_waived}), [])"
+        rows += " LEFT JOIN released_uids USING (uid)"
     connection.execute(f"""
         CREATE OR REPLACE TEMP VIEW verdicts AS
         SELECT *, len(reasons) = 0 AS accepted
         FROM (SELECT * REPLACE ({kept} AS reasons), {waived} AS released FROM {rows})""")
 
 
-def _strings(names: Sequence[str]) -> str:
+def _string_list(names: Sequence[str]) -> str:
     return f"[{', '.join(literal(name) for name in names)}]::VARCHAR[]"
 
 
 def write_verdicts(connection: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """Write the view `verdicts` to *path* as VERDICTS, by key; return the rows. The same ones make the same bytes."""
+    """Write the view `verdicts` to *path* as VERDICTS, sorted by key; return the number of rows. Deterministic."""
     return write_sorted(connection, f"SELECT {', '.join(VERDICTS.names)} FROM verdicts", "key, uid", path)
