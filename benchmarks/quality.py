@@ -28,7 +28,7 @@ from vecap_tasks.config import QualityConfig
 from vecap_tasks.core.tables import ROW_GROUP
 from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_matches, first_match
 from vecap_tasks.quality.measures import measure, write_sample
-from vecap_tasks.quality.rules import GROUP_RULES, DUPLICATE_RULES, REPEATED, ROW_RULES
+from vecap_tasks.quality.rules import DUPLICATE_RULES, GROUP_RULES, REPEATED, ROW_RULES
 from vecap_tasks.quality.verdicts import compute_verdicts, texts, write_verdicts
 
 _MEMORY = "1GB"  # DuckDB's own limit; the process may take twice that

@@ -122,7 +122,7 @@ class Gate(Section):
 
 
 class Drift(Section):
-    """Limits on the drift of a crawl from the published versions of earlier intervals. Does not change a version's data.
+    """Limits on the drift of a crawl from the published versions of earlier intervals. Does not affect data.
 
     Distributions use the Jensen-Shannon distance to the pooled versions, from 0 (identical) to 1 (disjoint). Shares use
     the relative change.

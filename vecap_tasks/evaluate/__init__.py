@@ -1,1 +1,1 @@
-"""Evaluation: retrieval and zero-shot classification of the trained models, by arm and seed."""
+"""Retrieval and zero-shot evaluation of trained models, by arm and seed."""

@@ -1,4 +1,4 @@
-"""Features of images and texts from an exported model, and one model measured on the evaluation sets."""
+"""Image and text features of an exported model, and its evaluation on all sets."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from vecap_tasks.evaluate.retrieval import image_to_text_hits, text_to_image_hit
 from vecap_tasks.evaluate.sets import EvaluationSets, ImageFile, RetrievalSet
 from vecap_tasks.evaluate.zero_shot import class_features, class_sentences, zero_shot_hits
 
-_READERS = 8  # images read and decoded side by side
+_NUM_READERS = 8  # threads that read and decode images
 
 
 class Encoder:
-    """A CLIP model in *folder*, as `from_pretrained` loads it. Raises ConfigError for a device that is not there."""
+    """The CLIP model in *folder*, a `from_pretrained` checkpoint. Raises ConfigError for an unavailable device."""
 
     def __init__(self, folder: Path, device: str, batch_size: int) -> None:
         self._device = open_device("evaluate.device", device)
-        disable_progress_bar()  # it writes a bar for each file, into logs too
+        disable_progress_bar()  # progress bars clutter logs
         self._model = CLIPModel.from_pretrained(folder).to(self._device).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self._processor = CLIPImageProcessorPil.from_pretrained(folder)
         self._batch_size = batch_size
 
     @torch.inference_mode()
-    def images(self, pictures: Sequence[ImageFile]) -> torch.Tensor:
-        """Return float32 [n, d] of length 1. Raises VecapError naming a file that is no image."""
-        made = []
-        for start in range(0, len(pictures), self._batch_size):
-            with ThreadPoolExecutor(_READERS) as pool:
-                opened = list(pool.map(ImageFile.load, pictures[start : start + self._batch_size]))
-            made.append(self._model.get_image_features(pixel_values=self._pixels(opened)).pooler_output)
-        return _finish(made)
+    def images(self, files: Sequence[ImageFile]) -> torch.Tensor:
+        """Return L2-normalized features, float32 [n, d]. Raises VecapError for a file that cannot be decoded."""
+        batches = []
+        for start in range(0, len(files), self._batch_size):
+            with ThreadPoolExecutor(_NUM_READERS) as pool:
+                images = list(pool.map(ImageFile.load, files[start : start + self._batch_size]))
+            batches.append(self._model.get_image_features(pixel_values=self._pixels(images)).pooler_output)
+        return _normalize(batches)
 
     def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Return what the model takes of *images*: float32 [n, 3, size, size]."""
+        """Return the model's input for *images*: float32 [n, 3, size, size]."""
         if preprocess_way(self._processor) == "veclip":
             size = self._model.config.vision_config.image_size
             return torch.from_numpy(veclip_values(images, size)).to(self._device)
@@ -57,26 +57,26 @@ class Encoder:
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return float32 [n, d] of length 1."""
-        made = []
+        """Return L2-normalized features, float32 [n, d]."""
+        batches = []
         for start in range(0, len(texts), self._batch_size):
-            part = list(texts[start : start + self._batch_size])
-            # Texts of one length for all batches: the same text has the same feature whatever stands beside it.
-            ids = self._tokenizer(part, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
-            made.append(self._model.get_text_features(input_ids=ids.to(self._device)).pooler_output)
-        return _finish(made)
+            batch = list(texts[start : start + self._batch_size])
+            # Pad to a constant length, so that a feature does not depend on the other texts of the batch.
+            ids = self._tokenizer(batch, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
+            batches.append(self._model.get_text_features(input_ids=ids.to(self._device)).pooler_output)
+        return _normalize(batches)
 
 
-def _finish(made: list[torch.Tensor]) -> torch.Tensor:
-    features = F.normalize(torch.cat(made).float().cpu(), dim=-1)
+def _normalize(batches: list[torch.Tensor]) -> torch.Tensor:
+    features = F.normalize(torch.cat(batches).float().cpu(), dim=-1)
     if not bool(torch.isfinite(features).all()):
-        raise PermanentError("the model gives features that are not finite; train it again with a lower learning rate")
+        raise PermanentError("the model returns non-finite features; train it again with a lower learning rate")
     return features
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Features of one retrieval set: float32 [images, d] and [captions, d] of length 1."""
+    """L2-normalized features of one retrieval set: float32 [images, d] and [captions, d]."""
 
     images: torch.Tensor
     captions: torch.Tensor
@@ -85,32 +85,31 @@ class Features:
 def measure(
     encoder: Encoder, sets: EvaluationSets, digests: Sequence[str], ties: Ties
 ) -> tuple[tuple[Answers, ...], list[Features]]:
-    """Return the answers of the *encoder*'s model to all sets, and its features of the retrieval sets.
+    """Return the model's answers on all *sets*, and its features of the retrieval sets.
 
-    *digests* are those of the sets, retrieval first.
+    *digests* are the digests of the sets, retrieval first.
     """
-    known = iter(digests)
-    made: list[Answers] = []
+    remaining = iter(digests)
+    answers: list[Answers] = []
     features = []
-    for given in sets.retrieval:
-        own = Features(encoder.images(given.images), encoder.texts(given.captions))
-        made += _retrieval(own, given, next(known), ties)
-        features.append(own)
+    for dataset in sets.retrieval:
+        features.append(Features(encoder.images(dataset.images), encoder.texts(dataset.captions)))
+        answers += _retrieval_answers(features[-1], dataset, next(remaining), ties)
     for classified in sets.zero_shot:
         sentences = encoder.texts(class_sentences(classified.classes, classified.templates))
         classes = class_features(sentences, len(classified.classes))
         hits = zero_shot_hits(encoder.images(classified.images), classes, classified.labels, ties)
         image = np.arange(len(hits), dtype=np.int32)
         label = np.asarray(classified.labels, np.int32)
-        made.append(Answers(classified.name, next(known), "zero_shot", image, label, hits))
-    return tuple(made), features
+        answers.append(Answers(classified.name, next(remaining), "zero_shot", image, label, hits))
+    return tuple(answers), features
 
 
-def _retrieval(features: Features, given: RetrievalSet, digest: str, ties: Ties) -> list[Answers]:
-    none = np.empty(0, np.int32)
-    by_image = image_to_text_hits(features.images, features.captions, given.caption_of, ties)
-    by_text = text_to_image_hits(features.images, features.captions, given.caption_of, ties)
+def _retrieval_answers(features: Features, dataset: RetrievalSet, digest: str, ties: Ties) -> list[Answers]:
+    no_labels = np.empty(0, np.int32)
+    by_image = image_to_text_hits(features.images, features.captions, dataset.caption_of, ties)
+    by_text = text_to_image_hits(features.images, features.captions, dataset.caption_of, ties)
     return [
-        Answers(given.name, digest, "image_to_text", np.arange(len(by_image), dtype=np.int32), none, by_image),
-        Answers(given.name, digest, "text_to_image", np.asarray(given.caption_of, np.int32), none, by_text),
+        Answers(dataset.name, digest, "image_to_text", np.arange(len(by_image), dtype=np.int32), no_labels, by_image),
+        Answers(dataset.name, digest, "text_to_image", np.asarray(dataset.caption_of, np.int32), no_labels, by_text),
     ]

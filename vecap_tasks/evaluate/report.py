@@ -1,4 +1,4 @@
-"""The results as tables, for a terminal and as Markdown."""
+"""Results as tables, for terminals and Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["format_markdown", "format_table", "read_results"]
 
 
 def format_table(results: Results) -> str:
-    """Return the tables of arms for a terminal, one a set: percent, mean ± deviation over the seeds."""
+    """Return one plain-text table per set: arms with mean ± standard deviation over seeds, in percent."""
     return "\n\n".join(_table(results, name) for name in _names(results))
 
 
@@ -24,7 +24,7 @@ def _table(results: Results, name: str) -> str:
 
 
 def format_markdown(results: Results) -> str:
-    """Return the same tables as Markdown, with intervals and the arms compared."""
+    """Return Markdown tables of the arms, with intervals and comparisons."""
     parts = ["# Arms"]
     for name in _names(results):
         head, *rows = _rows(results, name)
@@ -42,9 +42,9 @@ def format_markdown(results: Results) -> str:
             "## Differences\n\nPercentage points, paired: both arms on the same drawn images and seeds. "
             f"{share} intervals, p two-sided and not corrected for the number of comparisons."
         )
-        pairs = list(dict.fromkeys((one.arm, one.other) for one in results.comparisons))
-        known = {(one.arm, one.other, one.metric): one for one in results.comparisons}
-        lines = [[f"{a} − {b}", *(_difference(known[a, b, key]) for key in main)] for a, b in pairs]
+        pairs = list(dict.fromkeys((found.arm, found.other) for found in results.comparisons))
+        by_pair = {(found.arm, found.other, found.metric): found for found in results.comparisons}
+        lines = [[f"{a} − {b}", *(_difference(by_pair[a, b, key]) for key in main)] for a, b in pairs]
         parts.append(_markdown(["", *head[1:]], lines))
     return "\n\n".join(parts) + "\n"
 
@@ -55,7 +55,7 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _names(results: Results) -> list[str]:
-    return list(dict.fromkeys(one.name for one in results.sets))
+    return list(dict.fromkeys(size.name for size in results.sets))
 
 
 def _rows(results: Results, name: str) -> list[list[str]]:
@@ -73,20 +73,20 @@ def _interval(low: float, high: float) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
-def _difference(one: Comparison) -> str:
-    least = "≤ " if one.p < 0.01 else ""
-    return f"{100 * one.difference:+.1f} ({_interval(one.low, one.high)}), p {least}{max(one.p, 0.01):.2f}"
+def _difference(found: Comparison) -> str:
+    bound = "≤ " if found.p < 0.01 else ""
+    return f"{100 * found.difference:+.1f} ({_interval(found.low, found.high)}), p {bound}{max(found.p, 0.01):.2f}"
 
 
 def _caption(results: Results, name: str) -> str:
     seeds = sorted({arm.seeds for arm in results.arms})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     spread = f"mean ± standard deviation over {count} seeds" if seeds[-1] > 1 else "one seed"
-    sizes = "; ".join(_size(one) for one in results.sets if one.name == name)
+    sizes = "; ".join(_size(size) for size in results.sets if size.name == name)
     return f"Percent, {spread}. {sizes[0].upper()}{sizes[1:]}."
 
 
-def _size(one: SetSize) -> str:
-    if one.task == "retrieval":
-        return f"retrieval over {one.images:,} images and {one.captions:,} captions"
-    return f"zero-shot over {one.images:,} images of {one.classes:,} classes"
+def _size(size: SetSize) -> str:
+    if size.task == "retrieval":
+        return f"retrieval over {size.images:,} images and {size.captions:,} captions"
+    return f"zero-shot over {size.images:,} images of {size.classes:,} classes"

@@ -1,4 +1,4 @@
-"""`results.json`: every model, every arm over its seeds, intervals, and arms compared."""
+"""`results.json`: metrics of all models and arms, with intervals and comparisons."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from vecap_tasks.evaluate.bootstrap import Rounds, arm_rounds, difference, inter
 from vecap_tasks.evaluate.metrics import Answers, figures_of, metrics_of
 
 FILE = "results.json"
-MAIN = ("image_to_text_1", "text_to_image_1", "zero_shot_top1")  # what charts and comparisons show of each set
+MAIN = ("image_to_text_1", "text_to_image_1", "zero_shot_top1")  # metrics in charts and comparisons
 
 
 @dataclass(frozen=True, slots=True)
 class SetSize:
-    """A set as it was read: `task` is retrieval or zero_shot; captions and classes are 0 where there are none."""
+    """The size of an evaluation set: `task` is retrieval or zero_shot; unused counts are 0."""
 
     name: str
     task: str
@@ -34,7 +34,7 @@ class SetSize:
 
 @dataclass(frozen=True, slots=True)
 class RunFigures:
-    """The figures of one trained model by their keys, in 0 to 1; `intervals` are [low, high] over drawn images."""
+    """The metrics of one trained model by key, from 0 to 1; `intervals` are [low, high] over images."""
 
     arm: str
     seed: int
@@ -44,8 +44,8 @@ class RunFigures:
 
 @dataclass(frozen=True, slots=True)
 class ArmFigures:
-    """The figures of an arm over its seeds. `deviation` is the sample standard deviation, None for one seed;
-    `intervals` are [low, high] over drawn images and seeds."""
+    """The metrics of an arm over its seeds. `deviation` is the sample standard deviation, None for one seed;
+    `intervals` are [low, high] over images and seeds."""
 
     arm: str
     seeds: int
@@ -56,7 +56,7 @@ class ArmFigures:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How much *arm* is above *other* in *metric*, by paired bootstrap; `p` is two-sided."""
+    """The difference *arm* − *other* in *metric*, by paired bootstrap; `p` is two-sided."""
 
     arm: str
     other: str
@@ -69,7 +69,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Every arm in the configuration's order, every model, all pairs of arms, and chance. `titles` are by key."""
+    """All arms in the configuration's order, all models, comparisons of all pairs, and chance levels by key."""
 
     sets: tuple[SetSize, ...]
     titles: dict[str, str]
@@ -85,7 +85,7 @@ class Results:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Results:
-        """Read what `to_json` wrote. Raises CorruptError naming *where* it lies."""
+        """Parse the output of `to_json`. Raises CorruptError naming *where*."""
         try:
             body: dict[str, Any] = json.loads(data)
             body["sets"] = tuple(SetSize(**one) for one in body["sets"])
@@ -94,24 +94,24 @@ class Results:
             body["comparisons"] = tuple(Comparison(**one) for one in body["comparisons"])
             return cls(**body)
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptError(f"{where} is not a table of results: {error}; run `vecap verify`") from error
+            raise CorruptError(f"{where} is corrupt: {error}; run `vecap verify`") from error
 
     @property
     def main(self) -> list[str]:
-        """The keys of recall@1 both ways and top-1 of all sets, in their order."""
+        """The keys of the metrics `MAIN` of all sets, in order."""
         return [key for key in self.titles if key.rpartition(".")[2] in MAIN]
 
     def title(self, key: str) -> str:
-        """Return what the metric *key* is called where several sets are shown together."""
+        """Return the title of the metric *key* with the name of its set."""
         return f"{key.rpartition('.')[0]} {self.titles[key]}".lstrip()
 
     def of_set(self, name: str) -> list[str]:
-        """Return the keys of the metrics of the set *name*, in their order."""
+        """Return the keys of the metrics of the set *name*, in order."""
         return [key for key in self.titles if key.rpartition(".")[0] == name]
 
 
 def read_results(store: Store, manifest: Manifest) -> Results:
-    """Return the results that the stage `evaluate` published. Raises CorruptError."""
+    """Return the results of the stage `evaluate`. Raises CorruptError."""
     name = manifest.file(FILE)
     return Results.from_json(store.read(name), name)
 
@@ -122,30 +122,30 @@ def summarize(
     chance: dict[str, float],
     settings: BootstrapConfig,
 ) -> Results:
-    """Return the results of the models *runs*, by arm and seed, in their order."""
+    """Return the results of the models *runs*, by (arm, seed) in order."""
     rounds = resample(list(runs.values()), settings)
     figures = [figures_of(answers) for answers in runs.values()]
-    titles = {one.key: one.title for one in metrics_of((a.set, a.task) for a in next(iter(runs.values())))}
+    titles = {metric.key: metric.title for metric in metrics_of((a.set, a.task) for a in next(iter(runs.values())))}
     models = [
-        RunFigures(arm, seed, figures[place], _intervals(rounds, place, settings))
-        for place, (arm, seed) in enumerate(runs)
+        RunFigures(arm, seed, figures[column], _intervals(rounds, column, settings))
+        for column, (arm, seed) in enumerate(runs)
     ]
     by_arm: dict[str, list[int]] = {}
-    for place, (arm, _) in enumerate(runs):
-        by_arm.setdefault(arm, []).append(place)
-    of_arms = {key: arm_rounds(values, list(by_arm.values()), settings) for key, values in rounds.items()}
+    for column, (arm, _) in enumerate(runs):
+        by_arm.setdefault(arm, []).append(column)
+    rounds_of_arms = {key: arm_rounds(values, list(by_arm.values()), settings) for key, values in rounds.items()}
     arms = []
-    for place, (arm, columns) in enumerate(by_arm.items()):
+    for index, (arm, columns) in enumerate(by_arm.items()):
         values = {key: [figures[column][key] for column in columns] for key in titles}
-        mean = {key: statistics.fmean(found) for key, found in values.items()}
-        deviation = {key: statistics.stdev(found) if len(found) > 1 else None for key, found in values.items()}
-        arms.append(ArmFigures(arm, len(columns), mean, deviation, _intervals(of_arms, place, settings)))
+        mean = {key: statistics.fmean(seeds) for key, seeds in values.items()}
+        deviation = {key: statistics.stdev(seeds) if len(seeds) > 1 else None for key, seeds in values.items()}
+        arms.append(ArmFigures(arm, len(columns), mean, deviation, _intervals(rounds_of_arms, index, settings)))
     return Results(
         sets=tuple(sets),
         titles=titles,
         arms=tuple(arms),
         runs=tuple(models),
-        comparisons=_compare(arms, of_arms, settings),
+        comparisons=_compare(arms, rounds_of_arms, settings),
         chance=chance,
         confidence=settings.confidence,
         rounds=settings.rounds,
@@ -153,17 +153,17 @@ def summarize(
 
 
 def _intervals(rounds: Mapping[str, Rounds], column: int, settings: BootstrapConfig) -> dict[str, list[float]]:
-    found = {key: interval(values[:, column], settings.confidence) for key, values in rounds.items()}
-    return {key: [ends.low, ends.high] for key, ends in found.items()}
+    intervals = {key: interval(values[:, column], settings.confidence) for key, values in rounds.items()}
+    return {key: [bounds.low, bounds.high] for key, bounds in intervals.items()}
 
 
 def _compare(
     arms: Sequence[ArmFigures], rounds: Mapping[str, Rounds], settings: BootstrapConfig
 ) -> tuple[Comparison, ...]:
-    made = []
-    for (left, one), (right, other) in combinations(enumerate(arms), 2):
+    comparisons = []
+    for (i, left), (j, right) in combinations(enumerate(arms), 2):
         for key, values in rounds.items():
-            observed = one.mean[key] - other.mean[key]
-            found = difference(observed, values[:, left] - values[:, right], settings.confidence)
-            made.append(Comparison(one.arm, other.arm, key, found.difference, found.low, found.high, found.p))
-    return tuple(made)
+            observed = left.mean[key] - right.mean[key]
+            found = difference(observed, values[:, i] - values[:, j], settings.confidence)
+            comparisons.append(Comparison(left.arm, right.arm, key, found.difference, found.low, found.high, found.p))
+    return tuple(comparisons)

@@ -1,4 +1,4 @@
-"""The stage `evaluate`: one shard is one trained model; the end of the stage is the table of arms."""
+"""The stage `evaluate`: one shard per trained model, then the results of all arms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Evaluate(Stage):
-    """Measures retrieval and zero-shot classification of every trained model on the evaluation sets."""
+    """Evaluates retrieval and zero-shot classification of all trained models."""
 
     name = "evaluate"
     upstream = ("train",)
@@ -36,20 +36,20 @@ class Evaluate(Stage):
         return super().identity() | {"sets": self._digests}
 
     def inputs(self) -> list[Input]:
-        """Return the sets, with every byte of their images read anew."""
+        """Return the sets, with digests computed from all image bytes."""
         from vecap_tasks.evaluate.sets.loader import sets_digests
 
-        found = sets_digests(self._sets, remembered=False)
-        return [Input("dataset", name, digest) for name, digest in found.items()]
+        digests = sets_digests(self._sets, cached=False)
+        return [Input("dataset", name, digest) for name, digest in digests.items()]
 
     def reads(self) -> list[RecordedFile]:
-        return []  # `fetch_model` checks what it reads
+        return []  # `fetch_model` verifies the files that it reads
 
     def shards(self) -> list[str]:
         return [f"{arm}-{seed}" for arm in self.config.train.arms for seed in self.config.train.seeds]
 
     def process(self, shard: str, work: Path) -> ShardOutput:
-        """Write figures, answers and sheets of the model *shard*. Raises VecapError for a set that cannot be used."""
+        """Write metrics, answers and example sheets of the model *shard*. Raises VecapError for an unusable set."""
         import torch
 
         from vecap_tasks.evaluate.charts import plot_retrieved
@@ -70,9 +70,9 @@ class Evaluate(Stage):
         (work / shard / "metrics.json").write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
         files: dict[str, int | None] = {f"{shard}/metrics.json": None}
         files[f"{shard}/{FILE}"] = write_answers(answers, work / shard / FILE)
-        for given, found in zip(self._sets.retrieval, features, strict=True):
-            name = f"{shard}/retrieved{'-' if given.name else ''}{given.name}.png"
-            plot_retrieved(given, found, work / name)
+        for dataset, dataset_features in zip(self._sets.retrieval, features, strict=True):
+            name = f"{shard}/retrieved{'-' if dataset.name else ''}{dataset.name}.png"
+            plot_retrieved(dataset, dataset_features, work / name)
             files[name] = None
         return ShardOutput(files, {"models": 1})
 
@@ -85,17 +85,17 @@ class Evaluate(Stage):
         runs = {}
         for shard in self.shards():
             arm, _, seed = shard.rpartition("-")
-            place = f"{self.folder}/{shard}/{FILE}"
-            runs[arm, int(seed)] = read_answers(self.store.read(place), place)
+            path = f"{self.folder}/{shard}/{FILE}"
+            runs[arm, int(seed)] = read_answers(self.store.read(path), path)
         settings = self.config.evaluate.bootstrap
-        made = summarize(runs, self._sizes(), chances_of(self._sets), settings)
-        (work / RESULTS).write_text(made.to_json())
-        (work / "results.md").write_text(format_markdown(made))
-        plot_arms(made, work / "arms.png")
+        summary = summarize(runs, self._sizes(), chances_of(self._sets), settings)
+        (work / RESULTS).write_text(summary.to_json())
+        (work / "results.md").write_text(format_markdown(summary))
+        plot_arms(summary, work / "arms.png")
         counters = {
-            "images": sum(one.images for one in made.sets),
-            "captions": sum(one.captions for one in made.sets),
-            "classes": sum(one.classes for one in made.sets),
+            "images": sum(size.images for size in summary.sets),
+            "captions": sum(size.captions for size in summary.sets),
+            "classes": sum(size.classes for size in summary.sets),
         }
         return ShardOutput({RESULTS: len(runs), "results.md": None, "arms.png": None}, counters)
 
@@ -109,22 +109,22 @@ class Evaluate(Stage):
     def _digests(self) -> dict[str, str]:
         from vecap_tasks.evaluate.sets.loader import sets_digests
 
-        return sets_digests(self._sets, remembered=True)
+        return sets_digests(self._sets, cached=True)
 
     def _sizes(self) -> list[SetSize]:
         digests = iter(self._digests.values())
         sizes = [
-            SetSize(one.name, "retrieval", len(one.images), len(one.captions), 0, next(digests))
-            for one in self._sets.retrieval
+            SetSize(dataset.name, "retrieval", len(dataset.images), len(dataset.captions), 0, next(digests))
+            for dataset in self._sets.retrieval
         ]
         return sizes + [
-            SetSize(one.name, "zero_shot", len(one.images), 0, len(one.classes), next(digests))
-            for one in self._sets.zero_shot
+            SetSize(dataset.name, "zero_shot", len(dataset.images), 0, len(dataset.classes), next(digests))
+            for dataset in self._sets.zero_shot
         ]
 
 
 def fetch_model(store: Store, manifest: Manifest, shard: str, folder: Path) -> None:
-    """Copy the model *shard* of the stage `train` into the new *folder*. Raises CorruptError for a changed file."""
+    """Copy the model *shard* of the stage `train` to the new *folder*. Raises CorruptError for a changed file."""
     folder.mkdir()
     for entry in manifest.files:
         path = PurePosixPath(entry.path)

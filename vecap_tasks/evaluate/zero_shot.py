@@ -1,7 +1,6 @@
-"""Zero-shot classification: an image's class is the one whose name, in sentences, is most similar to it.
+"""Zero-shot classification by similarity to class prompts.
 
-A class's feature is the mean over the templates of the normalized text features, normalized again (Radford et al.,
-2021).
+The feature of a class is the normalized mean of the normalized text features of its prompts (Radford et al., 2021).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from vecap_tasks.evaluate.retrieval import BLOCK, is_hit
 
 
 def class_sentences(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Return every class in every template, class by class."""
+    """Return the prompts of all classes in all templates, class by class."""
     return [template.replace("{}", name) for name in classes for template in templates]
 
 
@@ -30,20 +29,20 @@ def class_features(sentences: torch.Tensor, classes: int) -> torch.Tensor:
 def zero_shot_hits(
     images: torch.Tensor, classes: torch.Tensor, labels: Sequence[int], ties: Ties = "pessimistic"
 ) -> NDArray[np.bool_]:
-    """Return for each of *images* [n, d], bool [n, 3]: its class is the first, is among the first 5, is the one chosen.
+    """Return bool [n, 3] for *images* [n, d] and *classes* [c, d]: label in the top 1, in the top 5, and predicted.
 
-    *classes* is [c, d]. The last is what mean per class recall counts. It differs from the first only where ties are
-    put as by CLIP_benchmark, which takes `topk` for accuracy and `argmax` for recall; so does open_clip.
+    The last column is for mean per-class recall. It differs from the first only for ties in CLIP_benchmark and
+    open_clip, which use `topk` for accuracy and `argmax` for recall.
     """
-    right = torch.tensor(labels)
-    made = []
+    correct = torch.tensor(labels)
+    hits = []
     for block in torch.arange(len(images)).split(max(1, BLOCK // len(classes))):
-        similar, own = images[block] @ classes.T, right[block]
+        similar, own = images[block] @ classes.T, correct[block]
         if ties == "pessimistic":
             first, five, _ = is_hit(similar, torch.arange(len(block)), own, ties).unbind(dim=1)
-            chosen = first
+            predicted = first
         else:
             top = similar.topk(min(5, len(classes)), dim=1).indices == own[:, None]
-            first, five, chosen = top[:, 0], top.any(dim=1), similar.argmax(dim=1) == own
-        made.append(torch.stack([first, five, chosen], dim=1))
-    return torch.cat(made).numpy()
+            first, five, predicted = top[:, 0], top.any(dim=1), similar.argmax(dim=1) == own
+        hits.append(torch.stack([first, five, predicted], dim=1))
+    return torch.cat(hits).numpy()

@@ -119,7 +119,7 @@ def _consists_of(words: frozenset[str]) -> str:
     )
 
 
-def _remove_first_character(text: str) -> str:
+def _drop_first_char(text: str) -> str:
     """Return SQL for *text* with every occurrence of its first character removed.
 
     Text that is empty after two calls has at most two distinct characters.
@@ -182,7 +182,7 @@ ALTTEXT_RULES: tuple[Rule, ...] = (
         "repetition",
         "the same few words or characters repeated",
         rf"""len(words) >= 4 AND list_unique(words) <= 12 AND list_unique(words) * 3 <= len(words)
-            OR length(text) >= 8 AND {_remove_first_character(_remove_first_character("replace(lower(text), ' ', '')"))} = ''""",
+            OR length(text) >= 8 AND {_drop_first_char(_drop_first_char("replace(lower(text), ' ', '')"))} = ''""",
         ("a 2 2 2 2 2", "sofa sofa sofa sofa", "aaaaaaaaaa", "buy dog buy dog buy dog"),
         ("New York, New York", "the cat and the dog and the bird"),
     ),

@@ -72,7 +72,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Everything measured on a crawl. `refused` lists rejected rows; failed downloads appear under the crawl's error."""
+    """Everything measured on a crawl. `refused` lists rejected rows, failed downloads by crawl error."""
 
     measures: Measures
     distributions: Distributions

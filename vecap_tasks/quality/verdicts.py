@@ -21,9 +21,9 @@ from vecap_tasks.core.tables import scan, write_sorted
 from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_matches, cleaned, first_match, literal
 from vecap_tasks.quality.rules import (
     CLIP_SCORE,
-    GROUP_RULES,
     DUPLICATE_RULES,
     FINAL,
+    GROUP_RULES,
     HOST_CAP,
     REPEATED,
     ROW_RULES,

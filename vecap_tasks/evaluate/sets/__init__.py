@@ -1,4 +1,4 @@
-"""The sets that models are measured on, whatever format they lie in, and the digest by which they are known."""
+"""Evaluation sets in all supported formats, and their digests."""
 
 from vecap_tasks.evaluate.sets.loader import EvaluationSets, read_sets
 from vecap_tasks.evaluate.sets.types import ImageFile, RetrievalSet, ZeroShotSet

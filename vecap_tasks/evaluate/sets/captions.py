@@ -18,7 +18,7 @@ _TOKEN = re.compile(r"(?P<image>[^#\t]+)#\d+\t(?P<caption>.*\S)\s*")
 
 
 def read_text(file: Path) -> str:
-    """Return the whole of a UTF-8 file, without a byte order mark. Raises VecapError naming it."""
+    """Return the content of a UTF-8 file, without byte order mark. Raises VecapError if it cannot be read."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -28,21 +28,20 @@ def read_text(file: Path) -> str:
 
 
 def read_lines(file: Path) -> list[str]:
-    """Return the lines that are not empty, stripped. Raises VecapError where there are none."""
+    """Return the non-empty lines, stripped. Raises VecapError if there are none."""
     lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not lines:
-        raise PermanentError(f"{file} is empty; write one a line")
+        raise PermanentError(f"{file} is empty; add one entry per line")
     return lines
 
 
 def read_columns(
     file: Path, first: str, second: str, *, separator: str = ",", quotes: bool = True
 ) -> list[tuple[str, str]]:
-    """Return two columns of a table by their names, row by row.
+    """Return the values of two columns of a table, by row.
 
-    Without *quotes* quotation marks are text, and the last column goes on to the end of the line, separators and all.
-    Raises VecapError for columns that the header has not, for a row without one of the two or with a field too many,
-    and for a table without rows.
+    Without *quotes*, quotation marks are text and the last column includes separators. Raises VecapError for a missing
+    column, a row with an empty value or too many fields, and a table without rows.
     """
     lines = read_text(file).splitlines(keepends=True)
     if quotes:
@@ -52,104 +51,104 @@ def read_columns(
         table = [line.rstrip("\r\n").split(separator, columns) for line in lines]
     header = table[0] if table else []
     if first not in header or second not in header:
-        raise PermanentError(f"{file} has no columns {first} and {second}; its first line must name them")
-    places = header.index(first), header.index(second)
+        raise PermanentError(f"{file} lacks the columns {first} and {second}; add them to its first line")
+    indices = header.index(first), header.index(second)
     rows = []
     for number, row in enumerate(table[1:], start=2):
         if not row or row == [""]:
             continue
         if len(row) > len(header):
             raise PermanentError(
-                f"{file}: row {number} has {len(row)} fields, the header {len(header)}; quote what holds the "
-                "separator, or set `quotes: false`"
+                f"{file}: row {number} has {len(row)} fields, but the header has {len(header)}; quote values that "
+                "contain the separator, or set `quotes: false`"
             )
-        one, other = (row[place].strip() if place < len(row) else "" for place in places)
-        if not one or not other:
-            raise PermanentError(f"{file}: row {number} has no {first} or no {second}; fill it or take it out")
-        rows.append((one, other))
+        values = tuple(row[index].strip() if index < len(row) else "" for index in indices)
+        if not all(values):
+            raise PermanentError(f"{file}: row {number} has no {first} or no {second}; add it or delete the row")
+        rows.append((values[0], values[1]))
     if not rows:
-        raise PermanentError(f"{file} has no rows; make the evaluation set again")
+        raise PermanentError(f"{file} has no rows; recreate the evaluation set")
     return rows
 
 
 def read_tokens(source: TokenSet, path: Path, images: Path, split: Path | None) -> RetrievalSet:
-    """Read Flickr's file of captions, or of it what the file *split* lists.
+    """Read a Flickr caption file; with *split*, only the images that it lists.
 
-    Raises VecapError for a line of another form, for a listed image without a caption, and for images that are missing.
+    Raises VecapError for a malformed line, for a listed image without a caption, and for missing images.
     """
     rows = []
     for number, line in enumerate(read_lines(path), start=1):
-        found = _TOKEN.fullmatch(line)
-        if found is None:
-            raise PermanentError(f"{path}: line {number} is not an image, #, a number, a tab and a caption; correct it")
-        rows.append((found["image"], found["caption"]))
+        match = _TOKEN.fullmatch(line)
+        if match is None:
+            raise PermanentError(f"{path}: line {number} does not have the form IMAGE#NUMBER<tab>CAPTION; correct it")
+        rows.append((match["image"], match["caption"]))
     if split is not None:
-        wanted = read_lines(split)
-        without = set(wanted) - {image for image, _ in rows}
-        if without:
+        listed = set(read_lines(split))
+        missing = listed - {image for image, _ in rows}
+        if missing:
             raise PermanentError(
-                f"{split} lists {len(without):,} images that have no caption in {path}, such as {min(without)}; "
-                "give the two files of one set"
+                f"{split} lists {len(missing):,} images without a caption in {path}, such as {min(missing)}; "
+                "use the two files of one set"
             )
-        kept = set(wanted)
-        rows = [row for row in rows if row[0] in kept]
+        rows = [row for row in rows if row[0] in listed]
     return _retrieval(source.name, rows, source.captions_per_image, images, path)
 
 
 def read_caption_table(source: CaptionTable, path: Path, images: Path) -> RetrievalSet:
-    """Read a table of captions. Raises VecapError as `read_columns` does, and for images that are missing."""
+    """Read a table of captions. Raises VecapError as `read_columns` does, and for missing images."""
     columns = source.image_column, source.caption_column
     rows = read_columns(path, *columns, separator=source.separator, quotes=source.quotes)
     return _retrieval(source.name, rows, source.captions_per_image, images, path)
 
 
-def _retrieval(name: str, rows: list[tuple[str, str]], most: int | None, images: Path, path: Path) -> RetrievalSet:
-    names, captions, owners = group_captions(rows, most)
+def _retrieval(name: str, rows: list[tuple[str, str]], limit: int | None, images: Path, path: Path) -> RetrievalSet:
+    names, captions, owners = group_captions(rows, limit)
     return RetrievalSet(name, find_images(names, images, f"{name} of {path}"), tuple(captions), tuple(owners))
 
 
 def read_karpathy(source: KarpathySet, path: Path, images: Path) -> RetrievalSet:
-    """Read the split that *source* names, image by image: the file of COCO is never in memory as a whole.
+    """Read one split. The JSON is parsed incrementally, so that COCO's large file is never completely in memory.
 
-    Raises VecapError for a file of another form, for a split that it has not, and for images that are missing.
+    Raises VecapError for another file format, an unknown split, and missing images.
     """
-    wanted = ("train", "restval") if source.split == "train" else (source.split,)
+    selected = ("train", "restval") if source.split == "train" else (source.split,)
     splits: Counter[str] = Counter()
     rows: list[tuple[str, str]] = []
     for split, name, sentences in _images(path):
         splits[split] += 1
-        if split in wanted:
+        if split in selected:
             rows += [(name, sentence) for sentence in sentences]
     if not rows:
-        there = ", ".join(f"{name} ({count:,})" for name, count in sorted(splits.items())) or "none"
-        raise PermanentError(f"{path} has no images of the split {source.split}; its splits are {there}")
+        available = ", ".join(f"{name} ({count:,})" for name, count in sorted(splits.items())) or "none"
+        raise PermanentError(f"{path} has no images of the split {source.split}; its splits are {available}")
     names, captions, owners = group_captions(rows, source.captions_per_image)
-    pictures = find_images(names, images, f"{source.name}, split {source.split} of {path}")
-    return RetrievalSet(source.name, pictures, tuple(captions), tuple(owners))
+    files = find_images(names, images, f"{source.name}, split {source.split} of {path}")
+    return RetrievalSet(source.name, files, tuple(captions), tuple(owners))
 
 
 def _images(path: Path) -> Iterator[tuple[str, str, list[str]]]:
-    """Give split, path and sentences of every image in the file."""
+    """Yield the split, path and sentences of each image in the file."""
     try:
         with path.open(encoding="utf-8") as text:
             reader = JsonReader(text)
             for name in reader.names():
                 if name == "images":
                     for image in reader.items():
-                        yield image["split"], _place(image), [str(sentence["raw"]) for sentence in image["sentences"]]
+                        sentences = [str(sentence["raw"]) for sentence in image["sentences"]]
+                        yield image["split"], _image_path(image), sentences
                 else:
                     reader.skip()
             reader.end()
     except (JsonError, KeyError, TypeError, UnicodeDecodeError) as error:
-        reason = f"there is no {error} in an image" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = f"an image lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise PermanentError(
-            f"{path} is not of Karpathy's form ({reason}); give dataset_coco.json, dataset_flickr30k.json or the like"
+            f"{path} is not a Karpathy split file ({reason}); use a file such as dataset_coco.json"
         ) from error
     except OSError as error:
         raise PermanentError(f"{path} cannot be read: {error.strerror}; correct `path`") from error
 
 
-def _place(image: dict[str, Any]) -> str:
-    """Return the image's path: COCO's lie in the folder of their year, Flickr's in none."""
+def _image_path(image: dict[str, Any]) -> str:
+    """Return the image's relative path. Only COCO entries have a folder."""
     folder = image.get("filepath")
     return f"{folder}/{image['filename']}" if folder else str(image["filename"])

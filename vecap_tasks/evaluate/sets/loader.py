@@ -1,4 +1,4 @@
-"""All evaluation sets that a configuration names, and the digests that identify them."""
+"""Loading of all configured evaluation sets, and their digests."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ _FILES = ("captions.csv", "labels.csv", "classes.txt", "templates.txt")
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSets:
-    """The sets of both tasks, in the configuration's order; that of `evaluate.dataset` first, with the name ""."""
+    """The sets of both tasks in the configuration's order; `evaluate.dataset` comes first, with the name ""."""
 
     retrieval: tuple[RetrievalSet, ...]
     zero_shot: tuple[ZeroShotSet, ...]
 
 
 def read_sets(config: Config) -> EvaluationSets:
-    """Read what `evaluate` names. Raises VecapError naming file and line for anything that cannot be used."""
+    """Read the sets of the section `evaluate`. Raises VecapError for unusable files, with their line if possible."""
     settings = config.evaluate
     retrieval = [_retrieval(config, source) for source in settings.retrieval]
     zero_shot = [_zero_shot(config, source) for source in settings.zero_shot]
@@ -94,20 +94,18 @@ def _zero_shot(config: Config, source: ZeroShotSource) -> ZeroShotSet:
 
 
 def _read_folder(folder: Path) -> tuple[RetrievalSet, ZeroShotSet]:
-    """Read the one folder of `evaluate.dataset`, which has the files of both tasks; images are named relative to it.
+    """Read the folder `evaluate.dataset`, which has the files of both tasks. Image names are relative to it.
 
-    captions.csv    header image,caption; an image may stand in several rows, one for each of its captions
+    captions.csv    header image,caption; one row per caption
     labels.csv      header image,label; a label is a line of classes.txt
-    classes.txt     the names of the classes, one a line
-    templates.txt   sentences with {} in the place of the name, one a line
+    classes.txt     class names, one per line
+    templates.txt   prompt templates with {} for the class name, one per line
     """
     if not folder.is_dir():
-        raise PermanentError(f"there is no evaluation set at {folder}; make it, or correct evaluate.dataset")
+        raise PermanentError(f"evaluation set {folder} does not exist; create it, or correct evaluate.dataset")
     for name in _FILES:
         if not (folder / name).is_file():
-            raise PermanentError(
-                f"the evaluation set {folder} has no {name}; make it again, or correct evaluate.dataset"
-            )
+            raise PermanentError(f"evaluation set {folder} has no {name}; recreate it, or correct evaluate.dataset")
     captions = CaptionTable(kind="csv", name="dataset", path="", images="")
     labels = ClassTable(kind="csv", name="dataset", path="", images="", classes="", templates="")
     classes = read_names(folder / "classes.txt", None)
@@ -129,60 +127,61 @@ def _tars(config: Config, source: CaptionTars | ClassTars) -> list[Path]:
 def _path(config: Config, text: str) -> Path:
     resolved = config.resolve(text)
     if "://" in resolved:
-        raise PermanentError(f"evaluation sets are read from this machine's disks, not from {text}; copy it here")
+        raise PermanentError(f"evaluation set {text} is not a local path; copy it to this machine")
     return Path(resolved)
 
 
-def sets_digests(sets: EvaluationSets, *, remembered: bool) -> dict[str, str]:
-    """Return the digest of each set by `retrieval` or `zero_shot`, with `:name` where it has one.
+def sets_digests(sets: EvaluationSets, *, cached: bool) -> dict[str, str]:
+    """Return the digest of each set by its task (`retrieval` or `zero_shot`), followed by `:name` for named sets.
 
-    *remembered* allows the short cut. Raises VecapError for an image that cannot be read.
+    *cached* allows digests from the cache, which is keyed by file names, sizes and times. Raises VecapError for an
+    unreadable image.
     """
-    found: dict[str, str] = {}
-    for kind, of_kind in (("retrieval", sets.retrieval), ("zero_shot", sets.zero_shot)):
-        for one in of_kind:
-            found[f"{kind}:{one.name}" if one.name else kind] = _set_digest(one, remembered=remembered)
-    return found
+    digests: dict[str, str] = {}
+    for task, datasets in (("retrieval", sets.retrieval), ("zero_shot", sets.zero_shot)):
+        for dataset in datasets:
+            digests[f"{task}:{dataset.name}" if dataset.name else task] = _set_digest(dataset, cached=cached)
+    return digests
 
 
-def _set_digest(one: RetrievalSet | ZeroShotSet, *, remembered: bool) -> str:
-    body = {name: value for name, value in asdict(one).items() if name not in ("name", "images")}
-    return digest(body | {"pictures": _pictures_digest(one.images, remembered=remembered)})
+def _set_digest(dataset: RetrievalSet | ZeroShotSet, *, cached: bool) -> str:
+    body = {name: value for name, value in asdict(dataset).items() if name not in ("name", "images")}
+    return digest(body | {"pictures": _images_digest(dataset.images, cached=cached)})
 
 
-def _pictures_digest(pictures: Sequence[ImageFile], *, remembered: bool) -> str:
-    memory = _memory() / digest(_stamps(pictures))
-    if remembered and memory.is_file():
-        known = memory.read_text(encoding="ascii")
-        if len(known) == 64:
-            return known
+def _images_digest(images: Sequence[ImageFile], *, cached: bool) -> str:
+    cache = _cache_folder() / digest(_file_states(images))
+    if cached and cache.is_file():
+        text = cache.read_text(encoding="ascii")
+        if len(text) == 64:
+            return text
     with ThreadPoolExecutor() as pool:
-        made = digest(list(pool.map(lambda picture: hashlib.sha256(picture.read()).hexdigest(), pictures)))
-    _remember(memory, made)
-    return made
+        result = digest(list(pool.map(lambda image: hashlib.sha256(image.read()).hexdigest(), images)))
+    _write_cache(cache, result)
+    return result
 
 
-def _remember(memory: Path, made: str) -> None:
+def _write_cache(cache: Path, text: str) -> None:
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False, encoding="ascii") as aside:
-            aside.write(made)
-        Path(aside.name).replace(memory)
-    except OSError as error:  # a home that cannot be written to costs time, nothing else
-        log.info("the digest of an evaluation set is not remembered: %s", error)
-
-
-def _stamps(pictures: Sequence[ImageFile]) -> list[list[str | int | None]]:
-    try:
-        states = {file: file.stat() for file in {picture.file for picture in pictures}}
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=cache.parent, delete=False, encoding="ascii") as temporary:
+            temporary.write(text)
+        Path(temporary.name).replace(cache)
     except OSError as error:
-        raise VecapError(f"{error.filename} of the evaluation set cannot be read: {error.strerror}") from error
+        log.info("could not cache the digest of an evaluation set: %s", error)
+
+
+def _file_states(images: Sequence[ImageFile]) -> list[list[str | int | None]]:
+    try:
+        states = {file: file.stat() for file in {image.file for image in images}}
+    except OSError as error:
+        raise VecapError(f"cannot read {error.filename} of the evaluation set: {error.strerror}") from error
     return [
-        [str(one.file), one.offset, one.size, states[one.file].st_size, states[one.file].st_mtime_ns]
-        for one in pictures
+        [str(image.file), image.offset, image.size, states[image.file].st_size, states[image.file].st_mtime_ns]
+        for image in images
     ]
 
 
-def _memory() -> Path:
-    """Return the folder for digests, under the user's cache (XDG Base Directory)."""
+def _cache_folder() -> Path:
+    """Return the folder of cached digests in the user's cache (XDG Base Directory)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vecap" / "digests"

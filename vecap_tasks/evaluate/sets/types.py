@@ -1,4 +1,4 @@
-"""Kinds of evaluation sets (images with captions, images with classes) and their images."""
+"""Evaluation set types (images with captions, images with classes) and image files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vecap_tasks.errors import PermanentError, VecapError
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """`name` is what the set calls it; it is all of *file*, or `size` bytes of it from `offset` on."""
+    """An image named `name` in its set: all of `file`, or `size` bytes of it at `offset`."""
 
     name: str
     file: Path
@@ -22,43 +22,43 @@ class ImageFile:
     size: int | None = None
 
     def read(self) -> bytes:
-        """Return the bytes as they lie. Raises VecapError naming the file where it cannot be read."""
+        """Return the encoded bytes. Raises VecapError if the file cannot be read."""
         try:
             with self.file.open("rb") as stream:
                 stream.seek(self.offset)
                 return stream.read(-1 if self.size is None else self.size)
         except OSError as error:
-            raise VecapError(f"{self.file} of the evaluation set cannot be read: {error.strerror}") from error
+            raise VecapError(f"cannot read {self.file} of the evaluation set: {error.strerror}") from error
 
     def load(self) -> Image.Image:
-        """Return the picture as RGB. Raises VecapError naming a file that is no image."""
+        """Return the image as RGB. Raises VecapError if it cannot be decoded."""
         try:
             with Image.open(io.BytesIO(self.read())) as image:
                 return image.convert("RGB")
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             where = self.file if self.size is None else f"{self.name} in {self.file}"
             raise PermanentError(
-                f"{where} of the evaluation set is no image that can be read; restore it, or make the set again"
+                f"cannot decode {where} of the evaluation set; restore it, or recreate the set"
             ) from error
 
 
 def find_images(names: Sequence[str], folder: Path, what: str) -> tuple[ImageFile, ...]:
-    """Return the images *names* under *folder*. Raises VecapError, counting those that are missing; *what* is read."""
+    """Return the images *names* in *folder*. Raises VecapError if any are missing; *what* names the set in messages."""
     if not folder.is_dir():
-        raise PermanentError(f"{what}: there is no folder of images at {folder}; correct `images`")
-    found = tuple(ImageFile(name, folder / name) for name in names)
-    missing = [picture.name for picture in found if not picture.file.is_file()]
+        raise PermanentError(f"{what}: image folder {folder} does not exist; correct `images`")
+    images = tuple(ImageFile(name, folder / name) for name in names)
+    missing = [image.name for image in images if not image.file.is_file()]
     if missing:
         raise PermanentError(
-            f"{what}: {len(missing):,} of {len(found):,} images are missing in {folder}, the first is {missing[0]}; "
+            f"{what}: {len(missing):,} of {len(images):,} images are missing in {folder}, such as {missing[0]}; "
             "correct `images`, or restore them"
         )
-    return found
+    return images
 
 
 @dataclass(frozen=True, slots=True)
 class RetrievalSet:
-    """`captions[i]` describes `pictures[caption_of[i]]`; every picture has a caption."""
+    """`captions[i]` describes `images[caption_of[i]]`; each image has a caption."""
 
     name: str
     images: tuple[ImageFile, ...]
@@ -68,7 +68,7 @@ class RetrievalSet:
 
 @dataclass(frozen=True, slots=True)
 class ZeroShotSet:
-    """`labels[i]` is the class of `pictures[i]`, a number in `classes`; each of `templates` has one {}."""
+    """`labels[i]` is the index in `classes` of the class of `images[i]`; each template has one {}."""
 
     name: str
     images: tuple[ImageFile, ...]
@@ -77,18 +77,18 @@ class ZeroShotSet:
     templates: tuple[str, ...]
 
 
-def group_captions(rows: Iterable[tuple[str, str]], most: int | None) -> tuple[list[str], list[str], list[int]]:
-    """Return the images of *rows* (image, caption) as they first appear, the captions, and each caption's image.
+def group_captions(rows: Iterable[tuple[str, str]], limit: int | None) -> tuple[list[str], list[str], list[int]]:
+    """Return the images of *rows* (image, caption) by first appearance, the captions, and each caption's image index.
 
-    Of an image's captions the first *most* are kept, None keeps all; captions stand in the order of their images.
+    Captions are in the order of their images; only the first *limit* captions of an image are kept (None: all).
     """
     by_image: dict[str, list[str]] = {}
     for image, caption in rows:
         by_image.setdefault(image, []).append(caption)
     captions: list[str] = []
     owners: list[int] = []
-    for number, of_image in enumerate(by_image.values()):
-        kept = of_image[:most]
+    for number, image_captions in enumerate(by_image.values()):
+        kept = image_captions[:limit]
         captions += kept
         owners += [number] * len(kept)
     return list(by_image), captions, owners
