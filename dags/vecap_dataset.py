@@ -1,4 +1,4 @@
-"""The DAG `vecap_dataset`: one run takes one crawl interval through every stage and publishes a dataset version."""
+"""The DAG `vecap_dataset`: one run processes one crawl interval and publishes a dataset version."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from vecap_airflow.tasks import RETRIES, fail_permanently, publish_each, stage_g
 log = logging.getLogger(__name__)
 
 DOCS = """
-**One run = one partition = one dataset version.** Takes the crawl of one day through `crawl` (fetch and decode the
-images), `quality` (judge every row; a bad crawl is refused), `rewrite` (a VLM describes, an LLM fuses that with the
-AltText) and `assemble` (training shards), then publishes the version: it appears in MLflow, and `vecap_clip` starts.
+**Each run processes one crawl interval and publishes one dataset version.** Stages: `crawl` (downloads and decodes
+images), `quality` (row rules and quality gate), `rewrite` (a VLM writes VeC, an LLM fuses it with AltText into VeCap)
+and `assemble` (writes training shards). Publishing records the version in MLflow and triggers `vecap_clip`.
 
-- **By the clock**: every midnight (UTC) for the day that ended, from the installation on.
-- **By hand**: *Trigger* with a partition key such as `2026-01-01`, or with the parameter `interval`.
-- **Many days**: `airflow backfill create --dag-id vecap_dataset --from-date 2026-01-01 --to-date 2026-01-07`.
+- **Scheduled**: daily at midnight UTC, for the previous day.
+- **Manual**: *Trigger* with a partition key such as `2026-01-01`, or with the parameter `interval`.
+- **Backfill**: `airflow backfill create --dag-id vecap_dataset --from-date 2026-01-01 --to-date 2026-01-07`.
 
-Running a partition again does only what is missing; a finished one is found and left as it is. Another configuration
-gives a revision (`2026-01-01-r2`) beside the version.
+Rerunning an interval with the same configuration processes only missing work. A changed configuration creates a
+revision (`2026-01-01-r2`); existing versions do not change.
 """
 
 with DAG(
     "vecap_dataset",
-    description="A crawl in, a published dataset version out",
+    description="Build and publish a dataset version from a crawl interval",
     doc_md=DOCS,
     schedule=CronPartitionTimetable("0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"),
     start_date=schedule_from(),
@@ -49,8 +49,8 @@ with DAG(
             type=["null", "string"],
             pattern=INTERVAL_PATTERN,
             title="Interval",
-            description="The crawl interval to make, such as `2026-01-01` or `2026-01-01T05`, where the run has no "
-            "partition key.",
+            description="Crawl interval to process if no partition key is set, such as `2026-01-01` or "
+            "`2026-01-01T05`.",
             section="What to run",
         ),
         "groups": groups_param(4),
@@ -59,7 +59,7 @@ with DAG(
 
     @task(**RETRIES)
     def open_version() -> dict[str, Any]:
-        """Register the version that the configuration makes of the run's interval, or find it."""
+        """Find or register the version of the run's interval and configuration."""
         from vecap_tasks.core.open_version import open_version as find_or_register
         from vecap_tasks.core.store import Store
         from vecap_tasks.core.version import version_status

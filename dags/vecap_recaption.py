@@ -1,4 +1,4 @@
-"""The DAG `vecap_recaption`: rewrites published versions with another model or prompt, downloading nothing again."""
+"""The DAG `vecap_recaption`: recaptions published versions with another model or prompt, without downloading again."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from vecap_airflow.tasks import RETRIES, fail_permanently, publish_each, stage_g
 log = logging.getLogger(__name__)
 
 DOCS = """
-**Another VLM, LLM or prompt for versions that are there.** Opens a revision of every published interval from `from`
-to `to` under the changed configuration, takes over its crawl and its verdicts as they are, and runs `rewrite` and
-`assemble`, the earliest version first: an image that several versions have is captioned once. The old versions stay;
-the new ones (`2026-01-01-r2`) are published, and `vecap_clip` starts for each.
+**Recaptions published versions with another VLM, LLM or prompt.** Creates a revision of each published interval from
+`from` to `to` with the changed configuration, reuses its crawl and verdicts, and runs `rewrite` and `assemble`. The
+earliest version comes first, so that an image in several versions is captioned once. Existing versions do not change.
+The new revisions (such as `2026-01-01-r2`) are published, and each triggers `vecap_clip`.
 """
 
 
 def change(key: str, title: str, description: str) -> Param:
-    """Return the parameter of one setting that a run may change."""
+    """Return the parameter that overrides the setting *key*."""
     return Param(None, type=["null", "string"], title=title, description=f"{description} (`{key}`)", section="Changes")
 
 
 def bound(title: str, description: str) -> Param:
-    """Return the parameter of one end of the range of intervals."""
+    """Return the parameter of one end of the interval range."""
     return Param(None, type=["null", "string"], pattern=INTERVAL_PATTERN, title=title, description=description)
 
 
@@ -38,19 +38,19 @@ CHANGES = {
 
 with DAG(
     "vecap_recaption",
-    description="Published versions in, revisions with other captions out",
+    description="Create revisions of published versions with new captions",
     doc_md=DOCS,
     schedule=None,
     catchup=False,
     max_active_runs=1,
     tags=["vecap"],
     params={
-        "from": bound("From", "First interval; empty: the earliest."),
-        "to": bound("To", "Last interval, included; empty: the last."),
-        "vlm_model": change(CHANGES["vlm_model"], "VLM", "Folder of the vision-language model"),
-        "vlm_prompt": change(CHANGES["vlm_prompt"], "VLM prompt", "Name of a prompt"),
-        "llm_model": change(CHANGES["llm_model"], "LLM", "Folder of the language model"),
-        "llm_prompt": change(CHANGES["llm_prompt"], "LLM prompt", "Name of a prompt"),
+        "from": bound("From", "First interval (default: the earliest)."),
+        "to": bound("To", "Last interval, inclusive (default: the latest)."),
+        "vlm_model": change(CHANGES["vlm_model"], "VLM", "Vision-language model folder"),
+        "vlm_prompt": change(CHANGES["vlm_prompt"], "VLM prompt", "Prompt name"),
+        "llm_model": change(CHANGES["llm_model"], "LLM", "Language model folder"),
+        "llm_prompt": change(CHANGES["llm_prompt"], "LLM prompt", "Prompt name"),
         "config": config_param(),
         "overrides": overrides_param(),
         "groups": groups_param(8),
@@ -59,7 +59,7 @@ with DAG(
 
     @task(**RETRIES)
     def open_revisions() -> dict[str, Any]:
-        """Register a revision of each published interval in the range, or find it."""
+        """Find or register a revision of each published interval in the range."""
         from vecap_tasks.core.open_version import open_version
         from vecap_tasks.core.store import Store
         from vecap_tasks.core.version import check_interval, list_versions, published, version_status
@@ -73,45 +73,47 @@ with DAG(
             store = Store(config.resolve(config.root))
             intervals = {v.interval for v in list_versions(store, config.dataset) if published(store, v) is not None}
             first, last = params["from"] or "", params["to"]
-            for given in filter(None, (first, last)):
-                check_interval(given)
-            chosen = sorted(name for name in intervals if name >= first and (not last or name <= last))
-            if not chosen:
-                raise ConfigError(f"no published version lies between {first or 'the first'} and {last or 'the last'}")
-            versions = [open_version(config, store, interval) for interval in chosen]
+            for interval in filter(None, (first, last)):
+                check_interval(interval)
+            selected = sorted(name for name in intervals if name >= first and (not last or name <= last))
+            if not selected:
+                raise ConfigError(
+                    f"no published versions from {first or 'the first'} to {last or 'the last'}; change the range"
+                )
+            versions = [open_version(config, store, interval) for interval in selected]
             for version in versions:
                 log.info("%s", version_status(store, version))
             return job.with_versions(*(version.name for version in versions)).to_xcom()
 
     @task(**RETRIES)
     def adopt(job: dict[str, Any]) -> None:
-        """Take over crawl and verdicts from the versions that are there; nothing is fetched again."""
+        """Reuse crawl and verdicts of existing versions."""
         from vecap_tasks.core.stage import load_stage
         from vecap_tasks.core.store import Store
         from vecap_tasks.core.version import read_version
         from vecap_tasks.errors import ConfigError
 
         with fail_permanently():
-            wanted = Job.from_xcom(job)
-            config = wanted.load()
+            parsed = Job.from_xcom(job)
+            config = parsed.load()
             store = Store(config.resolve(config.root))
-            for name in wanted.versions:
+            for name in parsed.versions:
                 version = read_version(store, config.dataset, name)
-                for part in ("crawl", "quality"):
-                    stage = load_stage(part, config, version)
+                for stage_name in ("crawl", "quality"):
+                    stage = load_stage(stage_name, config, version)
                     if stage.manifest() is None and stage.reuse_revision() is None:
                         raise ConfigError(
-                            f"no version of {version.interval} has the {part} of this configuration; "
-                            "change only rewrite and assemble, or run vecap_dataset"
+                            f"no version of {version.interval} has {stage_name} results for this configuration; "
+                            "change only rewrite and assemble settings, or run vecap_dataset"
                         )
 
     opened = open_revisions()
     assembled = stage_group("assemble", opened)
     chain(
         adopt(opened),
-        # One after the other, the earliest version first: a later one finds the captions of images that both have.
-        # The Dask workers are all at work on the one group.
-        stage_group("rewrite", opened, pool="captioning", at_once=1),
+        # Process versions sequentially, earliest first, so that later ones reuse captions of shared images. One group
+        # uses all Dask workers.
+        stage_group("rewrite", opened, pool="captioning", max_active=1),
         assembled,
         publish_each(opened, assembled),
     )

@@ -1,14 +1,14 @@
-"""What Airflow loads: VeCap's pages in its navigation, served by its API server to whoever may see the DAG."""
+"""The Airflow plugin: VeCap's pages, served by Airflow's API server to users who can view the DAG."""
 
 from airflow.plugins_manager import AirflowPlugin
 from vecap_airflow.pages.app import app
 
 
 class VecapPlugin(AirflowPlugin):
-    """The pages at `/vecap`."""
+    """Adds the pages at `/vecap` to Airflow's navigation."""
 
     name = "vecap"
-    fastapi_apps = [{"app": app, "url_prefix": "/vecap", "name": "VeCap"}]  # noqa: RUF012 - Airflow's own form
+    fastapi_apps = [{"app": app, "url_prefix": "/vecap", "name": "VeCap"}]  # noqa: RUF012 - Airflow's API
     external_views = [  # noqa: RUF012
         {"name": "VeCap", "href": "/vecap/versions", "destination": "nav", "url_route": "vecap", "category": "browse"}
     ]

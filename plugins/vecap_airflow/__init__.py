@@ -1,4 +1,4 @@
-"""What the DAGs share: Airflow on one side, `vecap_tasks` (which knows nothing of Airflow) on the other.
+"""Shared code of the DAGs and pages: connects Airflow to `vecap_tasks`, which does not depend on Airflow.
 
-It lies in the plugins folder because Airflow puts that on the path of every process that reads a DAG.
+This package is in the plugins folder because Airflow adds that folder to the path of processes that parse DAGs.
 """

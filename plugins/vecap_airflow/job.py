@@ -1,4 +1,4 @@
-"""What a DAG run is to work on, as its tasks hand it to each other, and how a run's parameters say it."""
+"""The job of a DAG run: configuration and versions, passed between tasks, and the run's parameters."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from vecap_tasks.errors import ConfigError
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = os.environ.get("VECAP_CONFIG") or str(REPOSITORY / "configs" / "demo.yaml")
 
-# Of what `check_interval` accepts, as far as a form can tell.
+# The part of `check_interval` that a form can validate.
 INTERVAL_PATTERN = "^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}(:[0-9]{2}(:[0-9]{2})?)?)?$"
 
-# Its partition key is the version's name; `extra` holds version, digest, rows, mlflow_run, config and
-# overrides.
+# The partition key is the version's name; `extra` has version, digest, rows, mlflow_run, config and overrides.
 DATASET_VERSION = Asset(
     name="vecap_dataset_version",
     uri="vecap://dataset/version",
@@ -32,10 +31,10 @@ DATASET_VERSION = Asset(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a run works on: the versions, under the configuration as it was when the run started.
+    """The versions of a run, and the configuration at its start. All fields are JSON values for XCom.
 
-    `settings` is the configuration itself, so that a file that is edited meanwhile does not change a run halfway;
-    `config` and `overrides` say where it came from. Plain values, as XCom keeps JSON.
+    `settings` is the complete configuration, so that edits to the file do not affect a running job; `config` and
+    `overrides` are its source.
     """
 
     config: str
@@ -45,12 +44,12 @@ class Job:
 
     @classmethod
     def read(cls, config: str, overrides: Sequence[str], versions: Sequence[str] = ()) -> Job:
-        """Read the configuration file; a relative path starts from the repository. Raises ConfigError."""
+        """Read the configuration file; paths are relative to the repository. Raises ConfigError."""
         loaded = load_config(REPOSITORY / config, list(overrides))
         return cls(config, list(overrides), loaded.model_dump(mode="json"), list(versions))
 
     def load(self) -> Config:
-        """Return the configuration. Raises ConfigError where this release cannot read what an earlier one kept."""
+        """Return the configuration. Raises ConfigError for settings of an incompatible release."""
         file = REPOSITORY / self.config
         return parse_config(self.settings, file.resolve().parent, str(file))
 
@@ -66,7 +65,7 @@ class Job:
 
 
 def schedule_from() -> datetime | None:
-    """Return the time before which the clock makes no runs: `VECAP_SCHEDULE_FROM` in ISO format, None without it."""
+    """Return the start date of scheduled runs from `VECAP_SCHEDULE_FROM` (ISO format), or None."""
     text = os.environ.get("VECAP_SCHEDULE_FROM")
     return datetime.fromisoformat(text) if text else None
 
@@ -76,8 +75,7 @@ def config_param() -> Param:
         DEFAULT_CONFIG,
         type="string",
         title="Configuration",
-        description="The YAML file that says where the crawl is and what is made of it. A relative path starts from "
-        "the repository.",
+        description="Path of the YAML configuration, absolute or relative to the repository.",
         section="What to run",
     )
 
@@ -88,8 +86,8 @@ def overrides_param() -> Param:
         type="array",
         items={"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.]*=.*$"},
         title="Overrides",
-        description="Settings to change, one `key=value` a line, such as `rewrite.vlm.batch_size=16`. A change of "
-        "what is made gives a new revision beside the version that is there.",
+        description="Config overrides, one `key=value` per line, such as `rewrite.vlm.batch_size=16`. Changing data "
+        "settings creates a new revision.",
         section="What to run",
     )
 
@@ -101,24 +99,24 @@ def groups_param(default: int) -> Param:
         minimum=1,
         maximum=1000,
         title="Tasks per stage",
-        description="The shards of a stage are shared out over at most so many mapped tasks. More show finer "
-        "progress; each costs a second or two to start.",
+        description="Maximum number of mapped tasks per stage. More tasks show finer progress; each takes 1–2 seconds "
+        "to start.",
         section="How to run",
     )
 
 
-def interval_of_run(partition_key: str | None, given: str | None) -> str:
-    """Return the interval that a run is for: its partition, else the parameter. Raises ConfigError for neither."""
-    if partition_key and given and partition_key != given:
-        raise ConfigError(f"the run's partition is {partition_key}, its parameter interval {given}; give one of them")
-    interval = partition_key or given
+def interval_of_run(partition_key: str | None, param: str | None) -> str:
+    """Return the interval of a run: its partition key or the parameter. Raises ConfigError for none or a conflict."""
+    if partition_key and param and partition_key != param:
+        raise ConfigError(f"partition key {partition_key} conflicts with the parameter interval={param}; set only one")
+    interval = partition_key or param
     if not interval:
-        raise ConfigError("the run has no partition key and no interval; trigger it again with one, such as 2026-01-01")
+        raise ConfigError("no interval: trigger the run with a partition key or an interval, such as 2026-01-01")
     return interval
 
 
 def split(items: Sequence[str], groups: int) -> list[list[str]]:
-    """Share *items* out over at most *groups* runs of neighbors whose lengths differ by one at most."""
+    """Split *items* into at most *groups* contiguous groups whose lengths differ by at most one."""
     count = min(groups, len(items))
     bounds = [len(items) * index // count for index in range(count + 1)] if count else []
     return [list(items[start:end]) for start, end in pairwise(bounds)]

@@ -1,6 +1,6 @@
-"""Tasks with buttons in Airflow's UI: to the version's page, to the run in MLflow, to the gate's report.
+"""Tasks with links in Airflow's UI: to the version's page, the MLflow run and the quality report.
 
-Where a button leads is found while the task runs, and kept as an XCom: the API server knows no configuration of ours.
+The running task stores each URL as an XCom, because Airflow's API server does not load VeCap's configuration.
 """
 
 from __future__ import annotations
@@ -21,113 +21,113 @@ if TYPE_CHECKING:
     from vecap_tasks.config import Config
     from vecap_tasks.core.stage import Stage
 
-_VERSION = "version_page"
-_RUN = "mlflow_page"
-_REPORT = "report_page"
+_VERSION_KEY = "version_page"
+_RUN_KEY = "mlflow_page"
+_REPORT_KEY = "report_page"
 
 
 class VersionLink(BaseOperatorLink):
-    """VeCap's page of the version that the task worked on; of all versions where it worked on several."""
+    """Link to VeCap's page of the task's version, or to the list of versions if the task has several."""
 
     name = "Dataset version"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        return _kept(ti_key, _VERSION)
+        return _stored_url(ti_key, _VERSION_KEY)
 
 
 class MlflowRunLink(BaseOperatorLink):
-    """The page of the MLflow run that the task recorded; no button where it recorded none or there is no page."""
+    """Link to the MLflow run that the task recorded; hidden without a run or an MLflow UI."""
 
     name = "MLflow run"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        return _kept(ti_key, _RUN)
+        return _stored_url(ti_key, _RUN_KEY)
 
 
 class ReportLink(BaseOperatorLink):
-    """The gate's report on the crawl, of a task that failed by it too."""
+    """Link to the quality report, also if the quality gate failed."""
 
     name = "Quality report"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        return _kept(ti_key, _REPORT)
+        return _stored_url(ti_key, _REPORT_KEY)
 
 
 class VersionLinkOperator(_PythonDecoratedOperator):
-    """A Python task with the link to the version that it works on."""
+    """A Python task with a link to its version."""
 
     custom_operator_name = "@version_link_task"
     operator_extra_links: tuple[BaseOperatorLink, ...] = (VersionLink(),)
 
 
 class RunLinkOperator(VersionLinkOperator):
-    """One with the link to its run, too."""
+    """A Python task with links to its version and MLflow run."""
 
     custom_operator_name = "@run_link_task"
     operator_extra_links = (VersionLink(), MlflowRunLink())
 
 
 class ReportLinkOperator(VersionLinkOperator):
-    """One with the link to its report, too."""
+    """A Python task with links to its version and quality report."""
 
     custom_operator_name = "@report_link_task"
     operator_extra_links = (VersionLink(), ReportLink())
 
 
 def version_link_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
-    """Make a task of a function, as `@task` does."""
+    """Decorate a function like `@task`, as a `VersionLinkOperator`."""
     return task_decorator_factory(python_callable, decorated_operator_class=VersionLinkOperator, **options)
 
 
 def run_link_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
-    """Make a task of a function, as `@task` does."""
+    """Decorate a function like `@task`, as a `RunLinkOperator`."""
     return task_decorator_factory(python_callable, decorated_operator_class=RunLinkOperator, **options)
 
 
 def report_link_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
-    """Make a task of a function, as `@task` does."""
+    """Decorate a function like `@task`, as a `ReportLinkOperator`."""
     return task_decorator_factory(python_callable, decorated_operator_class=ReportLinkOperator, **options)
 
 
-def remember_versions(versions: Sequence[str]) -> None:
-    """Keep the page of *versions*, names, for the link of the task that calls this."""
-    _keep(_VERSION, _vecap_page(*(versions if len(versions) == 1 else ())))
+def store_version_link(versions: Sequence[str]) -> None:
+    """Store the URL of the version named in *versions*, or of all versions, for the current task's link."""
+    _store_url(_VERSION_KEY, _vecap_url(*(versions if len(versions) == 1 else ())))
 
 
-def remember_run(config: Config, run: str) -> None:
-    """Keep the page of MLflow's run *run* for the link of the task that calls this."""
+def store_run_link(config: Config, run: str) -> None:
+    """Store the URL of the MLflow run *run* for the current task's link."""
     from mlflow import MlflowClient
 
     from vecap_tasks.core.mlflow_tracking import tracking_uri
     from vecap_tasks.lineage.mlflow_notes import address, run_page
 
     experiment = MlflowClient(tracking_uri(config)).get_run(run).info.experiment_id
-    page = address(config, run_page(experiment, run))
-    if page is not None:
-        _keep(_RUN, page)
+    url = address(config, run_page(experiment, run))
+    if url is not None:
+        _store_url(_RUN_KEY, url)
 
 
-def remember_report(stage: Stage, recorded: str | None) -> None:
-    """Keep where the report of *stage* can be read: in MLflow's UI, or on VeCap's pages where that has none.
+def store_report_link(stage: Stage, mlflow_path: str | None) -> None:
+    """Store the URL of the report of *stage* for the current task's link: in MLflow's UI, else on VeCap's pages.
 
-    *recorded* is the link to it inside MLflow, None where MLflow does not have it.
+    *mlflow_path* is the report's path in MLflow's UI, None if MLflow does not have the report.
     """
     from vecap_tasks.lineage.mlflow_notes import address
 
-    page = None if recorded is None else address(stage.config, recorded)
-    _keep(_REPORT, page or _vecap_page(stage.version.name, "report/index.html"))
+    url = None if mlflow_path is None else address(stage.config, mlflow_path)
+    _store_url(_REPORT_KEY, url or _vecap_url(stage.version.name, "report/index.html"))
 
 
-def _vecap_page(*below: str) -> str:
-    """Return the URL of a page *below* VeCap's list of versions, wherever Airflow is served."""
+def _vecap_url(*path: str) -> str:
+    """Return the URL of *path* below VeCap's list of versions, on the current Airflow server."""
     airflow = str(get_current_context()["ti"].log_url).partition("/dags/")[0]
-    return "/".join([f"{airflow}/vecap/versions", *map(quote, below)])
+    return "/".join([f"{airflow}/vecap/versions", *map(quote, path)])
 
 
-def _keep(key: str, page: str) -> None:
-    get_current_context()["ti"].xcom_push(key, page)
+def _store_url(key: str, url: str) -> None:
+    get_current_context()["ti"].xcom_push(key, url)
 
 
-def _kept(ti_key: TaskInstanceKey, key: str) -> str:
-    page = BaseXCom.get_value(ti_key=ti_key, key=key)
-    return str(page) if page else ""
+def _stored_url(ti_key: TaskInstanceKey, key: str) -> str:
+    url = BaseXCom.get_value(ti_key=ti_key, key=key)
+    return str(url) if url else ""

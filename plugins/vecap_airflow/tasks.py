@@ -1,6 +1,6 @@
-"""The tasks that the DAGs are wired from. Each imports the stage's code when it runs, never when a DAG is parsed.
+"""The tasks of the DAGs. They import stage code when they run, not when a DAG is parsed.
 
-A shard passes between tasks as `version/shard`, so that one mapped task takes shards of any version of the job.
+Tasks pass shards as `version/shard`, so that one mapped task can process shards of several versions.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from vecap_airflow.job import DATASET_VERSION, Job, split
 from vecap_airflow.links import (
-    remember_report,
-    remember_run,
-    remember_versions,
     report_link_task,
     run_link_task,
+    store_report_link,
+    store_run_link,
+    store_version_link,
     version_link_task,
 )
 from vecap_tasks.errors import ConfigError, GateFailed, PermanentError, VecapError, format_error
@@ -38,13 +38,13 @@ RETRIES: dict[str, Any] = {
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=10),
 }
-_CHATTY = ("great_expectations", "distributed", "mlflow", "alembic", "botocore", "urllib3")
+_NOISY_LOGGERS = ("great_expectations", "distributed", "mlflow", "alembic", "botocore", "urllib3")
 
 
 @contextmanager
 def fail_permanently() -> Iterator[None]:
-    """End the task, without another try, by the one line of an error that trying again cannot mend."""
-    for name in _CHATTY:
+    """Fail the task without retries, with a one-line message, if the body raises PermanentError."""
+    for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         yield
@@ -53,66 +53,69 @@ def fail_permanently() -> Iterator[None]:
 
 
 def stage_group(
-    name: str, job: XComArg, pool: str | None = None, at_once: int | None = None, queue: str | None = None
+    name: str, job: XComArg, pool: str | None = None, max_active: int | None = None, queue: str | None = None
 ) -> TaskGroup:
-    """Return the tasks of one stage: plan, one mapped task for each group of shards (*at_once* of a run), commit.
+    """Return the tasks of one stage: plan, one mapped task per group of shards, commit.
 
-    The mapped tasks go to *pool*, and with an executor that has queues to the workers of *queue*.
+    The mapped tasks use *pool* and, if the executor supports queues, *queue*; at most *max_active* run at a time.
     """
     options: dict[str, Any] = {} if pool is None else {"pool": pool}
     if queue is not None:
         options["queue"] = queue
-    if at_once is not None:
-        options["max_active_tis_per_dagrun"] = at_once
+    if max_active is not None:
+        options["max_active_tis_per_dagrun"] = max_active
     with TaskGroup(name) as group:
         planned = plan.override(task_id="plan")(name, job)
         done = run.override(task_id="run", **options).partial(stage=name, job=job).expand(shards=planned)
-        ends = run_quality_gate if name == "quality" else commit
-        done >> ends.override(task_id="commit")(name, job)
+        last = run_quality_gate if name == "quality" else commit
+        done >> last.override(task_id="commit")(name, job)
     return group
 
 
 @task(**RETRIES)
 def plan(stage: str, job: dict[str, Any]) -> list[list[str]]:
-    """Return what is still to be done, in groups; none where another run, or an earlier version, did it all."""
+    """Return the pending shards in groups; none if another run or an earlier version already completed the stage."""
     from vecap_tasks.core.executor import prepare
 
     with fail_permanently():
-        todo = []
+        pending = []
         for version, work in _stages(stage, Job.from_xcom(job)):
-            prepare(work, lambda n, total, name=version.name: log.info("%s: %d of %d parts read", name, n, total))
+            prepare(work, lambda n, total, name=version.name: log.info("%s: %d of %d parts prepared", name, n, total))
             shards = work.plan()
-            state = f"{len(shards)} shards to do" if shards else "nothing to do, it is there already"
+            state = f"{len(shards)} shards pending" if shards else "already complete; nothing to do"
             log.info("%s %s: %s", stage, version.name, state)
-            todo += [f"{version.name}/{shard}" for shard in shards]
-        return split(todo, get_current_context()["params"]["groups"])
+            pending += [f"{version.name}/{shard}" for shard in shards]
+        return split(pending, get_current_context()["params"]["groups"])
 
 
 @version_link_task(map_index_template="{{ shards_label }}", **RETRIES)
 def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
-    """Do a group of shards on the Dask workers; what an earlier try of this task finished is not done again."""
+    """Process a group of shards on the Dask workers, except shards that an earlier attempt completed."""
     from vecap_tasks.core.executor import run_shards
 
     context: dict[str, Any] = get_current_context()  # type: ignore[assignment]
     context["shards_label"] = shards[0] if len(shards) == 1 else f"{shards[0]} … {shards[-1]}"
-    remember_versions(sorted({name.partition("/")[0] for name in shards}))
+    store_version_link(sorted({name.partition("/")[0] for name in shards}))
     with fail_permanently():
         for version, work in _stages(stage, Job.from_xcom(job)):
             if work.manifest() is not None:
-                log.info("%s %s: nothing to do, it is published", stage, version.name)
+                log.info("%s %s: already complete; nothing to do", stage, version.name)
                 continue
             done = {receipt.shard for receipt in work.receipts()}
-            own = [name.removeprefix(f"{version.name}/") for name in shards if name.startswith(f"{version.name}/")]
-            todo = [shard for shard in own if shard not in done]
+            prefix = f"{version.name}/"
+            own = [name.removeprefix(prefix) for name in shards if name.startswith(prefix)]
+            pending = [shard for shard in own if shard not in done]
             label = f"{stage} {version.name}"
-            if todo:
-                run_shards(work, todo, lambda n, total, label=label: log.info("%s: %d of %d shards", label, n, total))
+            if pending:
+                run_shards(
+                    work, pending, lambda n, total, label=label: log.info("%s: %d of %d shards", label, n, total)
+                )
 
 
 @version_link_task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
 def commit(stage: str, job: dict[str, Any]) -> list[str]:
-    """Write the stage's manifest: from here on the stage exists. Returns the versions that have it."""
-    remember_versions(job["versions"])
+    """Write the stage's manifest, which completes the stage. Returns the versions."""
+    store_version_link(job["versions"])
     with fail_permanently():
         for version, work in _stages(stage, Job.from_xcom(job)):
             _commit(version, work)
@@ -121,16 +124,16 @@ def commit(stage: str, job: dict[str, Any]) -> list[str]:
 
 @report_link_task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
 def run_quality_gate(stage: str, job: dict[str, Any]) -> list[str]:
-    """Let the gate judge the crawl, and write the manifest where it passes. The report is kept in both cases."""
-    remember_versions(job["versions"])
+    """Evaluate the quality gate and, if it passes, write the manifest. Records the report in both cases."""
+    store_version_link(job["versions"])
     with fail_permanently():
         for version, work in _stages(stage, Job.from_xcom(job)):
             try:
                 _commit(version, work)
             except GateFailed as error:
-                _keep_report(version, work, format_error(error))
+                _record_report(version, work, format_error(error))
                 raise
-            _keep_report(version, work, None)
+            _record_report(version, work, None)
     return list(job["versions"])
 
 
@@ -140,45 +143,45 @@ def _commit(version: Version, work: Stage) -> None:
     log.info("%s %s: manifest %s (%s)", work.name, version.name, manifest.digest, counters)
 
 
-def _keep_report(version: Version, work: Stage, refusal: str | None) -> None:
+def _record_report(version: Version, work: Stage, error: str | None) -> None:
     from vecap_tasks import lineage
 
-    remember_report(work, lineage.keep_gate(work.config, version, refusal, run_tags()))
+    store_report_link(work, lineage.keep_gate(work.config, version, error, run_tags()))
 
 
 def publish_each(job: XComArg, assembled: TaskGroup) -> XComArg:
-    """Return the task that publishes each version of *job*, once the group *assembled* has committed them."""
+    """Return the mapped task that publishes each version of *job* after the group *assembled*."""
     committed = assembled.get_child_by_label("commit")
     return publish.partial(job=job).expand(version=XComArg(committed))
 
 
 @run_link_task(outlets=[DATASET_VERSION], map_index_template="{{ version_label }}", **RETRIES)
 def publish(job: dict[str, Any], version: str) -> dict[str, Any]:
-    """Record the version in MLflow and tell the DAGs that wait for versions. Returns what the asset event says."""
+    """Record the version in MLflow and emit the asset event. Returns the event's version, digest, rows and run."""
     from vecap_tasks import lineage
 
     context: dict[str, Any] = get_current_context()  # type: ignore[assignment]
     context["version_label"] = version
-    remember_versions([version])
+    store_version_link([version])
     with fail_permanently():
-        wanted = Job.from_xcom(job)
-        (_, assembled), *_ = _stages("assemble", wanted.with_versions(version))
+        parsed = Job.from_xcom(job)
+        (_, assembled), *_ = _stages("assemble", parsed.with_versions(version))
         manifest = assembled.manifest()
         if manifest is None:
             raise VecapError(f"version {version} is not assembled; clear the task assemble.commit")
-        recorded = lineage.record_version(assembled.config, assembled.version, run_tags())
-        remember_run(assembled.config, recorded)
+        run_id = lineage.record_version(assembled.config, assembled.version, run_tags())
+        store_run_link(assembled.config, run_id)
         rows = manifest.counters.get("samples", 0)
-        said = {"version": version, "digest": manifest.digest, "rows": rows, "mlflow_run": recorded}
+        result = {"version": version, "digest": manifest.digest, "rows": rows, "mlflow_run": run_id}
         event = context["outlet_events"][DATASET_VERSION]
-        event.extra = said | {"config": wanted.config, "overrides": wanted.overrides}
+        event.extra = result | {"config": parsed.config, "overrides": parsed.overrides}
         event.add_partitions(version)
-        log.info("published %s: %d rows, %s", version, rows, manifest.digest)
-        return said
+        log.info("published %s: %d samples, manifest %s", version, rows, manifest.digest)
+        return result
 
 
 def run_tags() -> dict[str, str]:
-    """Return the tags by which an MLflow run names the task, and its try, that recorded it, and their page."""
+    """Return the MLflow tags that identify the current task attempt."""
     task = get_current_context()["ti"]
     return {
         "airflow.dag_id": task.dag_id,
@@ -190,7 +193,7 @@ def run_tags() -> dict[str, str]:
 
 
 def versions_of(job: Job, config: Config) -> list[Version]:
-    """Return the registered versions of *job*. Raises VecapError for a name that is none."""
+    """Return the registered versions of *job*. Raises VecapError for an unknown version."""
     from vecap_tasks.core.store import Store
     from vecap_tasks.core.version import read_version
 
@@ -205,5 +208,5 @@ def _stages(name: str, job: Job) -> list[tuple[Version, Stage]]:
     config = job.load()
     versions = versions_of(job, config)
     if load_stage(name, config, versions[0]).on_workers and expand_optional(config.dask.address) is None:
-        raise ConfigError("in Airflow the work goes to a Dask cluster: set dask.address")
+        raise ConfigError("Airflow tasks require a Dask cluster; set dask.address")
     return [(version, load_stage(name, config, version)) for version in versions]

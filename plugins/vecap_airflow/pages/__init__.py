@@ -1,2 +1,1 @@
-"""Pages for people: versions, samples, quarantine, lineage. Plain HTML without scripts; what they show is asked of
-`vecap_tasks`, which knows nothing of Airflow."""
+"""Web pages for versions, samples, quarantine and lineage: plain HTML without scripts."""

@@ -1,4 +1,4 @@
-"""The FastAPI application of the pages. Each request needs a user of Airflow who may see the DAG `vecap_dataset`."""
+"""The FastAPI application of the pages. Each request requires permission to view the DAG `vecap_dataset`."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DAG = "vecap_dataset"
-VERSIONS_A_PAGE = 30
-SAMPLES_A_PAGE = 24
-_TRAINED = re.compile(r"[^/]+/[a-z_]+-\d+")
+VERSIONS_PER_PAGE = 30
+SAMPLES_PER_PAGE = 24
+_TRAINED_MODEL = re.compile(r"[^/]+/[a-z_]+-\d+")
 
 requires_view = requires_access_dag("GET", param_dag_id=DAG)
 requires_change = requires_access_dag("POST", DagAccessEntity.RUN, param_dag_id=DAG)
@@ -46,22 +46,22 @@ app = FastAPI(
 
 
 def repository() -> Iterator[Repository]:
-    """Give the dataset that the installation's configuration names. A file that cannot be read is a CorruptError."""
+    """Yield the configured dataset. Raises CorruptError if the request reads a corrupt or missing file."""
     from vecap_airflow.pages.repository import UNREADABLE, describe_unreadable, open_repository
 
     try:
         yield open_repository(os.environ.get("VECAP_CONFIG") or DEFAULT_CONFIG)
     except UNREADABLE as error:
         log.warning("%s", format_error(error), exc_info=error)
-        raise CorruptError(f"{describe_unreadable(error)}; run `vecap verify --all` to find all damage") from error
+        raise CorruptError(f"{describe_unreadable(error)}; run `vecap verify --all` to find all errors") from error
 
 
-Open = Annotated[Any, Depends(repository)]
+Opened = Annotated[Any, Depends(repository)]
 User = Annotated[BaseUser, Depends(get_user)]
 
 
 def may_change(user: BaseUser) -> bool:
-    """Say whether *user* may start runs of the DAG, and so may release rows for the next one."""
+    """Return whether *user* can trigger the DAG, which includes releasing rows."""
     return bool(
         get_auth_manager().is_authorized_dag(
             method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=DAG), user=user
@@ -70,14 +70,14 @@ def may_change(user: BaseUser) -> bool:
 
 
 def check_same_origin(request: Request) -> None:
-    """Refuse a form that a page of another site sends with the user's cookie."""
+    """Reject cross-origin form posts (CSRF protection)."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise HTTPException(403, "the form is not ours")
+        raise HTTPException(403, "Cross-origin request rejected")
 
 
 @app.exception_handler(VecapError)
-def _told(request: Request, error: Exception) -> HTMLResponse:
+def _error_page(request: Request, error: Exception) -> HTMLResponse:
     if isinstance(error, CorruptError):
         return _message(request, 503, "Cannot read the dataset", format_error(error))
     return _message(request, 404, "Not found", format_error(error))
@@ -88,7 +88,7 @@ def _message(request: Request, status: int, heading: str, message: str) -> HTMLR
 
 
 def root(request: Request) -> str:
-    """Return the path that the pages lie at, whatever prefix Airflow is served under."""
+    """Return the base path of the pages, including Airflow's own prefix."""
     return str(request.scope.get("root_path", "")).rstrip("/")
 
 
@@ -105,40 +105,40 @@ def index(request: Request) -> RedirectResponse:
 
 
 @app.get("/versions")
-def versions(request: Request, opened: Open, first: Annotated[int, Query(ge=0)] = 0) -> HTMLResponse:
-    found, total = opened.versions(first, VERSIONS_A_PAGE)
+def versions(request: Request, opened: Opened, first: Annotated[int, Query(ge=0)] = 0) -> HTMLResponse:
+    summaries, total = opened.versions(first, VERSIONS_PER_PAGE)
     return page(
-        "versions.html", root=root(request), dataset=opened.dataset, versions=found, first=first, total=total,
-        step=VERSIONS_A_PAGE,
+        "versions.html", root=root(request), dataset=opened.dataset, versions=summaries, first=first, total=total,
+        step=VERSIONS_PER_PAGE,
     )  # fmt: skip
 
 
 @app.get("/versions/{name}")
-def version(request: Request, opened: Open, name: str) -> HTMLResponse:
+def version(request: Request, opened: Opened, name: str) -> HTMLResponse:
     return page("version.html", root=root(request), dataset=opened.dataset, found=opened.version_details(name))
 
 
-@app.get("/versions/{name}/recorded/{where}")
-def recorded(request: Request, opened: Open, name: str, where: Literal["mlflow", "airflow"]) -> Response:
-    found = opened.recorded(name, where)
-    if found is None:
-        return _message(request, 200, "No Airflow run", f"No task of Airflow recorded version {name}.")
-    return RedirectResponse(found)
+@app.get("/versions/{name}/recorded/{system}")
+def recorded(request: Request, opened: Opened, name: str, system: Literal["mlflow", "airflow"]) -> Response:
+    url = opened.run_url(name, system)
+    if url is None:
+        return _message(request, 200, "No Airflow run", f"Version {name} was not published by an Airflow task.")
+    return RedirectResponse(url)
 
 
 @app.get("/versions/{name}/report/{path:path}")
-def report(opened: Open, name: str, path: str) -> Response:
+def report(opened: Opened, name: str, path: str) -> Response:
     data = opened.report(name, path)
     if data is None:
-        raise HTTPException(404, "the report has no such file")
-    kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
-    return Response(data, media_type=kind, headers=REPORT_HEADERS)
+        raise HTTPException(404, "file not found in the report")
+    media_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
+    return Response(data, media_type=media_type, headers=REPORT_HEADERS)
 
 
 @app.get("/versions/{name}/samples")
 def samples(
     request: Request,
-    opened: Open,
+    opened: Opened,
     name: str,
     first: Annotated[int, Query(ge=0)] = 0,
     reason: str = "",
@@ -148,51 +148,51 @@ def samples(
 ) -> HTMLResponse:
     from vecap_tasks.core.samples import Filter
 
-    wanted = Filter(reason=reason, host=host.strip(), language=language, text=text.strip())
+    criteria = Filter(reason=reason, host=host.strip(), language=language, text=text.strip())
     rows = opened.samples(name)
     return page(
-        "samples.html", root=root(request), dataset=opened.dataset, version=name, samples=rows, wanted=wanted,
-        shown=rows.page(wanted, first, SAMPLES_A_PAGE), step=SAMPLES_A_PAGE,
+        "samples.html", root=root(request), dataset=opened.dataset, version=name, samples=rows, criteria=criteria,
+        shown=rows.page(criteria, first, SAMPLES_PER_PAGE), step=SAMPLES_PER_PAGE,
     )  # fmt: skip
 
 
-@app.get("/versions/{name}/pictures/{key}")
-def image(opened: Open, name: str, key: str) -> Response:
+@app.get("/versions/{name}/images/{key}")
+def image(opened: Opened, name: str, key: str) -> Response:
     data = opened.image(name, key)
     if data is None:
-        raise HTTPException(404, "no such picture")
+        raise HTTPException(404, "image not found")
     headers = HEADERS | {"Cache-Control": "private, max-age=3600"}
     return Response(data, media_type="image/jpeg", headers=headers)
 
 
 @app.get("/quarantine")
-def quarantine_start(request: Request, opened: Open) -> HTMLResponse:
-    found = opened.quarantines(VERSIONS_A_PAGE)
-    return page("quarantine_start.html", root=root(request), dataset=opened.dataset, versions=found)
+def quarantine_start(request: Request, opened: Opened) -> HTMLResponse:
+    summaries = opened.quarantines(VERSIONS_PER_PAGE)
+    return page("quarantine_start.html", root=root(request), dataset=opened.dataset, versions=summaries)
 
 
 @app.get("/versions/{name}/quarantine")
 def quarantine(
     request: Request,
-    opened: Open,
+    opened: Opened,
     user: User,
     name: str,
     reason: str = "",
     first: Annotated[int, Query(ge=0)] = 0,
-    told: str = "",
+    released: str = "",
 ) -> HTMLResponse:
-    reasons, shown, entries = opened.quarantine(name, reason or None, first, SAMPLES_A_PAGE)
+    reasons, shown, entries = opened.quarantine(name, reason or None, first, SAMPLES_PER_PAGE)
     return page(
         "quarantine.html", root=root(request), dataset=opened.dataset, version=name, reason=reason, first=first,
-        step=SAMPLES_A_PAGE, reasons=reasons, shown=shown, entries=entries, may_release=may_change(user),
-        told="It is written down. Run the interval again for a revision with it." if told else "",
+        step=SAMPLES_PER_PAGE, reasons=reasons, shown=shown, entries=entries, may_release=may_change(user),
+        message="Release recorded; run the interval again." if released else "",
     )  # fmt: skip
 
 
 @app.post("/versions/{name}/quarantine", dependencies=[Depends(check_same_origin), Depends(requires_change)])
 def release(
     request: Request,
-    opened: Open,
+    opened: Opened,
     user: User,
     name: str,
     note: Annotated[str, Form(min_length=1, max_length=500)],
@@ -200,38 +200,38 @@ def release(
     reason: Annotated[str, Form()] = "",
 ) -> RedirectResponse:
     opened.release(name, uids=[uid] if uid else [], reason=reason or None, note=note, by=user.get_name())
-    return RedirectResponse(f"{root(request)}/versions/{quote(name)}/quarantine?told=1", 303)
+    return RedirectResponse(f"{root(request)}/versions/{quote(name)}/quarantine?released=1", 303)
 
 
 @app.get("/lineage")
-def lineage(request: Request, opened: Open, name: str = "", check: bool = False) -> HTMLResponse:
+def lineage(request: Request, opened: Opened, name: str = "", check: bool = False) -> HTMLResponse:
     from vecap_airflow.pages.graph import draw
     from vecap_tasks.lineage.tree import format_tree
 
     name = name.strip()
     if not name:
-        found, _ = opened.versions(0, VERSIONS_A_PAGE)
-        return page("lineage_start.html", root=root(request), dataset=opened.dataset, versions=found)
+        summaries, _ = opened.versions(0, VERSIONS_PER_PAGE)
+        return page("lineage_start.html", root=root(request), dataset=opened.dataset, versions=summaries)
     tree = opened.lineage(name, check)
     return page(
         "lineage.html", root=root(request), dataset=opened.dataset, name=name, check=check, tree=tree,
-        graph=draw(tree), text=_text(format_tree(tree), check), links=link_of,
+        graph=draw(tree), text=_tree_text(format_tree(tree), check), links=link_of,
     )  # fmt: skip
 
 
-def _text(tree: str, check: bool) -> str:
-    """Return *tree* without its last line, which counts the files that were checked, where none was."""
+def _tree_text(tree: str, check: bool) -> str:
+    """Return *tree*; without *check*, omit its last line, which summarizes the verification."""
     return tree if check else tree.rpartition("\n")[0]
 
 
 def link_of(node: Node) -> str:
-    """Return the page of what *node* is, below the root; "" where it has none."""
+    """Return the page of *node*, relative to the root, or "" if it has none."""
     if node.kind == "version":
         return f"versions/{quote(node.name.rpartition('/')[2])}"
-    trained = node.kind == "model" and _TRAINED.fullmatch(node.name)  # the models that caption are folders
-    return f"lineage?{urlencode({'name': node.name})}" if trained else ""
+    is_trained = node.kind == "model" and _TRAINED_MODEL.fullmatch(node.name)  # captioning models have no page
+    return f"lineage?{urlencode({'name': node.name})}" if is_trained else ""
 
 
 @app.get("/compare/{uid}")
-def compare(request: Request, opened: Open, uid: str) -> HTMLResponse:
+def compare(request: Request, opened: Opened, uid: str) -> HTMLResponse:
     return page("compare.html", root=root(request), dataset=opened.dataset, uid=uid, rows=opened.revisions(uid))

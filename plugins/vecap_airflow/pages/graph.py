@@ -1,4 +1,4 @@
-"""A lineage as a picture: boxes from left to right, what something was made of to the right of it."""
+"""Layout of a lineage graph: boxes from left to right, inputs to the right of outputs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from vecap_tasks.lineage.tree import Node
 
-WIDTH, HEIGHT = 230, 46  # of a box, and below of the way from one to the next
-_ACROSS, _DOWN = 270, 58
-_SHOWN = 12  # children of one kind that are drawn; a crawl may have thousands of files
-_CHARS = 30
+WIDTH, HEIGHT = 230, 46  # size of a box
+_X_STEP, _Y_STEP = 270, 58
+_MAX_CHILDREN = 12  # drawn children per kind; a crawl can have thousands of files
+_MAX_LABEL_CHARS = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One thing. `x` and `y` are its upper left corner; `parent` the middle of the right side of what it belongs to."""
+    """A node's box. `x` and `y` are its upper left corner; `parent` is the right center of its parent's box."""
 
     node: Node
     title: str
@@ -27,7 +27,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """All boxes, and the size of the picture."""
+    """All boxes, and the size of the drawing."""
 
     boxes: tuple[Box, ...]
     width: int
@@ -35,33 +35,32 @@ class Graph:
 
 
 def draw(root: Node) -> Graph:
-    """Lay *root* out: each level is a column, each leaf a line."""
+    """Return the layout of *root*: one column per level, one row per leaf."""
     boxes = list(_place(root, 0, [0], None))
     return Graph(tuple(boxes), max(box.x for box in boxes) + WIDTH, max(box.y for box in boxes) + HEIGHT)
 
 
-def _place(node: Node, depth: int, free: list[int], parent: tuple[int, int] | None) -> Iterator[Box]:
-    x, y = depth * _ACROSS, free[0]
-    yield Box(node, node.kind, _short(node.name), x, y, parent)
-    from_here = (x + WIDTH, y + HEIGHT // 2)
-    children = _few(node.children)
-    for number, child in enumerate(children):
+def _place(node: Node, depth: int, next_y: list[int], parent: tuple[int, int] | None) -> Iterator[Box]:
+    x, y = depth * _X_STEP, next_y[0]
+    yield Box(node, node.kind, _shorten(node.name), x, y, parent)
+    right_center = (x + WIDTH, y + HEIGHT // 2)
+    for number, child in enumerate(_limit_children(node.children)):
         if number:
-            free[0] += _DOWN
-        yield from _place(child, depth + 1, free, from_here)
+            next_y[0] += _Y_STEP
+        yield from _place(child, depth + 1, next_y, right_center)
 
 
-def _few(children: tuple[Node, ...]) -> list[Node]:
-    """Return *children* with a note in the place of those of a kind that are too many; what is wrong always stays."""
+def _limit_children(children: tuple[Node, ...]) -> list[Node]:
+    """Return *children*, with excess children of a kind replaced by a count; corrupt ones are always kept."""
     kept: list[Node] = []
-    left: dict[str, int] = {}
+    omitted: dict[str, int] = {}
     for child in children:
-        if sum(other.kind == child.kind for other in kept) < _SHOWN or not child.verified:
+        if sum(other.kind == child.kind for other in kept) < _MAX_CHILDREN or not child.verified:
             kept.append(child)
         else:
-            left[child.kind] = left.get(child.kind, 0) + 1
-    return [*kept, *(Node(kind, f"and {count:,} more", None) for kind, count in left.items())]
+            omitted[child.kind] = omitted.get(child.kind, 0) + 1
+    return [*kept, *(Node(kind, f"and {count:,} more", None) for kind, count in omitted.items())]
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _CHARS else "…" + name[1 - _CHARS :]
+def _shorten(name: str) -> str:
+    return name if len(name) <= _MAX_LABEL_CHARS else "…" + name[1 - _MAX_LABEL_CHARS :]

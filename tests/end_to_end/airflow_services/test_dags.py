@@ -106,7 +106,7 @@ def test_every_task_can_be_cleared_and_run_again_and_the_bytes_stay(installation
         found[dag] = runs(api, dag, INTERVAL)[-1]["dag_run_id"]
         todo[dag] = {task["task_id"] for task in _tasks(api, dag, found[dag])}
     # Each while those before and after it stay finished: what a stage's tasks hand over is taken as it was.
-    last = ("commit", "publish", "record", "judge", "crown", "approve")
+    last = ("commit", "publish", "record", "compare_champion", "promote", "approve")
     for kinds in (("run",), last, ("plan", "open_version", "find_version")):
         for dag, run in found.items():
             chosen = sorted(name for name in todo[dag] if name.rpartition(".")[2] in kinds)
