@@ -21,11 +21,11 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.train.checkpoint import Checkpoints
 from vecap_tasks.train.data.epoch import plan_run
 from vecap_tasks.train.data.images import Decoder, Index, open_images
-from vecap_tasks.train.data.map_dataset import ShuffledData
+from vecap_tasks.train.data.map_dataset import MapTrainingData
 from vecap_tasks.train.data.prefetch import Batch, TrainingData
 from vecap_tasks.train.data.samples import Shard, Source
-from vecap_tasks.train.distributed import Ranks, training_device
-from vecap_tasks.train.model import new_model
+from vecap_tasks.train.distributed import ProcessGroup, training_device
+from vecap_tasks.train.model import build_model
 from vecap_tasks.train.throughput import Progress
 from vecap_tasks.train.trainer import fit
 
@@ -36,15 +36,15 @@ class _OneBatch:
 
     batch: Batch
     batch_size: int
-    per_epoch: int
+    steps_per_epoch: int
     steps: int
     samples: int
     left_out: int = 0
 
-    def batches(self, first: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def batches(self, first: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         for step in range(first, self.steps):
-            epoch, place = divmod(step, self.per_epoch)
-            yield Batch(step, epoch, place, self.batch.uids, self.batch.pixels, self.batch.ids)
+            epoch, index = divmod(step, self.steps_per_epoch)
+            yield Batch(step, epoch, index, self.batch.uids, self.batch.pixels, self.batch.ids)
 
 
 class _Timed:
@@ -52,13 +52,13 @@ class _Timed:
 
     def __init__(self, data: TrainingData) -> None:
         self.samples, self.left_out, self.batch_size = data.samples, data.left_out, data.batch_size
-        self.per_epoch, self.steps = data.per_epoch, data.steps
+        self.steps_per_epoch, self.steps = data.steps_per_epoch, data.steps
         self.begin = self.cpu = 0.0
         self._data = data
 
-    def batches(self, first: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        for batch in self._data.batches(first, rank, world):
-            if batch.step == self.per_epoch:
+    def batches(self, first: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        for batch in self._data.batches(first, rank, world_size):
+            if batch.step == self.steps_per_epoch:
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
                 self.begin, self.cpu = time.perf_counter(), time.process_time()
@@ -76,13 +76,13 @@ def main() -> None:
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(task["tokenizer"], trust_remote_code=False)
     data = _Timed(_tars(task, config, tokenizer) if task["kind"] == "tars" else _memory(task, config, tokenizer))
-    ranks = Ranks(training_device("cuda" if torch.cuda.is_available() else "cpu"))
-    model = new_model(config.model, tokenizer, 0)
+    process_group = ProcessGroup(training_device("cuda" if torch.cuda.is_available() else "cpu"))
+    model = build_model(config.model, tokenizer, 0)
     last: list[Progress] = []
     with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
-        fit("bench-0", model, data, config, 0, ranks, Checkpoints(Store(folder), "checkpoints", 1), last.append)
+        fit("bench-0", model, data, config, 0, process_group, Checkpoints(Store(folder), "checkpoints", 1), last.append)
     seconds = time.perf_counter() - data.begin
-    samples = (data.steps - data.per_epoch) * data.batch_size
+    samples = (data.steps - data.steps_per_epoch) * data.batch_size
     rate, cpu = samples / seconds, samples / (time.process_time() - data.cpu)
     speed = last[-1].speed
     mfu = None if speed.mfu is None else speed.mfu * rate / speed.samples_per_second
@@ -109,7 +109,7 @@ def _tars(task: dict[str, Any], config: TrainConfig, tokenizer: Any) -> Training
     index = Index(sources, tokenizer)
     decoder = Decoder(config.model.image_size, config.model.preprocess)
     kept = open_images(index, decoder, cache_bytes=0, threads=config.loader_threads)
-    return ShuffledData(index, kept, plan_run("vecap-0", sources, [images], config), 0)
+    return MapTrainingData(index, kept, plan_run("vecap-0", sources, [images], config), 0)
 
 
 if __name__ == "__main__":

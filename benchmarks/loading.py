@@ -29,8 +29,8 @@ from vecap_tasks.config import Config, ReadingConfig, load_config
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.train.data.epoch import plan_run
 from vecap_tasks.train.data.images import Decoder, Index, open_images
-from vecap_tasks.train.data.iterable_dataset import StreamedData
-from vecap_tasks.train.data.map_dataset import ShuffledData
+from vecap_tasks.train.data.iterable_dataset import IterableTrainingData
+from vecap_tasks.train.data.map_dataset import MapTrainingData
 from vecap_tasks.train.data.prefetch import TrainingData
 from vecap_tasks.train.data.samples import Shard, Source
 from vecap_tasks.train.data.tokenizer import load_tokenizer
@@ -103,11 +103,11 @@ class _Ours:
 
     def streamed(self) -> TrainingData:
         reading = ReadingConfig()
-        return StreamedData(self._sources, self._plan, self._decoder, self._tokenizer, reading, 0, 1)
+        return IterableTrainingData(self._sources, self._plan, self._decoder, self._tokenizer, reading, 0, 1)
 
     def shuffled(self) -> TrainingData:
         index = Index(self._sources, self._tokenizer)
-        return ShuffledData(index, open_images(index, self._decoder, cache_bytes=0, threads=1), self._plan, 0)
+        return MapTrainingData(index, open_images(index, self._decoder, cache_bytes=0, threads=1), self._plan, 0)
 
 
 @dataclass(frozen=True, slots=True)

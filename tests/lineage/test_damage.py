@@ -18,7 +18,7 @@ from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.verify import verify_version
 from vecap_tasks.core.version import Version
-from vecap_tasks.lineage.tree import Inputs, Node
+from vecap_tasks.lineage.tree import InputChecker, Node
 from vecap_tasks.lineage.walk import Walker, walk
 from vecap_tasks.rewrite.prompt import FOLDER as PROMPTS
 
@@ -195,7 +195,7 @@ def test_a_source_on_s3_is_read_again(made, s3_bucket):
             client.delete_object(Bucket=s3_bucket, Key="crawls/2026-01-01.warc.gz")
         else:
             client.put_object(Bucket=s3_bucket, Key="crawls/2026-01-01.warc.gz", Body=body)
-        return Inputs(made.config, made.version, manifest).node(item)
+        return InputChecker(made.config, made.version, manifest).node(item)
 
     verified, changed, gone = node(data), node(flipped(data)), node(None)
     assert (verified.note, verified.bytes, verified.problems) == ("the same as used", len(data), ())
@@ -206,6 +206,6 @@ def test_a_source_on_s3_is_read_again(made, s3_bucket):
 
 def test_a_page_of_the_web_is_not_asked_again(made):
     manifest = load_stage("crawl", made.config, made.version).manifest()
-    node = Inputs(made.config, made.version, manifest).node(Input("source", "https://a.example/", "0" * 64, 10))
+    node = InputChecker(made.config, made.version, manifest).node(Input("source", "https://a.example/", "0" * 64, 10))
     assert node.problems == ()
     assert node.unchecked.startswith("it was fetched from the web")

@@ -12,7 +12,7 @@ from vecap_tasks.core.mlflow_tracking import open_tracking, tracking_uri
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.verify import verify_version
 from vecap_tasks.errors import VecapError
-from vecap_tasks.lineage.tree import Inputs, named_inputs
+from vecap_tasks.lineage.tree import InputChecker, named_inputs
 from vecap_tasks.lineage.walk import format_tree, walk
 
 SAMPLES = [Texts() for _ in range(16)]
@@ -115,7 +115,7 @@ def test_a_tokenizer_and_a_start_of_one_folder_are_compared_apart(config, versio
     )
 
     def nodes():
-        inputs = Inputs(config, version, manifest)
+        inputs = InputChecker(config, version, manifest)
         return [inputs.node(item) for item in named_inputs("train", manifest.inputs)]
 
     assert [(node.kind, node.note) for node in nodes()] == [

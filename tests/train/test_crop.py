@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from vecap_tasks.train.data.images import Normalize, crops
+from vecap_tasks.train.data.images import Normalize, crop_params
 
 UIDS = [f"{number:032x}" for number in range(4000)]
 
@@ -21,7 +21,7 @@ def test_a_crop_follows_from_seed_uid_and_epoch_alone():
 
 
 def test_crops_are_drawn_evenly():
-    drawn = crops(0, UIDS, 0)
+    drawn = crop_params(0, UIDS, 0)
     assert drawn.dtype == np.float32
     assert drawn.min() >= 0
     assert drawn.max() < 1

@@ -8,7 +8,7 @@ import torch
 from tests.train.factories import Texts, configure, give_version, run
 from tests.train.test_train_stage import digests, stopped_after
 from vecap_tasks.core.stage import load_stage
-from vecap_tasks.train.stage import SPEEDS
+from vecap_tasks.train.stage import THROUGHPUT_FILE
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 SAMPLES = [Texts() for _ in range(24)]

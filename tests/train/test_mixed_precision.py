@@ -13,7 +13,7 @@ from vecap_tasks.errors import VecapError
 from vecap_tasks.train import trainer
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.mixed_precision import keep_half_precision
-from vecap_tasks.train.model import new_model
+from vecap_tasks.train.model import build_model
 
 STEP = 2**-8  # of bfloat16, relative
 
@@ -55,7 +55,7 @@ def test_without_autocast_nothing_changes(layers):
 
 def test_the_residual_stream_of_both_towers_is_half(home):
     config = configure(home)
-    model = new_model(config.train.model, load_tokenizer(config), 0)
+    model = build_model(config.train.model, load_tokenizer(config), 0)
     keep_half_precision(model)
     seen = []
     for layer in (*model.vision_model.encoder.layers, *model.text_model.encoder.layers):

@@ -15,7 +15,7 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import verify_version
 from vecap_tasks.errors import ConfigError, CorruptError, VecapError
 from vecap_tasks.train.data.mixture import Mixture, read_mixture
-from vecap_tasks.train.data.mixture_builder import check_mixture, open_mixture
+from vecap_tasks.train.data.mixture_builder import check_mixture, load_mixture
 
 OURS = {"kind": "version", "version": "{version}"}
 
@@ -64,7 +64,7 @@ def test_weights_say_how_many_samples_of_each_source_an_epoch_has(home, way):
     sources = [OURS | {"weight": 2}, {"kind": "version", "version": other.name, "weight": 0.5}, theirs(home)]
     config = mixed(home, *sources, epochs=4, batch_size=5, **way)
     data = opened(config, version, "vec")
-    assert (data.samples, data.left_out, data.per_epoch, data.steps) == (45, 0, 9, 36)
+    assert (data.samples, data.left_out, data.steps_per_epoch, data.steps) == (45, 0, 9, 36)
     batches = taken(data)
     for world in (5,) if way is SHUFFLED else (1,):
         assert taken(opened(config, version, "vec"), 0, world) == batches
@@ -92,7 +92,7 @@ def test_a_mixture_is_recorded_once_and_never_changed(home):
     version = give_version(configure(home), [Texts() for _ in range(10)])
     source = theirs(home)
     config = mixed(home, OURS, source)
-    mixture = open_mixture(config, version.name)
+    mixture = load_mixture(config, version.name)
     store = Store(config.resolve(config.root))
     body = json.loads(store.read("demo/mixtures/both.json"))
     assert body["digest"] == mixture.digest == read_mixture(store, "demo", "both").digest
@@ -100,20 +100,20 @@ def test_a_mixture_is_recorded_once_and_never_changed(home):
     assert body["sources"][0] | {"version": version.name, "dataset": "demo", "samples": 10} == body["sources"][0]
     assert body["sources"][0]["root"] == config.root, "as it is written, no path of this machine"
     assert body["sources"][1]["tars"][0]["usable"]["alttext"] == 10
-    assert open_mixture(mixed(home, OURS, source), version.name).digest == mixture.digest
+    assert load_mixture(mixed(home, OURS, source), version.name).digest == mixture.digest
     by_name = configure(home, mixture="both")
-    assert open_mixture(by_name, version.name) == mixture
+    assert load_mixture(by_name, version.name) == mixture
     with pytest.raises(VecapError, match="there is a mixture both already, of other sources or weights") as refused:
-        open_mixture(mixed(home, OURS, source | {"weight": 3}), version.name)
+        load_mixture(mixed(home, OURS, source | {"weight": 3}), version.name)
     assert "give this one another name" in str(refused.value)
-    other = open_mixture(mixed(home, OURS, source | {"weight": 3}, name="more"), version.name)
+    other = load_mixture(mixed(home, OURS, source | {"weight": 3}, name="more"), version.name)
     assert other.digest != mixture.digest
 
 
 def test_a_changed_record_is_damage(home):
     version = give_version(configure(home), [Texts() for _ in range(10)])
     config = mixed(home, OURS, theirs(home))
-    open_mixture(config, version.name)
+    load_mixture(config, version.name)
     store = Store(config.resolve(config.root))
     data = store.read("demo/mixtures/both.json")
     for changed in (data.replace(b'"weight": 1.0', b'"weight": 2.0', 1), data[:-30], data.replace(b"both", b"bath")):
@@ -125,14 +125,14 @@ def test_a_changed_record_is_damage(home):
 def test_the_digest_follows_what_is_in_the_batches_alone(home):
     version = give_version(configure(home), [Texts() for _ in range(10)])
     source = theirs(home)
-    base = open_mixture(mixed(home, OURS, source), version.name)
+    base = load_mixture(mixed(home, OURS, source), version.name)
     (home / "theirs").rename(home / "moved")
-    moved = open_mixture(mixed(home, OURS, source | {"paths": [f"{home}/moved/*"]}, name="moved"), version.name)
+    moved = load_mixture(mixed(home, OURS, source | {"paths": [f"{home}/moved/*"]}, name="moved"), version.name)
     assert moved.digest == base.digest
     data = bytearray((home / "moved" / "00001.tar").read_bytes())
     data[600] ^= 1
     (home / "moved" / "00001.tar").write_bytes(data)
-    changed = open_mixture(mixed(home, OURS, source | {"paths": [f"{home}/moved/*"]}, name="changed"), version.name)
+    changed = load_mixture(mixed(home, OURS, source | {"paths": [f"{home}/moved/*"]}, name="changed"), version.name)
     assert changed.digest != base.digest
 
 
@@ -140,7 +140,7 @@ def test_the_training_names_its_sources_and_a_change_of_one_is_found(home):
     version = give_version(configure(home), [Texts() for _ in range(10)])
     config = mixed(home, OURS, theirs(home), arms="[vecap]")
     manifest = run("train", config, version)
-    mixture = open_mixture(config, version.name)
+    mixture = load_mixture(config, version.name)
     given = {(item.kind, item.name): item.digest for item in manifest.inputs}
     assembled = load_stage("assemble", config, version).manifest()
     assert given["mixture", "both"] == mixture.digest
@@ -185,7 +185,7 @@ def test_what_other_people_s_tars_hold_is_met_and_counted(home, way):
     version = give_version(configure(home), [Texts() for _ in range(4)])
     source = {"kind": "tars", "paths": [f"{home}/theirs/odd.tar"], "arm": "alttext"}
     config = mixed(home, OURS, source, epochs=1, batch_size=31, **way)
-    mixture = open_mixture(config, version.name)
+    mixture = load_mixture(config, version.name)
     [tar] = mixture.sources[1].tars
     assert tar.samples == 32
     assert dict(tar.skipped) == {"bad_json": 1, "no_image": 1, "not_an_image": 1, "not_utf8": 1}
@@ -209,7 +209,7 @@ def test_texts_stand_where_the_recipe_says(home):
     texts = {"alttext": "txt", "vecap": "json.recaption.short", "vec": "json.several"}
     source = {"kind": "tars", "paths": [f"{home}/theirs/*.tar"], "texts": texts}
     config = mixed(home, OURS, source, epochs=6, batch_size=10)
-    [tar] = open_mixture(config, version.name).sources[1].tars
+    [tar] = load_mixture(config, version.name).sources[1].tars
     assert dict(tar.usable) == {"alttext": 6, "vec": 6, "vecap": 6, "mixed": 6, "alttext_rewritten": 0}
     rows = [row for _, batch in taken(opened(config, version, "vec")) for row in batch]
     assert len({text for uid, _, text in rows if int(uid, 16) > 1000}) == 2
@@ -227,7 +227,7 @@ def test_tars_are_read_from_s3(home, s3_bucket, tmp_path, way):
     here = theirs(home)
     there = here | {"paths": [f"s3://{s3_bucket}/dfn/*.tar"]}
     config = mixed(home, OURS, there, name="s3", epochs=2, **way)
-    mixture = open_mixture(config, version.name)
+    mixture = load_mixture(config, version.name)
     assert all(tar.check.startswith("etag:") for tar in mixture.sources[1].tars)
     local = taken(opened(mixed(home, OURS, here, epochs=2, **way), version, "vecap"))
     assert taken(opened(config, version, "vecap")) == local
@@ -242,15 +242,15 @@ def test_wrong_recipes_are_one_clear_line(home):
     version = give_version(plain, [Texts() for _ in range(6)])
     other = give_version(plain, [Texts() for _ in range(6)], "2026-01-02")
     with pytest.raises(VecapError, match="does not hold version 2026-01-01, beside which its models would lie"):
-        open_mixture(mixed(home, {"kind": "version", "version": other.name}), version.name)
-    with pytest.raises(VecapError, match=r"tar .*nowhere/\*\.tar not found; create it"):
-        open_mixture(mixed(home, OURS, {"kind": "tars", "paths": [f"{home}/nowhere/*.tar"]}, name="b"), version.name)
+        load_mixture(mixed(home, {"kind": "version", "version": other.name}), version.name)
+    with pytest.raises(VecapError, match=r"there is no tar .*nowhere/\*\.tar; put it there"):
+        load_mixture(mixed(home, OURS, {"kind": "tars", "paths": [f"{home}/nowhere/*.tar"]}, name="b"), version.name)
     with pytest.raises(VecapError, match="dataset demo has no mixture gone; there are: both"):
-        open_mixture(configure(home, mixture="gone"), version.name)
-    with pytest.raises(VecapError, match="has no version 2026-07-01; its versions are: 2026-01-01, 2026-01-02"):
-        open_mixture(mixed(home, {"kind": "version", "version": "2026-07-01"}, name="c"), version.name)
+        load_mixture(configure(home, mixture="gone"), version.name)
+    with pytest.raises(VecapError, match="has no version 2026-07-01; there are: 2026-01-01, 2026-01-02"):
+        load_mixture(mixed(home, {"kind": "version", "version": "2026-07-01"}, name="c"), version.name)
     with pytest.raises(ConfigError, match=r"train.mixture: daily-\{version\} stands for a version"):
-        open_mixture(mixed(home, OURS, name="daily-{version}"), None)
+        load_mixture(mixed(home, OURS, name="daily-{version}"), None)
     with pytest.raises(ConfigError, match=r"a text stands in txt or in a key of the \.json, such as json\.caption"):
         mixed(home, {"kind": "tars", "paths": ["a.tar"], "texts": {"vec": "caption"}})
 

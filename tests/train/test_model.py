@@ -13,8 +13,8 @@ from vecap_tasks.core.preprocess import image_processor
 from vecap_tasks.core.stage import RECEIPTS, load_stage
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.train.data.tokenizer import load_tokenizer
-from vecap_tasks.train.model import export, new_model, open_model
-from vecap_tasks.train.throughput import training_operations
+from vecap_tasks.train.model import export, build_model, create_model
+from vecap_tasks.train.throughput import training_flops
 
 SAMPLES = [Texts() for _ in range(20)]
 
@@ -26,7 +26,7 @@ def test_sizes_by_name_are_the_published_models():
         config = ClipConfig(size=name, tokenizer="none", vision_layers=1)  # the size goes before
         tokenizer = Vocabulary()
         with torch.device("meta"):
-            model = new_model(config, tokenizer, 0)
+            model = build_model(config, tokenizer, 0)
         assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == millions
 
 
@@ -48,21 +48,21 @@ def test_operations_of_a_sample_are_those_that_torch_counts(home):
     from torch.utils.flop_counter import FlopCounterMode
 
     config = configure(home)
-    model = new_model(config.train.model, load_tokenizer(config), 0).train()
+    model = build_model(config.train.model, load_tokenizer(config), 0).train()
     model.set_attn_implementation("eager")  # the counter sees matrix products alone
     with FlopCounterMode(display=False) as counted:
         images = model.get_image_features(pixel_values=torch.randn(2, 3, 32, 32)).pooler_output
         texts = model.get_text_features(input_ids=torch.randint(5, 300, (2, 24))).pooler_output
         (images.sum() + texts.sum()).backward()
     no_gradient_of_pixels = 2 * 4 * (3 * 16 * 16) * 32
-    assert training_operations(model.config, 24) - no_gradient_of_pixels == counted.get_total_flops() / 2
+    assert training_flops(model.config, 24) - no_gradient_of_pixels == counted.get_total_flops() / 2
 
 
 @pytest.fixture
 def start(home, tmp_path):
     """A folder as a release has it: configuration and weights."""
     config = configure(home)
-    model = new_model(config.train.model, load_tokenizer(config), 7)
+    model = build_model(config.train.model, load_tokenizer(config), 7)
     model.save_pretrained(tmp_path / "start")
     return tmp_path / "start"
 
@@ -97,7 +97,7 @@ def test_a_start_reads_texts_where_it_did(home, start, end):
         change(start, eos_token_id=end)
     ids = tokenizer(["a red cat"], return_tensors="pt")["input_ids"]
     released = CLIPModel.from_pretrained(start).eval().get_text_features(input_ids=ids).pooler_output
-    opened = open_model(config, tokenizer, 0).eval().get_text_features(input_ids=ids).pooler_output
+    opened = create_model(config, tokenizer, 0).eval().get_text_features(input_ids=ids).pooler_output
     torch.testing.assert_close(opened, released)
 
 
@@ -110,14 +110,14 @@ def test_a_start_that_does_not_fit_is_one_clear_line(home, start, tmp_path):
     ):
         config = configure(home, **({"model__start": start} | settings))
         with pytest.raises(ConfigError, match=said):
-            open_model(config, tokenizer, 0)
+            create_model(config, tokenizer, 0)
     other = tokenizer.eos_token_id + 1
     change(start, eos_token_id=other)
     with pytest.raises(ConfigError, match=f"reads a text at the token {other}, the tokenizer ends it with"):
-        open_model(configure(home, model__start=start), tokenizer, 0)
+        create_model(configure(home, model__start=start), tokenizer, 0)
     (start / "model.safetensors").write_bytes(b"half")
     with pytest.raises(ConfigError, match="cannot be loaded as a CLIPModel"):
-        open_model(configure(home, model__start=start), tokenizer, 0)
+        create_model(configure(home, model__start=start), tokenizer, 0)
 
 
 def test_the_sigmoid_loss_trains_and_keeps_its_bias(home):
@@ -160,7 +160,7 @@ def test_a_batch_that_goes_through_in_parts_has_the_same_losses(home):
 def test_a_model_that_finds_the_disk_full_is_reported(home, tmp_path):
     config = configure(home)
     tokenizer = load_tokenizer(config)
-    model = open_model(config, tokenizer, 0)
+    model = create_model(config, tokenizer, 0)
     with (
         pytest.raises(VecapError, match=r"the model cannot be written to .*see whether the disk is full"),
         full_disk(9_000),

@@ -7,8 +7,8 @@ from torch.nn import functional
 from tests.train.factories import configure
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.loss import contrastive_loss
-from vecap_tasks.train.model import new_model
-from vecap_tasks.train.trainer import learning_rate, new_optimizer
+from vecap_tasks.train.model import build_model
+from vecap_tasks.train.trainer import learning_rate, build_optimizer
 
 
 def test_rate_warms_up_and_falls_to_nothing(home):
@@ -24,8 +24,8 @@ def test_rate_warms_up_and_falls_to_nothing(home):
 
 def test_only_matrices_decay(home):
     config = configure(home)
-    model = new_model(config.train.model, load_tokenizer(config), 0)
-    decayed, free = new_optimizer(model, config.train).param_groups
+    model = build_model(config.train.model, load_tokenizer(config), 0)
+    decayed, free = build_optimizer(model, config.train).param_groups
     assert decayed["weight_decay"] == config.train.weight_decay
     assert free["weight_decay"] == 0
     undecayed = {id(parameter) for parameter in free["params"]}

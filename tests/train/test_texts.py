@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.train.factories import configure
 from vecap_tasks.errors import ConfigError
-from vecap_tasks.train.data.samples import draw
+from vecap_tasks.train.data.samples import choose_text
 from vecap_tasks.train.data.tokenizer import TokenizedTexts, clip_tokenizer, load_tokenizer
 
 UIDS = [f"{number:032x}" for number in range(20_000)]
@@ -22,22 +22,22 @@ def tokenizer(home):
 
 @pytest.mark.parametrize("probability", [0.0, 0.2, 1.0])
 def test_share_of_alttext_is_the_probability(probability):
-    drawn = [draw(0, uid, 5, 1, 2, probability) for uid in UIDS]
+    drawn = [choose_text(0, uid, 5, 1, 2, probability) for uid in UIDS]
     assert abs(1 - np.mean(drawn) - probability) < 0.01
 
 
 def test_variants_are_drawn_evenly_and_anew_in_each_epoch():
-    drawn = np.array([draw(3, uid, 0, 0, 4, 0.5) for uid in UIDS])
+    drawn = np.array([choose_text(3, uid, 0, 0, 4, 0.5) for uid in UIDS])
     assert np.abs(np.bincount(drawn, minlength=4) / len(UIDS) - 0.25).max() < 0.015
     for seed, epoch in ((3, 1), (4, 0)):
-        other = np.array([draw(seed, uid, epoch, 0, 4, 0.5) for uid in UIDS])
+        other = np.array([choose_text(seed, uid, epoch, 0, 4, 0.5) for uid in UIDS])
         assert abs((other == drawn).mean() - 0.25) < 0.02
 
 
 def test_mixed_draws_between_alttext_and_the_variants():
-    drawn = np.array([draw(0, uid, 0, 1, 4, 0.4) for uid in UIDS])
+    drawn = np.array([choose_text(0, uid, 0, 1, 4, 0.4) for uid in UIDS])
     assert np.abs(np.bincount(drawn, minlength=4) / len(UIDS) - [0.4, 0.2, 0.2, 0.2]).max() < 0.015
-    alttext_alone, vecap_alone = {draw(0, u, 0, 1, 1, 0.1) for u in UIDS[:99]}, {draw(0, u, 0, 0, 1, 0.9) for u in UIDS}
+    alttext_alone, vecap_alone = {choose_text(0, u, 0, 1, 1, 0.1) for u in UIDS[:99]}, {choose_text(0, u, 0, 0, 1, 0.9) for u in UIDS}
     assert alttext_alone == vecap_alone == {0}
 
 

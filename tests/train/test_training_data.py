@@ -43,10 +43,10 @@ def rows(batch):
 
 def taken(data, first=0, world=1):
     """All batches from *first* on, put together from the parts of *world* processes."""
-    ranks = [data.batches(first, rank, world) for rank in range(world)]
+    process_group = [data.batches(first, rank, world) for rank in range(world)]
     return [
         ((each[0].step, each[0].epoch, each[0].place), [row for batch in each for row in rows(batch)])
-        for each in zip(*ranks, strict=True)
+        for each in zip(*process_group, strict=True)
     ]
 
 
@@ -54,7 +54,7 @@ def test_batches_are_the_same_for_any_number_of_processes_and_from_any_step(home
     config = configure(home, epochs=3, **way)
     version = give_version(config, SAMPLES)
     data = opened(config, version)
-    assert (data.samples, data.left_out, data.batch_size, data.per_epoch, data.steps) == (40, 1, 8, 5, 15)
+    assert (data.samples, data.left_out, data.batch_size, data.steps_per_epoch, data.steps) == (40, 1, 8, 5, 15)
     whole = taken(data)
     assert [place for place, _ in whole] == [(step, *divmod(step, 5)) for step in range(15)]
     assert all(len(batch) == 8 for _, batch in whole)

@@ -15,25 +15,25 @@ import torch
 from tests.train.factories import configure
 from vecap_tasks.config import TrainConfig
 from vecap_tasks.train.data.tokenizer import load_tokenizer
-from vecap_tasks.train.distributed import Ranks, join_process_group
+from vecap_tasks.train.distributed import ProcessGroup, join_process_group
 from vecap_tasks.train.loss import Objective
-from vecap_tasks.train.model import new_model
-from vecap_tasks.train.model_forward import Part, add_gradients, new_towers
+from vecap_tasks.train.model import build_model
+from vecap_tasks.train.model_forward import Part, forward_backward, build_towers
 
 
-def gradients(config: TrainConfig, tokenizer, ranks: Ranks, pixels, ids, size: int):
+def gradients(config: TrainConfig, tokenizer, process_group: ProcessGroup, pixels, ids, size: int):
     """Return the loss of the batch and the gradients of all that is learned, taken in parts of *size* samples."""
-    model = new_model(config.model, tokenizer, 0)
-    objective = Objective(config.loss, model.logit_scale, ranks)
+    model = build_model(config.model, tokenizer, 0)
+    objective = Objective(config.loss, model.logit_scale, process_group)
     objective.reset_parameters()
-    towers = new_towers(model, config, ranks)
-    part = len(ids) // ranks.world
-    own = slice(ranks.rank * part, (ranks.rank + 1) * part)
+    towers = build_towers(model, config, process_group)
+    part = len(ids) // process_group.world
+    own = slice(process_group.rank * part, (process_group.rank + 1) * part)
     parts = [
         Part(partial(lambda images: images, images), texts)
         for images, texts in zip(pixels[own].split(size), ids[own].split(size), strict=True)
     ]
-    loss = ranks.mean(add_gradients(towers, objective, parts, partial(torch.autocast, "cpu", enabled=False)))
+    loss = process_group.mean(forward_backward(towers, objective, parts, partial(torch.autocast, "cpu", enabled=False)))
     learned = [*model.parameters(), *objective.parameters()]
     return loss, torch.cat([parameter.grad.flatten() for parameter in learned])
 
@@ -41,8 +41,8 @@ def gradients(config: TrainConfig, tokenizer, ranks: Ranks, pixels, ids, size: i
 def main() -> None:
     torch.set_num_threads(1)
     found = {}
-    with join_process_group("cpu", 60) as ranks:
-        alone = Ranks(ranks.device)
+    with join_process_group("cpu", 60) as process_group:
+        alone = ProcessGroup(process_group.device)
         for loss in ("contrastive", "sigmoid"):
             config = configure(Path(sys.argv[1]), loss=loss)
             tokenizer = load_tokenizer(config)
@@ -51,11 +51,11 @@ def main() -> None:
             ids[:, -1] = tokenizer.eos_token_id
             value, wanted = gradients(config.train, tokenizer, alone, pixels, ids, 12)
             for size in (6, 2, 4):  # 4 of 6 leaves a part of 2
-                shared, made = gradients(config.train, tokenizer, ranks, pixels, ids, size)
+                shared, made = gradients(config.train, tokenizer, process_group, pixels, ids, size)
                 found[f"{loss} {size}"] = float((shared - value).abs()), float((made - wanted).abs().max())
             parts, made = gradients(config.train, tokenizer, alone, pixels, ids, 5)
             found[f"{loss} alone"] = float((parts - value).abs()), float((made - wanted).abs().max())
-        if ranks.rank == 0:
+        if process_group.rank == 0:
             print(json.dumps(found), flush=True)
 
 

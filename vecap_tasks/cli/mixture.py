@@ -12,7 +12,7 @@ from vecap_tasks.cli.options import Commands, add_command, configuration, print_
 from vecap_tasks.config import Config, read_yaml
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import ConfigError
-from vecap_tasks.train.data.mixture import Mixture, TarsPart, mixture_names, read_mixture
+from vecap_tasks.train.data.mixture import Mixture, RecordedTars, mixture_names, read_mixture
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -130,6 +130,6 @@ def _print(config: Config, mixture: Mixture, *, machine: bool) -> None:
         rows.append((source.kind, source.name, *counts, shown, source.digest[:12]))
     print_table(("kind", "source", "samples", "weight", "per epoch", "arm", "digest"), rows)
     for source in mixture.sources:
-        if isinstance(source, TarsPart) and source.skipped:
+        if isinstance(source, RecordedTars) and source.skipped:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(source.skipped.items()))
             print(f"skipped in {source.name}: {reasons}")

@@ -141,7 +141,7 @@ def _record(name: str, config: Config, version: Version) -> None:
     from vecap_tasks import lineage
 
     if name == "quality":
-        lineage.keep_gate(config, version)
+        lineage.try_record_gate(config, version)
     elif name == "assemble":
         lineage.record_version(config, version)
     elif name == "evaluate":
@@ -157,7 +157,7 @@ def _record(name: str, config: Config, version: Version) -> None:
 def _record_rejection(config: Config, version: Version, error: GateFailed) -> None:
     from vecap_tasks import lineage
 
-    lineage.keep_gate(config, version, format_error(error))
+    lineage.try_record_gate(config, version, format_error(error))
 
 
 def _print_outcome(version: Version, name: str, outcome: _StageOutcome) -> None:

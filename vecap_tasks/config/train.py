@@ -1,4 +1,4 @@
-"""Settings of the stages assemble and train: model, mixture, reading, processes."""
+"""Settings of the stages assemble and train: model, mixture, data reading and processes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vecap_tasks.config.section import Device, Runtime, Section
 PreprocessWay = Literal["default", "veclip"]
 Size = Literal["B/32", "B/16", "L/14", "H/14"]
 
-_FIELDS = (
+_SIZE_FIELDS = (
     "patch_size", "vision_width", "vision_layers", "vision_heads",
     "text_width", "text_layers", "text_heads", "projection",
 )  # fmt: skip
-# Of these names in CLIP (Radford et al., 2021, table 20), and of H/14 in open_clip's model configurations.
+# From CLIP (Radford et al., 2021, table 20); H/14 from open_clip's model configurations.
 _SIZES: dict[Size, tuple[int, ...]] = {
     "B/32": (32, 768, 12, 12, 512, 12, 8, 512),
     "B/16": (16, 768, 12, 12, 512, 12, 8, 512),
@@ -25,15 +25,15 @@ _SIZES: dict[Size, tuple[int, ...]] = {
 }
 Arm = Literal["alttext", "vec", "vecap", "mixed", "alttext_rewritten"]
 Text = Literal["alttext", "vec", "vecap", "alttext_rewritten"]
-_PLACE = re.compile(r"^(txt|json\.[^.]+(\.[^.]+)*)$")
+_TEXT_FIELD = re.compile(r"^(txt|json\.[^.]+(\.[^.]+)*)$")
 
 
 class ClipConfig(Section):
-    """The CLIP model. `size` goes before the numbers of the towers, whatever they say."""
+    """The CLIP model. `size` overrides the sizes of the towers."""
 
     size: Annotated[Size | None, Runtime] = Field(
         None,
-        description="ViT-B/32, B/16, L/14 or H/14, instead of all numbers here but image_size and context.",
+        description="ViT-B/32, B/16, L/14 or H/14; overrides all sizes below except image_size and context.",
     )
     image_size: int = Field(224, ge=16)
     patch_size: int = Field(16, ge=1)
@@ -44,134 +44,139 @@ class ClipConfig(Section):
     text_layers: int = Field(12, ge=1)
     text_heads: int = Field(8, ge=1)
     projection: int = Field(512, ge=8)
-    context: int = Field(77, ge=8, description="Text tokens, the marks of begin and end among them.")
+    context: int = Field(77, ge=8, description="Context length in tokens, including BOS/EOS.")
     tokenizer: Annotated[str, Runtime] = Field(
-        description="Folder (or a hub's name) of the tokenizer; its files' digest enters the fingerprint."
+        description="Folder or Hugging Face Hub name of the tokenizer; the digest of its files enters the fingerprint."
     )
     lowercase: bool = True
     begin_token: bool = Field(
-        True, description="A mark before each text, as CLIP has it. VeCLIP's released models have none."
+        True, description="Start each text with a BOS token, as CLIP does; the released VeCLIP models do not."
     )
     preprocess: PreprocessWay = Field(
-        "default", description="default: bicubic, as CLIP's; veclip: as VeCLIP's released models, without antialiasing."
+        "default",
+        description="default: bicubic, as CLIP; veclip: without antialiasing, as the released VeCLIP models.",
     )
     init_from: Annotated[str | None, Runtime] = Field(
         None,
-        description="Folder of a CLIPModel to start from, such as a released VeCLIP's; none: random weights. Its "
-        "files' digest enters the fingerprint.",
+        description="Folder of a pretrained CLIPModel, e.g. a released VeCLIP (default: random weights); the digest of "
+        "its files enters the fingerprint.",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _sized(cls, values: Any) -> Any:
+    def _expand_size(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("size") in _SIZES:
-            return values | dict(zip(_FIELDS, _SIZES[values["size"]], strict=True))
+            return values | dict(zip(_SIZE_FIELDS, _SIZES[values["size"]], strict=True))
         return values
 
 
 class LaunchConfig(Section):
-    """One process trains within the one that asks; several are started by torchrun."""
+    """The training processes. A single process trains in the calling process; torchrun starts several."""
 
-    processes: int = Field(1, ge=1, description="On each node; one a GPU.")
+    processes: int = Field(1, ge=1, description="Processes per node; use one per GPU.")
     nodes: int = Field(1, ge=1)
-    rendezvous: str | None = Field(None, description="host:port of the first node, where there are several.")
+    rendezvous: str | None = Field(None, description="host:port of the first node; required for several nodes.")
     rendezvous_timeout: float = Field(900, gt=0, description="Seconds to wait for the other nodes.")
     shutdown_timeout: int = Field(
-        120, ge=1, description="Seconds that processes have to save and leave, once told to end."
+        120, ge=1, description="Seconds for processes to save a checkpoint and exit after SIGTERM."
     )
 
     @model_validator(mode="after")
-    def _meet(self) -> Self:
+    def _check_rendezvous(self) -> Self:
         if self.nodes > 1 and self.rendezvous is None:
-            raise ValueError("several nodes need a rendezvous, such as gpu1.example.org:29400")
+            raise ValueError("several nodes need a rendezvous; set host:port, e.g. gpu1.example.org:29400")
         return self
 
     @property
-    def alone(self) -> bool:
-        """Whether one process does it all."""
+    def single_process(self) -> bool:
+        """Whether one process trains on its own."""
         return self.processes == 1 and self.nodes == 1
 
 
 class _MixtureSource(Section):
-    weight: float = Field(1.0, gt=0, description="How often an epoch passes over the source: 0.5 half of it, 2 twice.")
-    arm: Arm | None = Field(None, description="The text that is taken of its samples; none: that of the run's arm.")
-    mixed_p: float | None = Field(None, ge=0, le=1, description="Of its arm `mixed`; none: train.mixed_p.")
+    weight: float = Field(1.0, gt=0, description="Passes over the source per epoch, e.g. 0.5 for half of it.")
+    arm: Arm | None = Field(None, description="Text to use from the source (default: the run's arm).")
+    mixed_p: float | None = Field(
+        None, ge=0, le=1, description="Probability of AltText for `arm: mixed` (default: train.mixed_p)."
+    )
 
 
 class VersionSource(_MixtureSource):
-    """A published version of a dataset. `{version}` is the one that is trained on."""
+    """A published dataset version. `{version}` is the version to train on."""
 
     kind: Literal["version"]
     version: str
-    dataset: str | None = Field(None, description="None: the configuration's own.")
-    root: Annotated[str | None, Runtime] = Field(None, description="Where it lies; none: the configuration's root.")
+    dataset: str | None = Field(None, description="Name of its dataset (default: this configuration's dataset).")
+    root: Annotated[str | None, Runtime] = Field(None, description="Its store (default: this configuration's root).")
 
 
 class TarSource(_MixtureSource):
-    """Webdataset tars of anyone: paths or globs of this machine, `file://` or `s3://`."""
+    """External webdataset tars: local paths or globs, `file://` or `s3://`."""
 
     kind: Literal["tars"]
     paths: Annotated[list[str], Runtime] = Field(min_length=1)
     texts: dict[Text, str] = Field(
         {"alttext": "txt"},
         min_length=1,
-        description="Where a sample has each text: `txt`, or a key of its .json as `json.caption`; a list there is "
-        "one text in several variants.",
+        description="Field of each text: `txt`, or a key of the sample's .json such as `json.caption`. A list holds "
+        "variants of one text.",
     )
 
     @field_validator("texts")
     @classmethod
-    def _places(cls, texts: dict[Text, str]) -> dict[Text, str]:
-        for place in texts.values():
-            if not _PLACE.match(place):
-                raise ValueError(f"a text stands in txt or in a key of the .json, such as json.caption, not in {place}")
+    def _check_fields(cls, texts: dict[Text, str]) -> dict[Text, str]:
+        for name in texts.values():
+            if not _TEXT_FIELD.match(name):
+                raise ValueError(f"{name} is not a valid text field; use txt or a key of the .json, e.g. json.caption")
         return texts
 
 
 class MixtureConfig(Section):
-    """A recipe by name. Under one name there is one recipe for good; `{version}` may stand in the name."""
+    """A named mixture of sources. A recorded mixture is immutable. The name may contain `{version}`."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.-]|\{version\})*$")
     sources: list[Annotated[VersionSource | TarSource, Field(discriminator="kind")]] = Field(min_length=1)
 
 
 class ReadingConfig(Section):
-    """In which order samples are read. All of it decides the batches, so none of it follows the machine."""
+    """The order in which samples are read. It determines the batches, so it does not depend on the machine."""
 
     stream_above: int = Field(
         2_000_000,
         ge=0,
-        description="Sets with more samples are read shard by shard in lanes; smaller ones are shuffled as a whole.",
+        description="Stream data with more samples shard by shard; shuffle smaller data globally.",
     )
     num_readers: int = Field(
-        32, ge=1, description="Shards that a batch is drawn from at once, where it is a multiple of it."
+        32,
+        ge=1,
+        description="Streaming: shards that are read at once; reduced to the next divisor of the batch size.",
     )
     shuffle_buffer: int = Field(
-        512, ge=1, description="Samples of a lane that are shuffled among each other, held in memory."
+        512, ge=1, description="Streaming: samples in the shuffle buffer of each reader, held in memory."
     )
 
 
 class AssembleConfig(Section):
     shard_size: int = Field(10_000, ge=1)
-    license: str = Field("unknown", description="Stated in the dataset card.")
+    license: str = Field("unknown", description="License in the dataset card.")
     memory_limit: Annotated[str, Runtime] = "1GB"
 
 
 class TrainConfig(Section):
-    """How CLIP is trained: the same for every arm. The optimizer's defaults are those of the neighboring recipe."""
+    """CLIP training, the same for all arms."""
 
     arms: list[Arm] = Field(["alttext", "vec", "vecap", "mixed"], min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
-    mixed_p: float = Field(0.5, ge=0, le=1, description="Probability of AltText in the arm `mixed`; our choice.")
+    mixed_p: float = Field(0.5, ge=0, le=1, description="Probability of AltText in the arm `mixed` (our choice).")
     mixture: Annotated[MixtureConfig | str | None, Runtime] = Field(
         None,
-        description="The sources to train on, or the name of a recorded mixture; none: the version alone. What it "
-        "holds enters the fingerprint by its digest.",
+        description="Sources to train on, or the name of a recorded mixture (default: only the version). Its digest "
+        "enters the fingerprint.",
     )
     reading: ReadingConfig = ReadingConfig()
     model: ClipConfig
     loss: Literal["contrastive", "sigmoid"] = Field(
-        "contrastive", description="InfoNCE as CLIP's, or SigLIP's sigmoid loss with a bias."
+        "contrastive", description="contrastive: CLIP's InfoNCE; sigmoid: SigLIP's loss, with a bias."
     )
     epochs: int = Field(32, ge=1)
     batch_size: int = Field(1024, ge=2)
@@ -180,47 +185,49 @@ class TrainConfig(Section):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.98, ge=0, lt=1)
     warmup_steps: int = Field(2000, ge=0)
-    gradient_clip: float = Field(1.0, gt=0, description="Largest norm of a step's gradient.")
+    gradient_clip: float = Field(1.0, gt=0, description="Maximum gradient norm.")
     crop_scale: float = Field(
-        1.0, gt=0, le=1, description="Smallest share of the image that a random crop may take; 1 never crops."
+        1.0, gt=0, le=1, description="Minimum area fraction of random crops; 1 disables cropping."
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of the products; bfloat16 is what a GPU is fast in. Weights are float32 in both."
+        "float32", description="Precision of matrix products; bfloat16 is fast on GPUs. Weights are always float32."
     )
-    threads: int = Field(1, ge=1, description="CPU threads of a run; part of the fingerprint, as rounding follows it.")
+    threads: int = Field(
+        1, ge=1, description="CPU threads of a run; part of the fingerprint because it affects rounding."
+    )
     micro_batch: int | None = Field(
         None,
         ge=1,
-        description="Samples that go through a process's model at once; none: all of its part of a batch. The loss is "
-        "over the whole batch all the same; part of the fingerprint, as rounding follows it.",
+        description="Samples per forward pass and process (default: the process's share of the batch). The loss is "
+        "still over the global batch. Part of the fingerprint because it affects rounding.",
     )
     activation_checkpointing: Annotated[bool, Runtime] = Field(
         False,
-        description="Compute activations again for the gradients rather than keep them: less memory, more time, and on "
-        "the CPU the same weights to the bit.",
+        description="Recompute activations in the backward pass: less memory, more time. Weights stay identical on "
+        "the CPU.",
     )
-    compile: bool = Field(
-        False, description="Have torch.compile make the model's kernels; part of the fingerprint, as their rounding is."
-    )
+    compile: bool = Field(False, description="Use torch.compile; part of the fingerprint because it affects rounding.")
     deterministic: bool = Field(
-        True, description="The same bytes from the same run on the same device; on a GPU it costs some speed."
+        True, description="Produce identical bytes when a run is repeated on the same device; slower on a GPU."
     )
     checkpoint_steps: Annotated[int, Runtime] = Field(500, ge=1)
     checkpoints_kept: Annotated[int, Runtime] = Field(2, ge=1)
     launch: Annotated[LaunchConfig, Runtime] = Field(
         LaunchConfig(),
-        description="Processes that train together. Several sum gradients in another order than one: low bits of the "
-        "weights follow their number, which is no part of the fingerprint, so that any number takes a run up.",
+        description="Training processes. Their number changes the order in which gradients are summed, and so the low "
+        "bits of weights. It is not part of the fingerprint, so any number of processes can resume a run.",
     )
     device: Device = "cpu"
     image_cache_bytes: Annotated[int, Runtime] = Field(
-        4 << 30, ge=0, description="Decoded images are kept in memory up to this size, else decoded for each batch."
+        4 << 30,
+        ge=0,
+        description="Cache all decoded images in memory if they fit into this size; otherwise decode for each batch.",
     )
     loader_threads: Annotated[int, Runtime] = Field(4, ge=1, description="Threads that read and decode images.")
 
     @field_validator("arms", "seeds")
     @classmethod
-    def _once(cls, values: list[Any]) -> list[Any]:
+    def _check_unique(cls, values: list[Any]) -> list[Any]:
         if len(set(values)) != len(values):
-            raise ValueError("the same value stands twice; name each once")
+            raise ValueError("duplicate value; list each value once")
         return values

@@ -1,7 +1,7 @@
-"""Lineage: what was made from what, written to MLflow and walked back, with every digest checked on the way."""
+"""Lineage: records versions and models in MLflow, and traces them to their sources while verifying digests."""
 
 from vecap_tasks.lineage.champion import decide_champion, move_champion
 from vecap_tasks.lineage.models import record_clip
-from vecap_tasks.lineage.versions import keep_gate, record_gate, record_version
+from vecap_tasks.lineage.versions import record_gate, record_version, try_record_gate
 
-__all__ = ["decide_champion", "keep_gate", "move_champion", "record_clip", "record_gate", "record_version"]
+__all__ = ["decide_champion", "move_champion", "record_clip", "record_gate", "record_version", "try_record_gate"]

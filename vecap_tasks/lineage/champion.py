@@ -1,8 +1,8 @@
-"""The champion: the registered model that has the alias `champion`, and when the alias moves to another.
+"""The champion: the registered model with the alias `champion`, and when the alias moves to another model.
 
-The best model of an evaluation is registered. It becomes the champion where there is none, or where it is better in the
-chosen metric beyond the interval of the paired difference: both answered the same queries, and the answers of the
-champion lie in MLflow beside its figures. Where they cannot be compared the alias stays.
+The best model of an evaluation is registered. It becomes the champion if there is none, or if it is significantly
+better in the chosen metric: the confidence interval of the paired difference, over the same queries, is above zero. The
+champion's answers to these queries are stored in MLflow. If the models cannot be compared, the alias does not move.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ALIAS = "champion"
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether the alias moves to `version` of the registered model `name`; `reason` says why, in one sentence."""
+    """Whether the alias moves to `version` of the registered model `name`, and a one-line `reason`."""
 
     name: str
     version: str
@@ -43,19 +43,19 @@ class Decision:
     reason: str
 
     def __str__(self) -> str:
-        what = "becomes" if self.moves else "does not become"
-        return f"{self.name} version {self.version} {what} the champion: {self.reason}"
+        outcome = "new champion" if self.moves else "champion unchanged"
+        return f"{self.name} version {self.version}: {outcome}: {self.reason}"
 
 
 def decide_champion(config: Config, version: Version) -> Decision:
-    """Register the best model of *version* and say whether it is to be the champion; the alias is left as it is.
+    """Register the best model of *version* and return whether it should become the champion; does not move the alias.
 
-    Raises ConfigError for a metric that was not measured, VecapError where the version is not evaluated and recorded.
+    Raises ConfigError if the metric was not measured, and VecapError if the version is not evaluated and recorded.
     """
     evaluate = load_stage("evaluate", config, version)
     manifest = evaluate.manifest()
     if manifest is None:
-        raise VecapError(f"version {version.name} has no evaluate yet; run `vecap evaluate` first")
+        raise VecapError(f"version {version.name} has not been evaluated; run `vecap evaluate`")
     results = read_results(evaluate.store, manifest)
     metric = _metric(config, results)
     best = max(results.runs, key=lambda run: run.figures[metric])
@@ -63,20 +63,20 @@ def decide_champion(config: Config, version: Version) -> Decision:
     with open_tracking(config) as tracking:
         run = _run(tracking, version, f"{manifest.digest[:32]}/{shard}")
         name = f"{version.dataset}-clip"
-        candidate = _registered(tracking, name, run, best, metric)
-        champion = next((one for one in _versions(tracking, name) if ALIAS in one.aliases), None)
+        candidate = _register(tracking, name, run, best, metric)
+        champion = next((model for model in _versions(tracking, name) if ALIAS in model.aliases), None)
         if champion is None:
-            reason = f"it is the first, with {metric} {100 * best.figures[metric]:.1f} %"
+            reason = f"first champion ({metric} = {100 * best.figures[metric]:.1f} %)"
             return Decision(name, str(candidate.version), True, reason)
         if champion.version == candidate.version:
-            return Decision(name, str(candidate.version), False, "it is the champion already")
-        own = _stored_answers(evaluate.store, manifest.file(f"{shard}/answers.parquet"))
-        moves, reason = _judge(_answers(tracking, champion), own, metric, str(champion.version), config)
+            return Decision(name, str(candidate.version), False, "already the champion")
+        answers = _stored_answers(evaluate.store, manifest.file(f"{shard}/answers.parquet"))
+        moves, reason = _compare(_champion_answers(tracking, champion), answers, metric, str(champion.version), config)
         return Decision(name, str(candidate.version), moves, reason)
 
 
 def move_champion(config: Config, version: Version, approved_by: str = "") -> Decision:
-    """Decide as `decide_champion` does, now, and move the alias if so. *approved_by* is kept with the version."""
+    """Call `decide_champion`, and move the alias if it decides so. *approved_by* is stored as a tag of the version."""
     decision = decide_champion(config, version)
     if decision.moves:
         with open_tracking(config) as tracking:
@@ -97,54 +97,58 @@ def _metric(config: Config, results: Results) -> str:
     return metric
 
 
-def _judge(
-    theirs: tuple[Answers, ...] | None, own: tuple[Answers, ...], metric: str, champion: str, config: Config
+def _compare(
+    champion_answers: tuple[Answers, ...] | None,
+    candidate_answers: tuple[Answers, ...],
+    metric: str,
+    champion: str,
+    config: Config,
 ) -> tuple[bool, str]:
     """Compare the candidate's answers with the champion's, query by query."""
     from vecap_tasks.evaluate.bootstrap import difference, resample
     from vecap_tasks.evaluate.metrics import figures_of, metrics_of
 
-    who = f"version {champion}, the champion,"
-    if theirs is None:
-        return False, f"{who} has no answers in MLflow to compare with; evaluate its version again"
-    wanted = next(one for one in metrics_of((a.set, a.task) for a in own) if one.key == metric)
-    pair = [
-        next((one for one in answers if (one.set, one.task) == (wanted.set, wanted.task)), None)
-        for answers in (theirs, own)
-    ]
-    before, after = pair
+    if champion_answers is None:
+        return False, f"champion version {champion} has no answers in MLflow; evaluate its dataset version again"
+    target = next(item for item in metrics_of((a.set, a.task) for a in candidate_answers) if item.key == metric)
+    before, after = (
+        next((item for item in answers if (item.set, item.task) == (target.set, target.task)), None)
+        for answers in (champion_answers, candidate_answers)
+    )
     if before is None or after is None or before.digest != after.digest:
-        return False, f"{who} was measured on another set for {metric}; evaluate its version on this one"
+        return (
+            False,
+            f"champion version {champion} was evaluated on another set for {metric}; evaluate both on the same set",
+        )
     settings = config.evaluate.bootstrap
     rounds = resample([[before], [after]], settings)[metric]
     observed = figures_of([after])[metric] - figures_of([before])[metric]
-    found = difference(observed, rounds[:, 1] - rounds[:, 0], settings.confidence)
-    beyond = "beyond" if found.low > 0 else "not beyond"
-    said = f"its {metric} differs from that of {who} by {_points(found)}, {beyond} the interval"
-    return found.low > 0, said
+    interval = difference(observed, rounds[:, 1] - rounds[:, 0], settings.confidence)
+    significance = "significant" if interval.low > 0 else "not significant"
+    return interval.low > 0, f"{metric} {_points(interval)} compared with champion version {champion}, {significance}"
 
 
-def _points(found: Difference) -> str:
-    return f"{100 * found.difference:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+def _points(interval: Difference) -> str:
+    return f"{100 * interval.difference:+.1f} points ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
 
 
 def _run(tracking: Tracking, version: Version, digest: str) -> Run:
-    """Return the run of the model whose evaluation has *digest*, as `record_clip` tags it."""
+    """Return the run that `record_clip` tagged with the evaluation's *digest*."""
     experiment = tracking.client.get_experiment_by_name(f"vecap/{version.dataset}/clip")
     run = None if experiment is None else tracking.find_run(experiment.experiment_id, digest)
     if run is None:
-        raise VecapError(f"the models of version {version.name} are not in MLflow yet; run `vecap evaluate` again")
+        raise VecapError(f"the models of version {version.name} are not in MLflow; run `vecap evaluate` again")
     return run
 
 
-def _registered(tracking: Tracking, name: str, run: Run, best: RunFigures, metric: str) -> ModelVersion:
-    """Return the version of the registered model *name* that is the model of *run*, made where there is none."""
+def _register(tracking: Tracking, name: str, run: Run, best: RunFigures, metric: str) -> ModelVersion:
+    """Return the version of the registered model *name* for the model of *run*; create it if needed."""
     from mlflow.exceptions import MlflowException
 
     client = tracking.client
-    found = next((one for one in _versions(tracking, name) if one.run_id == run.info.run_id), None)
-    if found is not None:
-        return found
+    existing = next((version for version in _versions(tracking, name) if version.run_id == run.info.run_id), None)
+    if existing is not None:
+        return existing
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -153,7 +157,7 @@ def _registered(tracking: Tracking, name: str, run: Run, best: RunFigures, metri
     model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
     tags: dict[str, Any] = {key: value for key, value in run.data.tags.items() if key.startswith("vecap.")}
     tags[MODEL_TAG] = model.model_id
-    # Outside a server, MLflow resolves models:/ through global state, which may point elsewhere.
+    # Without a server, MLflow resolves models:/ through global state, which may point elsewhere.
     source = f"models:/{model.model_id}" if is_server(tracking.uri) else model.artifact_location
     figure = f"{metric} {100 * best.figures[metric]:.1f} %"
     return client.create_model_version(
@@ -161,32 +165,32 @@ def _registered(tracking: Tracking, name: str, run: Run, best: RunFigures, metri
         source,
         run.info.run_id,
         tags=tags,
-        description=f"Arm {best.arm}, seed {best.seed}, of version {tags['vecap.version']}: {figure}.",
+        description=f"Arm {best.arm}, seed {best.seed}, version {tags['vecap.version']}: {figure}.",
         model_id=model.model_id,
     )
 
 
 def _versions(tracking: Tracking, name: str) -> list[ModelVersion]:
-    """Return the versions of the registered model, each with its aliases."""
-    found = tracking.client.search_model_versions(f"name='{name}'")
-    return [tracking.client.get_model_version(name, one.version) for one in found]
+    """Return the versions of the registered model with their aliases."""
+    versions = tracking.client.search_model_versions(f"name='{name}'")
+    return [tracking.client.get_model_version(name, version.version) for version in versions]
 
 
-def _answers(tracking: Tracking, champion: ModelVersion) -> tuple[Answers, ...] | None:
-    """Return what the champion answered, from its run in MLflow; None where that has no answers."""
+def _champion_answers(tracking: Tracking, champion: ModelVersion) -> tuple[Answers, ...] | None:
+    """Return the champion's answers from its MLflow run, or None if the run has none."""
     from vecap_tasks.evaluate.metrics import FILE, read_answers
 
     client = tracking.client
-    place = f"{FOLDER}/{FILE}"
-    if not any(one.path == place for one in client.list_artifacts(champion.run_id, FOLDER)):
+    path = f"{FOLDER}/{FILE}"
+    if not any(artifact.path == path for artifact in client.list_artifacts(champion.run_id, FOLDER)):
         return None
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
-        file = Path(client.download_artifacts(champion.run_id, place, folder))
-        return read_answers(file.read_bytes(), f"{place} of run {champion.run_id}")
+        file = Path(client.download_artifacts(champion.run_id, path, folder))
+        return read_answers(file.read_bytes(), f"{path} of run {champion.run_id}")
 
 
-def _stored_answers(store: Store, place: str) -> tuple[Answers, ...]:
+def _stored_answers(store: Store, path: str) -> tuple[Answers, ...]:
     from vecap_tasks.evaluate.metrics import read_answers
 
-    return read_answers(store.read(place), place)
+    return read_answers(store.read(path), path)

@@ -1,4 +1,4 @@
-"""The lineage tree: what was made from what, compared with what lies there now."""
+"""The lineage tree: recorded outputs and inputs, compared with their current state."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from vecap_tasks.core.store import open_filesystem
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError, format_error
 
-_WIDTH = 2000  # the terminal wraps what is too long for it; nothing is cut
-_WEB = re.compile(r"https?://")
-_BLOCK = 1 << 20
+_WIDTH = 2000  # wide enough to print every line uncut
+_WEB_URL = re.compile(r"https?://")
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One thing in a lineage. `digest` is the sha256 it was recorded with, None where there is none.
+    """A node of a lineage tree. `digest` is the recorded sha256, None if it has none.
 
-    `problems` are damages: what is here differs from what was recorded. `unchecked` says why it could not be compared,
-    such as a source that is gone; that is no damage. `files` and `bytes` were read for it, and compared.
+    `problems` lists differences from the recorded state (corruption). `unchecked` is the reason why the node could not
+    be compared, e.g. a deleted source; this is not corruption. `files` and `bytes` count what was read and compared.
     """
 
     kind: str
@@ -45,16 +45,16 @@ class Node:
 
     @property
     def verified(self) -> bool:
-        """Whether nothing is wrong here or below."""
+        """Whether this node and its descendants have no problems."""
         return not any(node.problems for node in self.walk())
 
     @property
     def complete(self) -> bool:
-        """Whether everything here and below could be checked."""
+        """Whether this node and its descendants could all be checked."""
         return not any(node.unchecked for node in self.walk())
 
     def walk(self) -> Iterator[Node]:
-        """Give this node and all below it, from the top."""
+        """Yield this node and its descendants, depth first."""
         yield self
         for child in self.children:
             yield from child.walk()
@@ -77,146 +77,149 @@ class Node:
 
 
 def format_tree(node: Node) -> str:
-    """Return the tree as lines for a terminal, and below it one line that says what came of it."""
+    """Return the tree as lines for a terminal, followed by a summary line."""
     from rich.console import Console
     from rich.text import Text
     from rich.tree import Tree
 
-    def label(one: Node) -> Text:
-        digest = f"  {one.digest[:12]}" if one.digest else ""
-        text = Text(f"{one.kind} {one.name}{digest}")
-        if one.note:
-            text.append(f"  {one.note}", style="dim")
-        for problem in one.problems:
+    def label(item: Node) -> Text:
+        digest = f"  {item.digest[:12]}" if item.digest else ""
+        text = Text(f"{item.kind} {item.name}{digest}")
+        if item.note:
+            text.append(f"  {item.note}", style="dim")
+        for problem in item.problems:
             text.append(f"\n✗ {problem}", style="red")
-        if one.unchecked:
-            text.append(f"\n? not checked: {one.unchecked}", style="yellow")
+        if item.unchecked:
+            text.append(f"\n? not checked: {item.unchecked}", style="yellow")
         return text
 
-    def grow(branch: Tree, one: Node) -> None:
-        for child in one.children:
-            grow(branch.add(label(child)), child)
+    def add_children(branch: Tree, item: Node) -> None:
+        for child in item.children:
+            add_children(branch.add(label(child)), child)
 
     tree = Tree(label(node))
-    grow(tree, node)
+    add_children(tree, node)
     console = Console(width=_WIDTH)
     with console.capture() as captured:
         console.print(tree)
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    return "\n".join([*lines, _outcome(node)])
+    return "\n".join([*lines, _summary(node)])
 
 
-def _outcome(node: Node) -> str:
+def _summary(node: Node) -> str:
     nodes = list(node.walk())
-    problems = sum(len(one.problems) for one in nodes)
-    unchecked = sum(bool(one.unchecked) for one in nodes)
-    state = "sound" if node.verified else "damaged, 1 problem" if problems == 1 else f"damaged, {problems} problems"
-    read = f"{sum(one.files for one in nodes):,} files, {sum(one.bytes for one in nodes):,} bytes checked"
-    left = f"; {unchecked} {'thing' if unchecked == 1 else 'things'} not checked" if unchecked else ""
-    return f"{node.kind} {node.name} is {state}: {read}{left}"
+    problems = sum(len(item.problems) for item in nodes)
+    unchecked = sum(bool(item.unchecked) for item in nodes)
+    state = "verified" if node.verified else "corrupt, 1 problem" if problems == 1 else f"corrupt, {problems} problems"
+    checked = f"{sum(item.files for item in nodes):,} files, {sum(item.bytes for item in nodes):,} bytes checked"
+    skipped = f"; {unchecked} {'item' if unchecked == 1 else 'items'} not checked" if unchecked else ""
+    return f"{node.kind} {node.name}: {state}, {checked}{skipped}"
 
 
 def named_inputs(stage: str, inputs: Sequence[Input]) -> list[Input]:
-    """Return *inputs*, those of a manifest of *stage*, with the kinds that a lineage shows.
+    """Return *inputs* of a manifest of *stage* with the kinds shown in a lineage.
 
-    A training records its tokenizer as its first `model`. Its digest covers the tokenizer's files alone, so it differs
-    from that of the model in the same folder. The recorded kind is part of the manifest's digest and stays.
+    Training manifests record the tokenizer as the first `model`; this returns it as `tokenizer`. The recorded kind is
+    part of the manifest's digest, so it cannot change.
     """
     tokenizer = next((item for item in inputs if item.kind == "model"), None) if stage == "train" else None
     return [replace(item, kind="tokenizer") if item is tokenizer else item for item in inputs]
 
 
 class MissingSource(VecapError):
-    """There is nothing to compare with any more. The message says why."""
+    """The input is not available for comparison; the message is the reason."""
 
 
-class Inputs:
-    """The inputs of one stage, *manifest* being its manifest; relative paths start from where *config* lies."""
+class InputChecker:
+    """Compares the inputs in the *manifest* of a stage; relative paths start at the folder of *config*."""
 
     def __init__(self, config: Config, version: Version, manifest: Manifest) -> None:
-        self._given = config
+        self._current_config = config
         self._version = version
         self._manifest = manifest
 
     def node(self, item: Input) -> Node:
-        """Return the node of *item*: the same as used, another one (a problem), or not to be checked any more."""
+        """Return the node of *item*: unchanged, changed (a problem), or not available (unchecked)."""
         try:
-            found, size = self._source(item) if item.kind == "source" else self._found(item)
+            digest, size = self._source_digest(item) if item.kind == "source" else self._input_digest(item)
         except MissingSource as error:
             return Node(item.kind, item.name, item.digest, unchecked=format_error(error))
         except VecapError as error:
             return Node(item.kind, item.name, item.digest, problems=(format_error(error),))
-        if found != item.digest:
-            problem = f"has the digest {found[:12]} now, {item.digest[:12]} was used"
+        if digest != item.digest:
+            problem = f"digest is {digest[:12]}, recorded {item.digest[:12]}"
             return Node(item.kind, item.name, item.digest, problems=(problem,))
-        return Node(item.kind, item.name, item.digest, "the same as used", files=1, bytes=size)
+        return Node(item.kind, item.name, item.digest, "unchanged", files=1, bytes=size)
 
     @cached_property
     def config(self) -> Config:
-        """The configuration that the stage ran under."""
+        """The recorded configuration of the stage."""
         try:
             recorded = with_current_names(self._manifest.provenance["config"])
-            return Config.model_validate(recorded).with_base(self._given.base)
+            return Config.model_validate(recorded).with_base(self._current_config.base)
         except (KeyError, ValidationError) as error:
-            raise MissingSource("this release cannot read the configuration that it was made under") from error
+            raise MissingSource("this release cannot read the recorded configuration") from error
 
-    def _source(self, item: Input) -> tuple[str, int]:
-        """Return sha256 and bytes of a crawled file, read from where it lies, on this machine or on S3."""
-        if _WEB.match(item.name):
-            raise MissingSource("it was fetched from the web, which may have changed since")
+    def _source_digest(self, item: Input) -> tuple[str, int]:
+        """Return sha256 and size in bytes of a crawled file, local or on S3."""
+        if _WEB_URL.match(item.name):
+            raise MissingSource("fetched from the web, which may have changed")
         try:
-            place = self._given.resolve(item.name)
+            uri = self._current_config.resolve(item.name)
         except ConfigError as error:
             raise MissingSource(str(error)) from error
-        filesystem, path = open_filesystem(place)
+        filesystem, path = open_filesystem(uri)
         sha256 = hashlib.sha256()
         size = 0
         try:
-            with filesystem.open_input_file(path) as stream:  # a stream would unpack a .gz
-                while block := stream.read(_BLOCK):
+            with filesystem.open_input_file(path) as stream:  # open_input_stream would decompress .gz
+                while block := stream.read(_BLOCK_BYTES):
                     sha256.update(block)
                     size += len(block)
         except FileNotFoundError as error:
-            raise MissingSource(f"there is no {place} any more") from error
+            raise MissingSource(f"{uri} does not exist") from error
         except OSError as error:
-            raise MissingSource(f"{place} cannot be read: {' '.join(str(error).split())}") from error
+            raise MissingSource(f"cannot read {uri}: {' '.join(str(error).split())}") from error
         return sha256.hexdigest(), size
 
-    def _found(self, item: Input) -> tuple[str, int]:
-        """Return the digest that *item* has now. Raises Gone where it is not there, VecapError where it is broken."""
+    def _input_digest(self, item: Input) -> tuple[str, int]:
+        """Return the current digest and size of *item*.
+
+        Raises MissingSource if it is not available, and VecapError if it is corrupt.
+        """
         try:
-            now = self._captioning(item) if self._manifest.stage == "rewrite" else None
-            now = now or self._now.get((item.kind, item.name))
+            current = self._rewrite_input(item) if self._manifest.stage == "rewrite" else None
+            current = current or self._current_inputs.get((item.kind, item.name))
         except MissingSource:
             raise
         except OSError as error:
-            raise MissingSource(f"it cannot be read: {' '.join(str(error).split())}") from error
+            raise MissingSource(f"cannot read it: {' '.join(str(error).split())}") from error
         except VecapError as error:
-            if self._there(item, error):
+            if self._exists(item, error):
                 raise
             raise MissingSource(str(error)) from error
-        if now is None:
-            raise MissingSource("it is not here any more")
-        return now.digest, now.bytes or 0
+        if current is None:
+            raise MissingSource("no longer an input of the stage")
+        return current.digest, current.bytes or 0
 
     @cached_property
-    def _now(self) -> dict[tuple[str, str], Input]:
-        # A mixture is compared by itself (`mixtures.py`); to ask the stage for it would record it anew.
+    def _current_inputs(self) -> dict[tuple[str, str], Input]:
+        # Mixtures are compared separately (`walk.py`); loading one here would record it again.
         train = self.config.train.model_copy(update={"mixture": None})
-        config = self.config.model_copy(update={"train": train}).with_base(self._given.base)
+        config = self.config.model_copy(update={"train": train}).with_base(self._current_config.base)
         stage = load_stage(self._manifest.stage, config, self._version)
         return {(item.kind, item.name): item for item in named_inputs(stage.name, stage.inputs())}
 
-    def _captioning(self, item: Input) -> Input | None:
-        """Return a model or prompt of `rewrite` as it is now: each alone, so that one that is gone hides no other."""
+    def _rewrite_input(self, item: Input) -> Input | None:
+        """Return the current model or prompt of `rewrite`; each is loaded separately, because some may be missing."""
         from vecap_tasks.core.models import find_checkpoint
         from vecap_tasks.rewrite.prompt import load_prompt
 
         section = self.config.rewrite
         if item.kind == "model":
-            settings = next((one for one in (section.vlm, section.llm) if one.model == item.name), None)
+            settings = next((model for model in (section.vlm, section.llm) if model.model == item.name), None)
             if settings is not None and settings.server is not None:
-                raise MissingSource("a server had it: its digest covers the name and the revision that were asked for")
+                raise MissingSource("served remotely; its digest covers only the model name and revision")
             found = find_checkpoint(self.config, item.name)
             return Input("model", item.name, found.digest, found.bytes)
         if item.kind == "prompt":
@@ -224,11 +227,11 @@ class Inputs:
             return Input("prompt", item.name, load_prompt(item.name, Path(folder) if folder else None).digest)
         return None
 
-    def _there(self, item: Input, error: VecapError) -> bool:
-        """Say whether what could not be read is there all the same, and so is damaged."""
+    def _exists(self, item: Input, error: VecapError) -> bool:
+        """Return whether the input that could not be read exists, i.e. is corrupt."""
         if item.kind == "prompt":
             return isinstance(error.__cause__, UnicodeDecodeError)
         try:
-            return Path(self._given.resolve(item.name)).exists()
+            return Path(self._current_config.resolve(item.name)).exists()
         except ConfigError:
             return False

@@ -1,4 +1,4 @@
-"""Published versions and quality gate reports as MLflow runs."""
+"""Records published versions and quality gate reports as MLflow runs."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from vecap_tasks.core.verify import read_verified_manifest
 from vecap_tasks.core.version import DATASET_STAGES, Version
 from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.lineage import mlflow_notes
-from vecap_tasks.lineage.mlflow_lookup import LISTS
-from vecap_tasks.lineage.mlflow_notes import Place, gate_note, run_page, trained_page, version_note
+from vecap_tasks.lineage.mlflow_lookup import FILES_TAG
+from vecap_tasks.lineage.mlflow_notes import RunLink, gate_note, run_page, training_runs_page, version_note
 
 log = logging.getLogger(__name__)
 
 CONFIGURATION = "config.yaml"
-_LARGEST_ARTIFACT = 16 << 20
-_DATA = (".parquet", ".tar")
 REPORT = "report"
+_MAX_ARTIFACT_BYTES = 16 << 20
+_DATA_SUFFIXES = (".parquet", ".tar")
 
 
 def record_version(config: Config, version: Version, tags: Mapping[str, str] | None = None) -> str:
-    """Record *version* in MLflow, unless its run is there already, and return the run's id.
+    """Record *version* in MLflow, unless it is recorded, and return the run id.
 
-    The run has the whole configuration with the digests of models and prompts, what the stages counted, the sources
-    as input datasets, and as artifacts the list of crawl files, the manifests, the sample sheet, the dataset card, and
-    the gate's report with Great Expectations' pages. *tags* are added to those that say what was recorded.
-    Raises VecapError when the version is not published or MLflow does not answer.
+    The run has the configuration and the digests of models and prompts as parameters, the counters of the stages as
+    metrics, the sources as input datasets, and as artifacts the list of crawl files, manifests, sample sheet, dataset
+    card and quality report. *tags* are added to the run. Raises VecapError if the version is not published or MLflow
+    does not respond.
     """
     from mlflow.entities import Metric
 
@@ -46,7 +46,7 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
     manifests = {stage: read_verified_manifest(store, f"{version.folder}/{stage}") for stage in DATASET_STAGES}
     published = manifests["assemble"]
     name = f"{version.dataset}/{version.name}"
-    said = {
+    version_tags = {
         "vecap.kind": "version",
         "vecap.dataset": version.dataset,
         "vecap.version": version.name,
@@ -59,43 +59,43 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
     }
     with open_tracking(config) as tracking:
         experiment = tracking.experiment(version.dataset, "versions")
-        found = tracking.find_run(experiment, published.digest)
-        if found is not None and found.data.tags.get("vecap.version") == version.name:
-            return str(found.info.run_id)
+        existing = tracking.find_run(experiment, published.digest)
+        if existing is not None and existing.data.tags.get("vecap.version") == version.name:
+            return str(existing.info.run_id)
         client = tracking.client
-        everything = airflow_tags() | dict(tags or {}) | said
-        run = client.create_run(experiment, tags=everything, run_name=version.name)
-        place = Place(experiment, str(run.info.run_id))
-        tracking.params(place.run_id, {stage: manifest.config for stage, manifest in manifests.items()})
+        all_tags = airflow_tags() | dict(tags or {}) | version_tags
+        run_id = str(client.create_run(experiment, tags=all_tags, run_name=version.name).info.run_id)
+        run = RunLink(experiment, run_id)
+        tracking.params(run_id, {stage: manifest.config for stage, manifest in manifests.items()})
         now = int(time.time() * 1000)
-        counted = [
+        metrics = [
             Metric(clean(f"{stage}.{counter}"), float(count), now, 0)
             for stage, manifest in manifests.items()
             for counter, count in manifest.counters.items()
         ]
-        tracking.metrics(place.run_id, counted)
-        listed = run_page(experiment, place.run_id, mlflow_notes.NAME)
-        tracking.inputs(place.run_id, source_inputs([item for m in manifests.values() for item in m.inputs], listed))
-        trained = trained_page(tracking.experiment(version.dataset, "clip"), name)
+        tracking.metrics(run_id, metrics)
+        crawl_files = run_page(experiment, run_id, mlflow_notes.NAME)
+        tracking.inputs(run_id, source_inputs([item for m in manifests.values() for item in m.inputs], crawl_files))
+        training_runs = training_runs_page(tracking.experiment(version.dataset, "clip"), name)
         with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
             collect(store, manifests, Path(folder))
-            links = (place.link(f"The version {name}"), f"[Models trained on it]({trained})")
+            links = (run.link(f"Version {name}"), f"[Models trained on it]({training_runs})")
             mlflow_notes.write_crawl_files(Path(folder), manifests["crawl"], links)
             (Path(folder) / CONFIGURATION).write_text(_configuration(published), encoding="utf-8")
-            client.set_tag(place.run_id, LISTS, _digests(Path(folder)))
-            client.log_artifacts(place.run_id, folder)
-        tracking.describe(place.run_id, version_note(name, manifests, place, trained, everything))
-        client.set_terminated(place.run_id, "FINISHED")
-    return place.run_id
+            client.set_tag(run_id, FILES_TAG, _digests(Path(folder)))
+            client.log_artifacts(run_id, folder)
+        tracking.describe(run_id, version_note(name, manifests, run, training_runs, all_tags))
+        client.set_terminated(run_id, "FINISHED")
+    return run_id
 
 
 def collect(store: Store, manifests: Mapping[str, Manifest], folder: Path) -> None:
-    """Copy the manifests of stages, and their files for people, into *folder*: a folder a stage."""
+    """Copy the manifests of stages, and their files other than data, into one subfolder of *folder* per stage."""
     for stage, manifest in manifests.items():
         (folder / stage).mkdir(parents=True)
         (folder / stage / "manifest.json").write_bytes(manifest.to_json())
         for entry in (*manifest.files, *manifest.attachments):
-            if entry.path.endswith(_DATA) or entry.bytes > _LARGEST_ARTIFACT or "_stats.json" in entry.path:
+            if entry.path.endswith(_DATA_SUFFIXES) or entry.bytes > _MAX_ARTIFACT_BYTES or "_stats.json" in entry.path:
                 continue
             target = folder / stage / entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,86 +103,80 @@ def collect(store: Store, manifests: Mapping[str, Manifest], folder: Path) -> No
 
 
 def _configuration(published: Manifest) -> str:
-    """Return the whole configuration under which the version was published; it names variables, never their values."""
+    """Return the configuration of the version as YAML, with environment variables unexpanded."""
     return yaml.safe_dump(published.provenance.get("config", {}), sort_keys=False, allow_unicode=True)
 
 
 def _digests(folder: Path) -> str:
-    """Return the sha256 of the files that recording itself writes, by name, as JSON: no manifest has them."""
+    """Return the sha256, by name and as JSON, of the recorded files that are not in a manifest."""
     names = (mlflow_notes.NAME, mlflow_notes.TABLE, CONFIGURATION)
     return json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
 
 
 def record_gate(
-    config: Config, version: Version, refusal: str | None = None, tags: Mapping[str, str] | None = None
+    config: Config, version: Version, failure: str | None = None, tags: Mapping[str, str] | None = None
 ) -> str:
-    """Record the gate's report on the crawl of *version*, and return the link to its page in MLflow.
+    """Record the quality gate's report on *version* in MLflow, and return the link to its page.
 
-    *refusal* is the line by which the gate refused the crawl, None where it passed. A report that is there already is
-    left; one of an earlier refusal is replaced. Raises VecapError where there is no report, and when MLflow does not
-    answer.
+    *failure* is the gate's message, None if it passed. A recorded report is kept, but that of an earlier failure is
+    replaced. Raises VecapError if there is no report or MLflow does not respond.
     """
     from mlflow.entities import Metric
 
     stage = load_stage("quality", config, version)
-    manifest = stage.manifest() if refusal is None else None
+    manifest = stage.manifest() if failure is None else None
     pages = list(_files(stage.store, f"{stage.folder}/{REPORT}"))
-    if not pages or (manifest is None and refusal is None):
-        raise VecapError(f"there is no report in {stage.store.root}/{stage.folder}; run `vecap quality` first")
-    said = {
+    if not pages or (manifest is None and failure is None):
+        raise VecapError(f"no quality report in {stage.store.root}/{stage.folder}; run `vecap quality` first")
+    gate_tags = {
         "vecap.kind": "gate",
         "vecap.dataset": version.dataset,
         "vecap.version": version.name,
         "vecap.interval": version.interval,
-        "vecap.passed": str(refusal is None).lower(),
+        "vecap.passed": str(failure is None).lower(),
         "vecap.digest": manifest.digest if manifest is not None else f"refused/{version.name}/{stage.fingerprint}",
     }
     with open_tracking(config) as tracking:
         experiment = tracking.experiment(version.dataset, "gate")
-        found = tracking.find_run(experiment, said["vecap.digest"])
-        if found is not None and found.data.tags.get("vecap.version") == version.name:
-            return run_page(experiment, str(found.info.run_id), f"{REPORT}/index.html")
-        everything = airflow_tags() | dict(tags or {}) | said
-        name = version.name if refusal is None else f"{version.name} refused"
-        place = Place(
-            experiment, str(tracking.client.create_run(experiment, tags=everything, run_name=name).info.run_id)
-        )
-        tracking.params(place.run_id, {"quality": stage.identity()})
+        existing = tracking.find_run(experiment, gate_tags["vecap.digest"])
+        if existing is not None and existing.data.tags.get("vecap.version") == version.name:
+            return run_page(experiment, str(existing.info.run_id), f"{REPORT}/index.html")
+        all_tags = airflow_tags() | dict(tags or {}) | gate_tags
+        name = version.name if failure is None else f"{version.name} failed"
+        run_id = str(tracking.client.create_run(experiment, tags=all_tags, run_name=name).info.run_id)
+        tracking.params(run_id, {"quality": stage.identity()})
         if manifest is not None:
             now = int(time.time() * 1000)
-            counted = [Metric(clean(counter), float(n), now, 0) for counter, n in manifest.counters.items()]
-            tracking.metrics(place.run_id, counted)
+            metrics = [Metric(clean(counter), float(n), now, 0) for counter, n in manifest.counters.items()]
+            tracking.metrics(run_id, metrics)
         with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
             for page in pages:
                 target = Path(folder) / REPORT / page
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(stage.store.read(f"{stage.folder}/{REPORT}/{page}"))
-            tracking.client.log_artifacts(place.run_id, folder)
-        note = gate_note(f"{version.dataset}/{version.name}", place, refusal, everything)
-        tracking.describe(place.run_id, note)
-        # A run that is not FINISHED is replaced when the crawl is judged again.
-        tracking.client.set_terminated(place.run_id, "FINISHED" if refusal is None else "FAILED")
-    return run_page(experiment, place.run_id, f"{REPORT}/index.html")
+            tracking.client.log_artifacts(run_id, folder)
+        note = gate_note(f"{version.dataset}/{version.name}", RunLink(experiment, run_id), failure, all_tags)
+        tracking.describe(run_id, note)
+        # A run that is not FINISHED is replaced the next time the gate runs.
+        tracking.client.set_terminated(run_id, "FINISHED" if failure is None else "FAILED")
+    return run_page(experiment, run_id, f"{REPORT}/index.html")
 
 
-def keep_gate(
-    config: Config, version: Version, refusal: str | None = None, tags: Mapping[str, str] | None = None
+def try_record_gate(
+    config: Config, version: Version, failure: str | None = None, tags: Mapping[str, str] | None = None
 ) -> str | None:
-    """Record the report as `record_gate` does; where that fails, say so in the log, and return None.
-
-    The report lies in the store in any case, and neither the work nor a refusal waits for MLflow.
-    """
+    """Call `record_gate`. If it fails, log a warning and return None; the report is also in the store."""
     try:
-        return record_gate(config, version, refusal, tags)
+        return record_gate(config, version, failure, tags)
     except VecapError as error:
-        log.warning("the gate's report is not in MLflow: %s", format_error(error))
+        log.warning("cannot record the quality report in MLflow: %s", format_error(error))
         return None
 
 
-def _files(store: Store, folder: str, below: str = "") -> Iterator[str]:
-    """Give the files under *folder*, relative to it."""
-    place = f"{folder}/{below}" if below else folder
-    for name in store.files(place):
-        yield f"{below}{name}"
-    for name in store.folders(place):
-        yield from _files(store, folder, f"{below}{name}/")
+def _files(store: Store, folder: str, subfolder: str = "") -> Iterator[str]:
+    """Yield the files in *folder* and its subfolders, relative to it."""
+    path = f"{folder}/{subfolder}" if subfolder else folder
+    for name in store.files(path):
+        yield f"{subfolder}{name}"
+    for name in store.folders(path):
+        yield from _files(store, folder, f"{subfolder}{name}/")

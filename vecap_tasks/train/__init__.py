@@ -1,1 +1,1 @@
-"""Training: a CLIP model for each arm and seed, on the training shards of one version."""
+"""Trains one CLIP model per arm and seed on the training shards of a version."""

@@ -1,4 +1,4 @@
-"""Checkpoints of unfinished runs in the store: whole, the last few, deleted once the run is published."""
+"""Checkpoints of unfinished runs in the store. The last few are kept; publishing the run deletes them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def run_names(config: TrainConfig) -> list[str]:
 
 
 def parse_run(name: str) -> tuple[Arm, int]:
-    """Return arm and seed of a run's *name*. Raises VecapError for a name that is none."""
+    """Return the arm and seed of the run *name*. Raises VecapError for an invalid name."""
     arm, _, seed = name.partition("-")
-    for known in get_args(Arm):
-        if arm == known and seed.isdigit():
-            return known, int(seed)
-    raise VecapError(f"{name!r} names no run; it is an arm and a seed, such as mixed-0")
+    for known_arm in get_args(Arm):
+        if arm == known_arm and seed.isdigit():
+            return known_arm, int(seed)
+    raise VecapError(f"{name!r} is not a valid run name; use ARM-SEED, e.g. mixed-0")
 
 
 log = logging.getLogger(__name__)
 
-_UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
+_READ_ERRORS = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One line of a run's log: nothing in it depends on the machine's speed. `step` and `epoch` count from 1."""
+    """One line of a run's log; independent of the machine's speed. `step` and `epoch` count from 1."""
 
     step: int
     epoch: int
@@ -44,9 +44,11 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast a run was around a step, by its first process. `time` is in seconds since the epoch; `waiting` the share
-    of time without data; `memory` and `gpu_memory` are in bytes, the latter the most that was held; `cpu` is in percent
-    of a core; `mfu` the share of what the device can compute at most."""
+    """The speed of a run around a step, measured by rank 0.
+
+    `time` is a Unix time in seconds, `waiting` the fraction of time spent waiting for data, `memory` and `gpu_memory`
+    (peak) are in bytes, `cpu` is in percent of one core, and `mfu` is the model FLOPs utilization (0 to 1).
+    """
 
     step: int
     time: float
@@ -59,8 +61,8 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What a run trains on, as its data says. Samples are those of an epoch."""
+class DataStats:
+    """The size of a run. `samples` (with a text) and `left_out` (without one) are per epoch."""
 
     samples: int
     left_out: int
@@ -69,10 +71,10 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """All that a run needs to go on as if nothing had happened: order, texts, crops and rate follow from the step.
+class TrainingState:
+    """The state from which a run resumes exactly; sample order, texts, crops and learning rate follow from the step.
 
-    `objective` are the loss' own parameters. The state is the same on all ranks, so any number of them takes it up.
+    `objective` has the loss's own parameters. All ranks share one state, so any number of ranks can resume it.
     """
 
     model: dict[str, Any]
@@ -80,25 +82,25 @@ class State:
     optimizer: dict[str, Any]
     records: list[StepRecord]
     speeds: list[Speed]
-    figures: Figures
+    data: DataStats
 
     @property
     def complete(self) -> bool:
-        return len(self.records) == self.figures.steps
+        return len(self.records) == self.data.steps
 
 
 class Checkpoints:
-    """The checkpoints of one run: files in *folder* of the store, named by the steps that are done."""
+    """The checkpoints of one run: files in *folder* of the store, named by the number of completed steps."""
 
     def __init__(self, store: Store, folder: str, kept: int) -> None:
         self._store = store
         self._folder = folder
         self._kept = kept
 
-    def save(self, state: State) -> None:
-        """Add a checkpoint, then remove those before the last *kept*; a kill at any moment leaves whole ones.
+    def save(self, state: TrainingState) -> None:
+        """Write a checkpoint, then delete all but the last *kept*. Checkpoints stay readable if the process is killed.
 
-        Raises VecapError and OSError where it cannot be written.
+        Raises VecapError and OSError if writing fails.
         """
         import torch
 
@@ -106,38 +108,38 @@ class Checkpoints:
             "model": state.model,
             "objective": state.objective,
             "optimizer": state.optimizer,
-            # numbers in a row: a long run has hundreds of thousands of steps
+            # a compact tensor, because a long run has hundreds of thousands of steps
             "records": torch.tensor([astuple(record) for record in state.records], dtype=torch.float64),
             "speeds": [asdict(speed) for speed in state.speeds],
-            "figures": asdict(state.figures),
+            "figures": asdict(state.data),
         }
         with self._store.workspace() as work:
             try:
                 torch.save(body, work / "checkpoint.pt")
-            except RuntimeError as error:  # torch's own, for whatever fails in writing a file
+            except RuntimeError as error:  # torch raises it for any write failure
                 raise VecapError(
-                    f"a checkpoint cannot be written to {work.parent}: {format_error(error)}; "
-                    "see whether the disk is full, then run the same command again"
+                    f"cannot write a checkpoint to {work.parent}: {format_error(error)}; "
+                    "check free disk space, then run the same command again"
                 ) from error
             self._store.upload(f"{self._folder}/{len(state.records):09d}.pt", work / "checkpoint.pt")
         for step in self.steps()[: -self._kept]:
             self._store.remove(f"{self._folder}/{step:09d}.pt")
 
     def steps(self) -> list[int]:
-        """Return the steps after which there is a checkpoint, in order."""
+        """Return the steps that have a checkpoint, in order."""
         names = [name.removesuffix(".pt") for name in self._store.files(self._folder)]
         return [int(name) for name in names if name.isdigit()]
 
-    def load(self) -> State | None:
-        """Return the last state that can be read, or None where there is none."""
+    def load(self) -> TrainingState | None:
+        """Return the latest readable state, or None."""
         for step in reversed(self.steps()):
             state = self.load_step(step)
             if state is not None:
                 return state
         return None
 
-    def load_step(self, step: int) -> State | None:
-        """Return the state after *step* steps, or None where it cannot be read."""
+    def load_step(self, step: int) -> TrainingState | None:
+        """Return the state after *step* steps, or None if it cannot be read."""
         import torch
 
         name = f"{self._folder}/{step:09d}.pt"
@@ -147,10 +149,10 @@ class Checkpoints:
             rows = body["records"].tolist()
             records = [StepRecord(int(step), int(epoch), *numbers) for step, epoch, *numbers in rows]
             speeds = [Speed(**speed) for speed in body["speeds"]]
-            figures = Figures(**body["figures"])
-            return State(body["model"], body["objective"], body["optimizer"], records, speeds, figures)
-        except _UNREADABLE as error:
-            log.warning("%s cannot be read (%s): the run goes on from before it", name, error)
+            data = DataStats(**body["figures"])
+            return TrainingState(body["model"], body["objective"], body["optimizer"], records, speeds, data)
+        except _READ_ERRORS as error:
+            log.warning("cannot read checkpoint %s (%s); resuming from an earlier one", name, error)
             return None
 
     def remove(self) -> None:

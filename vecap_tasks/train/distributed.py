@@ -1,4 +1,4 @@
-"""The processes that train one model together, and what they tell each other."""
+"""The process group that trains one model, and its collective operations."""
 
 from __future__ import annotations
 
@@ -17,84 +17,87 @@ from vecap_tasks.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
-    """This process among those that train together: `rank` of `world`, from 0, on its `device`."""
+class ProcessGroup:
+    """This process in the group that trains one model: its `rank` (from 0), the `world_size` and its `device`."""
 
     device: torch.device
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
-    def gather(self, own: torch.Tensor) -> torch.Tensor:
-        """Return the rows of all ranks, [world * n, d], in their order; gradients find back to where they belong.
+    def all_gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the rows [n, d] of all ranks as [world_size * n, d], in rank order; differentiable.
 
-        Every rank must give as many rows.
+        Every rank must pass the same number of rows.
         """
-        gathered: torch.Tensor = _Gathered.apply(own, self) if self.world > 1 else own
+        gathered: torch.Tensor = _AllGather.apply(rows, self) if self.world_size > 1 else rows
         return gathered
 
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the mean over all ranks; no gradient passes. *values* may be changed."""
-        if self.world > 1:
+    def all_reduce_mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the mean over all ranks, without gradient. May change *values* in place."""
+        if self.world_size > 1:
             dist.all_reduce(values)
-            values /= self.world
+            values /= self.world_size
         return values
 
-    def broadcast_object(self, value: int) -> int:
-        """Return what the first rank says."""
-        if self.world == 1:
+    def broadcast(self, value: int) -> int:
+        """Return the *value* of rank 0."""
+        if self.world_size == 1:
             return value
-        said = torch.tensor([value], device=self.device)
-        dist.broadcast(said, 0)
-        return int(said)
+        tensor = torch.tensor([value], device=self.device)
+        dist.broadcast(tensor, 0)
+        return int(tensor)
 
-    def wait(self) -> None:
-        """Return when all ranks have come here."""
-        self.broadcast_object(0)
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.broadcast(0)
 
 
-class _Gathered(torch.autograd.Function):
+class _AllGather(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, own: torch.Tensor, ranks: Ranks) -> torch.Tensor:
-        context.rows = own.shape
-        everyone = own.new_empty(ranks.world * own.shape[0], *own.shape[1:])
-        dist.all_gather_into_tensor(everyone, own.contiguous())
-        return everyone
+    def forward(context: Any, rows: torch.Tensor, process_group: ProcessGroup) -> torch.Tensor:
+        context.shape = rows.shape
+        gathered = rows.new_empty(process_group.world_size * rows.shape[0], *rows.shape[1:])
+        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        return gathered
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        own = gradient.new_empty(context.rows)
-        dist.reduce_scatter_tensor(own, gradient.contiguous())
-        return own, None
+        rows = gradient.new_empty(context.shape)
+        dist.reduce_scatter_tensor(rows, gradient.contiguous())
+        return rows, None
 
 
 @contextmanager
-def join_process_group(wanted: str, patience: float) -> Iterator[Ranks]:
-    """Meet the other processes that torchrun started, which says by the environment who is who; leave at the end.
+def join_process_group(device_name: str, timeout: float) -> Iterator[ProcessGroup]:
+    """Join the process group that torchrun describes in the environment; leave it at the end of the block.
 
-    Raises ConfigError for a device that is not there.
+    *timeout* is in seconds. Raises ConfigError if the device is not available.
     """
-    if _of_cuda(wanted):
-        local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if 0 < there <= local:
-            raise ConfigError(f"train.launch.processes: there are {there} GPUs here, none for process {local}")
-        wanted = f"cuda:{local}"
-    device = training_device(wanted)
+    if _is_cuda(device_name):
+        local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if 0 < gpus <= local_rank:
+            raise ConfigError(
+                f"train.launch.processes: process {local_rank} has no GPU; this node has {gpus}, "
+                "lower train.launch.processes"
+            )
+        device_name = f"cuda:{local_rank}"
+    device = training_device(device_name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=patience))
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     try:
-        yield Ranks(device, dist.get_rank(), dist.get_world_size())
+        yield ProcessGroup(device, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
 
-def training_device(wanted: str) -> torch.device:
-    """Return the torch device *wanted*; cuBLAS is reproducible then. Raises ConfigError for one that is not there."""
-    if _of_cuda(wanted):
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is reproducible with it alone
-    return open_device("train.device", wanted)
+def training_device(name: str) -> torch.device:
+    """Return the torch device *name*, with reproducible cuBLAS. Raises ConfigError if it is not available."""
+    if _is_cuda(name):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is not reproducible without it
+    return open_device("train.device", name)
 
 
-def _of_cuda(device: str) -> bool:
+def _is_cuda(device: str) -> bool:
     return device.partition(":")[0] == "cuda"

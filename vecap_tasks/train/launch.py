@@ -1,10 +1,10 @@
-"""Starts the processes of a run by torchrun and waits for them; a node that joins others runs it as a program.
+"""Starts the processes of a run with torchrun and waits for them.
+
+On each additional node, run this module while the first node trains (`vecap train`, or the Airflow task):
 
     python -m vecap_tasks.train.launch --config FILE --version 2026-01-01
 
-on each further node, while the first one trains (`vecap train`, or the task in Airflow).
-
-The processes are started afresh, as `python -m`, and import nothing of Airflow: within a task it is not usable.
+The processes do not import Airflow, because Airflow cannot be used in subprocesses of a task.
 """
 
 from __future__ import annotations
@@ -30,45 +30,46 @@ from vecap_tasks.train.signals import Interrupted, StopRequest, catch_sigterm
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.5
-_RAISED = (PermanentError, ConfigError, CorruptError, Interrupted)
-_KINDS: dict[str, type[VecapError]] = {kind.__name__: kind for kind in _RAISED}
+_POLL_SECONDS = 0.5
+_ERROR_TYPES: dict[str, type[VecapError]] = {
+    kind.__name__: kind for kind in (PermanentError, ConfigError, CorruptError, Interrupted)
+}
 
 
 def launch(stage: Stage, run: str) -> None:
-    """Train *run* in processes of their own; its last state is in the store then.
+    """Train *run* in new processes, which leave its final state in the store.
 
-    Raises VecapError with what the first process that failed said, and Interrupted on SIGTERM, which is passed on.
+    Raises the error of the first process that failed, and Interrupted on SIGTERM, which is forwarded.
     """
     with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
         work = Path(folder)
         (work / "config.yaml").write_text(stage.config.model_dump_json(), encoding="utf-8")
-        with catch_sigterm() as ending:
-            code = _follow(command(stage, run, work), ending)
+        with catch_sigterm() as stop_request:
+            exit_code = _run_command(command(stage, run, work), stop_request)
         if (work / "failure.json").exists():
-            said = json.loads((work / "failure.json").read_text(encoding="utf-8"))
-            raise _KINDS.get(said["kind"], VecapError)(said["reason"])
-        if ending.asked:
-            raise Interrupted(f"{run}: told to end; the same command goes on from the last checkpoint")
-        if code:
+            failure = json.loads((work / "failure.json").read_text(encoding="utf-8"))
+            raise _ERROR_TYPES.get(failure["kind"], VecapError)(failure["reason"])
+        if stop_request.requested:
+            raise Interrupted(f"{run}: received SIGTERM; run the same command again to resume from the last checkpoint")
+        if exit_code:
             raise VecapError(
-                f"{run}: the training processes ended with {code}; what they said stands above, and the same "
-                "command goes on from the last checkpoint"
+                f"{run}: the training processes failed with exit code {exit_code}; see their output above, then run "
+                "the same command again to resume from the last checkpoint"
             )
 
 
 def command(stage: Stage, run: str, work: Path) -> list[str]:
-    """Return the command that trains *run* on this node, with the files `config.yaml` and `failure.json` in *work*."""
+    """Return the command that trains *run* on this node. It reads `config.yaml` and writes `failure.json` in *work*."""
     settings = stage.config.train.launch
-    meeting = ["--standalone"]
+    rendezvous = ["--standalone"]
     if settings.nodes > 1:
-        meeting = [
+        rendezvous = [
             "--nnodes", str(settings.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", str(settings.rendezvous),
             "--rdzv-id", f"{stage.fingerprint[:12]}-{run}",
             "--rdzv-conf", f"join_timeout={settings.rendezvous_timeout:.0f}",
         ]  # fmt: skip
     return [
-        sys.executable, "-m", "torch.distributed.run", *meeting,
+        sys.executable, "-m", "torch.distributed.run", *rendezvous,
         "--nproc-per-node", str(settings.processes), "--max-restarts", "0",
         "--shutdown-timeout", str(settings.shutdown_timeout),
         "-m", "vecap_tasks.train.torchrun_worker",
@@ -77,10 +78,10 @@ def command(stage: Stage, run: str, work: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _follow(command: list[str], ending: StopRequest) -> int:
-    """Run *command*, log its lines, pass SIGTERM on, and return its exit code.
+def _run_command(command: list[str], stop_request: StopRequest) -> int:
+    """Run *command*, log its output, forward SIGTERM, and return its exit code.
 
-    Its standard input is open for as long as we live: the workers leave when it ends.
+    The command's standard input stays open while this process runs; workers exit when it closes.
     """
     log.info("starting %s", " ".join(command))
     with subprocess.Popen(
@@ -95,17 +96,17 @@ def _follow(command: list[str], ending: StopRequest) -> int:
     ) as process:
         reader = threading.Thread(target=_log_lines, args=(process.stdout,), daemon=True)
         reader.start()
-        told = False
+        forwarded = False
         while True:
             try:
-                code = process.wait(_LOOK_SECONDS)
+                exit_code = process.wait(_POLL_SECONDS)
                 break
             except subprocess.TimeoutExpired:
-                if ending.asked and not told:
-                    told = True
+                if stop_request.requested and not forwarded:
+                    forwarded = True
                     process.send_signal(signal.SIGTERM)
-        reader.join(_LOOK_SECONDS)
-        return code
+        reader.join(_POLL_SECONDS)
+        return exit_code
 
 
 def _log_lines(stream: IO[str]) -> None:
@@ -114,16 +115,16 @@ def _log_lines(stream: IO[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Join the first node in all runs that are to be done; return 0, or 1 after one line of what was wrong."""
+    """Join the first node in all unfinished runs. Return the exit code: 0, or 1 after printing the error."""
     parser = argparse.ArgumentParser(prog="vecap_tasks.train.launch", description=__doc__)
-    parser.add_argument("--config", required=True, metavar="FILE", help="the configuration, a YAML file")
+    parser.add_argument("--config", required=True, metavar="FILE", help="configuration file (YAML)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--version", required=True, metavar="V", help="the version to train on, such as 2026-01-01")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--version", required=True, metavar="V", help="version to train on, e.g. 2026-01-01")
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        config = load_config(given.config, given.overrides)
-        version = read_version(Store(config.resolve(config.root)), config.dataset, given.version)
+        config = load_config(options.config, options.overrides)
+        version = read_version(Store(config.resolve(config.root)), config.dataset, options.version)
         stage = load_stage("train", config, version)
         for run in stage.plan():
             launch(stage, run)

@@ -1,7 +1,7 @@
-"""What is learned: which image and which text of a batch belong together, over the samples of all ranks.
+"""Contrastive and sigmoid losses over the global batch of all ranks.
 
-Each rank computes the rows of its own samples against all of the batch, so that no rank holds the whole matrix; the
-mean over the ranks of what they return is the loss of the batch, and so are the means of their gradients.
+Each rank computes the similarities of its own samples with the global batch, so no rank holds the full matrix. The mean
+over the ranks of losses and gradients is the loss and gradient of the global batch.
 """
 
 from __future__ import annotations
@@ -13,63 +13,65 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vecap_tasks.train.distributed import Ranks
+from vecap_tasks.train.distributed import ProcessGroup
 
-_LARGEST_LOG_SCALE = math.log(100)  # the bound of CLIP's logit scale (Radford et al., 2021)
-_SIGMOID_LOG_SCALE, _SIGMOID_BIAS = math.log(10), -10.0  # where SigLIP starts (Zhai et al., 2023)
+_MAX_LOG_SCALE = math.log(100)  # CLIP's bound (Radford et al., 2021)
+_SIGMOID_LOG_SCALE, _SIGMOID_BIAS = math.log(10), -10.0  # SigLIP's initial values (Zhai et al., 2023)
 
 
 class Objective(nn.Module):
-    """The loss with what it learns itself: the logarithm of the logit scale, and a bias for the sigmoid loss."""
+    """The loss and its parameters: the log of the logit scale, and a bias for the sigmoid loss."""
 
-    def __init__(self, kind: Literal["contrastive", "sigmoid"], log_scale: nn.Parameter, ranks: Ranks) -> None:
+    def __init__(
+        self, kind: Literal["contrastive", "sigmoid"], log_scale: nn.Parameter, process_group: ProcessGroup
+    ) -> None:
         super().__init__()
         self.log_scale = log_scale
         self.bias = nn.Parameter(torch.tensor(_SIGMOID_BIAS, device=log_scale.device)) if kind == "sigmoid" else None
-        self._ranks = ranks
+        self._process_group = process_group
 
     def forward(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Return this rank's part of the loss of features [n, d] of which the rows belong together."""
+        """Return this rank's loss (scalar) of features [n, d]; row i of *images* matches row i of *texts*."""
         if self.bias is None:
-            return contrastive_loss(images, texts, self.log_scale, self._ranks)
-        return sigmoid_loss(images, texts, self.log_scale, self.bias, self._ranks)
+            return contrastive_loss(images, texts, self.log_scale, self._process_group)
+        return sigmoid_loss(images, texts, self.log_scale, self.bias, self._process_group)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Set the scale of an untrained model to where its loss starts; CLIP's model has its own by itself."""
+        """Set the sigmoid loss's initial logit scale; CLIPModel already has the contrastive one."""
         if self.bias is not None:
             self.log_scale.fill_(_SIGMOID_LOG_SCALE)
 
     @torch.no_grad()
     def average_gradients(self) -> None:
-        """Give all ranks the mean of their gradients."""
+        """Average the gradients of the loss's parameters over all ranks."""
         for parameter in self.parameters():
             if parameter.grad is not None:
-                self._ranks.mean(parameter.grad)
+                self._process_group.all_reduce_mean(parameter.grad)
 
     @torch.no_grad()
     def clamp(self) -> None:
-        self.log_scale.clamp_(0, _LARGEST_LOG_SCALE)
+        self.log_scale.clamp_(0, _MAX_LOG_SCALE)
 
 
 def contrastive_loss(
-    images: torch.Tensor, texts: torch.Tensor, log_scale: torch.Tensor, ranks: Ranks | None = None
+    images: torch.Tensor, texts: torch.Tensor, log_scale: torch.Tensor, process_group: ProcessGroup | None = None
 ) -> torch.Tensor:
-    """Return the symmetric InfoNCE loss of features [n, d] whose rows belong together (Radford et al., 2021)."""
+    """Return the symmetric InfoNCE loss of features [n, d] with matching rows (Radford et al., 2021)."""
     images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
     scale = log_scale.exp()
     first = 0
-    if ranks is None or ranks.world == 1:
-        by_image = scale * images @ texts.T
-        by_text = by_image.T
+    if process_group is None or process_group.world_size == 1:
+        logits_per_image = scale * images @ texts.T
+        logits_per_text = logits_per_image.T
     else:
-        everyone = ranks.gather(torch.cat([images, texts], dim=1))
-        all_images, all_texts = everyone.split(images.shape[1], dim=1)
-        by_image = scale * images @ all_texts.T
-        by_text = scale * texts @ all_images.T
-        first = ranks.rank * len(images)
+        gathered = process_group.all_gather(torch.cat([images, texts], dim=1))
+        all_images, all_texts = gathered.split(images.shape[1], dim=1)
+        logits_per_image = scale * images @ all_texts.T
+        logits_per_text = scale * texts @ all_images.T
+        first = process_group.rank * len(images)
     targets = torch.arange(first, first + len(images), device=images.device)
-    return (F.cross_entropy(by_image, targets) + F.cross_entropy(by_text, targets)) / 2
+    return (F.cross_entropy(logits_per_image, targets) + F.cross_entropy(logits_per_text, targets)) / 2
 
 
 def sigmoid_loss(
@@ -77,17 +79,17 @@ def sigmoid_loss(
     texts: torch.Tensor,
     log_scale: torch.Tensor,
     bias: torch.Tensor,
-    ranks: Ranks | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> torch.Tensor:
-    """Return SigLIP's loss of features [n, d] whose rows belong together: every pair a yes or no (Zhai et al., 2023).
+    """Return SigLIP's loss of features [n, d] with matching rows (Zhai et al., 2023).
 
-    The sum over all pairs, divided by the number of images.
+    It is the sum over all pairs divided by the number of images.
     """
     images, texts = F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
     first = 0
-    if ranks is not None and ranks.world > 1:
-        texts = ranks.gather(texts)
-        first = ranks.rank * len(images)
+    if process_group is not None and process_group.world_size > 1:
+        texts = process_group.all_gather(texts)
+        first = process_group.rank * len(images)
     logits = log_scale.exp() * images @ texts.T + bias
     signs = torch.full_like(logits, -1.0)
     signs.diagonal(first).fill_(1.0)

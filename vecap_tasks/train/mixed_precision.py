@@ -1,10 +1,8 @@
-"""Mixed precision: autocast, and layers that stay in half precision where it is on.
+"""Mixed precision: autocast, and norms and embeddings that return half precision under autocast.
 
-Norms and embeddings return what the next matrix product takes.
-
-Autocast computes norms in float32 and leaves their results so. CLIP's residual stream is then float32, too, twice the
-bytes, and is cast again before each product. Here a norm takes and gives half precision, and adds up in float32 within,
-as every kernel of it does. open_clip's models do the same of their residual stream.
+Autocast computes norms in float32 and returns float32. CLIP's residual stream is then float32 too: it takes twice the
+memory and is cast before each matrix product. The norms here take and return half precision and accumulate in float32,
+as all LayerNorm kernels do. open_clip's models also keep a half-precision residual stream.
 """
 
 from __future__ import annotations
@@ -18,38 +16,38 @@ from torch import nn
 
 
 class HalfNorm(nn.LayerNorm):
-    """A norm over the last dimension, in autocast's dtype where that is on."""
+    """LayerNorm that returns autocast's dtype under autocast."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        kind = input.device.type
-        if not torch.is_autocast_enabled(kind):
+        device_type = input.device.type
+        if not torch.is_autocast_enabled(device_type):
             return super().forward(input)
-        half = torch.get_autocast_dtype(kind)
-        weight, bias = self.weight.to(half), self.bias.to(half)
-        with torch.autocast(kind, enabled=False):
-            return F.layer_norm(input.to(half), self.normalized_shape, weight, bias, self.eps)
+        dtype = torch.get_autocast_dtype(device_type)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        with torch.autocast(device_type, enabled=False):
+            return F.layer_norm(input.to(dtype), self.normalized_shape, weight, bias, self.eps)
 
 
 class HalfEmbedding(nn.Embedding):
-    """Rows of a float32 table, given in autocast's dtype where that is on."""
+    """Embedding with float32 weights that returns autocast's dtype under autocast."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        rows, kind = super().forward(input), input.device.type
-        return rows.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else rows
+        rows, device_type = super().forward(input), input.device.type
+        return rows.to(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else rows
 
 
 def configure_precision(model: nn.Module, precision: str, device: torch.device) -> Callable[[], torch.autocast]:
-    """Prepare *model* for *precision* (float32 or bfloat16); return what makes the context of its forward passes."""
-    half = precision == "bfloat16"
-    if half:
+    """Prepare *model* for *precision* (float32 or bfloat16). Return a factory of contexts for its forward passes."""
+    enabled = precision == "bfloat16"
+    if enabled:
         keep_half_precision(model)
-    return partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
+    return partial(torch.autocast, device.type, torch.bfloat16, enabled=enabled)
 
 
 def keep_half_precision(model: nn.Module) -> None:
     """Make the norms and embeddings of *model* return half precision. Weights and gradients stay float32."""
-    for part in model.modules():
-        if type(part) is nn.LayerNorm:
-            part.__class__ = HalfNorm
-        elif type(part) is nn.Embedding:
-            part.__class__ = HalfEmbedding
+    for module in model.modules():
+        if type(module) is nn.LayerNorm:
+            module.__class__ = HalfNorm
+        elif type(module) is nn.Embedding:
+            module.__class__ = HalfEmbedding

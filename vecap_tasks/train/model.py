@@ -1,4 +1,4 @@
-"""The CLIP model of a run: as transformers builds it or as a folder has it, and the folder that it is exported to."""
+"""The CLIP model of a run: created with random weights or loaded from a folder, and exported to a folder."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from vecap_tasks.config import ClipConfig, Config
 from vecap_tasks.core.models import init_folder
 from vecap_tasks.errors import ConfigError, VecapError, format_error
 
-_WIDER_MLP = 4  # the hidden layer of a block, in widths, as in the published CLIP models
-
-_LARGEST_ID_IS_THE_END = 2  # an `eos_token_id` by which transformers' CLIP reads a text at its largest id
+_MLP_RATIO = 4  # hidden size of a block's MLP / width, as in the published CLIP models
+_LEGACY_EOS_ID = 2  # an `eos_token_id` with which transformers' CLIP pools a text at its largest token id
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError)
 
 
-def open_model(config: Config, tokenizer: PreTrainedTokenizerFast, seed: int) -> CLIPModel:
-    """Return the model that a run begins with: the configured start, else a new one.
+def create_model(config: Config, tokenizer: PreTrainedTokenizerFast, seed: int) -> CLIPModel:
+    """Return the initial model of a run: `train.model.init_from` if set, otherwise one with random weights.
 
-    Raises ConfigError for sizes that do not fit, and for a start that cannot be loaded or is another model.
+    Raises ConfigError if sizes do not fit, or if `init_from` cannot be loaded or differs from the configuration.
     """
-    folder = init_folder(config)
-    return new_model(config.train.model, tokenizer, seed) if folder is None else _started(folder, config, tokenizer)
+    folder = start_folder(config)
+    return (
+        build_model(config.train.model, tokenizer, seed) if folder is None else _pretrained(folder, config, tokenizer)
+    )
 
 
-def _started(folder: Path, config: Config, tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
+def _pretrained(folder: Path, config: Config, tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
     disable_progress_bar()
     try:
         model, report = CLIPModel.from_pretrained(
@@ -36,20 +37,20 @@ def _started(folder: Path, config: Config, tokenizer: PreTrainedTokenizerFast) -
         )
     except _LOAD_ERRORS as error:
         raise ConfigError(
-            f"train.model.init_from: {folder} cannot be loaded as a CLIPModel: {format_error(error)}"
+            f"train.model.init_from: cannot load {folder} as a CLIPModel: {format_error(error)}"
         ) from error
-    # transformers would go on with random numbers
-    lacking = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
-    if lacking:
+    # transformers initializes missing weights randomly
+    missing = sorted({*report["missing_keys"], *(str(key) for key in report["mismatched_keys"])})
+    if missing:
         raise ConfigError(
-            f"train.model.init_from: {folder} lacks {len(lacking)} weights of a CLIPModel, as {lacking[0]}"
+            f"train.model.init_from: {folder} has {len(missing)} missing weights of a CLIPModel, e.g. {missing[0]}"
         )
     _check(model, folder, config.train.model, tokenizer)
     return model
 
 
-def _check(model: CLIPModel, folder: Path, wanted: ClipConfig, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Raise ConfigError where *model* is not of the configured sizes, or does not go with *tokenizer*."""
+def _check(model: CLIPModel, folder: Path, expected: ClipConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise ConfigError if the sizes of *model* differ from *expected*, or if *tokenizer* does not match it."""
     vision, text = model.config.vision_config, model.config.text_config
     sizes = {
         "image_size": vision.image_size,
@@ -63,30 +64,31 @@ def _check(model: CLIPModel, folder: Path, wanted: ClipConfig, tokenizer: PreTra
         "projection": model.config.projection_dim,
     }
     for name, size in sizes.items():
-        if getattr(wanted, name) != size:
+        if getattr(expected, name) != size:
             raise ConfigError(
-                f"train.model.init_from: {folder} has {name} {size}, the configuration {getattr(wanted, name)}; "
-                f"set train.model.{name}"
+                f"train.model.init_from: {folder} has {name} {size}, the configuration {getattr(expected, name)}; "
+                f"set train.model.{name} to {size}"
             )
-    if wanted.context > text.max_position_embeddings:
+    if expected.context > text.max_position_embeddings:
         raise ConfigError(
-            f"train.model.init_from: {folder} reads {text.max_position_embeddings} tokens; lower train.model.context"
+            f"train.model.init_from: {folder} has a context length of {text.max_position_embeddings} tokens; "
+            "lower train.model.context"
         )
     if len(tokenizer) > text.vocab_size:
         raise ConfigError(
             f"train.model.init_from: {folder} has {text.vocab_size} tokens, train.model.tokenizer {len(tokenizer)}; "
-            "give the tokenizer that the model was trained with"
+            "use the tokenizer that the model was trained with"
         )
-    # A release whose texts are read at the largest id stays as it is: its features are those that it was made with.
-    if text.eos_token_id not in (_LARGEST_ID_IS_THE_END, tokenizer.eos_token_id):
+    # A released model with the legacy EOS id keeps it, so its features do not change.
+    if text.eos_token_id not in (_LEGACY_EOS_ID, tokenizer.eos_token_id):
         raise ConfigError(
-            f"train.model.init_from: {folder} uses {text.eos_token_id} as EOS, the tokenizer "
-            f"{tokenizer.eos_token_id}; give the tokenizer that the model was trained with"
+            f"train.model.init_from: {folder} has EOS id {text.eos_token_id}, the tokenizer "
+            f"{tokenizer.eos_token_id}; use the tokenizer that the model was trained with"
         )
 
 
-def new_model(config: ClipConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> CLIPModel:
-    """Return an untrained model; *seed* decides its weights. Raises ConfigError for sizes that do not fit."""
+def build_model(config: ClipConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> CLIPModel:
+    """Return a model with random weights drawn from *seed*. Raises ConfigError for inconsistent sizes."""
     for tower, width, heads in (
         ("vision", config.vision_width, config.vision_heads),
         ("text", config.text_width, config.text_heads),
@@ -95,11 +97,11 @@ def new_model(config: ClipConfig, tokenizer: PreTrainedTokenizerFast, seed: int)
             raise ConfigError(f"train.model: {tower}_width {width} is not a multiple of {tower}_heads {heads}")
     if config.image_size % config.patch_size:
         raise ConfigError(f"train.model: image_size {config.image_size} is not a multiple of patch_size")
-    made = CLIPConfig(
+    clip_config = CLIPConfig(
         text_config={
             "vocab_size": len(tokenizer),
             "hidden_size": config.text_width,
-            "intermediate_size": _WIDER_MLP * config.text_width,
+            "intermediate_size": _MLP_RATIO * config.text_width,
             "num_hidden_layers": config.text_layers,
             "num_attention_heads": config.text_heads,
             "max_position_embeddings": config.context,
@@ -112,7 +114,7 @@ def new_model(config: ClipConfig, tokenizer: PreTrainedTokenizerFast, seed: int)
             "image_size": config.image_size,
             "patch_size": config.patch_size,
             "hidden_size": config.vision_width,
-            "intermediate_size": _WIDER_MLP * config.vision_width,
+            "intermediate_size": _MLP_RATIO * config.vision_width,
             "num_hidden_layers": config.vision_layers,
             "num_attention_heads": config.vision_heads,
             "hidden_act": "gelu",
@@ -120,23 +122,23 @@ def new_model(config: ClipConfig, tokenizer: PreTrainedTokenizerFast, seed: int)
         projection_dim=config.projection,
     )
     torch.manual_seed(seed)
-    return CLIPModel(made)
+    return CLIPModel(clip_config)
 
 
 def export(
     model: CLIPModel, tokenizer: PreTrainedTokenizerFast, processor: CLIPImageProcessorPil, folder: Path
 ) -> None:
-    """Write a folder that `CLIPModel`, `AutoTokenizer` and `AutoImageProcessor` load by `from_pretrained`.
+    """Write a folder that `CLIPModel`, `AutoTokenizer` and `AutoImageProcessor` can load with `from_pretrained`.
 
-    Raises VecapError and OSError where it cannot be written.
+    Raises VecapError and OSError if writing fails.
     """
-    disable_progress_bar()  # it writes a bar for each file, into logs too
+    disable_progress_bar()  # keeps progress bars out of logs
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:
         raise VecapError(
-            f"the model cannot be written to {folder}: {format_error(error)}; "
-            "see whether the disk is full, then run the same command again"
+            f"cannot write the model to {folder}: {format_error(error)}; "
+            "check free disk space, then run the same command again"
         ) from error
     tokenizer.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The two towers of a CLIP model as one module, and a step's gradients through them, in one go or in parts."""
+"""The towers of a CLIP model as one module, and the forward and backward pass of a batch, with micro-batches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import CLIPModel
 
 from vecap_tasks.config import TrainConfig
-from vecap_tasks.train.distributed import Ranks
+from vecap_tasks.train.distributed import ProcessGroup
 from vecap_tasks.train.loss import Objective
 
 
 class Towers(nn.Module):
-    """Images and texts to features, sharing the modules of *model*; its logit scale belongs to the loss."""
+    """The image and text tower of *model*, sharing its modules. The logit scale belongs to the loss."""
 
     def __init__(self, model: CLIPModel) -> None:
         super().__init__()
@@ -25,76 +25,77 @@ class Towers(nn.Module):
         self.text_model, self.text_projection = model.text_model, model.text_projection
 
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the features of float32 [n, 3, size, size] and of int64 [n, tokens]: float32 [n, d] each."""
+        """Return image and text features, float32 [n, d], of float32 [n, 3, size, size] and int64 [n, tokens]."""
         images = self.visual_projection(self.vision_model(pixel_values=pixels).pooler_output)
         texts = self.text_projection(self.text_model(input_ids=ids).pooler_output)
         return images.float(), texts.float()
 
 
-def new_towers(model: CLIPModel, config: TrainConfig, ranks: Ranks) -> Towers | DistributedDataParallel:
-    """Return the towers of *model*, which lies on the device of *ranks*, as they are trained."""
+def build_towers(
+    model: CLIPModel, config: TrainConfig, process_group: ProcessGroup
+) -> Towers | DistributedDataParallel:
+    """Return the towers of *model*, ready for training. *model* must be on the device of the process group."""
     if config.activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     towers = Towers(model)
     if config.compile:
         towers.compile()
-    if ranks.world == 1:
+    if process_group.world_size == 1:
         return towers
     return DistributedDataParallel(
         towers,
-        device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
+        device_ids=[process_group.device] if process_group.device.type == "cuda" else None,
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Some samples of a rank's part of a batch: `pixels` gives their images as the model takes them, when asked."""
+class MicroBatch:
+    """A slice of a rank's batch. `pixels` returns the normalized images; `ids` are token ids, int64 [n, tokens]."""
 
     pixels: Callable[[], torch.Tensor]
     ids: torch.Tensor
 
 
-def add_gradients(
+def forward_backward(
     towers: Towers | DistributedDataParallel,
     objective: Objective,
-    parts: Sequence[Part],
+    micro_batches: Sequence[MicroBatch],
     autocast: Callable[[], torch.autocast],
 ) -> torch.Tensor:
-    """Give the parameters, which have no gradients yet, those of one batch; return this rank's part of the loss.
+    """Compute the gradients of one batch; all gradients must be None before. Return this rank's loss (scalar).
 
-    With several *parts*, activations of one part alone are held at any time, and the loss is nonetheless that of the
-    whole batch: features are made without activations, the loss gives a gradient for each feature, and with that each
-    part goes through the towers once more (Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under
-    Memory Limited Setup").
+    With several *micro_batches*, only one holds activations at a time, but the loss is over the global batch: features
+    are computed without activations, the loss gives their gradients, and each micro-batch runs through the towers again
+    to backpropagate them (Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup").
     """
-    if len(parts) == 1:
+    if len(micro_batches) == 1:
         with autocast():
-            images, texts = towers(parts[0].pixels(), parts[0].ids)
+            images, texts = towers(micro_batches[0].pixels(), micro_batches[0].ids)
         loss: torch.Tensor = objective(images, texts)
         loss.backward()
     else:
         with torch.no_grad(), autocast():
-            made = [towers(part.pixels(), part.ids) for part in parts]
-        images, texts = (torch.cat(features).requires_grad_() for features in zip(*made, strict=True))
+            features = [towers(micro_batch.pixels(), micro_batch.ids) for micro_batch in micro_batches]
+        images, texts = (torch.cat(parts).requires_grad_() for parts in zip(*features, strict=True))
         loss = objective(images, texts)
-        own = list(objective.parameters())
-        of_images, of_texts, *rest = torch.autograd.grad(loss, [images, texts, *own])
-        for parameter, gradient in zip(own, rest, strict=True):
+        parameters = list(objective.parameters())
+        image_gradients, text_gradients, *gradients = torch.autograd.grad(loss, [images, texts, *parameters])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        first = 0
-        for part in parts:
-            stop = first + len(part.ids)
-            with nullcontext() if stop == len(images) else _alone(towers):
+        start = 0
+        for micro_batch in micro_batches:
+            stop = start + len(micro_batch.ids)
+            with nullcontext() if stop == len(images) else _no_sync(towers):
                 with autocast():
-                    again = towers(part.pixels(), part.ids)
-                torch.autograd.backward(again, [of_images[first:stop], of_texts[first:stop]])
-            first = stop
+                    outputs = towers(micro_batch.pixels(), micro_batch.ids)
+                torch.autograd.backward(outputs, [image_gradients[start:stop], text_gradients[start:stop]])
+            start = stop
     objective.average_gradients()
     return loss.detach()
 
 
-def _alone(towers: Towers | DistributedDataParallel) -> AbstractContextManager[None]:
-    """Return a context in which gradients stay with this rank: the last part sends the sum of all."""
+def _no_sync(towers: Towers | DistributedDataParallel) -> AbstractContextManager[None]:
+    """Return a context without gradient synchronization; the last micro-batch synchronizes the sum."""
     return towers.no_sync() if isinstance(towers, DistributedDataParallel) else nullcontext()

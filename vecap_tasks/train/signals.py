@@ -1,4 +1,4 @@
-"""Being told to end: SIGTERM is catch_sigterm, and answered where the run can be left."""
+"""Handles SIGTERM by setting a flag, so that a run can stop after a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from vecap_tasks.errors import VecapError
 
 
 class Interrupted(VecapError):
-    """The process was told to end, and did; the same command goes on."""
+    """The process stopped on SIGTERM. Running the same command again resumes."""
 
 
 @dataclass(slots=True)
 class StopRequest:
-    """`asked` becomes true when the process is told to end."""
+    """`requested` becomes true when the process receives SIGTERM."""
 
-    asked: bool = False
+    requested: bool = False
 
 
 @contextmanager
 def catch_sigterm() -> Iterator[StopRequest]:
-    """Hear SIGTERM within the block instead of dying of it. Only a process's main thread can."""
-    ending = StopRequest()
+    """Set the yielded flag on SIGTERM within the block instead of exiting. Works only in the main thread."""
+    stop_request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield ending
+        yield stop_request
         return
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        ending.asked = True
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop_request.requested = True
 
-    before = signal.signal(signal.SIGTERM, hear)
+    previous = signal.signal(signal.SIGTERM, handle)
     try:
-        yield ending
+        yield stop_request
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

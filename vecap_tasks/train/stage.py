@@ -1,4 +1,4 @@
-"""The stage `train`: one shard is one run, an arm with a seed; it leaves a folder that transformers loads."""
+"""The stage `train`. Each shard is one run (an arm and a seed) and outputs a folder that transformers can load."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from vecap_tasks.errors import VecapError
 from vecap_tasks.train.checkpoint import parse_run, run_names
 
 if TYPE_CHECKING:
-    from vecap_tasks.train.checkpoint import Checkpoints, Speed, State, StepRecord
+    from vecap_tasks.train.checkpoint import Checkpoints, Speed, StepRecord, TrainingState
     from vecap_tasks.train.data.mixture import Mixture
     from vecap_tasks.train.live_logging import LiveLogger
     from vecap_tasks.train.throughput import Progress
 
-SPEEDS = "throughput.jsonl"
+THROUGHPUT_FILE = "throughput.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What `training.json` of a run says. `samples` are those of an epoch; `left_out` have no text for the arm."""
+    """The contents of a run's `training.json`. `samples` and `left_out` (no text for the arm) are per epoch."""
 
     arm: Arm
     seed: int
@@ -37,11 +37,11 @@ class Summary:
     batch_size: int
     parameters: int
     final_loss: float
-    logit_bias: float | None  # of the sigmoid loss: what is added to an image's and a text's scaled similarity
+    logit_bias: float | None  # of the sigmoid loss
 
 
 class Train(Stage):
-    """Trains a CLIP model for every arm and seed of the configuration."""
+    """Trains a CLIP model for each configured arm and seed."""
 
     name = "train"
     upstream = ("assemble",)
@@ -50,27 +50,27 @@ class Train(Stage):
     revision = 2
     rates = ("steps",)
 
-    report: Callable[[Progress], None] | None = None  # called at every step, for a progress bar
+    report: Callable[[Progress], None] | None = None  # called after each step, for a progress bar
 
     def identity(self) -> dict[str, Any]:
         section = self.config.train.identity()
-        mixed = {"mixture": self._mixture.digest} if self._mixture else {}
-        model = section["model"] | {"tokenizer": self._tokenizer_digest, "init_from": self._start_digest}
-        return section | {"model": model} | mixed
+        mixture = {"mixture": self._mixture.digest} if self._mixture else {}
+        model = section["model"] | {"tokenizer": self._tokenizer_digest, "init_from": self._init_digest}
+        return section | {"model": model} | mixture
 
     def inputs(self) -> list[Input]:
         from vecap_tasks.train.data.mixture_builder import mixture_inputs
 
-        mixed = mixture_inputs(self._mixture) if self._mixture else []
+        mixture = mixture_inputs(self._mixture) if self._mixture else []
         model = self.config.train.model
-        start = [Input("model", model.init_from, self._start_digest)] if model.init_from and self._start_digest else []
-        return [Input("model", model.tokenizer, self._tokenizer_digest), *start, *mixed]
+        init = [Input("model", model.init_from, self._init_digest)] if model.init_from and self._init_digest else []
+        return [Input("model", model.tokenizer, self._tokenizer_digest), *init, *mixture]
 
     @cached_property
     def _mixture(self) -> Mixture | None:
-        from vecap_tasks.train.data.mixture_builder import open_mixture
+        from vecap_tasks.train.data.mixture_builder import load_mixture
 
-        return open_mixture(self.config, self.version.name)
+        return load_mixture(self.config, self.version.name)
 
     @cached_property
     def _tokenizer_digest(self) -> str:
@@ -79,8 +79,8 @@ class Train(Stage):
         return tokenizer_digest(self.config)
 
     @cached_property
-    def _start_digest(self) -> str | None:
-        from vecap_tasks.core.models import init_digest
+    def _init_digest(self) -> str | None:
+        from vecap_tasks.core.models import start_digest
 
         return init_digest(self.config)
 
@@ -99,35 +99,35 @@ class Train(Stage):
 
     def commit(self) -> Manifest:
         manifest = super().commit()
-        for shard in self.shards():  # a kill between a receipt and the removal leaves some
+        for shard in self.shards():  # left if the process was killed after the receipt was written
             self.checkpoints(shard).remove()
         return manifest
 
     def process(self, shard: str, work: Path) -> ShardOutput:
-        """Train the arm and seed that *shard* names, in this process or in those that are configured.
+        """Train the run *shard* in this process, or in the configured number of processes.
 
-        Raises VecapError when there are fewer than two samples with a text for the arm, when the loss is not finite,
-        and when the process is told to end; then there is a checkpoint to go on from.
+        Raises VecapError if fewer than two samples have a text for the arm or if the loss is not finite, and
+        Interrupted on SIGTERM, after a checkpoint.
         """
         from vecap_tasks.core.preprocess import image_processor
         from vecap_tasks.train.data.tokenizer import load_tokenizer
-        from vecap_tasks.train.model import export, open_model
+        from vecap_tasks.train.model import create_model, export
 
         config = self.config.train
         arm, seed = parse_run(shard)
         self.upstream_manifest("assemble")
-        state = self._trained(shard)
+        state = self._train(shard)
         tokenizer = load_tokenizer(self.config)
-        model = open_model(self.config, tokenizer, seed)
+        model = create_model(self.config, tokenizer, seed)
         model.load_state_dict(state.model)
         bias = state.objective.get("bias")
         summary = Summary(
             arm=arm,
             seed=seed,
-            samples=state.figures.samples,
-            left_out=state.figures.left_out,
+            samples=state.data.samples,
+            left_out=state.data.left_out,
             steps=len(state.records),
-            batch_size=state.figures.batch_size,
+            batch_size=state.data.batch_size,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             final_loss=state.records[-1].loss,
             logit_bias=None if bias is None else float(bias),
@@ -139,52 +139,54 @@ class Train(Stage):
         (folder / "training.json").write_text(json.dumps(asdict(summary), indent=1, sort_keys=True) + "\n")
         files: dict[str, int | None] = {f"{shard}/{path.name}": None for path in sorted(folder.iterdir())}
         files[f"{shard}/log.jsonl"] = len(state.records)
-        write_lines(state.speeds, work / SPEEDS)
-        self.store.upload(f"{self.folder}/{shard}/{SPEEDS}", work / SPEEDS)
+        write_lines(state.speeds, work / THROUGHPUT_FILE)
+        self.store.upload(f"{self.folder}/{shard}/{THROUGHPUT_FILE}", work / THROUGHPUT_FILE)
         counters = {"runs": 1, "steps": summary.steps, "samples": summary.samples, "left_out": summary.left_out}
         return ShardOutput(files, counters)
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
-        """Make the speeds of the runs, which no digest covers, attachments."""
-        names = [f"{shard}/{SPEEDS}" for shard in self.shards()]
+        """Add the throughput of all runs as attachments, which are not part of the digest."""
+        names = [f"{shard}/{THROUGHPUT_FILE}" for shard in self.shards()]
         for name in names:
             (work / name).parent.mkdir()
             (work / name).write_bytes(self.store.read(f"{self.folder}/{name}"))
         return ShardOutput({}, attachments=tuple(names))
 
-    def _trained(self, shard: str) -> State:
-        from vecap_tasks.train.distributed import Ranks, training_device
+    def _train(self, shard: str) -> TrainingState:
+        from vecap_tasks.train.distributed import ProcessGroup, training_device
         from vecap_tasks.train.launch import launch
         from vecap_tasks.train.trainer import train
 
         checkpoints = self.checkpoints(shard)
-        if self.config.train.launch.alone:
-            ranks = Ranks(training_device(self.config.train.device))
+        if self.config.train.launch.single_process:
+            process_group = ProcessGroup(training_device(self.config.train.device))
             with self.live_logger(shard) as live_logger:
                 reports: list[Callable[[Progress], None]] = [live_logger, self.report] if self.report else [live_logger]
-                return train(self.config, self.version, shard, ranks, checkpoints, reports)
+                return train(self.config, self.version, shard, process_group, checkpoints, reports)
         state = checkpoints.load()
-        if state is None or not state.complete:  # processes that were started by hand may have done it
+        if state is None or not state.complete:  # manually started processes may have completed it
             del state
             launch(self, shard)
             state = checkpoints.load()
         if state is None or not state.complete:
-            raise VecapError(f"train {shard}: the processes ended without its last checkpoint; run the same again")
+            raise VecapError(
+                f"train {shard}: the training processes left no final checkpoint; run the same command again to resume"
+            )
         return state
 
     def live_logger(self, shard: str) -> LiveLogger:
-        """Return what tells MLflow how the run *shard* goes, for as long as it is entered."""
+        """Return the context manager that logs the progress of the run *shard* to MLflow."""
         from vecap_tasks.train.live_logging import LiveLogger
 
         return LiveLogger(self.config, self.version, shard, self.fingerprint)
 
     def checkpoints(self, shard: str) -> Checkpoints:
-        """Return where the states of the unfinished run *shard* lie."""
+        """Return the checkpoints of the run *shard*."""
         from vecap_tasks.train.checkpoint import Checkpoints
 
         return Checkpoints(self.store, f"{self.folder}/_checkpoints/{shard}", self.config.train.checkpoints_kept)
 
 
 def write_lines(records: Sequence[StepRecord | Speed], path: Path) -> None:
-    """Write one JSON line a record."""
+    """Write one JSON line per record."""
     path.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))

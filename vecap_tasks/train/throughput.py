@@ -1,4 +1,4 @@
-"""How fast a run is: samples a second, the time left, memory, and how much of what the device can compute is used."""
+"""The throughput of a run: samples per second, remaining time, memory and model FLOPs utilization (MFU)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from vecap_tasks.train.checkpoint import Speed, StepRecord
-from vecap_tasks.train.distributed import Ranks
+from vecap_tasks.train.distributed import ProcessGroup
 
-_STEPS = 50  # that a rate is taken over
-# Dense bfloat16 operations a second, without sparsity, as NVIDIA's data sheets have them; by a part of the name.
-_PEAKS = (
+_WINDOW_STEPS = 50  # steps that rates are averaged over
+# Dense bfloat16 FLOP/s from NVIDIA's data sheets, by part of the device name.
+_PEAK_FLOPS = (
     ("B200", 2250e12),
     ("H200", 989e12),
     ("H100 PCIe", 756e12),
@@ -26,7 +26,7 @@ _PEAKS = (
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run is. `seconds_left` is an estimate from the speed of the last steps."""
+    """The progress of a run. `seconds_left` is estimated from the speed of the last steps."""
 
     run: str
     record: StepRecord
@@ -40,63 +40,64 @@ class Progress:
         left = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
         speed = self.speed
         memory = "" if speed.gpu_memory is None else f"  GPU {speed.gpu_memory / 2**30:.1f} GiB"
-        used = "" if speed.mfu is None else f"  MFU {100 * speed.mfu:.0f} %"
+        mfu = "" if speed.mfu is None else f"  MFU {100 * speed.mfu:.0f} %"
         return (
             f"{self.run}  step {self.record.step}/{self.steps}  epoch {self.record.epoch}  "
-            f"loss {self.record.loss:.4f}  rate {self.record.learning_rate:.2e}  scale {self.record.logit_scale:.1f}  "
-            f"norm {self.record.gradient_norm:.2f}  {speed.samples_per_second:.0f} samples/s  "
-            f"waiting for data {100 * speed.waiting:.0f} %{memory}{used}  {left} left"
+            f"loss {self.record.loss:.4f}  lr {self.record.learning_rate:.2e}  "
+            f"logit scale {self.record.logit_scale:.1f}  grad norm {self.record.gradient_norm:.2f}  "
+            f"{speed.samples_per_second:.0f} samples/s  data wait {100 * speed.waiting:.0f} %{memory}{mfu}  {left} left"
         )
 
 
 @dataclass(frozen=True, slots=True)
-class _Lap:
+class _StepTiming:
     end: float
     cpu: float
     waited: float
-    operations: float
+    flops: float
 
 
 class ThroughputMeter:
-    """Takes the time of each step; *batch* is the global size of a batch."""
+    """Measures the time of each step. *batch_size* is global."""
 
-    def __init__(self, model: CLIPModel, batch: int, ranks: Ranks) -> None:
-        self._sizes = model.config
-        self._batch = batch
-        self._ranks = ranks
+    def __init__(self, model: CLIPModel, batch_size: int, process_group: ProcessGroup) -> None:
+        self._model_config = model.config
+        self._batch_size = batch_size
+        self._process_group = process_group
         self._process = psutil.Process()
-        self._peak = peak(ranks.device)
-        self._laps: deque[_Lap] = deque([_Lap(time.monotonic(), time.process_time(), 0.0, 0.0)], maxlen=_STEPS + 1)
+        self._peak_flops = peak_flops(process_group.device)
+        start = _StepTiming(time.monotonic(), time.process_time(), 0.0, 0.0)
+        self._timings: deque[_StepTiming] = deque([start], maxlen=_WINDOW_STEPS + 1)
 
     def add(self, waited: float, tokens: int) -> None:
-        """Count a step that ends now, *waited* seconds of it for a batch with texts of *tokens*."""
-        operations = self._batch * training_operations(self._sizes, tokens)
-        self._laps.append(_Lap(time.monotonic(), time.process_time(), waited, operations))
+        """Record a step that ends now and waited *waited* seconds for its batch, with texts of *tokens* tokens."""
+        flops = self._batch_size * training_flops(self._model_config, tokens)
+        self._timings.append(_StepTiming(time.monotonic(), time.process_time(), waited, flops))
 
     def speed(self, step: int) -> Speed:
-        """Return the speed of the last steps, of which *step* is the last."""
-        first, *laps = self._laps
-        seconds = max(laps[-1].end - first.end, 1e-9)
-        device = self._ranks.device
+        """Return the speed of the last steps, up to *step*."""
+        first, *timings = self._timings
+        seconds = max(timings[-1].end - first.end, 1e-9)
+        device = self._process_group.device
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        possible = None if self._peak is None else seconds * self._peak * self._ranks.world
+        max_flops = None if self._peak_flops is None else seconds * self._peak_flops * self._process_group.world_size
         return Speed(
             step=step,
             time=time.time(),
-            samples_per_second=len(laps) * self._batch / seconds,
+            samples_per_second=len(timings) * self._batch_size / seconds,
             memory=self._process.memory_info().rss,
-            cpu=100 * (laps[-1].cpu - first.cpu) / seconds,
-            waiting=min(1.0, sum(lap.waited for lap in laps) / seconds),
+            cpu=100 * (timings[-1].cpu - first.cpu) / seconds,
+            waiting=min(1.0, sum(timing.waited for timing in timings) / seconds),
             gpu_memory=memory,
-            mfu=None if possible is None else sum(lap.operations for lap in laps) / possible,
+            mfu=None if max_flops is None else sum(timing.flops for timing in timings) / max_flops,
         )
 
 
-def training_operations(sizes: CLIPConfig, tokens: int) -> float:
-    """Return the floating point operations that one sample takes in training, its text of *tokens*.
+def training_flops(sizes: CLIPConfig, tokens: int) -> float:
+    """Return the floating-point operations of training on one sample with a text of *tokens* tokens.
 
-    Those of the matrix products of both towers, three times: forward, and backward for inputs and for weights. What is
-    computed again to save memory does not count.
+    Counts the matrix products of both towers three times: forward, and backward for inputs and weights. Activations
+    recomputed to save memory do not count.
     """
     vision, text = sizes.vision_config, sizes.text_config
     patches = (vision.image_size // vision.patch_size) ** 2
@@ -110,13 +111,13 @@ def training_operations(sizes: CLIPConfig, tokens: int) -> float:
 def _tower(sizes: CLIPTextConfig | CLIPVisionConfig, tokens: int) -> int:
     width, inner, layers = sizes.hidden_size, sizes.intermediate_size, sizes.num_hidden_layers
     weights = 4 * width * width + 2 * width * inner
-    attention = 2 * tokens * width  # queries by keys, weights by values
+    attention = 2 * tokens * width  # queries x keys, weights x values
     return int(layers * tokens * 2 * (weights + attention))
 
 
-def peak(device: torch.device) -> float | None:
-    """Return the bfloat16 operations a second that *device* can do at most; None where that is not known."""
+def peak_flops(device: torch.device) -> float | None:
+    """Return the peak bfloat16 FLOP/s of *device*, or None if unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((operations for part, operations in _PEAKS if part in name), None)
+    return next((flops for model, flops in _PEAK_FLOPS if model in name), None)

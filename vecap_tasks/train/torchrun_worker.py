@@ -1,8 +1,8 @@
-"""One of the processes that torchrun starts to train a run together. It knows nothing of Airflow.
+"""A training process that torchrun starts. It does not import Airflow.
 
     torchrun --nproc-per-node 8 -m vecap_tasks.train.torchrun_worker --config FILE --version 2026-01-01 --shard mixed-0
 
-leaves the trained state in the store, from which `vecap train` exports and publishes the model.
+The command writes the final state to the store. `vecap train` then exports and publishes the model.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from vecap_tasks.errors import VecapError, format_error
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train, and return 0; or 1 after one line of what was wrong, which also goes to the file `--failure`."""
+    """Train one run. Return the exit code: 0, or 1 after printing the error and writing it to the `--failure` file."""
     parser = argparse.ArgumentParser(prog="vecap_tasks.train.torchrun_worker", description=__doc__)
-    parser.add_argument("--config", required=True, metavar="FILE", help="the configuration, a YAML file")
-    parser.add_argument("--base", metavar="DIR", help="where its relative paths start from (the file's folder)")
+    parser.add_argument("--config", required=True, metavar="FILE", help="configuration file (YAML)")
+    parser.add_argument("--base", metavar="DIR", help="base of relative paths (default: folder of the file)")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--version", required=True, metavar="V", help="the version to train on, such as 2026-01-01")
-    parser.add_argument("--shard", required=True, metavar="RUN", help="an arm and a seed, such as mixed-0")
-    parser.add_argument("--failure", metavar="FILE", help="where to tell who started us what was wrong")
-    given = parser.parse_args(arguments)
-    first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    parser.add_argument("--version", required=True, metavar="V", help="version to train on, e.g. 2026-01-01")
+    parser.add_argument("--shard", required=True, metavar="RUN", help="arm and seed, e.g. mixed-0")
+    parser.add_argument("--failure", metavar="FILE", help="file to write the error to, for the parent process")
+    options = parser.parse_args(arguments)
+    is_first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if is_first else logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        config = load_config(given.config, given.overrides)
-        if given.base:
-            config = config.with_base(Path(given.base))
-        if given.failure:
-            threading.Thread(target=_leave_with_input, daemon=True).start()
-        _train(config, given.version, given.shard)
+        config = load_config(options.config, options.overrides)
+        if options.base:
+            config = config.with_base(Path(options.base))
+        if options.failure:
+            threading.Thread(target=_stop_with_stdin, daemon=True).start()
+        _train(config, options.version, options.shard)
     except (VecapError, OSError) as error:
-        if given.failure:
-            _tell(Path(given.failure), error)
+        if options.failure:
+            _write_failure(Path(options.failure), error)
         print(f"vecap: {format_error(error)}", file=sys.stderr, flush=True)
         return 1
     return 0
@@ -57,23 +57,23 @@ def _train(config: Config, name: str, run: str) -> None:
 
     stage = Train(config, read_version(Store(config.resolve(config.root)), config.dataset, name))
     checkpoints = stage.checkpoints(run)
-    with join_process_group(config.train.device, config.train.launch.rendezvous_timeout) as ranks:
-        with stage.live_logger(run) if ranks.rank == 0 else nullcontext() as live_logger:
-            state = train(config, stage.version, run, ranks, checkpoints, [live_logger] if live_logger else [])
-        if ranks.rank == 0:
+    with join_process_group(config.train.device, config.train.launch.rendezvous_timeout) as process_group:
+        with stage.live_logger(run) if process_group.rank == 0 else nullcontext() as live_logger:
+            state = train(config, stage.version, run, process_group, checkpoints, [live_logger] if live_logger else [])
+        if process_group.rank == 0:
             checkpoints.save(state)
-        ranks.wait()
+        process_group.barrier()
 
 
-def _leave_with_input() -> None:
-    """Tell this process to end when who started it is gone: standard input ends then."""
+def _stop_with_stdin() -> None:
+    """Send SIGTERM to this process when standard input closes, i.e. when the parent process exits."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _tell(file: Path, error: BaseException) -> None:
-    """Write what was wrong, unless another rank has: the others fail of the first one's failure."""
+def _write_failure(file: Path, error: BaseException) -> None:
+    """Write the error, unless another rank already has: later failures follow from the first."""
     try:
         with file.open("x", encoding="utf-8") as stream:
             json.dump({"kind": type(error).__name__, "reason": format_error(error)}, stream)

@@ -1,4 +1,4 @@
-"""The training loop: optimizer and learning rate, batches in, a trained model out, in one process or several."""
+"""The training loop, for one process or several: optimizer, learning rate schedule, steps and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from vecap_tasks.config import Config, TrainConfig, expand_optional
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, PermanentError, VecapError, format_error
 from vecap_tasks.train import mixed_precision
-from vecap_tasks.train.checkpoint import Checkpoints, Figures, Speed, State, StepRecord, parse_run
+from vecap_tasks.train.checkpoint import Checkpoints, DataStats, Speed, StepRecord, TrainingState, parse_run
 from vecap_tasks.train.data.images import Normalize
 from vecap_tasks.train.data.loader import open_training_data
 from vecap_tasks.train.data.prefetch import Batch, TrainingData
 from vecap_tasks.train.data.tokenizer import load_tokenizer
-from vecap_tasks.train.distributed import Ranks
+from vecap_tasks.train.distributed import ProcessGroup
 from vecap_tasks.train.loss import Objective
-from vecap_tasks.train.model import open_model
-from vecap_tasks.train.model_forward import Part, add_gradients, new_towers
+from vecap_tasks.train.model import create_model
+from vecap_tasks.train.model_forward import MicroBatch, build_towers, forward_backward
 from vecap_tasks.train.signals import Interrupted, StopRequest, catch_sigterm
 from vecap_tasks.train.throughput import Progress, ThroughputMeter
 
 log = logging.getLogger(__name__)
 
-_EPSILON = 1e-6  # as open_clip has for its ViT models
-_FRESH_MEMORY: Any = torch.utils.deterministic  # its attribute is a property, of which mypy knows nothing
-_SPEED_SECONDS = 10.0  # between lines about the speed
-_LOG_SECONDS = 5.0
+_ADAM_EPSILON = 1e-6  # open_clip's value for ViT models
+_DETERMINISTIC: Any = torch.utils.deterministic  # mypy does not know its property
+_SPEED_INTERVAL = 10.0  # seconds between speed records
+_LOG_INTERVAL = 5.0  # seconds between log lines
 
 
-def new_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices alone: no biases, norms, class embedding or logit scale."""
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW with weight decay on matrices only: not on biases, norms, class embedding or logit scale."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=_EPSILON, fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=_ADAM_EPSILON, fused=True)
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Return the rate of *step* (from 0) of *steps*."""
+    """Return the learning rate at *step* (from 0) of *steps*: linear warmup, then cosine decay to 0."""
     warmup = min(config.warmup_steps, steps)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -65,46 +65,45 @@ def fit(
     data: TrainingData,
     config: TrainConfig,
     seed: int,
-    ranks: Ranks,
+    process_group: ProcessGroup,
     checkpoints: Checkpoints,
     report: Callable[[Progress], None],
-) -> State:
-    """Train *model* in place, from the last checkpoint on if there is one; return the state after the last step.
+) -> TrainingState:
+    """Train *model* in place, resuming from the last checkpoint if there is one; return the final state.
 
-    Every rank calls it, with a model of the same weights; the first one saves and reports. Raises VecapError, naming
-    the batch, when a loss is not finite, and where a GPU has too little memory, and Interrupted on SIGTERM, after a
-    checkpoint.
+    All ranks must call it with equal weights; rank 0 saves and reports. Raises VecapError if a loss is not finite or
+    the GPU runs out of memory, and Interrupted on SIGTERM, after a checkpoint.
     """
     try:
-        trainer = _Trainer(run, model, data, config, seed, ranks, checkpoints)
-        with _reproducible(config), catch_sigterm() as ending:
-            return trainer.train(ending, report)
+        trainer = _Trainer(run, model, data, config, seed, process_group, checkpoints)
+        with _deterministic(config), catch_sigterm() as stop_request:
+            return trainer.train(stop_request, report)
     except torch.OutOfMemoryError as error:
-        held = config.micro_batch or data.batch_size // ranks.world
+        samples = config.micro_batch or data.batch_size // process_group.world_size
         raise VecapError(
-            f"{run}: {ranks.device} has too little memory for {held} samples at once; lower train.micro_batch, "
+            f"{run}: {process_group.device} is out of memory with {samples} samples at once; lower train.micro_batch "
             "or set train.activation_checkpointing to true"
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """A step whose figures are on their way from the device."""
+class _PendingStep:
+    """A step whose metrics are being copied from the device."""
 
     batch: Batch
-    rate: float
-    figures: torch.Tensor  # loss, norm, scale, whether to end
-    there: torch.cuda.Event | None
+    learning_rate: float
+    metrics: torch.Tensor  # loss, gradient norm, logit scale, whether to stop
+    copied: torch.cuda.Event | None
 
     def read(self) -> list[float]:
-        if self.there is not None:
-            self.there.synchronize()
-        values: list[float] = self.figures.tolist()
+        if self.copied is not None:
+            self.copied.synchronize()
+        values: list[float] = self.metrics.tolist()
         return values
 
 
 class _Trainer:
-    """The parts of one run. Figures of a step are read when the next one is under way, so that a GPU never waits."""
+    """Trains one run. Reads the metrics of a step while the next one runs, so that a GPU never waits."""
 
     def __init__(
         self,
@@ -113,135 +112,146 @@ class _Trainer:
         data: TrainingData,
         config: TrainConfig,
         seed: int,
-        ranks: Ranks,
+        process_group: ProcessGroup,
         checkpoints: Checkpoints,
     ) -> None:
-        self._run, self._data, self._config, self._ranks, self._checkpoints = run, data, config, ranks, checkpoints
-        self._model = model.to(ranks.device).train()
-        self._objective = Objective(config.loss, model.logit_scale, ranks)
+        self._run, self._data, self._config, self._process_group, self._checkpoints = (
+            run,
+            data,
+            config,
+            process_group,
+            checkpoints,
+        )
+        self._model = model.to(process_group.device).train()
+        self._objective = Objective(config.loss, model.logit_scale, process_group)
         if expand_optional(config.model.init_from) is None:
             self._objective.reset_parameters()
-        learned = nn.ModuleList([model, self._objective])
-        self._parameters = list(learned.parameters())
-        self._optimizer = new_optimizer(learned, config)
-        self._figures = Figures(data.samples, data.left_out, data.batch_size, data.steps)
+        trainable = nn.ModuleList([model, self._objective])
+        self._parameters = list(trainable.parameters())
+        self._optimizer = build_optimizer(trainable, config)
+        self._data_stats = DataStats(data.samples, data.left_out, data.batch_size, data.steps)
         self._records: list[StepRecord] = []
         self._speeds: list[Speed] = []
         self._resume()
-        self._autocast = mixed_precision.configure_precision(model, config.precision, ranks.device)
-        self._towers = new_towers(model, config, ranks)
-        self._normalize = Normalize(seed, config.crop_scale, ranks.device)
-        self._meter = ThroughputMeter(model, data.batch_size, ranks)
+        self._autocast = mixed_precision.configure_precision(model, config.precision, process_group.device)
+        self._towers = build_towers(model, config, process_group)
+        self._normalize = Normalize(seed, config.crop_scale, process_group.device)
+        self._meter = ThroughputMeter(model, data.batch_size, process_group)
 
     def _resume(self) -> None:
-        """Take up the last state that the first rank can read."""
-        state = self._checkpoints.load() if self._ranks.rank == 0 else None
-        done = self._ranks.broadcast_object(len(state.records) if state else 0)
-        if done and state is None:
-            state = self._checkpoints.load_step(done)
+        """Load the last state that rank 0 can read."""
+        state = self._checkpoints.load() if self._process_group.rank == 0 else None
+        step = self._process_group.broadcast(len(state.records) if state else 0)
+        if step and state is None:
+            state = self._checkpoints.load_step(step)
             if state is None:
-                raise VecapError(f"{self._run}: the checkpoint after step {done} cannot be read by all processes")
+                raise VecapError(
+                    f"{self._run}: rank {self._process_group.rank} cannot read the checkpoint of step {step}; "
+                    "check that all nodes share the store"
+                )
         if state is not None:
             self._model.load_state_dict(state.model)
             self._objective.load_state_dict(state.objective)
             self._optimizer.load_state_dict(state.optimizer)
             self._records, self._speeds = list(state.records), list(state.speeds)
 
-    def train(self, ending: StopRequest, report: Callable[[Progress], None]) -> State:
+    def train(self, stop_request: StopRequest, report: Callable[[Progress], None]) -> TrainingState:
         steps = self._data.steps
-        before: _Taken | None = None
-        asked = time.monotonic()
-        for batch in self._data.batches(len(self._records), self._ranks.rank, self._ranks.world):
-            waited = time.monotonic() - asked
-            taken = self._step(batch, ending)
-            leave = before is not None and self._read(before, report)
-            before = taken
+        pending: _PendingStep | None = None
+        wait_start = time.monotonic()
+        for batch in self._data.batches(len(self._records), self._process_group.rank, self._process_group.world_size):
+            waited = time.monotonic() - wait_start
+            current = self._step(batch, stop_request)
+            stop = pending is not None and self._record(pending, report)
+            pending = current
             self._meter.add(waited, batch.ids.shape[1])
             done = batch.step + 1
-            if leave or (done % self._config.checkpoint_steps == 0 and done < steps):
-                leave = self._read(taken, report) or leave
-                before = None
+            if stop or (done % self._config.checkpoint_steps == 0 and done < steps):
+                stop = self._record(current, report) or stop
+                pending = None
                 self._save()
-                if leave:
+                if stop:
                     raise Interrupted(
-                        f"{self._run}: told to end, and saved after step {done} of {steps}; "
-                        "the same command goes on from there"
+                        f"{self._run}: received SIGTERM, saved a checkpoint after step {done} of {steps}; "
+                        "run the same command again to resume"
                     )
-            asked = time.monotonic()
-        if before is not None:
-            self._read(before, report)
+            wait_start = time.monotonic()
+        if pending is not None:
+            self._record(pending, report)
         return self._state()
 
-    def _step(self, batch: Batch, ending: StopRequest) -> _Taken:
+    def _step(self, batch: Batch, stop_request: StopRequest) -> _PendingStep:
         rate = learning_rate(batch.step, self._data.steps, self._config)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        loss = add_gradients(self._towers, self._objective, self._parts(batch), self._autocast)
+        loss = forward_backward(self._towers, self._objective, self._micro_batches(batch), self._autocast)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip)
         self._optimizer.step()
         self._objective.clamp()
         scale = self._objective.log_scale.detach().exp()
-        figures = self._ranks.mean(torch.stack([loss, norm, scale, torch.full_like(loss, ending.asked)]))
-        there = None
-        if figures.is_cuda:
-            figures = figures.to("cpu", non_blocking=True)
-            there = torch.cuda.Event()
-            there.record()
-        return _Taken(batch, rate, figures, there)
+        stop = torch.full_like(loss, stop_request.requested)
+        metrics = self._process_group.all_reduce_mean(torch.stack([loss, norm, scale, stop]))
+        copied = None
+        if metrics.is_cuda:
+            metrics = metrics.to("cpu", non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        return _PendingStep(batch, rate, metrics, copied)
 
-    def _parts(self, batch: Batch) -> list[Part]:
+    def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
         pixels, ids = torch.from_numpy(batch.pixels), torch.from_numpy(batch.ids)
-        if self._ranks.device.type == "cuda":
+        if self._process_group.device.type == "cuda":
             pixels, ids = pixels.pin_memory(), ids.pin_memory()
-        ids = ids.to(self._ranks.device, torch.int64, non_blocking=True)
+        ids = ids.to(self._process_group.device, torch.int64, non_blocking=True)
         count = self._config.micro_batch or len(ids)
         slices = [slice(first, first + count) for first in range(0, len(ids), count)]
         return [
-            Part(partial(self._normalize, pixels[part], batch.uids[part], batch.epoch), ids[part]) for part in slices
+            MicroBatch(partial(self._normalize, pixels[rows], batch.uids[rows], batch.epoch), ids[rows])
+            for rows in slices
         ]
 
-    def _read(self, taken: _Taken, report: Callable[[Progress], None]) -> bool:
-        """Record the step *taken*, and say whether a process was told to end."""
-        loss, norm, scale, told = taken.read()
-        batch = taken.batch
+    def _record(self, pending: _PendingStep, report: Callable[[Progress], None]) -> bool:
+        """Record a step. Return whether any process received SIGTERM."""
+        loss, norm, scale, stop = pending.read()
+        batch = pending.batch
         if not math.isfinite(loss):
             raise PermanentError(
-                f"{self._run}: the loss is {loss} at step {batch.step + 1} (epoch {batch.epoch + 1}, "
-                f"batch {batch.place + 1}, which begins with sample {batch.uids[0]}); lower train.learning_rate"
+                f"{self._run}: loss is {loss} at step {batch.step + 1} (epoch {batch.epoch + 1}, "
+                f"batch {batch.index + 1}, first sample {batch.uids[0]}); lower train.learning_rate"
             )
-        record = StepRecord(batch.step + 1, batch.epoch + 1, loss, taken.rate, scale, norm)
+        record = StepRecord(batch.step + 1, batch.epoch + 1, loss, pending.learning_rate, scale, norm)
         self._records.append(record)
-        if self._ranks.rank == 0:
+        if self._process_group.rank == 0:
             speed = self._meter.speed(record.step)
             steps = self._data.steps
-            if not self._speeds or speed.time - self._speeds[-1].time >= _SPEED_SECONDS or record.step == steps:
+            if not self._speeds or speed.time - self._speeds[-1].time >= _SPEED_INTERVAL or record.step == steps:
                 self._speeds.append(speed)
             left = (steps - record.step) * self._data.batch_size / speed.samples_per_second
             report(Progress(self._run, record, steps, speed, left))
-        return told > 0
+        return stop > 0
 
-    def _state(self) -> State:
-        model, objective = self._model.state_dict(), self._objective.state_dict()
-        return State(model, objective, self._optimizer.state_dict(), self._records, self._speeds, self._figures)
+    def _state(self) -> TrainingState:
+        model, objective, optimizer = (part.state_dict() for part in (self._model, self._objective, self._optimizer))
+        return TrainingState(model, objective, optimizer, self._records, self._speeds, self._data_stats)
 
     def _save(self) -> None:
-        if self._ranks.rank == 0:
+        if self._process_group.rank == 0:
             self._checkpoints.save(self._state())
-        self._ranks.wait()
+        self._process_group.barrier()
 
 
 @contextmanager
-def _reproducible(config: TrainConfig) -> Iterator[None]:
-    """Compute on so many CPU threads within the block, deterministically where asked for, and as before after it.
+def _deterministic(config: TrainConfig) -> Iterator[None]:
+    """Apply the configured CPU threads and determinism within the block, then restore the previous settings.
 
-    Raises ConfigError where that is asked for and the device cannot.
+    Raises ConfigError if an operation has no deterministic implementation on the device.
     """
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    filled = _FRESH_MEMORY.fill_uninitialized_memory
+    previous = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    fill_memory = _DETERMINISTIC.fill_uninitialized_memory
     torch.set_num_threads(config.threads)
-    torch.use_deterministic_algorithms(config.deterministic)  # asked to warn alone, attention on a GPU is not
-    _FRESH_MEMORY.fill_uninitialized_memory = False  # it helps who reads what was never written, at a tenth of a step
+    torch.use_deterministic_algorithms(config.deterministic)  # with warn_only, attention on a GPU is not deterministic
+    _DETERMINISTIC.fill_uninitialized_memory = False  # filling takes a tenth of each step
     try:
         yield
     except RuntimeError as error:
@@ -249,42 +259,42 @@ def _reproducible(config: TrainConfig) -> Iterator[None]:
             raise ConfigError(f"train.deterministic: {format_error(error)}; set it to false") from error
         raise
     finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        _FRESH_MEMORY.fill_uninitialized_memory = filled
+        torch.set_num_threads(previous[0])
+        torch.use_deterministic_algorithms(previous[1])
+        _DETERMINISTIC.fill_uninitialized_memory = fill_memory
 
 
 def train(
     config: Config,
     version: Version,
     run: str,
-    ranks: Ranks,
+    process_group: ProcessGroup,
     checkpoints: Checkpoints,
     reports: Sequence[Callable[[Progress], None]] = (),
-) -> State:
-    """Train *run*, such as `mixed-0`, on *version*; return its state after the last step.
+) -> TrainingState:
+    """Train *run*, e.g. `mixed-0`, on *version* and return the final state.
 
-    Raises what `open_training_data`, `open_model` and `fit` do.
+    Raises the errors of `open_training_data`, `create_model` and `fit`.
     """
     arm, seed = parse_run(run)
     tokenizer: PreTrainedTokenizerFast = load_tokenizer(config)
-    model = open_model(config, tokenizer, seed)
+    model = create_model(config, tokenizer, seed)
     data = open_training_data(config, version, arm, seed, tokenizer)
-    log.info("%s: %d samples, %d without a text left out", run, data.samples, data.left_out)
-    return fit(run, model, data, config.train, seed, ranks, checkpoints, _reporter(reports))
+    log.info("%s: %d samples per epoch, %d skipped without a text", run, data.samples, data.left_out)
+    return fit(run, model, data, config.train, seed, process_group, checkpoints, _reporter(reports))
 
 
-def _reporter(further: Sequence[Callable[[Progress], None]]) -> Callable[[Progress], None]:
-    """Return what is called at every step: it logs a line now and then, and passes the step on to each of *further*."""
+def _reporter(callbacks: Sequence[Callable[[Progress], None]]) -> Callable[[Progress], None]:
+    """Return a callback for each step that logs at `_LOG_INTERVAL` and calls all *callbacks*."""
     last = time.monotonic()
 
     def report(progress: Progress) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _LOG_SECONDS or progress.record.step == progress.steps:
+        if now - last >= _LOG_INTERVAL or progress.record.step == progress.steps:
             last = now
             log.info("%s", progress)
-        for one in further:
-            one(progress)
+        for callback in callbacks:
+            callback(progress)
 
     return report

@@ -1,9 +1,9 @@
-"""A set that is read shard by shard, for those that neither fit into memory nor want an index of every sample.
+"""Training data that is streamed shard by shard, for data too large for memory or for a sample index.
 
-The shards of an epoch are put in an order drawn anew and joined to one row of samples, which is cut into as many lanes
-of the same length as the configuration says. A batch takes as many samples from every lane. A lane is read from its
-start to its end; its samples are shuffled within windows, whose images are held in memory as they are in the tar. So
-lanes, windows and batches follow from the seed and the configuration, and a rank reads its lanes and no others.
+Each epoch shuffles the shards and concatenates them into one sequence, which is split into `num_readers` equal ranges.
+Each reader reads one range in order and shuffles samples within a window, whose encoded images are held in memory.
+Each batch takes the same number of samples from each reader. Readers, windows and batches depend only on seed and
+configuration, and a rank reads only its own ranges.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from transformers import PreTrainedTokenizerFast
 
 from vecap_tasks.config import ReadingConfig
 from vecap_tasks.errors import CorruptError
-from vecap_tasks.train.data.epoch import Plan, parts
+from vecap_tasks.train.data.epoch import RunPlan, pass_slices
 from vecap_tasks.train.data.images import Decoder, Pixels
-from vecap_tasks.train.data.prefetch import Batch, prefetch, share
-from vecap_tasks.train.data.samples import Sample, Shard, Source, draw, read_samples
+from vecap_tasks.train.data.prefetch import Batch, prefetch, rank_range
+from vecap_tasks.train.data.samples import Sample, Shard, Source, choose_text, read_samples
 from vecap_tasks.train.data.tokenizer import TokenizedTexts
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Visit:
-    """The usable samples `start` up to `stop` of a shard, in the pass `turn` over its source."""
+class _ShardSlice:
+    """The usable samples `start` to `stop` (exclusive) of a shard, in one pass over its source."""
 
     source: Source
     shard: Shard
@@ -40,30 +40,30 @@ class _Visit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """A sample as it was read: its image is still as it is in the tar."""
+class _EncodedSample:
+    """A sample with its encoded image."""
 
-    visit: _Visit
+    shard_slice: _ShardSlice
     sample: Sample
     image: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """A sample of a batch: its image decoded, its text drawn."""
+class _DecodedSample:
+    """A sample with its decoded image and chosen text."""
 
     uid: str
     text: str
     pixels: Pixels
 
 
-class StreamedData:
-    """Training data (`batch.py`) of *sources*, all of whose shards say how many usable samples they have."""
+class IterableTrainingData:
+    """`TrainingData` over *sources*, whose shards must be counted."""
 
     def __init__(
         self,
         sources: Sequence[Source],
-        plan: Plan,
+        plan: RunPlan,
         decoder: Decoder,
         tokenizer: PreTrainedTokenizerFast,
         reading: ReadingConfig,
@@ -71,7 +71,7 @@ class StreamedData:
         threads: int,
     ) -> None:
         self.samples, self.left_out, self.batch_size = plan.samples, plan.left_out, plan.batch_size
-        self.per_epoch, self.steps = plan.per_epoch, plan.steps
+        self.steps_per_epoch, self.steps = plan.steps_per_epoch, plan.steps
         self._sources = sources
         self._plan = plan
         self._decoder = decoder
@@ -79,57 +79,56 @@ class StreamedData:
         self._window = reading.shuffle_buffer
         self._seed = seed
         self._threads = threads
-        self.readers = next(
+        self.num_readers = next(
             n for n in range(min(reading.num_readers, plan.batch_size), 0, -1) if plan.batch_size % n == 0
         )
 
-    def batches(self, first: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """Give the batches; the lanes must be a multiple of *world*, or ConfigError is raised."""
-        share(self.batch_size, rank, world)
-        readers = [
-            self._reader(n, first) for n in share(self.readers, rank, world, "lanes (train.reading.num_readers)")
-        ]
-        return self._batches(readers, first)
+    def batches(self, first: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        """Yield the batches. Raises ConfigError if the number of readers is not a multiple of *world_size*."""
+        rank_range(self.batch_size, rank, world_size)
+        numbers = rank_range(self.num_readers, rank, world_size, "readers (train.reading.num_readers)")
+        return self._batches([self._reader(number, first) for number in numbers], first)
 
-    def _batches(self, readers: list[Iterator[_Shown]], first: int) -> Iterator[Batch]:
-        each = self.batch_size // self.readers
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="lanes") as pool:
+    def _batches(self, readers: list[Iterator[_DecodedSample]], first: int) -> Iterator[Batch]:
+        count = self.batch_size // self.num_readers
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="readers") as pool:
 
-            def make(step: int) -> Batch:
-                # A lane is a generator: it is worked on by one thread at a time, and the lanes side by side.
-                shown = [one for of_lane in pool.map(lambda lane: list(islice(lane, each)), readers) for one in of_lane]
+            def load(step: int) -> Batch:
+                # Readers are generators: each runs on one thread at a time, and all run in parallel.
+                parts = pool.map(lambda reader: list(islice(reader, count)), readers)
+                samples = [sample for part in parts for sample in part]
                 texts = TokenizedTexts(self._tokenizer)
-                texts.add([one.text for one in shown])
-                epoch, place = divmod(step, self.per_epoch)
-                uids = tuple(one.uid for one in shown)
-                pixels = np.stack([one.pixels for one in shown])
-                return Batch(step, epoch, place, uids, pixels, texts.take(np.arange(len(shown))))
+                texts.add([sample.text for sample in samples])
+                epoch, index = divmod(step, self.steps_per_epoch)
+                uids = tuple(sample.uid for sample in samples)
+                pixels = np.stack([sample.pixels for sample in samples])
+                return Batch(step, epoch, index, uids, pixels, texts.take(np.arange(len(samples))))
 
-            yield from prefetch(make, first, self.steps)
+            yield from prefetch(load, first, self.steps)
 
-    def _reader(self, lane: int, first: int) -> Iterator[_Shown]:
-        """Give the samples of *lane* from the step *first* on, to the end of the run."""
-        each = self.batch_size // self.readers
-        length = self.per_epoch * each
-        epoch, place = divmod(first, self.per_epoch)
-        skipped = place * each
+    def _reader(self, number: int, first: int) -> Iterator[_DecodedSample]:
+        """Yield the samples of the reader *number* from the step *first* on, without end."""
+        count = self.batch_size // self.num_readers
+        length = self.steps_per_epoch * count
+        epoch, index = divmod(first, self.steps_per_epoch)
+        skipped = index * count
         while True:
-            reader: Iterator[_Read] | None = None
-            for start, size in self._windows(lane, length):
+            samples: Iterator[_EncodedSample] | None = None
+            for start, size in self._windows(number, length):
                 if skipped >= start + size:
                     continue
-                if reader is None:
-                    reader = self._read(epoch, lane * length + start, length - start)
-                window = list(islice(reader, size))
-                order = np.random.default_rng([self._seed, epoch, lane, start]).permutation(size)
-                for at in order[max(0, skipped - start) :]:
-                    yield self._show(window, int(at))
+                if samples is None:
+                    samples = self._read(epoch, number * length + start, length - start)
+                window = list(islice(samples, size))
+                order = np.random.default_rng([self._seed, epoch, number, start]).permutation(size)
+                for position in order[max(0, skipped - start) :]:
+                    yield self._decode(window, int(position))
             epoch, skipped = epoch + 1, 0
 
-    def _windows(self, lane: int, length: int) -> Iterator[tuple[int, int]]:
-        """Give start and size of the windows of *lane*, none of which is a small rest."""
+    def _windows(self, number: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield start and size of the shuffle windows of the reader *number*; the last one is not a small remainder."""
         half = self._window // 2
-        size = max(1, half + half * (lane + 1) // self.readers)  # not all lanes come to an end of theirs at once
+        size = max(1, half + half * (number + 1) // self.num_readers)  # staggers the window ends of the readers
         start = 0
         while start < length:
             if length - start - size < half:
@@ -137,68 +136,75 @@ class StreamedData:
             yield start, size
             start, size = start + size, self._window
 
-    def _read(self, epoch: int, first: int, count: int) -> Iterator[_Read]:
-        """Give *count* samples of the row of *epoch*, from its place *first* on."""
-        for visit in self._visits(epoch):
-            length = visit.stop - visit.start
+    def _read(self, epoch: int, first: int, count: int) -> Iterator[_EncodedSample]:
+        """Yield *count* samples of the sequence of *epoch*, starting at position *first*."""
+        for shard_slice in self._shard_slices(epoch):
+            length = shard_slice.stop - shard_slice.start
             if first >= length:
                 first -= length
                 continue
-            taken = min(length - first, count)
-            yield from _read_shard(visit, visit.start + first, taken)
-            first, count = 0, count - taken
+            available = min(length - first, count)
+            yield from _read_shard(shard_slice, shard_slice.start + first, available)
+            first, count = 0, count - available
             if count == 0:
                 return
 
-    def _visits(self, epoch: int) -> list[_Visit]:
-        """Return the shards of *epoch* in their order; sources that are passed over in part have parts of shards."""
-        made = []
-        for number, (source, usable, wanted) in enumerate(
-            zip(self._sources, self._plan.usable, self._plan.wanted, strict=True)
+    def _shard_slices(self, epoch: int) -> list[_ShardSlice]:
+        """Return the shuffled shard slices of *epoch*; a partial pass over a source contains partial shards."""
+        slices = []
+        for number, (source, usable, quota) in enumerate(
+            zip(self._sources, self._plan.usable, self._plan.quotas, strict=True)
         ):
-            for part in parts(usable, wanted, epoch):
+            for part in pass_slices(usable, quota, epoch):
                 order = np.random.default_rng([self._seed, part.pass_number, number, 2]).permutation(len(source.shards))
-                before = 0
-                for shard in (source.shards[place] for place in order):
-                    count = usable_in(shard, source)
-                    start, stop = max(part.start - before, 0), min(part.stop - before, count)
+                offset = 0
+                for shard in (source.shards[position] for position in order):
+                    count = usable_count(shard, source)
+                    start, stop = max(part.start - offset, 0), min(part.stop - offset, count)
                     if start < stop:
-                        made.append(_Visit(source, shard, part.pass_number, start, stop))
-                    before += count
-        mixed = np.random.default_rng([self._seed, epoch, 3]).permutation(len(made))
-        return [made[place] for place in mixed]
+                        slices.append(_ShardSlice(source, shard, part.pass_number, start, stop))
+                    offset += count
+        shuffled = np.random.default_rng([self._seed, epoch, 3]).permutation(len(slices))
+        return [slices[position] for position in shuffled]
 
-    def _show(self, window: list[_Read], at: int) -> _Shown:
-        """Return the sample *at* of *window*; of someone else's image that is damaged, one half a window away."""
+    def _decode(self, window: list[_EncodedSample], position: int) -> _DecodedSample:
+        """Return the sample at *position* of *window*.
+
+        An undecodable image of an external source is replaced by a sample half a window away.
+        """
         for step in range(len(window)):
-            read = window[at if step == 0 else (at + len(window) // 2 + step - 1) % len(window)]
-            pixels = self._decoder(read.image)
+            encoded = window[position if step == 0 else (position + len(window) // 2 + step - 1) % len(window)]
+            sample, shard_slice = encoded.sample, encoded.shard_slice
+            source, name = shard_slice.source, shard_slice.shard.name
+            pixels = self._decoder(encoded.image)
             if pixels is not None:
-                sample, source = read.sample, read.visit.source
-                taken = draw(
-                    self._seed, sample.uid, read.visit.pass_number, sample.alttexts, len(sample.texts), source.mixed_p
+                texts = sample.texts
+                choice = choose_text(
+                    self._seed, sample.uid, shard_slice.pass_number, sample.alttexts, len(texts), source.mixed_p
                 )
-                return _Shown(sample.uid, sample.texts[taken], pixels)
-            if read.visit.source.own:
-                raise CorruptError(f"{read.visit.shard.name} holds an image that cannot be read; run `vecap verify`")
-            log.warning("%s: an image at byte %d cannot be decoded", read.visit.shard.name, read.sample.offset)
-        raise CorruptError(f"{window[0].visit.shard.name} holds no image that can be read; take it out of the mixture")
+                return _DecodedSample(sample.uid, texts[choice], pixels)
+            if source.own:
+                raise CorruptError(f"{name} has an image that cannot be decoded; run `vecap verify`")
+            log.warning("%s: cannot decode the image at byte %d", name, sample.offset)
+        name = window[0].shard_slice.shard.name
+        raise CorruptError(f"{name} has no image that can be decoded; remove it from the mixture")
 
 
-def usable_in(shard: Shard, source: Source) -> int:
-    """Return how many samples of *shard* have a text for the arm of *source*; they must have been counted."""
+def usable_count(shard: Shard, source: Source) -> int:
+    """Return how many samples of *shard*, which must be counted, have a text for the arm of *source*."""
     if shard.usable is None:
-        raise ValueError(f"{shard.name} was not counted")
+        raise ValueError(f"{shard.name} is not counted")
     return shard.usable[source.arm]
 
 
-def _read_shard(visit: _Visit, first: int, count: int) -> Iterator[_Read]:
-    """Give *count* samples of the shard from its usable sample *first* on. Raises CorruptError where it has fewer."""
-    with visit.shard.open() as stream:
+def _read_shard(shard_slice: _ShardSlice, first: int, count: int) -> Iterator[_EncodedSample]:
+    """Yield *count* usable samples of the shard, starting at *first*. Raises CorruptError if it has fewer."""
+    shard = shard_slice.shard
+    with shard.open() as stream:
         left = count
-        for sample in islice(read_samples(stream, visit.shard, visit.source), first, first + count):
+        for sample in islice(read_samples(stream, shard, shard_slice.source), first, first + count):
             stream.seek(sample.offset)
-            yield _Read(visit, sample, stream.read(sample.size))
+            yield _EncodedSample(shard_slice, sample, stream.read(sample.size))
             left -= 1
     if left:
-        raise CorruptError(f"{visit.shard.name} has {left} samples less than were counted; was it changed since?")
+        raise CorruptError(f"{shard.name} has {left} samples fewer than counted; it changed after that, restore it")

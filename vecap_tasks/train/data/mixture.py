@@ -1,7 +1,7 @@
-"""A mixture: the recipe of what a model is trained on, recorded once under its name and never changed.
+"""Mixtures: named, immutable lists of the sources that a model is trained on.
 
-It lies in `{dataset}/mixtures/<name>.json`. Its digest covers what is in the batches: the digests of the sources, their
-weights, arms and probabilities; not where the sources lie, and not the name. A seal covers everything.
+A mixture is recorded in `{dataset}/mixtures/<name>.json`. Its digest covers everything that determines the batches
+(digests, weights, arms and probabilities of the sources), but not names and paths. A seal covers the whole file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _FOLDER = "mixtures"
 
 
 @dataclass(frozen=True, slots=True)
-class VersionPart:
-    """A published version: `digest` is that of its manifest of `assemble`, `root` as the configuration writes it."""
+class RecordedVersion:
+    """A published version. `digest` is that of its `assemble` manifest; `root` is as written in the configuration."""
 
     root: str
     dataset: str
@@ -41,15 +41,15 @@ class VersionPart:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the batches."""
+        """The fields that determine the batches."""
         return {name: value for name, value in asdict(self).items() if name != "root"}
 
 
 @dataclass(frozen=True, slots=True)
-class TarPart:
-    """One tar of a source. `check` is `sha256:…` of its bytes, or `etag:…` as S3 has it.
+class RecordedTar:
+    """One tar of a source. `check` is `sha256:…` of its bytes, or S3's `etag:…`.
 
-    `usable` are its samples with a text for each arm, `skipped` those that no arm can use, by reason.
+    `usable` counts the samples with a text by arm, `skipped` the samples that no arm can use by reason.
     """
 
     path: str
@@ -61,12 +61,12 @@ class TarPart:
 
 
 @dataclass(frozen=True, slots=True)
-class TarsPart:
-    """Someone's webdataset tars; `paths` as the configuration writes them."""
+class RecordedTars:
+    """External webdataset tars. `paths` are as written in the configuration."""
 
     paths: tuple[str, ...]
     texts: Mapping[Text, str]
-    tars: tuple[TarPart, ...]
+    tars: tuple[RecordedTar, ...]
     weight: float
     arm: Arm | None
     mixed_p: float | None
@@ -78,25 +78,25 @@ class TarsPart:
 
     @property
     def samples(self) -> int:
-        """Samples with an image and a text for some arm or none; what was skipped is not among them."""
+        """The number of samples, without skipped ones."""
         return sum(tar.samples - sum(tar.skipped.values()) for tar in self.tars)
 
     @property
     def skipped(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+        totals: dict[str, int] = {}
         for tar in self.tars:
             for reason, count in tar.skipped.items():
-                found[reason] = found.get(reason, 0) + count
-        return found
+                totals[reason] = totals.get(reason, 0) + count
+        return totals
 
     @property
     def digest(self) -> str:
-        """sha256 over the tars' names, sizes and checks, 64 hex digits: no path enters it."""
+        """The sha256 (64 hex digits) of the tars' file names, sizes and checks; folders do not enter it."""
         return digest([[PurePosixPath(tar.path).name, tar.bytes, tar.check] for tar in self.tars])
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the batches."""
+        """The fields that determine the batches."""
         return {
             "kind": self.kind,
             "digest": self.digest,
@@ -107,25 +107,25 @@ class TarsPart:
         }
 
 
-Part = VersionPart | TarsPart
+Part = RecordedVersion | RecordedTars
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """A recipe with its sources in their order."""
+    """A named, ordered list of sources."""
 
     name: str
     sources: tuple[Part, ...]
 
     @property
     def digest(self) -> str:
-        """sha256 of what decides the batches, 64 hex digits."""
+        """The sha256 (64 hex digits) of everything that determines the batches."""
         return digest({"format": FORMAT, "sources": [source.identity for source in self.sources]})
 
     def to_json(self) -> bytes:
         sources = [
             asdict(source) | {"digest": source.digest, "samples": source.samples, "skipped": source.skipped}
-            if isinstance(source, TarsPart)
+            if isinstance(source, RecordedTars)
             else asdict(source)
             for source in self.sources
         ]
@@ -134,54 +134,54 @@ class Mixture:
         return json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
-    def from_json(cls, data: bytes, where: str) -> Mixture:
-        """Read a recorded mixture and check its seal. Raises CorruptError naming *where* it lies."""
+    def from_json(cls, data: bytes, path: str) -> Mixture:
+        """Parse a recorded mixture and check its seal. Raises CorruptError, which includes *path*."""
         try:
             body = json.loads(data)
             if body.pop("seal") != digest(body):
-                raise CorruptError(f"{where} was changed after it was recorded; restore it")
+                raise CorruptError(f"{path} is corrupt: it changed after it was recorded; restore it")
             if body["format"] != FORMAT:
-                raise PermanentError(f"{where} has format {body['format']}, this release reads {FORMAT}; update vecap")
+                raise PermanentError(f"{path} has format {body['format']}, this release reads {FORMAT}; update vecap")
             mixture = cls(body["name"], tuple(_part(source) for source in body["sources"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptError(f"{where} is no mixture: {error}; restore it") from error
+            raise CorruptError(f"{path} is not a valid mixture: {error}; restore it") from error
         return mixture
 
 
 def _part(body: dict[str, Any]) -> Part:
     if body["kind"] == "version":
-        return VersionPart(**body)
-    kept = {name: value for name, value in body.items() if name not in ("digest", "samples", "skipped")}
-    tars = tuple(TarPart(**tar) for tar in body["tars"])
-    return TarsPart(**kept | {"paths": tuple(body["paths"]), "tars": tars})
+        return RecordedVersion(**body)
+    fields = {name: value for name, value in body.items() if name not in ("digest", "samples", "skipped")}
+    tars = tuple(RecordedTar(**tar) for tar in body["tars"])
+    return RecordedTars(**fields | {"paths": tuple(body["paths"]), "tars": tars})
 
 
 def mixture_file(dataset: str, name: str) -> str:
-    """Return where the store has the mixture *name*."""
+    """Return the path of the mixture *name* in the store."""
     return f"{dataset}/{_FOLDER}/{name}.json"
 
 
 def record_mixture(store: Store, dataset: str, mixture: Mixture) -> None:
-    """Record *mixture*, unless the very same is. Raises VecapError where its name is taken by another one."""
+    """Record *mixture*, unless it is recorded already. Raises VecapError if a different mixture has its name."""
     file = mixture_file(dataset, mixture.name)
     if store.create(file, mixture.to_json()):
         return
-    other = Mixture.from_json(store.read(file), file)
-    if other.digest != mixture.digest:
+    existing = Mixture.from_json(store.read(file), file)
+    if existing.digest != mixture.digest:
         raise PermanentError(
-            f"there is a mixture {mixture.name} already, of other sources or weights (digest {other.digest[:12]}, not "
-            f"{mixture.digest[:12]}); a mixture is never changed: give this one another name"
+            f"mixture {mixture.name} already exists with other sources or weights (digest {existing.digest[:12]}, not "
+            f"{mixture.digest[:12]}); mixtures are immutable, use another name"
         )
 
 
 def read_mixture(store: Store, dataset: str, name: str) -> Mixture:
-    """Return the recorded mixture *name*. Raises VecapError where there is none, CorruptError where it was changed."""
+    """Return the recorded mixture *name*. Raises VecapError if it does not exist, CorruptError if it changed."""
     file = mixture_file(dataset, name)
     try:
         data = store.read(file)
     except FileNotFoundError as error:
-        known = ", ".join(mixture_names(store, dataset)) or "none"
-        raise PermanentError(f"dataset {dataset} has no mixture {name}; there are: {known}") from error
+        recorded = ", ".join(mixture_names(store, dataset)) or "none"
+        raise PermanentError(f"dataset {dataset} has no mixture {name}; recorded mixtures: {recorded}") from error
     return Mixture.from_json(data, file)
 
 

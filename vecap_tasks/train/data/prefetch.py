@@ -1,4 +1,4 @@
-"""Batches that depend on the seed and step alone, prefetched on a thread next to the training loop."""
+"""Batches, which depend only on seed and step, and a thread that prefetches them."""
 
 from __future__ import annotations
 
@@ -13,57 +13,58 @@ from numpy.typing import NDArray
 
 from vecap_tasks.errors import ConfigError
 
-_AHEAD = 2
+_PREFETCH_BATCHES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One rank's part of a global batch: `uids[i]`, `pixels[i]` and `ids[i]` are one sample."""
+    """One rank's slice of a global batch: `uids[i]`, `pixels[i]` and `ids[i]` are one sample."""
 
     step: int  # from 0
     epoch: int  # from 0
-    place: int  # batch within the epoch, from 0
+    index: int  # of the batch within the epoch, from 0
     uids: tuple[str, ...]
     pixels: NDArray[np.uint8]  # [n, size, size, 3]
-    ids: NDArray[np.int32]  # [n, tokens], padded to the longest of this part, or to the context
+    ids: NDArray[np.int32]  # [n, tokens], padded to the longest text of the slice
 
 
 class TrainingData(Protocol):
-    """The samples of a run in their batches, in memory or streamed.
+    """The samples of a run in batches, in memory or streamed.
 
-    Which samples a global batch holds, in which order and with which texts depends on seed, uid, epoch and recipe
-    alone. Of `world` ranks, a number that divides `batch_size` B, rank r gets the rows from r * B / world up to
-    (r + 1) * B / world.
+    The samples, order and texts of a global batch depend only on seed, uid, epoch and mixture. `batch_size` must be a
+    multiple of `world_size`; rank r gets the r-th of `world_size` equal slices of each global batch.
     """
 
-    samples: int  # of an epoch, those that have a text for the arm
-    left_out: int
+    samples: int  # per epoch, with a text for the arm
+    left_out: int  # per epoch, without one
     batch_size: int  # global, in samples
-    per_epoch: int  # global batches of an epoch
+    steps_per_epoch: int
     steps: int  # of the whole run
 
-    def batches(self, first: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """Give the batches of the steps *first* … `steps` - 1, read ahead."""
+    def batches(self, first: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        """Yield the batches of the steps *first* to `steps` - 1, prefetched."""
 
 
-def share(whole: int, rank: int, world: int, what: str = "samples of a batch (train.batch_size)") -> range:
-    """Return the part of *whole* that is *rank*'s of *world*. Raises ConfigError where it cannot be shared evenly."""
-    if whole % world:
-        raise ConfigError(f"{whole} {what} cannot be shared among {world} processes; take a multiple of {world}")
-    part = whole // world
-    return range(rank * part, (rank + 1) * part)
+def rank_range(total: int, rank: int, world_size: int, what: str = "samples per batch (train.batch_size)") -> range:
+    """Return the slice of *total* items that belongs to *rank*. Raises ConfigError if they do not divide evenly."""
+    if total % world_size:
+        raise ConfigError(
+            f"{total} {what} cannot be split evenly among {world_size} processes; use a multiple of {world_size}"
+        )
+    count = total // world_size
+    return range(rank * count, (rank + 1) * count)
 
 
-def prefetch(make: Callable[[int], Batch], first: int, steps: int) -> Iterator[Batch]:
-    """Give make(first) … make(steps - 1), called in this order on one thread, at most two ahead of who asks."""
+def prefetch(load: Callable[[int], Batch], first: int, steps: int) -> Iterator[Batch]:
+    """Yield load(first) to load(steps - 1), called in order on one thread, at most two ahead of the consumer."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-    waiting: deque[Future[Batch]] = deque()
+    pending: deque[Future[Batch]] = deque()
     try:
         for step in range(first, steps):
-            waiting.append(pool.submit(make, step))
-            if len(waiting) > _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(load, step))
+            if len(pending) > _PREFETCH_BATCHES:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

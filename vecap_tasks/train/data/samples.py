@@ -1,4 +1,4 @@
-"""Samples of tar shards with the texts that an arm may take, locally or from S3."""
+"""Reads samples and their texts from tar shards, local or on S3."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from vecap_tasks.core.files import BlockStream
 from vecap_tasks.core.tar import Member, read_groups
 from vecap_tasks.errors import CorruptError
 
-_IMAGES = ("jpg", "png", "jpeg", "webp")  # open_clip's, in its order
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
-# The published shards of this project. Earlier releases wrote no variants.
+_IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
+_IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
+# Text fields of shards that VeCap published. Earlier releases wrote no variants.
 OWN_TEXTS: Mapping[Text, tuple[str, ...]] = {
     "alttext": ("json.alttext",),
     "vec": ("json.vec_variants", "json.vec"),
@@ -29,7 +29,7 @@ OWN_TEXTS: Mapping[Text, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A tar. `name` is for people; `usable` are its samples with a text for an arm, None where nobody counted."""
+    """A tar. `name` is for messages; `usable` counts the samples with a text by arm, None if not counted."""
 
     name: str
     filesystem: pafs.FileSystem
@@ -37,14 +37,14 @@ class Shard:
     usable: Mapping[Arm, int] | None = None
 
     def open(self) -> IO[bytes]:
-        """Open for reading, seekable. Raises OSError."""
+        """Return a seekable stream. Raises OSError."""
         if isinstance(self.filesystem, pafs.LocalFileSystem):
             return Path(self.path).open("rb")
-        # A sample is read when its last member is known, which is after the next one's first: a small step back.
+        # A sample ends at the first member of the next one, so reading its members needs a small seek back.
         return cast("IO[bytes]", BlockStream(self.filesystem.open_input_file(self.path)))
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return some of its bytes by a read of their own."""
+        """Return *size* bytes at *offset*."""
         with self.filesystem.open_input_file(self.path) as stream:
             data: bytes = stream.read_at(size, offset)
             return data
@@ -52,10 +52,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The shards of a version, or of someone else's tars, with what is taken of them.
+    """The shards of a version (`own`) or of external tars, and the texts used from them.
 
-    `samples` are all, with a text for the arm or not. Of an `own` source everything is as this project publishes it,
-    and what is not is damage; in others samples without an image or text are met, and left out.
+    `samples` counts all samples, with a text for the arm or not. A malformed sample raises CorruptError in an `own`
+    source and is skipped in others.
     """
 
     name: str
@@ -70,8 +70,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample with a text for the arm. Of `texts` the first `alttexts` (0 or 1) are AltText beside which others stand
-    in the arm `mixed`; the rest are variants of one text. `offset` and `size` of the image are in bytes of the tar."""
+    """A sample with a text for the arm.
+
+    The first `alttexts` (0 or 1) of `texts` are the AltText of the arm `mixed`; the rest are variants of one text.
+    `offset` and `size` locate the image in the tar, in bytes.
+    """
 
     uid: str
     texts: tuple[str, ...]
@@ -80,24 +83,27 @@ class Sample:
     size: int
 
 
-def draw(seed: int, uid: str, epoch: int, alttexts: int, texts: int, probability: float) -> int:
-    """Return which of its *texts* the sample *uid* is shown with: by seed, uid and epoch alone."""
-    others = texts - alttexts
-    if alttexts and (not others or _fraction(f"{seed}/{uid}/{epoch}") < probability * 2.0**64):
+def choose_text(seed: int, uid: str, epoch: int, alttexts: int, texts: int, probability: float) -> int:
+    """Return the index of the text to use for the sample *uid*; it depends only on seed, uid and epoch.
+
+    *texts* is the number of texts, the first *alttexts* (0 or 1) of which are AltText, used with *probability*.
+    """
+    variants = texts - alttexts
+    if alttexts and (not variants or _hash64(f"{seed}/{uid}/{epoch}") < probability * 2.0**64):
         return 0
-    if others == 1:
+    if variants == 1:
         return alttexts
-    return alttexts + (_fraction(f"{seed}/{uid}/{epoch}/variant") * others >> 64)
+    return alttexts + (_hash64(f"{seed}/{uid}/{epoch}/variant") * variants >> 64)
 
 
-def _fraction(name: str) -> int:
-    """Return a number of 64 bits, evenly drawn, that follows from *name*."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+def _hash64(key: str) -> int:
+    """Return a uniform 64-bit hash of *key*."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
 
 
 @dataclass(slots=True)
 class ReadStats:
-    """What was met in a shard. `samples` = `usable` for the arm + `textless` + the sum of `skipped`, by reason."""
+    """Sample counts of a shard: `samples` = `usable` + `textless` + the sum of `skipped`, which is by reason."""
 
     samples: int = 0
     usable: int = 0
@@ -106,38 +112,38 @@ class ReadStats:
 
 
 def read_samples(stream: IO[bytes], shard: Shard, source: Source, stats: ReadStats | None = None) -> Iterator[Sample]:
-    """Give the samples of *shard*, open as *stream*, that have a text for the source's arm, in the order of the tar.
+    """Yield the samples of *shard*, open as *stream*, that have a text for the source's arm, in tar order.
 
-    Between two samples the caller may read elsewhere in *stream*. Raises CorruptError for a tar that is not whole, and
-    for one of our own that is not as it was published.
+    The caller may seek in *stream* between samples. Raises CorruptError for a corrupt tar, and for a malformed sample
+    of an `own` source.
     """
     stats = ReadStats() if stats is None else stats
-    for written in parse_samples(stream, shard.name, source.texts, stats, own=source.own):
-        texts, alttexts = _texts(written, source.arm)
+    for parsed in parse_samples(stream, shard.name, source.texts, stats, own=source.own):
+        texts, alttexts = _arm_texts(parsed, source.arm)
         if not texts:
             stats.textless += 1
             continue
         stats.usable += 1
-        yield Sample(written.uid, texts, alttexts, written.offset, written.size)
+        yield Sample(parsed.uid, texts, alttexts, parsed.offset, parsed.size)
 
 
-def usable(written: ParsedSample, arm: Arm) -> bool:
-    """Say whether a sample has a text for *arm*."""
-    return bool(_texts(written, arm)[0])
+def has_text(sample: ParsedSample, arm: Arm) -> bool:
+    """Return whether *sample* has a text for *arm*."""
+    return bool(_arm_texts(sample, arm)[0])
 
 
-def _texts(written: ParsedSample, arm: Arm) -> tuple[tuple[str, ...], int]:
-    """Return the texts of a sample for *arm*, and how many of them are AltText beside others."""
+def _arm_texts(sample: ParsedSample, arm: Arm) -> tuple[tuple[str, ...], int]:
+    """Return the texts of *sample* for *arm*, and the number of leading AltTexts of the arm `mixed`."""
     if arm != "mixed":
-        return written.texts.get(arm, ()), 0
-    # Of several AltTexts the first: `mixed` is between two texts, not among variants of the noise.
-    alttext = written.texts.get("alttext", ())[:1]
-    return (*alttext, *written.texts.get("vecap", ())), len(alttext)
+        return sample.texts.get(arm, ()), 0
+    # `mixed` uses only the first of several AltTexts.
+    alttext = sample.texts.get("alttext", ())[:1]
+    return (*alttext, *sample.texts.get("vecap", ())), len(alttext)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedSample:
-    """A sample as it stands in a tar: all its texts, those alone that are not empty."""
+    """A sample of a tar with its nonempty texts. `offset` and `size` locate the image, in bytes."""
 
     uid: str
     texts: Mapping[Text, tuple[str, ...]]
@@ -146,38 +152,38 @@ class ParsedSample:
 
 
 class _SkippedError(Exception):
-    """Says in one word why a sample cannot be used."""
+    """The sample cannot be used; the message is the reason name."""
 
 
 def parse_samples(
-    stream: IO[bytes], name: str, places: Mapping[Text, tuple[str, ...]], stats: ReadStats, *, own: bool
+    stream: IO[bytes], name: str, fields: Mapping[Text, tuple[str, ...]], stats: ReadStats, *, own: bool
 ) -> Iterator[ParsedSample]:
-    """Give the samples of the tar *stream* that have an image, counting all in *tally*.
+    """Yield the samples of the tar *stream* that have an image; count all in *stats*.
 
-    *places* says where each text stands, the first that is not empty is taken. Raises CorruptError, naming *name*.
+    *fields* lists the fields of each text; the first nonempty one is used. Raises CorruptError, which includes *name*.
     """
     for key, group in read_groups(stream, name):
         stats.samples += 1
         try:
-            yield _written(stream, name, places, own, key, {member.kind: member for member in group})
+            yield _parse_sample(stream, name, fields, own, key, {member.kind: member for member in group})
         except _SkippedError as reason:
             if own:
-                raise CorruptError(f"{name} is not a training shard: {key} has {reason}; run `vecap verify`") from None
+                raise CorruptError(f"{name} is corrupt: sample {key} has {reason}; run `vecap verify`") from None
             stats.skipped[str(reason)] = stats.skipped.get(str(reason), 0) + 1
 
 
-def _written(
+def _parse_sample(
     stream: IO[bytes],
     name: str,
-    places: Mapping[Text, tuple[str, ...]],
+    fields: Mapping[Text, tuple[str, ...]],
     own: bool,
     key: str,
     members: Mapping[str, Member],
 ) -> ParsedSample:
-    image = next((members[kind] for kind in _IMAGES if kind in members), None)
+    image = next((members[kind] for kind in _IMAGE_EXTENSIONS if kind in members), None)
     if image is None:
         raise _SkippedError("no_image")
-    if not own and not image.read(stream, 12).startswith(_MAGIC):
+    if not own and not image.read(stream, 12).startswith(_IMAGE_SIGNATURES):
         raise _SkippedError("not_an_image")
     values: Any = {}
     if "json" in members:
@@ -188,29 +194,29 @@ def _written(
     if not isinstance(values, dict) or (own and not isinstance(values.get("uid"), str)):
         raise _SkippedError("bad_json")
     texts: dict[Text, tuple[str, ...]] = {}
-    for text, tried in places.items():
-        found = (_variants(stream, members, values, place) for place in tried)
+    for text, candidates in fields.items():
+        found = (_variants(stream, members, values, text_field) for text_field in candidates)
         texts[text] = next((variants for variants in found if variants), ())
-    # Someone else's samples have the name that DataComp gives them, or that of their place.
+    # External samples use DataComp's `uid`, otherwise a hash of tar name and key.
     uid = values.get("uid")
     if not isinstance(uid, str) or not uid:
-        place = f"{PurePosixPath(name).name}/{key}"
-        uid = hashlib.blake2b(place.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        path = f"{PurePosixPath(name).name}/{key}"
+        uid = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     return ParsedSample(uid, texts, image.offset, image.size)
 
 
 def _variants(
-    stream: IO[bytes], members: Mapping[str, Member], values: Mapping[str, Any], place: str
+    stream: IO[bytes], members: Mapping[str, Member], values: Mapping[str, Any], text_field: str
 ) -> tuple[str, ...]:
-    """Return the texts at *place* that are not empty."""
+    """Return the nonempty texts of *text_field*: `txt`, or a key such as `json.caption`."""
     found: Any = values
-    if place == "txt":
+    if text_field == "txt":
         try:
             found = members["txt"].read(stream).decode("utf-8") if "txt" in members else None
         except UnicodeDecodeError:
             raise _SkippedError("not_utf8") from None
     else:
-        for name in place.split(".")[1:]:
+        for name in text_field.split(".")[1:]:
             found = found.get(name) if isinstance(found, dict) else None
-    several = found if isinstance(found, list) else [found]
-    return tuple(text for text in several if isinstance(text, str) and text.strip())
+    variants = found if isinstance(found, list) else [found]
+    return tuple(text for text in variants if isinstance(text, str) and text.strip())

@@ -1,4 +1,4 @@
-"""The CLIP text tokenizer, made from any fast tokenizer, and texts as token ids in one array."""
+"""The CLIP text tokenizer, built from any fast tokenizer, and a store of token ids."""
 
 from __future__ import annotations
 
@@ -15,37 +15,36 @@ from vecap_tasks.core.models import tokenizer_path
 from vecap_tasks.errors import ConfigError, load_problem
 
 _BEGIN, _END, _PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
-# transformers' CLIP takes this id for its releases' old, wrong configuration and then looks for the largest id.
-_END_ID_OF_OLD_RELEASES = 2
+_LEGACY_EOS_ID = 2  # an EOS id with which transformers' CLIP pools a text at its largest token id
 Tokens = NDArray[np.int32]  # [n, tokens]
 
 
 def load_tokenizer(config: Config) -> PreTrainedTokenizerFast:
-    """Load the configured tokenizer and make it CLIP's. Raises ConfigError where it cannot be loaded."""
-    place = tokenizer_path(config)
+    """Return the configured tokenizer as a CLIP tokenizer. Raises ConfigError if it cannot be loaded."""
+    place = tokenizer_place(config)
     try:
         source = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"train.model.tokenizer: {place} cannot be loaded: {load_problem(error)}") from error
+        raise ConfigError(f"train.model.tokenizer: cannot load {place}: {load_problem(error)}") from error
     if not isinstance(source, PreTrainedTokenizerFast):
         raise ConfigError(f"train.model.tokenizer: {place} is not a fast tokenizer; convert it to tokenizer.json")
     return clip_tokenizer(source, config.train.model)
 
 
 def clip_tokenizer(source: PreTrainedTokenizerFast, model: ClipConfig) -> PreTrainedTokenizerFast:
-    """Return *source* as CLIP's tokenizer: text -> begin, at most `context - 2` tokens, end, padding on the right.
+    """Return *source* as CLIP's tokenizer: text -> BOS, at most `context - 2` tokens, EOS, padding on the right.
 
-    With `begin_token: false` there is no begin, and one token more. Padding may be the end token itself, as in OpenAI's
-    tokenizer: CLIP reads at the first.
+    `begin_token: false` omits BOS and allows one more token. The padding token may equal EOS, as in OpenAI's tokenizer,
+    because CLIP pools at the first EOS.
     """
     begin = source.bos_token or _BEGIN
     end = source.eos_token or _END
-    if source.convert_tokens_to_ids(end) == _END_ID_OF_OLD_RELEASES:
+    if source.convert_tokens_to_ids(end) == _LEGACY_EOS_ID:
         end = _END
-    marks = {"eos_token": end, "pad_token": source.pad_token or _PAD}
+    special_tokens = {"eos_token": end, "pad_token": source.pad_token or _PAD}
     if model.begin_token:
-        marks["bos_token"] = begin
-    source.add_special_tokens(marks)
+        special_tokens["bos_token"] = begin
+    source.add_special_tokens(special_tokens)
     backend = source.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
@@ -72,7 +71,7 @@ def clip_tokenizer(source: PreTrainedTokenizerFast, model: ClipConfig) -> PreTra
 
 
 class TokenizedTexts:
-    """Token ids of texts by their number, each cut to the tokenizer's context."""
+    """Token ids of texts by index, truncated to the tokenizer's context length."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
@@ -83,21 +82,21 @@ class TokenizedTexts:
         self._starts = np.zeros(1, np.int64)
 
     def add(self, texts: Sequence[str]) -> None:
-        """Tokenize *texts* and put them behind those that are there."""
+        """Tokenize and append *texts*."""
         if not texts:
             return
-        made = self._tokenizer(list(texts), truncation=True, return_attention_mask=False)["input_ids"]
-        self._flat.append(np.fromiter((token for ids in made for token in ids), np.int32))
-        self._sizes.append(np.fromiter((len(ids) for ids in made), np.int32, len(made)))
+        token_ids = self._tokenizer(list(texts), truncation=True, return_attention_mask=False)["input_ids"]
+        self._flat.append(np.fromiter((token for ids in token_ids for token in ids), np.int32))
+        self._sizes.append(np.fromiter((len(ids) for ids in token_ids), np.int32, len(token_ids)))
         self._ids = None
 
     def take(self, numbers: NDArray[np.int64]) -> Tokens:
-        """Return the ids of the texts *numbers*: int32 [n, longest of them], padded on the right."""
+        """Return the token ids of the texts *numbers*: int32 [n, longest], padded on the right."""
         if self._ids is None:
             self._ids = np.concatenate(self._flat)
             self._starts = np.concatenate([[0], np.cumsum(np.concatenate(self._sizes), dtype=np.int64)])
             self._flat, self._sizes = [self._ids], [np.diff(self._starts).astype(np.int32)]
         starts, stops = self._starts[numbers], self._starts[numbers + 1]
-        places = starts[:, None] + np.arange((stops - starts).max())
-        within = places < stops[:, None]
-        return np.where(within, self._ids[np.where(within, places, 0)], np.int32(self._pad))
+        positions = starts[:, None] + np.arange((stops - starts).max())
+        mask = positions < stops[:, None]
+        return np.where(mask, self._ids[np.where(mask, positions, 0)], np.int32(self._pad))
