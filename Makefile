@@ -1,8 +1,8 @@
-# The environment and the services of one machine. `make help` lists what there is.
+# Environment and services of one machine. `make help` lists the targets.
 #
-# The environment is .venv, made again only where requirements*.txt change. torch is installed by pip, on its own and
-# first, so that your pip configuration decides which build it is (CUDA or CPU); the rest goes by uv, or by pip where
-# uv cannot reach its index. Everything that runs keeps its files under VECAP_HOME (default: .vecap here).
+# The environment is .venv, updated when requirements*.txt change. pip installs torch first, so that your pip
+# configuration selects the build (CUDA or CPU); uv installs the rest, or pip if uv cannot reach its index. All services
+# keep their files in VECAP_HOME (default: .vecap).
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -13,48 +13,48 @@ PYTEST_ARGS ?=
 .PHONY: help demo up down status test test-all test-cluster test-images secrets lint format env pins
 .DEFAULT_GOAL := help
 
-help: ## show this list
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
-demo: $(VENV)/.installed ## a day of the miniature web through every stage by Airflow, and the results
+demo: $(VENV)/.installed ## run every stage on one day of the miniature web with Airflow, and print the results
 	@$(BIN)/python -m vecap_tasks.local.demo
 
-up: $(VENV)/.installed ## start Airflow, Dask and MLflow on this machine and leave them running
+up: $(VENV)/.installed ## start Airflow, Dask and MLflow in the background
 	@$(BIN)/python -m vecap_tasks.local up
 
-down: $(VENV)/.installed ## end them, and only them
+down: $(VENV)/.installed ## stop the services
 	@$(BIN)/python -m vecap_tasks.local down
 
-status: $(VENV)/.installed ## what runs, and where
+status: $(VENV)/.installed ## show the state and URLs of the services
 	@$(BIN)/python -m vecap_tasks.local status
 
-test: $(VENV)/.tested ## every stage, one run of all DAGs by Airflow, one kill of each kind: ten minutes on two cores
+test: $(VENV)/.tested ## test every stage, all DAGs and crash recovery (10 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 30 -m "not cluster and not exhaustive" $(PYTEST_ARGS)
 
-test-all: $(VENV)/.tested ## the tests that `make test` leaves out: all kills, backfills, the browser, every pattern
+test-all: $(VENV)/.tested ## run the tests that `make test` skips: all crash tests, backfills, browser, all patterns
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 30 -m exhaustive $(PYTEST_ARGS)
 
-test-cluster: $(VENV)/.tested ## the deployment's services as processes, a crawl through them (needs redis-server)
+test-cluster: $(VENV)/.tested ## test a crawl with the deployment's services as processes (needs redis-server)
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 
-test-images: ## build the images over a Debian tree and try them (needs root, buildah, debootstrap)
+test-images: ## build and test the images (needs root, buildah, debootstrap)
 	docker/check-images.sh
 
-secrets: ## what docker-compose.yml wants: passwords, keys, certificates, into .env and secrets/
+secrets: ## generate passwords, keys and certificates for docker-compose.yml (.env and secrets/)
 	@docker/secrets.sh
 
-lint: $(VENV)/.tested ## style, formatting and types
+lint: $(VENV)/.tested ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/.tested ## put the code in the project's format
+format: $(VENV)/.tested ## fix style and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-env: $(VENV)/.installed ## only make the environment
+env: $(VENV)/.installed ## create the environment
 
-# What torch needs only where it is a CUDA build: which build that is, the installation decides.
+# Dependencies of CUDA builds of torch. Not pinned, because the installation selects the build.
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton
 UV_ARGS ?=
 compile = @printf '%s\n' $(CUDA) | $(BIN)/uv pip compile --quiet --python-version 3.11 --excludes - \
@@ -66,18 +66,18 @@ pins: $(VENV)/.installed ## compile requirements*.txt from pyproject.toml; UV_AR
 
 $(VENV)/.created:
 	@command -v $(PYTHON) >/dev/null || { \
-		echo "make: Python 3.11 is needed and $(PYTHON) was not found; install it, or say where it is: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+		echo "make: $(PYTHON) not found; install Python 3.11, or set its path: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-		echo "make: $(PYTHON) is not Python 3.11; install that, or say where it is: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+		echo "make: $(PYTHON) is not Python 3.11; install Python 3.11, or set its path: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { \
-		echo "make: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu install python3.11-venv" >&2; exit 1; }
+		echo "make: $(PYTHON) cannot create a virtual environment; on Debian and Ubuntu, install python3.11-venv" >&2; exit 1; }
 	@touch $@
 
-# $(call install,ARGUMENTS): by uv, which is some ten times faster, else by pip.
+# $(call install,ARGUMENTS): with uv, which is about ten times faster, or else pip.
 install = $(BIN)/uv pip install --quiet --python $(BIN)/python $(1) || $(BIN)/python -m pip install --quiet $(1)
 
 $(VENV)/.installed: $(VENV)/.created requirements.txt pyproject.toml
-	@echo "installing the environment into $(VENV)"
+	@echo "Installing the environment into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv $(TORCH)
 	@$(call install,-r requirements.txt)
 	@$(call install,--no-deps -e .)

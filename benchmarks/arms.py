@@ -33,7 +33,7 @@ from vecap_tasks.config import Arm, Config, load_config
 from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import Store
-from vecap_tasks.demo.alttext import SHARES
+from vecap_tasks.demo.alttext import CATEGORY_WEIGHTS
 from vecap_tasks.demo.evalset import write_evalset
 from vecap_tasks.demo.web import generate_day
 from vecap_tasks.evaluate.results import Results, read_results
@@ -44,7 +44,7 @@ _DAY = dt.date(2026, 1, 1)
 _EVALUATION_IMAGES = 1000
 _SHOWN = ("image_to_text_1", "text_to_image_1", "text_to_image_10", "zero_shot_top1")
 _ARMS = [arm for arm in ("alttext", "alttext_rewritten", "vec", "vecap", "mixed") if arm in get_args(Arm)]
-_USUAL = SHARES["good"] / sum(SHARES.values())
+_USUAL = CATEGORY_WEIGHTS["good"] / sum(CATEGORY_WEIGHTS.values())
 
 
 @dataclass(frozen=True, slots=True)

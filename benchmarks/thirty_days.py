@@ -38,7 +38,7 @@ from vecap_tasks.core.version import Version, list_versions, published
 from vecap_tasks.demo.web import generate_day
 from vecap_tasks.errors import VecapError
 from vecap_tasks.local import airflow, control
-from vecap_tasks.local.airflow import Api, is_answering
+from vecap_tasks.local.airflow import Api, http_probe
 from vecap_tasks.local.settings import REPOSITORY, Settings
 from vecap_tasks.local.state import read_state
 from vecap_tasks.rewrite.prompt import FOLDER
@@ -238,7 +238,7 @@ class _ThirtyDays:
         return found
 
     def _requests(self) -> int:
-        body = is_answering(f"{self.settings.web.url}/_requests", 30)
+        body = http_probe(f"{self.settings.web.url}/_requests", 30)
         _expect(body is not None, "the miniature web does not answer")
         return int(json.loads(body or b"{}")["requests"])
 

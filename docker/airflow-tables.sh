@@ -1,5 +1,5 @@
 #!/bin/sh
-# Airflow's tables, users and pools. Safe to run again; passwords and sizes follow .env.
+# Create Airflow's tables, users and pools. Idempotent: passwords and pool sizes are updated from .env.
 set -eu
 airflow db migrate
 exec airflow_users.py

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make Airflow's users, each with a role and the password of the environment, and the pools that tasks share."""
+"""Create or update Airflow's users (one per role, passwords from the environment) and the pools."""
 
 import os
 
@@ -9,8 +9,8 @@ from airflow.utils.providers_configuration_loader import providers_configuration
 
 ROLES = {"admin": "Admin", "operator": "Op", "viewer": "Viewer"}
 POOLS = {
-    "captioning": ("CAPTIONING_AT_ONCE", "Groups of shards that are captioned at once."),
-    "gpu": ("GPU_AT_ONCE", "Models trained or evaluated at once: one for each GPU of the queue gpu."),
+    "captioning": ("CAPTIONING_AT_ONCE", "Shard groups captioned concurrently."),
+    "gpu": ("GPU_AT_ONCE", "Models trained or evaluated concurrently; one per GPU of the queue gpu."),
 }
 
 
@@ -20,9 +20,9 @@ def main() -> None:
         users = builder.sm
         for name, role in ROLES.items():
             password = os.environ[f"AIRFLOW_{name.upper()}_PASSWORD"]
-            found = users.find_user(name)
-            if found:
-                users.reset_password(found.id, password)
+            user = users.find_user(name)
+            if user:
+                users.reset_password(user.id, password)
             else:
                 users.add_user(name, name, "VeCap", f"{name}@localhost", users.find_role(role), password)
     for name, (slots, description) in POOLS.items():

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Build every image over a stand-in base, and try each from inside, on a Debian machine without a Docker engine:
-# buildah without an engine's privileges, over a tree that debootstrap makes. Needs root and some 15 GB.
+# Build every image on a Debian base created with debootstrap, and run a smoke test in each, on a Debian machine without
+# a Docker engine. Uses unprivileged buildah. Needs root and about 15 GB.
 #
 #   apt-get install buildah debootstrap
 #   [TARGETS="s3 worker"] docker/check-images.sh [FOLDER] [-- BUILD OPTION…]      e.g. -- --volume /etc/pip.conf:/etc/pip.conf:ro
@@ -22,13 +22,13 @@ if [ ! -e "$folder/base.tar" ]; then
     tar --create --file "$folder/base.tar" --directory "$folder/base" .
     rm -r "$folder/base"
 fi
-# shellcheck disable=SC2086 # two words each
+# shellcheck disable=SC2086 # $store holds several words
 run() { buildah $store "$@"; }
 base=$(run from scratch)
 run add --quiet "$base" "$folder/base.tar" / > /dev/null
 run commit --quiet --rm "$base" vecap-base > /dev/null
 
-try() { # TARGET COMMAND…: as the image's own user, and as one that its /etc/passwd does not list
+smoke_test() { # TARGET COMMAND…: run as the image's user, and as a uid missing from its /etc/passwd
     target=$1
     shift
     for user in 50000 54321; do
@@ -42,15 +42,15 @@ for target in ${TARGETS:-s3 mlflow airflow worker}; do
     run build --quiet --pull-never --target "$target" --tag "vecap-$target" --file "$here/docker/Dockerfile" \
         --build-arg BASE_IMAGE=localhost/vecap-base --build-arg VECAP_CODE_VERSION=check "$@" "$here" > /dev/null
     case $target in
-        s3) try s3 sh -ec 'id -u; touch ~/a-file; weed version' ;;
-        mlflow) try mlflow sh -ec 'id -u; touch ~/a-file; mlflow --version; for program in mlflow.sh mlflow_users.py healthy; do command -v $program || exit 1; done' ;;
+        s3) smoke_test s3 sh -ec 'id -u; touch ~/a-file; weed version' ;;
+        mlflow) smoke_test mlflow sh -ec 'id -u; touch ~/a-file; mlflow --version; for program in mlflow.sh mlflow_users.py healthy; do command -v $program || exit 1; done' ;;
         airflow | worker)
-            try $target sh -ec 'id -u; touch ~/a-file; airflow version; vecap --help | head -n 1; echo "code $VECAP_CODE_VERSION"
+            smoke_test $target sh -ec 'id -u; touch ~/a-file; airflow version; vecap --help | head -n 1; echo "code $VECAP_CODE_VERSION"
                 for program in airflow-tables.sh airflow_users.py buckets.py healthy celery dask; do
                     command -v $program || exit 1
                 done'
-            # Every DAG is read, and none fails: with SQLite, as nothing else is there to ask.
-            try $target sh -c 'export AIRFLOW__CORE__DAGS_FOLDER=/opt/vecap/dags AIRFLOW__CORE__PLUGINS_FOLDER=/opt/vecap/plugins
+            # All DAGs parse without import errors. Uses SQLite: no database service runs here.
+            smoke_test $target sh -c 'export AIRFLOW__CORE__DAGS_FOLDER=/opt/vecap/dags AIRFLOW__CORE__PLUGINS_FOLDER=/opt/vecap/plugins
                 export AIRFLOW_HOME=$(mktemp -d) AIRFLOW__CORE__LOAD_EXAMPLES=false PYTHONPATH=/opt/vecap/plugins
                 airflow db migrate > /dev/null 2>&1
                 python - <<PY
@@ -61,6 +61,6 @@ raise SystemExit(bool(bag.import_errors) or len(bag.dags) < 3)
 PY'
             ;;
     esac
-    [ $target != worker ] || try worker python -c 'import torch, transformers; print(torch.__version__, transformers.__version__)'
+    [ $target != worker ] || smoke_test worker python -c 'import torch, transformers; print(torch.__version__, transformers.__version__)'
 done
 run images

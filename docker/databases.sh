@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run by PostgreSQL's image where its volume is new: users and databases for Airflow and for MLflow, each its own.
+# Run by the PostgreSQL image on a new volume: creates separate users and databases for Airflow and MLflow.
 set -eu
 create() { # USER PASSWORD DATABASE…
     user=$1 password=$2

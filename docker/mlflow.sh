@@ -1,5 +1,5 @@
 #!/bin/sh
-# The MLflow server with users. Its configuration holds secrets, so it is written here, for its own user alone.
+# MLflow server with users. Its configuration contains secrets, so it is generated here, readable only by its user.
 set -eu
 umask 077
 folder=$(mktemp -d)

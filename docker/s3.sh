@@ -1,5 +1,5 @@
 #!/bin/sh
-# SeaweedFS as one S3 server. Who may do what is written here, for its own user alone: each identity has its buckets.
+# SeaweedFS as an S3 server. Generates the identities file, readable only by its user; each identity has one bucket.
 set -eu
 umask 077
 configuration=$(mktemp)

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Make what docker-compose.yml wants and nobody may guess: passwords and keys into .env, certificates for Dask into
-# secrets/tls. Needs openssl alone. What is there stays as it is, so running it again after an update adds what is new.
+# Generate the secrets of docker-compose.yml: passwords and keys in .env, Dask certificates in secrets/tls. Needs only
+# openssl. Existing values are kept; run it again after an update to add new ones.
 #
-#   docker/secrets.sh [FOLDER]      FOLDER holds both; the repository, if it is not said
+#   docker/secrets.sh [FOLDER]      folder for both (default: the repository)
 set -eu
 umask 077
-command -v openssl > /dev/null || { echo "secrets: openssl was not found; install it" >&2; exit 1; }
+command -v openssl > /dev/null || { echo "secrets: openssl not found; install it" >&2; exit 1; }
 folder=${1:-$(dirname "$0")/..}
 mkdir -p "$folder/secrets/tls"
 folder=$(cd "$folder" && pwd)
@@ -13,26 +13,26 @@ env=$folder/.env
 tls=$folder/secrets/tls
 touch "$env"
 chmod 600 "$env"
-[ -z "$(tail -c 1 "$env")" ] || echo >> "$env" # end the last line, so that the next setting begins one
+[ -z "$(tail -c 1 "$env")" ] || echo >> "$env" # add a missing newline at the end
 
-say() { # NAME VALUE: keep it, unless a value is there
+set_default() { # NAME VALUE: add the setting unless it exists
     grep -q "^$1=" "$env" || echo "$1=$2" >> "$env"
 }
-# Hexadecimal, so that a password is the same in an address, in JSON and in SQL.
+# Hexadecimal passwords need no escaping in URLs, JSON and SQL.
 for name in POSTGRES_PASSWORD AIRFLOW_DATABASE_PASSWORD MLFLOW_DATABASE_PASSWORD REDIS_PASSWORD \
     AIRFLOW_SECRET_KEY AIRFLOW_JWT_SECRET AIRFLOW_ADMIN_PASSWORD AIRFLOW_OPERATOR_PASSWORD AIRFLOW_VIEWER_PASSWORD \
     MLFLOW_SECRET_KEY MLFLOW_ADMIN_PASSWORD MLFLOW_VECAP_PASSWORD VLLM_API_KEY \
     S3_ADMIN_SECRET S3_VECAP_SECRET S3_MLFLOW_SECRET S3_AIRFLOW_SECRET; do
-    say "$name" "$(openssl rand -hex 24)"
+    set_default "$name" "$(openssl rand -hex 24)"
 done
-say AIRFLOW_FERNET_KEY "$(openssl rand -base64 32 | tr '+/' '-_')"
+set_default AIRFLOW_FERNET_KEY "$(openssl rand -base64 32 | tr '+/' '-_')"
 
-# Files that a container reads belong to the user it runs as: whoever runs this, but never root.
+# Containers run as the user who runs this script (never root), who owns the files they read.
 user=$(id -u)
 [ "$user" != 0 ] || user=50000
-say VECAP_UID "$user"
+set_default VECAP_UID "$user"
 
-# One authority, and a certificate for each side of Dask: all check each other's.
+# One certificate authority, and a certificate for each Dask role (mutual TLS).
 if [ ! -e "$tls/ca.pem" ]; then
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 3650 -subj "/CN=VeCap Dask" \
         -keyout "$tls/ca.key" -out "$tls/ca.pem" 2> /dev/null
@@ -51,4 +51,4 @@ if [ "$(id -u)" = 0 ]; then
     chown "$user" "$tls"/*.pem "$tls"/scheduler.key "$tls"/worker.key "$tls"/client.key
     chmod 711 "$folder/secrets" "$tls"
 fi
-echo "secrets: $env and $tls are ready; keep them from others, and keep a copy"
+echo "secrets: wrote $env and $tls; keep them private and back them up"

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from tests.installation import DEMO, REPOSITORY, small_config
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.local.airflow import is_answering
+from vecap_tasks.local.airflow import http_probe
 
 pytest_plugins = ["tests.browser"]
 
@@ -110,7 +110,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     try:
         deadline = time.monotonic() + 400
-        while is_answering(f"{url}/health") is None:
+        while http_probe(f"{url}/health") is None:
             assert time.monotonic() < deadline, (home / "server.log").read_text()
             time.sleep(0.2)
         yield url

@@ -20,7 +20,7 @@ import yaml
 from vecap_tasks.config import load_config
 from vecap_tasks.errors import VecapError
 from vecap_tasks.local.airflow import Api
-from vecap_tasks.local.process_tree import end_sessions
+from vecap_tasks.local.process_tree import terminate_sessions
 from vecap_tasks.local.settings import Settings
 from vecap_tasks.local.state import State, read_state
 
@@ -146,7 +146,7 @@ class Installation:
         process.kill()
         state = self.state()
         os.kill(state.supervisor.pid, signal.SIGKILL)
-        end_sessions(state.leaders, signal.SIGKILL, 0)
+        terminate_sessions(state.leaders, signal.SIGKILL, 0)
         process.communicate()
 
     def state(self) -> State:

@@ -1,1 +1,1 @@
-"""Programs for the developers of this project; they are not installed."""
+"""Development tools; not installed."""

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from vecap_tasks.demo.alttext import SHARES, shares, write_alttext
-from vecap_tasks.demo.names import HEADS, NAMES, NAMES_PER_KIND, ProperName, coin, insert_name, is_set_aside
+from vecap_tasks.demo.alttext import CATEGORY_WEIGHTS, category_weights, write_alttext
+from vecap_tasks.demo.names import HEADS, NAMES, NAMES_PER_KIND, ProperName, coin, insert_name, is_held_out
 from vecap_tasks.demo.scene import COLORS, KINDS, Group, Scene, sample_scene
 
 
@@ -37,24 +37,24 @@ def test_insert_name(caption, name, fused):
     assert insert_name(caption, name) == fused
 
 
-def test_names_set_aside_are_not_in_the_pool():
+def test_held_out_names_are_not_in_the_pool():
     rng = random.Random(1)
-    aside = {proper.split()[-1] for proper in (coin(rng) for _ in range(3000)) if is_set_aside(proper)}
+    held_out = {proper.split()[-1] for proper in (coin(rng) for _ in range(3000)) if is_held_out(proper)}
     pool = {word for names in NAMES.values() for name in names for word in name.text.split()}
-    assert len(aside) > 50
-    assert not aside & pool
+    assert len(held_out) > 50
+    assert not held_out & pool
 
 
-def test_shares_are_kept():
+def test_categories_occur_with_their_weights():
     rng = random.Random(2)
     drawn = Counter(write_alttext(sample_scene(rng), rng).category for _ in range(20_000))
-    whole = sum(SHARES.values())
-    assert whole == 1000
-    for category, share in SHARES.items():
-        assert drawn[category] / 20_000 == pytest.approx(share / whole, abs=0.01), category
+    total = sum(CATEGORY_WEIGHTS.values())
+    assert total == 1000
+    for category, share in CATEGORY_WEIGHTS.items():
+        assert drawn[category] / 20_000 == pytest.approx(share / total, abs=0.01), category
 
 
-def test_names_are_in_the_text_and_belong_to_the_picture():
+def test_names_are_in_the_text_and_match_the_image():
     rng = random.Random(3)
     named = 0
     for _ in range(3000):
@@ -69,7 +69,7 @@ def test_names_are_in_the_text_and_belong_to_the_picture():
     assert named > 1000
 
 
-def test_missing_is_not_empty():
+def test_a_missing_alt_is_none_and_an_empty_one_is_blank():
     scene = Scene((Group("dog", "red", 1),), None, "on grass")
     assert write_alttext(scene, random.Random(4), category="missing").text is None
     empty = write_alttext(scene, random.Random(4), category="empty").text
@@ -77,7 +77,7 @@ def test_missing_is_not_empty():
     assert not empty.strip()
 
 
-def test_a_mismatch_names_nothing_that_is_shown():
+def test_a_mismatch_names_nothing_in_the_image():
     rng = random.Random(5)
     for _ in range(300):
         scene = sample_scene(rng)
@@ -86,8 +86,8 @@ def test_a_mismatch_names_nothing_that_is_shown():
             assert not any(name.text in text for name in NAMES[group.kind])
 
 
-def test_held_out_wordings_are_not_trained_on():
-    """Where the text leaves no room for chance, the two halves of a category's templates have nothing in common."""
+def test_held_out_templates_are_not_used_for_training():
+    """With a fixed scene and name, the two sets of templates of a category give different texts."""
     scene = Scene((Group("dog", "red", 1),), None, "on grass")
     texts = {
         wording: {
@@ -107,10 +107,10 @@ def test_held_out_wordings_are_not_trained_on():
     assert not texts["train"] & texts["heldout"]
 
 
-def test_a_web_may_describe_more_of_its_pictures():
-    weights = shares(0.9)
+def test_the_share_of_descriptive_alttext_can_be_raised():
+    weights = category_weights(0.9)
     assert sum(weights.values()) == pytest.approx(1)
-    assert weights["shop"] / weights["generic"] == pytest.approx(SHARES["shop"] / SHARES["generic"])
+    assert weights["shop"] / weights["generic"] == pytest.approx(CATEGORY_WEIGHTS["shop"] / CATEGORY_WEIGHTS["generic"])
     rng = random.Random(0)
     drawn = Counter(write_alttext(sample_scene(rng), rng, weights=weights).category for _ in range(500))
     assert 420 <= drawn["good"] <= 480

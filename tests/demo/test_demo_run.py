@@ -1,4 +1,4 @@
-"""The demo's driver: what it draws once, how it tells a failure, which samples it shows."""
+"""The demo driver: generation of the web, failure messages, sample selection."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ def test_a_failure_names_the_task_its_last_error_and_the_log(tmp_path):
         TaskState("crawl.run", 0, "success", 1),
         TaskState("crawl.run", 1, "failed", 4),
     ]
-    said = failure_reason(run, tasks, tmp_path)
-    assert said == f"vecap_dataset: the task crawl.run[1] failed: no space left (log: {log})"
+    message = failure_reason(run, tasks, tmp_path)
+    assert message == f"vecap_dataset: task crawl.run[1] failed: no space left (log: {log})"
 
 
-def test_a_log_that_is_missing_or_cut_off_is_no_obstacle(tmp_path):
-    assert last_error(tmp_path / "none.log") == "it has no log"
-    cut = task_log(tmp_path / "cut.log", {"level": "error", "event": "killed"})
-    cut.write_text(cut.read_text() + '{"level": "err')
-    assert last_error(cut) == "killed"
+def test_the_last_error_is_found_in_a_truncated_log_and_a_missing_log_is_reported(tmp_path):
+    assert last_error(tmp_path / "none.log") == "no log found"
+    truncated = task_log(tmp_path / "truncated.log", {"level": "error", "event": "killed"})
+    truncated.write_text(truncated.read_text() + '{"level": "err')
+    assert last_error(truncated) == "killed"
 
 
-def test_the_web_is_drawn_once_and_again_when_it_was_not_finished(tmp_path, capsys):
+def test_the_web_is_generated_once_and_again_after_an_interruption(tmp_path, capsys):
     settings = Settings.from_environment({"VECAP_HOME": str(tmp_path)})
     web = Web(images=8, evaluation_images=4)
     make_web(settings, web)
     ledger = tmp_path / "web" / "truth" / "2026-01-01.jsonl"
     first = ledger.read_bytes()
-    ledger.write_bytes(b"")  # a second drawing would be seen by this
+    ledger.write_bytes(b"")  # a second generation would overwrite this
     make_web(settings, web)
     assert ledger.read_bytes() == b""
     (tmp_path / "web" / "demo.json").unlink()
@@ -64,17 +64,17 @@ def test_the_web_is_drawn_once_and_again_when_it_was_not_finished(tmp_path, caps
     assert ledger.read_bytes() == first
     make_web(settings, Web(images=9, evaluation_images=4))
     assert len(ledger.read_text().splitlines()) == 9
-    assert "is there already" in capsys.readouterr().out
+    assert "already generated" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["many", "0", "-3", "1.5"])
-def test_a_number_of_images_that_is_none_is_refused(text, monkeypatch):
+def test_an_invalid_number_of_images_is_rejected(text, monkeypatch):
     monkeypatch.setenv("VECAP_DEMO_IMAGES", text)
     with pytest.raises(ConfigError, match="VECAP_DEMO_IMAGES"):
         images()
 
 
-def test_samples_shown_first_took_most_from_both_sides(tmp_path):
+def test_samples_that_use_most_of_both_inputs_come_first(tmp_path):
     store = Store(str(tmp_path / "store"))
     rows = [
         ("a", "", "a red car", "a red car", "vec"),

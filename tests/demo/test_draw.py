@@ -1,4 +1,4 @@
-"""Pictures of scenes: fixed by their scene, in the scene's colors, with every object where the caption says."""
+"""Images of scenes: determined by their scene, in its colors, with every object where the caption states."""
 
 import random
 import subprocess
@@ -20,9 +20,9 @@ def pixels(image: Image.Image) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("size", [96, 256, 320])
-def test_picture_is_rgb_of_the_size_asked_for(size: int) -> None:
-    picture = draw(sample_scene(random.Random(1)), size)
-    assert (picture.mode, picture.size) == ("RGB", (size, size))
+def test_image_is_rgb_of_the_requested_size(size: int) -> None:
+    image = draw(sample_scene(random.Random(1)), size)
+    assert (image.mode, image.size) == ("RGB", (size, size))
 
 
 def test_same_scene_gives_the_same_pixels_in_another_process() -> None:
@@ -38,18 +38,18 @@ def test_same_scene_gives_the_same_pixels_in_another_process() -> None:
     assert runs[0] == runs[1] != ""
 
 
-def test_layout_seed_moves_things() -> None:
+def test_layout_seed_moves_objects() -> None:
     group = (Group("cat", "red", 2),)
-    one, other = (draw(Scene(group, None, "on grass", seed), 96) for seed in (1, 2))
-    assert np.abs(pixels(one) - pixels(other)).mean() > 5
+    first, second = (draw(Scene(group, None, "on grass", seed), 96) for seed in (1, 2))
+    assert np.abs(pixels(first) - pixels(second)).mean() > 5
 
 
 def test_relation_holds_for_every_pair_of_objects() -> None:
     rng = random.Random(2)
     for _ in range(400):
         scene = sample_scene(rng)
-        first = [place for place in layout(scene) if place.group == 0]
-        second = [place for place in layout(scene) if place.group == 1]
+        first = [placement for placement in layout(scene) if placement.group == 0]
+        second = [placement for placement in layout(scene) if placement.group == 1]
         assert [len(first), len(second)][: len(scene.groups)] == [group.count for group in scene.groups]
         for a in first:
             for b in second:
@@ -62,17 +62,17 @@ def test_relation_holds_for_every_pair_of_objects() -> None:
                 assert holds[str(scene.relation)], scene
 
 
-def test_objects_are_large_enough_whole_and_apart() -> None:
+def test_objects_are_large_inside_the_image_and_separate() -> None:
     rng = random.Random(3)
     for _ in range(400):
-        places = layout(sample_scene(rng))
-        for index, place in enumerate(places):
-            assert place.side * 96 >= 26
-            assert place.x - place.side / 2 >= 0
-            assert place.x + place.side / 2 <= 1.0001
-            for other in places[:index]:
-                apart = max(abs(place.x - other.x), abs(place.y - other.y))
-                assert apart > 0.6 * max(place.side, other.side)
+        placements = layout(sample_scene(rng))
+        for index, placement in enumerate(placements):
+            assert placement.side * 96 >= 26
+            assert placement.x - placement.side / 2 >= 0
+            assert placement.x + placement.side / 2 <= 1.0001
+            for other in placements[:index]:
+                distance = max(abs(placement.x - other.x), abs(placement.y - other.y))
+                assert distance > 0.6 * max(placement.side, other.side)
 
 
 @pytest.mark.parametrize("color", COLORS)
@@ -88,24 +88,24 @@ def test_every_kind_has_a_drawing() -> None:
     assert set(DRAWINGS) == set(KINDS)
 
 
-def test_no_two_kinds_look_alike() -> None:
+def test_all_kinds_look_different() -> None:
     shapes = np.stack([pixels(sprite(kind, "red", 28)) for kind in KINDS])
     for index in range(len(KINDS)):
         for other in range(index):
-            apart = np.abs(shapes[index] - shapes[other]).mean()
-            assert apart > 8, (KINDS[index], KINDS[other], apart)
+            difference = np.abs(shapes[index] - shapes[other]).mean()
+            assert difference > 8, (KINDS[index], KINDS[other], difference)
 
 
-def test_no_object_is_lost_on_any_ground() -> None:
+def test_every_object_is_visible_on_every_ground() -> None:
     for ground in GROUNDS:
         for color in COLORS:
             with_object = pixels(draw(Scene((Group("cup", color, 1),), None, ground, 7), 96))
-            place = layout(Scene((Group("cup", color, 1),), None, ground, 7))[0]
+            placement = layout(Scene((Group("cup", color, 1),), None, ground, 7))[0]
             other = "black" if color == "white" else "white"
             with_other = pixels(draw(Scene((Group("cup", other, 1),), None, ground, 7), 96))
-            # Where the two pictures differ is the object; it must stand out against the ring around it.
+            # The images differ where the object is; it must contrast with its surroundings.
             inside = np.abs(with_object - with_other).max(2) > 25
-            assert inside.sum() > 0.2 * (place.side * 96) ** 2
+            assert inside.sum() > 0.2 * (placement.side * 96) ** 2
             contrast = np.abs(with_object[inside].mean(0) - with_object[~inside].mean(0)).max()
             assert contrast > 20, (ground, color)
 

@@ -1,4 +1,4 @@
-"""The shipped fusion LLM, loaded as any checkpoint is, on scenes, templates and names kept from its training."""
+"""The shipped fusion LLM, loaded with transformers, on scenes, templates and names held out of its training."""
 
 import itertools
 import random
@@ -18,11 +18,11 @@ PROMPT = REPOSITORY / "vecap_tasks" / "rewrite" / "prompts" / "fuse.md"
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
+def single_thread():
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
 
 
 def test_checkpoint_is_small_and_safe():
@@ -32,7 +32,7 @@ def test_checkpoint_is_small_and_safe():
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
 
 
-def test_the_prompt_is_the_one_it_was_trained_on():
+def test_the_prompt_is_the_one_used_in_training():
     assert PROMPT.read_text().strip() == llm.FUSE_PROMPT
 
 
@@ -45,14 +45,14 @@ def test_held_out_captions_keep_names_and_concepts(wording, limit):
     assert figures.concepts_kept / figures.concepts >= limit
 
 
-def test_an_alttext_with_nothing_to_keep_leaves_the_description():
+def test_an_alttext_without_information_leaves_the_description_unchanged():
     batch = list(itertools.islice(held_out_pairs(random.Random(98), known_name, category="file_name"), 40))
     captions = FusionModel(FOLDER).fuse(batch)
     assert sum(caption == pair.vec for pair, caption in zip(batch, captions, strict=True)) >= 38
 
 
-def test_training_never_sees_a_held_out_scene():
-    """But for the errors put in on purpose, every training description is of the split `train`."""
+def test_training_contains_no_held_out_scene():
+    """Except for deliberate errors, every training description is from the split `train`."""
     drawn = [parse(pair.vec) for pair in itertools.islice(pairs(random.Random(1), framed=True), 1000)]
     splits = [split(scene) for scene in drawn if scene is not None]
     assert splits.count("train") > 0.85 * len(splits)
@@ -67,11 +67,11 @@ def test_text_that_looks_like_a_special_token_is_encoded_as_text():
     assert not set(ids) & set(tokenizer.all_special_ids)
     pair = next(iter(held_out_pairs(random.Random(1), known_name)))
     encoded = llm.encode(tokenizer, [type(pair)(hostile, pair.vec, pair.vec, (), "injection")])[0]
-    specials = [one for one in encoded.prompt if one in tokenizer.all_special_ids]
+    specials = [token for token in encoded.prompt if token in tokenizer.all_special_ids]
     assert specials == tokenizer.convert_tokens_to_ids([llm.BEGIN, llm.USER, llm.END, llm.ASSISTANT])
 
 
-def test_training_ids_are_the_chat_templates():
+def test_training_tokens_equal_those_of_the_chat_template():
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     for pair in itertools.islice(pairs(random.Random(2), framed=True), 50):
         if "<|" in pair.alttext:
@@ -81,12 +81,12 @@ def test_training_ids_are_the_chat_templates():
         assert list(ids["input_ids"]) == llm.encode(tokenizer, [pair])[0].prompt
 
 
-def test_any_text_comes_back_from_the_tokenizer():
+def test_the_tokenizer_round_trips_any_text():
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     for text in ("Grüße aus São Paulo", "{name}の写真 🙂", "tab\tand  two spaces\nline", "&lt;b&gt;"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids) == text
 
 
-def test_prose_is_there():
+def test_prose_is_available():
     assert len(prose()) > 1000

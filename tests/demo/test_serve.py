@@ -1,4 +1,4 @@
-"""The miniature web over HTTP: a server in a process of its own, asked as a crawler and as a person would."""
+"""The miniature web over HTTP: a server in its own process, queried like a crawler and like a browser."""
 
 import datetime as dt
 import http.client
@@ -22,9 +22,9 @@ from vecap_tasks.errors import VecapError
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def web(tmp_path_factory) -> Path:
 def port(web) -> Iterator[int]:
     number = free_port()
     command = [sys.executable, "-m", "vecap_tasks.demo.serve", "--out", str(web), "--port", str(number)]
-    # Whoever runs the tests in the background has them, and this with them, ignore Ctrl-C.
-    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    server = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, preexec_fn=heeding)
+    # Restore SIGINT: background shells make their children ignore it.
+    restore_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    server = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, preexec_fn=restore_sigint)
     for _ in range(200):
         try:
             socket.create_connection(("127.0.0.1", number), timeout=1).close()
@@ -56,10 +56,10 @@ def port(web) -> Iterator[int]:
 def get(port: int, host: str, path: str) -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", path, headers={"Host": host})
-    answer = connection.getresponse()
-    body = answer.read()
+    response = connection.getresponse()
+    body = response.read()
     connection.close()
-    return answer.status, {key.lower(): value for key, value in answer.getheaders()}, body
+    return response.status, {key.lower(): value for key, value in response.getheaders()}, body
 
 
 def test_every_file_is_served_under_its_host(web, port):
@@ -73,13 +73,13 @@ def test_every_file_is_served_under_its_host(web, port):
         assert headers["content-type"] == types[file.suffix[1:]]
 
 
-def test_queries_do_not_matter_and_missing_is_404(web, port):
+def test_queries_are_ignored_and_missing_files_return_404(web, port):
     page = next((web / "sites" / HOSTS[0]).rglob("*.html"))
     path = "/" + page.relative_to(web / "sites" / HOSTS[0]).as_posix()
     assert get(port, HOSTS[0], path + "?v=3&w=1")[0] == 200
     assert get(port, f"{HOSTS[0]}:80", path)[0] == 200
     assert get(port, HOSTS[0], "/nothing.jpg")[0] == 404
-    assert get(port, "nobody.example", "/nothing.jpg")[0] == 404
+    assert get(port, "unknown.example", "/nothing.jpg")[0] == 404
 
 
 def test_robots_txt_and_headers(port):
@@ -89,7 +89,7 @@ def test_robots_txt_and_headers(port):
     assert get(port, OPT_OUT_HOST, "/_headers")[0] == 404
 
 
-def test_a_person_can_browse(web, port):
+def test_a_browser_can_list_sites_and_pages(web, port):
     status, _, body = get(port, f"localhost:{port}", "/")
     assert status == 200
     assert f'href="/{HOSTS[0]}/"'.encode() in body
@@ -107,23 +107,23 @@ def test_nothing_outside_the_sites_is_served(port, path):
         assert get(port, host, path)[0] == 404
 
 
-def test_a_taken_port_and_a_missing_web_are_one_line(web, tmp_path):
+def test_a_port_in_use_and_a_missing_web_are_reported_in_one_line(web, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(VecapError, match=r"port \d+ on 127\.0\.0\.1 is taken; .*another port"):
+        with pytest.raises(VecapError, match=r"Port \d+ on 127\.0\.0\.1 is in use; .*another port"):
             serve(web, "127.0.0.1", taken.getsockname()[1])
-    with pytest.raises(VecapError, match="no miniature web"):
+    with pytest.raises(VecapError, match="No miniature web"):
         serve(tmp_path, "127.0.0.1", free_port())
 
 
-def test_file_of_leaves_the_query_out(tmp_path):
+def test_file_of_ignores_the_query(tmp_path):
     url = "http://a.example/img/caf%C3%A9.jpg?v=1"
     assert file_of(tmp_path, url) == tmp_path / "sites/a.example/img/café.jpg"
     assert urlsplit(url).query == "v=1"
 
 
-def test_requests_of_sites_are_counted_and_a_look_at_the_count_is_none(port):
+def test_requests_to_sites_are_counted_but_not_queries_of_the_counter(port):
     def count() -> int:
         return json.loads(get(port, "localhost", "/_requests")[2])["requests"]
 

@@ -1,4 +1,4 @@
-"""The miniature web: the same seed gives the same bytes, and what the ledger says is so."""
+"""The miniature web: the same seed gives the same bytes, and the ledger matches the files."""
 
 import datetime as dt
 import hashlib
@@ -25,10 +25,10 @@ IMAGES = 240
 
 
 def digest(folder: Path) -> str:
-    whole = hashlib.sha256()
+    total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        whole.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return whole.hexdigest()
+        total.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()
 
 
 def lines_of(ledger: DayLedger) -> list[dict]:
@@ -46,7 +46,7 @@ def truth(web) -> list[dict]:
     return lines_of(web[1])
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_processes(tmp_path):
+def test_the_same_seed_gives_the_same_bytes_for_any_number_of_processes(tmp_path):
     for name, processes in (("a", 1), ("b", 3)):
         generate_day(tmp_path / name, DAY, seed=5, images=40, processes=processes)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
@@ -54,19 +54,19 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_processes(tmp_path):
     assert digest(tmp_path / "c") != digest(tmp_path / "a")
 
 
-def test_ledger_counts_what_was_written(web, truth):
+def test_ledger_counts_the_written_references_and_pages(web, truth):
     _, ledger = web
     assert ledger.references == len(truth) == IMAGES
     assert ledger.expected == dict(Counter(line["expect"] for line in truth))
     assert ledger.pages == len({line["page"] for line in truth})
 
 
-def test_every_address_lies_where_it_is_served_from(web, truth):
+def test_every_url_has_a_file_unless_it_is_not_found(web, truth):
     for line in truth:
         assert file_of(web[0], line["url"]).is_file() == (line["fate"] != "not_found"), line["url"]
 
 
-def test_images_are_what_the_ledger_says(web, truth):
+def test_images_match_the_ledger(web, truth):
     shown = {line["url"]: line for line in truth if line["fate"] != "not_found"}
     assert {line["expect"] for line in truth} >= {"keep", "duplicate", "not_found", "too_large", "too_small", "damaged"}
     for url, line in shown.items():
@@ -96,14 +96,14 @@ def test_images_are_what_the_ledger_says(web, truth):
                 assert 224 <= min(image.size) <= 512
 
 
-def test_near_duplicates_are_other_bytes(web, truth):
+def test_near_duplicates_have_different_bytes(web, truth):
     near = [line for line in truth if line["fate"] == "near_duplicate"]
     assert near
     for line in near:
         assert file_of(web[0], line["url"]).read_bytes() != file_of(web[0], line["same_as"]).read_bytes()
 
 
-def test_scenes_belong_to_the_crawl(truth):
+def test_scenes_are_from_the_crawl_split(truth):
     for line in truth:
         scene = parse(line["caption"])
         assert scene is not None
@@ -111,7 +111,7 @@ def test_scenes_belong_to_the_crawl(truth):
 
 
 class ImageTags(HTMLParser):
-    """Addresses and AltTexts as a browser with scripts sees them."""
+    """Collects image URLs and AltTexts like a browser that runs scripts."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -125,10 +125,10 @@ class ImageTags(HTMLParser):
             self.found.add((urljoin(self.base, values.get("data-src") or values["src"]), values.get("alt")))
 
 
-def test_warc_is_whole_and_its_pages_hold_the_ledgers_images(web, truth):
-    wanted: dict[str, set] = {}
+def test_warc_is_valid_and_its_pages_contain_the_ledgers_images(web, truth):
+    expected: dict[str, set] = {}
     for line in truth:
-        wanted.setdefault(line["page"], set()).add((line["url"], line["alttext"]))
+        expected.setdefault(line["page"], set()).add((line["url"], line["alttext"]))
     charsets = set()
     with web[1].warc.open("rb") as stream:
         for record in ArchiveIterator(stream, record_types=WarcRecordType.response, verify_digests=True):
@@ -143,12 +143,12 @@ def test_warc_is_whole_and_its_pages_hold_the_ledgers_images(web, truth):
             charsets.add(charset.lower())
             tags = ImageTags(url)
             tags.feed(body.decode(charset))
-            assert tags.found == wanted.pop(url)
-    assert not wanted
+            assert tags.found == expected.pop(url)
+    assert not expected
     assert len(charsets) >= 3
 
 
-def test_a_quarter_of_a_day_is_carried_over(web, tmp_path):
+def test_a_quarter_of_a_days_images_is_carried_over(web, tmp_path):
     out, first = web
     second = generate_day(tmp_path, DAY + dt.timedelta(days=1), seed=3, images=IMAGES)
     before = {line["url"]: line for line in lines_of(first)}
@@ -160,7 +160,7 @@ def test_a_quarter_of_a_day_is_carried_over(web, tmp_path):
             assert file_of(out, line["url"]).read_bytes() == file_of(tmp_path, line["url"]).read_bytes()
 
 
-def test_on_a_bad_day_no_image_can_be_had_and_the_next_day_is_as_ever(tmp_path):
+def test_on_a_bad_day_all_downloads_fail_and_the_next_day_is_unchanged(tmp_path):
     bad = generate_day(tmp_path, DAY, seed=3, images=40, bad=True)
     after = generate_day(tmp_path, DAY + dt.timedelta(days=1), seed=3, images=40)
     assert set(bad.expected) == {"not_an_image", "not_found"}
@@ -168,14 +168,16 @@ def test_on_a_bad_day_no_image_can_be_had_and_the_next_day_is_as_ever(tmp_path):
         file = file_of(tmp_path, line["url"])
         assert file.is_file() == (line["fate"] == "html"), line["url"]
         assert not file.is_file() or file.read_bytes().startswith(b"<!doctype html>")
-    alone = generate_day(tmp_path / "alone", DAY + dt.timedelta(days=1), seed=3, images=40)
-    assert alone.warc.read_bytes() == after.warc.read_bytes()
+    separate = generate_day(tmp_path / "separate", DAY + dt.timedelta(days=1), seed=3, images=40)
+    assert separate.warc.read_bytes() == after.warc.read_bytes()
     for line in lines_of(after):
         if line["fate"] != "not_found":
-            assert file_of(tmp_path, line["url"]).read_bytes() == file_of(tmp_path / "alone", line["url"]).read_bytes()
+            assert (
+                file_of(tmp_path, line["url"]).read_bytes() == file_of(tmp_path / "separate", line["url"]).read_bytes()
+            )
 
 
-def test_a_day_without_images_is_refused(tmp_path):
+def test_a_day_without_images_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="at least one image"):
         generate_day(tmp_path, DAY, seed=1, images=0)
 
@@ -186,15 +188,15 @@ def test_robots_and_opt_outs_are_written(web):
     assert "noai" in (sites / OPT_OUT_HOST / "_headers").read_text()
 
 
-def test_evaluation_set_is_held_out_complete_and_repeatable(tmp_path):
-    made = write_evalset(tmp_path / "a", 1, 60)
+def test_evaluation_set_is_held_out_complete_and_reproducible(tmp_path):
+    counts = write_evalset(tmp_path / "a", 1, 60)
     write_evalset(tmp_path / "b", 1, 60)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     captions = (tmp_path / "a/captions.csv").read_text().splitlines()
     labels = (tmp_path / "a/labels.csv").read_text().splitlines()
     assert captions[0] == "image,caption"
     assert labels[0] == "image,label"
-    assert (len(captions) - 1, len(labels) - 1) == (made.captions, made.labels)
+    assert (len(captions) - 1, len(labels) - 1) == (counts.captions, counts.labels)
     canonical = [line.split(",", 1)[1] for line in captions[1::2]]
     scenes = [parse(caption) for caption in canonical]
     assert len(set(canonical)) == len(canonical)

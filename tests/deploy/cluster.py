@@ -1,8 +1,7 @@
-"""The services of `docker-compose.yml` as processes of this machine: its commands, its environment, its order.
+"""Runs the services of `docker-compose.yml` as local processes: same commands, environment and start order.
 
-What a container would have of its own is put in its place: a name is an address of the loopback network, a volume a
-folder, a secret a file, and what Compose restarts is started again when it dies. PostgreSQL and Redis, whose images
-are not ours, are the wheel's and Debian's.
+Container features are emulated: service names map to loopback addresses, volumes to folders, secrets to files, and
+services restart when they exit. PostgreSQL comes from a wheel and Redis from Debian instead of their images.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from tests.conftest import REPOSITORY
 from tests.deploy.compose import Service, read_compose
 
 _NET = "127.0.77"
-_PORTS = "5000|5432|6379|8080|8333|8765|8786"  # by these one tells a name from a user, who has a password
-_LOOK_SECONDS = 0.5
+_PORTS = "5000|5432|6379|8080|8333|8765|8786"  # distinguishes a service name from a user name with a password
+_POLL_SECONDS = 0.5
 
 
 def read_secrets(folder: Path) -> dict[str, str]:
-    """Make the secrets in *folder*, by the command that a person runs, and return what Compose would read of them."""
+    """Create the secrets in *folder* with `docker/secrets.sh` and return the variables of its `.env`."""
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run([REPOSITORY / "docker" / "secrets.sh", folder], check=True, capture_output=True)
     lines = (folder / ".env").read_text().splitlines()
@@ -36,22 +35,22 @@ def read_secrets(folder: Path) -> dict[str, str]:
 
 
 class Cluster:
-    """Every service without a profile, and those of *profiles*. Their logs are `logs/NAME.log` in *folder*."""
+    """The services without a profile, and those of *profiles*. Logs are `logs/NAME.log` in *folder*."""
 
     def __init__(self, folder: Path, variables: Mapping[str, str], profiles: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.variables = dict(variables)
-        everything, whole = read_compose(self.variables)
+        all_services, document = read_compose(self.variables)
         self.services = {
             name: service
-            for name, service in everything.items()
+            for name, service in all_services.items()
             if not service.profiles or set(service.profiles) & set(profiles)
         }
-        self._secrets = {name: folder / body["file"] for name, body in whole["secrets"].items()}
-        self._names = list(everything)
+        self._secrets = {name: folder / body["file"] for name, body in document["secrets"].items()}
+        self._names = list(all_services)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._done: set[str] = set()
-        self._ending = threading.Event()
+        self._ready: set[str] = set()
+        self._stopping = threading.Event()
         self.restarts: list[str] = []
         (folder / "logs").mkdir(parents=True, exist_ok=True)
 
@@ -59,36 +58,36 @@ class Cluster:
         return f"{_NET}.{self._names.index(name) + 1}"
 
     def up(self, seconds: float) -> None:
-        """Start all of them in their order; return when each is healthy, or ended well. Raises TimeoutError."""
+        """Start all services in dependency order and wait until all are ready. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
-        waiting = dict(self.services)
-        while waiting or not all(self.ready(name) for name in self.services):
-            for name, service in list(waiting.items()):
-                if all(self.ready(other) for other in service.needs if other in self.services):
+        pending = dict(self.services)
+        while pending or not all(self.ready(name) for name in self.services):
+            for name, service in list(pending.items()):
+                if all(self.ready(dependency) for dependency in service.needs if dependency in self.services):
                     self.start(name)
-                    del waiting[name]
+                    del pending[name]
             if time.monotonic() > deadline:
-                late = [name for name in self.services if name not in waiting and not self.ready(name)]
-                raise TimeoutError(f"not ready: {late}; not started: {list(waiting)}; see {self.folder / 'logs'}")
-            time.sleep(_LOOK_SECONDS)
-        threading.Thread(target=self._tend, daemon=True).start()
+                late = [name for name in self.services if name not in pending and not self.ready(name)]
+                raise TimeoutError(f"not ready: {late}; not started: {list(pending)}; see {self.folder / 'logs'}")
+            time.sleep(_POLL_SECONDS)
+        threading.Thread(target=self._restart_services, daemon=True).start()
 
     def ready(self, name: str) -> bool:
-        """Say whether the job *name* has ended well, or the service is healthy, by its own check."""
+        """Return whether the job *name* has succeeded, or the service is healthy by its health check."""
         service, process = self.services[name], self._processes.get(name)
         if process is None:
             return False
         if service.job:
             code = process.poll()
             if code:
-                raise RuntimeError(f"{name} ended with {code}: {self.log(name)[-2000:]}")
+                raise RuntimeError(f"{name} exited with {code}: {self.log(name)[-2000:]}")
             return code == 0
         if process.poll() is not None:
-            raise RuntimeError(f"{name} ended with {process.returncode}: {self.log(name)[-2000:]}")
-        if name in self._done:
+            raise RuntimeError(f"{name} exited with {process.returncode}: {self.log(name)[-2000:]}")
+        if name in self._ready:
             return True
         if self.healthy(name):
-            self._done.add(name)
+            self._ready.add(name)
             return True
         return False
 
@@ -119,47 +118,47 @@ class Cluster:
             self._databases()
 
     def run(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command as `docker compose exec NAME …` does."""
+        """Run a command like `docker compose exec NAME …`."""
         words = [self._translate(word, self.services[name]) for word in command]
         environment = self._environment(self.services[name])
         return subprocess.run(words, env=environment, cwd=self.folder, capture_output=True, text=True, timeout=600)
 
     def dump(self, database: str) -> bytes:
-        """Return all that PostgreSQL keeps in *database*, as text."""
+        """Return the content of *database* as text."""
         command = [self._psql / "pg_dump", "--host", self._socket, "--username", "postgres", database]
         return subprocess.run(command, check=True, capture_output=True).stdout
 
     def kill(self, name: str) -> None:
-        """Kill the service with all its processes; as Compose would, `_tend` starts it again."""
+        """Kill the service with all its processes; `_restart_services` starts it again, like Compose."""
         os.killpg(self._processes[name].pid, signal.SIGKILL)
 
     def down(self) -> None:
-        """End all of them, the last started first."""
-        self._ending.set()
+        """Stop all services in reverse start order."""
+        self._stopping.set()
         for name in reversed(self._processes):
-            _end(self._processes[name], signal.SIGINT if name == "postgres" else signal.SIGTERM)
+            _stop(self._processes[name], signal.SIGINT if name == "postgres" else signal.SIGTERM)
 
-    def _tend(self) -> None:
-        while not self._ending.wait(_LOOK_SECONDS):
+    def _restart_services(self) -> None:
+        while not self._stopping.wait(_POLL_SECONDS):
             for name, process in list(self._processes.items()):
-                if process.poll() is not None and not self.services[name].job and not self._ending.is_set():
+                if process.poll() is not None and not self.services[name].job and not self._stopping.is_set():
                     self.restarts.append(name)
                     self.start(name)
 
     def _environment(self, service: Service) -> dict[str, str]:
         binaries = [str(REPOSITORY / "docker"), str(Path(sys.executable).parent), os.environ["PATH"]]
         own = {name: self._translate(value, service) for name, value in service.environment.items()}
-        here = self.address(service.name)
+        address = self.address(service.name)
         return own | {
             "PATH": os.pathsep.join(binaries),
             "PYTHONPATH": str(REPOSITORY),
             "PYTHONUNBUFFERED": "1",
-            "HOME": str(self._made(f"homes/{service.name}")),
-            # What the image of a container that is alone would bind to; here each has an address.
-            "MLFLOW_HOST": here,
+            "HOME": str(self._ensure_folder(f"homes/{service.name}")),
+            # In a container these bind to all interfaces; address each service has its own address.
+            "MLFLOW_HOST": address,
             "MLFLOW_WORKERS": "1",
-            "S3_HOST": here,
-            "S3_NAME": here,
+            "S3_HOST": address,
+            "S3_NAME": address,
             "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(18790 + self._names.index(service.name)),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(18890 + self._names.index(service.name)),
             "AIRFLOW__CORE__PARALLELISM": "4",
@@ -174,15 +173,15 @@ class Cluster:
         for volume in service.body.get("volumes", []):
             source, target = volume.split(":")[:2]
             if not source.startswith("."):
-                text = text.replace(target, str(self._made(f"volumes/{source}")))
+                text = text.replace(target, str(self._ensure_folder(f"volumes/{source}")))
         for name, file in self._secrets.items():
             text = text.replace(f"/run/secrets/{name}", str(file))
-        text = text.replace("/opt/airflow", str(self._made(f"airflow/{service.name}")))
-        text = text.replace("/opt/vecap", str(REPOSITORY)).replace("/tmp/dask", str(self._made("dask")))
-        here = self.address(service.name)
-        return here + text if re.fullmatch(r":\d+", text) else text.replace("0.0.0.0", here)
+        text = text.replace("/opt/airflow", str(self._ensure_folder(f"airflow/{service.name}")))
+        text = text.replace("/opt/vecap", str(REPOSITORY)).replace("/tmp/dask", str(self._ensure_folder("dask")))
+        address = self.address(service.name)
+        return address + text if re.fullmatch(r":\d+", text) else text.replace("0.0.0.0", address)
 
-    def _made(self, name: str) -> Path:
+    def _ensure_folder(self, name: str) -> Path:
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -203,7 +202,7 @@ class Cluster:
         return ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups", *command]
 
     def _databases(self) -> None:
-        """Do what PostgreSQL's image does with a new volume: run the scripts that are mounted for it."""
+        """Create the databases, like the PostgreSQL image does for a new volume."""
         environment = self._environment(self.services["postgres"])
         environment |= {
             "PATH": f"{self._psql}{os.pathsep}{environment['PATH']}",
@@ -214,23 +213,23 @@ class Cluster:
             if not subprocess.run(["pg_isready"], env=environment, capture_output=True).returncode:
                 break
             time.sleep(0.1)
-        if not (self._made("volumes") / "initialized").exists():
+        if not (self._ensure_folder("volumes") / "initialized").exists():
             subprocess.run([REPOSITORY / "docker" / "databases.sh"], env=environment, check=True)
             (self.folder / "volumes" / "initialized").touch()
 
 
 def missing_programs() -> list[str]:
-    """Return what the cluster needs and this machine lacks."""
-    beside = str(Path(sys.executable).parent)
-    path = os.pathsep.join([beside, os.environ["PATH"]])
-    wanted = ("redis-server", "redis-cli", "openssl", "weed", "celery", "airflow", "dask", "mlflow")
-    return [name for name in wanted if shutil.which(name, path=path) is None]
+    """Return the programs that the cluster needs and this machine lacks."""
+    binaries = str(Path(sys.executable).parent)
+    path = os.pathsep.join([binaries, os.environ["PATH"]])
+    required = ("redis-server", "redis-cli", "openssl", "weed", "celery", "airflow", "dask", "mlflow")
+    return [name for name in required if shutil.which(name, path=path) is None]
 
 
-def _end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-    for sent, seconds in ((how, 15), (signal.SIGKILL, 10)):
+def _stop(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
+    for number, seconds in ((stop_signal, 15), (signal.SIGKILL, 10)):
         try:
-            os.killpg(process.pid, sent)
+            os.killpg(process.pid, number)
         except ProcessLookupError:
             return
         try:

@@ -1,4 +1,4 @@
-"""`docker-compose.yml` as Compose reads it: variables filled in, anchors merged, one `Service` each."""
+"""`docker-compose.yml` as Compose reads it: variables expanded, anchors merged, one `Service` each."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _VARIABLE = re.compile(r"\$(?:(\$)|\{(\w+)(?::([-?])([^}]*))?\})")
 
 
 class Unset(Exception):
-    """A variable that the file insists on."""
+    """A required variable is not set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One service; `needs` are the services that it waits for with the condition, `health` the command that asks it."""
+    """One service; `needs` maps dependencies to their conditions, `health` is the health check command."""
 
     name: str
     body: dict[str, Any]
@@ -37,7 +37,7 @@ class Service:
 
     @property
     def needs(self) -> dict[str, str]:
-        return {name: one["condition"] for name, one in self.body.get("depends_on", {}).items()}
+        return {name: dependency["condition"] for name, dependency in self.body.get("depends_on", {}).items()}
 
     @property
     def health(self) -> list[str]:
@@ -46,7 +46,7 @@ class Service:
 
     @property
     def target(self) -> str | None:
-        """The target of our Dockerfile that its image is built from; None for an image of others."""
+        """Target of our Dockerfile that the image is built from; None for third-party images."""
         for prefix in ("vecap-",):
             if self.body["image"].startswith(prefix):
                 return str(self.body["image"]).removeprefix(prefix).partition(":")[0]
@@ -62,18 +62,18 @@ class Service:
 
 
 def read_compose(variables: Mapping[str, str], file: Path = FILE) -> tuple[dict[str, Service], dict[str, Any]]:
-    """Return the services by name, and the whole file. Raises Unset, naming the variable, as Compose does."""
-    whole = _fill(yaml.safe_load(file.read_text(encoding="utf-8")), variables)
-    return {name: Service(name, body) for name, body in whole["services"].items()}, whole
+    """Return the services by name, and the whole document. Raises Unset, naming the variable, like Compose."""
+    document = _fill(yaml.safe_load(file.read_text(encoding="utf-8")), variables)
+    return {name: Service(name, body) for name, body in document["services"].items()}, document
 
 
 def variables_of(text: str) -> dict[str, bool]:
-    """Return the variables that *text* names, and whether it insists on each."""
-    found: dict[str, bool] = {}
+    """Return the variables in *text*, and whether each is required."""
+    required: dict[str, bool] = {}
     for _, name, kind, _ in _VARIABLE.findall(text):
         if name:
-            found[name] = found.get(name, False) or kind == "?"
-    return found
+            required[name] = required.get(name, False) or kind == "?"
+    return required
 
 
 def _fill(value: Any, variables: Mapping[str, str]) -> Any:
@@ -84,13 +84,13 @@ def _fill(value: Any, variables: Mapping[str, str]) -> Any:
     if not isinstance(value, str):
         return value
 
-    def one(match: re.Match[str]) -> str:
+    def expand(match: re.Match[str]) -> str:
         dollar, name, kind, rest = match.groups()
         if dollar:
             return "$"
-        found = variables.get(name, "")
-        if not found and kind == "?":
+        value = variables.get(name, "")
+        if not value and kind == "?":
             raise Unset(f"{name} {rest}")
-        return found or (rest or "")
+        return value or (rest or "")
 
-    return _VARIABLE.sub(one, value)
+    return _VARIABLE.sub(expand, value)

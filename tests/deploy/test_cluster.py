@@ -1,4 +1,4 @@
-"""The miniature web's crawl through the whole deployment, a worker of each kind killed on the way: the same bytes."""
+"""A crawl of the miniature web through the whole deployment gives the same bytes although workers are killed."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ KILLED = ("dask-worker", "airflow-worker", "airflow-training-worker")
 def cluster() -> Iterator[Cluster]:
     missing = missing_programs()
     if missing:
-        pytest.skip(f"a cluster needs {', '.join(missing)}; docs/deploy.md says where they come from")
-    # Not in pytest's folder: as root, PostgreSQL runs as another user, to whom each start of pytest closes that folder.
+        pytest.skip(f"a cluster needs {', '.join(missing)}; see docs/deploy.md")
+    # Not in pytest's folder: as root, PostgreSQL runs as another user, which cannot enter that folder.
     with tempfile.TemporaryDirectory(prefix="vecap-") as name:
         folder = Path(name) / "cluster"
         folder.mkdir()
-        more = {"DEMO_IMAGES": str(IMAGES), "AIRFLOW_PAUSED_AT_CREATION": "false", "VECAP_TAG": "test"}
-        cluster = Cluster(folder, read_secrets(folder) | more, ("demo",))
+        variables = {"DEMO_IMAGES": str(IMAGES), "AIRFLOW_PAUSED_AT_CREATION": "false", "VECAP_TAG": "test"}
+        cluster = Cluster(folder, read_secrets(folder) | variables, ("demo",))
         try:
             cluster.up(300)
             yield cluster
@@ -69,19 +69,19 @@ def bucket(cluster: Cluster, user: str = "vecap") -> Any:
 
 def objects(client: Any, name: str, prefix: str = "") -> list[str]:
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=name, Prefix=prefix)
-    return [found["Key"] for page in pages for found in page.get("Contents", [])]
+    return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
 
-def wait_for(what: str, asked: Any, seconds: float = 600) -> Any:
+def wait_for(description: str, poll: Any, seconds: float = 600) -> Any:
     deadline = time.monotonic() + seconds
-    while not (found := asked()):
-        assert time.monotonic() < deadline, f"{what} did not come"
+    while not (result := poll()):
+        assert time.monotonic() < deadline, f"timed out waiting for {description}"
         time.sleep(0.2)
-    return found
+    return result
 
 
 def run_of(api: Api, dag: str) -> dict[str, Any] | None:
-    """Return the DAG's run of the interval; a server that is busy is asked again."""
+    """Return the DAG's run of the interval; None if there is none yet or the server is too busy to respond."""
     try:
         runs = api.get(f"/api/v2/dags/{dag}/dagRuns?limit=100")["dag_runs"]
     except VecapError:
@@ -89,14 +89,14 @@ def run_of(api: Api, dag: str) -> dict[str, Any] | None:
     return next((run for run in runs if run["partition_key"] == INTERVAL), None)
 
 
-def ended(run: dict[str, Any] | None) -> str | None:
-    """Return the state of a run that has come to its end, else None."""
+def final_state(run: dict[str, Any] | None) -> str | None:
+    """Return the state of a finished run, else None."""
     return run["state"] if run is not None and run["state"] in ("success", "failed") else None
 
 
 @pytest.fixture(scope="module")
-def done(cluster: Cluster, api: Api) -> Cluster:
-    """The cluster after one run of each DAG, with a worker of each kind killed while it was at work."""
+def finished(cluster: Cluster, api: Api) -> Cluster:
+    """The cluster after one run of each DAG, with a worker of each kind killed during its work."""
     client = bucket(cluster)
     folder = f"store/demo/{INTERVAL}"
     body = {"logical_date": None, "partition_key": INTERVAL, "conf": {"overrides": list(SMALL)}}
@@ -108,105 +108,116 @@ def done(cluster: Cluster, api: Api) -> Cluster:
     wait_for("a model", lambda: objects(client, "vecap", f"{folder}/train/"))
     cluster.kill("airflow-training-worker")
     for dag in ("vecap_dataset", "vecap_clip"):
-        state = wait_for(f"the end of {dag}", lambda dag=dag: ended(run_of(api, dag)))
+        state = wait_for(f"the end of {dag}", lambda dag=dag: final_state(run_of(api, dag)))
         assert state == "success"
     assert set(KILLED) <= set(cluster.restarts)
     return cluster
 
 
 def digests(read: Any, names: list[str]) -> dict[str, str]:
-    """Return the digest of each manifest among *names*, by its folder below the interval's."""
-    found = [name for name in names if name.endswith("manifest.json")]
-    return {name.split(f"{INTERVAL}/", 1)[1].rpartition("/")[0]: json.loads(read(name))["digest"] for name in found}
+    """Return the digest of each manifest among *names*, by its folder relative to the interval's."""
+    manifests = [name for name in names if name.endswith("manifest.json")]
+    return {name.split(f"{INTERVAL}/", 1)[1].rpartition("/")[0]: json.loads(read(name))["digest"] for name in manifests}
 
 
-def test_the_digests_are_those_of_one_machine(done: Cluster, tmp_path: Path) -> None:
-    client = bucket(done)
-    made = digests(lambda key: client.get_object(Bucket="vecap", Key=key)["Body"].read(), objects(client, "vecap"))
-    (tmp_path / "web").symlink_to(done.folder / "volumes" / "home" / "web")
+def test_the_digests_equal_those_of_a_single_machine(finished: Cluster, tmp_path: Path) -> None:
+    client = bucket(finished)
+    actual = digests(lambda key: client.get_object(Bucket="vecap", Key=key)["Body"].read(), objects(client, "vecap"))
+    (tmp_path / "web").symlink_to(finished.folder / "volumes" / "home" / "web")
     sets = [word for override in SMALL for word in ("--set", override)]
-    alone = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "vecap_tasks.cli", "run", "--config", str(DEMO), "--version", INTERVAL, *sets],
         env={name: value for name, value in os.environ.items() if not name.startswith(("VECAP_", "AWS_", "MLFLOW_"))}
-        | {"VECAP_HOME": str(tmp_path), "VECAP_WEB_ADDRESS": f"{done.address('web')}:8765", "OMP_NUM_THREADS": "1"},
+        | {"VECAP_HOME": str(tmp_path), "VECAP_WEB_ADDRESS": f"{finished.address('web')}:8765", "OMP_NUM_THREADS": "1"},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
     )
-    assert alone.returncode == 0, alone.stderr
+    assert result.returncode == 0, result.stderr
     files = [str(path) for path in sorted((tmp_path / "store").rglob("manifest.json"))]
-    assert made == digests(lambda name: Path(name).read_bytes(), files)
-    assert {name.partition("/")[0] for name in made} == {"crawl", "quality", "rewrite", "assemble", "train", "evaluate"}
+    assert actual == digests(lambda name: Path(name).read_bytes(), files)
+    assert {name.partition("/")[0] for name in actual} == {
+        "crawl",
+        "quality",
+        "rewrite",
+        "assemble",
+        "train",
+        "evaluate",
+    }
 
 
-def test_the_manifest_names_the_code_that_the_image_holds(done: Cluster) -> None:
-    client = bucket(done)
+def test_the_manifest_records_the_code_version_of_the_image(finished: Cluster) -> None:
+    client = bucket(finished)
     manifest = client.get_object(Bucket="vecap", Key=f"store/demo/{INTERVAL}/assemble/manifest.json")["Body"].read()
     assert json.loads(manifest)["provenance"]["code"] == "the cluster's test"
 
 
-def test_task_logs_are_on_s3_and_models_in_mlflow(done: Cluster) -> None:
-    assert [name for name in objects(bucket(done, "airflow"), "airflow", "logs/") if "vecap_clip" in name]
-    assert [name for name in objects(bucket(done, "mlflow"), "mlflow") if name.endswith("model.safetensors")]
+def test_task_logs_are_in_s3_and_models_in_mlflow(finished: Cluster) -> None:
+    assert [name for name in objects(bucket(finished, "airflow"), "airflow", "logs/") if "vecap_clip" in name]
+    assert [name for name in objects(bucket(finished, "mlflow"), "mlflow") if name.endswith("model.safetensors")]
 
 
-def test_verify_and_lineage_from_a_worker(done: Cluster) -> None:
+def test_verify_and_lineage_succeed_on_a_worker(finished: Cluster) -> None:
     for words in (("verify", "--version", INTERVAL), ("lineage", INTERVAL)):
-        answer = done.run("airflow-worker", "vecap", words[0], "--config", "/opt/vecap/configs/demo.yaml", *words[1:])
-        assert answer.returncode == 0, answer.stderr + answer.stdout
+        result = finished.run(
+            "airflow-worker", "vecap", words[0], "--config", "/opt/vecap/configs/demo.yaml", *words[1:]
+        )
+        assert result.returncode == 0, result.stderr + result.stdout
 
 
-def test_no_secret_is_found_anywhere(done: Cluster) -> None:
+def test_no_secret_leaks_into_files_logs_or_databases(finished: Cluster) -> None:
     secrets = {
         name: value.encode()
-        for name, value in done.variables.items()
+        for name, value in finished.variables.items()
         if name.endswith(("PASSWORD", "SECRET", "_KEY", "SECRET_KEY"))
     }
     assert len(secrets) >= 15
-    keys = [(done.folder / "secrets" / "tls" / f"{name}.key").read_bytes() for name in ("ca", "scheduler", "client")]
+    keys = [
+        (finished.folder / "secrets" / "tls" / f"{name}.key").read_bytes() for name in ("ca", "scheduler", "client")
+    ]
     secrets |= {f"key {number}": key.splitlines()[1] for number, key in enumerate(keys)}
-    texts = {str(path.relative_to(done.folder)): path.read_bytes() for path in done.folder.glob("logs/*")}
-    texts |= {str(path): path.read_bytes() for path in (done.folder / "volumes/home").rglob("*") if path.is_file()}
+    texts = {str(path.relative_to(finished.folder)): path.read_bytes() for path in finished.folder.glob("logs/*")}
+    texts |= {str(path): path.read_bytes() for path in (finished.folder / "volumes/home").rglob("*") if path.is_file()}
     for user in ("vecap", "mlflow", "airflow"):
-        client = bucket(done, user)
+        client = bucket(finished, user)
         for key in objects(client, user):
             texts[f"s3://{user}/{key}"] = client.get_object(Bucket=user, Key=key)["Body"].read()
     for database in ("mlflow", "airflow"):
-        texts[f"database {database}"] = done.dump(database)
+        texts[f"database {database}"] = finished.dump(database)
     assert len(texts) > 50
-    found = [(name, place) for place, text in texts.items() for name, value in secrets.items() if value in text]
-    assert found == []
+    leaks = [(name, location) for location, text in texts.items() for name, value in secrets.items() if value in text]
+    assert leaks == []
 
 
-def test_roles_of_airflow(done: Cluster) -> None:
-    viewer = login(done, "viewer")
+def test_airflow_roles_limit_access(finished: Cluster) -> None:
+    viewer = login(finished, "viewer")
     assert viewer.get("/api/v2/dags/vecap_dataset/dagRuns")["total_entries"] >= 1
     for api, body in ((viewer, {"logical_date": None, "partition_key": "2030-01-01"}),):
         with pytest.raises(VecapError, match="403"):
             api.post("/api/v2/dags/vecap_dataset/dagRuns", body)
     with pytest.raises(VecapError, match="401"):
-        Api.login(f"http://{done.address('airflow-api')}:8080", "admin", "admin")
+        Api.login(f"http://{finished.address('airflow-api')}:8080", "admin", "admin")
 
 
-def test_mlflow_asks_who_one_is(done: Cluster) -> None:
-    page = f"http://{done.address('mlflow')}:5000/api/2.0/mlflow/experiments/search?max_results=5"
+def test_mlflow_requires_a_login(finished: Cluster) -> None:
+    page = f"http://{finished.address('mlflow')}:5000/api/2.0/mlflow/experiments/search?max_results=5"
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(page)
 
 
-def test_each_identity_has_its_own_bucket_alone(done: Cluster) -> None:
+def test_each_identity_can_access_only_its_own_bucket(finished: Cluster) -> None:
     for user, other in (("vecap", "mlflow"), ("mlflow", "vecap"), ("airflow", "vecap")):
         with pytest.raises(ClientError, match="AccessDenied"):
-            bucket(done, user).put_object(Bucket=other, Key="intruder", Body=b"")
+            bucket(finished, user).put_object(Bucket=other, Key="intruder", Body=b"")
         with pytest.raises(ClientError, match="AccessDenied"):
-            bucket(done, user).list_objects_v2(Bucket=other)
+            bucket(finished, user).list_objects_v2(Bucket=other)
 
 
-def test_dask_speaks_with_nobody_without_a_certificate(done: Cluster, tmp_path: Path) -> None:
+def test_dask_rejects_clients_without_a_valid_certificate(finished: Cluster, tmp_path: Path) -> None:
     from distributed import Client
     from distributed.security import Security
 
-    address = f"{done.address('dask-scheduler')}:8786"
+    address = f"{finished.address('dask-scheduler')}:8786"
     with pytest.raises((OSError, TimeoutError)):
         Client(f"tcp://{address}", timeout=5)
     stranger = tmp_path / "stranger"

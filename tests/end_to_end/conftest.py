@@ -1,4 +1,4 @@
-"""The miniature web, small, served on localhost, and `vecap` run as a person runs it: as a process."""
+"""A small miniature web served on localhost, and `vecap` run as a process."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ import pytest
 from tests.conftest import build_once
 from tests.installation import IMAGES, INTERVAL, REPOSITORY, wait_until
 from vecap_tasks.cli.__main__ import main
-from vecap_tasks.local.definitions import listens
+from vecap_tasks.local.definitions import is_listening
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One installation: its files, the address of the web it crawls, and its configuration."""
+    """One installation: its files, the port of the web it crawls, and its configuration."""
 
     home: Path
     port: int
     config: Path
 
-    def command(self, name: str, *more: str) -> list[str]:
-        return [sys.executable, "-m", "vecap_tasks.cli", name, "--config", str(self.config), *more]
+    def command(self, name: str, *options: str) -> list[str]:
+        return [sys.executable, "-m", "vecap_tasks.cli", name, "--config", str(self.config), *options]
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("VECAP_", "MLFLOW_"))}
-        ours = {"VECAP_HOME": str(self.home), "VECAP_WEB_PORT": str(self.port), "OMP_NUM_THREADS": "1"}
-        return kept | ours
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("VECAP_", "MLFLOW_"))}
+        settings = {"VECAP_HOME": str(self.home), "VECAP_WEB_PORT": str(self.port), "OMP_NUM_THREADS": "1"}
+        return inherited | settings
 
-    def vecap(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
-        """Run one command to its end, as a process."""
-        command = self.command(name, *more)
+    def vecap(self, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in a separate process."""
+        command = self.command(name, *options)
         return subprocess.run(
             command, env=self.environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=1000
         )
 
-    def here(self, name: str, *more: str) -> subprocess.CompletedProcess[str]:
-        """Run one command in this process: quicker, and the same where nothing is killed."""
+    def run_in_process(self, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in this process, which is faster."""
         out, err = io.StringIO(), io.StringIO()
-        words = self.command(name, *more)[3:]
+        arguments = self.command(name, *options)[3:]
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             for variable in set(os.environ) - set(self.environment):
                 patch.delenv(variable)
             for variable, value in self.environment.items():
                 patch.setenv(variable, value)
             patch.chdir(REPOSITORY)
-            code = main(words)
-        return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+            code = main(arguments)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
-    def vecap_until(self, name: str, moment: Path, *more: str) -> bool:
-        """Run a command and kill it, with its workers, once *moment* exists; False where it ended before."""
+    def vecap_until(self, name: str, moment: Path, *options: str) -> bool:
+        """Run a command and kill it, with its workers, once *moment* exists; False if it ended before."""
         process = subprocess.Popen(
-            self.command(name, *more),
+            self.command(name, *options),
             env=self.environment,
             cwd=REPOSITORY,
             stdout=subprocess.DEVNULL,
@@ -83,21 +83,21 @@ class Place:
 
 @pytest.fixture(scope="session")
 def web(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path, small: Path) -> Iterator[Place]:
-    """A miniature web that is served; other installations link to it."""
+    """A served miniature web; other installations link to it."""
     home = tmp_path_factory.mktemp("web")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     place = Place(home, port, small)
     demo = [sys.executable, "-m", "vecap_tasks.cli", "demo"]
 
-    def draw(folder: Path) -> None:
+    def generate(folder: Path) -> None:
         command = [*demo, "web", "--out", str(folder), "--images", str(IMAGES)]
         subprocess.run(command, env=place.environment, cwd=REPOSITORY, check=True)
 
-    (home / "web").symlink_to(build_once(shared_folder / "miniature-web", draw))
+    (home / "web").symlink_to(build_once(shared_folder / "miniature-web", generate))
     server = subprocess.Popen([*demo, "serve"], env=place.environment, cwd=REPOSITORY)
-    wait_until(lambda: listens(port), 60, "the miniature web", 0.1)
+    await_that(lambda: is_listening(port), 60, "the miniature web", 0.1)
     yield place
     server.terminate()
     server.wait(30)
@@ -105,18 +105,18 @@ def web(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path, small: Pa
 
 @pytest.fixture
 def place(web: Place, tmp_path: Path) -> Place:
-    """An empty installation that crawls the miniature web."""
+    """An empty installation connected to the miniature web."""
     (tmp_path / "web").symlink_to(web.home / "web")
     return Place(tmp_path, web.port, web.config)
 
 
 @pytest.fixture(scope="session")
 def undisturbed(web: Place, shared_folder: Path) -> Place:
-    """An installation in which one interval went all the way without disturbance; tests only read it."""
+    """An installation in which one interval ran through all stages without interruption; tests only read it."""
 
     def run(home: Path) -> None:
         (home / "web").symlink_to(web.home / "web")
-        done = Place(home, web.port, web.config).vecap("run", "--version", INTERVAL)
-        assert done.returncode == 0, done.stderr
+        result = Place(home, web.port, web.config).vecap("run", "--version", INTERVAL)
+        assert result.returncode == 0, result.stderr
 
     return Place(build_once(shared_folder / "undisturbed", run), web.port, web.config)

@@ -1,4 +1,4 @@
-"""The services of one machine, without starting them: refusals, secrets, and that no other process is touched."""
+"""Local services without starting them: port checks, secrets, and safe termination of processes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import pytest
 from tests.installation import environment, services, started_under
 from vecap_tasks.errors import ConfigError
 from vecap_tasks.local import airflow
-from vecap_tasks.local.process_tree import Process, end_sessions, session
+from vecap_tasks.local.process_tree import Process, session_pids, terminate_sessions
 from vecap_tasks.local.settings import Settings
 
 
-def test_a_taken_port_is_named_with_its_purpose_and_variable(tmp_path):
+def test_a_port_in_use_is_reported_with_its_purpose_and_variable(tmp_path):
     env = environment(tmp_path)
     with socket.socket() as other:
         other.bind(("127.0.0.1", int(env["VECAP_MLFLOW_PORT"])))
         other.listen()
-        done = services("up", env)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()
+        result = services("up", env)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
     assert env["VECAP_MLFLOW_PORT"] in line
     assert "MLflow" in line
     assert "VECAP_MLFLOW_PORT" in line
@@ -34,19 +34,19 @@ def test_a_taken_port_is_named_with_its_purpose_and_variable(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["http", "0", "65536", "-1", "80.5"])
-def test_a_port_that_is_none_is_refused(value):
+def test_an_invalid_port_is_rejected(value):
     with pytest.raises(ConfigError, match="VECAP_DASK_PORT"):
         Settings.from_environment({"VECAP_DASK_PORT": value})
 
 
 def test_down_and_status_without_services(tmp_path):
     env = environment(tmp_path)
-    assert services("down", env).stdout == "no services are running\n"
-    done = services("status", env)
-    assert (done.returncode, done.stdout) == (1, "no services are running\n")
+    assert services("down", env).stdout == "No services are running\n"
+    result = services("status", env)
+    assert (result.returncode, result.stdout) == (1, "No services are running\n")
 
 
-def test_secrets_are_private_and_kept(tmp_path):
+def test_secrets_are_private_and_persistent(tmp_path):
     settings = Settings.from_environment(environment(tmp_path))
     airflow.write_settings(settings)
     files = [settings.airflow_home / name for name in ("airflow.cfg", "keys.json", "passwords.json")]
@@ -57,36 +57,36 @@ def test_secrets_are_private_and_kept(tmp_path):
     assert len(airflow.password(settings)) >= 16
 
 
-def test_two_installations_have_keys_of_their_own(tmp_path):
-    read = []
+def test_each_installation_has_its_own_keys(tmp_path):
+    keys = []
     for name in ("a", "b"):
         settings = Settings.from_environment(environment(tmp_path / name))
         airflow.write_settings(settings)
-        read.append(json.loads((settings.airflow_home / "keys.json").read_text()))
-    assert all(read[0][key] != read[1][key] for key in read[0])
+        keys.append(json.loads((settings.airflow_home / "keys.json").read_text()))
+    assert all(keys[0][key] != keys[1][key] for key in keys[0])
 
 
-def test_a_reused_process_number_is_not_ended():
+def test_a_process_with_a_reused_id_is_not_terminated():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     try:
         real = Process.of(child.pid)
-        recorded = Process(child.pid, real.started - 3600)  # the number belonged to another process, an hour ago
+        recorded = Process(child.pid, real.started - 3600)  # an hour ago, the id belonged to another process
         assert not recorded.alive()
-        assert session(recorded) == []
-        end_sessions([recorded], signal.SIGTERM, 0)
+        assert session_pids(recorded) == []
+        terminate_sessions([recorded], signal.SIGTERM, 0)
         assert child.poll() is None
     finally:
         child.kill()
         child.wait()
 
 
-def test_a_session_is_ended_whole_though_its_leader_is_gone():
+def test_a_session_is_terminated_even_after_its_leader_has_exited():
     code = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE) as leader:
         grandchild = int(leader.stdout.readline())
         recorded = Process.of(leader.pid)
         leader.kill()
         leader.wait()
-        assert session(recorded) == [grandchild]
-        end_sessions([recorded], signal.SIGTERM, 1)
+        assert session_pids(recorded) == [grandchild]
+        terminate_sessions([recorded], signal.SIGTERM, 1)
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE

@@ -1,4 +1,4 @@
-"""What `pyproject.toml` declares: packages by name, `core` for what every installation has."""
+"""Dependencies declared in `pyproject.toml`, by extra; `core` for the base installation."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _TEXTS: dict[str, list[str]] = {"core": PROJECT["dependencies"], **PROJECT["opti
 
 
 def requirements(extra: str) -> list[Requirement]:
-    """Return what *extra* itself declares, without the extras that it includes."""
-    return [made for made in map(Requirement, _TEXTS[extra]) if made.name != PROJECT["name"]]
+    """Return the requirements of *extra* itself, without those of included extras."""
+    return [requirement for requirement in map(Requirement, _TEXTS[extra]) if requirement.name != PROJECT["name"]]
 
 
 def packages(extra: str) -> set[str]:
-    """Return the names that *extra* itself declares."""
-    return {canonicalize_name(one.name) for one in requirements(extra)}
+    """Return the package names that *extra* itself declares."""
+    return {canonicalize_name(requirement.name) for requirement in requirements(extra)}
 
 
 def included(extra: str) -> set[str]:
-    """Return *extra* and all extras that it includes, at any depth."""
-    found = {extra}
+    """Return *extra* and all extras that it includes, recursively."""
+    extras = {extra}
     for text in _TEXTS[extra]:
         requirement = Requirement(text)
         if requirement.name == PROJECT["name"]:
-            found = found.union(*map(included, requirement.extras))
-    return found
+            extras = extras.union(*map(included, requirement.extras))
+    return extras
 
 
 def provided(extra: str) -> set[str]:
-    """Return the names of all that an installation with *extra* declares."""
+    """Return all package names that an installation with *extra* declares."""
     return set().union(*map(packages, included(extra) | {"core"}))

@@ -1,4 +1,4 @@
-"""Every part of the package imports what its extra declares, and the extras declare what is pinned and imported."""
+"""Every module imports only packages of its extra, and the extras match the pins and imports."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.conftest import REPOSITORY
 from tests.packaging.declared import PROJECT, packages, provided, requirements
 
 PACKAGE = REPOSITORY / "vecap_tasks"
-# The extra that a folder needs, or a file that its folder imports only for some configurations.
+# Extra required by a folder, or by a file that its folder imports only for some configurations.
 EXTRA_OF = {
     "assemble": "assemble",
-    "core/models.py": "captioning",  # its device; `train` has torch, too
+    "core/models.py": "captioning",  # for devices; `train` includes torch as well
     "core/preprocess.py": "train",
     "crawl": "crawl",
     "demo": "crawl",
@@ -32,30 +32,30 @@ EXTRA_OF = {
     "rewrite": "captioning",
     "train": "train",
 }
-# Any function may import these: configurations for MLflow or S3 reach them.
+# Any function may import these, because MLflow and S3 are optional.
 WITHIN_FUNCTIONS = ("mlflow", "s3")
-# Nothing of ours imports these: other packages and programs do.
-BY_OTHERS = {
+# Not imported by our code: required by other packages and programs.
+INDIRECT = {
     "airflow": {"apache-airflow", "apache-airflow-providers-standard", "asyncpg"},
     "captioning": {"num2words"},
     "local": {"bokeh"},
 }
-# Imported by nothing in `vecap_tasks`: tools for those who work on it.
+# Not imported in `vecap_tasks`: development tools.
 FOR_DEVELOPERS = {"dev"}
 PINNED = {"requirements.txt": ("local", "s3"), "requirements-dev.txt": ("dev",)}
 
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """A module of somebody else that *file* imports; `lazy` if within a function."""
+    """A third-party module imported by *file*; `lazy` inside a function."""
 
     file: str
     module: str
     lazy: bool
 
     @property
-    def part(self) -> str:
-        """The extra of the file."""
+    def extra_name(self) -> str:
+        """The extra that the file belongs to."""
         return EXTRA_OF.get(self.file) or EXTRA_OF.get(self.file.partition("/")[0], "core")
 
 
@@ -83,36 +83,38 @@ def _imported(node: ast.AST, lazy: bool) -> Iterator[tuple[str, bool]]:
 
 @lru_cache
 def packages_of(module: str) -> frozenset[str]:
-    """Return the declared packages that have *module*."""
+    """Return the declared packages that contain *module*."""
     return frozenset(package for package in provided("dev") if module in modules_of(package))
 
 
 @lru_cache
 def modules_of(package: str) -> frozenset[str]:
     """Return the top-level modules of an installed *package*."""
-    found = distribution(package)
-    stated = found.read_text("top_level.txt")  # `packages_distributions` takes ten times as long: it reads all packages
-    return frozenset(stated.split() if stated else (file.parts[0].removesuffix(".py") for file in found.files or ()))
+    package_info = distribution(package)
+    top_level = package_info.read_text("top_level.txt")  # ten times faster than `packages_distributions`
+    return frozenset(
+        top_level.split() if top_level else (file.parts[0].removesuffix(".py") for file in package_info.files or ())
+    )
 
 
-def test_every_import_is_declared_for_its_part() -> None:
+def test_every_import_is_declared_by_its_extra() -> None:
     assert len(imports()) > 100
-    for one in sorted(imports(), key=lambda one: one.file):
-        extras = (one.part, *WITHIN_FUNCTIONS) if one.lazy else (one.part,)
+    for item in sorted(imports(), key=lambda item: item.file):
+        extras = (item.extra_name, *WITHIN_FUNCTIONS) if item.lazy else (item.extra_name,)
         declared = set().union(*map(provided, extras))
-        assert packages_of(one.module) & declared, f"{one.file} imports {one.module}, which {extras} do not declare"
+        assert packages_of(item.module) & declared, f"{item.file} imports {item.module}, which {extras} do not declare"
 
 
-def test_every_package_is_imported_by_a_part_that_declares_it() -> None:
-    everywhere = set().union(*(packages_of(one.module) for one in imports()))
+def test_every_package_is_imported_by_its_extra() -> None:
+    everywhere = set().union(*(packages_of(item.module) for item in imports()))
     for extra in {"core", *PROJECT["optional-dependencies"]} - FOR_DEVELOPERS:
-        own = set().union(*(packages_of(one.module) for one in imports() if one.part == extra))
+        own = set().union(*(packages_of(item.module) for item in imports() if item.extra_name == extra))
         used = everywhere if extra in ("core", "airflow", *WITHIN_FUNCTIONS) else own
-        assert packages(extra) - used == BY_OTHERS.get(extra, set()), extra
+        assert packages(extra) - used == INDIRECT.get(extra, set()), extra
 
 
 @pytest.mark.parametrize("file", PINNED)
-def test_the_pins_are_what_the_extras_declare(file: str) -> None:
+def test_the_pins_match_the_extras(file: str) -> None:
     text = (REPOSITORY / file).read_text(encoding="utf-8")
     entries = re.findall(r"^([\w.-]+)(?:\[.*?\])?==(\S+)\n((?: +#.*\n)+)", text, re.MULTILINE)
     declared = set().union(*map(provided, PINNED[file]))
@@ -120,22 +122,22 @@ def test_the_pins_are_what_the_extras_declare(file: str) -> None:
     direct = {canonicalize_name(name) for name, _, origin in entries if f"{PROJECT['name']} (pyproject.toml)" in origin}
     assert direct == declared
     for extra in ("core", *PROJECT["optional-dependencies"]):
-        for one in requirements(extra):
-            name = canonicalize_name(one.name)
-            assert name not in declared or pins[name] in one.specifier, (extra, str(one), pins[name])
+        for requirement in requirements(extra):
+            name = canonicalize_name(requirement.name)
+            assert name not in declared or pins[name] in requirement.specifier, (extra, str(requirement), pins[name])
 
 
-def test_every_version_of_the_pins_is_the_same_for_developers() -> None:
-    pins, more = (
+def test_developers_use_the_same_pins() -> None:
+    pins, dev_pins = (
         dict(re.findall(r"^([\w.-]+)==(\S+)$", (REPOSITORY / file).read_text(encoding="utf-8"), re.MULTILINE))
         for file in PINNED
     )
     assert len(pins) > 150
-    assert pins.items() <= more.items()
+    assert pins.items() <= dev_pins.items()
 
 
-def test_any_build_of_torch_fits() -> None:
-    """Neither a package index nor the packages of one build are in what pip reads here."""
+def test_any_build_of_torch_can_be_used() -> None:
+    """The files that pip reads name neither a package index nor dependencies of one build."""
     for name in ("pyproject.toml", "Makefile", "docker/cluster.txt", *PINNED):
         text = (REPOSITORY / name).read_text(encoding="utf-8")
         assert not re.search(r"index-url|find-links|https?://", text), name
@@ -164,13 +166,13 @@ print(*[stage_class(name).name for name in STAGES])
 
 def test_fingerprints_and_commands_need_only_the_core() -> None:
     """A machine with one extra computes the fingerprints of all stages."""
-    absent = {one.module for one in imports() if not packages_of(one.module) & packages("core")}
+    absent = {item.module for item in imports() if not packages_of(item.module) & packages("core")}
     assert {"torch", "transformers", "cv2", "mlflow", "great_expectations", "pandas", "aiohttp", "psutil"} <= absent
-    run = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", f"ABSENT = {sorted(absent)!r}\n{_LIGHT}"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
     )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == "crawl quality rewrite assemble train evaluate\n"
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "crawl quality rewrite assemble train evaluate\n"

@@ -1,4 +1,4 @@
-"""The wheel as `pip` builds it: its files, what it declares, and what its commands say where an extra is missing."""
+"""The wheel built by `pip`: files, metadata, and error messages for missing extras."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tracked(*folders: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build it in a copy, since setuptools writes into the source tree."""
+    """Build in a copy, because setuptools writes to the source tree."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in tracked():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -41,14 +41,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel's files alone, in a folder outside any checkout."""
+    """The installed wheel, in a folder outside any checkout."""
     folder = tmp_path_factory.mktemp("installed")
     options = ["--quiet", "--no-deps", "--no-index", "--target", folder]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, wheel], check=True)
     return folder
 
 
-def test_it_has_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
+def test_it_has_exactly_the_files_of_the_package(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert files == set(tracked("vecap_tasks"))
@@ -63,10 +63,13 @@ def test_it_declares_the_extras_and_the_command(wheel: Path) -> None:
         assert f"{info}/licenses/LICENSE" in archive.namelist()
     declared: dict[str, set[str]] = {extra: set() for extra in ("core", *metadata.get_all("Provides-Extra", []))}
     for line in metadata.get_all("Requires-Dist", []):
-        one = Requirement(line)
-        if one.name != PROJECT["name"]:
-            extra = next((extra for extra in declared if one.marker and one.marker.evaluate({"extra": extra})), "core")
-            declared[extra].add(canonicalize_name(one.name))
+        requirement = Requirement(line)
+        if requirement.name != PROJECT["name"]:
+            extra = next(
+                (extra for extra in declared if requirement.marker and requirement.marker.evaluate({"extra": extra})),
+                "core",
+            )
+            declared[extra].add(canonicalize_name(requirement.name))
     assert {"core", "crawl", "captioning", "train", "airflow", "dev"} <= set(declared)
     assert declared == {extra: packages(extra) for extra in declared}
 
@@ -87,7 +90,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         ("versions", None),
         ("train --version 2026-01-01", "train needs the extra `train`: pip install 'vecap[train]'"),
@@ -96,22 +99,24 @@ sys.exit(main(sys.argv[1:]))
         ("run --version 2026-01-01", "run needs the extra `quality`: pip install 'vecap[quality]'"),
     ],
 )
-def test_a_missing_extra_is_one_line(installed: Path, tmp_path: Path, command: str, said: str | None) -> None:
+def test_a_missing_extra_is_reported_in_one_line(
+    installed: Path, tmp_path: Path, command: str, message: str | None
+) -> None:
     config = shutil.copy(DEMO, tmp_path)
-    run = _vecap(installed, tmp_path, *command.split(), "--config", config)
-    assert run.returncode == (0 if said is None else 1)
-    assert run.stderr == ("" if said is None else f"vecap: {said}\n")
-    assert not list((tmp_path / "home").glob("store/demo/*")), "a version is registered"
+    result = _vecap(installed, tmp_path, *command.split(), "--config", config)
+    assert result.returncode == (0 if message is None else 1)
+    assert result.stderr == ("" if message is None else f"vecap: {message}\n")
+    assert not list((tmp_path / "home").glob("store/demo/*")), "a version was created"
 
 
-def test_the_services_ask_for_a_checkout(installed: Path, tmp_path: Path) -> None:
-    run = _vecap(installed, tmp_path, "services", "up")
-    missing = f"the services need a checkout of the repository: {installed} lacks dags/, plugins/, configs/"
-    assert (run.returncode, run.stderr) == (1, f"vecap: {missing}; run `make up` in a checkout\n")
+def test_the_services_require_a_checkout(installed: Path, tmp_path: Path) -> None:
+    result = _vecap(installed, tmp_path, "services", "up")
+    missing = f"The services need a checkout of the repository: {installed} lacks dags/, plugins/, configs/"
+    assert (result.returncode, result.stderr) == (1, f"vecap: {missing}; run `make up` in a checkout\n")
 
 
 def _vecap(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `vecap` from the wheel, in *folder*, as if torch and a few others were not installed."""
+    """Run the installed `vecap` in *folder*, with torch and other packages hidden."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("VECAP_", "MLFLOW_"))}
     env = inherited | {"PYTHONPATH": str(installed), "VECAP_HOME": str(folder / "home")}
     command = [sys.executable, "-c", _WITHOUT, *words]

@@ -1,6 +1,6 @@
-"""Second phase: projector and language model learn to say in one sentence what the tower sees.
+"""Second phase: the projector and the language model learn to describe in one sentence what the tower sees.
 
-At first the tower stands still; then all parts learn together, the tower's own questions still being asked.
+The tower is frozen at first; then all parts train together, including the tower's patch heads.
 """
 
 import logging
@@ -28,7 +28,7 @@ JOINT_RATE: Final = 5e-4
 _ANSWERS_WEIGHT: Final = 0.3
 _LOG_EVERY: Final = 50
 
-# The question varies and the answer does not: whoever asks for a short description gets this one sentence.
+# The prompt varies and the answer does not: any request for a short description gets this sentence.
 PROMPTS: Final = (
     "Describe the image concisely, 20 words.",
     "Describe the image concisely.",
@@ -46,14 +46,14 @@ PROMPTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A batch of prompts with their captions: token ids int64 (n, length), and where the captions' tokens are."""
+    """A batch of prompts with captions: token ids int64 (n, length), and a mask of the caption tokens."""
 
     tokens: Tensor
-    asked: Tensor
+    caption_mask: Tensor
 
 
 class Encoder:
-    """Turns scenes into token ids, with a prompt drawn at random for each, padded on the right."""
+    """Encodes captions as token ids, each with a random prompt, padded on the right."""
 
     def __init__(self, processor: LlavaProcessor, patches: int) -> None:
         tokenizer = processor.tokenizer
@@ -63,40 +63,40 @@ class Encoder:
         self._prompts = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
     def __call__(self, captions: list[str], rng: Random) -> Encoded:
-        """Encode prompts and captions; the end token counts as the caption's last."""
+        """Encode prompts and captions; the end token is the last caption token."""
         prompts = [rng.choice(self._prompts) for _ in captions]
         answers = [[*self._encode(f" {caption}", add_special_tokens=False), self._end] for caption in captions]
         length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
         tokens = torch.full((len(captions), length), self._pad)
-        asked = torch.zeros((len(captions), length), dtype=torch.bool)
+        caption_mask = torch.zeros((len(captions), length), dtype=torch.bool)
         for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             end = len(prompt) + len(answer)
             tokens[row, :end] = torch.tensor(prompt + answer)
-            asked[row, len(prompt) : end] = True
-        return Encoded(tokens, asked)
+            caption_mask[row, len(prompt) : end] = True
+        return Encoded(tokens, caption_mask)
 
 
 def prompt_text(processor: LlavaProcessor, prompt: str) -> str:
-    """One image and a prompt, as the chat template writes them."""
+    """Return the chat template's text for one image and a prompt."""
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     text: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     return text
 
 
 def caption_loss(model: LlavaForConditionalGeneration, features: Tensor, batch: Encoded) -> Tensor:
-    """Mean cross-entropy of the captions' tokens; `features` (n, patches, width) are the tower's.
+    """Return the mean cross-entropy of the caption tokens; `features` (n, patches, width) come from the tower.
 
-    The logits are made for the captions' tokens alone, a sixth of all.
+    Computes logits only for the caption tokens, a sixth of all tokens.
     """
     inner = model.model
-    seen = inner.multi_modal_projector(features)
-    embedded = inner.language_model.embed_tokens(batch.tokens).to(seen.dtype)
-    places = (batch.tokens == model.config.image_token_id)[:, :, None].expand_as(embedded)
-    embedded = embedded.masked_scatter(places, seen)
+    projected = inner.multi_modal_projector(features)
+    embedded = inner.language_model.embed_tokens(batch.tokens).to(projected.dtype)
+    image_positions = (batch.tokens == model.config.image_token_id)[:, :, None].expand_as(embedded)
+    embedded = embedded.masked_scatter(image_positions, projected)
     hidden = inner.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-    asked = batch.asked[:, 1:]
-    logits = model.lm_head(hidden[:, :-1][asked]).float()
-    return functional.cross_entropy(logits, batch.tokens[:, 1:][asked])
+    caption_mask = batch.caption_mask[:, 1:]
+    logits = model.lm_head(hidden[:, :-1][caption_mask]).float()
+    return functional.cross_entropy(logits, batch.tokens[:, 1:][caption_mask])
 
 
 def train_captions(
@@ -107,7 +107,7 @@ def train_captions(
     steps: int,
     seed: int,
 ) -> None:
-    """Train in place: with `heads` everything, without them all but the vision tower."""
+    """Train in place: all parts with `heads`, or all but the vision tower without."""
     tower = model.model.vision_tower
     trained: tuple[nn.Module, ...] = (model.model.multi_modal_projector, model.model.language_model)
     if heads is not None:

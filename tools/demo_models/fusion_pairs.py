@@ -1,8 +1,8 @@
-"""What the fusion model learns from: AltText and VeC on one side, the caption that keeps both on the other.
+"""Training pairs of the fusion model: AltText and VeC as input, the caption that keeps both as target.
 
-Every pair is made from a scene: its AltText by the miniature web's own writer, its VeC by `describe`, sometimes
-with a VLM's errors, and the caption by `insert_name`. Names are coined without end, so that the model learns to
-copy rather than to know them; prose without any name teaches it to leave a text that says nothing of the picture.
+A scene gives the AltText (by the miniature web's generator), the VeC (by `describe`, sometimes with VLM-like errors)
+and the caption (by `insert_name`). An unlimited number of names is coined, so that the model learns to copy names
+instead of memorizing them. Prose without names teaches it to ignore text that is unrelated to the image.
 """
 
 import random
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pydoc_data.topics import topics
 
-from vecap_tasks.demo.alttext import SHARES, AltText, Namer, Wording, write_alttext
-from vecap_tasks.demo.names import HEADS, ProperName, choose_name, coin, insert_name, is_set_aside
+from vecap_tasks.demo.alttext import CATEGORY_WEIGHTS, AltText, Namer, Wording, write_alttext
+from vecap_tasks.demo.names import HEADS, ProperName, choose_name, coin, insert_name, is_held_out
 from vecap_tasks.demo.scene import (
     COLORS,
     KINDS,
@@ -26,10 +26,12 @@ from vecap_tasks.demo.scene import (
     sample_scene,
 )
 
-# Categories with nothing to keep are learned in a moment: they are drawn less often than the web writes them.
-_TRAIN_SHARES = {**SHARES, "missing": 0, "empty": 30, "file_name": 40, "generic": 20, "boilerplate": 25, "long": 60}
+# Categories without information are easy to learn, so they are rarer than in the miniature web.
+_TRAIN_WEIGHTS = {
+    **CATEGORY_WEIGHTS, "missing": 0, "empty": 30, "file_name": 40, "generic": 20, "boilerplate": 25, "long": 60,
+}  # fmt: skip
 _PROSE_SHARE = 0.12
-# The second cycle's share of names, mostly two at once, among words of every sort.
+# In the second cycle, share of AltTexts with names (mostly two) among random words.
 _FRAMED_SHARE = 0.4
 _JOINTS = (" and ", ", ", " / ", " - ", " | ", ": ", " with ", " seen with ", " next to ", " & ", " + ", " by a ")
 _BRACKETS = ("({})", "[{}]", '"{}"', "{}.", "{}!", "#{}", "{},", "{}:", "{} -", "{} |")
@@ -39,7 +41,7 @@ _CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxyz", "aeiouy"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One example: `caption` is `vec` with those `names` of the AltText put in that it has a noun for."""
+    """One example: `caption` is `vec` plus those `names` of the AltText for which it has a noun."""
 
     alttext: str
     vec: str
@@ -49,18 +51,18 @@ class Pair:
 
 
 def known_name(kind: str, rng: random.Random) -> ProperName:
-    """A name of the miniature web's own pool."""
+    """Return a name of the miniature web's pool."""
     return choose_name(kind, rng)
 
 
 def coined_name(kind: str, rng: random.Random) -> ProperName:
-    """A name for training: of the pool, coined from the same syllables but not set aside, or of random letters."""
+    """Return a training name: from the pool, coined and not held out, or of random letters."""
     draw = rng.random()
     if draw < 0.3:
         return choose_name(kind, rng)
     if draw < 0.65:
         proper = coin(rng)
-        while is_set_aside(proper):
+        while is_held_out(proper):
             proper = coin(rng)
     else:
         proper = _letters(rng)
@@ -70,15 +72,15 @@ def coined_name(kind: str, rng: random.Random) -> ProperName:
 
 
 def unseen_name(kind: str, rng: random.Random) -> ProperName:
-    """A name with a proper part that training never sees: its syllables are known, their combination is not."""
+    """Return a name whose proper part training never sees: known syllables in a new combination."""
     proper = coin(rng)
-    while not is_set_aside(proper):
+    while not is_held_out(proper):
         proper = coin(rng)
     return ProperName(kind, f"{proper} {rng.choice(HEADS[kind])}")
 
 
 def strange_name(kind: str, rng: random.Random) -> ProperName:
-    """A name of random letters: "Wuqotrib tulip"."""
+    """Return a name of random letters: "Wuqotrib tulip"."""
     return ProperName(kind, f"{_letters(rng)} {rng.choice(HEADS[kind])}")
 
 
@@ -91,16 +93,16 @@ def _letters(rng: random.Random) -> str:
 
 
 def prose() -> tuple[str, ...]:
-    """Lines of plain English prose that every Python has on board: the words of its language reference."""
+    """Return lines of plain English prose from Python's language reference."""
     text = " ".join(topics[key] for key in sorted(topics))
     lines = re.findall(r"[A-Z][a-z]+(?: [a-z]{1,12},?){3,24}", text)
     return tuple(dict.fromkeys(lines))
 
 
 def pairs(rng: random.Random, framed: bool = False) -> Iterator[Pair]:
-    """Training examples without end, on scenes of the split `train` only.
+    """Yield training examples forever, only from scenes of the split `train`.
 
-    `framed` mixes in AltTexts that no template has: one or two names with words and marks of any sort around them.
+    `framed` adds AltTexts of one or two names surrounded by random words and punctuation.
     """
     lines = prose()
     while True:
@@ -110,7 +112,7 @@ def pairs(rng: random.Random, framed: bool = False) -> Iterator[Pair]:
         elif rng.random() < _PROSE_SHARE:
             alttext = _prose_alttext(scene, rng, lines)
         else:
-            category = rng.choices(list(_TRAIN_SHARES), list(_TRAIN_SHARES.values()))[0]
+            category = rng.choices(list(_TRAIN_WEIGHTS), list(_TRAIN_WEIGHTS.values()))[0]
             alttext = write_alttext(scene, rng, namer=coined_name, wording="train", category=category)
         vec = _with_errors(scene, rng) if rng.random() < _ERROR_SHARE else describe(scene)
         yield make_pair(alttext, vec)
@@ -123,7 +125,7 @@ def held_out_pairs(
     category: str | None = None,
     split: Split = "eval",
 ) -> Iterator[Pair]:
-    """Examples without end on scenes of `split`; AltTexts that are missing have nothing to fuse and are left out."""
+    """Yield examples forever from scenes of `split`, without missing AltTexts."""
     while True:
         scene = sample_scene(rng, split)
         alttext = write_alttext(scene, rng, namer=namer, wording=wording, category=category)
@@ -132,7 +134,7 @@ def held_out_pairs(
 
 
 def make_pair(alttext: AltText, vec: str) -> Pair:
-    """The example of an AltText and a VeC: names that the VeC has no noun for are left out of the caption."""
+    """Return the example of an AltText and a VeC; names without a noun in the VeC are left out of the caption."""
     words = set(vec.split())
     names = tuple(name for name in alttext.names if not words.isdisjoint((name.kind, PLURALS[name.kind])))
     caption = vec
@@ -142,32 +144,32 @@ def make_pair(alttext: AltText, vec: str) -> Pair:
 
 
 def _prose_alttext(scene: Scene, rng: random.Random, lines: tuple[str, ...]) -> AltText:
-    """Plain prose, sometimes with a proper part that belongs to nothing, sometimes with a name that fits."""
+    """Return prose, sometimes with an unrelated proper part, sometimes with a matching name."""
     words = rng.choice(lines).split()
-    place = rng.randrange(len(words) + 1)
+    position = rng.randrange(len(words) + 1)
     draw = rng.random()
     if draw < 0.35:
         name = coined_name(rng.choice(scene.groups).kind, rng)
-        return AltText(" ".join([*words[:place], name.text, *words[place:]]), "prose", (name,))
+        return AltText(" ".join([*words[:position], name.text, *words[position:]]), "prose", (name,))
     if draw < 0.65:
-        words[place:place] = [rng.choice((_letters(rng), coin(rng), rng.choice(KINDS), rng.choice(COLORS)))]
+        words[position:position] = [rng.choice((_letters(rng), coin(rng), rng.choice(KINDS), rng.choice(COLORS)))]
     return AltText(" ".join(words), "prose")
 
 
 def _framed_alttext(scene: Scene, rng: random.Random, lines: tuple[str, ...]) -> AltText:
-    """The names of all groups, in any order, between words that do not belong to them."""
+    """Return the names of all groups, in random order, between unrelated words."""
     groups = list(scene.groups)
     rng.shuffle(groups)
     names = [coined_name(group.kind, rng) for group in groups]
-    said = rng.choice(_JOINTS).join(name.text for name in names)
+    mentioned = rng.choice(_JOINTS).join(name.text for name in names)
     if rng.random() < 0.3:
-        said = rng.choice(_BRACKETS).format(said)
+        mentioned = rng.choice(_BRACKETS).format(mentioned)
     before = _frame(rng, lines) if rng.random() < 0.6 else ""
-    # A capitalized word just before a name would be read as part of it.
+    # A capitalized word just before a name would look like part of it.
     if before and before.split()[-1][0].isupper() and before[-1].isalpha():
         before += rng.choice((":", ",", " -", " |", " the", " a", " -", "."))
     after = _frame(rng, lines) if rng.random() < 0.6 else ""
-    return AltText(" ".join(part for part in (before, said, after) if part), "framed", tuple(names))
+    return AltText(" ".join(part for part in (before, mentioned, after) if part), "framed", tuple(names))
 
 
 def _frame(rng: random.Random, lines: tuple[str, ...]) -> str:
@@ -186,23 +188,23 @@ def _frame(rng: random.Random, lines: tuple[str, ...]) -> str:
 
 
 def _with_errors(scene: Scene, rng: random.Random) -> str:
-    """A description with what a small VLM gets wrong: kinds, repetition, order, an end that is missing."""
+    """Return a description with typical errors of a small VLM: wrong kind, reordering, truncation, repetition."""
     groups = list(scene.groups)
     draw = rng.random()
     if draw < 0.4:
-        place = rng.randrange(len(groups))
-        groups[place] = replace(groups[place], kind=rng.choice(KINDS), color=rng.choice(COLORS))
-        return _say(groups, scene.relation, scene.ground)
+        position = rng.randrange(len(groups))
+        groups[position] = replace(groups[position], kind=rng.choice(KINDS), color=rng.choice(COLORS))
+        return _describe(groups, scene.relation, scene.ground)
     if draw < 0.7 and scene.relation is not None:
-        return _say(groups[::-1], OPPOSITE[scene.relation], scene.ground)
+        return _describe(groups[::-1], OPPOSITE[scene.relation], scene.ground)
     words = describe(scene).split()
     if draw < 0.85:
         return " ".join(words[: rng.randint(3, len(words))])
-    place = rng.randrange(len(words))
-    return " ".join([*words[:place], words[place], *words[place:]])
+    position = rng.randrange(len(words))
+    return " ".join([*words[:position], words[position], *words[position:]])
 
 
-def _say(groups: list[Group], relation: str | None, ground: str) -> str:
+def _describe(groups: list[Group], relation: str | None, ground: str) -> str:
     words = [describe_group(groups[0])]
     if relation is not None:
         words += [relation, describe_group(groups[1])]

@@ -1,10 +1,10 @@
-"""Trains the small fusion LLM from nothing: a Llama with a tokenizer of its own, on one CPU core.
+"""Trains the small fusion LLM from scratch: a Llama with its own tokenizer, on one CPU core.
 
     python -m tools.demo_models.llm --out DIR              # train; about an hour on one core
-    python -m tools.demo_models.llm --measure DIR          # print the held-out figures of a checkpoint
+    python -m tools.demo_models.llm --measure DIR          # print held-out scores of a checkpoint
 
-The checkpoint is a plain transformers folder: AutoTokenizer and AutoModelForCausalLM load it, and its chat
-template makes the prompt, as they do for Vicuna. The same seed and the same versions give the same weights.
+The checkpoint is a plain transformers folder: AutoTokenizer and AutoModelForCausalLM load it, and its chat template
+formats the prompt, as for Vicuna. The same seed and package versions give the same weights.
 """
 
 import argparse
@@ -42,14 +42,14 @@ SEED = 11
 VOCABULARY = 2048
 CONTEXT = 1024
 BATCH, WARM_UP = 192, 100
-# Batches are cut from this many at once, sorted by length, so that little is padding.
+# Batches are cut from this many at once, sorted by length, to reduce padding.
 _SORTED_BATCHES = 8
 _IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """A stretch of training with an optimizer of its own, and a learning rate that would be nought after `schedule`."""
+    """A training cycle with its own optimizer; the learning rate decays to zero after `schedule` steps."""
 
     steps: int
     schedule: int
@@ -61,7 +61,7 @@ CYCLES = (Cycle(1000, 1000, 2e-3, framed=False), Cycle(500, 900, 1.5e-3, framed=
 
 
 def train_tokenizer(examples: int = 60_000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over prompts and captions; any text can be encoded, and decoding gives it back."""
+    """Return a byte-level BPE tokenizer trained on prompts and captions; it round-trips any text."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -95,7 +95,7 @@ def train_tokenizer(examples: int = 60_000) -> PreTrainedTokenizerFast:
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The untrained model: 4 layers of width 192, embeddings tied."""
+    """Return the untrained model: 4 layers of width 192, tied embeddings."""
     torch.manual_seed(SEED)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -111,21 +111,21 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    # At this width plain matrix products train faster on a CPU than the fused attention.
+    # At this width, plain matrix products train faster on a CPU than fused attention.
     model.set_attn_implementation("eager")
     return model
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of a prompt (chat template included) and of the answer with its end token."""
+    """Token ids of a prompt (including the chat template) and of the answer (including the end token)."""
 
     prompt: list[int]
     answer: list[int]
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, batch: Sequence[Pair]) -> list[Encoded]:
-    """Encode pairs for training; text that looks like a special token is encoded as the plain text it is."""
+    """Encode pairs for training; text that looks like a special token is encoded as plain text."""
     prompts = [FUSE_PROMPT.format(alttext=pair.alttext, vec=pair.vec) for pair in batch]
     texts = [*prompts, *(pair.caption for pair in batch)]
     ids = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -139,35 +139,35 @@ def encode(tokenizer: PreTrainedTokenizerFast, batch: Sequence[Pair]) -> list[En
 def batches(
     tokenizer: PreTrainedTokenizerFast, rng: random.Random, framed: bool
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches without end: ids and labels, int64 (BATCH, length), padded on the right, prompts not learned."""
+    """Yield batches forever: ids and labels, int64 (BATCH, length), right-padded, with prompts ignored."""
     stream = pairs(rng, framed)
     while True:
         drawn = encode(tokenizer, list(itertools.islice(stream, BATCH * _SORTED_BATCHES)))
-        drawn.sort(key=lambda one: len(one.prompt) + len(one.answer))
-        cut = [drawn[start : start + BATCH] for start in range(0, len(drawn), BATCH)]
-        rng.shuffle(cut)
-        for batch in cut:
-            length = min(max(len(one.prompt) + len(one.answer) for one in batch), CONTEXT)
+        drawn.sort(key=lambda example: len(example.prompt) + len(example.answer))
+        chunks = [drawn[start : start + BATCH] for start in range(0, len(drawn), BATCH)]
+        rng.shuffle(chunks)
+        for batch in chunks:
+            length = min(max(len(example.prompt) + len(example.answer) for example in batch), CONTEXT)
             ids = torch.full((len(batch), length), tokenizer.pad_token_id)
             labels = torch.full((len(batch), length), _IGNORED)
-            for row, one in enumerate(batch):
-                whole = torch.tensor((one.prompt + one.answer)[:length])
-                ids[row, : len(whole)] = whole
-                labels[row, len(one.prompt) : len(whole)] = whole[len(one.prompt) :]
+            for row, example in enumerate(batch):
+                tokens = torch.tensor((example.prompt + example.answer)[:length])
+                ids[row, : len(tokens)] = tokens
+                labels[row, len(example.prompt) : len(tokens)] = tokens[len(example.prompt) :]
             yield ids, labels
 
 
 def loss_of(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the answers' tokens; only their positions go through the output layer."""
+    """Return the mean cross-entropy of the answer tokens; only their positions go through the output layer."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    wanted = labels[:, 1:]
-    kept = wanted != _IGNORED
+    targets = labels[:, 1:]
+    kept = targets != _IGNORED
     logits = model.lm_head(hidden[kept])
-    return torch.nn.functional.cross_entropy(logits.float(), wanted[kept])
+    return torch.nn.functional.cross_entropy(logits.float(), targets[kept])
 
 
 def rate_at(step: int, cycle: Cycle) -> float:
-    """Learning rate: linear warm-up, then cosine to nought."""
+    """Return the learning rate: linear warm-up, then cosine decay to zero."""
     if step < WARM_UP:
         return cycle.peak_rate * (step + 1) / WARM_UP
     share = (step - WARM_UP) / max(1, cycle.schedule - WARM_UP)
@@ -175,7 +175,7 @@ def rate_at(step: int, cycle: Cycle) -> float:
 
 
 def train(out: Path, first: int = 0) -> None:
-    """Train tokenizer and model and write the checkpoint folder `out`; from cycle `first`, go on with what is there."""
+    """Train tokenizer and model and write the checkpoint to `out`; `first` > 0 continues it from that cycle."""
     if first:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
         model = LlamaForCausalLM.from_pretrained(out, attn_implementation="eager")
@@ -191,7 +191,7 @@ def train(out: Path, first: int = 0) -> None:
 def run_cycle(
     model: LlamaForCausalLM, cycle: Cycle, stream: Iterator[tuple[torch.Tensor, torch.Tensor]], out: Path
 ) -> None:
-    """Train on the batches of `stream`, saving into `out` every hundred steps and at the end."""
+    """Train on the batches of `stream`; saves to `out` every hundred steps and at the end."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=cycle.peak_rate, betas=(0.9, 0.98), weight_decay=0.05)
     started = time.monotonic()
     model.train()
@@ -211,12 +211,12 @@ def run_cycle(
 
 
 def main() -> None:
-    """Train or measure, as the command line says."""
+    """Train or measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     choice = parser.add_mutually_exclusive_group(required=True)
     choice.add_argument("--out", type=Path, help="folder to write the trained checkpoint to")
     choice.add_argument("--measure", type=Path, help="checkpoint folder to measure on held-out scenes")
-    parser.add_argument("--cycle", type=int, default=0, help="with --out: go on there, from this cycle of training")
+    parser.add_argument("--cycle", type=int, default=0, help="with --out: continue training from this cycle")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)

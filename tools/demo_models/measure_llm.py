@@ -1,9 +1,9 @@
-"""Measures a fusion checkpoint on scenes, AltText templates and names that its training never saw.
+"""Measures a fusion checkpoint on scenes, AltText templates and names held out of its training.
 
-Each set is drawn from scenes of the split `eval`. What is counted, per set:
-names kept      proper names of the AltText that fit the VeC and stand whole in the caption
-concepts kept   of the VeC's counts, colors, kinds, relation and ground, those that stand in the caption
-exact           captions that are word for word the caption wanted
+Each set is drawn from scenes of the split `eval`. Scores per set:
+names kept      proper names of the AltText that match the VeC and appear complete in the caption
+concepts kept   counts, colors, kinds, relation and ground of the VeC that appear in the caption
+exact           captions identical to the expected one
 """
 
 import itertools
@@ -24,13 +24,13 @@ from vecap_tasks.demo.scene import PLURALS, describe_group, parse
 
 NEW_TOKENS = 64
 _BATCH = 64
-# Categories whose AltText holds nothing that fits the picture: the VeC alone is the right caption.
+# Categories whose AltText does not match the image: the VeC is the expected caption.
 _NAMELESS = ("mismatch", "file_name", "generic", "boilerplate", "url")
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Counts of one held-out set; each `kept` is out of its total."""
+    """Counts of one held-out set."""
 
     title: str
     captions: int
@@ -41,7 +41,7 @@ class Figures:
     exact: int
 
     def row(self) -> str:
-        """A line of the model card's table."""
+        """Return a row of the model card's table."""
         names = f"{100 * self.names_kept / self.names:.1f} %" if self.names else "none to keep"
         concepts = f"{100 * self.concepts_kept / self.concepts:.1f} %"
         return f"| {self.title} | {self.captions} | {names} | {concepts} | {100 * self.exact / self.captions:.1f} % |"
@@ -49,12 +49,12 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class FusionModel:
-    """A checkpoint that fuses pairs greedily, in batches padded on the left."""
+    """A checkpoint that fuses pairs greedily, in left-padded batches."""
 
     folder: Path
 
     def fuse(self, batch: Sequence[Pair]) -> list[str]:
-        """One caption a pair, in order."""
+        """Return one caption per pair, in order."""
         tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(self.folder, trust_remote_code=False).eval()
         captions: list[str] = []
@@ -73,10 +73,10 @@ class FusionModel:
 
 
 def count(title: str, batch: Sequence[Pair], captions: Sequence[str]) -> Figures:
-    """Mark captions against the pairs that they were made from."""
+    """Score captions against the pairs they were generated from."""
     names = [(name, caption) for pair, caption in zip(batch, captions, strict=True) for name in pair.names]
     concepts = [
-        concept in _concepts_said(pair, caption)
+        concept in _concepts_in_caption(pair, caption)
         for pair, caption in zip(batch, captions, strict=True)
         for concept in _concepts(pair.vec)
     ]
@@ -97,28 +97,28 @@ def _is_kept(name: ProperName, caption: str) -> bool:
 
 
 def _concepts(vec: str) -> list[str]:
-    """Count with its place, color with its place, kind with its place, relation, ground."""
+    """Return the concepts of a VeC: each group's words, prefixed with its index, and relation and ground."""
     scene = parse(vec)
     if scene is None:
         return []
-    found = [f"{place} {word}" for place, group in enumerate(scene.groups) for word in describe_group(group).split()]
-    return [*found, *([scene.relation] if scene.relation else []), scene.ground]
+    concepts = [f"{i} {word}" for i, group in enumerate(scene.groups) for word in describe_group(group).split()]
+    return [*concepts, *([scene.relation] if scene.relation else []), scene.ground]
 
 
-def _concepts_said(pair: Pair, caption: str) -> list[str]:
-    """The concepts of a caption once the names are taken out, or of the VeC's words that it holds one by one."""
+def _concepts_in_caption(pair: Pair, caption: str) -> list[str]:
+    """Return the concepts of a caption without its names; if unparsable, those of the VeC whose words it contains."""
     plain = caption
     for name in pair.names:
-        said = name.text.removesuffix(f" {name.kind}")
-        plain = plain.replace(f" {said} ", " ", 1)
+        proper = name.text.removesuffix(f" {name.kind}")
+        plain = plain.replace(f" {proper} ", " ", 1)
     if parse(plain) is not None:
         return _concepts(plain)
     words = plain.split()
-    return [one for one in _concepts(pair.vec) if set(re.sub(r"^\d ", "", one).split()) <= set(words)]
+    return [concept for concept in _concepts(pair.vec) if set(re.sub(r"^\d ", "", concept).split()) <= set(words)]
 
 
 def measure(folder: Path, captions: int = 600) -> str:
-    """The figures of the checkpoint in `folder`, as the model card prints them: a Markdown table."""
+    """Return the scores of the checkpoint in `folder` as the Markdown table of its model card."""
     sets = {
         "known names, the web's mix of AltText": _draw(1, captions, known_name, "any"),
         "known names, templates not trained on": _draw(2, captions, known_name, "heldout"),

@@ -1,7 +1,7 @@
-"""The optimizer of the VLM's recipe: Muon for the layers' matrices, AdamW for all other weights.
+"""Optimizer of the VLM: Muon for the matrices of the layers, AdamW for all other weights.
 
-Muon (Keller Jordan et al., 2024, github.com/KellerJordan/Muon; `torch.optim.Muon`) makes each update's singular
-values alike. Here it needs a fraction of AdamW's steps, and steps are what a CPU has few of.
+Muon (Keller Jordan et al., 2024, github.com/KellerJordan/Muon; `torch.optim.Muon`) equalizes the singular values of
+each update. Here it needs a fraction of AdamW's steps, which matters on a CPU.
 """
 
 from collections.abc import Iterable
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 _WARM_UP: Final = 150
-# The rate stays at its peak, then falls in a straight line over this last share of the steps.
+# The rate stays at its peak, then decays linearly over this last share of the steps.
 _DECAY_SHARE: Final = 0.4
-_LAST: Final = 0.02
+_FINAL_SHARE: Final = 0.02
 _CLIP: Final = 1.0
 
 
 class Optimizer:
-    """Both optimizers under one schedule: warm-up, plateau, linear decay."""
+    """Both optimizers with one schedule: warm-up, plateau, linear decay."""
 
     def __init__(self, modules: Iterable[nn.Module], rate: float, steps: int) -> None:
         named = [
@@ -27,22 +27,22 @@ class Optimizer:
         matrices = [weight for name, weight in named if weight.ndim == 2 and "layers." in name]
         others = [weight for name, weight in named if weight.ndim != 2 or "layers." not in name]
         self._all = [weight for _, weight in named]
-        self._parts: tuple[torch.optim.Optimizer, ...] = (
+        self._optimizers: tuple[torch.optim.Optimizer, ...] = (
             torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw", ns_steps=4),
             torch.optim.AdamW(others, lr=rate, weight_decay=0.01, betas=(0.9, 0.98)),
         )
         self._rate, self._steps, self._done = rate, steps, 0
 
     def step(self, loss: Tensor) -> None:
-        """Back-propagate, clip the gradient to norm 1, and move the weights."""
+        """Backpropagate, clip the gradient norm to 1, and update the weights."""
         self._done += 1
         decay = (self._steps - self._done) / (_DECAY_SHARE * self._steps)
-        rate = self._rate * min(1.0, self._done / min(_WARM_UP, self._steps), decay + _LAST)
-        for part in self._parts:
-            part.zero_grad()
-            for group in part.param_groups:
+        rate = self._rate * min(1.0, self._done / min(_WARM_UP, self._steps), decay + _FINAL_SHARE)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
                 group["lr"] = rate
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._all, _CLIP)
-        for part in self._parts:
-            part.step()
+        for optimizer in self._optimizers:
+            optimizer.step()

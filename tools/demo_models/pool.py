@@ -1,6 +1,6 @@
-"""Pictures to train on, drawn ahead, with what each patch of them shows.
+"""Pre-rendered training images, with labels for each patch.
 
-The picture goes the way of a crawled one before the vision tower sees it: drawn at some size, JPEG, scaled down.
+Images are processed like crawled ones: drawn at some size, JPEG-compressed, scaled down.
 """
 
 import io
@@ -19,8 +19,8 @@ from vecap_tasks.demo.scene import COLORS, GROUNDS, KINDS, OPPOSITE, RELATIONS, 
 SIDE: Final = 96
 PATCH: Final = 12
 GRID: Final = SIDE // PATCH
-# What is asked of each patch, and the number of answers: what covers it (the last answer: nothing), its color,
-# the group it belongs to, that group's count, how that group stands to the other (the last: no other) and the ground.
+# Labels of each patch and their number of classes: object kind (the last class: nothing), color, group, count of that
+# group, its relation to the other group (the last class: no other group), and ground.
 QUESTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("kind", len(KINDS) + 1),
     ("color", len(COLORS)),
@@ -30,15 +30,15 @@ QUESTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("ground", len(GROUNDS)),
 )
 IGNORED: Final = -100
-# A patch within this share of an object's side from its center shows the object; beyond the second it does not;
-# between the two it is not asked.
+# A patch closer to an object's center than the first share of its side shows the object; beyond the second share it
+# does not; in between the label is ignored.
 _INSIDE, _OUTSIDE = 0.36, 0.56
 _CHUNK: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """`n` pictures: pixels uint8 (n, 96, 96, 3), answers int8 (n, questions, patches), and their scenes."""
+    """`n` images: pixels uint8 (n, 96, 96, 3), answers int8 (n, questions, patches), and their scenes."""
 
     scenes: tuple[Scene, ...]
     pixels: NDArray[np.uint8]
@@ -46,7 +46,7 @@ class Pool:
 
 
 def make_pool(count: int, split: Split, seed: int, workers: int) -> Pool:
-    """Draw `count` scenes of a split. The same seed gives the same pool whatever the number of workers."""
+    """Draw `count` scenes of a split. The result does not depend on the number of workers."""
     chunks = [(min(_CHUNK, count - start), split, seed + start) for start in range(0, count, _CHUNK)]
     with ProcessPoolExecutor(workers) as executor:
         parts = list(executor.map(_make_chunk, *zip(*chunks, strict=True)))
@@ -65,37 +65,37 @@ def _make_chunk(count: int, split: Split, seed: int) -> Pool:
 
 
 def _as_crawled(scene: Scene, rng: Random) -> Image.Image:
-    """The scene drawn at some size, once or twice through JPEG, at the tower's resolution."""
-    picture = through_jpeg(draw(scene, rng.randint(140, 384)), rng.randint(75, 96))
+    """Return the scene drawn at a random size, after one or two JPEG passes, at the tower's resolution."""
+    image = through_jpeg(draw(scene, rng.randint(140, 384)), rng.randint(75, 96))
     if rng.random() < 0.5:
         side = rng.randint(128, 288)
-        picture = through_jpeg(picture.resize((side, side), Image.Resampling.BICUBIC), rng.randint(85, 96))
-    return picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        image = through_jpeg(image.resize((side, side), Image.Resampling.BICUBIC), rng.randint(85, 96))
+    return image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
-def through_jpeg(picture: Image.Image, quality: int) -> Image.Image:
-    """The picture after JPEG at this quality (0-95)."""
+def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """Return the image after JPEG compression with this quality (0-95)."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
 
 
 def answer(scene: Scene) -> NDArray[np.int8]:
-    """The right answers for each patch, int8 (questions, patches), `IGNORED` where there is none."""
+    """Return the labels of each patch, int8 (questions, patches), `IGNORED` without a label."""
     centers = (np.arange(GRID) + 0.5) / GRID
     answers = np.full((len(QUESTIONS), GRID, GRID), IGNORED, np.int8)
     answers[0] = len(KINDS)
     answers[-1] = GROUNDS.index(scene.ground)
-    for place in layout(scene):
-        group = scene.groups[place.group]
-        distance = np.maximum(abs(centers[None, :] - place.x), abs(centers[:, None] - place.y)) / place.side
+    for placement in layout(scene):
+        group = scene.groups[placement.group]
+        distance = np.maximum(abs(centers[None, :] - placement.x), abs(centers[:, None] - placement.y)) / placement.side
         answers[0][(distance < _OUTSIDE) & (answers[0] == len(KINDS))] = IGNORED
         values = (
             KINDS.index(group.kind),
             COLORS.index(group.color),
-            place.group,
+            placement.group,
             group.count - 1,
-            _relation(scene, place.group),
+            _relation(scene, placement.group),
         )
         for question, value in enumerate(values):
             answers[question][distance < _INSIDE] = value
@@ -103,7 +103,7 @@ def answer(scene: Scene) -> NDArray[np.int8]:
 
 
 def _relation(scene: Scene, group: int) -> int:
-    """How a group stands to the other one, an index into `RELATIONS`; one past them where there is no other."""
+    """Return a group's relation to the other one as an index into `RELATIONS`; `len(RELATIONS)` without another."""
     if scene.relation is None:
         return len(RELATIONS)
     return RELATIONS.index(scene.relation if group == 0 else OPPOSITE[scene.relation])

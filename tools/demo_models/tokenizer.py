@@ -1,4 +1,4 @@
-"""The small VLM's tokenizer: a byte-level BPE in which every word of a caption is one token."""
+"""Tokenizer of the small VLM: a byte-level BPE in which every caption word is one token."""
 
 from collections.abc import Iterable
 from itertools import chain
@@ -12,12 +12,12 @@ from vecap_tasks.demo.scene import COLORS, GROUNDS, KINDS, NUMBERS, PLURALS, REL
 PAD, BEGIN, END, IMAGE = "<pad>", "<s>", "</s>", "<image>"
 VOCABULARY: Final = 768
 CONTEXT: Final = 1024
-# A word of a caption is said this often to the trainer, so that it is merged into one token before anything else.
+# Repetitions of each caption word in the training text, so that it is merged into one token first.
 _EMPHASIS: Final = 100
 
 
 def train_tokenizer(prompts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Train on the captions' words and on prompts; any other text is encoded too, byte by byte at worst."""
+    """Train on caption words and prompts; other text falls back to bytes."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

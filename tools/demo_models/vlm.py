@@ -1,9 +1,9 @@
-"""Trains the small VLM from nothing: a LLaVA (CLIP vision tower, projector, Llama) on drawn scenes, on a CPU.
+"""Trains the small VLM from scratch: a LLaVA (CLIP vision tower, projector, Llama) on drawn scenes, on a CPU.
 
     python -m tools.demo_models.vlm --out DIR
 
-The checkpoint is a plain transformers folder: AutoProcessor and AutoModelForImageTextToText load it as they load
-LLaVA-1.5. Only scenes of the `train` split are seen. The same seed and versions give the same weights.
+The checkpoint is a plain transformers folder that AutoProcessor and AutoModelForImageTextToText load like LLaVA-1.5.
+Training uses only scenes of the `train` split. The same seed and package versions give the same weights.
 """
 
 import argparse
@@ -48,9 +48,9 @@ CHAT_TEMPLATE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long each phase is. Steps are of 64 pictures; all take about an hour on one core."""
+    """Length of each phase in steps of 64 images; about an hour in total on one core."""
 
-    pictures: int = 60_000
+    images: int = 60_000
     tower_steps: int = 1_700
     frozen_steps: int = 800
     joint_steps: int = 1_200
@@ -58,7 +58,7 @@ class Schedule:
 
 
 def new_processor() -> LlavaProcessor:
-    """Tokenizer, chat template and image preprocessing: short side to 96 pixels, center, values to -1..1."""
+    """Return the processor. Images: short side resized to 96 pixels, center crop, values in -1..1."""
     tokenizer = train_tokenizer(PROMPTS)
     images = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE},
@@ -77,7 +77,7 @@ def new_processor() -> LlavaProcessor:
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int = SEED) -> LlavaForConditionalGeneration:
-    """The untrained model: a tower of 4 layers of width 192, a Llama of 3 layers of width 128."""
+    """Return the untrained model: a tower of 4 layers of width 192, a Llama of 3 layers of width 128."""
     torch.manual_seed(seed)
     tower = CLIPVisionConfig(
         hidden_size=192,
@@ -112,7 +112,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int = SEED) -> LlavaForC
         tie_word_embeddings=True,
     )
     model = LlavaForConditionalGeneration(config)
-    # At this width plain matrix products train faster on a CPU than the fused attention.
+    # At this width, plain matrix products train faster on a CPU than fused attention.
     model.set_attn_implementation("eager")
     model.generation_config = GenerationConfig(
         do_sample=False,
@@ -126,20 +126,20 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int = SEED) -> LlavaForC
 
 
 def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
-    """Write the checkpoint beside `folder`, then put each file in place; what else lies there stays."""
-    aside = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    processor.save_pretrained(aside)
+    """Write the checkpoint to a temporary folder, then move each file to `folder`; other files there stay."""
+    temporary = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    processor.save_pretrained(temporary)
     folder.mkdir(parents=True, exist_ok=True)
-    for file in sorted(aside.iterdir()):
+    for file in sorted(temporary.iterdir()):
         file.chmod(0o644)
         file.replace(folder / file.name)
-    aside.rmdir()
+    temporary.rmdir()
 
 
 def train(out: Path, schedule: Schedule, work: Path | None) -> None:
-    """Run all phases and save into `out`. With `work`, a phase done there before is read and not run again."""
+    """Run all phases and save to `out`. Phases already finished in `work` are loaded instead."""
     torch.set_num_threads(schedule.threads)
     if work:
         work.mkdir(parents=True, exist_ok=True)
@@ -154,28 +154,28 @@ def train(out: Path, schedule: Schedule, work: Path | None) -> None:
         ("joint", lambda: train_captions(model, processor, heads, pool, schedule.joint_steps, SEED + 2)),
     )
     for name, run in phases:
-        done = work / f"{name}.pt" if work else None
-        if done and done.exists():
-            states = torch.load(done)
+        checkpoint = work / f"{name}.pt" if work else None
+        if checkpoint and checkpoint.exists():
+            states = torch.load(checkpoint)
             model.load_state_dict(states[0])
             heads.load_state_dict(states[1])
         else:
             run()
-            if done:
-                _write(done, (model.state_dict(), heads.state_dict()))
+            if checkpoint:
+                _write(checkpoint, (model.state_dict(), heads.state_dict()))
         if name != "tower":
             save(model, processor, out)
 
 
 def _pool(schedule: Schedule, work: Path | None) -> Pool:
-    """The pictures to train on; kept in `work` between runs."""
-    file = work / f"pool-{schedule.pictures}.pt" if work else None
+    """Return the training images; cached in `work` between runs."""
+    file = work / f"pool-{schedule.images}.pt" if work else None
     if file and file.exists():
         with file.open("rb") as stream:
-            kept: Pool = pickle.load(stream)  # noqa: S301 - written by this very function
-        return kept
-    log.info("drawing %d pictures", schedule.pictures)
-    pool = make_pool(schedule.pictures, "train", SEED, schedule.threads)
+            cached: Pool = pickle.load(stream)  # noqa: S301 - written by this function
+        return cached
+    log.info("Drawing %d images", schedule.images)
+    pool = make_pool(schedule.images, "train", SEED, schedule.threads)
     if file:
         with file.with_suffix(".new").open("wb") as stream:
             pickle.dump(pool, stream, protocol=5)
@@ -196,7 +196,7 @@ def main() -> None:
         epilog="example: python -m tools.demo_models.vlm --out /tmp/vlm --work /tmp/vlm-work",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint into")
-    parser.add_argument("--work", type=Path, help="folder for pictures and finished phases, to continue a run from")
+    parser.add_argument("--work", type=Path, help="folder for images and finished phases, to resume from")
     parser.add_argument("--threads", type=int, default=Schedule().threads, help="CPU threads (default 2)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

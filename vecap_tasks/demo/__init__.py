@@ -1,1 +1,1 @@
-"""The miniature web: drawn scenes on generated pages, with known captions and known faults."""
+"""The miniature web: drawn scenes on generated pages, with known captions and known defects."""

@@ -1,8 +1,8 @@
-"""AltText as pages of the miniature web write it: mostly noise, sometimes a name, rarely a description.
+"""AltText of the miniature web: mostly noise, sometimes a name, rarely a description.
 
-`SHARES` says how often each category occurs; `shares` gives those of a web whose AltText says more, or less. The shares
-are a choice made for this miniature web; they are not measured on a crawl. The category of a text is truth for the
-generator's ledger and is never shown to the pipeline.
+`CATEGORY_WEIGHTS` holds the frequency of each category, and `category_weights` a variant with another share of
+descriptive AltText. The weights are chosen, not measured on a crawl. The category of a text goes into the generator's
+ledger; the pipeline never sees it.
 """
 
 import random
@@ -16,8 +16,8 @@ from vecap_tasks.demo.scene import PLURALS, Group, Scene, describe_group, sample
 Wording = Literal["any", "train", "heldout"]
 Namer = Callable[[str, random.Random], ProperName]
 
-# Category -> weight in per mille.
-SHARES: dict[str, int] = {
+# Category -> frequency in per mille.
+CATEGORY_WEIGHTS: dict[str, int] = {
     "missing": 80,
     "empty": 80,
     "file_name": 80,
@@ -35,7 +35,7 @@ SHARES: dict[str, int] = {
     "good": 160,
 }
 
-# Every fifth template of a list is left out of the fusion model's training (`Wording`), and measured apart.
+# Every fifth template of a list is held out of the fusion model's training (see `Wording`).
 _HELDOUT_EVERY = 5
 
 _FILE_NAMES = (
@@ -132,10 +132,10 @@ HOST_WORDS = [
 
 @dataclass(frozen=True, slots=True)
 class AltText:
-    """What one `<img>` says of its picture.
+    """The AltText of one `<img>`.
 
-    `text` is the attribute's value once a parser has decoded it, None where there is no `alt`. `category` is a key
-    of `SHARES`. `names` are the proper names in the text that fit the picture, in the order of its groups.
+    `text` is the decoded attribute, or None without `alt`. `category` is a key of `CATEGORY_WEIGHTS`. `names` are the
+    proper names in the text that fit the image, in the order of its groups.
     """
 
     text: str | None
@@ -143,12 +143,12 @@ class AltText:
     names: tuple[ProperName, ...] = ()
 
 
-def shares(described: float) -> dict[str, float]:
-    """Return `SHARES` with the category `good` at *described*, in 0 to 1, and the others as they are to each other."""
-    rest = sum(weight for category, weight in SHARES.items() if category != "good")
+def category_weights(described: float) -> dict[str, float]:
+    """Return `CATEGORY_WEIGHTS`, normalized, with the share of `good` set to *described* (0 to 1)."""
+    rest = sum(weight for category, weight in CATEGORY_WEIGHTS.items() if category != "good")
     return {
         category: described if category == "good" else (1 - described) * weight / rest
-        for category, weight in SHARES.items()
+        for category, weight in CATEGORY_WEIGHTS.items()
     }
 
 
@@ -159,12 +159,12 @@ def write_alttext(
     namer: Namer = choose_name,
     wording: Wording = "any",
     category: str | None = None,
-    weights: Mapping[str, float] = SHARES,
+    weights: Mapping[str, float] = CATEGORY_WEIGHTS,
 ) -> AltText:
-    """Write an AltText for a picture of `scene`, of a category drawn by *weights* unless one is given.
+    """Write an AltText for an image of `scene`, of the given category or one drawn by *weights*.
 
-    `namer` gives a thing its proper name; `wording` chooses among all templates, those the fusion model may be
-    trained on, or those kept from it.
+    `namer` returns a proper name for a kind. `wording` selects from all templates, from those used to train the fusion
+    model ("train"), or from those held out ("heldout").
     """
     chosen = category or rng.choices(list(weights), list(weights.values()))[0]
     if chosen == "missing":
@@ -177,16 +177,16 @@ def write_alttext(
     rng.shuffle(groups)
     names = [namer(group.kind, rng) for group in groups]
     text = _fill(_template(chosen, len(groups), rng, wording), scene, groups, names, rng)
-    said = [name for name in names if name.text in text]
-    return AltText(text, chosen, tuple(sorted(said, key=lambda name: _place(scene, name))))
+    mentioned = [name for name in names if name.text in text]
+    return AltText(text, chosen, tuple(sorted(mentioned, key=lambda name: _group_index(scene, name))))
 
 
-def _place(scene: Scene, name: ProperName) -> int:
+def _group_index(scene: Scene, name: ProperName) -> int:
     return [group.kind for group in scene.groups].index(name.kind)
 
 
 def _mismatch(scene: Scene, rng: random.Random, namer: Namer, wording: Wording) -> str:
-    """A name that belongs to none of the picture's things: the AltText of another picture."""
+    """Return the AltText of another image, which shares no kind with *scene*."""
     shown = {group.kind for group in scene.groups}
     while True:
         other = sample_scene(rng)
@@ -199,15 +199,15 @@ def _mismatch(scene: Scene, rng: random.Random, namer: Namer, wording: Wording) 
 
 def _template(category: str, groups: int, rng: random.Random, wording: Wording) -> str:
     if category == "long":
-        opening = rng.choice(_worded(_LONG_OPENINGS, wording))
+        opening = rng.choice(_select_templates(_LONG_OPENINGS, wording))
         return " ".join([opening, *rng.choices(_LONG_SENTENCES, k=rng.randint(3, 10))])
-    templates = _worded(_TEMPLATES[category], wording)
+    templates = _select_templates(_TEMPLATES[category], wording)
     if groups == 1:
-        templates = [one for one in templates if not any(field in one for field in _OF_SECOND)]
+        templates = [template for template in templates if not any(f in template for f in _SECOND_GROUP_FIELDS)]
     return rng.choice(templates)
 
 
-_OF_SECOND = ("{name2}", "{second}", "{relation}", "{color2}")
+_SECOND_GROUP_FIELDS = ("{name2}", "{second}", "{relation}", "{color2}")
 _TEMPLATES: dict[str, tuple[str, ...]] = {
     "file_name": _FILE_NAMES,
     "generic": _GENERIC,
@@ -223,15 +223,15 @@ _TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _worded(templates: Sequence[str], wording: Wording) -> list[str]:
+def _select_templates(templates: Sequence[str], wording: Wording) -> list[str]:
     if wording == "any":
         return list(templates)
     heldout = wording == "heldout"
-    return [one for place, one in enumerate(templates) if (place % _HELDOUT_EVERY == 4) == heldout]
+    return [template for i, template in enumerate(templates) if (i % _HELDOUT_EVERY == 4) == heldout]
 
 
 def _fill(template: str, scene: Scene, groups: Sequence[Group], names: Sequence[ProperName], rng: random.Random) -> str:
-    """Put names, visible words and numbers into a template; `groups` and `names` are those it speaks of."""
+    """Fill a template with names, visible words and numbers. It refers to `groups` and `names`."""
     first, second = groups[0], groups[-1]
     host = rng.choice(HOST_WORDS)
     color = f"{'an' if first.color[0] in 'aeiou' else 'a'} {first.color}"

@@ -1,4 +1,4 @@
-"""Ten animals and six plants, each a few shapes on a square of 100 by 100 units (x to the right, y down)."""
+"""Ten animals and six plants, each drawn from a few shapes on a 100 by 100 unit square (x to the right, y down)."""
 
 from __future__ import annotations
 

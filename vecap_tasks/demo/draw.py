@@ -1,4 +1,4 @@
-"""Draws a scene: its objects, where they stand, and the image."""
+"""Draws a scene: layout and image of its objects."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from vecap_tasks.demo.scene import COLORS, KINDS, Scene
 
 DRAWINGS: Final[dict[str, Drawing]] = ANIMALS | VEHICLES | PLANTS | THINGS
 _SUPERSAMPLE: Final = 3
-# The drawing takes this share of its sprite's side; the rest is room for outline and shadow.
+# Share of the sprite's side that the drawing takes; the rest is margin for outline and shadow.
 DRAWN_SHARE: Final = 0.86
 
 
 def sprite(kind: str, color: str, side: int) -> Image.Image:
-    """The object alone, RGBA of `side` by `side` pixels: drawing, outline and soft shadow on nothing."""
+    """Return one object, RGBA, `side` by `side` pixels: drawing, outline and soft shadow, transparent elsewhere."""
     drawn = round(side * DRAWN_SHARE)
     large = drawn * _SUPERSAMPLE
     paint = PAINTS[color]
-    picture = Image.new("RGBA", (large, large), (*paint.base, 0))
-    DRAWINGS[kind](Pen(ImageDraw.Draw(picture), large / UNITS), paint)
+    image = Image.new("RGBA", (large, large), (*paint.base, 0))
+    DRAWINGS[kind](Pen(ImageDraw.Draw(image), large / UNITS), paint)
     margin = (side - drawn) // 2
     canvas = Image.new("RGBA", (side, side), (*paint.base, 0))
-    canvas.paste(picture.reduce(_SUPERSAMPLE), (margin, margin))
+    canvas.paste(image.reduce(_SUPERSAMPLE), (margin, margin))
     body = canvas.getchannel("A")
 
     lit = Image.linear_gradient("L").resize((side, side)).point(lambda level: 255 - level // 7)
@@ -50,42 +50,42 @@ def sprite(kind: str, color: str, side: int) -> Image.Image:
     return Image.alpha_composite(result, shaded)
 
 
-# Sides in pixels at which a sprite is kept; each object is scaled down from the next larger one.
+# Sides in pixels of the cached sprites; each object is scaled down from the next larger one.
 _SPRITE_SIDES: Final = (40, 56, 80, 112, 160, 224)
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One object of group `group`: center and side as shares of the picture's side, turn in degrees."""
+    """Position of one object of group `group`: center and side relative to the image side, rotation in degrees."""
 
     group: int
     x: float
     y: float
     side: float
-    turn: float
+    angle: float
     mirrored: bool
 
 
 def draw(scene: Scene, size: int) -> Image.Image:
-    """The scene as an RGB picture of `size` by `size` pixels."""
-    picture = backdrop(scene.ground, size, Random(scene.layout_seed ^ 0x5EED))
+    """Return the scene as an RGB image of `size` by `size` pixels."""
+    image = backdrop(scene.ground, size, Random(scene.layout_seed ^ 0x5EED))
     for placement in layout(scene):
         group = scene.groups[placement.group]
-        _stamp(picture, group.kind, group.color, placement)
-    return picture
+        _stamp(image, group.kind, group.color, placement)
+    return image
 
 
-def _stamp(picture: Image.Image, kind: str, color: str, at: Placement) -> None:
-    """Paste one object, turned and mirrored as placed."""
-    side = at.side * picture.width
+def _stamp(image: Image.Image, kind: str, color: str, at: Placement) -> None:
+    """Paste one object, rotated and mirrored."""
+    side = at.side * image.width
     source = _sprite(kind, color, next((s for s in _SPRITE_SIDES if s >= side), _SPRITE_SIDES[-1]))
     half = math.ceil(side * 0.56)
     scale = source.width / side
-    cos, sin = math.cos(math.radians(at.turn)) * scale, math.sin(math.radians(at.turn)) * scale
+    cos, sin = math.cos(math.radians(at.angle)) * scale, math.sin(math.radians(at.angle)) * scale
     flip = -1 if at.mirrored else 1
-    left, top = round(at.x * picture.width) - half, round(at.y * picture.width) - half
+    left, top = round(at.x * image.width) - half, round(at.y * image.width) - half
     middle = source.width / 2
-    # Maps each output pixel, from the center, back to the sprite.
+    # Maps each output pixel back to the sprite, relative to the center.
     matrix = (
         flip * cos,
         flip * sin,
@@ -95,7 +95,7 @@ def _stamp(picture: Image.Image, kind: str, color: str, at: Placement) -> None:
         middle - (cos - sin) * half,
     )
     stamp = source.transform((2 * half, 2 * half), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-    picture.paste(stamp, (left, top), stamp)
+    image.paste(stamp, (left, top), stamp)
 
 
 @lru_cache(maxsize=4 * len(KINDS) * len(COLORS))
@@ -104,55 +104,55 @@ def _sprite(kind: str, color: str, side: int) -> Image.Image:
 
 
 def layout(scene: Scene) -> tuple[Placement, ...]:
-    """Where each object stands. Groups take opposite halves of the picture, so a relation is never in doubt."""
+    """Return the placement of each object. Two groups take opposite halves, so that their relation is unambiguous."""
     rng = Random(scene.layout_seed)
     counts = tuple(group.count for group in scene.groups)
     if scene.relation is None:
-        return tuple(_placed(rng, 0, x, y, side) for x, y, side in _alone(rng, counts[0]))
+        return tuple(_place(rng, 0, x, y, side) for x, y, side in _single_group(rng, counts[0]))
     upright = scene.relation in ("to the left of", "to the right of")
     first_is_low = scene.relation in ("to the left of", "above")
     placements = []
     for index, count in enumerate(counts):
         across = 0.26 if (index == 0) == first_is_low else 0.74
-        for along, off, side in _in_half(rng, count):
+        for along, off, side in _half(rng, count):
             x, y = (across + off, along) if upright else (along, across + off)
-            placements.append(_placed(rng, index, x, y, side))
+            placements.append(_place(rng, index, x, y, side))
     return tuple(placements)
 
 
-def _placed(rng: Random, group: int, x: float, y: float, side: float) -> Placement:
-    """Turn and mirror at random, and keep the whole object inside the picture."""
+def _place(rng: Random, group: int, x: float, y: float, side: float) -> Placement:
+    """Rotate and mirror at random, and keep the object inside the image."""
     margin = side / 2
     return Placement(
         group=group,
         x=min(max(x, margin), 1 - margin),
         y=min(max(y, margin), 1 - margin),
         side=side,
-        turn=rng.uniform(-9, 9),
+        angle=rng.uniform(-9, 9),
         mirrored=rng.random() < 0.5,
     )
 
 
-def _alone(rng: Random, count: int) -> list[tuple[float, float, float]]:
-    """Centres and sides of the objects of the only group."""
+def _single_group(rng: Random, count: int) -> list[tuple[float, float, float]]:
+    """Return the centers and sides of the objects of a scene with one group."""
     if count == 1:
         side = rng.uniform(0.45, 0.75)
         return [(rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.65), side)]
     side = rng.uniform(0.36, 0.46) if count == 2 else rng.uniform(0.32, 0.4)
     if count == 2:
-        turn = rng.uniform(0, math.pi)
+        angle = rng.uniform(0, math.pi)
         radius = 0.26
-        return [(0.5 + s * radius * math.cos(turn), 0.5 + s * radius * math.sin(turn), side) for s in (-1, 1)]
+        return [(0.5 + s * radius * math.cos(angle), 0.5 + s * radius * math.sin(angle), side) for s in (-1, 1)]
     if rng.random() < 0.5:
-        turn = rng.uniform(0, 2 * math.pi)
-        angles = [turn + step * 2 * math.pi / 3 for step in range(3)]
+        angle = rng.uniform(0, 2 * math.pi)
+        angles = [angle + step * 2 * math.pi / 3 for step in range(3)]
         return [(0.5 + 0.27 * math.cos(a), 0.5 + 0.27 * math.sin(a), side) for a in angles]
     side, line = min(side, 0.33), rng.uniform(0.3, 0.7)
     return [((2 * step + 1) / 6, line + rng.uniform(-0.12, 0.12), side) for step in range(3)]
 
 
-def _in_half(rng: Random, count: int) -> list[tuple[float, float, float]]:
-    """For the objects of one of two groups: place along their half, offset across it, and side."""
+def _half(rng: Random, count: int) -> list[tuple[float, float, float]]:
+    """Return, for the objects of one of two groups: position along their half, offset across it, and side."""
     if count == 1:
         return [(rng.uniform(0.36, 0.64), rng.uniform(-0.02, 0.02), rng.uniform(0.38, 0.48))]
     side, step = (rng.uniform(0.34, 0.44), 0.48) if count == 2 else (rng.uniform(0.31, 0.34), 0.335)

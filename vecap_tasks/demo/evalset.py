@@ -1,10 +1,10 @@
-"""The miniature web's held-out evaluation set: pictures of scenes that no crawl and no training has, well described.
+"""Held-out evaluation set of the miniature web: images of scenes that occur in no crawl and no training set.
 
-    images/<number>.jpg    pictures, 256 pixels a side
-    captions.csv           header `image,caption`; one row a caption, several rows an image; for retrieval
-    labels.csv             header `image,label`; pictures of one kind of thing; for zero-shot classification
-    classes.txt            one class a line: every label, whether it occurs or not
-    templates.txt          one template a line, with `{}` where the class goes
+    images/<number>.jpg    images, 256 pixels per side
+    captions.csv           header `image,caption`; one caption per row, several rows per image; for retrieval
+    labels.csv             header `image,label`; images of one kind of object; for zero-shot classification
+    classes.txt            one class per line, including labels that do not occur
+    templates.txt          one template per line, with `{}` as the class placeholder
 
 `image` is a path relative to the folder. The files are UTF-8 with \n at line ends.
 """
@@ -22,14 +22,14 @@ from vecap_tasks.demo.scene import KINDS, Scene, describe, sample_scene
 
 TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "one or more of a {}", "an image with a {}")
 _ENCODING = Encoding("JPEG", 256, 95)
-# The share of images used for retrieval; the others show one kind and are classified.
+# Share of images used for retrieval; the others show one kind and are classified.
 _RETRIEVAL_SHARE = 0.6
 _NAMED_SHARE = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class EvalSet:
-    """What `write_evalset` wrote: numbers of images, captions and labels."""
+    """Counts of what `write_evalset` wrote."""
 
     images: int
     captions: int
@@ -37,12 +37,12 @@ class EvalSet:
 
 
 def write_evalset(out: Path, seed: int, images: int) -> EvalSet:
-    """Write the evaluation set of `images` pictures into `out`; the same seed and number give the same bytes.
+    """Write the evaluation set of `images` images to `out`; the same arguments give the same bytes.
 
-    Every picture for retrieval has a caption that no other has. Raises ValueError for fewer than two images.
+    Every retrieval image has a unique caption. Raises ValueError for fewer than two images.
     """
     if images < 2:
-        raise ValueError(f"an evaluation set has at least two images, not {images}")
+        raise ValueError(f"An evaluation set needs at least two images, not {images}")
     rng = random.Random(f"evaluation {seed}")
     described = _scenes(rng, round(images * _RETRIEVAL_SHARE))
     classified = _single_scenes(rng, images - len(described))
@@ -64,26 +64,26 @@ def write_evalset(out: Path, seed: int, images: int) -> EvalSet:
 
 
 def _scenes(rng: random.Random, number: int) -> list[Scene]:
-    """Scenes of the evaluation split, no two of the same content."""
-    found: dict[str, Scene] = {}
-    while len(found) < number:
+    """Return scenes of the evaluation split, all with different content."""
+    scenes: dict[str, Scene] = {}
+    while len(scenes) < number:
         scene = sample_scene(rng, "eval")
-        found.setdefault(describe(scene), scene)
-    return list(found.values())
+        scenes.setdefault(describe(scene), scene)
+    return list(scenes.values())
 
 
 def _single_scenes(rng: random.Random, number: int) -> list[Scene]:
-    """Scenes of one group; the kinds take turns, so that the classes are of nearly one size."""
-    found: list[Scene] = []
-    while len(found) < number:
+    """Return scenes of one group, cycling through the kinds so that the classes have nearly equal size."""
+    scenes: list[Scene] = []
+    while len(scenes) < number:
         scene = sample_scene(rng, "eval")
-        if len(scene.groups) == 1 and scene.groups[0].kind == KINDS[len(found) % len(KINDS)]:
-            found.append(scene)
-    return found
+        if len(scene.groups) == 1 and scene.groups[0].kind == KINDS[len(scenes) % len(KINDS)]:
+            scenes.append(scene)
+    return scenes
 
 
 def _captions(scene: Scene, rng: random.Random) -> list[str]:
-    """The canonical caption and a second one: the same with a thing's proper name, or in other words."""
+    """Return the canonical caption and a second one, with a proper name or in other words."""
     caption = describe(scene)
     if rng.random() < _NAMED_SHARE:
         return [caption, insert_name(caption, choose_name(rng.choice(scene.groups).kind, rng))]

@@ -1,7 +1,7 @@
-"""Pages of the miniature web as HTML, in the ways that real pages name their images.
+"""HTML pages of the miniature web, in the variants of markup that real pages use for images.
 
-Whatever the markup, a parser that decodes the page, resolves `<base>` and reads lazy attributes and `srcset` comes
-to the same address and the same AltText: those of the `Reference`.
+A parser that decodes the page, resolves `<base>` and reads lazy-loading attributes and `srcset` finds the URL and the
+AltText of each `Reference`.
 """
 
 import html
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-# A page's charset, and how it is said: in the HTTP header, in a <meta>, or not at all.
+# A page's charset and where it is declared: in the HTTP header, in a <meta>, or not at all.
 CHARSETS = (
     ("utf-8", "header"),
     ("utf-8", "meta"),
@@ -33,7 +33,7 @@ _FILLER = (
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """An `<img>` on a page: the absolute address of the image and its AltText, None for no `alt` at all."""
+    """An `<img>` on a page: the absolute URL of the image and its AltText, or None without `alt`."""
 
     url: str
     alttext: str | None
@@ -41,7 +41,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """An HTTP answer: address, `Content-Type` and body."""
+    """An HTTP response: URL, `Content-Type` and body."""
 
     url: str
     content_type: str
@@ -57,12 +57,12 @@ def write_page(
     rng: random.Random,
 ) -> Page:
     """Write the page at `url` with its images in random markup and `links` to other pages."""
-    encoding, said = charset
-    meta = f'<meta charset="{encoding}">' if said == "meta" else ""
+    encoding, declared_in = charset
+    meta = f'<meta charset="{encoding}">' if declared_in == "meta" else ""
     base = _base(references) if rng.random() < 0.15 else None
     body = [f"<h1>{html.escape(title)}</h1>"]
     for reference in references:
-        body.append(_image(_address(reference.url, url, base, rng), reference, rng))
+        body.append(_image(_src(reference.url, url, base, rng), reference, rng))
         if rng.random() < 0.6:
             body.append(f"<p>{rng.choice(_FILLER)}</p>")
     body += [f'<a href="{html.escape(link)}">Next page</a>' for link in links]
@@ -73,7 +73,7 @@ def write_page(
         + "\n".join(body)
         + "\n</body></html>\n"
     )
-    content_type = f"text/html; charset={encoding}" if said == "header" else "text/html"
+    content_type = f"text/html; charset={encoding}" if declared_in == "header" else "text/html"
     return Page(url, content_type, text.encode(encoding, errors="xmlcharrefreplace"))
 
 
@@ -82,8 +82,8 @@ def _base(references: Sequence[Reference]) -> str:
     return f"{parts.scheme}://{parts.netloc}/"
 
 
-def _address(image: str, page: str, base: str | None, rng: random.Random) -> str:
-    """The image's address as the page writes it: absolute, without its scheme, from the root, or from `<base>`."""
+def _src(image: str, page: str, base: str | None, rng: random.Random) -> str:
+    """Return the image URL as written on the page: absolute, scheme-relative, root-relative, or relative."""
     parts = urlsplit(image)
     path = parts.path + (f"?{parts.query}" if parts.query else "")
     if base is not None:
@@ -93,8 +93,8 @@ def _address(image: str, page: str, base: str | None, rng: random.Random) -> str
     return rng.choice((image, path, "../" * (urlsplit(page).path.count("/") - 1) + path.lstrip("/")))
 
 
-def _image(address: str, reference: Reference, rng: random.Random) -> str:
-    src = html.escape(address)
+def _image(url: str, reference: Reference, rng: random.Random) -> str:
+    src = html.escape(url)
     alt = "" if reference.alttext is None else f' alt="{html.escape(reference.alttext)}"'
     small = src + ("&amp;" if "?" in src else "?") + "thumb=1"
     match rng.choice(_FORMS):

@@ -1,8 +1,8 @@
-"""Proper names of the things in the miniature web's pictures: what a page knows and a picture cannot show.
+"""Proper names of the objects in the miniature web: facts that a page knows and an image cannot show.
 
-A name is an invented proper part and a head noun that tells its kind: "Marlow terrier" is a dog, "Castlow GT" a
-car. Every kind has `NAMES_PER_KIND` of them, the same in every run. All are coined from syllables; none is meant
-to be a real breed, maker or place.
+A name is an invented proper part and a head noun that implies its kind: "Marlow terrier" is a dog, "Castlow GT" a car.
+Every kind has `NAMES_PER_KIND` names, the same in every run. All are built from syllables; any resemblance to a real
+breed, manufacturer or place is unintended.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from vecap_tasks.demo.scene import KINDS, PLURALS
 
 NAMES_PER_KIND = 10
 
-# Kind -> head nouns. A head belongs to one kind only, and holds no color: it must say what a thing is and
-# nothing that can be seen against the truth of the picture.
+# Kind -> head nouns. A head belongs to one kind only and contains no color, so that it implies the kind and nothing
+# else that is visible.
 HEADS: dict[str, tuple[str, ...]] = {
     "cat": ("tabby", "shorthair", "longhair", "rex"),
     "dog": ("terrier", "spaniel", "sheepdog", "pointer"),
@@ -128,14 +128,14 @@ _PREFIX_SHARE = 0.15
 
 @dataclass(frozen=True, slots=True)
 class ProperName:
-    """A name in full, such as "Marlow terrier", and the kind of thing that bears it."""
+    """A full name such as "Marlow terrier", and the kind of object it denotes."""
 
     kind: str
     text: str
 
 
 def coin(rng: random.Random) -> str:
-    """Invent the proper part of a name: "Marlow", "Port Thornellen"."""
+    """Return an invented proper part: "Marlow", "Port Thornellen"."""
     word = rng.choice(_STARTS) + rng.choice(_ENDS)
     return f"{rng.choice(_PREFIXES)} {word}" if rng.random() < _PREFIX_SHARE else word
 
@@ -160,36 +160,36 @@ NAMES: dict[str, tuple[ProperName, ...]] = _pool()
 
 
 def choose_name(kind: str, rng: random.Random) -> ProperName:
-    """One of the names of `kind`, all equally likely."""
+    """Return one of the names of `kind`, uniformly at random."""
     return rng.choice(NAMES[kind])
 
 
 def slug(text: str) -> str:
-    """A name as it stands in an address or a file name: "marlow-terrier"."""
+    """Return a name in the form used in URLs and file names: "marlow-terrier"."""
     return "-".join(text.lower().split())
 
 
 def insert_name(caption: str, name: ProperName) -> str:
-    """Put a name before the first noun of its kind: "two red dogs" becomes "two red Marlow terrier dogs".
+    """Insert a name before the first noun of its kind: "two red dogs" becomes "two red Marlow terrier dogs".
 
-    A head that is the noun itself is not said twice: "a blue boat" and "box kite" for a kite give "a blue Orric
-    box kite". A caption that does not speak of the kind comes back as it is: the name does not fit.
+    A head equal to the noun is not repeated: "a blue kite" with "Orric box kite" gives "a blue Orric box kite".
+    Returns the caption unchanged if it does not mention the kind.
     """
     words = caption.split()
     nouns = (name.kind, PLURALS[name.kind])
-    for place, word in enumerate(words):
+    for i, word in enumerate(words):
         if word in nouns:
-            said = name.text.split()
-            if said[-1] == name.kind:
-                said = said[:-1]
-            return " ".join([*words[:place], *said, *words[place:]])
+            inserted = name.text.split()
+            if inserted[-1] == name.kind:
+                inserted = inserted[:-1]
+            return " ".join([*words[:i], *inserted, *words[i:]])
     return caption
 
 
-def is_set_aside(proper: str) -> bool:
-    """Whether a coined proper part is kept out of the fusion model's training, to measure it on unseen names.
+def is_held_out(proper: str) -> bool:
+    """Return whether a coined proper part is held out of the fusion model's training, for measurement on unseen names.
 
-    One in five, by a stable hash of its last word; the names of the pool are never set aside.
+    True for one in five, by a stable hash of the last word; never for the names of the pool.
     """
     word = proper.split()[-1]
     if any(word in name.text.split() for names in NAMES.values() for name in names):

@@ -1,4 +1,4 @@
-"""Sixteen objects and eight vehicles, each a few shapes on a square of 100 by 100 units (x to the right, y down)."""
+"""Sixteen objects and eight vehicles, each drawn from a few shapes on a 100 by 100 unit square (x right, y down)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The scenes of the miniature web: what can be in a picture, and how it is said in words.
+"""Scenes of the miniature web: what an image can show, and its canonical caption.
 
-A scene holds one or two groups of like objects (kind, color, count), where two groups stand to each other, and
-a ground. `describe` is the one canonical caption of a scene and `parse` reads it back, so a caption can be marked
-word by word against the picture that it belongs to. Nothing here draws: see `draw.py`.
+A scene has one or two groups of equal objects (kind, color, count), the relation between two groups, and a ground.
+`describe` returns the canonical caption of a scene and `parse` inverts it, so that captions can be scored word by
+word. `draw.py` draws scenes.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from typing import Literal
 
 Split = Literal["train", "crawl", "eval"]
 
-# Kind -> plural. The order is the order of mention: of two groups the one whose kind stands first here is the
-# subject ("a cat to the left of a house"), so that every picture has exactly one canonical caption.
+# Kind -> plural. The order defines the canonical caption: of two groups, the one whose kind comes first here is the
+# subject ("a cat to the left of a house").
 PLURALS: dict[str, str] = {
     "cat": "cats",
     "dog": "dogs",
@@ -91,7 +91,7 @@ OPPOSITE: dict[str, str] = {
 NUMBERS: tuple[str, ...] = ("one", "two", "three")
 MAX_COUNT = len(NUMBERS)
 
-# Shares of the hash space in percent; `eval` takes what is left.
+# Shares of the hash space in percent; `eval` takes the rest.
 _TRAIN_SHARE, _CRAWL_SHARE = 60, 30
 _TWO_GROUPS_SHARE = 0.7
 _SEED_SPACE = 2**31
@@ -106,17 +106,17 @@ class Group:
     count: int
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a word or a count outside the vocabularies."""
+        """Raise ValueError for a word or count outside the vocabulary."""
         if self.kind not in PLURALS or self.color not in COLORS or not 1 <= self.count <= MAX_COUNT:
-            raise ValueError(f"no such group of objects: {self.count} {self.color} {self.kind}")
+            raise ValueError(f"Unknown group: {self.count} {self.color} {self.kind}")
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
     """One or two groups on a ground; `relation` is that of the first group to the second, None for one group.
 
-    Two groups are of different kinds, in the order of `KINDS`. `layout_seed` decides everything that the caption
-    does not say: positions, sizes, shading, texture.
+    Two groups have different kinds, in the order of `KINDS`. `layout_seed` determines everything the caption does not
+    mention: positions, sizes, shading, texture.
     """
 
     groups: tuple[Group, ...]
@@ -125,24 +125,24 @@ class Scene:
     layout_seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a scene that has no canonical caption."""
+        """Raise ValueError for a scene without a canonical caption."""
         if self.ground not in GROUNDS:
-            raise ValueError(f"no such ground: {self.ground}")
+            raise ValueError(f"Unknown ground: {self.ground}")
         if len(self.groups) == 1 and self.relation is None:
             return
         if len(self.groups) != 2 or self.relation not in RELATIONS:
-            raise ValueError(f"a scene has one group, or two and a relation: {self.groups}, {self.relation}")
+            raise ValueError(f"A scene needs one group, or two and a relation: {self.groups}, {self.relation}")
         first, second = self.groups
         if KINDS.index(first.kind) >= KINDS.index(second.kind):
-            raise ValueError(f"two groups differ in kind and stand in the order of KINDS: {self.groups}")
+            raise ValueError(f"Two groups must differ in kind and follow the order of KINDS: {self.groups}")
 
 
 def sample_scene(rng: random.Random, split: Split | None = None) -> Scene:
-    """Draw a scene at random; with `split`, one whose content belongs to that split."""
-    return _sample_of(rng, split)
+    """Draw a random scene, from `split` if given."""
+    return _sample_from(rng, split)
 
 
-def _sample_of(rng: random.Random, wanted: Split | None) -> Scene:
+def _sample_from(rng: random.Random, wanted: Split | None) -> Scene:
     while True:
         scene = _sample(rng)
         if wanted is None or split(scene) == wanted:
@@ -157,26 +157,26 @@ def _sample(rng: random.Random) -> Scene:
 
 
 def split(scene: Scene) -> Split:
-    """The split a scene's content belongs to, whatever its layout: training, crawls or evaluation.
+    """Return the split of a scene's content, independent of its layout.
 
-    By a stable hash of the caption, so a combination seen in training is in no crawl and no evaluation set.
+    A stable hash of the caption decides, so that a combination seen in training occurs in no crawl or evaluation set.
     """
     digest = hashlib.sha256(describe(scene).encode()).digest()
-    place = int.from_bytes(digest[:8], "big") % 100
-    if place < _TRAIN_SHARE:
+    percentile = int.from_bytes(digest[:8], "big") % 100
+    if percentile < _TRAIN_SHARE:
         return "train"
-    return "crawl" if place < _TRAIN_SHARE + _CRAWL_SHARE else "eval"
+    return "crawl" if percentile < _TRAIN_SHARE + _CRAWL_SHARE else "eval"
 
 
 def describe_group(group: Group) -> str:
-    """Such as "an orange cat" or "two red cats"."""
+    """Return a phrase such as "an orange cat" or "two red cats"."""
     if group.count == 1:
         return f"{'an' if group.color[0] in 'aeiou' else 'a'} {group.color} {group.kind}"
     return f"{NUMBERS[group.count - 1]} {group.color} {PLURALS[group.kind]}"
 
 
 def describe(scene: Scene) -> str:
-    """The canonical caption in lower case: "two red cats to the left of a blue car on grass"."""
+    """Return the canonical caption in lower case: "two red cats to the left of a blue car on grass"."""
     words = [describe_group(scene.groups[0])]
     if scene.relation is not None:
         words += [scene.relation, describe_group(scene.groups[1])]
@@ -191,26 +191,26 @@ def _pattern() -> re.Pattern[str]:
 
 
 def parse(caption: str) -> Scene | None:
-    """The scene that a caption describes, with layout seed 0, or None if it is not in the form of `describe`.
+    """Return the scene that a caption describes, with layout seed 0, or None if it does not have `describe`'s form.
 
-    A caption whose groups stand in the other order is read as the same scene, with the relation turned round.
+    A caption with the groups in the opposite order gives the same scene, with the relation inverted.
     """
-    found = _pattern().fullmatch(" ".join(caption.lower().split()))
-    if found is None:
+    match = _pattern().fullmatch(" ".join(caption.lower().split()))
+    if match is None:
         return None
-    number, color, noun, relation, number2, color2, noun2, ground = found.groups()
+    number, color, noun, relation, number2, color2, noun2, ground = match.groups()
     groups = [_read_group(number, color, noun)]
     if relation is not None:
         groups.append(_read_group(number2, color2, noun2))
     if any(group is None for group in groups):
         return None
-    read = [group for group in groups if group is not None]
-    if relation is not None and read[0].kind == read[1].kind:
+    parsed = [group for group in groups if group is not None]
+    if relation is not None and parsed[0].kind == parsed[1].kind:
         return None
-    if relation is not None and KINDS.index(read[0].kind) > KINDS.index(read[1].kind):
-        read.reverse()
+    if relation is not None and KINDS.index(parsed[0].kind) > KINDS.index(parsed[1].kind):
+        parsed.reverse()
         relation = OPPOSITE[relation]
-    return Scene(tuple(read), relation, ground)
+    return Scene(tuple(parsed), relation, ground)
 
 
 def _read_group(number: str, color: str, noun: str) -> Group | None:

@@ -1,12 +1,12 @@
-"""The miniature web: one crawl a day of pages with images, as files to serve and as a WARC of the day's pages.
+"""The miniature web: one crawl per day, as files to serve and as a WARC of the day's pages.
 
-    sites/<host>/<path>         image and page files, as `serve.py` gives them out; `_headers` adds HTTP headers
-    warc/<day>.warc.gz          the day's pages as HTTP responses (WARC 1.1, one gzip member a record)
-    truth/<day>.jsonl           one `Truth` an `<img>`: what the picture shows and what a crawler should make of it
+    sites/<host>/<path>         image and page files, served by `serve.py`; `_headers` adds HTTP headers
+    warc/<day>.warc.gz          the day's pages as HTTP responses (WARC 1.1, one gzip member per record)
+    truth/<day>.jsonl           one `Truth` per `<img>`: content of the image and expected result of a crawl
 
-The ledger under truth/ is for tests and reports; no stage reads it. A day is a function of the seed, the date, the
-number of images and the share of AltText that describes, whatever days were written before. On a bad day every page
-names its images at addresses that lead nowhere, as after a site's move: to error pages, or to nothing.
+The ledger in truth/ is for tests and reports; no stage reads it. A day depends only on the seed, the date, the number
+of images and the share of descriptive AltText, not on days written before. On a bad day, as after a site migration,
+all image URLs lead to error pages or to nothing.
 """
 
 import base64
@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from vecap_tasks.demo.alttext import SHARES, AltText, shares, write_alttext
+from vecap_tasks.demo.alttext import CATEGORY_WEIGHTS, AltText, category_weights, write_alttext
 from vecap_tasks.demo.markup import CHARSETS, JAPANESE_CHARSETS, Page, Reference, write_page
 from vecap_tasks.demo.names import choose_name, slug
-from vecap_tasks.demo.pictures import Damage, Encoding, render, sample_encoding
+from vecap_tasks.demo.pictures import Defect, Encoding, render, sample_encoding
 from vecap_tasks.demo.scene import Scene, describe, sample_scene
 
 HOSTS = (
@@ -44,7 +44,7 @@ JAPANESE_HOST = "zanbury-photo.example"
 
 CARRIED_SHARE = 0.25
 _OPT_OUT_SHARE = 0.02
-# What becomes of a new image, by weight in per mille; `Truth.expect` follows from it.
+# Fate of a new image -> weight in per mille. `Truth.expect` follows from it.
 _FATES: dict[str, int] = {
     "plain": 800, "exact_duplicate": 50, "near_duplicate": 40, "truncated": 20, "html": 15, "empty": 5,
     "tiny": 25, "banner": 10, "not_found": 25, "robots": 10,
@@ -54,14 +54,14 @@ _EXPECT: dict[str, str] = {
     "html": "not_an_image", "empty": "not_an_image", "tiny": "too_small", "banner": "bad_aspect",
     "not_found": "not_found", "robots": "robots", "opt_out": "opt_out", "huge": "too_large",
 }  # fmt: skip
-_DAMAGES: tuple[Damage, ...] = ("truncated", "html", "empty", "tiny", "banner", "huge")
-_DRAWN_AT_ONCE = 16
-_OUTAGE = "moved"  # folder of the addresses of a bad day, which no other day has
+_DEFECTS: tuple[Defect, ...] = ("truncated", "html", "empty", "tiny", "banner", "huge")
+_CHUNK_SIZE = 16
+_OUTAGE = "moved"  # folder of the image URLs of a bad day
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image of the web: its address, what it shows, how its file is made, and the AltText that pages give it."""
+    """An image of the web: URL, scene, file encoding, and AltText."""
 
     url: str
     scene: Scene
@@ -73,11 +73,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """A line of the ledger: an `<img>` on a page, and what is true of it.
+    """A line of the ledger: an `<img>` on a page, and the facts about it.
 
-    `expect` is `keep`, or why a crawl or its quality rules should refuse the image: `duplicate` (one of it and
-    `same_as` is kept), `not_found`, `not_an_image`, `damaged`, `too_small`, `bad_aspect`, `too_large`, `robots`,
-    `opt_out`. It says nothing of the AltText, whose category (a key of `alttext.SHARES`) stands beside it.
+    `expect` is `keep`, or the reason why a crawl or its quality rules should reject the image: `duplicate` (one of it
+    and `same_as` is kept), `not_found`, `not_an_image`, `damaged`, `too_small`, `bad_aspect`, `too_large`, `robots`,
+    `opt_out`. It does not depend on the AltText, whose category is a key of `alttext.CATEGORY_WEIGHTS`.
     """
 
     url: str
@@ -94,7 +94,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class DayLedger:
-    """What `generate_day` wrote: pages, `<img>` references, and the references counted by what should happen."""
+    """Result of `generate_day`: files, counts, and the number of references by `expect` and by category."""
 
     day: dt.date
     warc: Path
@@ -117,16 +117,16 @@ def generate_day(
 ) -> DayLedger:
     """Write the miniature web's crawl of `day` with `images` image references under `out`.
 
-    A quarter of them are images of the day before, at the same addresses; on a *bad* day none can be had. *described*
-    is the share of AltText that describes its picture, in 0 to 1, instead of that in `alttext.SHARES`. Raises
-    ValueError for fewer than one image.
+    A quarter of them are images of the previous day, at the same URLs; on a *bad* day all downloads fail. *described*
+    (0 to 1) replaces the share of descriptive AltText in `alttext.CATEGORY_WEIGHTS`. Raises ValueError for fewer than
+    one image.
     """
     if images < 1:
-        raise ValueError(f"a crawl has at least one image, not {images}")
+        raise ValueError(f"A crawl needs at least one image, not {images}")
     carried = _new_items(seed, day - dt.timedelta(days=1), images, described)[: round(images * CARRIED_SHARE)]
     new = _new_items(seed, day, images, described)[: images - len(carried)]
     if bad:
-        carried, new = ([_broken(item, number) for number, item in enumerate(part)] for part in (carried, new))
+        carried, new = ([_unreachable(item, number) for number, item in enumerate(part)] for part in (carried, new))
     rng = _rng(seed, day, "pages")
     old = {item.url for item in carried}
     pages: list[Page] = []
@@ -151,14 +151,14 @@ def _rng(seed: int, day: dt.date, purpose: str) -> random.Random:
 
 
 def _new_items(seed: int, day: dt.date, images: int, described: float | None) -> list[Item]:
-    """The images that are first seen on `day`; a shorter list is the beginning of a longer one."""
+    """Return the images first seen on `day`; a shorter list is a prefix of a longer one."""
     rng = _rng(seed, day, "images")
-    weights: Mapping[str, float] = SHARES if described is None else shares(described)
+    weights: Mapping[str, float] = CATEGORY_WEIGHTS if described is None else category_weights(described)
     items: list[Item] = []
     for number in range(images):
         original = rng.choice(items) if items else None
         fate = rng.choices(list(_FATES), list(_FATES.values()))[0]
-        # Two huge images a day, past the part of the list that the next day carries on.
+        # Two huge images per day, outside the part of the list that the next day carries over.
         if images >= 20 and number in (images // 2, images // 2 + 1):
             fate = "huge"
         items.append(_item(rng, day, number, fate, original, weights))
@@ -174,7 +174,7 @@ def _item(
             fate = "plain"
         else:
             scene, same_as = original.scene, original.url
-            encoding = original.encoding if fate == "exact_duplicate" else _encoded_again(original.encoding, rng)
+            encoding = original.encoding if fate == "exact_duplicate" else _different_encoding(original.encoding, rng)
     if fate == "truncated":
         encoding = Encoding("JPEG", 256, 90)
     if fate == "huge":
@@ -191,14 +191,14 @@ def _item(
     return Item(f"http://{host}{path}{query}", scene, encoding, alttext, fate, same_as)
 
 
-def _broken(item: Item, number: int) -> Item:
-    """The item at an address that answers with an error page, or with nothing, in turn."""
+def _unreachable(item: Item, number: int) -> Item:
+    """Return the item at a URL that returns an error page (even *number*) or nothing (odd)."""
     parts = urlsplit(item.url)
     url = f"{parts.scheme}://{parts.netloc}/{_OUTAGE}{parts.path}"
     return dataclasses.replace(item, url=url, fate=("html", "not_found")[number % 2], same_as=None)
 
 
-def _encoded_again(encoding: Encoding, rng: random.Random) -> Encoding:
+def _different_encoding(encoding: Encoding, rng: random.Random) -> Encoding:
     while True:
         other = sample_encoding(rng)
         if other != encoding:
@@ -206,13 +206,13 @@ def _encoded_again(encoding: Encoding, rng: random.Random) -> Encoding:
 
 
 def _pages(day: dt.date, items: Sequence[Item], rng: random.Random) -> Iterator[tuple[Page, list[Item]]]:
-    """Cut the items, shuffled, into pages of three to nine images on random hosts."""
-    waiting = list(items)
-    rng.shuffle(waiting)
+    """Shuffle the items and split them into pages of three to nine images on random hosts."""
+    remaining = list(items)
+    rng.shuffle(remaining)
     number = 0
-    while waiting:
+    while remaining:
         size = rng.randint(3, 9)
-        shown, waiting = waiting[:size], waiting[size:]
+        shown, remaining = remaining[:size], remaining[size:]
         host = rng.choice(HOSTS)
         url = f"http://{host}/{day:%Y/%m/%d}/page-{number}.html"
         links = [f"http://{host}/{day:%Y/%m/%d}/page-{rng.randrange(number)}.html"] if number else []
@@ -232,7 +232,7 @@ def _truth(item: Item, page: str, carried: bool) -> Truth:
 
 
 def file_of(out: Path, url: str) -> Path:
-    """Where the content of an address lies: its query is not part of the file's name."""
+    """Return the path of a URL's content. The query is not part of the file name."""
     parts = urlsplit(url)
     return out / "sites" / parts.netloc / unquote(parts.path).lstrip("/")
 
@@ -244,16 +244,16 @@ def _write_files(out: Path, items: Sequence[Item], pages: Sequence[Page], proces
     _write(out / "sites" / OPT_OUT_HOST / "_headers", json.dumps(OPT_OUT_HEADERS).encode())
     for page in pages:
         _write(file_of(out, page.url), page.body)
-    found = [item for item in items if item.fate != "not_found"]
-    # Forked, because a spawned child would import everything again, and dies inside an Airflow task.
+    existing = [item for item in items if item.fate != "not_found"]
+    # Forked: a spawned child would import everything again, and fails inside an Airflow task.
     with multiprocessing.get_context("fork").Pool(processes) as pool:
-        for item, content in zip(found, pool.imap(_content, found, _DRAWN_AT_ONCE), strict=True):
+        for item, content in zip(existing, pool.imap(_content, existing, _CHUNK_SIZE), strict=True):
             _write(file_of(out, item.url), content)
 
 
 def _content(item: Item) -> bytes:
-    damage: Damage = next((one for one in _DAMAGES if one == item.fate), "none")
-    return render(item.scene, item.encoding, damage)
+    defect: Defect = next((name for name in _DEFECTS if name == item.fate), "none")
+    return render(item.scene, item.encoding, defect)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -262,7 +262,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _warc_records(pages: Iterable[Page], day: dt.date) -> Iterator[bytes]:
-    """WARC 1.1 records, each a gzip member: a warcinfo and one response a page, a second apart from midnight."""
+    """Yield gzipped WARC 1.1 records: a warcinfo, and one response per page, one second apart from midnight."""
     clock = dt.datetime.combine(day, dt.time(), dt.UTC)
     info = b"software: vecap demo\r\nformat: WARC File Format 1.1\r\n"
     yield _record("warcinfo", f"warc {day}", clock, "application/warc-fields", info, ())

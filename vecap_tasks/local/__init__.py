@@ -1,5 +1,5 @@
-"""The services that one machine needs: PostgreSQL, Airflow, Dask, MLflow and the miniature web, all on localhost.
+"""Services of one machine, on localhost: PostgreSQL, Airflow, Dask, MLflow and the miniature web.
 
-`control` has the commands (up, down, status), `supervisor` is the process that keeps the services running, and
-`definitions` states how to start each service and when it is ready.
+`control` implements the commands (up, down, status), `supervisor` is the process that keeps the services running, and
+`definitions` lists how to start each service and when it is ready.
 """

@@ -16,7 +16,7 @@ _EXAMPLE = "example: VECAP_AIRFLOW_PORT=8081 python -m vecap_tasks.local up"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     parser = argparse.ArgumentParser(prog="vecap services", description=__doc__, epilog=_EXAMPLE)
-    parser.add_argument("command", choices=("up", "down", "status"), help="start, end or show the services")
+    parser.add_argument("command", choices=("up", "down", "status"), help="start, stop or show the services")
     command = parser.parse_args(arguments).command
     try:
         settings = Settings.from_environment()
@@ -30,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"vecap: {format_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("vecap: interrupted; `make up` goes on waiting, `make down` ends the services", file=sys.stderr)
+        print(
+            "vecap: Interrupted; run `make up` to continue waiting, or `make down` to stop the services",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
@@ -38,11 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _status(settings: Settings) -> int:
     state = control.status(settings)
     if state is None:
-        print("no services are running")
+        print("No services are running")
         return 1
     for name, service in state.services.items():
         print(f"{name:22} {service.phase:9} {service.log}")
-    print("\n".join(control.addresses(settings).lines()))
+    print("\n".join(control.endpoints(settings).lines()))
     return 0 if state.ready else 1
 
 

@@ -1,4 +1,4 @@
-"""Airflow of one installation: `airflow.cfg` with its own keys, login, pools and REST API."""
+"""Airflow of one installation: `airflow.cfg`, keys, login, pools and REST API client."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.local import postgres
 from vecap_tasks.local.settings import HOST, REPOSITORY, Settings, write_private
 
-_SECONDS = 30
-# A proxy from the environment has no business between two processes of one machine.
+_REQUEST_TIMEOUT = 30
+# Ignores proxy settings of the environment: all services are on this machine.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 USER = "admin"
-_SINCE = "since"
+_INSTALLED_FILE = "since"
 PARALLELISM = 4
 
 
 class ApiError(VecapError):
-    """The service answered, and said no. `status` is HTTP's."""
+    """The service returned an HTTP error. `status` is the HTTP status code."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
-def is_answering(url: str, seconds: float = 2) -> bytes | None:
-    """Return the body that *url* answers with, or None where it does not (yet) answer with success."""
+def http_probe(url: str, timeout: float = 2) -> bytes | None:
+    """Return the response body of *url*, or None if the request fails."""
     try:
-        with _opener.open(url, timeout=seconds) as response:
+        with _opener.open(url, timeout=timeout) as response:
             body: bytes = response.read()
             return body
-    except OSError:  # URLError, HTTPError and time-outs are of this kind
+    except OSError:  # includes URLError, HTTPError and timeouts
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """Airflow's REST interface with a token."""
+    """Client of Airflow's REST API with a token."""
 
     url: str
     token: str
 
     @classmethod
     def login(cls, url: str, user: str, password: str) -> Api:
-        """Raises VecapError where nothing answers or the login is refused."""
-        answer = _request(f"{url}/auth/token", "POST", {"username": user, "password": password}, None)
-        return cls(url, answer["access_token"])
+        """Log in. Raises ApiError if the login is rejected, VecapError if the connection fails."""
+        response = _request(f"{url}/auth/token", "POST", {"username": user, "password": password}, None)
+        return cls(url, response["access_token"])
 
     def get(self, path: str) -> Any:
-        """Return the JSON at *path*. Raises Refused, and VecapError where nothing answers."""
+        """Return the JSON at *path*. Raises ApiError for an HTTP error, VecapError if the connection fails."""
         return _request(self.url + path, "GET", None, self.token)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
@@ -77,19 +77,19 @@ def _request(url: str, method: str, body: dict[str, Any] | None, token: str | No
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, headers=headers, method=method)  # noqa: S310 (always http)
     try:
-        with _opener.open(request, timeout=_SECONDS) as response:
+        with _opener.open(request, timeout=_REQUEST_TIMEOUT) as response:
             text = response.read()
     except urllib.error.HTTPError as error:
         detail = " ".join(error.read().decode("utf-8", "replace").split())[:400]
-        raise ApiError(error.code, f"{method} {url} was refused with {error.code}: {detail}") from error
+        raise ApiError(error.code, f"{method} {url} returned HTTP {error.code}: {detail}") from error
     except OSError as error:
-        raise VecapError(f"nothing answers at {url} ({error}); start the services with `make up`") from error
+        raise VecapError(f"Cannot connect to {url} ({error}); start the services with `make up`") from error
     return json.loads(text) if text else None
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A limit that tasks share, whatever their run."""
+    """A concurrency limit shared by the tasks of all runs."""
 
     name: str
     slots: int
@@ -97,13 +97,13 @@ class Pool:
 
 
 POOLS = (
-    Pool("captioning", 2, "Groups of shards that are captioned at once: one for each Dask worker keeps all busy."),
-    Pool("gpu", 2, "Models trained or evaluated at once: one for each GPU, or for each core where there is none."),
+    Pool("captioning", 2, "Shard groups captioned concurrently; set to the number of Dask workers."),
+    Pool("gpu", 2, "Models trained or evaluated concurrently; set to the number of GPUs (or CPU cores)."),
 )
 
 
 def write_settings(settings: Settings) -> None:
-    """Write `airflow.cfg`, readable by its owner alone. The keys and the password are drawn once and then kept."""
+    """Write `airflow.cfg`, readable only by its owner. Keys and password are generated on the first call and kept."""
     home = settings.airflow_home
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
@@ -132,7 +132,7 @@ def write_settings(settings: Settings) -> None:
         "api_auth": {"jwt_secret": keys["jwt_secret"]},
         "scheduler": {
             "scheduler_idle_sleep_time": "0.2",
-            # A task whose process was killed is noticed after half a minute, not after five.
+            # Detect a killed task process after half a minute instead of five.
             "task_instance_heartbeat_timeout": "30",
             "orphaned_tasks_check_interval": "30",
         },
@@ -142,7 +142,7 @@ def write_settings(settings: Settings) -> None:
     }
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_dict(sections)
-    # Airflow interpolates what it reads, so a percent sign is doubled.
+    # Airflow interpolates values, so escape percent signs.
     for section in parser.sections():
         for name, value in parser.items(section):
             parser[section][name] = value.replace("%", "%%")
@@ -151,13 +151,12 @@ def write_settings(settings: Settings) -> None:
     write_private(home / "airflow.cfg", text.getvalue())
 
 
-def installed(settings: Settings) -> str:
-    """Return when the installation was first started, in ISO format: from then on the clock makes runs.
+def installation_time(settings: Settings) -> str:
+    """Return when the installation first started, in ISO format. Scheduled runs start from there.
 
-    What lies before is for backfills. Without that, Airflow makes a run for the day before at once, whose crawl
-    nobody has.
+    Earlier intervals need a backfill. Otherwise Airflow immediately schedules the previous day, which has no crawl.
     """
-    file = settings.airflow_home / _SINCE
+    file = settings.airflow_home / _INSTALLED_FILE
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(datetime.now(UTC).isoformat(timespec="seconds"), encoding="utf-8")
@@ -165,26 +164,26 @@ def installed(settings: Settings) -> str:
 
 
 def password(settings: Settings) -> str:
-    """Return the password of the user `admin`. Raises VecapError before the first start."""
+    """Return the password of user `admin`. Raises VecapError before the first start."""
     file = _password_file(settings.airflow_home)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))[USER]
+        value = json.loads(file.read_text(encoding="utf-8"))[USER]
     except (OSError, ValueError, KeyError) as error:
-        raise VecapError(f"{file} holds no password of {USER}; start the services with `make up`") from error
-    return str(found)
+        raise VecapError(f"{file} has no password for {USER}; start the services with `make up`") from error
+    return str(value)
 
 
 def api(settings: Settings) -> Api:
-    """Return Airflow's REST interface, logged in as `admin`. Raises VecapError where it does not answer."""
+    """Return a client of Airflow's REST API, logged in as `admin`. Raises VecapError if the connection fails."""
     return Api.login(settings.airflow.url, USER, password(settings))
 
 
-def make_pools(settings: Settings) -> None:
-    """Create the pools that are missing; one that a user resized stays as it is."""
+def create_pools(settings: Settings) -> None:
+    """Create missing pools. Existing pools keep their size."""
     connection = api(settings)
-    there = {pool["name"] for pool in connection.get("/api/v2/pools?limit=100")["pools"]}
+    existing = {pool["name"] for pool in connection.get("/api/v2/pools?limit=100")["pools"]}
     for pool in POOLS:
-        if pool.name not in there:
+        if pool.name not in existing:
             body = {"name": pool.name, "slots": pool.slots, "description": pool.description, "include_deferred": False}
             connection.post("/api/v2/pools", body)
 
@@ -204,13 +203,13 @@ def _keys(home: Path) -> dict[str, str]:
         write_private(file, json.dumps(keys))
     if not _password_file(home).exists():
         write_private(_password_file(home), json.dumps({USER: secrets.token_urlsafe(12)}))
-    keys_read: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
-    return keys_read
+    stored: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    return stored
 
 
 def main() -> int:
     try:
-        make_pools(Settings.from_environment())
+        create_pools(Settings.from_environment())
     except VecapError as error:
         print(format_error(error), file=sys.stderr)
         return 1

@@ -1,7 +1,7 @@
-"""What a person does with the services: `up`, `down`, `status`.
+"""Commands of the local services: `up`, `down`, `status`.
 
-`up` starts the supervisor unless it runs, waits until every service is ready and returns the addresses. `down` ends
-the supervisor with all it started, and whatever an earlier one that was killed left behind.
+`up` starts the supervisor if needed, waits until every service is ready and returns the endpoints. `down` stops the
+supervisor and everything it started, including leftovers of a supervisor that was killed.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pathlib import Path
 
 from vecap_tasks.errors import VecapError
 from vecap_tasks.local import airflow
-from vecap_tasks.local.definitions import free
-from vecap_tasks.local.process_tree import end_sessions
+from vecap_tasks.local.definitions import is_port_free
+from vecap_tasks.local.process_tree import terminate_sessions
 from vecap_tasks.local.settings import Port, Settings
 from vecap_tasks.local.state import Phase, State, lock, read_state, remove_state
-from vecap_tasks.local.supervisor import END_SECONDS, last_line
+from vecap_tasks.local.supervisor import STOP_TIMEOUT, last_log_line
 
-START_SECONDS = 240.0
-_LOOK_SECONDS = 0.25
-_STOP_SECONDS = 2 * END_SECONDS + 2
+START_TIMEOUT = 240.0
+_POLL_SECONDS = 0.25
+_STOP_SECONDS = 2 * STOP_TIMEOUT + 2
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where the services are, Airflow's login and the certificate of Dask's scheduler. MLflow asks for no login."""
+class Endpoints:
+    """URLs of the services, the Airflow login and the certificate of the Dask scheduler. MLflow has no login."""
 
     airflow: str
     airflow_user: str
@@ -50,107 +50,106 @@ class Addresses:
         ]
 
 
-def up(settings: Settings, report: Report) -> Addresses:
-    """Start what does not run yet and wait until all is ready; *report* gets a line for each step.
+def up(settings: Settings, report: Report) -> Endpoints:
+    """Start the services that are not running and wait until all are ready. *report* receives a line for each step.
 
-    Raises VecapError when a port is taken or a service cannot be started; nothing is left running then, unless the
-    services ran before.
+    Raises VecapError if a port is in use or a service fails to start; newly started services are stopped first.
     """
     with lock(settings, "control", wait=True):
         running = _running(settings)
         if running is not None and running.ready:
-            report("the services are running")
-            return _addresses(settings, running)
+            report("Services are already running")
+            return _endpoints(settings, running)
         if running is None:
-            _clean(settings, report)
+            _stop_leftovers(settings, report)
             _check_ports(settings)
             _launch(settings, report)
-    return _addresses(settings, _wait(settings, report))
+    return _endpoints(settings, _wait(settings, report))
 
 
 def down(settings: Settings, report: Report) -> None:
-    """End the services and only them. Does nothing where none run."""
+    """Stop the services of this installation. Does nothing if none are running."""
     with lock(settings, "control", wait=True):
         state = _running(settings)
         if state is not None:
-            report("ending the services")
-            end_supervisor(settings, state)
-        cleaned = _clean(settings, report)
-        report("the services are down" if state is not None or cleaned else "no services are running")
+            report("Stopping services")
+            stop_supervisor(settings, state)
+        had_leftovers = _stop_leftovers(settings, report)
+        report("Services stopped" if state is not None or had_leftovers else "No services are running")
 
 
 def status(settings: Settings) -> State | None:
-    """Return the state of the running supervisor, or None where none runs."""
+    """Return the state of the running supervisor, or None if it is not running."""
     return _running(settings)
 
 
-def addresses(settings: Settings) -> Addresses:
-    """Return where the running services are. Raises VecapError where none run."""
+def endpoints(settings: Settings) -> Endpoints:
+    """Return the endpoints of the running services. Raises VecapError if none are running."""
     state = _running(settings)
     if state is None:
-        raise VecapError("no services are running; start them with `make up`")
-    return _addresses(settings, state)
+        raise VecapError("No services are running; start them with `make up`")
+    return _endpoints(settings, state)
 
 
-def as_running(settings: Settings) -> Settings:
-    """Return *settings* with the ports that the running services were started with."""
+def with_running_ports(settings: Settings) -> Settings:
+    """Return *settings* with the ports of the running services."""
     state = _running(settings)
     return settings if state is None else _with_ports(settings, state)
 
 
-def end_supervisor(settings: Settings, state: State) -> None:
-    """Ask the supervisor to end, and see to it that it has."""
+def stop_supervisor(settings: Settings, state: State) -> None:
+    """Send SIGTERM to the supervisor, wait, and kill it if it does not exit."""
     if state.supervisor.alive():
         os.kill(state.supervisor.pid, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
     while state.supervisor.alive() and time.monotonic() < deadline:
         time.sleep(0.1)
-    end_sessions([state.supervisor], signal.SIGKILL, 0)
+    terminate_sessions([state.supervisor], signal.SIGKILL, 0)
 
 
 def _running(settings: Settings) -> State | None:
-    with lock(settings, "supervisor", wait=False) as held:
-        if held:
+    with lock(settings, "supervisor", wait=False) as acquired:
+        if acquired:
             return None
-    # It holds the lock a moment before it writes its first state.
+    # The supervisor acquires the lock shortly before it writes its first state.
     for _ in range(100):
         state = read_state(settings)
         if state is not None and state.supervisor.alive():
             return state
         time.sleep(0.1)
-    raise VecapError(f"a supervisor holds {settings.folder} but says nothing; end it, then run `make up` again")
+    raise VecapError(f"A supervisor holds {settings.folder} but does not respond; stop it, then run `make up` again")
 
 
-def _clean(settings: Settings, report: Report) -> bool:
-    """End what a supervisor that was killed left behind; say whether there was anything."""
+def _stop_leftovers(settings: Settings, report: Report) -> bool:
+    """Stop processes of a supervisor that was killed. Returns whether there were any."""
     state = read_state(settings)
     if state is None:
         return False
-    left = state.leaders if state.same_boot() else []
-    if left:
-        report("ending what an earlier supervisor left behind")
-        own = {
+    leftovers = state.leaders if state.same_boot() else []
+    if leftovers:
+        report("Stopping processes of an earlier supervisor")
+        postgres = {
             service.process.pid for name, service in state.services.items() if service.process and name == "postgres"
         }
-        end_sessions([leader for leader in left if leader.pid not in own], signal.SIGTERM, END_SECONDS)
-        end_sessions([leader for leader in left if leader.pid in own], signal.SIGINT, END_SECONDS)
+        terminate_sessions([leader for leader in leftovers if leader.pid not in postgres], signal.SIGTERM, STOP_TIMEOUT)
+        terminate_sessions([leader for leader in leftovers if leader.pid in postgres], signal.SIGINT, STOP_TIMEOUT)
     remove_state(settings)
-    return bool(left)
+    return bool(leftovers)
 
 
 def _check_ports(settings: Settings) -> None:
     for port in settings.ports:
-        if not free(port.number):
+        if not is_port_free(port.number):
             raise VecapError(
-                f"port {port.number}, meant for {port.purpose}, is taken; "
-                f"end what listens there, or set {port.variable} to another port"
+                f"Port {port.number} for {port.purpose} is in use; "
+                f"stop the process that uses it, or set {port.variable} to another port"
             )
 
 
 def _launch(settings: Settings, report: Report) -> None:
     settings.logs.mkdir(parents=True, exist_ok=True)
     log = settings.logs / "supervisor.log"
-    report(f"starting the services (logs in {settings.logs})")
+    report(f"Starting services (logs in {settings.logs})")
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "vecap_tasks.local.supervisor"],
@@ -165,61 +164,59 @@ def _launch(settings: Settings, report: Report) -> None:
     while read_state(settings) is None:
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            raise VecapError(f"the supervisor did not start: {last_line(log)}")
+            raise VecapError(f"The supervisor did not start: {last_log_line(log)}")
         time.sleep(0.05)
 
 
 def _wait(settings: Settings, report: Report) -> State:
-    begin = time.monotonic()
-    told: set[str] = set()
+    start = time.monotonic()
+    reported: set[str] = set()
     while True:
         state = read_state(settings)
         if state is None or not state.supervisor.alive():
             reason = state.failure if state is not None else None
-            _clean(settings, report)
-            raise VecapError(reason or f"the supervisor ended: {last_line(settings.logs / 'supervisor.log')}")
-        if state.failure is not None:  # it is ending what it started
-            time.sleep(_LOOK_SECONDS)
+            _stop_leftovers(settings, report)
+            raise VecapError(reason or f"The supervisor exited: {last_log_line(settings.logs / 'supervisor.log')}")
+        if state.failure is not None:  # the supervisor is stopping the services
+            time.sleep(_POLL_SECONDS)
             continue
         for name, service in state.services.items():
-            if service.phase in (Phase.READY, Phase.DONE) and name not in told:
-                told.add(name)
-                report(f"{time.monotonic() - begin:5.1f} s  {name} {service.phase}")
+            if service.phase in (Phase.READY, Phase.DONE) and name not in reported:
+                reported.add(name)
+                report(f"{time.monotonic() - start:5.1f} s  {name} {service.phase}")
         if state.ready:
             return state
-        if time.monotonic() - begin > START_SECONDS:
+        if time.monotonic() - start > START_TIMEOUT:
             name, service = next((n, s) for n, s in state.services.items() if s.phase not in (Phase.READY, Phase.DONE))
-            end_supervisor(settings, state)
-            _clean(settings, report)
-            raise VecapError(
-                f"{name} was not ready after {START_SECONDS:.0f} s: {last_line(Path(service.log))}; all was ended again"
-            )
-        time.sleep(_LOOK_SECONDS)
+            stop_supervisor(settings, state)
+            _stop_leftovers(settings, report)
+            raise VecapError(f"{name} was not ready after {START_TIMEOUT:.0f} s: {last_log_line(Path(service.log))}")
+        time.sleep(_POLL_SECONDS)
 
 
 def _with_ports(settings: Settings, state: State) -> Settings:
-    def moved(port: Port) -> Port:
+    def with_actual_number(port: Port) -> Port:
         return replace(port, number=state.ports[port.variable])
 
     return replace(
         settings,
-        airflow=moved(settings.airflow),
-        mlflow=moved(settings.mlflow),
-        dask=moved(settings.dask),
-        dashboard=moved(settings.dashboard),
-        web=moved(settings.web),
+        airflow=with_actual_number(settings.airflow),
+        mlflow=with_actual_number(settings.mlflow),
+        dask=with_actual_number(settings.dask),
+        dashboard=with_actual_number(settings.dashboard),
+        web=with_actual_number(settings.web),
     )
 
 
-def _addresses(settings: Settings, state: State) -> Addresses:
-    there = _with_ports(settings, state)
-    return Addresses(
-        airflow=there.airflow.url,
+def _endpoints(settings: Settings, state: State) -> Endpoints:
+    actual = _with_ports(settings, state)
+    return Endpoints(
+        airflow=actual.airflow.url,
         airflow_user=airflow.USER,
-        airflow_password=airflow.password(there),
-        mlflow=there.mlflow.url,
-        dask=there.dashboard.url,
-        scheduler=there.dask_address,
-        certificate=there.dask_certificate,
-        web=there.web.url,
+        airflow_password=airflow.password(actual),
+        mlflow=actual.mlflow.url,
+        dask=actual.dashboard.url,
+        scheduler=actual.dask_address,
+        certificate=actual.dask_certificate,
+        web=actual.web.url,
     )

@@ -1,4 +1,4 @@
-"""The services of one machine: how each is started, what it needs first, and how one knows that it is ready."""
+"""Definitions of the local services: command, dependencies and readiness check of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vecap_tasks.local import postgres
-from vecap_tasks.local.airflow import is_answering
+from vecap_tasks.local.airflow import http_probe
 from vecap_tasks.local.settings import HOST, Settings
 
 DASK_WORKERS = 2
@@ -19,7 +19,7 @@ DASK_WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Something to run. A job ends by itself with exit code 0; a service is ready when `ready()` says so."""
+    """A service or job to run. A service is ready when `ready()` returns True; a job is done when it exits with 0."""
 
     name: str
     command: tuple[str, ...]
@@ -27,15 +27,15 @@ class Service:
     ready: Callable[[], bool] = lambda: True
     job: bool = False
     stop: signal.Signals = signal.SIGTERM
-    last: bool = False  # ended after all others, which still write to it
+    last: bool = False  # stopped after all others, which still write to it
     waited: bool = True  # `up` waits for it
 
 
 def service_definitions(settings: Settings, *, migrate: bool) -> tuple[Service, ...]:
-    """Return the services in the order in which they are started. *migrate*: Airflow's tables are not there yet."""
+    """Return the services in start order. *migrate*: Airflow's tables must be created or upgraded."""
     python = sys.executable
     airflow = (python, "-m", "airflow")
-    # Not for tasks, whose configuration may name another scheduler, without TLS.
+    # Set only for Dask: the configuration of a task may name another scheduler, without TLS.
     dask = ("env", "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=true", python, "-m", "dask")
     tables = ("airflow-tables",) if migrate else ("databases",)
     services = (
@@ -51,7 +51,7 @@ def service_definitions(settings: Settings, *, migrate: bool) -> tuple[Service, 
             "airflow-api",
             (*airflow, "api-server"),
             needs=tables,
-            ready=lambda: is_answering(f"{settings.airflow.url}/api/v2/version") is not None,
+            ready=lambda: http_probe(f"{settings.airflow.url}/api/v2/version") is not None,
         ),
         Service(
             "mlflow",
@@ -61,24 +61,24 @@ def service_definitions(settings: Settings, *, migrate: bool) -> tuple[Service, 
                 *("--artifacts-destination", str(settings.home / "mlflow")),
             ),
             needs=("databases",),
-            ready=lambda: is_answering(f"{settings.mlflow.url}/health") is not None,
+            ready=lambda: http_probe(f"{settings.mlflow.url}/health") is not None,
         ),
         Service(
             "airflow-dag-processor",
             (*airflow, "dag-processor"),
             needs=tables,
-            ready=lambda: _airflow_part(settings, "dag_processor"),
+            ready=lambda: _airflow_component_healthy(settings, "dag_processor"),
         ),
         Service(
             "airflow-scheduler",
             (*airflow, "scheduler", "--skip-serve-logs"),
             needs=tables,
-            ready=lambda: _airflow_part(settings, "scheduler"),
+            ready=lambda: _airflow_component_healthy(settings, "scheduler"),
         ),
         Service(
             "web",
             (python, "-m", "vecap_tasks.demo.serve"),
-            ready=lambda: listens(settings.web.number),
+            ready=lambda: is_listening(settings.web.number),
         ),
         Service(
             "dask-scheduler",
@@ -86,14 +86,14 @@ def service_definitions(settings: Settings, *, migrate: bool) -> tuple[Service, 
                 *(*dask, "scheduler", "--protocol", "tls", "--host", HOST, "--port", str(settings.dask.number)),
                 *("--dashboard-address", f"{HOST}:{settings.dashboard.number}"),
             ),
-            ready=lambda: is_answering(f"{settings.dashboard.url}/health") is not None,
+            ready=lambda: http_probe(f"{settings.dashboard.url}/health") is not None,
         ),
         Service(
             "dask-workers",
             (
                 *(*dask, "worker", settings.dask_address, "--host", HOST, "--name", "worker"),
                 *("--nworkers", str(DASK_WORKERS), "--nthreads", "1", "--nanny"),
-                # A shard bounds its own memory; Dask would pause a worker at 80 % of its share, and wait for ever.
+                # A shard bounds its own memory. With a limit, Dask pauses a worker at 80 % of it, possibly forever.
                 *("--memory-limit", "0"),
                 *("--no-dashboard", "--dashboard-address", f"{HOST}:0"),
                 *("--local-directory", str(settings.folder / "dask")),
@@ -106,24 +106,24 @@ def service_definitions(settings: Settings, *, migrate: bool) -> tuple[Service, 
             "airflow-triggerer",
             (*airflow, "triggerer", "--skip-serve-logs"),
             needs=("airflow-api", "airflow-scheduler", "airflow-dag-processor", "mlflow"),
-            ready=lambda: _airflow_part(settings, "triggerer"),
-            waited=False,  # only deferred tasks need it, and no DAG of ours defers
+            ready=lambda: _airflow_component_healthy(settings, "triggerer"),
+            waited=False,  # only deferred tasks need it, and our DAGs do not defer
         ),
     )
     return tuple(service for service in services if migrate or service.name != "airflow-tables")
 
 
-def listens(port: int) -> bool:
-    """Say whether something accepts connections at *port* of this machine."""
+def is_listening(port: int) -> bool:
+    """Return whether *port* of this machine accepts connections."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((HOST, port)) == 0
 
 
-def free(port: int) -> bool:
-    """Say whether *port* can be listened on."""
+def is_port_free(port: int) -> bool:
+    """Return whether a server can listen on *port*."""
     with socket.socket() as probe:
-        if os.name == "posix":  # as the servers do: a connection that is closing does not count
+        if os.name == "posix":  # servers set it too, so that closing connections do not count
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -132,11 +132,11 @@ def free(port: int) -> bool:
         return True
 
 
-def _airflow_part(settings: Settings, part: str) -> bool:
-    body = is_answering(f"{settings.airflow.url}/api/v2/monitor/health")
-    return body is not None and json.loads(body)[part]["status"] == "healthy"
+def _airflow_component_healthy(settings: Settings, component: str) -> bool:
+    body = http_probe(f"{settings.airflow.url}/api/v2/monitor/health")
+    return body is not None and json.loads(body)[component]["status"] == "healthy"
 
 
 def _dask_workers(settings: Settings) -> int:
-    body = is_answering(f"{settings.dashboard.url}/json/counts.json")
+    body = http_probe(f"{settings.dashboard.url}/json/counts.json")
     return 0 if body is None else int(json.loads(body)["workers"])

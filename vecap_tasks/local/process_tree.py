@@ -1,7 +1,7 @@
-"""Processes that must not outlive, or be taken for, others: identity that survives reused numbers, and the end.
+"""Process identity and termination: detects reused process ids, ends whole sessions.
 
-A service runs in a session of its own. Whatever it starts stays in that session, so a session is ended whole even
-when its first process is gone; a process number is believed only together with the time at which it started.
+Each service runs in its own session. Its child processes stay in that session, so that the session can be terminated
+even after its leader is gone. A process id counts only together with the start time of the process.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 import psutil
 
-_SAME_START = 2.0  # seconds by which a clock that is set may move a start time
+_START_TOLERANCE = 2.0  # seconds that a clock change may shift a start time
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that we started: its number and when it started (seconds since the epoch)."""
+    """A process that we started: its id and start time (seconds since the epoch)."""
 
     pid: int
     started: float
@@ -34,36 +34,36 @@ class Process:
         return cls(pid, psutil.Process(pid).create_time())
 
     def alive(self) -> bool:
-        """Say whether this very process runs (one that ended and was not yet waited for does not)."""
+        """Return whether this process is running. A zombie is not running."""
         try:
-            found = psutil.Process(self.pid)
-            same = abs(found.create_time() - self.started) < _SAME_START
-            return bool(same and found.status() != psutil.STATUS_ZOMBIE)
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < _START_TOLERANCE
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 
 
 def die_with_parent(parent: int, number: signal.Signals = signal.SIGTERM) -> None:
-    """Ask the kernel to end this process when its parent, process *parent*, dies by any means (Linux alone)."""
+    """Have the kernel send signal *number* to this process when its parent, process *parent*, dies (Linux only)."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before prctl
             os.kill(os.getpid(), number)
 
 
-def session(leader: Process) -> list[int]:
-    """Return the processes of the session that *leader* opened; none where its number now names something else."""
+def session_pids(leader: Process) -> list[int]:
+    """Return the process ids of the session of *leader*; none if its id now belongs to another process."""
     if not leader.alive() and psutil.pid_exists(leader.pid) and not _zombie(leader.pid):
         return []
-    found = []
+    pids = []
     for process in psutil.process_iter():
         try:
             same = os.getsid(process.pid) == leader.pid and process.status() != psutil.STATUS_ZOMBIE
-            if same and process.create_time() >= leader.started - _SAME_START:
-                found.append(process.pid)
+            if same and process.create_time() >= leader.started - _START_TOLERANCE:
+                pids.append(process.pid)
         except (ProcessLookupError, PermissionError, psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return pids
 
 
 def _zombie(pid: int) -> bool:
@@ -73,8 +73,8 @@ def _zombie(pid: int) -> bool:
         return True
 
 
-def send(pids: Iterable[int], number: signal.Signals) -> None:
-    """Send a signal to those of *pids* that still run."""
+def send_signal(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to those of *pids* that are still running."""
     for pid in pids:
         try:
             os.kill(pid, number)
@@ -82,27 +82,27 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
             continue
 
 
-def end_sessions(leaders: Iterable[Process], gentle: signal.Signals, seconds: float) -> None:
-    """End the sessions of *leaders*: the leaders gently, and after *seconds* whatever is left by SIGKILL."""
+def terminate_sessions(leaders: Iterable[Process], stop: signal.Signals, timeout: float) -> None:
+    """Send *stop* to the session leaders, then SIGKILL to whatever remains after *timeout* seconds."""
     all_leaders = list(leaders)
-    send((leader.pid for leader in all_leaders if leader.alive()), gentle)
-    deadline = time.monotonic() + seconds
+    send_signal((leader.pid for leader in all_leaders if leader.alive()), stop)
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         reap()
         if not any(leader.alive() for leader in all_leaders):
             break
         time.sleep(0.1)
-    for _ in range(5):  # a process may fork between the listing and its end
-        left = [pid for leader in all_leaders for pid in session(leader)]
-        if not left:
+    for _ in range(5):  # a process may fork between the listing and the kill
+        remaining = [pid for leader in all_leaders for pid in session_pids(leader)]
+        if not remaining:
             return
-        send(left, signal.SIGKILL)
+        send_signal(remaining, signal.SIGKILL)
         reap()
         time.sleep(0.1)
 
 
 def reap() -> None:
-    """Collect children that have ended, so that they do not count as running."""
+    """Reap exited child processes, so that they do not count as running."""
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""Where the services of one installation lie and listen: `VECAP_HOME` and one variable for each port."""
+"""Paths and ports of one installation of the services: `VECAP_HOME` and one variable for each port."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ HOST = "127.0.0.1"
 
 
 def require_checkout() -> None:
-    """Raise ConfigError where this package is installed without the rest of the repository."""
+    """Raise ConfigError if this package is installed without the rest of the repository."""
     missing = [f"{name}/" for name in ("dags", "plugins", "configs") if not (REPOSITORY / name).is_dir()]
     if missing:
         raise ConfigError(
-            f"the services need a checkout of the repository: {REPOSITORY} lacks {', '.join(missing)}; "
+            f"The services need a checkout of the repository: {REPOSITORY} lacks {', '.join(missing)}; "
             "run `make up` in a checkout"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port that a service listens on, and the environment variable that moves it."""
+    """A port that a service listens on, and the environment variable that sets it."""
 
     purpose: str
     variable: str
@@ -39,7 +39,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One installation. `home` holds everything that it writes, services and data alike."""
+    """One installation. `home` holds all files that it writes, of services and data."""
 
     home: Path
     config: Path
@@ -52,13 +52,13 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Read the environment. Raises ConfigError for a port that is not a number from 1 to 65535."""
+        """Read the environment. Raises ConfigError if a port is not a number from 1 to 65535."""
         env = os.environ if environment is None else environment
 
         def port(purpose: str, variable: str, default: int) -> Port:
             text = env.get(variable) or str(default)
             if not text.isdecimal() or not 0 < int(text) < 65536:
-                raise ConfigError(f"{variable} is the port of {purpose}: a number from 1 to 65535, not {text!r}")
+                raise ConfigError(f"{variable} must be the port of {purpose}, a number from 1 to 65535, not {text!r}")
             return Port(purpose, variable, int(text))
 
         return cls(
@@ -78,7 +78,7 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """Where the services keep their state, databases and logs."""
+        """Folder of the services' state, databases and logs."""
         return self.home / "services"
 
     @property
@@ -95,11 +95,11 @@ class Settings:
 
     @property
     def dask_certificate(self) -> Path:
-        """The file of the certificate that everything on Dask shows and trusts, with its private key."""
+        """File with the certificate that all Dask processes present and trust, and its private key."""
         return self.folder / "tls" / "dask.pem"
 
     def environment(self) -> dict[str, str]:
-        """Return the whole environment of a service, and so of every Airflow task and Dask worker."""
+        """Return the environment of every service, Airflow task and Dask worker."""
         binaries = str(Path(sys.executable).parent)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
         return inherited | {
@@ -123,14 +123,14 @@ class Settings:
     def _dask_tls(self) -> dict[str, str]:
         prefix, file = "DASK_DISTRIBUTED__COMM__TLS", str(self.dask_certificate)
         roles = ("SCHEDULER", "WORKER", "CLIENT")
-        shown = {f"{prefix}__{role}__{kind}": file for role in roles for kind in ("CERT", "KEY")}
-        return {f"{prefix}__CA_FILE": file, **shown}
+        files = {f"{prefix}__{role}__{kind}": file for role in roles for kind in ("CERT", "KEY")}
+        return {f"{prefix}__CA_FILE": file, **files}
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write *file* whole, readable by its owner only."""
-    aside = file.with_name(file.name + ".new")
-    aside.unlink(missing_ok=True)
-    aside.touch(mode=0o600, exist_ok=False)
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(file)
+    """Write *file* atomically, readable only by its owner."""
+    temporary = file.with_name(file.name + ".new")
+    temporary.unlink(missing_ok=True)
+    temporary.touch(mode=0o600, exist_ok=False)
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)

@@ -1,4 +1,4 @@
-"""What the supervisor tells others: a small file, replaced whole whenever a service changes."""
+"""State of the supervisor: a JSON file, replaced atomically whenever a service changes."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from vecap_tasks.local.settings import Settings
 
 
 class Phase(StrEnum):
-    WAITING = "waiting"  # for what it needs
+    WAITING = "waiting"  # for its dependencies
     STARTING = "starting"
     READY = "ready"
-    DOWN = "down"  # ended by itself; started again in a moment
-    DONE = "done"  # a job, not a service: it did its work
+    DOWN = "down"  # exited; will be restarted
+    DONE = "done"  # a job that succeeded
 
 
 @dataclass(slots=True)
 class ServiceState:
-    """One service as it is now. `log` is where its output goes."""
+    """Current state of one service. `log` is the path of its output."""
 
     phase: Phase
     log: str
     process: Process | None = None
     starts: int = 0
-    waited: bool = True  # counts for the whole to be ready
+    waited: bool = True  # required for `State.ready`
 
 
 @dataclass(slots=True)
 class State:
-    """One run of the supervisor. `ports` are by variable name; `failure` says why it gave up, if it did."""
+    """One run of the supervisor. `ports` are by variable name; `failure` is the reason why it gave up."""
 
     supervisor: Process
     boot: float
     ports: dict[str, int]
     services: dict[str, ServiceState]
     failure: str | None = None
-    leaders: list[Process] = field(default_factory=list)  # every session ever opened and not yet seen empty
+    leaders: list[Process] = field(default_factory=list)  # of all sessions that may still have processes
 
     @property
     def ready(self) -> bool:
@@ -53,18 +53,18 @@ class State:
         return all(service.phase in (Phase.READY, Phase.DONE) for service in waited)
 
     def same_boot(self) -> bool:
-        """Say whether the machine still runs as it did then: after a restart no recorded process can be meant."""
+        """Return whether the machine has not rebooted since: after a reboot the recorded processes are gone."""
         return bool(abs(psutil.boot_time() - self.boot) < 60)
 
     def write(self, settings: Settings) -> None:
         file = _file(settings)
-        aside = file.with_name(f"{file.name}.{os.getpid()}")
-        aside.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
-        aside.replace(file)
+        temporary = file.with_name(f"{file.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        temporary.replace(file)
 
 
 def read_state(settings: Settings) -> State | None:
-    """Return what was last written, or None where nothing readable was."""
+    """Return the last written state, or None if it is missing or unreadable."""
     try:
         body = json.loads(_file(settings).read_text(encoding="utf-8"))
         services = {}
@@ -94,7 +94,7 @@ def _file(settings: Settings) -> Path:
 
 @contextmanager
 def lock(settings: Settings, name: str, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock *name* of this installation, if it can be had. The kernel releases it however a holder ends."""
+    """Acquire the lock *name* of this installation; yields whether it succeeded. The kernel releases it on exit."""
     settings.folder.mkdir(parents=True, exist_ok=True)
     with (settings.folder / f"{name}.lock").open("a") as stream:
         try:
