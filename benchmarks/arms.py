@@ -1,15 +1,15 @@
-"""The paper's table in miniature: CLIP by each choice of text, at several sizes of data, over several seeds.
+"""The paper's table in miniature: CLIP trained on each arm, for several dataset sizes and seeds.
 
     python -m benchmarks.arms [--json FILE] [--sizes N …] [--seeds N] [--described P …] [--steps N]
 
-For each size a miniature web is drawn and taken through every stage by `vecap run`, each in a folder of its own under
-`.vecap/benchmarks/arms`: stopped and started again, the command goes on from where it was. A size is the number of
-images that the crawl names; some three in four come through. All models are trained for as many steps, whatever the
-size and the arm, so that data alone differs; they are measured on one evaluation set that no web has. The table gives
-mean and interval (95 %, over images and seeds), then how far each arm is above `alttext` on the same drawn images.
+For each size, generates a miniature web and runs every stage with `vecap run`, in its own folder under
+`.vecap/benchmarks/arms`; an interrupted benchmark resumes. A size is the number of images in the crawl, of which about
+three in four are accepted. All models train for the same number of steps, so that only the data differs, and share one
+held-out evaluation set. The table shows means and 95 % intervals (over images and seeds), and each arm's difference to
+`alttext`, paired by evaluation image.
 
-`--described 0.16 0.9` does the same at the largest size for webs where so much of the AltText describes its picture:
-it tests whether `mixed` loses to `vecap` because the AltText is noise.
+`--described 0.16 0.9` repeats the largest size with these shares of descriptive AltText, to test whether `mixed` loses
+to `vecap` because the AltText is noise.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _DAY = dt.date(2026, 1, 1)
 _EVALUATION_IMAGES = 1000
 _SHOWN = ("image_to_text_1", "text_to_image_1", "text_to_image_10", "zero_shot_top1")
 _ARMS = [arm for arm in ("alttext", "alttext_rewritten", "vec", "vecap", "mixed") if arm in get_args(Arm)]
-_USUAL = CATEGORY_WEIGHTS["good"] / sum(CATEGORY_WEIGHTS.values())
+_DEFAULT_DESCRIBED = CATEGORY_WEIGHTS["good"] / sum(CATEGORY_WEIGHTS.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Web:
-    """A miniature web: how many images its crawl names, and how much of its AltText describes its picture."""
+    """A miniature web: number of images in its crawl, and share of descriptive AltText."""
 
     images: int
     described: float | None = None
@@ -61,7 +61,7 @@ class Web:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a web: the samples of its version, and the results of the arms."""
+    """Result for one web: number of samples in its version, and results of the arms."""
 
     web: Web
     samples: int
@@ -69,14 +69,14 @@ class Outcome:
 
 
 def outcome(web: Web, home: Path, seeds: int, steps: int) -> Outcome:
-    """Take *web* through every stage in *home*, as far as that is not done, and read what came of it."""
+    """Run the stages of *web* in *home* that are not complete, and return the results."""
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "web" / "complete").exists():
         generate_day(home / "web", _DAY, 0, web.images, described=web.described)
         write_evalset(home / "web" / "evaluation", 0, _EVALUATION_IMAGES)
         (home / "web" / "complete").touch()
     os.environ["VECAP_HOME"] = str(home)
-    for name in ("VECAP_MLFLOW_URI", "VECAP_DASK_ADDRESS"):  # everything stays in *home*
+    for name in ("VECAP_MLFLOW_URI", "VECAP_DASK_ADDRESS"):  # keep all files in *home*
         os.environ.pop(name, None)
     settings = ["train.arms=" + json.dumps(_ARMS), f"train.seeds={list(range(seeds))}"]
     if "alttext_rewritten" in _ARMS:
@@ -87,7 +87,7 @@ def outcome(web: Web, home: Path, seeds: int, steps: int) -> Outcome:
             _vecap(name, settings)
     config = load_config(_DEMO, settings)
     samples = _samples(config)
-    # An epoch is a pass over the samples: as many steps for every size take more epochs of a small one.
+    # Train for the same number of steps at every size: smaller sets take more epochs.
     epochs = max(1, round(steps * config.train.batch_size / samples))
     settings.append(f"train.epochs={epochs}")
     for name in ("train", "evaluate"):
@@ -96,17 +96,17 @@ def outcome(web: Web, home: Path, seeds: int, steps: int) -> Outcome:
 
 
 def _vecap(stage: str, settings: Sequence[str]) -> None:
-    chosen = [word for setting in settings for word in ("--set", setting)]
-    given = ["--config", str(_DEMO), "--version", _DAY.isoformat(), *chosen]
-    subprocess.run([sys.executable, "-m", "vecap_tasks.cli", stage, *given], check=True)
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    arguments = ["--config", str(_DEMO), "--version", _DAY.isoformat(), *overrides]
+    subprocess.run([sys.executable, "-m", "vecap_tasks.cli", stage, *arguments], check=True)
 
 
 @contextmanager
 def _served(web: Path) -> Iterator[int]:
     """Serve *web* on a free port of this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vecap_tasks.demo.serve", "--out", str(web), "--port", str(port)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
@@ -133,35 +133,38 @@ def _results(config: Config) -> Results:
 
 
 def _version(config: Config) -> Stage:
-    """Return the stage train of the version that *config* makes."""
+    """Return the train stage of the version that *config* creates."""
     version = open_version(config, Store(config.resolve(config.root)), _DAY.isoformat())
     return load_stage("train", config, version)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return the outcomes as Markdown: a row an arm and size."""
+    """Return a Markdown table of the outcomes: one row per arm and size."""
     first = outcomes[0].results
     titles = [first.titles[key] for key in _SHOWN]
     lines = [
         "| images | samples | arm | " + " | ".join(titles) + " |",
         "| ---: | ---: | --- |" + " ---: |" * len(titles),
     ]
-    for one in outcomes:
-        for arm in one.results.arms:
+    for result in outcomes:
+        for arm in result.results.arms:
             cells = [f"{_percent(arm.mean[key])} ({_ends(arm.intervals[key])})" for key in _SHOWN]
-            lines.append(f"| {one.web.name} | {one.samples:,} | {arm.arm} | " + " | ".join(cells) + " |")
-        chance = [_percent(one.results.chance[key]) for key in _SHOWN]
-        lines.append(f"| {one.web.name} | | chance | " + " | ".join(chance) + " |")
+            lines.append(f"| {result.web.name} | {result.samples:,} | {arm.arm} | " + " | ".join(cells) + " |")
+        chance = [_percent(result.results.chance[key]) for key in _SHOWN]
+        lines.append(f"| {result.web.name} | | chance | " + " | ".join(chance) + " |")
     lines += ["", "| images | difference | " + " | ".join(titles) + " |", "| ---: | --- |" + " ---: |" * len(titles)]
-    for one in outcomes:
-        known = {(found.arm, found.other, found.metric): found for found in one.results.comparisons}
-        for pair in dict.fromkeys((found.arm, found.other) for found in one.results.comparisons):
+    for result in outcomes:
+        known = {(item.arm, item.other, item.metric): item for item in result.results.comparisons}
+        for pair in dict.fromkeys((item.arm, item.other) for item in result.results.comparisons):
             if not {"alttext", "vecap"} & set(pair):
                 continue
-            found = [known[(*pair, key)] for key in _SHOWN]
-            # The later arm minus the earlier, as the table has them: what the work on the text has added.
-            cells = [f"{-100 * f.difference:+.1f} ({-100 * f.high:+.1f} to {-100 * f.low:+.1f})" for f in found]
-            lines.append(f"| {one.web.name} | {pair[1]} − {pair[0]} | " + " | ".join(cells) + " |")
+            comparisons = [known[(*pair, key)] for key in _SHOWN]
+            # The later arm minus the earlier result, in table order.
+            cells = [
+                f"{-100 * item.difference:+.1f} ({-100 * item.high:+.1f} to {-100 * item.low:+.1f})"
+                for item in comparisons
+            ]
+            lines.append(f"| {result.web.name} | {pair[1]} − {pair[0]} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -174,7 +177,7 @@ def _ends(interval: Sequence[float]) -> str:
 
 
 def plot(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draw a panel a metric, a line an arm, over the samples of the versions, with intervals, as PNG."""
+    """Plot the metrics over the number of samples as PNG: one panel per metric, one line per arm, with intervals."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -182,17 +185,17 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
     figure = Figure(figsize=(11, 3.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, key in zip(figure.subplots(1, len(shown)), shown, strict=True):
-        for place, arm in enumerate(_ARMS):
-            found = [next(a for a in one.results.arms if a.arm == arm) for one in outcomes]
-            # Side by side, so that intervals do not hide each other.
-            where = [one.samples * 1.03 ** (place - len(_ARMS) / 2) for one in outcomes]
-            mean = [100 * a.mean[key] for a in found]
-            below = [max(0.0, m - 100 * a.intervals[key][0]) for m, a in zip(mean, found, strict=True)]
-            above = [max(0.0, 100 * a.intervals[key][1] - m) for m, a in zip(mean, found, strict=True)]
-            axes.errorbar(where, mean, yerr=[below, above], marker="o", markersize=4, capsize=2, label=arm)
+        for position, arm in enumerate(_ARMS):
+            arms = [next(a for a in result.results.arms if a.arm == arm) for result in outcomes]
+            # Shifted horizontally, so that the intervals do not overlap.
+            x = [result.samples * 1.03 ** (position - len(_ARMS) / 2) for result in outcomes]
+            mean = [100 * a.mean[key] for a in arms]
+            below = [max(0.0, m - 100 * a.intervals[key][0]) for m, a in zip(mean, arms, strict=True)]
+            above = [max(0.0, 100 * a.intervals[key][1] - m) for m, a in zip(mean, arms, strict=True)]
+            axes.errorbar(x, mean, yerr=[below, above], marker="o", markersize=4, capsize=2, label=arm)
         axes.axhline(100 * outcomes[0].results.chance[key], color="black", linestyle="dotted", linewidth=1)
         axes.set_xscale("log")
-        axes.set_xticks([one.samples for one in outcomes], [f"{one.samples:,}" for one in outcomes])
+        axes.set_xticks([result.samples for result in outcomes], [f"{result.samples:,}" for result in outcomes])
         axes.minorticks_off()
         axes.set_xlabel("samples")
         axes.set_ylim(bottom=0)
@@ -206,44 +209,46 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def measures(outcomes: Sequence[Outcome], conditions: str) -> list[Measure]:
-    """Return each arm's figures in percent beside those of `alttext` on the same web."""
-    made = []
-    for one in outcomes:
-        base = next(arm for arm in one.results.arms if arm.arm == "alttext")
-        for arm in one.results.arms:
+    """Return each arm's results in percent, compared with `alttext` on the same web."""
+    rows = []
+    for result in outcomes:
+        base = next(arm for arm in result.results.arms if arm.arm == "alttext")
+        for arm in result.results.arms:
             for key in _SHOWN:
-                said = f"{one.samples} samples; 95 %: {_ends(arm.intervals[key])}; theirs: alttext; {conditions}"
-                name = f"{one.web.name} {arm.arm} {one.results.titles[key]}"
-                made.append(Measure(name, "%", 100 * arm.mean[key], 100 * base.mean[key], None, said))
-    return made
+                details = f"{result.samples} samples; 95 %: {_ends(arm.intervals[key])}; theirs: alttext; {conditions}"
+                name = f"{result.web.name} {arm.arm} {result.results.titles[key]}"
+                rows.append(Measure(name, "%", 100 * arm.mean[key], 100 * base.mean[key], None, details))
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--json", type=Path, help="write the measures to this file")
     parser.add_argument("--sizes", type=int, nargs="+", default=[300, 1000, 3000], help="images (default %(default)s)")
-    parser.add_argument("--seeds", type=int, default=5, help="trainings of each arm (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=550, help="of each training (default %(default)s)")
-    parser.add_argument("--described", type=float, nargs="*", default=[], help="shares of AltText that describes")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds per arm (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=550, help="training steps (default %(default)s)")
+    parser.add_argument("--described", type=float, nargs="*", default=[], help="shares of descriptive AltText")
     parser.add_argument("--plot", type=Path, default=_REPOSITORY / "docs" / "images" / "arms-sizes.png")
     parser.add_argument("--table", type=Path, help="write the table to this file as well")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     begin = time.monotonic()
-    place = Path(os.environ.get("VECAP_HOME") or _REPOSITORY / ".vecap").resolve() / "benchmarks" / "arms"
-    webs = [Web(size) for size in sorted(given.sizes)]
+    folder = Path(os.environ.get("VECAP_HOME") or _REPOSITORY / ".vecap").resolve() / "benchmarks" / "arms"
+    webs = [Web(size) for size in sorted(arguments.sizes)]
     largest = webs[-1]
-    webs += [replace(largest, described=share) for share in given.described if abs(share - _USUAL) > 1e-9]
-    outcomes = [outcome(web, place / web.name, given.seeds, given.steps) for web in webs]
-    conditions = f"{given.seeds} seeds, {given.steps} steps, {machine()}"
-    said = table(outcomes)
-    print(said)
-    print(f"{conditions}; this call took {time.monotonic() - begin:.0f} s")
-    plot([one for one in outcomes if one.web.described is None], given.plot)
-    if given.table:
-        given.table.write_text(said, "utf-8")
-    if given.json:
-        found = [asdict(one) | {"ratio": one.ratio} for one in measures(outcomes, conditions)]
-        given.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    webs += [
+        replace(largest, described=share) for share in arguments.described if abs(share - _DEFAULT_DESCRIBED) > 1e-9
+    ]
+    outcomes = [outcome(web, folder / web.name, arguments.seeds, arguments.steps) for web in webs]
+    conditions = f"{arguments.seeds} seeds, {arguments.steps} steps, {machine()}"
+    text = table(outcomes)
+    print(text)
+    print(f"{conditions}; total time {time.monotonic() - begin:.0f} s")
+    plot([result for result in outcomes if result.web.described is None], arguments.plot)
+    if arguments.table:
+        arguments.table.write_text(text, "utf-8")
+    if arguments.json:
+        rows = [asdict(row) | {"ratio": row.ratio} for row in measures(outcomes, conditions)]
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

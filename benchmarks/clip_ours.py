@@ -1,4 +1,4 @@
-"""Our side of `benchmarks.clip`: our loop trains for some epochs; the speed after the first is printed as JSON."""
+"""Our side of `benchmarks.clip`: trains a few epochs and prints the speed after the first one as JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vecap_tasks.train.trainer import fit
 
 @dataclass(frozen=True, slots=True)
 class _OneBatch:
-    """Training data that is the same batch in every step."""
+    """Training data that yields the same batch at every step."""
 
     batch: Batch
     batch_size: int
@@ -43,12 +43,12 @@ class _OneBatch:
 
     def batches(self, first: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         for step in range(first, self.steps):
-            epoch, index = divmod(step, self.steps_per_epoch)
-            yield Batch(step, epoch, index, self.batch.uids, self.batch.pixels, self.batch.ids)
+            epoch, position = divmod(step, self.per_epoch)
+            yield Batch(step, epoch, position, self.batch.uids, self.batch.pixels, self.batch.ids)
 
 
 class _Timed:
-    """The same training data, which looks at the clock when the second epoch begins."""
+    """Wraps training data and records the time when the second epoch starts."""
 
     def __init__(self, data: TrainingData) -> None:
         self.samples, self.left_out, self.batch_size = data.samples, data.left_out, data.batch_size
@@ -91,25 +91,25 @@ def main() -> None:
 
 
 def _memory(task: dict[str, Any], config: TrainConfig, tokenizer: Any) -> TrainingData:
-    drawn = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     size, count = config.model.image_size, task["batch"]
-    pixels = drawn.integers(0, 256, (count, size, size, 3), np.uint8)
-    ids = drawn.integers(10, task["vocabulary"] - 10, (count, config.model.context), np.int32)
+    pixels = rng.integers(0, 256, (count, size, size, 3), np.uint8)
+    ids = rng.integers(10, task["vocabulary"] - 10, (count, config.model.context), np.int32)
     ids[:, -1] = tokenizer.eos_token_id
     batch = Batch(0, 0, 0, tuple(f"{number:032x}" for number in range(count)), pixels, ids)
     return _OneBatch(batch, count, task["steps"], task["steps"] * task["epochs"], task["steps"] * count)
 
 
 def _tars(task: dict[str, Any], config: TrainConfig, tokenizer: Any) -> TrainingData:
-    """Shuffled as a whole and decoded anew in every epoch, as sets are that do not fit into memory."""
+    """Return data that is shuffled globally and decoded in every epoch, like datasets larger than memory."""
     images = task["steps"] * task["batch"]
     local = pafs.LocalFileSystem()
     shards = tuple(Shard(Path(tar).name, local, tar, {"vecap": images // len(task["tars"])}) for tar in task["tars"])
     sources = [Source("photographs", shards, images, 1.0, "vecap", 0.5)]
     index = Index(sources, tokenizer)
     decoder = Decoder(config.model.image_size, config.model.preprocess)
-    kept = open_images(index, decoder, cache_bytes=0, threads=config.loader_threads)
-    return MapTrainingData(index, kept, plan_run("vecap-0", sources, [images], config), 0)
+    cache = open_images(index, decoder, cache_bytes=0, threads=config.loader_threads)
+    return ShuffledData(index, cache, plan_run("vecap-0", sources, [images], config), 0)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The other side of `benchmarks.clip`: open_clip's own training program, its epochs after the first timed, as JSON.
+"""Their side of `benchmarks.clip`: open_clip's training program; prints the speed after the first epoch as JSON.
 
-Run by the Python that has open_clip: `python clip_theirs.py TASK`. For `step` its loader gives way to a batch that lies
-in memory; all else is what `python -m open_clip_train.main` does.
+Run it with the Python that has open_clip: `python clip_theirs.py TASK`. For `step`, a batch in memory replaces the data
+loader; everything else is what `python -m open_clip_train.main` does.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _PRECISION = {"float32": "fp32", "bfloat16": "amp_bf16"}
 
 
 class _OneBatch:
-    """A loader that gives the same batch again and again."""
+    """A loader that yields the same batch repeatedly."""
 
     def __init__(self, task: dict[str, Any], size: int) -> None:
         self.num_batches, self.num_samples = task["steps"], task["steps"] * task["batch"]
-        drawn = torch.Generator().manual_seed(0)
-        self._images = torch.randn(task["batch"], 3, size, size, generator=drawn)
-        self._texts = torch.randint(10, task["vocabulary"] - 10, (task["batch"], 77), generator=drawn)
+        rng = torch.Generator().manual_seed(0)
+        self._images = torch.randn(task["batch"], 3, size, size, generator=rng)
+        self._texts = torch.randint(10, task["vocabulary"] - 10, (task["batch"], 77), generator=rng)
         if torch.cuda.is_available():
             self._images, self._texts = self._images.pin_memory(), self._texts.pin_memory()
 
@@ -45,32 +45,32 @@ def main() -> None:
     samples: list[int] = []
     train = program.train_one_epoch
 
-    def timed(*given: Any, **named: Any) -> Any:
+    def timed(*args: Any, **kwargs: Any) -> Any:
         begin, cpu = time.perf_counter(), time.process_time()
-        made = train(*given, **named)
+        result = train(*args, **kwargs)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
         cpu_seconds.append(time.process_time() - cpu)
-        samples.append(given[1]["train"].dataloader.num_samples)  # rounded up to as many batches for each worker
-        return made
+        samples.append(args[1]["train"].dataloader.num_samples)  # rounded up to equal batches per worker
+        return result
 
     program.train_one_epoch = timed
     if task["kind"] == "step":
         loader = _OneBatch(task, task["model"]["image_size"])
-        program.get_data = lambda *given, **named: {"train": DataInfo(dataloader=loader)}
+        program.get_data = lambda *args, **kwargs: {"train": DataInfo(dataloader=loader)}
     with tempfile.TemporaryDirectory(prefix="openclip-") as folder:
         (Path(folder) / "benchmarked.json").write_text(json.dumps(_model(task)), "utf-8")
         open_clip.add_model_config(Path(folder))
         program.main(_arguments(task, Path(folder)))
     rate, cpu = (sum(samples[1:]) / sum(spent[1:]) for spent in (seconds, cpu_seconds))
     name = f"open_clip {open_clip.__version__}, torch {torch.__version__}"
-    made = {"samples_per_second": rate, "samples_per_cpu_second": cpu, "mfu": None, "name": name}
-    print(json.dumps(made), flush=True)
+    result = {"samples_per_second": rate, "samples_per_cpu_second": cpu, "mfu": None, "name": name}
+    print(json.dumps(result), flush=True)
 
 
 def _arguments(task: dict[str, Any], folder: Path) -> list[str]:
-    tars = [Path(tar) for tar in task["tars"]] or [folder / "none.tar"]  # a step reads none
+    tars = [Path(tar) for tar in task["tars"]] or [folder / "none.tar"]  # `step` reads no tars
     braces = f"{tars[0].parent}/{{{tars[0].stem}..{tars[-1].stem}}}.tar" if len(tars) > 1 else str(tars[0])
     return [
         "--model", "benchmarked", "--train-data", braces, "--train-num-samples", str(task["steps"] * task["batch"]),
@@ -83,7 +83,7 @@ def _arguments(task: dict[str, Any], folder: Path) -> list[str]:
 
 
 def _model(task: dict[str, Any]) -> dict[str, Any]:
-    """Return open_clip's configuration of the model that ours is."""
+    """Return open_clip's configuration of our model."""
     model = task["model"]
     return {
         "embed_dim": model["projection"],

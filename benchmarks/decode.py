@@ -1,10 +1,10 @@
-"""Our decoding of an image and img2dataset's, which decodes all of it with OpenCV: area filter, JPEG of quality 95.
+"""Image decoding compared with img2dataset, which decodes with OpenCV (area filter), both to JPEG of quality 95.
 
     python -m benchmarks.decode [--json FILE] [--rounds N] [--folder FOLDER]
 
-Milliseconds are CPU time of one thread for one image, to a short side of 256. Ours takes in what the other does not
-do: checks, orientation, color profile, EXIF and perceptual hash. What is kept is the PSNR of the pixels before they
-are coded, against the whole image through Lanczos' filter. --folder adds JPEGs of your own.
+Times are CPU milliseconds of one thread per image, resized to a short side of 256. Ours includes steps that
+img2dataset lacks: checks, orientation, color profile, EXIF and perceptual hash. Fidelity is the PSNR of the pixels
+before encoding, compared with a Lanczos resize of the full image. --folder adds your own JPEGs.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ T = TypeVar("T")
 
 _CONFIG = ImageConfig()
 _FINE = ImageConfig(scaling="fine")
-_SIZES = {(640, 480): 16, (1024, 768): 12, (1600, 1200): 6, (3000, 2000): 3}  # pixels: how many photographs
-_WHOLE = Image.Resampling.LANCZOS
+_SIZES = {(640, 480): 16, (1024, 768): 12, (1600, 1200): 6, (3000, 2000): 3}  # pixels -> number of photographs
+_REFERENCE_FILTER = Image.Resampling.LANCZOS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__.split("\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures here, too")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each side, in turn (default: 7)")
-    parser.add_argument("--folder", type=Path, help="JPEGs to measure besides the photographs that are made here")
-    given = parser.parse_args()
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures to this file")
+    parser.add_argument("--rounds", type=int, default=7, help="alternating rounds per side (default: 7)")
+    parser.add_argument("--folder", type=Path, help="folder of additional JPEGs to measure")
+    arguments = parser.parse_args()
     cv2.setNumThreads(1)
     sets = {
         f"{width}x{height}": [as_jpeg(photograph(n, (width, height))) for n in range(count)]
         for (width, height), count in _SIZES.items()
     }
-    if given.folder:
-        sets[given.folder.name] = [path.read_bytes() for path in sorted(given.folder.rglob("*.jp*g"))]
-    measures = [measure for name, bodies in sets.items() for measure in _measure(name, bodies, given.rounds)]
-    report(measures, given.json)
+    if arguments.folder:
+        sets[arguments.folder.name] = [path.read_bytes() for path in sorted(arguments.folder.rglob("*.jp*g"))]
+    measures = [measure for name, bodies in sets.items() for measure in _measure(name, bodies, arguments.rounds)]
+    report(measures, arguments.json)
 
 
 def _measure(name: str, bodies: Sequence[bytes], rounds: int) -> list[Measure]:
@@ -62,25 +62,32 @@ def _measure(name: str, bodies: Sequence[bytes], rounds: int) -> list[Measure]:
     fine = [_each(lambda body: decode(body, _FINE), bodies) for _ in range(rounds)]
     small = [_small(body, _CONFIG) for body in bodies]
     hashed = [_each(phash, small) for _ in range(rounds)]
-    whole = [_lanczos(body) for body in bodies]
-    kept = [psnr(one, other) for one, other in zip(small, whole, strict=True)]
-    fine_kept = [psnr(_small(body, _FINE), other) for body, other in zip(bodies, whole, strict=True)]
-    theirs_kept = [psnr(_area(body), other) for body, other in zip(bodies, whole, strict=True)]
+    reference = [_lanczos(body) for body in bodies]
+    fidelity = [psnr(image, full) for image, full in zip(small, reference, strict=True)]
+    fine_fidelity = [psnr(_small(body, _FINE), full) for body, full in zip(bodies, reference, strict=True)]
+    their_fidelity = [psnr(_area(body), full) for body, full in zip(bodies, reference, strict=True)]
     return [
         Measure(f"decode {name}", "ms/image", median(ours), median(theirs), None, conditions),
-        Measure(f"kept {name}", "dB", statistics.median(kept), statistics.median(theirs_kept), None, "median"),
-        Measure(f"kept at least {name}", "dB", min(kept), min(theirs_kept), None, "the worst"),
+        Measure(
+            f"fidelity {name}", "dB", statistics.median(fidelity), statistics.median(their_fidelity), None, "median"
+        ),
+        Measure(f"minimum fidelity {name}", "dB", min(fidelity), min(their_fidelity), None, "minimum"),
         Measure(f"decode, scaling: fine {name}", "ms/image", median(fine), median(theirs), None, conditions),
         Measure(
-            f"kept, fine {name}", "dB", statistics.median(fine_kept), statistics.median(theirs_kept), None, "median"
+            f"fidelity, fine {name}",
+            "dB",
+            statistics.median(fine_fidelity),
+            statistics.median(their_fidelity),
+            None,
+            "median",
         ),
-        Measure(f"kept at least, fine {name}", "dB", min(fine_kept), min(theirs_kept), None, "the worst"),
-        Measure(f"phash {name}", "ms/image", median(hashed), None, None, "within decode"),
+        Measure(f"minimum fidelity, fine {name}", "dB", min(fine_fidelity), min(their_fidelity), None, "minimum"),
+        Measure(f"phash {name}", "ms/image", median(hashed), None, None, "part of decode"),
     ]
 
 
 def _each(work: Callable[[T], object], items: Sequence[T]) -> float:
-    """Return the milliseconds of CPU time that *work* takes for one of *items*."""
+    """Return the mean CPU time of *work* per item, in milliseconds."""
     start = time.process_time()
     for item in items:
         work(item)
@@ -88,7 +95,7 @@ def _each(work: Callable[[T], object], items: Sequence[T]) -> float:
 
 
 def _opencv(body: bytes) -> bytes:
-    """Return what img2dataset makes of *body*, by its resize_mode keep_ratio, resize_only_if_bigger."""
+    """Process *body* like img2dataset with resize_mode keep_ratio and resize_only_if_bigger."""
     image = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
     image = cv2.resize(image, _target(image.shape[1], image.shape[0]), interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _CONFIG.quality])[1].tobytes()
@@ -106,7 +113,7 @@ def _small(body: bytes, config: ImageConfig) -> np.ndarray:
 
 def _lanczos(body: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(body)) as image:
-        return np.asarray(image.convert("RGB").resize(_target(*image.size), _WHOLE))
+        return np.asarray(image.convert("RGB").resize(_target(*image.size), _REFERENCE_FILTER))
 
 
 def _target(width: int, height: int) -> tuple[int, int]:
@@ -114,9 +121,9 @@ def _target(width: int, height: int) -> tuple[int, int]:
     return round(width * scale), round(height * scale)
 
 
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of two 8-bit pictures, dB; 99 where they are the same."""
-    error = float(((one.astype(np.float64) - other) ** 2).mean())
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of two 8-bit images in dB; 99 for identical images."""
+    error = float(((a.astype(np.float64) - b) ** 2).mean())
     return 99.0 if error == 0 else 10 * float(np.log10(255**2 / error))
 
 

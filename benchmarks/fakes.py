@@ -1,8 +1,8 @@
-"""A stand-in for captioning of some milliseconds a shard, and the memory of scheduler and driver over it.
+"""A fake stage that takes milliseconds per shard, to measure the memory of scheduler and driver.
 
     python -m benchmarks.fakes SHARDS
 
-prints the peak of resident memory, in bytes, of the process that holds both.
+Prints the peak resident memory, in bytes, of the process with both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 
 
 class StandIn(Stage):
-    """As many shards as `crawl.shard_size` says, each done in some milliseconds, at a price."""
+    """Fake stage with `crawl.shard_size` shards; each takes a few milliseconds and reports a cost."""
 
     name = "crawl"
     rates = ("rows",)
@@ -42,17 +42,17 @@ class StandIn(Stage):
 
 
 def main() -> None:
-    """Run as many shards as the first argument says, on workers of its own."""
+    """Run the number of shards given as the first argument, on its own workers."""
     with tempfile.TemporaryDirectory(prefix="vecap-bench-") as folder:
         overrides = [f"root={folder}", f"crawl.shard_size={sys.argv[1]}", "dask.address=null", "dask.workers=1"]
         stage = StandIn(load_config(CONFIG, overrides), Version("demo", "2026-01-01", 1, ""))
         run_shards(stage, stage.plan())
-    # Not getrusage: what the process had that started this one counts there.
+    # Not getrusage, which includes the memory of the parent before exec.
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     print(int(peak) * 1024)
 
 
 if __name__ == "__main__":
-    from benchmarks.fakes import main as run  # so that workers import the stage by its name
+    from benchmarks.fakes import main as run  # workers import the stage by this module name
 
     run()

@@ -1,6 +1,6 @@
-"""Our fetcher alone, in one process: gets the photographs of `benchmarks.server`, hashes them and keeps them in a file.
+"""Runs our fetcher without the rest of the crawl, in one process: downloads the photographs of `benchmarks.server`.
 
-python -m benchmarks.fetch PORT IMAGES AT_ONCE FILE
+python -m benchmarks.fetch PORT IMAGES CONCURRENCY FILE
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 
 
 async def fetch_all(urls: list[str], config: FetchConfig, path: Path) -> int:
-    """Download *urls* one after the other into the file *path*; return how many different ones there were."""
+    """Download *urls* concurrently and append the bodies to the file *path*; return the number of distinct bodies."""
     hashes: set[str] = set()
     with path.open("wb") as file:
 
@@ -30,13 +30,13 @@ async def fetch_all(urls: list[str], config: FetchConfig, path: Path) -> int:
 
 
 def main() -> None:
-    """Fetch as the command line says."""
-    port, images, at_once, file = sys.argv[1:]
+    """Fetch with the arguments of the command line."""
+    port, images, concurrency, file = sys.argv[1:]
     config = FetchConfig(
         user_agent="vecap-benchmark/1.0 (+https://example.org/benchmark)",
         allow_networks=["127.0.0.0/8"],
-        connections=int(at_once),
-        connections_per_host=int(at_once),
+        connections=int(concurrency),
+        connections_per_host=int(concurrency),
     )
     urls = [f"http://127.0.0.1:{port}/i/{number}.jpg" for number in range(int(images))]
     print(asyncio.run(fetch_all(urls, config, Path(file))))

@@ -1,4 +1,4 @@
-"""A crawl of drawn scenes with its verdicts, laid down as the stages before captioning leave them."""
+"""Test data for captioning: a crawl of drawn scenes with verdicts, as the crawl and quality stages write them."""
 
 from __future__ import annotations
 
@@ -25,54 +25,53 @@ SIDE = 256  # pixels, as the crawl stores
 
 
 def scenes(count: int, seed: int = 2026) -> list[bytes]:
-    """Draw *count* scenes that the demo's models were not trained on, as JPEGs."""
-    chance = Random(seed)
-    pictures = []
+    """Return *count* drawn scenes, held out from the training of the demo's models, as JPEGs."""
+    rng = Random(seed)
+    images = []
     for _ in range(count):
         stream = io.BytesIO()
-        draw(sample_scene(chance, "eval"), SIDE).save(stream, "JPEG", quality=95)
-        pictures.append(stream.getvalue())
-    return pictures
+        draw(sample_scene(rng, "eval"), SIDE).save(stream, "JPEG", quality=95)
+        images.append(stream.getvalue())
+    return images
 
 
-def lay_down(config: Config, name: str, pictures: Sequence[bytes], alttexts: Sequence[str]) -> Version:
-    """Write crawl and quality of the version *name*: a row for each of *pictures*, all accepted.
+def write_dataset(config: Config, name: str, images: Sequence[bytes], alttexts: Sequence[str]) -> Version:
+    """Write crawl and quality of the version *name*: one accepted row for each of *images*.
 
-    The crawl's shards are as long as those that captioning makes of them.
+    The shards of the crawl have the size of those of the rewrite stage.
     """
     version = Version(config.dataset, name, 1, "")
     crawl, quality = load_stage("crawl", config, version), load_stage("quality", config, version)
     size = config.rewrite.shard_size
-    lines = [
+    rows = [
         {
             "key": f"{number // size:05d}{number % size:05d}",
             "uid": hashlib.md5(data, usedforsecurity=False).hexdigest(),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
-        for number, data in enumerate(pictures)
+        for number, data in enumerate(images)
     ]
-    crawled = [line | {"url": "https://a.example/", "source": "drawn", "status": "success"} for line in lines]
-    judged = [
-        line | {"accepted": True, "alttext": alttext, "reasons": []}
-        for line, alttext in zip(lines, alttexts, strict=True)
+    crawled = [row | {"url": "https://a.example/", "source": "drawn", "status": "success"} for row in rows]
+    verdicts = [
+        row | {"accepted": True, "alttext": alttext, "reasons": []} for row, alttext in zip(rows, alttexts, strict=True)
     ]
     with crawl.store.workspace() as work:
         shards: list[str] = []
-        for start in range(0, len(lines), size):
+        for start in range(0, len(rows), size):
             shard, part = f"{start // size:05d}", slice(start, start + size)
             with TarWriter(work / f"{shard}.tar") as tar:
-                for line, data in zip(lines[part], pictures[part], strict=True):
-                    tar.write(line["key"], {"jpg": data, "txt": b"", "json": b"{}"})
+                for row, data in zip(rows[part], images[part], strict=True):
+                    tar.write(row["key"], {"jpg": data, "txt": b"", "json": b"{}"})
             write_rows(pa.Table.from_pylist(crawled[part], CRAWL).to_batches(), CRAWL, work / f"{shard}.parquet")
             shards += [f"{shard}.parquet", f"{shard}.tar"]
-        write_rows(pa.Table.from_pylist(judged, VERDICTS).to_batches(), VERDICTS, work / "verdicts.parquet")
+        write_rows(pa.Table.from_pylist(verdicts, VERDICTS).to_batches(), VERDICTS, work / "verdicts.parquet")
         for stage, names in ((crawl, shards), (quality, ("verdicts.parquet",))):
             files = []
             for file in names:
                 data = (work / file).read_bytes()
                 files.append(FileEntry(file, len(data), None, hashlib.sha256(data).hexdigest()))
                 stage.store.put(f"{stage.folder}/{file}", data)
-            _commit(stage, files, len(lines))
+            _commit(stage, files, len(rows))
     crawl.store.put(f"{version.folder}/version.json", json.dumps(asdict(version) | {"config": {}}).encode())
     return version
 

@@ -1,6 +1,6 @@
-"""The other tools' side of `benchmarks.links`, run by a Python that has them: `links_theirs.py WAY FILE OUT`.
+"""Their side of `benchmarks.links`, run by a Python that has the tools: `links_theirs.py FUNCTION FILE OUT`.
 
-Prints one JSON object: `count` (links with an AltText, or records) and `seconds`, without the start of the process.
+Prints one JSON object: `count` (links with an AltText, or records) and `seconds` without the start of the process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def cc2dataset_wat(file: Path, out: Path) -> int:
-    """What one task of cc2dataset does with one WAT file: its own code, to rows; then a table, as Spark writes."""
+    """Process one WAT file like a cc2dataset task, then write a table, like Spark does."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -25,7 +25,7 @@ def cc2dataset_wat(file: Path, out: Path) -> int:
 
 
 def _cc2dataset() -> types.ModuleType:
-    """Import cc2dataset without Spark, which only spreads `process_wat` over machines."""
+    """Import cc2dataset without Spark, which only distributes `process_wat`."""
     for name in ("pyspark", "pyspark.sql", "pyspark.sql.functions"):
         sys.modules[name] = types.ModuleType(name)
     sys.modules["pyspark"].SparkContext = sys.modules["pyspark.sql"].SparkSession = object  # type: ignore[attr-defined]
@@ -38,7 +38,7 @@ def _cc2dataset() -> types.ModuleType:
 
 
 def resiliparse_warc(file: Path, out: Path) -> int:
-    """Pages by FastWARC and resiliparse, as their manuals say, to the columns of cc2dataset."""
+    """Extract links with FastWARC and resiliparse as documented, to the columns of cc2dataset."""
     from hashlib import md5
     from urllib.parse import urljoin
 
@@ -76,7 +76,7 @@ def resiliparse_warc(file: Path, out: Path) -> int:
 
 
 def warcio_records(file: Path, out: Path) -> int:
-    """Every record's content, by warcio."""
+    """Read the content of every record with warcio."""
     from warcio.archiveiterator import ArchiveIterator
 
     count = 0
@@ -88,7 +88,7 @@ def warcio_records(file: Path, out: Path) -> int:
 
 
 def fastwarc_records(file: Path, out: Path) -> int:
-    """Every record's content, by FastWARC."""
+    """Read the content of every record with FastWARC."""
     from fastwarc.warc import ArchiveIterator
 
     count = 0
@@ -99,13 +99,13 @@ def fastwarc_records(file: Path, out: Path) -> int:
     return count
 
 
-WAYS: dict[str, Callable[[Path, Path], int]] = {
-    way.__name__: way for way in (cc2dataset_wat, resiliparse_warc, warcio_records, fastwarc_records)
+FUNCTIONS: dict[str, Callable[[Path, Path], int]] = {
+    function.__name__: function for function in (cc2dataset_wat, resiliparse_warc, warcio_records, fastwarc_records)
 }
 
 
 if __name__ == "__main__":
-    way, file, out = sys.argv[1:]
+    function, file, out = sys.argv[1:]
     start = time.process_time()
-    count = WAYS[way](Path(file), Path(out))
+    count = FUNCTIONS[function](Path(file), Path(out))
     print(json.dumps({"count": count, "seconds": time.process_time() - start}))

@@ -1,12 +1,11 @@
-"""A VLM of the shape of LLaVA-1.5-7B with random weights: the stage's way, beside plain `generate`.
+"""A VLM with the shape of LLaVA-1.5-7B and random weights: our captioning compared with plain `generate`.
 
     python -m benchmarks.llava [--json FILE] [--rounds N] [--batch N] [--batches N]
 
-On a GPU where there is one, in bfloat16; else a tiny one on the CPU, and the report says so. Ours begins with JPEGs in
-a tar and ends with texts: decoding and preparation ahead, batches halved until they fit. Theirs is the same model's
-`generate`, at batch 1 and at the largest batch that it has memory for, with its inputs on the device before the clock
-starts. The limit is what the device's own rates allow, each measured: products of what is read, then the weights and
-the keys and values through memory for every new token.
+Runs in bfloat16 on a GPU if available, else with a tiny model on the CPU. Ours goes from JPEGs in a tar to texts:
+decoding and preprocessing run ahead, and batches are halved until they fit. Theirs is the same model's `generate`, at
+batch 1 and at the largest batch that fits, with inputs already on the device. The limit follows from measured device
+rates: matrix products of the prompt, then weights and KV cache through memory for every new token.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from vecap_tasks.rewrite.backends.transformers import Inputs
 from vecap_tasks.rewrite.prompt import Prompt
 from vecap_tasks.rewrite.vlm import Vlm, load_processor
 
-_WORDS, _NEW = 20, 32  # tokens of a prompt beside its picture, and of an answer
-_PICTURES = 64  # that the photographs are copies of; every one is decoded anew
-_MOST = 512  # rows of a batch that are tried
+_WORDS, _NEW = 20, 32  # tokens of a prompt in addition to its image, and of an answer
+_IMAGES = 64  # distinct photographs; copies are decoded each time
+_MAX_BATCH = 512
 _TOKENIZER = Path(__file__).resolve().parent.parent / "vecap_tasks" / "demo" / "models" / "vlm"
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Widths and depths of vision tower and language model; the image has (side / patch) squared tokens."""
+    """Widths and depths of vision tower and language model; an image has (side / patch)² tokens."""
 
     name: str
     dtype: str
@@ -66,7 +65,7 @@ _TINY = Shape("tiny LLaVA", "float32", 64, 16, (128, 512, 2, 4), (256, 688, 4, 4
 
 
 def write_checkpoint(shape: Shape, device: torch.device, folder: Path) -> Checkpoint:
-    """Write a model with random weights, made on *device*, and its processor: the demo's, for images of this size."""
+    """Write a model with random weights, created on *device*, and the demo's processor for this image size."""
     processor = load_processor(_TOKENIZER)
     tokenizer, images = processor.tokenizer, processor.image_processor
     images.size, images.crop_size = {"shortest_edge": shape.side}, {"height": shape.side, "width": shape.side}
@@ -85,20 +84,20 @@ def write_checkpoint(shape: Shape, device: torch.device, folder: Path) -> Checkp
         ),
         image_token_id=tokenizer.convert_tokens_to_ids(processor.image_token), image_seq_length=shape.image_tokens,
     )  # fmt: skip
-    before = torch.get_default_dtype()
+    default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, shape.dtype))
     try:
         with torch.device(device):
             model = LlavaForConditionalGeneration(config)
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(default_dtype)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return Checkpoint(shape.name, folder, "", sum(weight.nbytes for weight in model.parameters()))
 
 
 def load(checkpoint: Checkpoint, shape: Shape, batch: int, threads: int, device: torch.device) -> Vlm:
-    """Load the VLM with a prompt that has, beside the picture, as many tokens as the measure wants."""
+    """Load the VLM with a prompt of the required number of tokens in addition to the image."""
     settings = ModelConfig(
         model=checkpoint.name, prompt="describe", max_new_tokens=_NEW, batch_size=batch, dtype=shape.dtype,
         threads=threads, device=device.type,
@@ -107,37 +106,37 @@ def load(checkpoint: Checkpoint, shape: Shape, batch: int, threads: int, device:
     for words in range(1, _WORDS + 1):
         text = " ".join(["picture"] * words)
         content = [{"type": "image"}, {"type": "text", "text": text}]
-        asked = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        if len(processor.tokenizer(asked)["input_ids"]) == _WORDS + 1:  # one is the picture's
+        chat = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        if len(processor.tokenizer(chat)["input_ids"]) == _WORDS + 1:  # one is the image token
             return Vlm(checkpoint, settings, Prompt("words", text, None, ""))
-    raise AssertionError(f"no prompt of {_WORDS} tokens")
+    raise AssertionError(f"found no prompt of {_WORDS} tokens")
 
 
 class Tar:
-    """Photographs in a shard as a crawl leaves them, short side 256."""
+    """Photographs in a shard like those of a crawl, short side 256."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._store = Store(str(folder))
         self._rows = [Row(f"{number:09d}", f"{number:032x}", f"{number}", None, "00000.tar") for number in range(count)]
-        pictures = [as_jpeg(photograph(number, (341, 256)), 95) for number in range(min(_PICTURES, count))]
+        images = [as_jpeg(photograph(number, (341, 256)), 95) for number in range(min(_IMAGES, count))]
         with TarWriter(folder / "00000.tar") as tar:
             for number, row in enumerate(self._rows):
-                tar.write(row.key, {"jpg": pictures[number % len(pictures)]})
+                tar.write(row.key, {"jpg": images[number % len(images)]})
 
     def caption(self, vlm: Vlm) -> list[GeneratedText]:
-        """Have *vlm* describe every picture, as the stage does."""
-        return vlm.describe((seen, GREEDY) for seen in read_images(self._store.local, self._rows, vlm.decode_threads))
+        """Describe every image with *vlm*, like the stage."""
+        return vlm.describe((image, GREEDY) for image in read_images(self._store.local, self._rows, vlm.decoders))
 
 
 class Plain:
-    """The same weights, asked by `generate` alone."""
+    """The same weights with plain `generate`."""
 
     def __init__(self, vlm: Vlm, shape: Shape) -> None:
         self._model = vlm.generator.model
         self._shape = shape
 
     def seconds(self, rows: int) -> float:
-        """Return the wall clock of one batch of *rows*, which writes all its tokens."""
+        """Return the seconds that one batch of *rows* takes; generates the maximum number of tokens."""
         device, side = self._model.device, self._shape.side
         torch.manual_seed(rows)
         ids = torch.full((rows, self._shape.prompt_tokens), 7, device=device)
@@ -147,16 +146,16 @@ class Plain:
             "attention_mask": torch.ones_like(ids),
             "pixel_values": torch.randn(rows, 3, side, side, dtype=self._model.dtype, device=device),
         }
-        how = GenerationConfig(
+        generation = GenerationConfig(
             do_sample=False, max_new_tokens=_NEW, min_new_tokens=_NEW, pad_token_id=0, eos_token_id=2
         )
         with torch.inference_mode():
-            return timed(device, lambda: self._model.generate(**inputs, generation_config=how))
+            return timed(device, lambda: self._model.generate(**inputs, generation_config=generation))
 
     def largest_batch(self) -> int:
-        """Return the largest power of two of rows that fits into the device's memory."""
+        """Return the largest power of two of rows that fits in device memory."""
         rows = 1
-        while rows < _MOST:
+        while rows < _MAX_BATCH:
             try:
                 self.seconds(rows * 2)
             except torch.OutOfMemoryError:
@@ -166,10 +165,10 @@ class Plain:
             torch.cuda.empty_cache()
         return rows
 
-    def least_seconds(self, rows: int, bandwidth: float, rate: float) -> float:
-        """Return what a batch takes at least: products of pictures and prompt at *rate* (FLOP/s), then for each new
-        token the weights and the cache once through memory at *bandwidth* (bytes/s), or its products where those take
-        longer."""
+    def min_seconds(self, rows: int, bandwidth: float, rate: float) -> float:
+        """Return a lower bound for a batch: matrix products of images and prompt at *rate* (FLOP/s), then for each new
+        token one pass of weights and KV cache through memory at *bandwidth* (bytes/s), or its matrix products if those
+        take longer."""
         parts = self._model.model
         text = sum(weight.numel() for weight in parts.language_model.layers.parameters())
         tower = sum(weight.numel() for weight in parts.vision_tower.parameters())
@@ -177,82 +176,86 @@ class Plain:
         size = self._model.dtype.itemsize
         cache = 2 * layers * width * size * (self._shape.prompt_tokens + _NEW / 2) * rows
         step = max((text * size + cache) / bandwidth, 2 * text * rows / rate)
-        read = 2 * rows * (text * self._shape.prompt_tokens + tower * (self._shape.image_tokens + 1))
-        return read / rate + (_NEW - 1) * step
+        prefill = 2 * rows * (text * self._shape.prompt_tokens + tower * (self._shape.image_tokens + 1))
+        return prefill / rate + (_NEW - 1) * step
 
 
 def timed(device: torch.device, work: Callable[[], object]) -> float:
-    """Return the seconds of *work*, the device's queue empty before and after."""
+    """Return the seconds of *work*, synchronizing the device before and after."""
 
-    def settle() -> None:
+    def synchronize() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    settle()
-    begun = time.perf_counter()
+    synchronize()
+    start = time.perf_counter()
     work()
-    settle()
-    return time.perf_counter() - begun
+    synchronize()
+    return time.perf_counter() - start
 
 
 def device_limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """Measure the bytes a second that the device copies (read and written) and its FLOP a second in products."""
+    """Measure the device's memory bandwidth (bytes/s, reads and writes) and matrix product rate (FLOP/s)."""
     size = 8192 if device.type == "cuda" else 1024
-    one, other = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     block = torch.randn((1 << 30 if device.type == "cuda" else 1 << 27) // 4, device=device)
     copy = torch.empty_like(block)
-    rates = [2 * size**3 / timed(device, lambda: one @ other) for _ in range(8)]
+    rates = [2 * size**3 / timed(device, lambda: a @ b) for _ in range(8)]
     copies = [2 * block.nbytes / timed(device, lambda: copy.copy_(block)) for _ in range(8)]
     return max(copies), max(rates)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.llava", description=__doc__.split("\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures here, too")
-    parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken (default: 3)")
-    parser.add_argument("--batch", type=int, default=_MOST, help="rows of ours, halved until they fit (default: 512)")
-    parser.add_argument("--batches", type=int, default=4, help="that ours does in a round (default: 4)")
-    given = parser.parse_args()
-    there = torch.cuda.is_available()
-    device, shape = torch.device("cuda" if there else "cpu"), _SEVEN if there else _TINY
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures to this file")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, for medians (default: 3)")
+    parser.add_argument(
+        "--batch", type=int, default=_MAX_BATCH, help="our batch size, halved until it fits (default: 512)"
+    )
+    parser.add_argument("--batches", type=int, default=4, help="our batches per round (default: 4)")
+    arguments = parser.parse_args()
+    has_gpu = torch.cuda.is_available()
+    device, shape = torch.device("cuda" if has_gpu else "cpu"), _SEVEN if has_gpu else _TINY
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     bandwidth, rate = device_limits(device, getattr(torch, shape.dtype))
     with tempfile.TemporaryDirectory(prefix="vecap-llava-") as name:
         folder = Path(name)
         checkpoint = write_checkpoint(shape, device, folder / "model")
-        vlm = load(checkpoint, shape, given.batch, threads, device)
-        Tar(folder, given.batch).caption(vlm)  # finds what fits
+        vlm = load(checkpoint, shape, arguments.batch, threads, device)
+        Tar(folder, arguments.batch).caption(vlm)  # finds what fits
         batch = vlm.generator.rows
-        tar = Tar(folder, batch * given.batches)
+        tar = Tar(folder, batch * arguments.batches)
         plain = Plain(vlm, shape)
         plain.seconds(1)
-        most = plain.largest_batch()
+        max_batch = plain.largest_batch()
 
         def ours() -> float:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             written = tar.caption(vlm)
             assert {text.prompt_tokens for text in written} == {shape.prompt_tokens}
-            return len(written) / (time.perf_counter() - begun)
+            return len(written) / (time.perf_counter() - start)
 
         ours()
-        mine, large = alternate(given.rounds, ours, lambda: most / plain.seconds(most))
-        again, single = alternate(given.rounds, ours, lambda: 1 / plain.seconds(1))
-        tokens = sum(text.tokens for text in tar.caption(vlm)) / (batch * given.batches)
-    name = torch.cuda.get_device_name() if there else f"no GPU is here: {machine()}"
-    how = (
+        runs, large = alternate(arguments.rounds, ours, lambda: max_batch / plain.seconds(max_batch))
+        more_runs, single = alternate(arguments.rounds, ours, lambda: 1 / plain.seconds(1))
+        tokens = sum(text.tokens for text in tar.caption(vlm)) / (batch * arguments.batches)
+    name = torch.cuda.get_device_name() if has_gpu else f"no GPU: {machine()}"
+    conditions = (
         f"{shape.name} with random weights, {shape.dtype}, {shape.image_tokens} image tokens and {_WORDS} of the "
-        f"prompt, {_NEW} new at most; ours: JPEGs to texts, batches of {batch}; limit: {bandwidth:.3g} bytes/s "
-        f"and {rate:.3g} FLOP/s measured; torch {torch.__version__}, {name}, medians of {given.rounds} rounds"
+        f"prompt, at max_batch {_NEW} new; ours: JPEGs to texts, batches of {batch}; limit: {bandwidth:.3g} bytes/s "
+        f"and {rate:.3g} FLOP/s measured; torch {torch.__version__}, {name}, medians of {arguments.rounds} rounds"
     )
-    speed = median([*mine, *again])
-    limit = most / plain.least_seconds(most, bandwidth, rate)
-    sides = (("generate at batch 1", median(single)), (f"generate at batch {most}", median(large)))
+    speed = median([*runs, *more_runs])
+    limit = max_batch / plain.min_seconds(max_batch, bandwidth, rate)
+    sides = (("generate at batch 1", median(single)), (f"generate at batch {max_batch}", median(large)))
     measures = []
-    for said, other in sides:
-        measures.append(Measure(f"beside {said}", "images/s", speed, other, limit, how))
-        measures.append(Measure(f"beside {said}", "tokens/s", tokens * speed, _NEW * other, _NEW * limit, how))
-    report(measures, given.json)
+    for name, theirs in sides:
+        measures.append(Measure(f"compared with {name}", "images/s", speed, theirs, limit, conditions))
+        measures.append(
+            Measure(f"compared with {name}", "tokens/s", tokens * speed, _NEW * theirs, _NEW * limit, conditions)
+        )
+    report(measures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Training data read from tar shards: ours beside open_clip's webdataset pipeline, on the same tars.
+"""Reading training data from tar shards: ours compared with open_clip's webdataset pipeline, on the same tars.
 
     python -m benchmarks.loading [--json FILE] [--theirs PYTHON] [--images N] [--rounds N]
 
-Samples for a second of CPU time, in one process and without workers: from JPEGs of a short side of 256 to a batch. Ours
-is the lanes' way (uint8 pixels, resized and cropped, and token ids; crop and normalization are the device's) and the
-way of an index without images in memory; theirs gives normalized floats. --theirs names the Python of an environment
-with open_clip_torch, torchvision, webdataset and pandas. Without it, webdataset itself runs with PIL and transforms
-that do what open_clip's do, and the report says so: that is not open_clip's number.
+Samples per CPU second in one process without workers, from JPEGs with a short side of 256 to a batch. Ours measures
+both the iterable dataset (resized and cropped uint8 pixels, and token ids; the device crops and normalizes) and the map
+dataset without cached images; theirs yields normalized floats. --theirs is the Python of an environment with
+open_clip_torch, torchvision, webdataset and pandas. Without it, webdataset runs with PIL and equivalent transforms, and
+the report says that this is not open_clip.
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ from vecap_tasks.train.data.tokenizer import load_tokenizer
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _SHARDS = 8
-_PICTURES = 64  # that the photographs are copies of; every one is decoded anew
+_IMAGES = 64  # distinct photographs; copies are decoded each time
 _BATCH = 256
 _TEXT = "a photograph of soft shapes with finer ones upon them, some edges and the grain of a sensor, number {}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loading", description=__doc__.split("\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures here, too")
-    parser.add_argument("--theirs", metavar="PYTHON", help="of an environment that has open_clip and what it needs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures to this file")
+    parser.add_argument("--theirs", metavar="PYTHON", help="Python of an environment with open_clip")
     parser.add_argument("--images", type=int, default=4096, help="photographs in the tars (default: 4096)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each side, in turn (default: 3)")
-    given = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=3, help="alternating rounds per side (default: 3)")
+    arguments = parser.parse_args()
     config = load_config(
         _REPOSITORY / "configs" / "demo.yaml",
         ["train.model.image_size=224", "train.model.context=77", f"train.batch_size={_BATCH}", "train.epochs=1"],
     )
     with tempfile.TemporaryDirectory(prefix="vecap-loading-") as folder:
-        tars = _write(Path(folder), given.images)
-        ours = _Ours(config, tars, given.images)
-        theirs = _Theirs(given.theirs, tars, given.images, config.resolve(config.train.model.tokenizer))
-        measures = _measure(ours, theirs, given.rounds, given.images)
-    report(measures, given.json)
+        tars = _write(Path(folder), arguments.images)
+        ours = _Ours(config, tars, arguments.images)
+        theirs = _Theirs(arguments.theirs, tars, arguments.images, config.resolve(config.train.model.tokenizer))
+        measures = _measure(ours, theirs, arguments.rounds, arguments.images)
+    report(measures, arguments.json)
 
 
 @dataclass(frozen=True, slots=True)
-class _Took:
-    """What a pass took: samples, seconds of CPU time of the process, seconds on the clock, and who did it."""
+class _Pass:
+    """Cost of a pass: samples, CPU seconds of the process, wall clock seconds, and the name of the side."""
 
     samples: int
     cpu: float
@@ -73,22 +73,24 @@ class _Took:
 
 def _measure(ours: _Ours, theirs: _Theirs, rounds: int, images: int) -> list[Measure]:
     measures = []
-    for name, data in (("lanes", ours.streamed), ("index", ours.shuffled)):
-        mine, other = alternate(rounds, lambda data=data: _pass(data()), theirs.run)  # type: ignore[misc]
-        said = f"{images} JPEGs, batch {_BATCH}, medians of {rounds}; theirs: {other[0].name}; {machine()}"
-        rate, their_rate = (median(one.samples / one.cpu for one in side) for side in (mine, other))
-        measures.append(Measure(f"loading, {name}", "samples/CPU s", rate, their_rate, None, said))
-        rate, their_rate = (median(one.samples / one.wall for one in side) for side in (mine, other))
-        measures.append(Measure(f"loading, {name}, clock", "samples/s", rate, their_rate, None, "one thread decodes"))
+    for name, data in (("iterable dataset", ours.streamed), ("map dataset", ours.shuffled)):
+        our_passes, their_passes = alternate(rounds, lambda data=data: _read_epoch(data()), theirs.run)  # type: ignore[misc]
+        conditions = f"{images} JPEGs, batch {_BATCH}, medians of {rounds}; theirs: {their_passes[0].name}; {machine()}"
+        rate, their_rate = (median(item.samples / item.cpu for item in side) for side in (our_passes, their_passes))
+        measures.append(Measure(f"loading, {name}", "samples/CPU s", rate, their_rate, None, conditions))
+        rate, their_rate = (median(item.samples / item.wall for item in side) for side in (our_passes, their_passes))
+        measures.append(
+            Measure(f"loading, {name}, wall clock", "samples/s", rate, their_rate, None, "one thread decodes")
+        )
     return measures
 
 
-def _pass(data: TrainingData) -> _Took:
-    """Go through an epoch."""
-    seen, wall, cpu = 0, time.monotonic(), time.process_time()
+def _read_epoch(data: TrainingData) -> _Pass:
+    """Read one epoch."""
+    count, wall, cpu = 0, time.monotonic(), time.process_time()
     for batch in data.batches(0):
-        seen += len(batch.pixels)
-    return _Took(seen, time.process_time() - cpu, time.monotonic() - wall, "ours")
+        count += len(batch.pixels)
+    return _Pass(count, time.process_time() - cpu, time.monotonic() - wall, "ours")
 
 
 class _Ours:
@@ -117,22 +119,22 @@ class _Theirs:
     images: int
     tokenizer: str
 
-    def run(self) -> _Took:
-        """Have the other side go through the tars, in a process of its own; loading its libraries is not counted."""
-        way, python = ("open_clip", self.python) if self.python else ("webdataset", sys.executable)
+    def run(self) -> _Pass:
+        """Read the tars with the other side in a separate process; loading its libraries does not count."""
+        pipeline, python = ("open_clip", self.python) if self.python else ("webdataset", sys.executable)
         braces = f"{self.tars[0].parent}/{{{self.tars[0].stem}..{self.tars[-1].stem}}}.tar"
         script = Path(__file__).with_name("loading_theirs.py")
-        asked = [python, str(script), way, braces, str(self.images), str(_BATCH), self.tokenizer]
-        done = subprocess.run(asked, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"theirs failed: {done.stderr.strip().splitlines()[-1]}")
-        body = json.loads(done.stdout.splitlines()[-1])
-        return _Took(body["samples"], body["cpu"], body["wall"], body["name"])
+        command = [python, str(script), pipeline, braces, str(self.images), str(_BATCH), self.tokenizer]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            sys.exit(f"theirs failed: {result.stderr.strip().splitlines()[-1]}")
+        body = json.loads(result.stdout.splitlines()[-1])
+        return _Pass(body["samples"], body["cpu"], body["wall"], body["name"])
 
 
 def _write(folder: Path, images: int) -> list[Path]:
-    """Write *images* samples as this project publishes them into tars in *folder*."""
-    pictures = [as_jpeg(photograph(number, (341, 256)), 95) for number in range(_PICTURES)]
+    """Write *images* samples in this project's format to tars in *folder*."""
+    images_jpeg = [as_jpeg(photograph(number, (341, 256)), 95) for number in range(_IMAGES)]
     tars = []
     for shard in range(_SHARDS):
         tars.append(folder / f"{shard:05d}.tar")
@@ -141,7 +143,7 @@ def _write(folder: Path, images: int) -> list[Path]:
                 text = _TEXT.format(number)
                 body = {"uid": f"{number:032x}", "alttext": text, "vec": text, "vecap": text}
                 members = {"txt": text.encode(), "json": json.dumps(body).encode()}
-                tar.write(f"{number:09d}", {"jpg": pictures[number % _PICTURES], **members})
+                tar.write(f"{number:09d}", {"jpg": images_jpeg[number % _IMAGES], **members})
     return tars
 
 

@@ -1,8 +1,8 @@
-"""The other side of `benchmarks.loading`: it goes through the tars once and prints what that took, as JSON.
+"""Their side of `benchmarks.loading`: reads the tars once and prints the cost as JSON.
 
-Run by the Python that has open_clip: `python loading_theirs.py open_clip TARS SAMPLES BATCH`, TARS with webdataset's
-braces. `webdataset` in place of `open_clip` is the same pipeline put together from webdataset and PIL alone, with
-transforms that do what open_clip's do: it is not open_clip, and is called what it is.
+Run it with the Python that has open_clip: `python loading_theirs.py open_clip TARS SAMPLES BATCH`, TARS with
+webdataset's braces. `webdataset` instead of `open_clip` runs a pipeline of webdataset and PIL with transforms
+equivalent to open_clip's; the result is labeled accordingly.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _RATIO = (3 / 4, 4 / 3)
 
 
 def main() -> None:
-    way, tars, samples, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    pipeline, tars, samples, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     import torch
 
     torch.set_num_threads(1)
-    name, batches = (open_clip_batches if way == "open_clip" else webdataset_batches)(tars, samples, batch)
-    seen, wall, cpu = 0, time.monotonic(), time.process_time()
+    name, batches = (open_clip_batches if pipeline == "open_clip" else webdataset_batches)(tars, samples, batch)
+    count, wall, cpu = 0, time.monotonic(), time.process_time()
     for images, texts in batches:
         assert len(images) == len(texts)
         assert tuple(images.shape[1:]) == (3, SIDE, SIDE)
-        seen += len(images)
-    took = {"cpu": time.process_time() - cpu, "wall": time.monotonic() - wall}
-    print(json.dumps({"name": name, "samples": seen, **took}))
+        count += len(images)
+    cost = {"cpu": time.process_time() - cpu, "wall": time.monotonic() - wall}
+    print(json.dumps({"name": name, "samples": count, **cost}))
 
 
 def open_clip_batches(tars: str, samples: int, batch: int) -> tuple[str, Iterable[Any]]:
-    """Return open_clip's own loader for training, in this process, and what it is called."""
+    """Return open_clip's training loader, running in this process, and its name."""
     import open_clip
     import torch
     from open_clip_train.data import get_wds_dataset
@@ -59,7 +59,7 @@ def open_clip_batches(tars: str, samples: int, batch: int) -> tuple[str, Iterabl
 
 
 def webdataset_batches(tars: str, samples: int, batch: int) -> tuple[str, Iterable[Any]]:
-    """Return a pipeline of webdataset with the steps of open_clip's, and what it is called."""
+    """Return a webdataset pipeline with open_clip's steps, and its name."""
     import torch
     import webdataset as wds
     from transformers import AutoTokenizer
@@ -85,7 +85,7 @@ def webdataset_batches(tars: str, samples: int, batch: int) -> tuple[str, Iterab
 
 
 def transform() -> Callable[[Any], Any]:
-    """Return a random crop, resized by PIL's bicubic filter, as a normalized float tensor: open_clip's for training."""
+    """Return open_clip's training transform: random crop, bicubic resize with PIL, normalized float tensor."""
     import numpy as np
     import torch
     from PIL import Image
@@ -97,11 +97,11 @@ def transform() -> Callable[[Any], Any]:
         width, height = image.size
         area = width * height * random.uniform(*_SCALE)
         ratio = math.exp(random.uniform(math.log(_RATIO[0]), math.log(_RATIO[1])))
-        across = min(width, round(math.sqrt(area * ratio)))
-        down = min(height, round(math.sqrt(area / ratio)))
-        left, top = random.randint(0, width - across), random.randint(0, height - down)
-        shown = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, (left, top, left + across, top + down))
-        values = torch.from_numpy(np.array(shown)).permute(2, 0, 1).contiguous().float().div(255)
+        crop_width = min(width, round(math.sqrt(area * ratio)))
+        crop_height = min(height, round(math.sqrt(area / ratio)))
+        left, top = random.randint(0, width - crop_width), random.randint(0, height - crop_height)
+        crop = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, (left, top, left + crop_width, top + crop_height))
+        values = torch.from_numpy(np.array(crop)).permute(2, 0, 1).contiguous().float().div(255)
         return values.sub_(mean).div_(deviation)
 
     return apply

@@ -1,4 +1,4 @@
-"""The loop that everyone writes first: one image, the processor, `generate`, the next image."""
+"""The straightforward captioning loop: one image, the processor, `generate`, the next image."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
 class Naive:
-    """A checkpoint as transformers loads it, asked *question* about every picture."""
+    """A checkpoint loaded with transformers that captions images with *prompt*."""
 
-    def __init__(self, folder: Path, question: str, new_tokens: int, threads: int) -> None:
+    def __init__(self, folder: Path, prompt: str, new_tokens: int, threads: int) -> None:
         torch.set_num_threads(threads)
         self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self._model = AutoModelForImageTextToText.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         ).eval()
         self._new_tokens = new_tokens
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
         self._text = self._processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True
         )
 
-    def prompt_products(self, picture: bytes) -> float:
-        """Return the FLOP of the matrix products by which the model reads one prompt with its picture."""
-        inputs = self._processor(text=self._text, images=Image.open(io.BytesIO(picture)), return_tensors="pt")
+    def prompt_products(self, image: bytes) -> float:
+        """Return the FLOP of the matrix products for one prompt with its image."""
+        inputs = self._processor(text=self._text, images=Image.open(io.BytesIO(image)), return_tensors="pt")
         parts = self._model.model
         patch = parts.vision_tower.config.patch_size
         patches = inputs["pixel_values"][0, 0].numel() // patch**2
@@ -36,9 +36,9 @@ class Naive:
         tower = sum(weight.numel() for weight in parts.vision_tower.parameters())
         return 2.0 * (layers * inputs["input_ids"].shape[1] + tower * patches)
 
-    def caption(self, pictures: Sequence[bytes]) -> list[str]:
+    def caption(self, images: Sequence[bytes]) -> list[str]:
         captions = []
-        for data in pictures:
+        for data in images:
             image = Image.open(io.BytesIO(data)).convert("RGB")
             inputs = self._processor(text=self._text, images=image, return_tensors="pt")
             with torch.inference_mode():

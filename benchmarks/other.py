@@ -1,4 +1,4 @@
-"""The other tools, each in an environment of its own: they need older libraries than ours."""
+"""Environments for the other tools, which need older libraries than ours."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 
 
 def environment_with(*requirements: str) -> Path:
-    """Return the Python of an environment with *requirements* (`name==version`), made at the first time.
+    """Return the Python of an environment with *requirements* (`name==version`), created on the first call.
 
-    It lies under `VECAP_HOME` (`.vecap` here) and comes from the package index that uv is configured for. Raises
-    CalledProcessError where it cannot be made.
+    It is in `VECAP_HOME` (default: `.vecap`) and uses the package index configured for uv. Raises CalledProcessError
+    if installation fails.
     """
     home = Path(os.environ.get("VECAP_HOME") or Path(__file__).parent.parent / ".vecap").resolve()
-    place = home / "benchmarks" / "-".join(name.replace("==", "-") for name in requirements)
-    python = place / "bin" / "python"
-    done = place / "complete"
-    if not done.exists():
+    folder = home / "benchmarks" / "-".join(name.replace("==", "-") for name in requirements)
+    python = folder / "bin" / "python"
+    complete = folder / "complete"
+    if not complete.exists():
         uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}") or "uv"
-        print(f"installing {' '.join(requirements)} into {place}", file=sys.stderr)
-        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(place)], check=True)
+        print(f"Installing {' '.join(requirements)} into {folder}", file=sys.stderr)
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
         subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), *requirements], check=True)
-        done.touch()
+        complete.touch()
     return python

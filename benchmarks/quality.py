@@ -1,13 +1,13 @@
-"""The rules over millions of rows: our stage's queries beside the one query that they amount to, time and memory.
+"""The quality rules over millions of rows: time and memory of the stage's queries and of one equivalent query.
 
     python -m benchmarks.quality [--json FILE] [--rows 10000000] [--rounds 1] [--folder DIR]
 
-The crawl is made up by DuckDB. Each side runs in a process of its own, with the memory limit given to DuckDB. Theirs is
-one hand-put query with every rule in it, from the crawl's table to a file of the same verdicts in their order. Ours is
-what the stage does before the judge: verdicts, counts, distributions, reasons with examples, the sample.
+DuckDB generates the crawl. Each side runs in its own process with DuckDB's memory limit. Theirs is one handwritten
+query with all rules, from the crawl's table to a file with the same verdicts in the same order. Ours is the work of the
+stage before the quality gate: verdicts, counts, distributions, reasons with examples, and the sample.
 """
 
-# ruff: noqa: S608 - the queries are put together from the project's own rules and this file's own names
+# ruff: noqa: S608 - queries are built from the project's rules and names in this file
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from vecap_tasks.quality.measures import measure, write_sample
 from vecap_tasks.quality.rules import DUPLICATE_RULES, GROUP_RULES, REPEATED, ROW_RULES
 from vecap_tasks.quality.verdicts import compute_verdicts, texts, write_verdicts
 
-_MEMORY = "1GB"  # DuckDB's own limit; the process may take twice that
+_MEMORY = "1GB"  # DuckDB's limit; the process may use twice that
 _LIMIT_MIB = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One side's run: wall clock and CPU in seconds, peak resident memory in MiB, and a sum over all verdicts."""
+    """Cost of one side: wall clock and CPU in seconds, peak resident memory in MiB, and a checksum of all verdicts."""
 
     seconds: float
     verdicts_seconds: float
@@ -46,8 +46,8 @@ class Run:
     verdicts: str
 
 
-def make_crawl(rows: int, folder: Path) -> None:
-    """Write CRAWL and DUPLICATES of *rows* rows: a fifth was not downloaded, a tenth shows what a row before shows."""
+def generate_crawl(rows: int, folder: Path) -> None:
+    """Write CRAWL and DUPLICATES with *rows* rows: a fifth failed to download, a tenth repeats the previous image."""
     with _connection(folder) as connection:
         connection.execute("SET preserve_insertion_order = true")
         connection.execute(f"""
@@ -85,7 +85,7 @@ def make_crawl(rows: int, folder: Path) -> None:
 
 
 def ours(folder: Path) -> float:
-    """Do what the stage does; return the seconds until the verdicts were written."""
+    """Do the work of the stage; return the seconds until the verdicts were written."""
     config = QualityConfig()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=folder) as work, _connection(folder) as connection:
@@ -95,12 +95,12 @@ def ours(folder: Path) -> float:
         measured = measure(connection)
         write_sample(connection, config.sample_rows, Path(work) / "sample.parquet")
     if measured.measures.rows_without_verdict or measured.measures.repeated_uids:
-        raise AssertionError("the made crawl is not what it is meant to be")
+        raise AssertionError("the generated crawl has unexpected measures")
     return seconds
 
 
-def bare(folder: Path) -> float:
-    """Run the one query; return its seconds."""
+def single_query(folder: Path) -> float:
+    """Run the single query; return its seconds."""
     rules = QualityConfig().rows
     start = time.perf_counter()
     with _connection(folder) as connection:
@@ -156,19 +156,19 @@ def _connection(folder: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _child(side: str, folder: Path) -> Run:
-    """Run *side* in a process of its own."""
+def _run_side(side: str, folder: Path) -> Run:
+    """Run *side* in a separate process."""
     command = [sys.executable, "-m", "benchmarks.quality", "--side", side, "--folder", str(folder)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    return Run(**json.loads(answer.stdout))
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return Run(**json.loads(result.stdout))
 
 
-def _measured(side: str, folder: Path) -> Run:
+def _measure_side(side: str, folder: Path) -> Run:
     start = time.perf_counter()
-    verdicts_seconds = ours(folder) if side == "ours" else bare(folder)
+    verdicts_seconds = ours(folder) if side == "ours" else single_query(folder)
     seconds = time.perf_counter() - start
     used = resource.getrusage(resource.RUSAGE_SELF)
-    with _connection(folder) as connection:  # the rows, not the bytes: one query cuts row groups as it likes
+    with _connection(folder) as connection:  # compares rows: the files may differ in row groups
         verdicts = connection.execute(f"""
             SELECT count(*) || ' rows, ' || sum(hash(key, uid, sha256, accepted, alttext, alttext_problem, reasons))
             FROM read_parquet('{folder / side}.parquet')""").fetchall()[0][0]
@@ -176,27 +176,29 @@ def _measured(side: str, folder: Path) -> Run:
 
 
 def run(rows: int, rounds: int, folder: Path) -> list[Measure]:
-    """Measure both sides on a crawl in *folder*, which is made if there is none.
+    """Measure both sides on the crawl in *folder*, generating it if missing.
 
-    Raises AssertionError where their verdicts are not the same.
+    Raises AssertionError if their verdicts differ.
     """
     if not (folder / "crawl.parquet").exists():
-        make_crawl(rows, folder)
-    mine, theirs = alternate(rounds, lambda: _child("ours", folder), lambda: _child("bare", folder))
-    if len({one.verdicts for one in (*mine, *theirs)}) != 1:
-        raise AssertionError("the two sides came to other verdicts; the comparison says nothing")
+        generate_crawl(rows, folder)
+    our_runs, their_runs = alternate(rounds, lambda: _run_side("ours", folder), lambda: _run_side("bare", folder))
+    if len({run.verdicts for run in (*our_runs, *their_runs)}) != 1:
+        raise AssertionError("the verdicts of both sides differ")
     size = (folder / "crawl.parquet").stat().st_size / 2**20
-    said = f"{rows} rows, {size:.0f} MiB of parquet, DuckDB {duckdb.__version__} with {_MEMORY}, {rounds} rounds"
-    said = f"{said}, {machine()}"
-    least = median(one.seconds for one in theirs)
-    cpu = [median(one.cpu for one in side) for side in (mine, theirs)]
+    conditions = f"{rows} rows, {size:.0f} MiB of parquet, DuckDB {duckdb.__version__} with {_MEMORY}, {rounds} rounds"
+    conditions = f"{conditions}, {machine()}"
+    single = median(run.seconds for run in their_runs)
+    cpu = [median(run.cpu for run in side) for side in (our_runs, their_runs)]
     return [
-        Measure("verdicts", "s", median(one.verdicts_seconds for one in mine), least, None, said),
-        Measure("all of the stage's queries", "s", median(one.seconds for one in mine), least, 1.5 * least, said),
-        Measure("CPU, all of them", "s", *cpu, None, said),
+        Measure("verdicts", "s", median(run.verdicts_seconds for run in our_runs), single, None, conditions),
         Measure(
-            "peak memory", "MiB", max(one.peak for one in mine), max(one.peak for one in theirs), _LIMIT_MIB,
-            "of the whole process, Python and pyarrow with it",
+            "all queries of the stage", "s", median(run.seconds for run in our_runs), single, 1.5 * single, conditions,
+        ),
+        Measure("all queries of the stage, CPU", "s", *cpu, None, conditions),
+        Measure(
+            "peak memory", "MiB", max(run.peak for run in our_runs), max(run.peak for run in their_runs), _LIMIT_MIB,
+            "of the whole process, including Python and pyarrow",
         ),
     ]  # fmt: skip
 
@@ -208,15 +210,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="rounds of both sides (default %(default)s)")
     parser.add_argument("--side", choices=("ours", "bare"), help=argparse.SUPPRESS)
     parser.add_argument(
-        "--folder", type=Path, help="an empty folder for the files, or one of such a run: they are kept"
+        "--folder", type=Path, help="folder for the files, empty or from an earlier run; files are kept"
     )
-    given = parser.parse_args()
-    if given.side:
-        print(json.dumps(asdict(_measured(given.side, given.folder))))
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(asdict(_measure_side(arguments.side, arguments.folder))))
         return
     with tempfile.TemporaryDirectory(prefix="vecap-quality-") as temporary:
-        folder = given.folder or Path(temporary)
-        report(run(given.rows, given.rounds, folder), given.json)
+        folder = arguments.folder or Path(temporary)
+        report(run(arguments.rows, arguments.rounds, folder), arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: measures of ours and of the other tool, medians of alternating rounds."""
+"""Reports of the benchmarks: measures of our side and the other tool, medians of alternating rounds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One row of a report. `theirs` is None where the other tool has nothing of the kind; `limit` is the most (or the
-    least) that the machine could do at all, None where nothing sets one."""
+    """One row of a report. `theirs` is None without a counterpart; `limit` is the best possible value or the target."""
 
     name: str
     unit: str
@@ -33,12 +32,12 @@ class Measure:
 
 
 def alternate(rounds: int, ours: Callable[[], T], theirs: Callable[[], T]) -> tuple[list[T], list[T]]:
-    """Run both *rounds* times, in turn and each first in every second round, so that drift of the machine hits both."""
-    made: tuple[list[T], list[T]] = ([], [])
+    """Run both sides *rounds* times, alternating which goes first, so that machine drift affects both equally."""
+    results: tuple[list[T], list[T]] = ([], [])
     for number in range(rounds):
         for side in (0, 1) if number % 2 == 0 else (1, 0):
-            made[side].append((ours, theirs)[side]())
-    return made
+            results[side].append((ours, theirs)[side]())
+    return results
 
 
 def median(values: Iterable[float]) -> float:
@@ -46,12 +45,12 @@ def median(values: Iterable[float]) -> float:
 
 
 def machine() -> str:
-    """Say what it ran on: cores that this process may use, and the architecture."""
+    """Return a description of the machine: cores available to this process, and architecture."""
     return f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
 def report(measures: Sequence[Measure], file: Path | None = None) -> None:
-    """Print *measures* as a table, and write them to *file* as a list of JSON objects."""
+    """Print *measures* as a table, and write them to *file* as a JSON list."""
     width = max((len(measure.name) for measure in measures), default=4)
     print(f"{'':<{width}}  {'unit':<10} {'ours':>10} {'theirs':>10} {'ratio':>7} {'limit':>10}  conditions")
     for m in measures:

@@ -19,8 +19,8 @@ def ours(images: torch.Tensor, texts: torch.Tensor, owners: list[int]) -> Callab
     from vecap_tasks.evaluate.retrieval import image_to_text_hits, text_to_image_hits
 
     def work() -> Figures:
-        ways = (image_to_text_hits(images, texts, owners), text_to_image_hits(images, texts, owners))
-        return [float(value) for found in ways for value in found.mean(axis=0)]
+        directions = (image_to_text_hits(images, texts, owners), text_to_image_hits(images, texts, owners))
+        return [float(value) for hits in directions for value in hits.mean(axis=0)]
 
     return work
 
@@ -28,12 +28,12 @@ def ours(images: torch.Tensor, texts: torch.Tensor, owners: list[int]) -> Callab
 def theirs(images: torch.Tensor, texts: torch.Tensor, owners: list[int]) -> Callable[[], Figures]:
     from clip_benchmark.metrics.zeroshot_retrieval import evaluate
 
-    of_image: list[list[int]] = [[] for _ in images]
+    captions_of: list[list[int]] = [[] for _ in images]
     for text, owner in enumerate(owners):
-        of_image[owner].append(text)
+        captions_of[owner].append(text)
 
     class Model:
-        """Hands out the features: an image is its own feature, a token the number of a caption."""
+        """Returns the features: the input of an image is its feature, a token is the index of a caption."""
 
         def encode_image(self, batch: torch.Tensor) -> torch.Tensor:
             return batch
@@ -43,19 +43,19 @@ def theirs(images: torch.Tensor, texts: torch.Tensor, owners: list[int]) -> Call
 
     def loader() -> Iterator[tuple[torch.Tensor, list[list[int]]]]:
         for start in range(0, len(images), _BATCH):
-            yield images[start : start + _BATCH], of_image[start : start + _BATCH]
+            yield images[start : start + _BATCH], captions_of[start : start + _BATCH]
 
     def work() -> Figures:
-        found = evaluate(Model(), loader(), torch.tensor, "cpu", amp=False, recall_k_list=[1, 5, 10])
-        return [found[f"{way}_retrieval_recall@{k}"] for way in ("text", "image") for k in (1, 5, 10)]
+        recalls = evaluate(Model(), loader(), torch.tensor, "cpu", amp=False, recall_k_list=[1, 5, 10])
+        return [recalls[f"{direction}_retrieval_recall@{k}"] for direction in ("text", "image") for k in (1, 5, 10)]
 
     return work
 
 
-def main(way: str, file: str) -> None:
-    given = np.load(file)
-    images, texts = torch.from_numpy(given["images"]), torch.from_numpy(given["texts"])
-    work = {"ours": ours, "theirs": theirs}[way](images, texts, given["owners"].tolist())
+def main(side: str, file: str) -> None:
+    features = np.load(file)
+    images, texts = torch.from_numpy(features["images"]), torch.from_numpy(features["texts"])
+    work = {"ours": ours, "theirs": theirs}[side](images, texts, features["owners"].tolist())
     start = time.perf_counter()
     figures = work()
     seconds = time.perf_counter() - start

@@ -1,12 +1,11 @@
-"""How the orchestration grows: Airflow, Dask and manifests over 300, 3,000 and 30,000 shards of a stand-in.
+"""Scaling of the orchestration: Airflow, Dask and manifests over 300, 3,000 and 30,000 shards of a fake stage.
 
     python -m benchmarks.scale [--shards N …] [--json FILE]
 
-The services of one machine are started in a folder of their own, and a DAG of one stage runs through them: plan, eight
-mapped groups, commit, as in the product. What a shard does is a stand-in of 3 ms that writes one small file. Beside
-the time stand the peaks of memory of Airflow's scheduler, Dask's scheduler and the greatest of Airflow's tasks, which
-is the driver; PostgreSQL's transactions; and the requests that a shard costs on S3, counted by a server in between.
-There is no other tool to compare with.
+Starts the local services in a temporary folder and runs a DAG with one stage: plan, eight mapped groups, commit, like
+in the product. A shard takes 3 ms and writes one small file. Also measures peak memory of Airflow's scheduler, Dask's
+scheduler and the largest Airflow task (the driver), PostgreSQL transactions, and S3 requests per shard, counted by a
+server. There is no other tool to compare with.
 """
 
 from __future__ import annotations
@@ -38,39 +37,39 @@ from vecap_tasks.local.settings import REPOSITORY, Settings
 from vecap_tasks.local.state import read_state
 
 DAG = "vecap_scale"
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _ROLES = {"Airflow's scheduler": "airflow scheduler", "Dask's scheduler": "dask scheduler", "a task": "airflow worker"}
 
 
 @dataclass
 class Peaks:
-    """The most memory that a process of each role had, bytes, sampled while the block runs."""
+    """Peak memory per role in bytes, over all processes of the role, sampled inside `watching`."""
 
     supervisor: psutil.Process
-    seen: dict[str, int] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        ended = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(ended,))
+        stopped = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(stopped,))
         watcher.start()
         try:
             yield
         finally:
-            ended.set()
+            stopped.set()
             watcher.join()
 
-    def _watch(self, ended: threading.Event) -> None:
-        while not ended.wait(_LOOK_SECONDS):
+    def _watch(self, stopped: threading.Event) -> None:
+        while not stopped.wait(_POLL_SECONDS):
             for process in self.supervisor.children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     words, used = " ".join(process.cmdline()), process.memory_info().rss
-                    for role in (role for role, mark in _ROLES.items() if mark in words.replace("-m ", "")):
-                        self.seen[role] = max(self.seen.get(role, 0), used)
+                    for role in (role for role, pattern in _ROLES.items() if pattern in words.replace("-m ", "")):
+                        self.peaks[role] = max(self.peaks.get(role, 0), used)
 
 
 def through_airflow(sizes: Iterable[int]) -> list[Measure]:
-    """Take each number of shards through Airflow and Dask, the smallest first."""
+    """Run each number of shards through Airflow and Dask, smallest first."""
     with tempfile.TemporaryDirectory(prefix="vecap-bench-", dir="/var/tmp") as folder:
         home = Path(folder)
         config = home / "scale.yaml"
@@ -80,7 +79,7 @@ def through_airflow(sizes: Iterable[int]) -> list[Measure]:
         control.up(settings, lambda line: None)
         try:
             api = airflow.api(settings)
-            return [one for size in sorted(sizes) for one in _run(api, settings, config, size)]
+            return [measure for size in sorted(sizes) for measure in _run(api, settings, config, size)]
         finally:
             control.down(settings, lambda line: None)
 
@@ -95,16 +94,16 @@ def _run(api: Api, settings: Settings, config: Path, shards: int) -> list[Measur
         conf = {"shards": shards, "config": str(config)}
         run = api.post(f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
         while (state := api.get(f"/api/v2/dags/{DAG}/dagRuns/{run}")["state"]) not in ("success", "failed"):
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         seconds = time.monotonic() - start
     if state != "success":
-        raise SystemExit(f"the run over {shards} shards failed; see {settings.logs}")
+        raise SystemExit(f"The run over {shards} shards failed; see {settings.logs}")
     manifest = settings.home / "store" / "demo" / f"of-{shards}" / "crawl" / "manifest.json"
     name = f"{shards:,} shards"
     return [
         Measure(f"{name}: from trigger to end", "s", seconds, conditions=f"{machine()}, 2 Dask workers"),
-        Measure(f"{name}: a shard", "ms", seconds / shards * 1000, conditions="3 ms of it are the stand-in"),
-        *(Measure(f"{name}: {role}", "MiB", peak / 2**20) for role, peak in sorted(peaks.seen.items())),
+        Measure(f"{name}: per shard", "ms", seconds / shards * 1000, conditions="includes 3 ms of the fake stage"),
+        *(Measure(f"{name}: {role}", "MiB", peak / 2**20) for role, peak in sorted(peaks.peaks.items())),
         Measure(f"{name}: transactions of Airflow's database", "", _transactions(settings) - before),
         Measure(f"{name}: manifest", "KiB", manifest.stat().st_size / 2**10),
     ]
@@ -122,36 +121,36 @@ def _transactions(settings: Settings) -> int:
 
 def _environment(home: Path) -> dict[str, str]:
     names = ("AIRFLOW", "MLFLOW", "DASK", "DASK_DASHBOARD", "WEB")
-    ports = {f"VECAP_{name}_PORT": str(port) for name, port in zip(names, _free(len(names)), strict=True)}
+    ports = {f"VECAP_{name}_PORT": str(port) for name, port in zip(names, _free_ports(len(names)), strict=True)}
     return ports | {"VECAP_HOME": str(home), "VECAP_DAGS": str(REPOSITORY / "benchmarks" / "dags")}
 
 
-def _free(count: int) -> list[int]:
+def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    for probe in sockets:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in sockets]
+    for probe in sockets:
+        probe.close()
     return ports
 
 
 def on_s3(shards: int = 20) -> list[Measure]:
-    """Count the requests that a stage of so many shards costs on S3: for a shard, and for the whole."""
+    """Count the S3 requests of a stage with *shards* shards: per shard, and fixed."""
     import boto3
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    asked: Counter[str] = Counter()
-    answer = DomainDispatcherApplication(create_backend_app)
+    requests: Counter[str] = Counter()
+    app = DomainDispatcherApplication(create_backend_app)
 
-    def counting(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    def counting_app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         listing = environ["REQUEST_METHOD"] == "GET" and "list-type" in environ.get("QUERY_STRING", "")
-        asked["LIST" if listing else environ["REQUEST_METHOD"]] += 1
-        return answer(environ, start)
+        requests["LIST" if listing else environ["REQUEST_METHOD"]] += 1
+        return app(environ, start)
 
-    server = make_server("127.0.0.1", 0, counting, threaded=True)
+    server = make_server("127.0.0.1", 0, counting_app, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     os.environ |= {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
@@ -163,18 +162,18 @@ def on_s3(shards: int = 20) -> list[Measure]:
     measures = []
     counts = []
     for size in (shards, 2 * shards):
-        asked.clear()
+        requests.clear()
         overrides = ["root=s3://scale/store", f"crawl.shard_size={size}"]
         stage = StandIn(load_config(CONFIG, overrides), Version("demo", f"of-{size}", 1, ""))
         for shard in stage.plan():
             stage.run(shard)
         stage.commit()
-        counts.append(Counter(asked))
+        counts.append(Counter(requests))
     server.shutdown()
     for kind in sorted(counts[1]):
-        each = (counts[1][kind] - counts[0][kind]) / shards
-        measures.append(Measure(f"S3: {kind} a shard", "requests", each, conditions="one file a shard"))
-        measures.append(Measure(f"S3: {kind} beside that", "requests", counts[0][kind] - each * shards))
+        per_shard = (counts[1][kind] - counts[0][kind]) / shards
+        measures.append(Measure(f"S3: {kind} per shard", "requests", per_shard, conditions="one file per shard"))
+        measures.append(Measure(f"S3: {kind}, fixed", "requests", counts[0][kind] - per_shard * shards))
     return measures
 
 

@@ -1,9 +1,9 @@
-"""A light web server of photographs for benchmarks, so that what is measured is who downloads from it.
+"""A lightweight web server of photographs for benchmarks, so that the client dominates the measured cost.
 
     python -m benchmarks.server --port N [--images N]
 
-`/i/<n>.jpg` is photograph n, each made once and served again under further numbers; `/page/<from>/<count>` is a page
-that shows `count` of them; `/seen` says how many were asked for and when the first was, on the monotonic clock.
+`/i/<n>.jpg` is photograph n; a few distinct ones repeat under different numbers. `/page/<from>/<count>` is a page with
+`count` of them. `/seen` returns the number of image requests and the monotonic time of the first, and resets both.
 """
 
 from __future__ import annotations
@@ -20,78 +20,78 @@ import uvloop
 from PIL import Image
 
 _DISTINCT = 64
-# Width, height, JPEG quality and grain: what the web shows, each of some 131 KB on average.
+# Width, height, JPEG quality and grain of the photographs, about 131 KB on average.
 _KINDS = ((640, 480, 92, 8.2), (600, 800, 85, 7.5), (1024, 768, 76, 7.0), (1280, 853, 65, 7.2))
 
 
 def photograph(number: int) -> bytes:
-    """Return a JPEG made as photographs are: large soft shapes, finer ones upon them, edges, and a sensor's grain."""
+    """Return a synthetic JPEG photograph: large soft shapes, finer ones on top, edges, and sensor grain."""
     random = np.random.default_rng(number)
     width, height, quality, grain = _KINDS[number % len(_KINDS)]
-    picture = np.zeros((height, width, 3), np.float32)
+    image = np.zeros((height, width, 3), np.float32)
     cells = 3
     while cells < 200:
         coarse = random.normal(0, 120 / cells**0.6, (cells * 3 // 4 + 1, cells, 3)).clip(-127, 127)
         layer = Image.fromarray((coarse + 128).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
-        picture += np.asarray(layer, np.float32) - 128
+        image += np.asarray(layer, np.float32) - 128
         cells *= 2
     rows, columns = np.mgrid[:height, :width]
     for _ in range(6):
         a, b, c = random.normal(0, 1, 3)
-        picture[a * (rows - height / 2) + b * (columns - width / 2) > 150 * c] += random.normal(0, 18, 3)
-    picture += random.normal(0, grain, (height, width, 1))
+        image[a * (rows - height / 2) + b * (columns - width / 2) > 150 * c] += random.normal(0, 18, 3)
+    image += random.normal(0, grain, (height, width, 1))
     out = io.BytesIO()
-    Image.fromarray((picture + 128).clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=quality)
+    Image.fromarray((image + 128).clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
 class Photographs:
-    """What the server holds, and what it was asked for."""
+    """Responses of the server, and request statistics."""
 
     def __init__(self, count: int) -> None:
-        self._answers = [_answer(photograph(number), "image/jpeg") for number in range(min(count, _DISTINCT))]
+        self._responses = [_response(photograph(number), "image/jpeg") for number in range(min(count, _DISTINCT))]
         self._images = 0
         self._first: float | None = None
 
-    def answer(self, path: str) -> bytes:
+    def respond(self, path: str) -> bytes:
         _, kind, *rest = path.split("/")
         if kind == "i":
             if self._first is None:
                 self._first = time.monotonic()
             self._images += 1
-            return self._answers[int(rest[0].removesuffix(".jpg")) % len(self._answers)]
+            return self._responses[int(rest[0].removesuffix(".jpg")) % len(self._responses)]
         if kind == "page":
             first, count = map(int, rest)
             shown = (f'<img src="/i/{n}.jpg" alt="photograph {n} of a bench">' for n in range(first, first + count))
-            return _answer(f"<!doctype html><title>Photographs</title>{''.join(shown)}".encode(), "text/html")
+            return _response(f"<!doctype html><title>Photographs</title>{''.join(shown)}".encode(), "text/html")
         if kind == "seen":
-            seen = {"images": self._images, "first": self._first}
+            stats = {"images": self._images, "first": self._first}
             self._images, self._first = 0, None
-            return _answer(json.dumps(seen).encode(), "application/json")
-        return _answer(b"", "text/plain", "404 Not Found")
+            return _response(json.dumps(stats).encode(), "application/json")
+        return _response(b"", "text/plain", "404 Not Found")
 
 
 class Connection(asyncio.Protocol):
-    """HTTP/1.1 as far as a GET goes, with connections kept open where the client asks for it."""
+    """Minimal HTTP/1.1 for GET requests with keep-alive."""
 
     def __init__(self, photographs: Photographs) -> None:
         self._photographs = photographs
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # as uvloop's is, without saying so
+        self._transport = cast("asyncio.Transport", transport)  # true for uvloop, but not in its types
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         while b"\r\n\r\n" in self._buffer:
             head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
             path = head.split(b" ", 2)[1].decode()
-            self._transport.write(self._photographs.answer(path))
+            self._transport.write(self._photographs.respond(path))
             if b"connection: close" in head.lower():
                 self._transport.close()
 
 
-def _answer(body: bytes, kind: str, status: str = "200 OK") -> bytes:
+def _response(body: bytes, kind: str, status: str = "200 OK") -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -103,10 +103,10 @@ async def _serve(port: int, photographs: Photographs) -> None:
 
 
 def main() -> None:
-    """Serve until ended; says `ready` once it listens."""
+    """Serve until terminated; prints `ready` once listening."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--images", type=int, default=_DISTINCT, help="distinct photographs to make")
+    parser.add_argument("--images", type=int, default=_DISTINCT, help="number of distinct photographs")
     arguments = parser.parse_args()
     uvloop.run(_serve(arguments.port, Photographs(arguments.images)))
 

@@ -1,10 +1,10 @@
-"""Files, lines and import cycles of `vecap_tasks`, with the limits that the project keeps.
+"""Files, lines and import cycles of `vecap_tasks`, with the project's limits.
 
     python -m benchmarks.structure [--json FILE] [--list]
 
-A cycle is a set of modules, or of folders, that import each other, wherever in a module the import stands. A folder's
-modules are those directly in it; `crawl` and `crawl/http` are two folders. Code lines have no comment, no docstring and
-no blank line. Exit code 1 where a limit is exceeded.
+A cycle is a set of modules, or of folders, that import each other, anywhere in a module. A folder contains the modules
+directly in it; `crawl` and `crawl/http` are two folders. Code lines exclude comments, docstrings and blank lines. Exits
+with 1 if a limit is exceeded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIMITS = {"files": 190, "longest file": 400, "files in one folder": 25, "module 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A module: its file, its lines, and the modules of the package that it imports."""
+    """A module: file, line counts, and imported modules of the package."""
 
     file: Path
     lines: int
@@ -40,12 +40,12 @@ class Module:
 def read_modules(root: Path = ROOT) -> dict[str, Module]:
     """Return the modules of the package by dotted name."""
     files = {_name(file.relative_to(root)): file for file in sorted((root / PACKAGE).rglob("*.py"))}
-    found = {}
+    modules = {}
     for name, file in files.items():
         source = file.read_text(encoding="utf-8")
         imports = frozenset(_imports(ast.parse(source), files.keys())) - {name}
-        found[name] = Module(file, len(source.splitlines()), _code_lines(source), imports)
-    return found
+        modules[name] = Module(file, len(source.splitlines()), _code_lines(source), imports)
+    return modules
 
 
 def _name(path: Path) -> str:
@@ -53,19 +53,19 @@ def _name(path: Path) -> str:
 
 
 def _imports(tree: ast.AST, known: Mapping[str, Path] | set[str]) -> set[str]:
-    found = set()
+    imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:  # a module of the package, else a name in it
+            for alias in node.names:  # a module of the package, or a name in one
                 module = f"{node.module}.{alias.name}"
-                found.add(module if module in known else node.module)
-    return found.intersection(known)
+                imported.add(module if module in known else node.module)
+    return imported.intersection(known)
 
 
 def _code_lines(source: str) -> int:
-    """Return the number of lines that hold a token other than a comment or a docstring."""
+    """Return the number of lines with a token other than a comment or docstring."""
     docstrings = {
         node.body[0].lineno
         for node in ast.walk(ast.parse(source))
@@ -82,33 +82,33 @@ def _code_lines(source: str) -> int:
 
 
 def find_cycles(graph: Mapping[str, set[str] | frozenset[str]]) -> list[list[str]]:
-    """Return one cycle of each group of nodes that depend on each other, as a path that ends where it begins."""
-    left = {node: set(successors) for node, successors in graph.items()}
+    """Return one cycle of each group of nodes that depend on each other, as a path from a node to itself."""
+    remaining = {node: set(successors) for node, successors in graph.items()}
     cycles = []
     while True:
         try:
-            TopologicalSorter(left).prepare()
+            TopologicalSorter(remaining).prepare()
         except CycleError as error:
             cycle = error.args[1][::-1]
             cycles.append(cycle)
-            left[cycle[0]].discard(cycle[1])
+            remaining[cycle[0]].discard(cycle[1])
         else:
             return cycles
 
 
 def folders(modules: Mapping[str, Module]) -> dict[str, set[str]]:
-    """Return which folders the modules of each folder import from."""
-    place = {name: str(module.file.parent.relative_to(ROOT)) for name, module in modules.items()}
-    found: dict[str, set[str]] = {folder: set() for folder in place.values()}
+    """Return, for each folder, the other folders that its modules import from."""
+    folder_of = {name: str(module.file.parent.relative_to(ROOT)) for name, module in modules.items()}
+    dependencies: dict[str, set[str]] = {folder: set() for folder in folder_of.values()}
     for name, module in modules.items():
-        found[place[name]] |= {place[other] for other in module.imports} - {place[name]}
-    return found
+        dependencies[folder_of[name]] |= {folder_of[other] for other in module.imports} - {folder_of[name]}
+    return dependencies
 
 
 def measures(modules: Mapping[str, Module]) -> list[Measure]:
-    """Return the figures; a figure with a limit has it in `limit`."""
+    """Return the measures, with their limits."""
     per_folder = Counter(str(module.file.parent.relative_to(ROOT)) for module in modules.values())
-    found = {
+    values = {
         "files": len(modules),
         "lines": sum(module.lines for module in modules.values()),
         "code lines": sum(module.code for module in modules.values()),
@@ -117,25 +117,25 @@ def measures(modules: Mapping[str, Module]) -> list[Measure]:
         "module cycles": len(find_cycles({name: module.imports for name, module in modules.items()})),
         "folder cycles": len(find_cycles(folders(modules))),
     }
-    return [Measure(name, "count", value, None, LIMITS.get(name), PACKAGE) for name, value in found.items()]
+    return [Measure(name, "count", value, None, LIMITS.get(name), PACKAGE) for name, value in values.items()]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the figures and every cycle; return 1 where a limit is exceeded."""
+    """Print the measures and all cycles; return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.structure", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures to FILE as well")
-    parser.add_argument("--list", action="store_true", help="print every file with its lines")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measures to FILE")
+    parser.add_argument("--list", action="store_true", help="print the line counts of every file")
+    options = parser.parse_args(arguments)
     modules = read_modules()
-    if given.list:
+    if options.list:
         for module in modules.values():
             print(f"{module.lines:>5} {module.code:>5}  {module.file.relative_to(ROOT)}")
-    found = measures(modules)
-    report(found, given.json)
+    results = measures(modules)
+    report(results, options.json)
     graphs = ({name: module.imports for name, module in modules.items()}, folders(modules))
     for cycle in (cycle for graph in graphs for cycle in find_cycles(graph)):
         print("cycle: " + " -> ".join(cycle))
-    return int(any(measure.limit is not None and measure.ours > measure.limit for measure in found))
+    return int(any(measure.limit is not None and measure.ours > measure.limit for measure in results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The orchestration of one stage over many shards, as the product's DAGs have it, with a stand-in for the work."""
+"""One stage over many shards, orchestrated like the product's DAGs, with a fake workload."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ core_stage.STAGES["crawl"] = "benchmarks.fakes:StandIn"
 
 with DAG(
     "vecap_scale",
-    description="A stand-in of some milliseconds a shard",
+    description="Fake stage that takes milliseconds per shard",
     schedule=None,
     params={"shards": Param(300, type="integer"), "config": Param("", type="string"), "groups": groups_param(8)},
 ):
 
     @task
     def open_version() -> dict[str, Any]:
-        """Register a version of so many shards."""
+        """Register a version with `shards` shards."""
         from vecap_tasks.core.store import Store
         from vecap_tasks.core.version import register
 
