@@ -109,7 +109,7 @@ def _tars(task: dict[str, Any], config: TrainConfig, tokenizer: Any) -> Training
     index = Index(sources, tokenizer)
     decoder = Decoder(config.model.image_size, config.model.preprocess)
     cache = open_images(index, decoder, cache_bytes=0, threads=config.loader_threads)
-    return ShuffledData(index, cache, plan_run("vecap-0", sources, [images], config), 0)
+    return MapTrainingData(index, cache, plan_run("vecap-0", sources, [images], config), 0)
 
 
 if __name__ == "__main__":

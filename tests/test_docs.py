@@ -25,7 +25,9 @@ COMMANDS = [
     for page in PAGES
     for block in re.findall(r"```(?:sh|bash|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     for command in re.findall(
-        r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(vecap (?:[a-z]|--).*)$", block.replace("\\\n", " "), re.MULTILINE
+        r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(vecap (?:[a-z]|--).*)$",
+        block.replace("\\\n", " "),
+        re.MULTILINE,
     )
 ]
 SOURCES = re.findall(r"`(\{kind: .*?\})`", (REPOSITORY / "docs" / "crawl.md").read_text(encoding="utf-8"))

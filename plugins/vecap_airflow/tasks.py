@@ -146,7 +146,7 @@ def _commit(version: Version, work: Stage) -> None:
 def _record_report(version: Version, work: Stage, error: str | None) -> None:
     from vecap_tasks import lineage
 
-    remember_report(work, lineage.try_record_gate(work.config, version, refusal, run_tags()))
+    store_report_link(work, lineage.try_record_gate(work.config, version, error, run_tags()))
 
 
 def publish_each(job: XComArg, assembled: TaskGroup) -> XComArg:

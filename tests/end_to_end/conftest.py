@@ -97,7 +97,7 @@ def web(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path, small: Pa
 
     (home / "web").symlink_to(build_once(shared_folder / "miniature-web", generate))
     server = subprocess.Popen([*demo, "serve"], env=place.environment, cwd=REPOSITORY)
-    await_that(lambda: is_listening(port), 60, "the miniature web", 0.1)
+    wait_until(lambda: is_listening(port), 60, "the miniature web", 0.1)
     yield place
     server.terminate()
     server.wait(30)

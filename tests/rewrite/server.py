@@ -103,10 +103,10 @@ class Server:
         self.port = self._runner.addresses[0][1]
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
-        request = ReceivedRequest(
+        received = ReceivedRequest(
             len(self.requests), request.path, json.loads(await request.read()), dict(request.headers)
         )
-        self.requests.append(request)
+        self.requests.append(received)
         self._in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self._in_flight)
         try:

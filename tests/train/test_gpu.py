@@ -29,7 +29,7 @@ def test_told_to_end_it_goes_on_to_the_same_bytes(home, tmp_path_factory, monkey
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
     assert digests(run("train", config, give_version(config, SAMPLES))) == digests(resumed)
     speeds = load_stage("train", config, stage.version)
-    line = json.loads(speeds.store.read(f"{speeds.folder}/vecap-0/{SPEEDS}").splitlines()[-1])
+    line = json.loads(speeds.store.read(f"{speeds.folder}/vecap-0/{THROUGHPUT_FILE}").splitlines()[-1])
     assert line["gpu_memory"] > 0
 
 

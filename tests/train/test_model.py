@@ -13,7 +13,7 @@ from vecap_tasks.core.preprocess import image_processor
 from vecap_tasks.core.stage import RECEIPTS, load_stage
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.train.data.tokenizer import load_tokenizer
-from vecap_tasks.train.model import export, build_model, create_model
+from vecap_tasks.train.model import build_model, create_model, export
 from vecap_tasks.train.throughput import training_flops
 
 SAMPLES = [Texts() for _ in range(20)]

@@ -8,7 +8,7 @@ from tests.train.factories import configure
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.loss import contrastive_loss
 from vecap_tasks.train.model import build_model
-from vecap_tasks.train.trainer import learning_rate, build_optimizer
+from vecap_tasks.train.trainer import build_optimizer, learning_rate
 
 
 def test_rate_warms_up_and_falls_to_nothing(home):

@@ -37,7 +37,10 @@ def test_variants_are_drawn_evenly_and_anew_in_each_epoch():
 def test_mixed_draws_between_alttext_and_the_variants():
     drawn = np.array([choose_text(0, uid, 0, 1, 4, 0.4) for uid in UIDS])
     assert np.abs(np.bincount(drawn, minlength=4) / len(UIDS) - [0.4, 0.2, 0.2, 0.2]).max() < 0.015
-    alttext_alone, vecap_alone = {choose_text(0, u, 0, 1, 1, 0.1) for u in UIDS[:99]}, {choose_text(0, u, 0, 0, 1, 0.9) for u in UIDS}
+    alttext_alone, vecap_alone = (
+        {choose_text(0, u, 0, 1, 1, 0.1) for u in UIDS[:99]},
+        {choose_text(0, u, 0, 0, 1, 0.9) for u in UIDS},
+    )
     assert alttext_alone == vecap_alone == {0}
 
 

@@ -18,7 +18,7 @@ from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.distributed import ProcessGroup, join_process_group
 from vecap_tasks.train.loss import Objective
 from vecap_tasks.train.model import build_model
-from vecap_tasks.train.model_forward import Part, forward_backward, build_towers
+from vecap_tasks.train.model_forward import Part, build_towers, forward_backward
 
 
 def gradients(config: TrainConfig, tokenizer, process_group: ProcessGroup, pixels, ids, size: int):

@@ -125,7 +125,7 @@ def _write_shard(
             span = spans[next(crawl_keys)]
             images.seek(span.offset)
             image = images.read(span.length)
-            tar.write(row["key"], {"jpg": image, "txt": row["vecap"].encode(), "json": canonical(row)})
+            tar.write(row["key"], {"jpg": image, "txt": row["vecap"].encode(), "json": canonical_json(row)})
 
 
 def _rows(samples: pa.Table) -> Iterator[dict[str, Any]]:

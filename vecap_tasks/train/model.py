@@ -23,7 +23,7 @@ def create_model(config: Config, tokenizer: PreTrainedTokenizerFast, seed: int) 
 
     Raises ConfigError if sizes do not fit, or if `init_from` cannot be loaded or differs from the configuration.
     """
-    folder = start_folder(config)
+    folder = init_folder(config)
     return (
         build_model(config.train.model, tokenizer, seed) if folder is None else _pretrained(folder, config, tokenizer)
     )

@@ -80,7 +80,7 @@ class Train(Stage):
 
     @cached_property
     def _init_digest(self) -> str | None:
-        from vecap_tasks.core.models import start_digest
+        from vecap_tasks.core.models import init_digest
 
         return init_digest(self.config)
 

@@ -28,7 +28,7 @@ FINAL_STATES = ("success", "failed")
 
 def runs(api: Api, dag: str, key: str | None = None) -> list[dict[str, Any]]:
     """Return the runs of *dag*, only those of the partition *key* if given, oldest first."""
-    dag_runs = asked(api, f"/api/v2/dags/{dag}/dagRuns?limit=100&order_by=run_after")["dag_runs"]
+    dag_runs = get_with_retries(api, f"/api/v2/dags/{dag}/dagRuns?limit=100&order_by=run_after")["dag_runs"]
     return [run for run in dag_runs if key is None or run["partition_key"] == key]
 
 
@@ -44,7 +44,7 @@ def await_runs(api: Api, dag: str, count: int, *keys: str) -> dict[str, str]:
             latest[key] = states[-1]
         return True
 
-    await_that(finished, 1200, f"{dag} of {keys}", 1)
+    wait_until(finished, 1200, f"{dag} of {keys}", 1)
     return latest
 
 
@@ -85,7 +85,7 @@ def test_a_recaption_publishes_a_revision_and_downloads_nothing(installation: tu
     api.patch("/api/v2/dags/vecap_clip", {"is_paused": True})  # already tested with the demo's run
     conf = {"overrides": ["rewrite.llm.max_new_tokens=48"], "groups": 1}
     started = api.post("/api/v2/dags/vecap_recaption/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"]
-    await_that(lambda: runs(api, "vecap_recaption")[-1]["state"] in FINAL_STATES, 1200, f"the end of {started}", 1)
+    wait_until(lambda: runs(api, "vecap_recaption")[-1]["state"] in FINAL_STATES, 1200, f"the end of {started}", 1)
     states = {task["task_id"]: task["state"] for task in _tasks(api, "vecap_recaption", started)}
     assert set(states.values()) == {"success"}
     assert published(place) == [INTERVAL, f"{INTERVAL}-r2"]
@@ -128,7 +128,7 @@ def test_rerunning_every_task_keeps_the_bytes(installation: tuple[Installation, 
 
 
 def _tasks(api: Api, dag: str, run: str) -> list[dict[str, Any]]:
-    instances: list[dict[str, Any]] = asked(
+    instances: list[dict[str, Any]] = get_with_retries(
         api, f"/api/v2/dags/{dag}/dagRuns/{quote(run, safe='')}/taskInstances?limit=200"
     )["task_instances"]
     return instances
@@ -155,7 +155,7 @@ def test_a_bad_day_does_not_block_a_backfill_newest_first(installation: tuple[In
     assert GOOD in published(place)
     assert BAD not in published(place)
     assert place.configured("verify", "--version", GOOD).returncode == 0
-    events = asked(api, "/api/v2/assets/events?limit=100")["asset_events"]
+    events = get_with_retries(api, "/api/v2/assets/events?limit=100")["asset_events"]
     assert {event["partition_key"] for event in events} >= {INTERVAL, GOOD}, "the asset's page lists the versions"
 
 
@@ -193,7 +193,7 @@ def test_reprocessing_creates_a_revision_only_if_the_configuration_changed(
     api = airflow.api(place.settings)
     conf = {"groups": 1, "overrides": ["assemble.license=CC-BY-4.0"]}
     api.patch("/api/v2/dags/vecap_clip", {"is_paused": True})
-    await_that(lambda: _backfills_completed(api), 400, "the end of the backfill")
+    wait_until(lambda: _backfills_completed(api), 400, "the end of the backfill")
     backfill(place, GOOD, GOOD, "--reprocess-behavior", "completed", overrides=conf["overrides"])
     assert await_runs(api, "vecap_dataset", 2, GOOD) == {GOOD: "success"}
     assert [name for name in published(place) if name.startswith(GOOD)] == [GOOD, f"{GOOD}-r2"]
@@ -212,7 +212,7 @@ def test_reprocessing_creates_a_revision_only_if_the_configuration_changed(
 
 def _backfills_completed(api: Api) -> bool:
     """Return whether all backfills are marked as completed; Airflow checks this only periodically."""
-    backfills = asked(api, "/api/v2/backfills?dag_id=vecap_dataset&limit=100")["backfills"]
+    backfills = get_with_retries(api, "/api/v2/backfills?dag_id=vecap_dataset&limit=100")["backfills"]
     return all(backfill["completed_at"] is not None for backfill in backfills)
 
 

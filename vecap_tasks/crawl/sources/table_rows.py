@@ -48,7 +48,7 @@ def read_rows(file: SourceFile, section: UrlSource, stats: Stats) -> Iterator[Ro
     read = {"parquet": _parquet, "csv": _csv, "tsv": _csv, "json": _json, "txt": _txt}.get(kind, _json_lines)
     try:
         with file.open() as stream:
-            digesting = Digesting(stream)
+            digesting = DigestReader(stream)
             with _decompressed(digesting, codec) as plain:
                 yield from read(_File(file, kind, codec, section), plain)
             stats.inputs.append(digesting.input(file.name))
@@ -108,7 +108,7 @@ def _format(name: str) -> tuple[str, str | None]:
 
 
 @contextmanager
-def _decompressed(stream: Digesting, codec: str | None) -> Iterator[IO[bytes]]:
+def _decompressed(stream: DigestReader, codec: str | None) -> Iterator[IO[bytes]]:
     source = BufferedReader(stream, _BUFFER)
     yield BufferedReader(pa.CompressedInputStream(source, codec), _BUFFER) if codec else source
 
@@ -254,7 +254,7 @@ class _Layout(NamedTuple):
 
 def _detect_layout(file: _File) -> _Layout:
     """Return the layout, reading as little as possible. Raises VecapError if it is unknown."""
-    with file.file.open() as raw, _decompressed(Digesting(raw), file.codec) as stream:
+    with file.file.open() as raw, _decompressed(DigestReader(raw), file.codec) as stream:
         reader = JsonReader(_text(stream))
         flat = False
         try:

@@ -71,7 +71,7 @@ def _samples(file: SourceFile, stats: Stats) -> Iterator[_Sample]:
     """Yield the samples of *file*, then add it to the inputs of *stats*. Raises VecapError if it is corrupt."""
     try:
         with file.open() as raw:
-            digesting = Digesting(raw)
+            digesting = DigestReader(raw)
             stream = cast("IO[bytes]", BlockStream(digesting))
             compression = _COMPRESSION.get(stream.read(2))
             if compression:

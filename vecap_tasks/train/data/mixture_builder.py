@@ -258,7 +258,7 @@ def training_files(config: Config, version: Version) -> list[RecordedFile]:
         found = find_tars(config, part.paths)
         for tar in part.tars:
             if tar.path in found and not found[tar.path].file.remote:
-                path, sha256 = Path(found[tar.path].file.place), tar.check.removeprefix("sha256:")
+                path, sha256 = Path(found[tar.path].file.location), tar.check.removeprefix("sha256:")
                 remedy = f"restore {path}, or record a mixture with another name"
                 files.append(RecordedFile(Store(str(path.parent)), path.name, tar.bytes, sha256, remedy))
     return files
