@@ -72,7 +72,8 @@ def _table(model: type[Section], path: str, *, plain_only: bool = False, inherit
             continue  # has its own table
         full = f"{path}.{name}" if path else name
         runtime = "*Runtime.* " if inherited or _is_runtime(field) else ""
-        text = (runtime + (field.description or "")).replace("|", "\\|")
+        description = field.description or ("Selects this kind." if name == "kind" else "")
+        text = (runtime + description).replace("|", "\\|")
         lines.append(f"| `{full}` | {_type(field.annotation, field)} | {_default(field)} | {text} |")
     return "\n".join(lines) + "\n"
 

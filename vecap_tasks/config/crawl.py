@@ -40,7 +40,7 @@ class SiteSource(Section):
         default_factory=list,
         description="URLs of sitemaps or sitemap indexes; only pages on their own host are crawled.",
     )
-    max_pages: int = Field(1000, ge=1)
+    max_pages: int = Field(1000, ge=1, description="Maximum pages to read.")
     max_depth: int = Field(2, ge=0, description="Links to follow from a seed; 0 reads only the seeds.")
 
     @model_validator(mode="after")
@@ -86,10 +86,13 @@ Source = Annotated[WarcSource | WatSource | SiteSource | UrlSource | WebdatasetS
 class FetchConfig(Section):
     """HTTP downloads of images and pages."""
 
-    user_agent: str = "vecap/0.1 (+https://example.org/vecap-bot; bot@example.org)"
+    user_agent: str = Field(
+        "vecap/0.1 (+https://example.org/vecap-bot; bot@example.org)",
+        description="User-Agent header. Its first word is the product token in robots.txt; include a contact.",
+    )
     deadline: float = Field(30.0, gt=0, description="Seconds for one download, including retries.")
-    max_bytes: int = Field(50_000_000, gt=0)
-    retries: int = Field(2, ge=0)
+    max_bytes: int = Field(50_000_000, gt=0, description="Maximum body size in bytes; larger bodies fail.")
+    retries: int = Field(2, ge=0, description="Retries after a temporary failure.")
     robots: bool = Field(
         True, description="Obey robots.txt (RFC 9309), X-Robots-Tag, TDM-Reservation, and the <meta> of both."
     )
@@ -102,8 +105,8 @@ class FetchConfig(Section):
     allow_networks: list[str] = Field(
         default_factory=list, description="Non-public networks (CIDR) to which connections are allowed."
     )
-    connections: Annotated[int, Runtime] = Field(64, ge=1)
-    connections_per_host: Annotated[int, Runtime] = Field(8, ge=1)
+    connections: Annotated[int, Runtime] = Field(64, ge=1, description="Maximum connections per process.")
+    connections_per_host: Annotated[int, Runtime] = Field(8, ge=1, description="Maximum connections per host.")
     host_delay: Annotated[float, Runtime] = Field(0.0, ge=0, description="Seconds between two requests to one host.")
     max_crawl_delay: Annotated[float, Runtime] = Field(
         30.0, ge=0, description="Maximum Crawl-delay of robots.txt that is honored, in seconds."
@@ -175,5 +178,5 @@ class CrawlConfig(Section):
     fetch: FetchConfig = FetchConfig()
     image: ImageConfig = ImageConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
-    shard_size: int = Field(10_000, ge=1)
-    retry_failed: RetryConfig | None = None
+    shard_size: int = Field(10_000, ge=1, description="Rows per shard.")
+    retry_failed: RetryConfig | None = Field(None, description="Retry the failed downloads of an earlier version.")

@@ -39,7 +39,7 @@ class TokenSet(_Captioned):
 
     kind: Literal["tokens"]
     path: _Path = Field(description="Caption file, such as `Flickr8k.token.txt`.")
-    images: _Path
+    images: _Path = Field(description="Folder of the images.")
     split: Annotated[str | None, Runtime] = Field(
         None, description="File with the image names to use, one per line, such as `Flickr_8k.testImages.txt`."
     )
@@ -49,11 +49,11 @@ class CaptionTable(_Captioned):
     """A table with a header and one row per caption; an image can occur in several rows."""
 
     kind: Literal["csv"]
-    path: _Path
+    path: _Path = Field(description="The table.")
     images: _Path = Field(description="Folder that the image names are relative to.")
-    image_column: str = "image"
-    caption_column: str = "caption"
-    separator: str = Field(",", min_length=1, max_length=1)
+    image_column: str = Field("image", description="Column with the image name.")
+    caption_column: str = Field("caption", description="Column with the caption.")
+    separator: str = Field(",", min_length=1, max_length=1, description="Column separator.")
     quotes: bool = Field(
         True, description="Parse quotation marks. If false, they are text and the last column includes separators."
     )
@@ -85,18 +85,18 @@ class ClassFolders(_Classified):
     """One folder per class, as ImageNet: named as the classes, or sorted in the order of the classes."""
 
     kind: Literal["folders"]
-    images: _Path
+    images: _Path = Field(description="Folder with one subfolder per class.")
 
 
 class ClassTable(_Classified):
     """A table with a header and one row per image, with the name or index of its class."""
 
     kind: Literal["csv"]
-    path: _Path
-    images: _Path
-    image_column: str = "image"
-    label_column: str = "label"
-    separator: str = Field(",", min_length=1, max_length=1)
+    path: _Path = Field(description="The table.")
+    images: _Path = Field(description="Folder of the images.")
+    image_column: str = Field("image", description="Column with the image name.")
+    label_column: str = Field("label", description="Column with the class.")
+    separator: str = Field(",", min_length=1, max_length=1, description="Column separator.")
 
 
 class ClassTars(_Classified):
@@ -113,9 +113,9 @@ ZeroShotSource = Annotated[ClassFolders | ClassTable | ClassTars, Field(discrimi
 class BootstrapConfig(Section):
     """Confidence intervals by bootstrap over images and training seeds."""
 
-    rounds: int = Field(1000, ge=100)
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    seed: int = Field(0, ge=0)
+    rounds: int = Field(1000, ge=100, description="Bootstrap resamples.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence of the intervals.")
+    seed: int = Field(0, ge=0, description="Random seed.")
 
 
 class ChampionConfig(Section):

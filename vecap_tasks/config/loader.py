@@ -48,7 +48,9 @@ class DaskConfig(Section):
 class MlflowConfig(Section):
     """Where runs are recorded. A relative `sqlite:///` path is relative to the configuration file."""
 
-    tracking_uri: str = "sqlite:///${VECAP_HOME:-.vecap}/mlflow.db"
+    tracking_uri: str = Field(
+        "sqlite:///${VECAP_HOME:-.vecap}/mlflow.db", description="MLflow server or `sqlite:///` file."
+    )
     ui_url: str | None = Field(
         None, description="URL of the MLflow UI. Default: tracking_uri if it is an HTTP server, otherwise no links."
     )
@@ -126,8 +128,10 @@ def read_yaml(text: str) -> Any:
 class Config(Section):
     """The configuration of a run. Created by `load_config`."""
 
-    dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    root: Annotated[str, Runtime]
+    dataset: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the dataset: lowercase letters, digits, `-` and `_`."
+    )
+    root: Annotated[str, Runtime] = Field(description="Storage for all versions: a folder, `file://` or `s3://`.")
     crawl: CrawlConfig
     quality: QualityConfig = QualityConfig()
     rewrite: RewriteConfig

@@ -16,12 +16,12 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 class ScoreLimits(Section):
     """Limits of a score. Rows without the score are rejected unless `keep_missing` is set."""
 
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(None, description="Reject rows with a lower score.")
+    max: float | None = Field(None, description="Reject rows with a higher score.")
     top_fraction: Fraction | None = Field(
         None, description="Fraction of scored downloads to keep, highest scores first; ties are kept together."
     )
-    keep_missing: bool = False
+    keep_missing: bool = Field(False, description="Keep rows without this score.")
 
     @model_validator(mode="after")
     def _check_limits(self) -> Self:
@@ -35,7 +35,9 @@ class ClipScore(Section):
 
     model: str = Field(description="Folder of a transformers CLIPModel with its tokenizer and image processor.")
     min_similarity: float | None = Field(None, ge=-1, le=1, description="Minimum cosine similarity.")
-    top_fraction: Fraction | None = None
+    top_fraction: Fraction | None = Field(
+        None, description="Keep only this fraction of the rows, the most similar ones."
+    )
     batch_size: int = Field(64, ge=1, description="Rows per forward pass; can affect rounding.")
     device: Device = "cpu"
     threads: int = Field(
@@ -47,13 +49,13 @@ class RowRules(Section):
     """Thresholds of the row rules."""
 
     min_side: int = Field(32, ge=1, description="Minimum shorter side in pixels, of the image as downloaded.")
-    max_aspect: float = Field(4.0, ge=1)
+    max_aspect: float = Field(4.0, ge=1, description="Maximum ratio of the longer to the shorter side.")
     reject_flat: bool = Field(True, description="Reject images of a nearly uniform color.")
     max_alttexts_per_image: int = Field(
         25, ge=1, description="Maximum number of different AltTexts of one image; above it is a placeholder."
     )
-    min_alttext_chars: int = Field(3, ge=0)
-    max_alttext_chars: int = Field(1000, ge=1)
+    min_alttext_chars: int = Field(3, ge=0, description="Minimum length of a usable AltText in characters.")
+    max_alttext_chars: int = Field(1000, ge=1, description="Maximum length of a usable AltText in characters.")
     max_same_alttext: int = Field(
         100, ge=1, description="Maximum number of rows with the same AltText; above it is boilerplate."
     )
@@ -82,8 +84,8 @@ class RowRules(Section):
 class Bound(Section):
     """Limits at which an expectation warns or stops the version. A plain number sets `stop`."""
 
-    warn: float | None = None
-    stop: float | None = None
+    warn: float | None = Field(None, description="Warn beyond this value.")
+    stop: float | None = Field(None, description="Fail the quality gate beyond this value.")
 
     @model_validator(mode="before")
     @classmethod
@@ -92,18 +94,20 @@ class Bound(Section):
 
 
 class ShareBound(Bound):
-    warn: Share | None = None
-    stop: Share | None = None
+    warn: Share | None = Field(None, description="Warn beyond this share.")
+    stop: Share | None = Field(None, description="Fail the quality gate beyond this share.")
 
 
 class CountBound(Bound):
-    warn: Annotated[int, Field(ge=0)] | None = None
-    stop: Annotated[int, Field(ge=0)] | None = None
+    warn: Annotated[int, Field(ge=0)] | None = Field(None, description="Warn beyond this count.")
+    stop: Annotated[int, Field(ge=0)] | None = Field(None, description="Fail the quality gate beyond this count.")
 
 
 class ChangeBound(Bound):
-    warn: Annotated[float, Field(ge=0)] | None = None
-    stop: Annotated[float, Field(ge=0)] | None = None
+    warn: Annotated[float, Field(ge=0)] | None = Field(None, description="Warn if the drift exceeds this value.")
+    stop: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Fail the quality gate if the drift exceeds this value."
+    )
 
 
 class Gate(Section):
@@ -140,8 +144,10 @@ class Drift(Section):
 
 class QualityConfig(Section):
     rows: RowRules = RowRules()
-    clip: ClipScore | None = None
+    clip: ClipScore | None = Field(None, description="Score the similarity of image and AltText with a CLIP model.")
     gate: Gate = Gate()
     drift: Annotated[Drift, Runtime] = Drift()
     sample_rows: int = Field(2_000, ge=1, description="Rows in the sample for Great Expectations.")
-    memory_limit: Annotated[str, Runtime] = "1GB"
+    memory_limit: Annotated[str, Runtime] = Field(
+        "1GB", description="Memory limit of DuckDB; the rest spills to the work folder."
+    )

@@ -60,12 +60,15 @@ class ModelConfig(Section):
     `model` is a folder, a name in the local hub cache, or the name of a served model.
     """
 
-    backend: Literal["transformers", "openai"] = "transformers"
-    model: str
+    backend: Literal["transformers", "openai"] = Field(
+        "transformers",
+        description="`transformers` loads the model in the worker; `openai` uses an OpenAI-compatible server.",
+    )
+    model: str = Field(description="Folder or cached hub name; with `openai`, the served name.")
     prompt: str = Field(
         description="Name of a prompt file in rewrite.prompts or vecap_tasks/rewrite/prompts, without extension."
     )
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(64, ge=1, description="Maximum tokens of a generated text.")
     temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature; 0 is greedy decoding.")
     num_captions: int = Field(
         1, ge=1, le=64, description="Texts to generate per input; the first accepted one is used."
@@ -76,7 +79,7 @@ class ModelConfig(Section):
     batch_size: int = Field(
         32, ge=1, description="Rows per forward pass. Part of the fingerprint because it can affect rounding."
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of the weights.")
     device: Device = "cpu"
     threads: int = Field(
         1, ge=1, description="CPU threads per worker. Part of the fingerprint because it affects rounding."

@@ -35,20 +35,20 @@ class ClipConfig(Section):
         None,
         description="ViT-B/32, B/16, L/14 or H/14; overrides all sizes below except image_size and context.",
     )
-    image_size: int = Field(224, ge=16)
-    patch_size: int = Field(16, ge=1)
-    vision_width: int = Field(768, ge=16)
-    vision_layers: int = Field(12, ge=1)
-    vision_heads: int = Field(12, ge=1)
-    text_width: int = Field(512, ge=16)
-    text_layers: int = Field(12, ge=1)
-    text_heads: int = Field(8, ge=1)
-    projection: int = Field(512, ge=8)
+    image_size: int = Field(224, ge=16, description="Image side in pixels.")
+    patch_size: int = Field(16, ge=1, description="Patch side in pixels.")
+    vision_width: int = Field(768, ge=16, description="Width of the image tower.")
+    vision_layers: int = Field(12, ge=1, description="Layers of the image tower.")
+    vision_heads: int = Field(12, ge=1, description="Attention heads of the image tower.")
+    text_width: int = Field(512, ge=16, description="Width of the text tower.")
+    text_layers: int = Field(12, ge=1, description="Layers of the text tower.")
+    text_heads: int = Field(8, ge=1, description="Attention heads of the text tower.")
+    projection: int = Field(512, ge=8, description="Dimension of the shared embedding.")
     context: int = Field(77, ge=8, description="Context length in tokens, including BOS/EOS.")
     tokenizer: Annotated[str, Runtime] = Field(
         description="Folder or Hugging Face Hub name of the tokenizer; the digest of its files enters the fingerprint."
     )
-    lowercase: bool = True
+    lowercase: bool = Field(True, description="Lowercase all texts.")
     begin_token: bool = Field(
         True, description="Start each text with a BOS token, as CLIP does; the released VeCLIP models do not."
     )
@@ -74,7 +74,7 @@ class LaunchConfig(Section):
     """The training processes. A single process trains in the calling process; torchrun starts several."""
 
     processes: int = Field(1, ge=1, description="Processes per node; use one per GPU.")
-    nodes: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1, description="Number of machines.")
     rendezvous: str | None = Field(None, description="host:port of the first node; required for several nodes.")
     rendezvous_timeout: float = Field(900, gt=0, description="Seconds to wait for the other nodes.")
     shutdown_timeout: int = Field(
@@ -105,7 +105,7 @@ class VersionSource(_MixtureSource):
     """A published dataset version. `{version}` is the version to train on."""
 
     kind: Literal["version"]
-    version: str
+    version: str = Field(description="Dataset version to train on.")
     dataset: str | None = Field(None, description="Name of its dataset (default: this configuration's dataset).")
     root: Annotated[str | None, Runtime] = Field(None, description="Its store (default: this configuration's root).")
 
@@ -114,7 +114,7 @@ class TarSource(_MixtureSource):
     """External webdataset tars: local paths or globs, `file://` or `s3://`."""
 
     kind: Literal["tars"]
-    paths: Annotated[list[str], Runtime] = Field(min_length=1)
+    paths: Annotated[list[str], Runtime] = Field(min_length=1, description="Paths or globs of webdataset tars.")
     texts: dict[Text, str] = Field(
         {"alttext": "txt"},
         min_length=1,
@@ -134,7 +134,10 @@ class TarSource(_MixtureSource):
 class MixtureConfig(Section):
     """A named mixture of sources. A recorded mixture is immutable. The name may contain `{version}`."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.-]|\{version\})*$")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.-]|\{version\})*$",
+        description="Name of the mixture, in MLflow and on disk.",
+    )
     sources: list[Annotated[VersionSource | TarSource, Field(discriminator="kind")]] = Field(min_length=1)
 
 
@@ -157,16 +160,22 @@ class ReadingConfig(Section):
 
 
 class AssembleConfig(Section):
-    shard_size: int = Field(10_000, ge=1)
+    shard_size: int = Field(10_000, ge=1, description="Samples per training shard.")
     license: str = Field("unknown", description="License in the dataset card.")
-    memory_limit: Annotated[str, Runtime] = "1GB"
+    memory_limit: Annotated[str, Runtime] = Field(
+        "1GB", description="Memory limit of DuckDB; the rest spills to the work folder."
+    )
 
 
 class TrainConfig(Section):
     """CLIP training, the same for all arms."""
 
-    arms: list[Arm] = Field(["alttext", "vec", "vecap", "mixed"], min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1)
+    arms: list[Arm] = Field(
+        ["alttext", "vec", "vecap", "mixed"],
+        min_length=1,
+        description="Rules for choosing the text; one model is trained per arm and seed.",
+    )
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="Random seeds.")
     mixed_p: float = Field(0.5, ge=0, le=1, description="Probability of AltText in the arm `mixed` (our choice).")
     mixture: Annotated[MixtureConfig | str | None, Runtime] = Field(
         None,
@@ -178,13 +187,15 @@ class TrainConfig(Section):
     loss: Literal["contrastive", "sigmoid"] = Field(
         "contrastive", description="contrastive: CLIP's InfoNCE; sigmoid: SigLIP's loss, with a bias."
     )
-    epochs: int = Field(32, ge=1)
-    batch_size: int = Field(1024, ge=2)
-    learning_rate: float = Field(5e-4, gt=0)
-    weight_decay: float = Field(0.2, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.98, ge=0, lt=1)
-    warmup_steps: int = Field(2000, ge=0)
+    epochs: int = Field(
+        32, ge=1, description="Training length: all arms train for epochs x samples of the version / batch_size steps."
+    )
+    batch_size: int = Field(1024, ge=2, description="Samples per step, over all processes.")
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.2, ge=0, description="Weight decay of AdamW.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Beta 1 of AdamW.")
+    beta2: float = Field(0.98, ge=0, lt=1, description="Beta 2 of AdamW.")
+    warmup_steps: int = Field(2000, ge=0, description="Steps of linear warm-up, followed by cosine decay.")
     gradient_clip: float = Field(1.0, gt=0, description="Maximum gradient norm.")
     crop_scale: float = Field(
         1.0, gt=0, le=1, description="Minimum area fraction of random crops; 1 disables cropping."
@@ -210,8 +221,8 @@ class TrainConfig(Section):
     deterministic: bool = Field(
         True, description="Produce identical bytes when a run is repeated on the same device; slower on a GPU."
     )
-    checkpoint_steps: Annotated[int, Runtime] = Field(500, ge=1)
-    checkpoints_kept: Annotated[int, Runtime] = Field(2, ge=1)
+    checkpoint_steps: Annotated[int, Runtime] = Field(500, ge=1, description="Steps between checkpoints.")
+    checkpoints_kept: Annotated[int, Runtime] = Field(2, ge=1, description="Checkpoints to keep.")
     launch: Annotated[LaunchConfig, Runtime] = Field(
         LaunchConfig(),
         description="Training processes. Their number changes the order in which gradients are summed, and so the low "
