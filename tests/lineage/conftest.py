@@ -1,4 +1,4 @@
-"""MLflow's tables are made once for all tests: the database of a test is a copy."""
+"""Fixtures that create MLflow's tables once and copy the database for each test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vecap_tasks.core.mlflow_tracking import ensure_database
 
 @pytest.fixture(scope="session")
 def tables(shared_folder: Path) -> Path:
-    """MLflow's SQLite file with nothing in it but its tables."""
+    """MLflow's SQLite file with empty tables."""
     return build_once(
         shared_folder / "mlflow-tables", lambda folder: ensure_database(folder / "mlflow.db", "mlflow-artifacts")
     )
@@ -21,6 +21,6 @@ def tables(shared_folder: Path) -> Path:
 
 @pytest.fixture
 def home(home: Path, tables: Path) -> Path:
-    """An empty VECAP_HOME whose MLflow has its tables."""
+    """An empty VECAP_HOME with an empty MLflow database."""
     shutil.copy(tables / "mlflow.db", home)
     return home

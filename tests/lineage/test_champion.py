@@ -1,4 +1,4 @@
-"""The alias `champion` in a real registry: it moves for a model that is better beyond its interval, else it stays."""
+"""The alias `champion` in a real registry: it moves only to a significantly better model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def config(home):
     return config
 
 
-def evaluated(config, interval="2026-01-01"):
+def evaluate(config, interval="2026-01-01"):
     version = give_version(config, SAMPLES, interval)
     run("train", config, version)
     run("evaluate", config, version)
@@ -35,9 +35,9 @@ def evaluated(config, interval="2026-01-01"):
     return version
 
 
-def with_champion(config, **settings):
-    chosen = config.evaluate.champion.model_copy(update=settings)
-    evaluate = config.evaluate.model_copy(update={"champion": chosen})
+def champion_config(config, **settings):
+    section = config.evaluate.champion.model_copy(update=settings)
+    evaluate = config.evaluate.model_copy(update={"champion": section})
     return config.model_copy(update={"evaluate": evaluate}).with_base(config.base)
 
 
@@ -45,91 +45,90 @@ def client(config):
     return MlflowClient(tracking_uri=tracking_uri(config))
 
 
-def answer(config, version, hits, tmp_path):
-    """Let the run of the registered *version* have answered text_to_image with *hits*."""
+def set_answers(config, version, hits, tmp_path):
+    """Set the text_to_image hits in the recorded answers of the registered *version*."""
     registered = client(config).get_model_version(NAME, version)
-    place = client(config).download_artifacts(registered.run_id, "evaluation/answers.parquet", str(tmp_path))
-    found = read_answers(Path(place).read_bytes(), place)
-    for one in found:
-        if one.task == "text_to_image":
-            one.hits[:] = hits
-    write_answers(found, tmp_path / "answers.parquet")
+    path = client(config).download_artifacts(registered.run_id, "evaluation/answers.parquet", str(tmp_path))
+    all_answers = read_answers(Path(path).read_bytes(), path)
+    for answers in all_answers:
+        if answers.task == "text_to_image":
+            answers.hits[:] = hits
+    write_answers(all_answers, tmp_path / "answers.parquet")
     client(config).log_artifact(registered.run_id, str(tmp_path / "answers.parquet"), "evaluation")
 
 
-def test_the_first_is_registered_and_becomes_the_champion_once(config):
+def test_the_first_model_is_registered_and_becomes_champion_once(config):
     version = give_version(config, SAMPLES)
-    with pytest.raises(VecapError, match=r"stage evaluate of version .* is not finished"):
+    with pytest.raises(VecapError, match="has not been evaluated"):
         lineage.decide_champion(config, version)
     run("train", config, version)
     run("evaluate", config, version)
-    with pytest.raises(VecapError, match="are not in MLflow yet"):
+    with pytest.raises(VecapError, match="are not in MLflow"):
         lineage.decide_champion(config, version)
     lineage.record_clip(config, version)
     decision = lineage.decide_champion(config, version)
     assert decision.moves
-    assert decision.reason.startswith("it is the first, with image_to_text_1 ")
+    assert decision.reason.startswith("first champion (image_to_text_1 = ")
     (registered,) = client(config).search_model_versions(f"name='{NAME}'")
-    assert client(config).get_model_version(NAME, registered.version).aliases == [], "deciding moves nothing"
+    assert client(config).get_model_version(NAME, registered.version).aliases == [], "deciding does not move the alias"
     assert lineage.move_champion(config, version, "anna").moves
-    found = client(config).get_model_version_by_alias(NAME, "champion")
-    assert found.tags["vecap.approved_by"] == "anna"
-    assert found.tags["vecap.champion"] == decision.reason
+    registered = client(config).get_model_version_by_alias(NAME, "champion")
+    assert registered.tags["vecap.approved_by"] == "anna"
+    assert registered.tags["vecap.champion"] == decision.reason
     stage = load_stage("evaluate", config, version)
-    best = max(read_results(stage.store, stage.manifest()).runs, key=lambda one: one.figures["image_to_text_1"])
-    assert found.tags["vecap.run"] == f"{best.arm}-{best.seed}"
-    model = client(config).get_logged_model(found.tags["vecap.model"])
-    assert (model.source_run_id, model.artifact_location) == (found.run_id, found.source)
-    again = lineage.move_champion(config, version)
-    assert not again.moves
-    assert str(again) == f"{NAME} version 1 does not become the champion: it is the champion already"
+    best = max(read_results(stage.store, stage.manifest()).runs, key=lambda run: run.figures["image_to_text_1"])
+    assert registered.tags["vecap.run"] == f"{best.arm}-{best.seed}"
+    model = client(config).get_logged_model(registered.tags["vecap.model"])
+    assert (model.source_run_id, model.artifact_location) == (registered.run_id, registered.source)
+    repeated = lineage.move_champion(config, version)
+    assert not repeated.moves
+    assert str(repeated) == f"{NAME} version 1: champion unchanged: already the champion"
     assert len(client(config).search_model_versions(f"name='{NAME}'")) == 1
     with pytest.raises(ConfigError, match=r"coco\.text_to_image_1 was not measured; give one of image_to_text_1, "):
-        lineage.decide_champion(with_champion(config, metric="coco.text_to_image_1"), version)
+        lineage.decide_champion(champion_config(config, metric="coco.text_to_image_1"), version)
 
 
-def test_it_moves_only_beyond_the_interval_on_the_same_set(config, tmp_path, monkeypatch):
-    config = with_champion(config, metric="text_to_image_1")
-    first = evaluated(config)
+def test_the_champion_changes_only_for_a_significant_difference_on_the_same_set(config, tmp_path, monkeypatch):
+    config = champion_config(config, metric="text_to_image_1")
+    first = evaluate(config)
     lineage.move_champion(config, first)
-    second = evaluated(config, "2026-01-02")
-    answer(config, "1", True, tmp_path)  # all right: nothing is better
+    second = evaluate(config, "2026-01-02")
+    set_answers(config, "1", True, tmp_path)  # all correct
     decision = lineage.decide_champion(config, second)
     assert not decision.moves
-    assert decision.reason.endswith("not beyond the interval")
-    answer(config, "1", False, tmp_path)
-    own = np.tile(np.arange(24)[:, None] % 3 > 0, (1, 3))  # two of three found, against none
-    place = "vecap_tasks.lineage.champion._stored_answers"
-    stored = champion._stored_answers
+    assert decision.reason.endswith("not significant")
+    set_answers(config, "1", False, tmp_path)
+    hits = np.tile(np.arange(24)[:, None] % 3 > 0, (1, 3))  # two thirds correct, champion none
+    stored_answers = champion._stored_answers
 
-    def better(store, name):
-        found = stored(store, name)
-        for one in found:
-            if one.task == "text_to_image":
-                one.hits[:] = own
-        return found
+    def better_answers(store, name):
+        all_answers = stored_answers(store, name)
+        for answers in all_answers:
+            if answers.task == "text_to_image":
+                answers.hits[:] = hits
+        return all_answers
 
-    monkeypatch.setattr(place, better)
+    monkeypatch.setattr(champion, "_stored_answers", better_answers)
     decision = lineage.move_champion(config, second)
     assert decision.moves
-    assert "by +66.7 points (+" in decision.reason
+    assert decision.reason.startswith("text_to_image_1 +66.7 points (+")
     assert client(config).get_model_version_by_alias(NAME, "champion").tags["vecap.version"] == "2026-01-02"
 
 
-def test_what_cannot_be_compared_does_not_move_it(config, tmp_path):
-    first = evaluated(config)
+def test_the_champion_stays_if_models_cannot_be_compared(config, tmp_path):
+    first = evaluate(config)
     lineage.move_champion(config, first)
-    second = evaluated(config, "2026-01-02")
+    second = evaluate(config, "2026-01-02")
     registered = client(config).get_model_version_by_alias(NAME, "champion")
     folder = client(config).get_run(registered.run_id).info.artifact_uri.removeprefix("file://")
     answers = Path(folder) / "evaluation/answers.parquet"
-    written = read_answers(answers.read_bytes(), "here")
+    recorded = read_answers(answers.read_bytes(), "here")
     answers.unlink()
     decision = lineage.move_champion(config, second)
     assert not decision.moves
-    assert "has no answers in MLflow to compare with" in decision.reason
-    write_answers(tuple(replace(one, digest="0" * 64) for one in written), answers)
+    assert "has no answers in MLflow" in decision.reason
+    write_answers(tuple(replace(item, digest="0" * 64) for item in recorded), answers)
     decision = lineage.move_champion(config, second)
     assert not decision.moves
-    assert "was measured on another set for image_to_text_1" in decision.reason
+    assert "was evaluated on another set for image_to_text_1" in decision.reason
     assert client(config).get_model_version_by_alias(NAME, "champion").tags["vecap.version"] == "2026-01-01"

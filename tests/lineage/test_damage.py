@@ -1,4 +1,4 @@
-"""One changed byte, in any file that a model was made of or that MLflow keeps of it, is found and named."""
+"""A changed byte in any file of a model's lineage, or of its copies in MLflow, is found and reported."""
 
 import gzip
 import hashlib
@@ -26,8 +26,8 @@ LLM = REPOSITORY / "vecap_tasks" / "demo" / "models" / "llm"  # with the demo's 
 
 
 @dataclass(frozen=True)
-class ShardOutput:
-    """A trained, evaluated and recorded model, and the folders by which the cases name its files."""
+class RecordedModel:
+    """A trained, evaluated and recorded model, and the folders that the cases refer to."""
 
     config: Config
     version: Version
@@ -35,14 +35,14 @@ class ShardOutput:
     folders: dict[str, Path]
 
     def file(self, name: str) -> Path:
-        """Return the file of *name*, whose first part names a folder."""
-        folder, _, path = name.partition("/")
-        (found,) = self.folders[folder].glob(path)
-        return found
+        """Return the file *name*, given as FOLDER/PATTERN."""
+        folder, _, pattern = name.partition("/")
+        (file,) = self.folders[folder].glob(pattern)
+        return file
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def recorded(tmp_path_factory):
     home = tmp_path_factory.mktemp("damage")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VECAP_HOME", str(home))
@@ -62,18 +62,18 @@ def made(tmp_path_factory):
             client = tracking.client
             clip, versions = (client.get_experiment_by_name(f"vecap/demo/{name}") for name in ("clip", "versions"))
             (model,) = client.search_logged_models([clip.experiment_id])
-            (recorded,) = client.search_runs([versions.experiment_id])
+            (run_of_version,) = client.search_runs([versions.experiment_id])
         folders = {
             "home": home,
             "version": home / "store" / version.folder,
             "evaluation": evaluation,
             "model": Path(model.artifact_location.removeprefix("file://")),
-            "run": Path(recorded.info.artifact_uri.removeprefix("file://")),
+            "run": Path(run_of_version.info.artifact_uri.removeprefix("file://")),
         }
-        yield ShardOutput(config, version, model.model_id, folders)
+        yield RecordedModel(config, version, model.model_id, folders)
 
 
-# A file, the kind of the node that tells of it, and how that names it: a folder with one digest is named as a whole.
+# A file, the kind of the node that reports it, and the name in the report; a folder with one digest is reported whole.
 CASES = [
     ("version/version.json", "version", "version.json"),
     ("version/crawl/manifest.json", "crawl", "crawl/manifest.json"),
@@ -108,84 +108,84 @@ CASES = [
 ]
 
 
-def test_what_nobody_touched_is_sound(made):
-    tree = walk(made.config, made.model)
+def test_an_unchanged_model_has_no_problems(recorded):
+    tree = walk(recorded.config, recorded.model)
     assert [node for node in tree.walk() if node.problems or node.unchecked] == []
 
 
-@pytest.mark.parametrize(("name", "kind", "says"), CASES, ids=[f"{name}-{says}" for name, _, says in CASES])
-def test_one_changed_byte_is_found_and_named(made, name, kind, says):
-    file = made.file(name)
-    whole = file.read_bytes()
+@pytest.mark.parametrize(("name", "kind", "reported"), CASES, ids=[f"{name}-{text}" for name, _, text in CASES])
+def test_a_changed_byte_is_found_and_reported(recorded, name, kind, reported):
+    file = recorded.file(name)
+    original = file.read_bytes()
     try:
-        file.write_bytes(flipped(whole))
-        tree = walk(made.config, made.model)
-        found = [node for node in tree.walk() if node.problems]
-        assert {node.kind for node in found} == {kind}
-        told = [f"{node.name}: {node.problems[0]}" for node in found]
-        assert any(says in one for one in told)
-        assert len(found) == 1 or name.startswith("evaluation/")  # a picture may be of several sets
+        file.write_bytes(flip_bit(original))
+        tree = walk(recorded.config, recorded.model)
+        nodes = [node for node in tree.walk() if node.problems]
+        assert {node.kind for node in nodes} == {kind}
+        assert any(reported in f"{node.name}: {node.problems[0]}" for node in nodes)
+        assert len(nodes) == 1 or name.startswith("evaluation/")  # an image may be in several sets
         assert tree.complete
         if name.startswith("version/") and kind != "version":
-            store = load_stage("assemble", made.config, made.version).store
-            damaged = {damage.path for damage in verify_version(store, made.version).corruptions}
-            assert str(file.relative_to(made.folders["home"] / "store")) in damaged
+            store = load_stage("assemble", recorded.config, recorded.version).store
+            corrupt = {corruption.path for corruption in verify_version(store, recorded.version).corruptions}
+            assert str(file.relative_to(recorded.folders["home"] / "store")) in corrupt
     finally:
-        file.write_bytes(whole)
+        file.write_bytes(original)
 
 
-def test_no_byte_of_what_binds_a_version_can_be_changed_unseen(made):
-    file = made.file("version/version.json")
-    whole = file.read_bytes()
+def test_a_changed_byte_of_version_json_is_found(recorded):
+    file = recorded.file("version/version.json")
+    original = file.read_bytes()
     try:
-        for place in range(0, len(whole), 23):
-            file.write_bytes(flipped(whole, place))
-            version = Walker(made.config, load_stage("assemble", made.config, made.version).store)
-            node = version.version("2026-01-01")
-            assert node.problems, whole[max(0, place - 20) : place + 20]
+        for position in range(0, len(original), 23):
+            file.write_bytes(flip_bit(original, position))
+            walker = Walker(recorded.config, load_stage("assemble", recorded.config, recorded.version).store)
+            node = walker.version("2026-01-01")
+            assert node.problems, original[max(0, position - 20) : position + 20]
     finally:
-        file.write_bytes(whole)
+        file.write_bytes(original)
 
 
-def flipped(data: bytes, place: int | None = None) -> bytes:
+def flip_bit(data: bytes, position: int | None = None) -> bytes:
     """Return *data* with one bit changed."""
     changed = bytearray(data)
-    changed[len(data) // 2 if place is None else place] ^= 1
+    changed[len(data) // 2 if position is None else position] ^= 1
     return bytes(changed)
 
 
-def test_what_is_gone_is_told_apart_from_damage(made, tmp_path, capsys):
-    words = ["lineage", "--config", str(DEMO), "2026-01-01", "--set", f"rewrite.prompts={made.folders['home']}/prompts"]
+def test_a_missing_source_is_distinguished_from_corruption(recorded, tmp_path, capsys):
+    home = recorded.folders["home"]
+    arguments = ["lineage", "--config", str(DEMO), "2026-01-01", "--set", f"rewrite.prompts={home}/prompts"]
     for name in ("vlm", "llm"):
-        words += ["--set", f"rewrite.{name}.model={made.folders['home']}/models/{name}"]
-    source, model = made.file("home/web/warc/2026-01-01.warc.gz"), made.folders["home"] / "models" / "vlm"
-    aside = [(source, tmp_path / "source"), (model, tmp_path / "model")]
+        arguments += ["--set", f"rewrite.{name}.model={home}/models/{name}"]
+    source, model = recorded.file("home/web/warc/2026-01-01.warc.gz"), home / "models" / "vlm"
+    moves = [(source, tmp_path / "source"), (model, tmp_path / "model")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VECAP_HOME", str(made.folders["home"]))
-        assert main([*words, "--strict"]) == 0
-        for place, kept in aside:
-            shutil.move(place, kept)
+        patch.setenv("VECAP_HOME", str(home))
+        assert main([*arguments, "--strict"]) == 0
+        for path, moved in moves:
+            shutil.move(path, moved)
         try:
-            assert main(words) == 0
-            assert main([*words, "--strict"]) == 3
-            said = capsys.readouterr().out
-            assert "? not checked: there is no " in said
-            assert "2 things not checked" in said
-            tar = made.file("version/assemble/00001.tar")
-            whole = tar.read_bytes()
-            tar.write_bytes(flipped(whole))
-            assert main([*words, "--strict"]) == 1
-            assert "is damaged, 1 problem" in capsys.readouterr().out
-            tar.write_bytes(whole)
+            assert main(arguments) == 0
+            assert main([*arguments, "--strict"]) == 3
+            output = capsys.readouterr().out
+            assert "2026-01-01.warc.gz does not exist" in output
+            assert "2 items not checked" in output
+            tar = recorded.file("version/assemble/00001.tar")
+            original = tar.read_bytes()
+            tar.write_bytes(flip_bit(original))
+            assert main([*arguments, "--strict"]) == 1
+            assert ": corrupt, 1 problem" in capsys.readouterr().out
+            tar.write_bytes(original)
         finally:
-            for place, kept in aside:
-                shutil.move(kept, place)
+            for path, moved in moves:
+                shutil.move(moved, path)
 
 
-def test_a_source_on_s3_is_read_again(made, s3_bucket):
+def test_a_source_on_s3_is_verified(recorded, s3_bucket):
     import boto3
 
-    manifest = load_stage("crawl", made.config, made.version).manifest()
+    manifest = load_stage("crawl", recorded.config, recorded.version).manifest()
     data = gzip.compress(b"a crawl that lies in a bucket" * 100)
     item = Input("source", f"s3://{s3_bucket}/crawls/2026-01-01.warc.gz", hashlib.sha256(data).hexdigest(), len(data))
     client = boto3.client("s3")
@@ -195,17 +195,18 @@ def test_a_source_on_s3_is_read_again(made, s3_bucket):
             client.delete_object(Bucket=s3_bucket, Key="crawls/2026-01-01.warc.gz")
         else:
             client.put_object(Bucket=s3_bucket, Key="crawls/2026-01-01.warc.gz", Body=body)
-        return InputChecker(made.config, made.version, manifest).node(item)
+        return InputChecker(recorded.config, recorded.version, manifest).node(item)
 
-    verified, changed, gone = node(data), node(flipped(data)), node(None)
-    assert (verified.note, verified.bytes, verified.problems) == ("the same as used", len(data), ())
-    assert changed.problems[0].endswith(f"now, {item.digest[:12]} was used")
+    verified, changed, gone = node(data), node(flip_bit(data)), node(None)
+    assert (verified.note, verified.bytes, verified.problems) == ("unchanged", len(data), ())
+    assert changed.problems[0].endswith(f", recorded {item.digest[:12]}")
     assert gone.problems == ()
-    assert gone.unchecked == f"there is no s3://{s3_bucket}/crawls/2026-01-01.warc.gz any more"
+    assert gone.unchecked == f"s3://{s3_bucket}/crawls/2026-01-01.warc.gz does not exist"
 
 
-def test_a_page_of_the_web_is_not_asked_again(made):
-    manifest = load_stage("crawl", made.config, made.version).manifest()
-    node = InputChecker(made.config, made.version, manifest).node(Input("source", "https://a.example/", "0" * 64, 10))
+def test_a_web_page_is_not_fetched_again(recorded):
+    manifest = load_stage("crawl", recorded.config, recorded.version).manifest()
+    item = Input("source", "https://a.example/", "0" * 64, 10)
+    node = InputChecker(recorded.config, recorded.version, manifest).node(item)
     assert node.problems == ()
-    assert node.unchecked.startswith("it was fetched from the web")
+    assert node.unchecked.startswith("fetched from the web")

@@ -1,4 +1,4 @@
-"""A training is watched in a real MLflow server while it goes on, and never suffers from it."""
+"""Live logging of a training to a real MLflow server."""
 
 import time
 
@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 
 from tests.installation import REPOSITORY, wait_until
 from tests.train.factories import Texts, configure, give_evaluation, give_version, run
-from tests.train.test_train_stage import stopped_after
+from tests.train.test_train_stage import stop_after
 from vecap_tasks import lineage
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.lineage.walk import walk
@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.services]
 SAMPLES = [Texts() for _ in range(16)]
 
 
-def watched(home, url, dataset, **train):
-    """A configuration that is watched all the time; each test has experiments of its own in the one server."""
+def with_live_logging(home, url, dataset, **train):
+    """Return a configuration with frequent live logging; each test has its own *dataset* on the shared server."""
     config = configure(home, arms="[vecap]", **train)
     mlflow = config.mlflow.model_copy(update={"tracking_uri": url, "live_interval": 0.2})
     return config.model_copy(update={"mlflow": mlflow, "dataset": dataset}).with_base(config.base)
@@ -25,80 +25,80 @@ def watched(home, url, dataset, **train):
 
 def runs(url, dataset):
     client = MlflowClient(url)
-    found = client.get_experiment_by_name(f"vecap/{dataset}/clip")
-    return [] if found is None else client.search_runs([found.experiment_id])
+    experiment = client.get_experiment_by_name(f"vecap/{dataset}/clip")
+    return [] if experiment is None else client.search_runs([experiment.experiment_id])
 
 
 def losses(url, run_id):
     return {metric.step: metric.value for metric in MlflowClient(url).get_metric_history(run_id, "loss")}
 
 
-def test_it_stands_there_while_it_goes_on_and_gives_way_to_the_model(home, mlflow_server, monkeypatch):
+def test_a_live_run_is_replaced_by_the_run_of_the_model(home, mlflow_server, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "vecap_clip")
-    config = watched(home, mlflow_server, "watched")
+    config = with_live_logging(home, mlflow_server, "watched")
     give_evaluation(config)
     version = give_version(config, SAMPLES)
     stage = load_stage("train", config, version)
-    seen = []
+    live_runs = []
 
-    def look(progress):
-        """Wait at the third step until it is there."""
-        while progress.record.step == 3 and not seen:
+    def wait_for_live_run(progress):
+        while progress.record.step == 3 and not live_runs:
             time.sleep(0.2)
-            seen.extend(runs(mlflow_server, "watched"))
+            live_runs.extend(runs(mlflow_server, "watched"))
 
-    stage.report = look
+    stage.report = wait_for_live_run
     stage.run("vecap-0")
-    (first,) = seen
-    assert (first.info.run_name, first.info.status) == ("2026-01-01 vecap-0 training", "RUNNING")
-    assert first.data.tags["airflow.dag_id"] == "vecap_clip"
-    (ended,) = runs(mlflow_server, "watched")
-    assert ended.info.status == "FINISHED"
-    assert ended.data.params["train.batch_size"] == "8"
-    assert sorted(losses(mlflow_server, ended.info.run_id)) == [1, 2, 3, 4]
-    assert {"samples_per_second", "seconds_left", "system/process_memory_usage_megabytes"} <= set(ended.data.metrics)
+    (live_run,) = live_runs
+    assert (live_run.info.run_name, live_run.info.status) == ("2026-01-01 vecap-0 training", "RUNNING")
+    assert live_run.data.tags["airflow.dag_id"] == "vecap_clip"
+    (finished,) = runs(mlflow_server, "watched")
+    assert finished.info.status == "FINISHED"
+    assert finished.data.params["train.batch_size"] == "8"
+    assert sorted(losses(mlflow_server, finished.info.run_id)) == [1, 2, 3, 4]
+    assert {"samples_per_second", "seconds_left", "system/process_memory_usage_megabytes"} <= set(finished.data.metrics)
     run("train", config, version)
     run("evaluate", config, version)
     lineage.record_clip(config, version)
-    names = sorted(one.info.run_name for one in runs(mlflow_server, "watched"))
+    names = sorted(item.info.run_name for item in runs(mlflow_server, "watched"))
     assert names == ["2026-01-01 arms", "2026-01-01 vecap-0"]
 
 
-def test_a_retry_goes_on_in_the_same_run(home, mlflow_server):
-    config = watched(home, mlflow_server, "retried", epochs=200)
+def test_a_retry_resumes_the_same_live_run(home, mlflow_server):
+    config = with_live_logging(home, mlflow_server, "retried", epochs=200)
     stage = load_stage("train", config, give_version(config, SAMPLES))
-    assert "told to end" in stopped_after(stage, "vecap-0", 200)
-    (left,) = runs(mlflow_server, "retried")
-    assert left.info.status == "KILLED"
-    assert max(losses(mlflow_server, left.info.run_id)) >= 200
+    assert "received SIGTERM" in stop_after(stage, "vecap-0", 200)
+    (stopped,) = runs(mlflow_server, "retried")
+    assert stopped.info.status == "KILLED"
+    assert max(losses(mlflow_server, stopped.info.run_id)) >= 200
     stage.run("vecap-0")
-    (ended,) = runs(mlflow_server, "retried")
-    assert (ended.info.run_id, ended.info.status) == (left.info.run_id, "FINISHED")
-    assert sorted(losses(mlflow_server, ended.info.run_id)) == list(range(1, 401))
+    (finished,) = runs(mlflow_server, "retried")
+    assert (finished.info.run_id, finished.info.status) == (stopped.info.run_id, "FINISHED")
+    assert sorted(losses(mlflow_server, finished.info.run_id)) == list(range(1, 401))
 
 
 @pytest.mark.exhaustive
-def test_two_processes_are_watched_by_the_first(home, mlflow_server, monkeypatch):
+def test_only_the_first_of_two_processes_logs(home, mlflow_server, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    config = watched(home, mlflow_server, "two", epochs=10, launch="{processes: 2}")
+    config = with_live_logging(home, mlflow_server, "two", epochs=10, launch="{processes: 2}")
     load_stage("train", config, give_version(config, SAMPLES)).run("vecap-0")
-    (ended,) = runs(mlflow_server, "two")
-    assert ended.info.status == "FINISHED"
-    assert sorted(losses(mlflow_server, ended.info.run_id)) == list(range(1, 21))
+    (finished,) = runs(mlflow_server, "two")
+    assert finished.info.status == "FINISHED"
+    assert sorted(losses(mlflow_server, finished.info.run_id)) == list(range(1, 21))
 
 
-def test_a_server_that_is_not_there_costs_a_line(home, caplog):
-    config = watched(home, "http://127.0.0.1:9", "alone")
+def test_an_unreachable_server_is_one_warning(home, caplog):
+    config = with_live_logging(home, "http://127.0.0.1:9", "alone")
     stage = load_stage("train", config, give_version(config, SAMPLES))
-    said = "not to be watched"
-    stage.report = lambda progress: wait_until(lambda: said in caplog.text, 60, said, 0.05)
+    warning = "cannot log to MLflow"
+    stage.report = lambda progress: await_that(lambda: warning in caplog.text, 60, warning, 0.05)
     assert stage.run("vecap-0").counters["steps"] == 4
-    (line,) = [record.message for record in caplog.records if "not to be watched" in record.message]
-    assert "vecap-0: not to be watched in MLflow for now: no MLflow server answers at http://127.0.0.1:9" in line
+    (line,) = [record.message for record in caplog.records if warning in record.message]
+    assert line.startswith("vecap-0: cannot log to MLflow, retrying: ")
+    assert "http://127.0.0.1:9" in line
 
 
-def test_a_short_training_is_not_there(home, mlflow_server):
-    config = watched(home, mlflow_server, "short", epochs=1)
+def test_a_short_training_has_no_live_run(home, mlflow_server):
+    config = with_live_logging(home, mlflow_server, "short", epochs=1)
     mlflow = config.mlflow.model_copy(update={"live_interval": 300})
     config = config.model_copy(update={"mlflow": mlflow}).with_base(config.base)
     run("train", config, give_version(config, SAMPLES))
@@ -106,7 +106,7 @@ def test_a_short_training_is_not_there(home, mlflow_server):
 
 
 def test_a_registered_version_leads_to_its_sources(home, mlflow_server):
-    config = watched(home, mlflow_server, "registered", epochs=1)
+    config = with_live_logging(home, mlflow_server, "registered", epochs=1)
     give_evaluation(config)
     version = give_version(config, SAMPLES)
     run("train", config, version)
@@ -116,11 +116,11 @@ def test_a_registered_version_leads_to_its_sources(home, mlflow_server):
     for name in ("models:/registered-clip@champion", "models:/registered-clip/1", "models:/registered-clip"):
         tree = walk(config, name)
         assert tree.verified
-        assert (tree.name, tree.note) == ("2026-01-01/vecap-0", "as MLflow has it, models:/registered-clip/1")
+        assert (tree.name, tree.note) == ("2026-01-01/vecap-0", "in MLflow: models:/registered-clip/1")
     client = MlflowClient(mlflow_server)
     champion = client.get_model_version_by_alias("registered-clip", "champion")
     model = client.get_logged_model(champion.tags["vecap.model"])
     assert champion.source == model.model_uri
     assert client.get_model_version_download_uri(champion.name, champion.version) == model.artifact_location
     client.delete_model_version_tag(champion.name, champion.version, "vecap.model")
-    assert walk(config, "models:/registered-clip").verified, "the source names the model too"
+    assert walk(config, "models:/registered-clip").verified, "the source contains the model id too"

@@ -1,12 +1,12 @@
-"""A model of a mixture leads to all that went into it: versions, here and elsewhere, and other people's tars."""
+"""The lineage of a model trained on a mixture: versions, in this store and another, and external tars."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.lineage.test_damage import flipped
+from tests.lineage.test_damage import flip_bit
 from tests.train.factories import Texts, configure, give_evaluation, give_version, run
-from tests.train.test_mixture import OURS, mixed, theirs
+from tests.train.test_mixture import OWN_VERSION, external_source, with_mixture
 from vecap_tasks import lineage
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.lineage.walk import walk
@@ -15,19 +15,19 @@ SAMPLES = [Texts() for _ in range(10)]
 
 
 @pytest.fixture
-def made(home):
-    """A model trained on two versions and two tars of others; its configuration and its name."""
+def trained(home):
+    """The configuration and version of a model trained on two versions and two external tars."""
     elsewhere = configure(home).model_copy(update={"root": str(home / "elsewhere")}).with_base(Path.cwd())
     other = {"kind": "version", "version": "2026-01-02", "root": str(home / "elsewhere")}
     give_version(elsewhere, SAMPLES, "2026-01-02")
-    config = mixed(home, OURS, other, theirs(home), arms="[vecap]", epochs=1)
+    config = with_mixture(home, OWN_VERSION, other, external_source(home), arms="[vecap]", epochs=1)
     version = give_version(config, SAMPLES)
     run("train", config, version)
     return config, version
 
 
-def test_a_model_of_a_mixture_leads_to_every_source(made, home):
-    config, _ = made
+def test_the_lineage_of_a_mixture_has_all_sources(trained, home):
+    config, _ = trained
     tree = walk(config, "vecap-0")
     assert [node for node in tree.walk() if node.problems or node.unchecked] == []
     (train,) = tree.children
@@ -49,16 +49,16 @@ def test_a_model_of_a_mixture_leads_to_every_source(made, home):
         ("theirs/00001.tar", "source"),
     ],
 )
-def test_one_changed_byte_of_a_source_is_found_and_named(made, home, file, kind):
-    config, _ = made
-    (home / file).write_bytes(flipped((home / file).read_bytes()))
+def test_a_changed_byte_of_a_source_is_found_and_reported(trained, home, file, kind):
+    config, _ = trained
+    (home / file).write_bytes(flip_bit((home / file).read_bytes()))
     (node,) = [node for node in walk(config, "vecap-0").walk() if node.problems]
     assert node.kind == kind
     assert Path(file).name in f"{node.name} {node.problems[0]}"
 
 
-def test_a_tar_that_is_gone_is_no_damage(made, home):
-    config, _ = made
+def test_a_missing_tar_is_not_corruption(trained, home):
+    config, _ = trained
     (home / "theirs/00001.tar").unlink()
     tree = walk(config, "vecap-0")
     assert tree.verified
@@ -66,15 +66,15 @@ def test_a_tar_that_is_gone_is_no_damage(made, home):
     assert gone.name.endswith("theirs/00001.tar")
 
 
-def test_mlflow_names_every_source_of_a_mixture(made):
-    config, version = made
+def test_mlflow_lists_all_sources_of_a_mixture(trained):
+    config, version = trained
     give_evaluation(config)
     run("evaluate", config, version)
     arms = lineage.record_clip(config, version)
     with open_tracking(config) as tracking:
         recorded = tracking.client.get_run(arms)
-    named = [found.dataset.name for found in recorded.inputs.dataset_inputs]
-    assert {"demo/mixtures/both", "demo/2026-01-01", "demo/2026-01-02", "demo/evaluation/retrieval"} <= set(named)
+    names = {item.dataset.name for item in recorded.inputs.dataset_inputs}
+    assert {"demo/mixtures/both", "demo/2026-01-01", "demo/2026-01-02", "demo/evaluation/retrieval"} <= names
     note = recorded.data.tags["mlflow.note.content"]
     assert "[demo/2026-01-01](#/experiments/" in note
-    assert "`demo/2026-01-02`" in note, "no run of it stands in this MLflow"
+    assert "`demo/2026-01-02`" in note, "this MLflow has no run of it"

@@ -1,4 +1,4 @@
-"""What an earlier release made stays readable: verified, traced to its sources and compared."""
+"""Versions of an earlier release stay readable: verify, lineage and diff."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_version_is_verified(old: Config) -> None:
         assert report.files > 40
 
 
-def test_versions_and_the_model_lead_to_their_sources(old: Config) -> None:
+def test_versions_and_the_model_are_traced_to_their_sources(old: Config) -> None:
     for name in (*VERSIONS, "2026-01-01/vecap-0"):
         tree = walk(old, name)
         assert tree.verified
@@ -44,20 +44,20 @@ def test_a_tokenizer_is_not_shown_as_the_model_in_its_folder(old: Config) -> Non
 
 
 @pytest.mark.parametrize("name", ["models:/demo-clip@champion", "models:/demo-clip/1", "models:/demo-clip"])
-def test_a_registered_model_leads_to_its_sources(old: Config, name: str) -> None:
+def test_a_registered_model_is_traced_to_its_sources(old: Config, name: str) -> None:
     tree = walk(old, name, check=False)
-    assert (tree.name, tree.note) == ("2026-01-01/vecap-0", "as MLflow has it, models:/demo-clip/1")
+    assert (tree.name, tree.note) == ("2026-01-01/vecap-0", "in MLflow: models:/demo-clip/1")
     assert "source" in {node.kind for node in tree.walk()}
 
 
-def test_a_day_and_its_revision_are_compared(old: Config) -> None:
+def test_intervals_and_revisions_are_compared(old: Config) -> None:
     store = Store(old.resolve(old.root))
     first, second, revision = (read_version(store, old.dataset, name) for name in VERSIONS)
-    days = diff(store, first, second)
-    assert (summarize(store, first).assembled, days.kept + days.added) == (31, 29)
-    changed = diff(store, second, revision)
-    assert [setting.key for setting in changed.settings] == ["rewrite.llm.max_new_tokens"]
-    assert (changed.added, changed.gone, changed.kept) == (0, 0, 29)
+    intervals = diff(store, first, second)
+    assert (summarize(store, first).assembled, intervals.kept + intervals.added) == (31, 29)
+    revisions = diff(store, second, revision)
+    assert [setting.key for setting in revisions.settings] == ["rewrite.llm.max_new_tokens"]
+    assert (revisions.added, revisions.gone, revisions.kept) == (0, 0, 29)
 
 
 def test_mlflow_has_the_runs_and_the_champion(old: Config) -> None:

@@ -1,4 +1,4 @@
-"""Links into MLflow's UI: an http(s) URL that a browser reaches, or none."""
+"""URLs of MLflow's UI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = "#/experiments/1/runs/2"
 
 
 @pytest.mark.parametrize(
-    ("uri", "pages", "base"),
+    ("uri", "ui_url", "base"),
     [
         ("", "", None),  # MLflow is a SQLite file
         ("http://127.0.0.1:5000/", "", "http://127.0.0.1:5000"),
@@ -24,15 +24,15 @@ PAGE = "#/experiments/1/runs/2"
         ("https://bot:secret@mlflow.example", "", "https://mlflow.example"),
     ],
 )
-def test_links_lead_to_the_ui_or_there_is_none(
-    demo_config: Config, monkeypatch: pytest.MonkeyPatch, uri: str, pages: str, base: str | None
+def test_links_use_the_ui_url_and_are_none_without_a_server(
+    demo_config: Config, monkeypatch: pytest.MonkeyPatch, uri: str, ui_url: str, base: str | None
 ) -> None:
     monkeypatch.setenv("VECAP_MLFLOW_URI", uri)
-    monkeypatch.setenv("VECAP_MLFLOW_UI_URL", pages)
+    monkeypatch.setenv("VECAP_MLFLOW_UI_URL", ui_url)
     assert address(demo_config, PAGE) == (base and f"{base}/{PAGE}")
 
 
-def test_services_link_to_the_mlflow_that_they_start(home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_services_link_to_their_own_mlflow(home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VECAP_MLFLOW_PORT", "5123")
     for name, value in Settings.from_environment().environment().items():
         monkeypatch.setenv(name, value)

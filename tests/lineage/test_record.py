@@ -1,4 +1,4 @@
-"""What is written to MLflow: a real SQLite store, and a real server for the one question that needs it."""
+"""Versions and models recorded in MLflow, with a real SQLite store."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.mlflow_tracking import open_tracking, tracking_uri
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import VecapError
-from vecap_tasks.lineage.mlflow_notes import Place, TrainedOn, gate_note, model_note
+from vecap_tasks.lineage.mlflow_notes import RunLink, TrainingDataset, gate_note, model_note
 
 SAMPLES = [Texts() for _ in range(16)]
 
@@ -34,17 +34,17 @@ def client(config):
 
 
 def runs(config, name):
-    one = client(config)
-    return one.search_runs([one.get_experiment_by_name(f"vecap/demo/{name}").experiment_id])
+    mlflow = client(config)
+    return mlflow.search_runs([mlflow.get_experiment_by_name(f"vecap/demo/{name}").experiment_id])
 
 
 def artifacts(config, run_id, path=None):
-    found = client(config).list_artifacts(run_id, path)
-    below = [name for one in found if one.is_dir for name in artifacts(config, run_id, one.path)]
-    return [one.path for one in found if not one.is_dir] + below
+    items = client(config).list_artifacts(run_id, path)
+    nested = [name for item in items if item.is_dir for name in artifacts(config, run_id, item.path)]
+    return [item.path for item in items if not item.is_dir] + nested
 
 
-def test_a_version_is_recorded_once_with_all_that_made_it(config, version, home, monkeypatch):
+def test_a_version_is_recorded_once_with_its_provenance(config, version, home, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CTX_TRY_NUMBER", "2")
     run_id = lineage.record_version(config, version, {"airflow.dag_id": "vecap_dataset"})
     assert lineage.record_version(config, version) == run_id
@@ -59,7 +59,7 @@ def test_a_version_is_recorded_once_with_all_that_made_it(config, version, home,
     assert params["crawl.shard_size"] == str(config.crawl.shard_size)
     assert params["rewrite.vlm.digest"] == load_stage("rewrite", config, version).identity()["vlm"]["digest"]
     assert recorded.data.metrics["crawl.candidates"] == len(SAMPLES)
-    (source,) = [one.dataset for one in recorded.inputs.dataset_inputs]
+    (source,) = [item.dataset for item in recorded.inputs.dataset_inputs]
     sha256 = load_stage("crawl", config, version).manifest().inputs[0].digest
     assert json.loads(source.source)["sha256"] == sha256
     assert source.digest == sha256[:32]
@@ -70,63 +70,62 @@ def test_a_version_is_recorded_once_with_all_that_made_it(config, version, home,
     assert recorded.info.artifact_uri.startswith(f"{home.as_uri()}/mlflow-artifacts/vecap/demo/versions/")
 
 
-def test_models_are_recorded_once_with_curve_figures_and_files(config, version):
+def test_models_are_recorded_once_with_losses_metrics_and_files(config, version):
     run("train", config, version)
     manifest = run("evaluate", config, version)
     arms = lineage.record_clip(config, version, {"airflow.run_id": "r"})
     assert lineage.record_clip(config, version) == arms
-    by_name = {one.info.run_name: one for one in runs(config, "clip")}
+    by_name = {item.info.run_name: item for item in runs(config, "clip")}
     assert set(by_name) == {"2026-01-01 arms", "2026-01-01 alttext-0", "2026-01-01 vecap-0"}
-    one = by_name["2026-01-01 vecap-0"]
-    assert one.data.tags["mlflow.parentRunId"] == arms
-    assert one.data.params["run.arm"] == "vecap"
+    model_run = by_name["2026-01-01 vecap-0"]
+    assert model_run.data.tags["mlflow.parentRunId"] == arms
+    assert model_run.data.params["run.arm"] == "vecap"
     mlflow = client(config)
     stage = load_stage("train", config, version)
     log = [json.loads(line) for line in stage.store.read(f"{stage.folder}/vecap-0/log.jsonl").splitlines()]
-    curve = mlflow.get_metric_history(one.info.run_id, "loss")
-    assert [(point.step, point.value) for point in curve] == [(line["step"], line["loss"]) for line in log]
+    losses = mlflow.get_metric_history(model_run.info.run_id, "loss")
+    assert [(point.step, point.value) for point in losses] == [(line["step"], line["loss"]) for line in log]
     results = json.loads(load_stage("evaluate", config, version).store.read(manifest.file("results.json")))
-    figures = next(found["figures"] for found in results["runs"] if found["arm"] == "vecap")
-    assert {name: one.data.metrics[name] for name in figures} == figures
-    datasets = {found.dataset.name: found.dataset for found in one.inputs.dataset_inputs}
+    figures = next(item["figures"] for item in results["runs"] if item["arm"] == "vecap")
+    assert {name: model_run.data.metrics[name] for name in figures} == figures
+    datasets = {item.dataset.name: item.dataset for item in model_run.inputs.dataset_inputs}
     assembled = load_stage("assemble", config, version).manifest().digest
     assert datasets["demo/2026-01-01"].digest == assembled[:32]
     sets = {"demo/evaluation/retrieval", "demo/evaluation/zero_shot"}
     assert set(datasets) == {"demo/2026-01-01", *sets}
-    (output,) = one.outputs.model_outputs
+    (output,) = model_run.outputs.model_outputs
     model = mlflow.get_logged_model(output.model_id)
     assert str(model.status) == "READY"
-    assert model.source_run_id == one.info.run_id
+    assert model.source_run_id == model_run.info.run_id
     linked = {(m.key, m.dataset_name) for m in model.metrics}
     assert {name for _, name in linked} == {"demo/2026-01-01", *sets}
     assert {("text_to_image_1", "demo/evaluation/retrieval"), ("text_to_image_1.low", "demo/evaluation/retrieval"),
             ("zero_shot_top5", "demo/evaluation/zero_shot")} <= linked  # fmt: skip
-    assert {"evaluation/answers.parquet", "evaluation/retrieved.png"} <= set(artifacts(config, one.info.run_id))
-    place = Path(model.artifact_location.removeprefix("file://"))
-    saved = place / "model.safetensors"
-    assert saved.read_bytes() == stage.store.read(f"{stage.folder}/vecap-0/model.safetensors")
+    assert {"evaluation/answers.parquet", "evaluation/retrieved.png"} <= set(artifacts(config, model_run.info.run_id))
+    weights = Path(model.artifact_location.removeprefix("file://")) / "model.safetensors"
+    assert weights.read_bytes() == stage.store.read(f"{stage.folder}/vecap-0/model.safetensors")
     summary = by_name["2026-01-01 arms"]
     assert summary.data.metrics["vecap.image_to_text_5"] == results["arms"][1]["mean"]["image_to_text_5"]
     assert {"arms.png", "results.md", "train/manifest.json"} <= set(artifacts(config, arms))
-    named = mlflow.search_runs([one.info.experiment_id], "dataset.name = 'demo/2026-01-01'")
-    assert len(named) == 3, "MLflow itself finds what was trained on a version"
+    matches = mlflow.search_runs([model_run.info.experiment_id], "dataset.name = 'demo/2026-01-01'")
+    assert len(matches) == 3, "MLflow finds the runs that used a version"
 
 
-def test_what_a_killed_process_left_is_made_anew(config, version):
+def test_the_run_of_a_killed_process_is_replaced(config, version):
     run_id = lineage.record_version(config, version)
     client(config).update_run(run_id, status="RUNNING")
-    again = lineage.record_version(config, version)
-    assert again != run_id
-    assert [one.info.run_id for one in runs(config, "versions")] == [again]
+    new_run_id = lineage.record_version(config, version)
+    assert new_run_id != run_id
+    assert [item.info.run_id for item in runs(config, "versions")] == [new_run_id]
 
 
-def test_recording_models_that_are_not_evaluated_is_one_clear_line(config, version):
-    with pytest.raises(VecapError, match="stage evaluate of version 2026-01-01 is not finished"):
+def test_recording_models_before_evaluation_is_one_clear_line(config, version):
+    with pytest.raises(VecapError, match="2026-01-01 has not been evaluated"):
         lineage.record_clip(config, version)
 
 
-@pytest.mark.timeout(100)  # MLflow alone would try for minutes
-def test_a_server_that_does_not_answer_is_told_soon(config, version, monkeypatch):
+@pytest.mark.timeout(100)  # MLflow itself would retry for minutes
+def test_an_unreachable_server_is_reported_quickly(config, version, monkeypatch):
     monkeypatch.setenv("VECAP_MLFLOW_URI", "http://127.0.0.1:9")
     with pytest.raises(VecapError, match=r"no MLflow server answers at http://127\.0\.0\.1:9 .*start it"):
         lineage.record_version(config, version)
@@ -140,7 +139,7 @@ def test_a_deleted_experiment_is_one_clear_line(config, version):
         lineage.record_version(config, version)
 
 
-def test_a_relative_sqlite_file_lies_beside_the_configuration(config, tmp_path, monkeypatch):
+def test_a_relative_sqlite_path_starts_at_the_configuration(config, tmp_path, monkeypatch):
     monkeypatch.setenv("VECAP_MLFLOW_URI", "sqlite:///deep/in/there.db")
     moved = config.with_base(tmp_path)
     with open_tracking(moved) as tracking:
@@ -148,12 +147,12 @@ def test_a_relative_sqlite_file_lies_beside_the_configuration(config, tmp_path, 
     assert (tmp_path / "deep/in/there.db").is_file()
 
 
-def test_a_description_fits_into_mlflow_whatever_it_names():
-    sources = [TrainedOn(f"demo/{'long' * 200}-{n}", "0" * 64, Place("1", "2" * 32)) for n in range(1000)]
+def test_descriptions_stay_within_the_limit_of_mlflow():
+    sources = [TrainingDataset(f"demo/{'long' * 200}-{n}", "0" * 64, RunLink("1", "2" * 32)) for n in range(1000)]
     sets = [Input("dataset", "far/" * 500, "1" * 64)]
     for note in (
-        model_note("vecap-0", "#/x", sources, sets, Place("1", "3" * 32), {}),
-        gate_note("x", sources[0].place, "bad " * 9000, {}),
+        model_note("vecap-0", "#/x", sources, sets, RunLink("1", "3" * 32), {}),
+        gate_note("x", sources[0].run, "bad " * 9000, {}),
     ):
         assert len(note) < 8000
-    assert "and 995 more" in model_note("vecap-0", "#/x", sources, sets, Place("1", "3" * 32), {})
+    assert "and 995 more" in model_note("vecap-0", "#/x", sources, sets, RunLink("1", "3" * 32), {})

@@ -1,4 +1,4 @@
-"""MLflow's SQLite file is whole after any kill and with any number of first runs at once."""
+"""MLflow's SQLite file stays usable after a kill and with concurrent first runs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from vecap_tasks.errors import VecapError
 
 @pytest.fixture
 def home(home: Path) -> Path:
-    """An empty VECAP_HOME in which MLflow was never started."""
+    """An empty VECAP_HOME without an MLflow database."""
     (home / "mlflow.db").unlink()
     return home
 
 
-def half_made(file: Path) -> None:
-    """Leave what a kill leaves in MLflow's own way: the first tables, and a migration done but not recorded."""
+def create_incomplete_database(file: Path) -> None:
+    """Create the state after a kill during MLflow's own setup: the first tables, and an unrecorded migration."""
     engine = sqlalchemy.create_engine(f"sqlite:///{file}")
     Base.metadata.create_all(engine)
     engine.dispose()
@@ -41,8 +41,8 @@ def experiment(config: Config, kind: str = "clip") -> str:
         return tracking.experiment("demo", kind)
 
 
-def ended(*targets: Callable[[], object]) -> list[int | None]:
-    """Call each target in a process of its own, all at once; return their exit codes."""
+def exit_codes(*targets: Callable[[], object]) -> list[int | None]:
+    """Call each target in its own process, concurrently; return their exit codes."""
     fork = multiprocessing.get_context("fork")
     processes = [fork.Process(target=target) for target in targets]
     for process in processes:
@@ -52,33 +52,33 @@ def ended(*targets: Callable[[], object]) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
-def test_a_half_made_database_without_data_is_replaced_by_the_first_of_three_processes(demo_config: Config) -> None:
+def test_an_incomplete_database_without_data_is_replaced_once_by_concurrent_processes(demo_config: Config) -> None:
     file = Path(os.environ["VECAP_HOME"]) / "mlflow.db"
-    half_made(file)
+    create_incomplete_database(file)
     kinds = ("gate", "versions", "clip")
-    assert ended(*(lambda kind=kind: experiment(demo_config, kind) for kind in kinds)) == [0, 0, 0]
+    assert exit_codes(*(lambda kind=kind: experiment(demo_config, kind) for kind in kinds)) == [0, 0, 0]
     with open_tracking(demo_config) as tracking:
-        names = {one.name for one in tracking.client.search_experiments()}
+        names = {item.name for item in tracking.client.search_experiments()}
     assert names == {"Default", *(f"vecap/demo/{kind}" for kind in kinds)}
 
 
-def test_a_run_that_is_killed_at_first_leaves_nothing_that_the_next_one_cannot_use(
+def test_a_first_run_that_is_killed_does_not_affect_the_next_one(
     demo_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = Path(os.environ["VECAP_HOME"]) / "mlflow.db"
     with monkeypatch.context() as patch:
         patch.setattr(utils, "_upgrade_db", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        assert ended(lambda: experiment(demo_config)) == [-signal.SIGKILL]
+        assert exit_codes(lambda: experiment(demo_config)) == [-signal.SIGKILL]
     assert not file.exists()
-    assert Path(f"{file}.new").exists(), "it was killed while it made the file"
+    assert Path(f"{file}.new").exists(), "killed while creating the file"
     Path(f"{file}-journal").write_bytes(b"of a file that is gone")
     assert experiment(demo_config) == "1"
-    assert sorted(one.name for one in file.parent.glob("mlflow.db*")) == ["mlflow.db", "mlflow.db.lock"]
+    assert sorted(path.name for path in file.parent.glob("mlflow.db*")) == ["mlflow.db", "mlflow.db.lock"]
 
 
-def test_a_half_made_database_with_data_is_left_and_reported(demo_config: Config) -> None:
+def test_an_incomplete_database_with_data_is_kept_and_reported(demo_config: Config) -> None:
     file = Path(os.environ["VECAP_HOME"]) / "mlflow.db"
-    half_made(file)
+    create_incomplete_database(file)
     with sqlite3.connect(file) as database:
         database.execute("INSERT INTO experiments (experiment_id, name) VALUES (7, 'mine')")
     database.close()
@@ -90,7 +90,7 @@ def test_a_half_made_database_with_data_is_left_and_reported(demo_config: Config
     database.close()
 
 
-def test_a_file_that_is_no_database_is_left_and_reported(demo_config: Config) -> None:
+def test_a_file_that_is_not_a_database_is_kept_and_reported(demo_config: Config) -> None:
     file = Path(os.environ["VECAP_HOME"]) / "mlflow.db"
     file.write_text("mine")
     with pytest.raises(VecapError, match=r"cannot read .*mlflow\.db: file is not a database; restore it"):

@@ -1,4 +1,4 @@
-"""What MLflow knows of a version decides whether `vecap gc` may delete it: a real SQLite store."""
+"""Versions that MLflow needs, which `vecap gc` does not delete, with a real SQLite store."""
 
 import time
 from functools import partial
@@ -26,31 +26,33 @@ def config(home):
     return config
 
 
-def asked(config, *versions):
+def digests(config, *versions):
     store = load_stage("assemble", config, versions[0]).store
     return {version.name: published(store, version).digest for version in versions}
 
 
-def test_a_version_that_a_model_was_trained_on_is_needed_though_its_runs_are_deleted(config):
+def test_a_version_with_a_trained_model_is_needed_even_if_its_runs_are_deleted(config):
     trained, idle = (give_version(config, SAMPLES, day) for day in ("2026-01-01", "2026-01-02"))
     for version in (trained, idle):
         lineage.record_version(config, version)
-    assert needed_by_mlflow(config, asked(config, trained, idle)) == {}, "its own run is no model"
+    assert needed_by_mlflow(config, digests(config, trained, idle)) == {}, (
+        "the run of the version itself does not count"
+    )
     run("train", config, trained)
     run("evaluate", config, trained)
     arms = lineage.record_clip(config, trained)
-    needed = needed_by_mlflow(config, asked(config, trained, idle))
+    needed = needed_by_mlflow(config, digests(config, trained, idle))
     assert set(needed) == {"2026-01-01"}
-    assert needed["2026-01-01"].startswith("the run ")
+    assert needed["2026-01-01"].startswith("used by MLflow run ")
     with open_tracking(config) as tracking:
         experiment = tracking.client.get_run(arms).info.experiment_id
-        for one in tracking.client.search_runs([experiment]):
-            tracking.client.delete_run(one.info.run_id)
+        for item in tracking.client.search_runs([experiment]):
+            tracking.client.delete_run(item.info.run_id)
         tracking.client.delete_experiment(experiment)
-    assert set(needed_by_mlflow(config, asked(config, trained, idle))) == {"2026-01-01"}, "MLflow can restore them"
+    assert set(needed_by_mlflow(config, digests(config, trained, idle))) == {"2026-01-01"}, "MLflow can restore them"
 
 
-def test_gc_deletes_what_is_superseded_and_never_what_a_model_was_trained_on(home, config):
+def test_gc_deletes_superseded_revisions_but_not_those_with_a_trained_model(home, config):
     other = configure(home, arms="[vecap]", epochs=1).model_copy(
         update={"assemble": config.assemble.model_copy(update={"license": "another"})}
     )
@@ -63,10 +65,10 @@ def test_gc_deletes_what_is_superseded_and_never_what_a_model_was_trained_on(hom
     for version in (trained, idle):
         lineage.record_version(config, version)
         lineage.record_version(other, give_version(other, SAMPLES, version.interval))
-    elsewhere = partial(needed_by_mlflow, config)
-    gone = remove(store, "demo", plan_removals(store, "demo", policy, elsewhere, later), elsewhere, later)
-    assert [removal.path for removal in gone.removals if removal.what == "revision"] == ["demo/2026-01-02"]
-    assert [kept.version for kept in gone.kept] == ["2026-01-01"]
+    is_needed = partial(needed_by_mlflow, config)
+    removed = remove(store, "demo", plan_removals(store, "demo", policy, is_needed, later), is_needed, later)
+    assert [removal.path for removal in removed.removals if removal.what == "revision"] == ["demo/2026-01-02"]
+    assert [kept.version for kept in removed.kept] == ["2026-01-01"]
     assert [version.name for version in list_versions(store, "demo")] == [
         "2026-01-01",
         "2026-01-01-r2",
@@ -75,16 +77,16 @@ def test_gc_deletes_what_is_superseded_and_never_what_a_model_was_trained_on(hom
     assert verify_version(store, trained).corruptions == ()
 
 
-def test_a_version_that_this_mlflow_does_not_know_is_needed(config, monkeypatch, tmp_path):
+def test_a_version_that_is_not_recorded_in_this_mlflow_is_needed(config, monkeypatch, tmp_path):
     version = give_version(config, SAMPLES)
     lineage.record_version(config, version)
     monkeypatch.setenv("VECAP_MLFLOW_URI", f"sqlite:///{tmp_path}/another.db")
-    needed = needed_by_mlflow(config, asked(config, version))
-    assert "has no run of it" in needed["2026-01-01"]
+    needed = needed_by_mlflow(config, digests(config, version))
+    assert "not recorded in MLflow" in needed["2026-01-01"]
 
 
-@pytest.mark.timeout(100)  # MLflow alone would try for minutes
-def test_without_an_answer_nothing_is_decided(config, monkeypatch):
+@pytest.mark.timeout(100)  # MLflow itself would retry for minutes
+def test_an_unreachable_mlflow_is_an_error(config, monkeypatch):
     monkeypatch.setenv("VECAP_MLFLOW_URI", "http://127.0.0.1:9")
     with pytest.raises(VecapError, match="no MLflow server answers"):
         needed_by_mlflow(config, {"2026-01-01": "0" * 64})

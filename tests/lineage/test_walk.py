@@ -1,4 +1,4 @@
-"""From a model back to the crawled files: everything sound, or the one changed byte named."""
+"""The lineage of versions and models, and `verify`."""
 
 import json
 from dataclasses import replace
@@ -40,7 +40,7 @@ def store(config):
     return load_stage("assemble", config, None).store
 
 
-def test_a_version_leads_back_to_its_sources(config, version):
+def test_a_version_is_traced_to_its_sources(config, version):
     tree = walk(config, "2026-01-01")
     assert tree.verified
     chain = [(node.kind, node.name.rpartition("/")[2]) for node in tree.walk()]
@@ -53,7 +53,7 @@ def test_a_version_leads_back_to_its_sources(config, version):
     ]
     assert ("source", "2026-01-01.warc.gz") in chain
     notes = {node.kind: node.note for node in tree.walk()}
-    assert notes["source"] == notes["model"] == notes["prompt"] == "the same as used"
+    assert notes["source"] == notes["model"] == notes["prompt"] == "unchanged"
     text = format_tree(tree)
     assert "rewrite demo/2026-01-01/rewrite" in text
     assert "✗" not in text
@@ -61,7 +61,7 @@ def test_a_version_leads_back_to_its_sources(config, version):
     json.dumps(tree.as_json())
 
 
-def test_every_name_of_a_model_leads_to_the_same_training(config, trained):
+def test_all_names_of_a_model_give_the_same_lineage(config, trained):
     run("evaluate", config, trained)
     arms = lineage.record_clip(config, trained)
     with open_tracking(config) as tracking:
@@ -78,9 +78,9 @@ def test_every_name_of_a_model_leads_to_the_same_training(config, trained):
     assert walk(config, arms).kind == "version"
 
 
-def test_a_registered_model_is_found_by_alias_by_version_and_by_name(config, trained, monkeypatch):
+def test_a_registered_model_is_found_by_alias_version_or_name(config, trained, monkeypatch):
     run("evaluate", config, trained)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(config))  # MLflow looks there for what is registered
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri(config))  # where MLflow looks up registered models
     lineage.record_clip(config, trained)
     with open_tracking(config) as tracking:
         client = tracking.client
@@ -89,7 +89,7 @@ def test_a_registered_model_is_found_by_alias_by_version_and_by_name(config, tra
         client.create_registered_model("demo-clip")
         client.create_model_version("demo-clip", f"models:/{model.model_id}", model_id=model.model_id)
         client.set_registered_model_alias("demo-clip", "champion", "1")
-    trees = [walk(config, f"models:/demo-clip{which}") for which in ("@champion", "/1", "")]
+    trees = [walk(config, f"models:/demo-clip{suffix}") for suffix in ("@champion", "/1", "")]
     assert all(tree.verified and tree.name == "2026-01-01/vecap-0" for tree in trees)
     assert all("models:/demo-clip/1" in tree.note for tree in trees)
     for unknown in ("models:/demo-clip@gone", "models:/demo-clip/7", "models:/other"):
@@ -97,7 +97,7 @@ def test_a_registered_model_is_found_by_alias_by_version_and_by_name(config, tra
             walk(config, unknown)
 
 
-def test_a_tokenizer_and_a_start_of_one_folder_are_compared_apart(config, version, home):
+def test_a_tokenizer_and_a_pretrained_model_in_one_folder_are_compared_separately(config, version, home):
     folder = home / "start"
     folder.mkdir()
     for name in ("tokenizer.json", "config.json", "model.safetensors"):
@@ -119,53 +119,53 @@ def test_a_tokenizer_and_a_start_of_one_folder_are_compared_apart(config, versio
         return [inputs.node(item) for item in named_inputs("train", manifest.inputs)]
 
     assert [(node.kind, node.note) for node in nodes()] == [
-        ("tokenizer", "the same as used"),
-        ("model", "the same as used"),
+        ("tokenizer", "unchanged"),
+        ("model", "unchanged"),
     ]
     (folder / "tokenizer.json").write_text("{ }")
     assert [(node.kind, bool(node.problems)) for node in nodes()] == [("tokenizer", True), ("model", False)]
 
 
-def test_a_model_was_measured_too(config, trained):
+def test_the_lineage_of_a_model_has_its_evaluation(config, trained):
     assert "evaluate" not in {node.kind for node in walk(config, "vecap-0").walk()}
     run("evaluate", config, trained)
     tree = walk(config, "vecap-0")
     (evaluate,) = [node for node in tree.children if node.kind == "evaluate"]
     assert [(node.name, node.note) for node in evaluate.children] == [
-        ("retrieval", "the same as used"),
-        ("zero_shot", "the same as used"),
+        ("retrieval", "unchanged"),
+        ("zero_shot", "unchanged"),
     ]
     store(config).put(f"{trained.folder}/evaluate/unfinished/vecap-0/metrics.json", b"{}")
-    assert walk(config, "vecap-0").verified, "what is not finished is no damage"
+    assert walk(config, "vecap-0").verified, "an unfinished evaluation is not corruption"
 
 
-def test_a_source_that_is_gone_is_not_a_mismatch(config, version):
+def test_a_missing_source_is_unchecked_and_not_a_problem(config, version):
     Path(config.resolve(config.crawl.source.paths[0], interval="2026-01-01")).unlink()
     tree = walk(config, "2026-01-01")
     assert tree.verified
     assert not tree.complete
     (source,) = [node for node in tree.walk() if node.unchecked]
     assert source.kind == "source"
-    assert source.unchecked.startswith("there is no ")
-    assert "? not checked: there is no " in format_tree(tree)
-    assert "is sound: 13 files" in format_tree(tree)
+    assert source.unchecked.endswith("2026-01-01.warc.gz does not exist")
+    assert f"? not checked: {source.unchecked}" in format_tree(tree)
+    assert "version 2026-01-01: verified, 13 files" in format_tree(tree)
     assert tree.as_json()["complete"] is False
 
 
-def test_a_stage_made_again_from_something_else_is_found(config, trained):
-    """Whole manifests, each with its seal, that do not belong together."""
+def test_a_replaced_upstream_stage_is_found(config, trained):
+    """Both manifests have valid seals, but they do not belong together."""
     assemble = load_stage("assemble", config, trained)
     other = replace(assemble.manifest(), counters={"samples": 999})
     store(config).put(f"{assemble.folder}/manifest.json", other.to_json())
     tree = walk(config, "vecap-0")
     (node,) = [node for node in tree.walk() if node.problems]
     assert node.kind == "train"
-    assert node.problems[0].startswith("it was made from another assemble")
+    assert node.problems[0].startswith("used another assemble")
     corruptions = verify_version(store(config), trained).corruptions
-    assert any("assemble" in damage.problem and "/train/" in damage.path for damage in corruptions)
+    assert any("assemble" in item.problem and "/train/" in item.path for item in corruptions)
 
 
-def test_a_whole_version_is_whole(config, trained):
+def test_an_unchanged_version_is_verified(config, trained):
     run("evaluate", config, trained)
     report = verify_version(store(config), trained)
     assert report.corruptions == ()
@@ -173,32 +173,32 @@ def test_a_whole_version_is_whole(config, trained):
     assert report.bytes > 100_000
 
 
-def test_missing_and_foreign_files_are_named(config, trained):
-    place = Path(store(config).path("demo/2026-01-01"))
-    (place / "rewrite/00000.parquet").unlink()
-    (place / "quality/report").mkdir()
-    (place / "quality/report/note.txt").write_text("who put this here?")
-    with (place / "assemble/README.md").open("a") as stream:
+def test_missing_unexpected_and_changed_files_are_reported(config, trained):
+    folder = Path(store(config).path("demo/2026-01-01"))
+    (folder / "rewrite/00000.parquet").unlink()
+    (folder / "quality/report").mkdir()
+    (folder / "quality/report/note.txt").write_text("who put this here?")
+    with (folder / "assemble/README.md").open("a") as stream:
         stream.write("more")
-    found = {
-        damage.path.removeprefix("demo/2026-01-01/"): damage.problem
-        for damage in verify_version(store(config), trained).corruptions
+    problems = {
+        item.path.removeprefix("demo/2026-01-01/"): item.problem
+        for item in verify_version(store(config), trained).corruptions
     }
-    assert found == {
+    assert problems == {
         "rewrite/00000.parquet": "is missing",
         "quality/report/note.txt": "is not listed in any manifest",
         "assemble/README.md": "has 11 bytes, but the manifest records 7",
     }
 
 
-def test_a_published_version_without_a_manifest_is_damaged(config, version):
+def test_a_published_version_without_a_manifest_is_corrupt(config, version):
     Path(store(config).path("demo/2026-01-01/quality/manifest.json")).unlink()
-    paths = {damage.path for damage in verify_version(store(config), version).corruptions}
+    paths = {item.path for item in verify_version(store(config), version).corruptions}
     assert "demo/2026-01-01/quality/manifest.json" in paths
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("2025-12-31", "has no version 2025-12-31"),
         ("mixed-7", "has no model mixed-7"),
@@ -207,13 +207,13 @@ def test_a_published_version_without_a_manifest_is_damaged(config, version):
         ("0" * 32, "has no 000"),
     ],
 )
-def test_an_unknown_name_is_one_clear_line(config, version, name, says):
-    with pytest.raises(VecapError) as caught:
+def test_an_unknown_name_is_one_clear_line(config, version, name, message):
+    with pytest.raises(VecapError) as raised:
         walk(config, name)
-    assert says in str(caught.value)
+    assert message in str(raised.value)
 
 
-def test_a_model_of_several_versions_wants_the_version(config, trained):
+def test_an_ambiguous_model_name_is_one_clear_line(config, trained):
     other = give_version(config, SAMPLES, "2026-01-02")
     run("train", config, other)
     with pytest.raises(VecapError, match=r"several models vecap-0 \(2026-01-01/vecap-0, 2026-01-02/vecap-0\)"):

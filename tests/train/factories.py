@@ -1,4 +1,4 @@
-"""A small published version and an evaluation set: drawn scenes, real tars and manifests, no model to load."""
+"""Factories for a small published version and an evaluation set: drawn scenes, real tars and manifests, no models."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of a sample; None takes the scene's own words, `variants` are further VeCaps."""
+    """The texts of a sample. None uses the description of the scene; `variants` is the number of extra VeCaps."""
 
     alttext: str | None = None
     vec: str | None = None
@@ -55,7 +55,7 @@ class Texts:
 
 
 def configure(home: Path, **train: object) -> Config:
-    """The demo's configuration with a tiny CLIP; its language models are folders with files in them."""
+    """Return the demo configuration with a tiny CLIP and placeholder folders for the captioning models."""
     for name in ("vlm", "llm"):
         folder = home / "models" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,14 +67,14 @@ def configure(home: Path, **train: object) -> Config:
 
 
 def give_version(config: Config, samples: list[Texts], interval: str = "2026-01-01") -> Version:
-    """Publish a version with *samples*: its dataset stages have manifests that refer to each other, and files."""
+    """Publish a version with *samples*; its dataset stages have files and linked manifests."""
     store = Store(config.resolve(config.root))
     version = open_version(config, store, interval)
     source = config.resolve(config.crawl.source.paths[0], interval=interval)
     Path(source).parent.mkdir(parents=True, exist_ok=True)
     Path(source).write_bytes(b"a crawl of " + interval.encode())
-    written = config.crawl.source.paths[0].replace("{interval}", interval)
-    sources = (Input("source", written, sha256(Path(source).read_bytes()).hexdigest(), Path(source).stat().st_size),)
+    pattern = config.crawl.source.paths[0].replace("{interval}", interval)
+    sources = (Input("source", pattern, sha256(Path(source).read_bytes()).hexdigest(), Path(source).stat().st_size),)
     count = len(samples)
     _publish(config, version, "crawl", {"candidates.parquet": b"candidates"}, sources, {"candidates": count})
     _publish(config, version, "quality", {"verdicts.parquet": b"v", "findings.json": b"{}"}, (), {"accepted": count})
@@ -90,10 +90,10 @@ def give_version(config: Config, samples: list[Texts], interval: str = "2026-01-
 
 
 def _shard(name: str, samples: list[Texts], first: int, store: Store) -> dict[str, bytes]:
-    """Return the tar and the table of a training shard, as `assemble` writes them."""
+    """Return the tar and table of a training shard, as `assemble` writes them."""
     with store.workspace() as work:
         rows = []
-        with TarWriter(work / "made.tar") as tar:
+        with TarWriter(work / "shard.tar") as tar:
             for number, texts in enumerate(samples, start=first):
                 scene = sample_scene(random.Random(number), "crawl")
                 words = describe(scene)
@@ -116,17 +116,17 @@ def _shard(name: str, samples: list[Texts], first: int, store: Store) -> dict[st
                 more = [f"{body['vecap']}, variant {n}" for n in range(texts.variants)]
                 body["vecap_variants"] = [body["vecap"], *more] if body["vecap"] else []
                 rows.append(body)
-                members = {"jpg": picture(number), "txt": body["vecap"].encode(), "json": json.dumps(body).encode()}
+                members = {"jpg": scene_image(number), "txt": body["vecap"].encode(), "json": json.dumps(body).encode()}
                 tar.write(body["key"], members)
-        write_rows(pa.Table.from_pylist(rows, SAMPLES).to_batches(), SAMPLES, work / "made.parquet")
+        write_rows(pa.Table.from_pylist(rows, SAMPLES).to_batches(), SAMPLES, work / "shard.parquet")
         return {
-            f"{name}.tar": (work / "made.tar").read_bytes(),
-            f"{name}.parquet": (work / "made.parquet").read_bytes(),
+            f"{name}.tar": (work / "shard.tar").read_bytes(),
+            f"{name}.parquet": (work / "shard.parquet").read_bytes(),
         }
 
 
-def picture(number: int, kind: str = "JPEG") -> bytes:
-    """Return the drawn scene *number* as a file of *kind*."""
+def scene_image(number: int, kind: str = "JPEG") -> bytes:
+    """Return the drawn scene *number* as an image file of format *kind*."""
     image = io.BytesIO()
     draw(sample_scene(random.Random(number), "crawl"), 48).save(image, kind, quality=90)
     return image.getvalue()
@@ -141,7 +141,7 @@ def _publish(
     counters: dict[str, int],
 ) -> None:
     stage = load_stage(name, config, version)
-    upstream = tuple(Input("stage", before, stage.upstream_manifest(before).digest) for before in stage.upstream)
+    upstream = tuple(Input("stage", item, stage.upstream_manifest(item).digest) for item in stage.upstream)
     entries = []
     for path, data in sorted(files.items()):
         stage.store.put(f"{stage.folder}/{path}", data)
@@ -167,14 +167,14 @@ def _publish(
 
 
 def run(name: str, config: Config, version: Version) -> Manifest:
-    """Plan, run and commit a stage, as the command line does."""
+    """Plan, run and commit a stage."""
     stage = load_stage(name, config, version)
     run_shards(stage, stage.plan())
     return stage.commit()
 
 
 def give_evaluation(config: Config, images: int = 12) -> Path:
-    """Write an evaluation set where *config* looks for it: two captions an image, labels for all."""
+    """Write the evaluation set of *config*: two captions per image, and labels."""
     folder = Path(config.resolve(config.evaluate.dataset))
     (folder / "images").mkdir(parents=True)
     captions, labels = [("image", "caption")], [("image", "label")]

@@ -1,4 +1,4 @@
-"""Training on a GPU, where there is one: a stop leaves no trace, and half precision learns what float32 does."""
+"""Training on a GPU: a resumed run has the same bytes, and half precision learns like float32."""
 
 import json
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tests.train.factories import Texts, configure, give_version, run
-from tests.train.test_train_stage import digests, stopped_after
+from tests.train.test_train_stage import digests, stop_after
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.train.stage import THROUGHPUT_FILE
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 SAMPLES = [Texts() for _ in range(24)]
 HALF = {"device": "cuda", "precision": "bfloat16"}
 
@@ -21,26 +21,26 @@ def losses(config, version):
     return [json.loads(line)["loss"] for line in stage.store.read(f"{stage.folder}/vecap-0/log.jsonl").splitlines()]
 
 
-def test_told_to_end_it_goes_on_to_the_same_bytes(home, tmp_path_factory, monkeypatch):
+def test_a_run_resumed_after_sigterm_has_the_same_bytes(home, tmp_path_factory, monkeypatch):
     config = configure(home, arms="[vecap]", epochs=8, **HALF)
     stage = load_stage("train", config, give_version(config, SAMPLES))
-    assert "told to end" in stopped_after(stage, "vecap-0", 2)
+    assert "received SIGTERM" in stop_after(stage, "vecap-0", 2)
     resumed = run("train", config, stage.version)
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
     assert digests(run("train", config, give_version(config, SAMPLES))) == digests(resumed)
-    speeds = load_stage("train", config, stage.version)
-    line = json.loads(speeds.store.read(f"{speeds.folder}/vecap-0/{THROUGHPUT_FILE}").splitlines()[-1])
+    stage = load_stage("train", config, stage.version)
+    line = json.loads(stage.store.read(f"{stage.folder}/vecap-0/{THROUGHPUT_FILE}").splitlines()[-1])
     assert line["gpu_memory"] > 0
 
 
 @pytest.mark.parametrize(
-    "way", [{}, {"compile": True}, {"activation_checkpointing": True}, {"micro_batch": 3}], ids=str
+    "settings", [{}, {"compile": True}, {"activation_checkpointing": True}, {"micro_batch": 3}], ids=str
 )
-def test_half_precision_learns_as_float32_does(home, tmp_path_factory, monkeypatch, way):
+def test_half_precision_learns_like_float32(home, tmp_path_factory, monkeypatch, settings):
     exact = configure(home, arms="[vecap]", epochs=4, device="cuda")
-    wanted = losses(exact, give_version(exact, SAMPLES))
+    expected = losses(exact, give_version(exact, SAMPLES))
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("half")))
-    half = configure(home, arms="[vecap]", epochs=4, **HALF, **way)
-    made = losses(half, give_version(half, SAMPLES))
-    assert made == pytest.approx(wanted, abs=0.1)
-    assert made != wanted
+    half = configure(home, arms="[vecap]", epochs=4, **HALF, **settings)
+    result = losses(half, give_version(half, SAMPLES))
+    assert result == pytest.approx(expected, abs=0.1)
+    assert result != expected

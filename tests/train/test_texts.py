@@ -1,4 +1,4 @@
-"""Which text a sample is shown with, and how it becomes token ids."""
+"""Text selection and tokenization."""
 
 import json
 
@@ -21,38 +21,36 @@ def tokenizer(home):
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.2, 1.0])
-def test_share_of_alttext_is_the_probability(probability):
-    drawn = [choose_text(0, uid, 5, 1, 2, probability) for uid in UIDS]
-    assert abs(1 - np.mean(drawn) - probability) < 0.01
+def test_alttext_is_chosen_with_the_configured_probability(probability):
+    choices = [choose_text(0, uid, 5, 1, 2, probability) for uid in UIDS]
+    assert abs(1 - np.mean(choices) - probability) < 0.01
 
 
-def test_variants_are_drawn_evenly_and_anew_in_each_epoch():
-    drawn = np.array([choose_text(3, uid, 0, 0, 4, 0.5) for uid in UIDS])
-    assert np.abs(np.bincount(drawn, minlength=4) / len(UIDS) - 0.25).max() < 0.015
+def test_variants_are_uniform_and_independent_for_each_seed_and_epoch():
+    choices = np.array([choose_text(3, uid, 0, 0, 4, 0.5) for uid in UIDS])
+    assert np.abs(np.bincount(choices, minlength=4) / len(UIDS) - 0.25).max() < 0.015
     for seed, epoch in ((3, 1), (4, 0)):
         other = np.array([choose_text(seed, uid, epoch, 0, 4, 0.5) for uid in UIDS])
-        assert abs((other == drawn).mean() - 0.25) < 0.02
+        assert abs((other == choices).mean() - 0.25) < 0.02
 
 
-def test_mixed_draws_between_alttext_and_the_variants():
-    drawn = np.array([choose_text(0, uid, 0, 1, 4, 0.4) for uid in UIDS])
-    assert np.abs(np.bincount(drawn, minlength=4) / len(UIDS) - [0.4, 0.2, 0.2, 0.2]).max() < 0.015
-    alttext_alone, vecap_alone = (
-        {choose_text(0, u, 0, 1, 1, 0.1) for u in UIDS[:99]},
-        {choose_text(0, u, 0, 0, 1, 0.9) for u in UIDS},
-    )
-    assert alttext_alone == vecap_alone == {0}
+def test_mixed_chooses_between_alttext_and_the_variants():
+    choices = np.array([choose_text(0, uid, 0, 1, 4, 0.4) for uid in UIDS])
+    assert np.abs(np.bincount(choices, minlength=4) / len(UIDS) - [0.4, 0.2, 0.2, 0.2]).max() < 0.015
+    only_alttext = {choose_text(0, uid, 0, 1, 1, 0.1) for uid in UIDS[:99]}
+    only_vecap = {choose_text(0, uid, 0, 0, 1, 0.9) for uid in UIDS}
+    assert only_alttext == only_vecap == {0}
 
 
-def test_texts_are_padded_to_the_longest_of_a_batch_and_cut_at_the_context(tokenizer):
+def test_texts_are_padded_to_the_longest_and_truncated_to_the_context_length(tokenizer):
     texts = TokenizedTexts(tokenizer)
     texts.add(["a cat", "word " * 500])
     texts.add(["a red cat and a dog"])
     assert texts.take(np.array([0])).tolist() == [tokenizer("a cat")["input_ids"]]
-    some = texts.take(np.array([2, 0]))
-    padded = tokenizer(["a red cat and a dog", "a cat"], padding=True)["input_ids"]
-    assert some.tolist() == padded
-    assert some.dtype == np.int32
+    ids = texts.take(np.array([2, 0]))
+    expected = tokenizer(["a red cat and a dog", "a cat"], padding=True)["input_ids"]
+    assert ids.tolist() == expected
+    assert ids.dtype == np.int32
     long = texts.take(np.array([1]))
     assert long.shape == (1, 24)
     assert long[0, 0] == tokenizer.bos_token_id
@@ -60,60 +58,59 @@ def test_texts_are_padded_to_the_longest_of_a_batch_and_cut_at_the_context(token
     assert (long[0] == tokenizer.eos_token_id).sum() == 1
 
 
-def test_a_tokenizer_without_marks_gets_them(home, tmp_path):
-    """Also one whose end has the id 2, at which transformers would read the feature in another place."""
+def test_missing_special_tokens_are_added(home, tmp_path):
+    """An EOS token with the legacy id 2 is replaced, because transformers would pool at another position."""
     config = configure(home).train.model
     backend = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "</s>": 2, "cat": 3}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     bare = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
-    made = clip_tokenizer(bare, config)
-    made.save_pretrained(tmp_path / "saved")
+    converted = clip_tokenizer(bare, config)
+    converted.save_pretrained(tmp_path / "saved")
     loaded = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    for one in (made, loaded):
-        assert one.eos_token_id != 2
-        ids = one(["A cat", "cat"], padding=True)["input_ids"]
-        assert ids[0] == [one.bos_token_id, 1, 3, one.eos_token_id]
-        assert ids[1] == [one.bos_token_id, 3, one.eos_token_id, one.pad_token_id]
+    for tokenizer in (converted, loaded):
+        assert tokenizer.eos_token_id != 2
+        ids = tokenizer(["A cat", "cat"], padding=True)["input_ids"]
+        assert ids[0] == [tokenizer.bos_token_id, 1, 3, tokenizer.eos_token_id]
+        assert ids[1] == [tokenizer.bos_token_id, 3, tokenizer.eos_token_id, tokenizer.pad_token_id]
 
 
-def test_code_in_a_tokenizers_folder_is_neither_run_nor_asked_about(home, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "y")
+def test_code_in_a_tokenizer_folder_does_not_run_and_does_not_prompt(home, tmp_path, monkeypatch):
+    prompts = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": prompts.append(prompt) or "y")
     folder = tmp_path / "foreign"
     folder.mkdir()
     settings = {"tokenizer_class": "Foreign", "auto_map": {"AutoTokenizer": ["foreign.Slow", "foreign.Fast"]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     config = configure(home, model__tokenizer=str(folder))
-    with pytest.raises(ConfigError, match=r"train\.model\.tokenizer: .* requires custom Python code") as told:
+    with pytest.raises(ConfigError, match=r"train\.model\.tokenizer: .* needs Python code of its own") as raised:
         load_tokenizer(config)
-    assert "\n" not in str(told.value)
-    assert asked == []
+    assert "\n" not in str(raised.value)
+    assert prompts == []
     assert not (tmp_path / "ran").exists()
 
 
 def _wordlevel(**special):
     words = ["<pad>", "</s>", "<unk>", "a", "cat", "sat"]
-    backend = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special)
 
 
-def test_without_a_begin_token_texts_are_those_of_the_released_models(home):
-    """T5's marks: text and its end, padding of its own, no word added."""
+def test_without_a_begin_token_token_ids_match_the_released_models(home):
+    """As T5: text and EOS, a separate padding token, no added tokens."""
     config = configure(home, model__begin_token=False, model__context=8).train.model
-    made = clip_tokenizer(_wordlevel(eos_token="</s>", pad_token="<pad>"), config)
-    assert len(made) == 6
-    assert made(["A cat", "cat"], padding=True)["input_ids"] == [[3, 4, 1], [4, 1, 0]]
-    assert len(made(["a " * 20], truncation=True)["input_ids"][0]) == 8
+    tokenizer = clip_tokenizer(_wordlevel(eos_token="</s>", pad_token="<pad>"), config)
+    assert len(tokenizer) == 6
+    assert tokenizer(["A cat", "cat"], padding=True)["input_ids"] == [[3, 4, 1], [4, 1, 0]]
+    assert len(tokenizer(["a " * 20], truncation=True)["input_ids"][0]) == 8
 
 
-def test_padding_may_be_the_end_as_in_openai_s_tokenizer(home):
-    """The end of the longest text must stay, and CLIP reads at the first end of the others."""
+def test_the_padding_token_may_be_eos_as_in_openai_s_tokenizer(home):
     config = configure(home).train.model
-    made = clip_tokenizer(_wordlevel(bos_token="<s>", eos_token="<e>", pad_token="<e>"), config)
-    texts = TokenizedTexts(made)
+    tokenizer = clip_tokenizer(_wordlevel(bos_token="<s>", eos_token="<e>", pad_token="<e>"), config)
+    texts = TokenizedTexts(tokenizer)
     texts.add(["a cat sat", "cat"])
-    begin, end = made.bos_token_id, made.eos_token_id
-    assert made.pad_token_id == end
-    assert texts.take(np.array([0, 1])).tolist() == [[begin, 3, 4, 5, end], [begin, 4, end, end, end]]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    assert tokenizer.pad_token_id == eos
+    assert texts.take(np.array([0, 1])).tolist() == [[bos, 3, 4, 5, eos], [bos, 4, eos, eos, eos]]

@@ -1,4 +1,4 @@
-"""A trained run: what it leaves, that it is reproducible, and that a kill costs nothing but the time."""
+"""The train stage: its outputs, reproducibility and resuming."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from tests.core.factories import flip_bit
-from tests.train.factories import Texts, configure, give_version, picture, run
+from tests.train.factories import Texts, configure, give_version, run, scene_image
 from vecap_tasks.core.executor import run_shards
 from vecap_tasks.core.preprocess import veclip_values
 from vecap_tasks.core.stage import load_stage
@@ -47,8 +47,8 @@ def config(home):
     return configure(home, arms="[vecap]")
 
 
-def test_exported_folder_works_by_itself(config):
-    """transformers loads it, and its own preprocessing gives the pixels and token ids that training saw."""
+def test_the_exported_folder_is_self_contained(config):
+    """transformers loads it, and its preprocessing gives the pixels and token ids of training."""
     version = give_version(config, SAMPLES)
     manifest = run("train", config, version)
     stage = load_stage("train", config, version)
@@ -59,27 +59,27 @@ def test_exported_folder_works_by_itself(config):
     data = open_training_data(config, version, "vecap", 0, tokenizer)
     batch = next(data.batches(0))
     assert len(batch.uids) == 8
-    seen = Normalize(0, 1.0, torch.device("cpu"))(torch.from_numpy(batch.pixels), batch.uids, 0)
+    pixels = Normalize(0, 1.0, torch.device("cpu"))(torch.from_numpy(batch.pixels), batch.uids, 0)
     [source] = training_sources(config, version, "vecap")
-    given = {}
+    samples = {}
     for shard in source.shards:
         with shard.open() as stream:
-            given |= {json.loads(one.members["json"])["uid"]: one for one in read_samples(stream)}
-    pictures = [Image.open(io.BytesIO(given[uid].members["jpg"])) for uid in batch.uids]
-    torch.testing.assert_close(processor(pictures, return_tensors="pt")["pixel_values"], seen, rtol=0, atol=1e-5)
-    words = [given[uid].members["txt"].decode() for uid in batch.uids]
-    padded = tokenizer([text.upper() for text in words], padding=True, truncation=True, return_tensors="pt")
-    assert padded["input_ids"].tolist() == batch.ids.tolist(), "lower case is the tokenizer's own"
+            samples |= {json.loads(sample.members["json"])["uid"]: sample for sample in read_samples(stream)}
+    images = [Image.open(io.BytesIO(samples[uid].members["jpg"])) for uid in batch.uids]
+    torch.testing.assert_close(processor(images, return_tensors="pt")["pixel_values"], pixels, rtol=0, atol=1e-5)
+    texts = [samples[uid].members["txt"].decode() for uid in batch.uids]
+    padded = tokenizer([text.upper() for text in texts], padding=True, truncation=True, return_tensors="pt")
+    assert padded["input_ids"].tolist() == batch.ids.tolist(), "the tokenizer lowercases"
     with torch.inference_mode():
-        exported = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], pixel_values=seen)
-        alone = model.get_text_features(**tokenizer([words[3]], padding="max_length", return_tensors="pt"))
-    text = torch.nn.functional.normalize(alone.pooler_output, dim=-1)
+        exported = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], pixel_values=pixels)
+        single = model.get_text_features(**tokenizer([texts[3]], padding="max_length", return_tensors="pt"))
+    text = torch.nn.functional.normalize(single.pooler_output, dim=-1)
     torch.testing.assert_close(text[0], exported.text_embeds[3], rtol=1e-4, atol=1e-5)
     assert {entry.path.split("/")[0] for entry in manifest.files} == {"vecap-0"}
 
 
-def test_the_ways_of_the_released_models_are_exported_and_evaluated(home, tmp_path):
-    """VeCLIP's pixels in training and evaluation, and texts without a mark in front."""
+def test_training_and_evaluation_use_veclip_preprocessing(home, tmp_path):
+    """VeCLIP's pixels, and texts without BOS."""
     config = configure(home, arms="[vecap]", epochs=1, model__preprocess="veclip", model__begin_token=False)
     version = give_version(config, SAMPLES)
     run("train", config, version)
@@ -90,35 +90,36 @@ def test_the_ways_of_the_released_models_are_exported_and_evaluated(home, tmp_pa
     assert tokenizer("a cat")["input_ids"][-1] == CLIPConfig.from_pretrained(folder).text_config.eos_token_id
     files = [tmp_path / f"{number}.jpg" for number in range(3)]
     for number, file in enumerate(files):
-        file.write_bytes(picture(number))
-    exact = torch.from_numpy(veclip_values([Image.open(file) for file in files], 32))
+        file.write_bytes(scene_image(number))
+    pixel_values = torch.from_numpy(veclip_values([Image.open(file) for file in files], 32))
     model = CLIPModel.from_pretrained(folder).eval()
     with torch.inference_mode():
-        features = torch.nn.functional.normalize(model.get_image_features(pixel_values=exact).pooler_output, dim=-1)
+        outputs = model.get_image_features(pixel_values=pixel_values).pooler_output
+    features = torch.nn.functional.normalize(outputs, dim=-1)
     assert torch.equal(Encoder(folder, "cpu", 8).images([ImageFile(file.name, file) for file in files]), features)
     batch = next(open_training_data(config, version, "vecap", 0, tokenizer).batches(0))
     trained = dict(zip(batch.uids, batch.pixels, strict=True))
     for uid, pixels in trained.items():
-        given = veclip_values([Image.open(io.BytesIO(picture(int(uid, 16))))], 32)[0]
-        seen = Normalize(0, 1.0, torch.device("cpu"))(torch.from_numpy(pixels[None]), [uid], 0)[0].numpy()
-        assert np.abs(seen - given).max() < 0.5 / 255 / 0.26 + 1e-5, "rounded to whole gray levels"
+        expected = veclip_values([Image.open(io.BytesIO(scene_image(int(uid, 16))))], 32)[0]
+        result = Normalize(0, 1.0, torch.device("cpu"))(torch.from_numpy(pixels[None]), [uid], 0)[0].numpy()
+        assert np.abs(result - expected).max() < 0.5 / 255 / 0.26 + 1e-5, "rounded to integer pixel values"
 
 
-def test_the_same_run_has_the_same_bytes_and_another_seed_others(home, tmp_path_factory, monkeypatch):
+def test_a_repeated_run_has_the_same_bytes_and_another_seed_has_others(home, tmp_path_factory, monkeypatch):
     config = configure(home, arms="[mixed]", seeds="[0, 1]")
     version = give_version(config, SAMPLES)
     first = run("train", config, version)
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("other")))
-    how = {"image_cache_bytes": 0, "checkpoint_steps": 1, "checkpoints_kept": 1, "loader_threads": 1}
-    elsewhere = configure(home, arms="[mixed]", seeds="[0, 1]", **how)
-    second = run("train", elsewhere, give_version(elsewhere, SAMPLES))
+    settings = {"image_cache_bytes": 0, "checkpoint_steps": 1, "checkpoints_kept": 1, "loader_threads": 1}
+    other = configure(home, arms="[mixed]", seeds="[0, 1]", **settings)
+    second = run("train", other, give_version(other, SAMPLES))
     assert first.digest == second.digest
     assert weights(first, "mixed-0") != weights(first, "mixed-1")
     stage = load_stage("train", config, version)
     assert not stage.store.folders(f"{stage.folder}/_checkpoints")
 
 
-def test_log_has_every_step_and_no_time(config):
+def test_the_log_has_every_step_and_no_timestamps(config):
     version = give_version(config, SAMPLES)
     manifest = run("train", config, version)
     stage = load_stage("train", config, version)
@@ -139,22 +140,22 @@ def test_samples_without_a_text_are_left_out_and_counted(home):
     version = give_version(config, samples)
     manifest = run("train", config, version)
     read = load_stage("train", config, version).store.read
-    said = {arm: json.loads(read(manifest.file(f"{arm}-0/training.json"))) for arm in ("alttext", "vec", "mixed")}
-    assert {arm: (one["samples"], one["left_out"]) for arm, one in said.items()} == {
+    summaries = {arm: json.loads(read(manifest.file(f"{arm}-0/training.json"))) for arm in ("alttext", "vec", "mixed")}
+    assert {arm: (summary["samples"], summary["left_out"]) for arm, summary in summaries.items()} == {
         "alttext": (21, 7),
         "vec": (26, 2),
         "mixed": (27, 1),
     }
-    assert len({one["steps"] for one in said.values()}) == 1, "every arm sees as many samples"
+    assert len({summary["steps"] for summary in summaries.values()}) == 1, "all arms have the same number of steps"
 
 
-def test_loss_falls_on_what_can_be_learned(home):
+def test_the_loss_decreases_on_learnable_data(home):
     config = configure(home, arms="[vecap]", epochs=100, learning_rate=0.003)
     version = give_version(config, SAMPLES)
     manifest = run("train", config, version)
     store = load_stage("train", config, version).store
     losses = [json.loads(line)["loss"] for line in store.read(manifest.file("vecap-0/log.jsonl")).splitlines()]
-    assert losses[0] > 1.8, "about log 8 before anything is learned"
+    assert losses[0] > 1.8, "about log 8 for an untrained model"
     assert np.mean(losses[-5:]) < 0.5
 
 
@@ -173,13 +174,13 @@ load_stage("train", config, read_version(store, config.dataset, "2026-01-01")).r
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["file", "s3"])
-def test_a_run_killed_at_a_checkpoint_ends_as_one_that_was_not(home, tmp_path_factory, monkeypatch, request, kind):
-    """SIGKILL in another process, at some step after the first checkpoint; then the same run again, here."""
+def test_a_killed_run_resumes_to_the_same_bytes(home, tmp_path_factory, monkeypatch, request, kind):
+    """Another process gets SIGKILL after its first checkpoint; then this process resumes the run."""
     settings = {"arms": "[mixed]", "epochs": 40, "checkpoint_steps": 20}
     config = configure(home, **settings)
     if kind == "s3":
-        there = {"root": f"s3://{request.getfixturevalue('s3_bucket')}/store"}
-        config = config.model_copy(update=there).with_base(config.base)
+        root = {"root": f"s3://{request.getfixturevalue('s3_bucket')}/store"}
+        config = config.model_copy(update=root).with_base(config.base)
     version = give_version(config, SAMPLES)
     stage = load_stage("train", config, version)
     checkpoints = stage.checkpoints("mixed-0")
@@ -201,32 +202,33 @@ def test_a_run_killed_at_a_checkpoint_ends_as_one_that_was_not(home, tmp_path_fa
     stage.report = lambda progress: steps.append(progress.record.step)
     stage.run("mixed-0")
     resumed = stage.commit()
-    assert steps[0] > 20, "it went on from the checkpoint"
+    assert steps[0] > 20, "it resumed from the checkpoint"
     assert not checkpoints.steps()
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
     other = configure(home, **settings)
     assert digests(run("train", other, give_version(other, SAMPLES))) == digests(resumed)
 
 
-def stopped_after(stage, shard, step):
-    """Train *shard* until SIGTERM comes after *step*, as Airflow sends it; return how the run took leave."""
+def stop_after(stage, shard, step):
+    """Train *shard*, send SIGTERM after *step* as Airflow does, and return the error message."""
 
-    def tell(progress):
+    def stop(progress):
         if progress.record.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    stage.report = tell
-    with pytest.raises(VecapError) as left:
+    stage.report = stop
+    with pytest.raises(VecapError) as raised:
         stage.run(shard)
     stage.report = None
-    return str(left.value)
+    return str(raised.value)
 
 
-def test_told_to_end_it_saves_and_leaves_and_goes_on_from_there(config, tmp_path_factory, monkeypatch):
-    """In the middle of an epoch, with no checkpoint due."""
+def test_sigterm_saves_a_checkpoint_from_which_the_run_resumes(config, tmp_path_factory, monkeypatch):
+    """SIGTERM in the middle of an epoch, with no checkpoint due."""
     version = give_version(config, SAMPLES)
     stage = load_stage("train", config, version)
-    assert stopped_after(stage, "vecap-0", 1).startswith("vecap-0: told to end, and saved after step 4 of 5")
+    message = stop_after(stage, "vecap-0", 1)
+    assert message.startswith("vecap-0: received SIGTERM, saved a checkpoint after step 4 of 5; run the same command")
     assert stage.checkpoints("vecap-0").steps() == [4]
     assert not stage.receipts()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -235,15 +237,15 @@ def test_told_to_end_it_saves_and_leaves_and_goes_on_from_there(config, tmp_path
     assert digests(run("train", config, give_version(config, SAMPLES))) == digests(resumed)
 
 
-def test_the_last_checkpoints_are_kept_and_one_cut_short_costs_itself(home):
+def test_a_run_resumes_from_the_latest_readable_checkpoint(home):
     config = configure(home, arms="[vecap]", checkpoint_steps=1, checkpoints_kept=2)
     version = give_version(config, SAMPLES)
     stage = load_stage("train", config, version)
-    stopped_after(stage, "vecap-0", 1)
+    stop_after(stage, "vecap-0", 1)
     kept = stage.checkpoints("vecap-0").steps()
     assert len(kept) == 2
-    place = f"{stage.folder}/_checkpoints/vecap-0"
-    stage.store.put(f"{place}/{kept[1]:09d}.pt", b"PK\x03\x04 half of a checkpoint")
+    folder = f"{stage.folder}/_checkpoints/vecap-0"
+    stage.store.put(f"{folder}/{kept[1]:09d}.pt", b"PK\x03\x04 half of a checkpoint")
     steps = []
     stage.report = lambda progress: steps.append(progress.record.step)
     stage.run("vecap-0")
@@ -251,7 +253,7 @@ def test_the_last_checkpoints_are_kept_and_one_cut_short_costs_itself(home):
     assert len(stage.store.read(f"{stage.folder}/vecap-0/log.jsonl").splitlines()) == 5
 
 
-def test_speeds_are_attached_and_no_part_of_the_digest(config):
+def test_throughput_is_an_attachment(config):
     version = give_version(config, SAMPLES)
     manifest = run("train", config, version)
     [entry] = manifest.attachments
@@ -259,24 +261,24 @@ def test_speeds_are_attached_and_no_part_of_the_digest(config):
     assert entry.path == "vecap-0/throughput.jsonl"
     assert speed["step"] == 5
     assert speed["samples_per_second"] > 0
-    assert speed["gpu_memory"] is speed["mfu"] is None, "there is no GPU"
+    assert speed["gpu_memory"] is speed["mfu"] is None, "no GPU"
 
 
-def test_a_loss_that_is_not_finite_names_the_batch(home):
+def test_the_error_for_a_nonfinite_loss_includes_the_batch(home):
     config = configure(home, arms="[vecap]", learning_rate=1e30, epochs=10, gradient_clip=1e30)
     version = give_version(config, SAMPLES)
-    with pytest.raises(VecapError, match=r"vecap-0: the loss is \S+ at step \d+ \(epoch \d+, batch \d+, .*sample 0"):
+    with pytest.raises(VecapError, match=r"vecap-0: loss is \S+ at step \d+ \(epoch \d+, batch \d+, first sample 0"):
         run("train", config, version)
     assert load_stage("train", config, version).manifest() is None
 
 
-def test_too_few_texts_is_one_clear_line(config):
+def test_too_few_samples_with_a_text_is_one_clear_line(config):
     version = give_version(config, [Texts(), *(Texts(vecap="") for _ in range(5))])
     with pytest.raises(VecapError, match="1 of 6 samples have a text for the arm vecap"):
         run("train", config, version)
 
 
-def test_one_changed_bit_of_a_shard_is_named_before_training_and_after(config):
+def test_a_changed_shard_is_reported_before_and_after_training(config):
     version = give_version(config, SAMPLES)
     stage = load_stage("train", config, version)
     name = f"{version.folder}/assemble/00001.tar"
@@ -289,7 +291,7 @@ def test_one_changed_bit_of_a_shard_is_named_before_training_and_after(config):
     with pytest.raises(CorruptError, match=rf"{name} is corrupt"):
         stage.commit()
     assert stage.manifest() is None
-    assert stage.receipts() == [], "what was trained on it is trained again"
+    assert stage.receipts() == [], "the run will be trained again"
 
 
 def test_settings_that_change_the_model_change_the_fingerprint(home):
@@ -307,7 +309,7 @@ def test_settings_that_change_the_model_change_the_fingerprint(home):
     assert len({base, *(fingerprint(**change) for change in changes)}) == 1 + len(changes)
 
 
-def test_a_tokenizer_that_is_not_there_is_one_clear_line(home):
+def test_a_missing_tokenizer_is_one_clear_line(home):
     config = configure(home, model__tokenizer="./nowhere")
     with pytest.raises(ConfigError, match=r"train\.model\.tokenizer: folder .*nowhere does not exist"):
         load_stage("train", config, NO_VERSION).identity()

@@ -1,6 +1,6 @@
-"""What torchrun runs twice for test_ranks.py: the loss and the gradients of a batch shared by two ranks, on gloo.
+"""Computes the loss and gradients of a batch on two ranks with gloo; test_ranks.py runs it with torchrun.
 
-Prints, from the first rank, the largest differences from the same batch in one process as one line of JSON.
+Rank 0 prints the largest differences from the same batch in one process, as one line of JSON.
 """
 
 from __future__ import annotations
@@ -18,45 +18,46 @@ from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.distributed import ProcessGroup, join_process_group
 from vecap_tasks.train.loss import Objective
 from vecap_tasks.train.model import build_model
-from vecap_tasks.train.model_forward import Part, build_towers, forward_backward
+from vecap_tasks.train.model_forward import MicroBatch, build_towers, forward_backward
 
 
 def gradients(config: TrainConfig, tokenizer, process_group: ProcessGroup, pixels, ids, size: int):
-    """Return the loss of the batch and the gradients of all that is learned, taken in parts of *size* samples."""
+    """Return the loss of the batch and the gradients of all parameters, with micro-batches of *size* samples."""
     model = build_model(config.model, tokenizer, 0)
     objective = Objective(config.loss, model.logit_scale, process_group)
     objective.reset_parameters()
     towers = build_towers(model, config, process_group)
-    part = len(ids) // process_group.world
-    own = slice(process_group.rank * part, (process_group.rank + 1) * part)
-    parts = [
-        Part(partial(lambda images: images, images), texts)
-        for images, texts in zip(pixels[own].split(size), ids[own].split(size), strict=True)
+    count = len(ids) // process_group.world_size
+    rows = slice(process_group.rank * count, (process_group.rank + 1) * count)
+    micro_batches = [
+        MicroBatch(partial(lambda images: images, images), texts)
+        for images, texts in zip(pixels[rows].split(size), ids[rows].split(size), strict=True)
     ]
-    loss = process_group.mean(forward_backward(towers, objective, parts, partial(torch.autocast, "cpu", enabled=False)))
-    learned = [*model.parameters(), *objective.parameters()]
-    return loss, torch.cat([parameter.grad.flatten() for parameter in learned])
+    autocast = partial(torch.autocast, "cpu", enabled=False)
+    loss = process_group.all_reduce_mean(forward_backward(towers, objective, micro_batches, autocast))
+    parameters = [*model.parameters(), *objective.parameters()]
+    return loss, torch.cat([parameter.grad.flatten() for parameter in parameters])
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    found = {}
+    differences = {}
     with join_process_group("cpu", 60) as process_group:
-        alone = ProcessGroup(process_group.device)
+        single_process = ProcessGroup(process_group.device)
         for loss in ("contrastive", "sigmoid"):
             config = configure(Path(sys.argv[1]), loss=loss)
             tokenizer = load_tokenizer(config)
             torch.manual_seed(1)
             pixels, ids = torch.randn(12, 3, 32, 32), torch.randint(5, 300, (12, 24))
             ids[:, -1] = tokenizer.eos_token_id
-            value, wanted = gradients(config.train, tokenizer, alone, pixels, ids, 12)
-            for size in (6, 2, 4):  # 4 of 6 leaves a part of 2
-                shared, made = gradients(config.train, tokenizer, process_group, pixels, ids, size)
-                found[f"{loss} {size}"] = float((shared - value).abs()), float((made - wanted).abs().max())
-            parts, made = gradients(config.train, tokenizer, alone, pixels, ids, 5)
-            found[f"{loss} alone"] = float((parts - value).abs()), float((made - wanted).abs().max())
+            expected_loss, expected = gradients(config.train, tokenizer, single_process, pixels, ids, 12)
+            cases = [(size, process_group) for size in (6, 2, 4)]  # 4 of 6 samples leave a micro-batch of 2
+            for size, group in (*cases, (5, single_process)):
+                value, result = gradients(config.train, tokenizer, group, pixels, ids, size)
+                difference = float((value - expected_loss).abs()), float((result - expected).abs().max())
+                differences[f"{loss} {group.world_size} ranks, micro-batch {size}"] = difference
         if process_group.rank == 0:
-            print(json.dumps(found), flush=True)
+            print(json.dumps(differences), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ Tokens = NDArray[np.int32]  # [n, tokens]
 
 def load_tokenizer(config: Config) -> PreTrainedTokenizerFast:
     """Return the configured tokenizer as a CLIP tokenizer. Raises ConfigError if it cannot be loaded."""
-    place = tokenizer_path(config)
+    location = tokenizer_place(config)
     try:
-        source = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        source = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"train.model.tokenizer: cannot load {place}: {load_problem(error)}") from error
+        raise ConfigError(f"train.model.tokenizer: cannot load {location}: {load_problem(error)}") from error
     if not isinstance(source, PreTrainedTokenizerFast):
-        raise ConfigError(f"train.model.tokenizer: {place} is not a fast tokenizer; convert it to tokenizer.json")
+        raise ConfigError(f"train.model.tokenizer: {location} is not a fast tokenizer; convert it to tokenizer.json")
     return clip_tokenizer(source, config.train.model)
 
 
