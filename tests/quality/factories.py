@@ -1,4 +1,4 @@
-"""A version whose crawl, and if need be captions, are given as files: real tables, tars, receipts and manifests."""
+"""Factories for versions with a crawl and captions from prepared files: real tables, tars, receipts and manifests."""
 
 import io
 import json
@@ -30,7 +30,7 @@ INTERVAL = "2026-01-01"
 
 
 class Given(Stage):
-    """Publishes the files that a test put into `given/<name>` beside the configuration."""
+    """Publishes the files in `given/<name>` next to the configuration."""
 
     on_workers = False
 
@@ -60,7 +60,7 @@ class GivenRewrite(Given):
 
 @dataclass(frozen=True)
 class Row:
-    """One crawled row; `image` numbers its picture, so that rows with the same number have the same bytes."""
+    """A crawled row; rows with the same `image` number have the same image bytes."""
 
     caption: str | None = "A beagle in the snow"
     image: int | None = None
@@ -71,11 +71,10 @@ class Row:
     original_height: int = 48
     flat: bool = False
     scores: str | None = None
-    language: str | None = None
 
 
 def configure(folder: Path, **sections: Any) -> Config:
-    """Return a configuration whose store lies in *folder*; *sections* replace or add top-level keys."""
+    """Return a configuration with its store in *folder*; *sections* override top-level keys."""
     model = {"model": "none", "prompt": "none"}
     values: dict[str, Any] = {
         "dataset": "given",
@@ -89,7 +88,7 @@ def configure(folder: Path, **sections: Any) -> Config:
 
 
 def use_given(monkeypatch: Any) -> None:
-    """Let crawl and rewrite be the given ones."""
+    """Replace the stages crawl and rewrite by stages that publish prepared files."""
     for kind in (GivenCrawl, GivenRewrite):
         monkeypatch.setitem(core_stage.STAGES, kind.name, f"{kind.__module__}:{kind.__name__}")
 
@@ -99,27 +98,27 @@ def stage(name: str, config: Config) -> Stage:
 
 
 def run(name: str, config: Config) -> Any:
-    """Do the whole stage here and return its manifest."""
-    made = stage(name, config)
-    for shard in made.plan():
-        made.run(shard)
-    return made.commit()
+    """Run the stage in this process and return its manifest."""
+    loaded = stage(name, config)
+    for shard in loaded.plan():
+        loaded.run(shard)
+    return loaded.commit()
 
 
 def give_crawl(folder: Path, rows: Sequence[Row], shard_size: int = 10) -> pa.Table:
-    """Write *rows* as a crawl's files, duplicates found by their bytes, and return the table of all."""
-    place = folder / "given" / "crawl"
-    place.mkdir(parents=True)
+    """Write *rows* as the files of a crawl, with duplicates by bytes, and return all rows as a table."""
+    output = folder / "given" / "crawl"
+    output.mkdir(parents=True)
     kept: dict[str, str] = {}
-    doubles = []
+    duplicates = []
     tables = []
     for number, start in enumerate(range(0, len(rows), shard_size)):
-        made = []
-        with TarWriter(place / f"{number:05d}.tar") as tar:
-            for place_in_shard, row in enumerate(rows[start : start + shard_size]):
-                key, index = f"{number:05d}{place_in_shard:04d}", start + place_in_shard
+        entries = []
+        with TarWriter(output / f"{number:05d}.tar") as tar:
+            for offset, row in enumerate(rows[start : start + shard_size]):
+                key, index = f"{number:05d}{offset:04d}", start + offset
                 entry = _entry(key, index, row)
-                made.append(entry)
+                entries.append(entry)
                 if row.status != "success":
                     continue
                 data = picture(index if row.image is None else row.image)
@@ -127,21 +126,21 @@ def give_crawl(folder: Path, rows: Sequence[Row], shard_size: int = 10) -> pa.Ta
                 tar.write(key, {"jpg": data, "txt": (row.caption or "").encode(), "json": json.dumps(entry).encode()})
                 first = kept.setdefault(entry["sha256"], entry["uid"])
                 if first != entry["uid"]:
-                    doubles.append(
+                    duplicates.append(
                         {"key": key, "uid": entry["uid"], "duplicate_of": first, "kind": "exact", "distance": 0}
                     )
-        tables.append(pa.Table.from_pylist(made, schema=CRAWL))
-        pq.write_table(tables[-1], place / f"{number:05d}.parquet")
-    pq.write_table(pa.Table.from_pylist(doubles, schema=DUPLICATES), place / "duplicates.parquet")
+        tables.append(pa.Table.from_pylist(entries, schema=CRAWL))
+        pq.write_table(tables[-1], output / f"{number:05d}.parquet")
+    pq.write_table(pa.Table.from_pylist(duplicates, schema=DUPLICATES), output / "duplicates.parquet")
     table = pa.concat_tables(tables) if tables else CRAWL.empty_table()
     statuses = Counter(table["status"].to_pylist())
-    counters = {"candidates": len(table), "duplicates": len(doubles), **statuses}
+    counters = {"candidates": len(table), "duplicates": len(duplicates), **statuses}
     (folder / "given" / "crawl.json").write_text(json.dumps(counters))
     return table
 
 
 def crawled(captions: Sequence[str | None], **columns: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return downloaded rows of CRAWL with these AltTexts, each with a picture of its own; *columns* say otherwise."""
+    """Return downloaded rows of CRAWL with these AltTexts and distinct images; *columns* override values."""
     rows = [
         {"key": f"{n:09d}", "uid": f"{n:032x}", "url": "http://a.example/", "caption": caption, "source": "w"}
         | {"status": "success", "original_width": 64, "original_height": 64}
@@ -161,7 +160,7 @@ def judge(
     scores: pa.Table | None = None,
     **config: Any,
 ) -> list[dict[str, Any]]:
-    """Return the verdicts on *crawl*, rows of CRAWL, in their order, under the section `quality` with *config*."""
+    """Return the verdicts on *crawl* (rows of CRAWL), in order, with *config* as section `quality`."""
     with TemporaryDirectory() as work, duckdb.connect() as connection:
         connection.register("crawl", pa.Table.from_pylist(crawl, schema=CRAWL))
         connection.register("duplicates", pa.Table.from_pylist(duplicates, schema=DUPLICATES))
@@ -171,16 +170,17 @@ def judge(
 
 
 def _entry(key: str, index: int, row: Row) -> dict[str, Any]:
-    made = {name: value for name, value in asdict(row).items() if name in CRAWL.names}
-    made |= {"key": key, "uid": f"{index:032x}", "url": f"https://host{index % 3}.example/{index}.jpg", "source": "web"}
+    entry = {name: value for name, value in asdict(row).items() if name in CRAWL.names}
+    url = f"https://host{index % 3}.example/{index}.jpg"
+    entry |= {"key": key, "uid": f"{index:032x}", "url": url, "source": "web"}
     if row.status == "success":
-        made |= {"width": 64, "height": 48, "original_format": "PNG", "original_bytes": 9, "exif": "{}"}
-        made |= {"phash": None if row.flat else f"{index if row.image is None else row.image:016x}"}
-    return made
+        entry |= {"width": 64, "height": 48, "original_format": "PNG", "original_bytes": 9, "exif": "{}"}
+        entry |= {"phash": None if row.flat else f"{index if row.image is None else row.image:016x}"}
+    return entry
 
 
 def picture(number: int) -> bytes:
-    """Return a JPEG, 64 by 48 pixels, of its own for each *number*."""
+    """Return a JPEG of 64×48 pixels, distinct for each *number*."""
     stream = io.BytesIO()
     Image.new("RGB", (64, 48), (number % 256, number // 256, 90)).save(stream, "JPEG", quality=95, comment=str(number))
     return stream.getvalue()
@@ -189,39 +189,48 @@ def picture(number: int) -> bytes:
 def give_captions(
     config: Config, without: Sequence[str] = (), only_alttext: Sequence[str] = (), variants: int = 0
 ) -> pa.Table:
-    """Write captions of the accepted rows: none at all for the uids in *without*, no VeC for *only_alttext*.
+    """Write captions of the accepted rows: none for the uids in *without*, no VeC for *only_alttext*.
 
-    With *variants* the models wrote so many texts of each, of which the second was refused, and rewrote the AltText.
+    With *variants*, each text has that number of variants, of which the second is rejected, and the AltText is
+    rewritten.
     """
-    place = config.base / "given" / "rewrite"
-    place.mkdir(parents=True)
+    output = config.base / "given" / "rewrite"
+    output.mkdir(parents=True)
     quality = stage("quality", config)
     verdicts = pq.read_table(quality.store.path(f"{quality.folder}/verdicts.parquet")).to_pylist()
-    lines = []
+    captions = []
     for row in (row for row in verdicts if row["accepted"]):
         vec = None if row["uid"] in (*without, *only_alttext) else f"a picture numbered {int(row['uid'], 16)}"
         vecap = None if row["uid"] in without else row["alttext"] if vec is None else f"{row['alttext'] or ''} {vec}"
         origin = "none" if vecap is None else "alttext" if vec is None else "llm" if row["alttext"] else "vec"
-        made = {name: row[name] for name in ("key", "uid", "sha256", "alttext")}
-        made |= {"vec": vec, "vecap": vecap and vecap.strip(), "vecap_from": origin, "vec_tokens": 3, "vecap_tokens": 4}
+        caption = {name: row[name] for name in ("key", "uid", "sha256", "alttext")}
+        caption |= {"vec": vec, "vecap": vecap and vecap.strip(), "vecap_from": origin}
+        caption |= {"vec_tokens": 3, "vecap_tokens": 4}
+            "vec": vec,
+            "vecap": vecap and vecap.strip(),
+            "vecap_from": origin,
+            "vec_tokens": 3,
+            "vecap_tokens": 4,
+        }
         for text in ("vec", "vecap"):
-            made |= {f"{text}_model": f"tiny-{text}", f"{text}_revision": "0123456789abcdef"}
-            made |= {f"{text}_prompt": f"{text}@abc", f"{text}_parameters": "{}"}
+            caption |= {f"{text}_model": f"tiny-{text}", f"{text}_revision": "0123456789abcdef"}
+            caption |= {f"{text}_prompt": f"{text}@abc", f"{text}_parameters": "{}"}
         if variants:
-            made |= {
+            caption |= {
                 "alttext_rewritten": row["alttext"] and f"rewritten {row['alttext']}",
                 "alttext_rewritten_tokens": 2,
             }
-            made |= {f"alttext_rewritten_{name}": made[f"vecap_{name}"] for name in ("model", "revision", "parameters")}
-            made |= {"alttext_rewritten_prompt": "rewrite@abc"}
+            copied = ("model", "revision", "parameters")
+            caption |= {f"alttext_rewritten_{name}": caption[f"vecap_{name}"] for name in copied}
+            caption |= {"alttext_rewritten_prompt": "rewrite@abc"}
             for text, kept in (("vec", vec), ("vecap", origin == "llm"), ("alttext_rewritten", row["alttext"])):
-                drawn = [made[text], None, *(f"{made[text]}, variant {n}" for n in range(2, variants))]
-                made[f"{text}_variants"] = drawn[:variants] if kept else [None] * variants
-        lines.append(made)
-    table = pa.Table.from_pylist(lines, schema=CAPTIONS)
+                texts = [caption[text], None, *(f"{caption[text]}, variant {n}" for n in range(2, variants))]
+                caption[f"{text}_variants"] = texts[:variants] if kept else [None] * variants
+        captions.append(caption)
+    table = pa.Table.from_pylist(captions, schema=CAPTIONS)
     half = -(-len(table) // 2)
     for number, part in enumerate((table.slice(0, half), table.slice(half))):
-        pq.write_table(part, place / f"{number:05d}.parquet")
-    captioned = sum(line["vecap_from"] in ("llm", "vec") for line in lines)
+        pq.write_table(part, output / f"{number:05d}.parquet")
+    captioned = sum(caption["vecap_from"] in ("llm", "vec") for caption in captions)
     (config.base / "given" / "rewrite.json").write_text(json.dumps({"rows": len(table), "captioned": captioned}))
     return table

@@ -1,4 +1,4 @@
-"""Great Expectations as the judge: what fails is named, and what cannot be evaluated has failed."""
+"""Great Expectations suites: failures are reported, and expectations that cannot be evaluated fail."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ GOOD = Measures(
 
 
 def sample(**changes):
-    """Return a sound sample of five rows; *changes* replace the columns' first values."""
+    """Return a valid sample of five rows; *changes* override values of the first row."""
     rows = [
         {
             "key": f"{n:09d}", "uid": f"{n:032x}", "url": "http://a.example/", "status": "success", "width": 64,
@@ -32,31 +32,31 @@ def sample(**changes):
     return pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS))
 
 
-def failures(tmp_path, measures=GOOD, rows=None, moved=(), **config):
+def failures(tmp_path, measures=GOOD, rows=None, drift=(), **config):
     rows = sample() if rows is None else rows
     settings = QualityConfig.model_validate(config)
-    found = evaluate_expectations(measures, rows, moved, settings, datetime.now(UTC), tmp_path / "site")
+    found = evaluate_expectations(measures, rows, drift, settings, datetime.now(UTC), tmp_path / "site")
     assert (tmp_path / "site" / "index.html").is_file()
     return [str(failure) for failure in found]
 
 
-def test_a_sound_crawl_passes(tmp_path):
+def test_a_valid_crawl_passes(tmp_path):
     assert failures(tmp_path) == []
 
 
-def test_each_limit_is_judged_in_the_order_of_the_gate(tmp_path):
-    asked = limits(Gate())
-    bad = {limit.measure: -1 if limit.minimum is not None else 2 for limit in asked}
+def test_failures_are_in_the_order_of_the_gate(tmp_path):
+    expected = limits(Gate())
+    bad = {limit.measure: -1 if limit.minimum is not None else 2 for limit in expected}
     found = failures(tmp_path, replace(GOOD, **bad))
-    assert found == [f"{limit.measure} is {bad[limit.measure]}, {limit}" for limit in asked]
+    assert found == [f"{limit.measure} is {bad[limit.measure]}, {limit}" for limit in expected]
 
 
-def test_the_limits_themselves_pass(tmp_path):
+def test_limits_are_inclusive(tmp_path):
     gate = {"min_accepted_rows": 6, "min_download_share": 0.8, "min_accepted_share": 0.6, "max_duplicate_share": 0.25}
     assert failures(tmp_path, gate=gate) == []
 
 
-def test_a_bad_row_in_the_sample_is_named(tmp_path):
+def test_invalid_values_in_the_sample_are_reported(tmp_path):
     bad = {
         "key": "00000.0001", "uid": f"{1:032x}", "url": None, "status": "done", "width": 0, "original_height": -1,
         "sha256": "zz", "alttext": "x" * 1001, "alttext_problem": "bad mood", "consistent": False,
@@ -65,12 +65,12 @@ def test_a_bad_row_in_the_sample_is_named(tmp_path):
     assert sorted(failure.split()[0] for failure in found) == sorted(bad)
     assert all(failure.endswith("(in the sample)") for failure in found)
     assert (
-        "uid 2 of 5 rows break `values to be unique`, such as '00000000000000000000000000000001' (in the sample)"
+        "uid 2 of 5 rows violate `values to be unique`, e.g. '00000000000000000000000000000001' (in the sample)"
         in found
     )
 
 
-def test_what_cannot_be_evaluated_counts_as_failed(tmp_path):
+def test_expectations_that_cannot_be_evaluated_fail(tmp_path):
     found = failures(tmp_path, rows=sample().drop(columns=["sha256"]))
     assert any(failure.startswith("sha256 could not be evaluated: ") for failure in found)
     assert any(failure.startswith("columns is ") for failure in found)

@@ -1,4 +1,4 @@
-"""Similarity by a CLIP model: a real one with random weights, over real tars, once for each pair."""
+"""CLIP similarity scores from a real CLIP model with random weights, over real tars."""
 
 import io
 import json
@@ -24,7 +24,7 @@ TEXTS = ["A beagle in the snow", "A heron by the river", "A castle on a hill", "
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A CLIP model of random weights, some 100,000 of them, and the demo's tokenizer."""
+    """A CLIP model with about 100,000 random weights, and the demo's tokenizer."""
     folder = tmp_path_factory.mktemp("clip")
     tokenizer = AutoTokenizer.from_pretrained(REPOSITORY / "vecap_tasks/demo/models/llm")
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -40,7 +40,7 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _given(monkeypatch):
+def _prepared_stages(monkeypatch):
     use_given(monkeypatch)
 
 
@@ -49,11 +49,11 @@ def pairs(count):
     return [(image, TEXTS[number % len(TEXTS)]) for number, image in enumerate(images)]
 
 
-def test_a_score_is_the_models_own_cosine_whatever_stands_beside_it(model):
+def test_a_score_is_the_models_cosine_and_independent_of_the_batch(model):
     scorer = Scorer(model, batch_size=8, device="cpu", threads=1)
-    together = scorer.score(pairs(6))
-    assert together == [scorer.score([pair])[0] for pair in pairs(6)]
-    assert len(set(together)) > 1
+    batched = scorer.score(pairs(6))
+    assert batched == [scorer.score([pair])[0] for pair in pairs(6)]
+    assert len(set(batched)) > 1
     clip, tokenizer = CLIPModel.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
     image, text = pairs(2)[1]
     with torch.inference_mode():
@@ -61,11 +61,11 @@ def test_a_score_is_the_models_own_cosine_whatever_stands_beside_it(model):
             pixel_values=CLIPImageProcessorPil.from_pretrained(model)(image, return_tensors="pt")["pixel_values"],
             input_ids=tokenizer(text, padding="max_length", max_length=16, return_tensors="pt")["input_ids"],
         ).logits_per_image
-        assert together[1] == pytest.approx((logits / clip.logit_scale.exp()).item(), abs=1e-4)
+        assert batched[1] == pytest.approx((logits / clip.logit_scale.exp()).item(), abs=1e-4)
 
 
-def test_what_cannot_score_is_told(model, tmp_path):
-    with pytest.raises(ConfigError, match=r"quality\.clip\.device: device 'cuda:99' is not available"):
+def test_unusable_devices_and_models_are_reported(model, tmp_path):
+    with pytest.raises(ConfigError, match=r"quality\.clip\.device: device 'cuda:99' is not there"):
         Scorer(model, 8, "cuda:99", 1)
     shutil.copy(model / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text("{}")
@@ -74,7 +74,7 @@ def test_what_cannot_score_is_told(model, tmp_path):
 
 
 def scored(config, interval=INTERVAL):
-    """Do crawl and quality of *interval* here; return the stage, its manifest, and its scores by key."""
+    """Run crawl and quality of *interval*; return the stage, its manifest, and its scores in key order."""
     version = Version(config.dataset, interval, 1, "")
     for name in ("crawl", "quality"):
         stage = load_stage(name, config, version)
@@ -92,13 +92,13 @@ def section(model, **more):
     return {"clip": {"model": str(model), "batch_size": 4} | more}
 
 
-def test_rows_below_are_refused_and_the_scores_are_kept(tmp_path, model):
+def test_rows_below_the_threshold_are_rejected_and_scores_are_stored(tmp_path, model):
     rows = [*(Row(caption=text) for text in TEXTS * 3), Row(caption="IMG_1234.jpg"), Row(caption=None)]
     rows += [Row(status="failed_to_download", error_message="http_404"), Row(caption="A red door", image=0)]
     give_crawl(tmp_path, rows)
     stage, manifest, scores = scored(configure(tmp_path, quality=section(model, top_fraction=0.5)))
     assert stage.on_workers
-    assert len(scores) == 14  # all that have an image and a text
+    assert len(scores) == 14  # rows with image and text
     assert [item.kind for item in manifest.inputs] == ["stage", "model"]
     usable = sorted(line["similarity"] for line in scores if line["key"] != "000010002")
     below = [line["key"] for line in scores if line["similarity"] < usable[6] and line["key"] != "000010002"]
@@ -108,7 +108,7 @@ def test_rows_below_are_refused_and_the_scores_are_kept(tmp_path, model):
     assert manifest.counters["reason.score:clip_similarity"] == len(below)
 
 
-def test_another_version_scores_no_pair_again(tmp_path, model, monkeypatch, caplog):
+def test_scores_of_other_versions_are_reused(tmp_path, model, monkeypatch, caplog):
     give_crawl(tmp_path, [Row(caption=text) for text in TEXTS])
     config = configure(tmp_path, quality=section(model))
     _, _, first = scored(config)
@@ -119,7 +119,7 @@ def test_another_version_scores_no_pair_again(tmp_path, model, monkeypatch, capl
     with caplog.at_level("INFO"):
         _, _, second = scored(config, "2026-01-02")
     assert second == first
-    assert "4 rows of 00000 scored, 4 of them by other versions" in caplog.text
+    assert "shard 00000: 4 CLIP scores, 4 reused from other versions" in caplog.text
 
 
 def test_the_models_files_and_thresholds_are_part_of_the_fingerprint(tmp_path, model):
@@ -136,5 +136,5 @@ def test_the_models_files_and_thresholds_are_part_of_the_fingerprint(tmp_path, m
     with (other / "config.json").open("a") as stream:
         stream.write("\n")
     assert fingerprint(model=other) != before
-    with pytest.raises(VecapError, match="there is no folder"):
+    with pytest.raises(VecapError, match="does not exist"):
         fingerprint(model=tmp_path / "nowhere")

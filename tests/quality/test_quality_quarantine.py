@@ -1,4 +1,4 @@
-"""The quarantine: what is in it, and rows that a person lets go on."""
+"""The quarantine: rejected rows, and their release."""
 
 import json
 
@@ -34,14 +34,14 @@ def config(tmp_path, monkeypatch):
 
 
 class Published(Given):
-    """Stands for assemble: a version is bound to what quality makes."""
+    """A replacement for assemble, so that a version is bound to the output of quality."""
 
     name = "assemble"
     upstream = ("crawl", "quality")
 
 
 def judged(config):
-    """Open the version that the configuration makes now, judge it, and return it with the verdicts' manifest."""
+    """Open the configuration's version, run crawl and quality, and return store, version and quality manifest."""
     version = open_version(config, Store(config.resolve(config.root)), INTERVAL)
     for name in ("crawl", "quality"):
         stage = load_stage(name, config, version)
@@ -51,19 +51,19 @@ def judged(config):
     return Store(config.resolve(config.root)), version, manifest
 
 
-def test_reasons_are_counted_and_rows_show_what_a_person_needs(config):
+def test_reasons_are_counted_and_rows_have_the_details_for_a_decision(config):
     store, version, manifest = judged(config)
-    found = {one.reason: one for one in list_reasons(store, version)}
-    assert {name: (one.rows, one.only_reason) for name, one in found.items()} == {
+    counts = {count.reason: count for count in list_reasons(store, version)}
+    assert {name: (count.rows, count.only_reason) for name, count in counts.items()} == {
         "flat": (2, 1),
         "too_small": (2, 1),
         "aspect": (1, 0),
         "not_downloaded": (1, 1),
     }
-    assert {name: one.rows for name, one in found.items()} == {
+    assert {name: count.rows for name, count in counts.items()} == {
         name.removeprefix("reason."): rows for name, rows in manifest.counters.items() if name.startswith("reason.")
     }
-    assert [name for name, one in found.items() if not one.releasable] == ["not_downloaded"]
+    assert [name for name, count in counts.items() if not count.releasable] == ["not_downloaded"]
     page = list_rows(store, version, "flat")
     assert (page.total, [row.uid for row in page.rows]) == (2, [WALL, DOOR])
     assert page.rows[1].reasons == ("too_small", "aspect", "flat")
@@ -76,7 +76,7 @@ def test_reasons_are_counted_and_rows_show_what_a_person_needs(config):
     assert not everything.rows[1].releasable
 
 
-def test_a_released_row_goes_on_in_a_revision_and_taking_it_back_finds_the_first_version_again(config):
+def test_a_release_creates_a_revision_and_withdrawing_it_returns_to_the_first_version(config):
     store, first, before = judged(config)
     release(store, first, uids=[DOOR], note="it is a door", by="ann")
     _, second, after = judged(config)
@@ -88,7 +88,7 @@ def test_a_released_row_goes_on_in_a_revision_and_taking_it_back_finds_the_first
     release(store, second, reason="flat", note="walls are fine", by="ben")
     _, third, more = judged(config)
     assert (third.name, more.counters["accepted"]) == ("2026-01-01-r3", before.counters["accepted"] + 2)
-    # The versions before stand as they were, and are found by their own entries.
+    # Earlier revisions do not change.
     for version, manifest in ((first, before), (second, after), (third, more)):
         assert load_stage("quality", config, version).manifest() == manifest
     withdraw(store, third, reason="flat", note="they are not", by="ben")
@@ -101,16 +101,16 @@ def test_a_released_row_goes_on_in_a_revision_and_taking_it_back_finds_the_first
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ({"uids": [LOST]}, "cannot be released: there is no image"),
-        ({"uids": [WALL, LOST, "f" * 32]}, "refuses no row f"),
-        ({"reason": "not_downloaded"}, "cannot be released: there is no image"),
-        ({"reason": "host_cap"}, "no row of 2026-01-01 is refused for host_cap; there are: aspect, flat"),
-        ({}, "either uids or a reason"),
-        ({"uids": [WALL], "reason": "flat"}, "either uids or a reason"),
+        ({"uids": [LOST]}, "cannot release 0.*: no image; retry"),
+        ({"uids": [WALL, LOST, "f" * 32]}, "has no rejected row f"),
+        ({"reason": "not_downloaded"}, "cannot release not_downloaded: these rows have no image; retry"),
+        ({"reason": "host_cap"}, "2026-01-01 rejects no rows for host_cap; its reasons: aspect, flat"),
+        ({}, "give --uid or --reason"),
+        ({"uids": [WALL], "reason": "flat"}, "give --uid or --reason"),
         ({"uids": [WALL], "note": "  "}, "needs a note"),
     ],
 )
-def test_what_cannot_be_released_is_told_and_nothing_is_written(config, what, message):
+def test_an_invalid_release_is_an_error_and_writes_nothing(config, what, message):
     store, version, _ = judged(config)
     with pytest.raises(VecapError, match=message):
         release(store, version, **{"note": "why", "by": "ann"} | what)
@@ -119,7 +119,7 @@ def test_what_cannot_be_released_is_told_and_nothing_is_written(config, what, me
         withdraw(store, version, uids=[WALL], note="why", by="ann")
 
 
-def test_a_refused_version_has_a_quarantine_too(config):
+def test_a_version_that_fails_the_gate_has_a_quarantine(config):
     strict = config.model_copy(
         update={"quality": config.quality.model_validate({"gate": {"min_accepted_rows": 100}})}
     ).with_base(config.base)
@@ -130,7 +130,7 @@ def test_a_refused_version_has_a_quarantine_too(config):
     assert list_rows(store, version).total == 4
 
 
-def test_a_lost_entry_is_named(config):
+def test_a_missing_release_entry_is_corruption(config):
     store, version, _ = judged(config)
     name = release(store, version, uids=[WALL], note="why", by="ann")
     _, second, _ = judged(config)
@@ -139,7 +139,7 @@ def test_a_lost_entry_is_named(config):
         load_stage("quality", config, second).manifest()
 
 
-def test_by_the_command_line(config, capsys, tmp_path):
+def test_quarantine_commands(config, capsys, tmp_path):
     judged(config)
     values = json.loads(config.model_dump_json())
     file = tmp_path / "config.yaml"
@@ -155,6 +155,6 @@ def test_by_the_command_line(config, capsys, tmp_path):
     assert cli.main(["quarantine", "releases", *common, "--json"]) == 0
     assert [entry["by"] for entry in json.loads(capsys.readouterr().out)] == ["ann"]
     assert cli.main(["quarantine", "release", *common, "--uid", LOST, "--note", "fine"]) == 1
-    assert "cannot be released" in capsys.readouterr().err
+    assert "cannot release" in capsys.readouterr().err
     assert cli.main(["quarantine", *common, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["reasons"][0]["reason"] == "flat"

@@ -1,4 +1,4 @@
-"""The page on a crawl says of each name what it is: rules about rows, rules about AltText and the crawl name things."""
+"""The quality report describes each name correctly: row rules, AltText rules and crawl errors share names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vecap_tasks.quality.verdicts import compute_verdicts
 
 
 def described(rows: list[dict], work: Path) -> dict[str, dict[str, str]]:
-    """Return the names in each section of the page on *rows* of CRAWL, with their descriptions."""
+    """Return names and descriptions by section of the report on *rows* of CRAWL."""
     with duckdb.connect() as connection:
         connection.register("crawl", pa.Table.from_pylist(rows, schema=CRAWL))
         connection.register("duplicates", DUPLICATES.empty_table())
@@ -30,7 +30,7 @@ def described(rows: list[dict], work: Path) -> dict[str, dict[str, str]]:
     return {title: dict(re.findall(r"<td>(\w+)<br><small>(.*?)</small>", body)) for title, _, body in sections}
 
 
-def test_an_error_of_the_crawl_is_described_as_one_whatever_rule_has_its_name(tmp_path: Path) -> None:
+def test_crawl_errors_named_as_rules_are_described_as_crawl_errors(tmp_path: Path) -> None:
     names = [rule.name for rule in (*ALTTEXT_RULES, REPEATED)]
     rows = crawled(
         ["A beagle in the snow"] * len(names) + ["", "A red beagle"],
@@ -39,14 +39,14 @@ def test_an_error_of_the_crawl_is_described_as_one_whatever_rule_has_its_name(tm
         original_height=[64] * (len(names) + 1) + [24],
     )
     sections = described(rows, tmp_path)
-    refused = sections["Rows refused"]
-    assert refused.pop("too_small") == "the shorter side has fewer pixels than `min_side`"
-    assert refused.keys() == set(names)
-    assert {text.partition(":")[0] for text in refused.values()} == {"crawl error"}
-    assert sections["AltText that is no caption"] == {"empty": "the AltText holds no letter and no digit"}
+    rejected = sections["Rejected rows"]
+    assert rejected.pop("too_small") == "shorter side below `min_side` pixels"
+    assert rejected.keys() == set(names)
+    assert {text.partition(":")[0] for text in rejected.values()} == {"crawl error"}
+    assert sections["AltText problems"] == {"empty": "no letters or digits"}
 
 
-def test_no_error_of_the_crawl_has_the_name_of_a_rule_that_refuses_rows() -> None:
+def test_no_crawl_error_has_the_name_of_a_rejection_reason() -> None:
     sources = (REPOSITORY / "vecap_tasks" / "crawl").rglob("*.py")
     errors = {name for file in sources for name in re.findall(r'Failure\("(\w+)"', file.read_text(encoding="utf-8"))}
     assert "empty" in errors

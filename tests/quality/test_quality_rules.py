@@ -1,4 +1,4 @@
-"""The rules on AltTexts labeled by hand, on their own examples, and on texts that a generator makes up."""
+"""AltText rules on manually labeled texts, on their documented examples, and on generated texts."""
 
 import json
 from collections import Counter
@@ -21,55 +21,56 @@ def problems(texts: list[str | None], rules: RowRules | None = None) -> list[tup
 
 
 def labeled() -> list[tuple[str | None, str | None]]:
-    """Return (label, text) of the hand-made list; the label is None where there is no problem."""
+    """Return (label, text) of the manually labeled list; the label is None for texts without a problem."""
     lines = Path(__file__).with_name("alttexts.tsv").read_text(encoding="utf-8").splitlines()
     pairs = [line.split("\t", 1) for line in lines if line and not line.startswith("#")]
     return [(None if label == "-" else label, json.loads(text)) for label, text in pairs]
 
 
-# Rules that cannot show in single texts: `too_long` has a test of its own, `language` is off.
-SHOWN = [rule.name for rule in ALTTEXT_RULES if rule.name not in ("too_long", "language")]
+# Rules in the labeled list; `too_long` has its own test, and `language` is off by default.
+LABELED_RULES = [rule.name for rule in ALTTEXT_RULES if rule.name not in ("too_long", "language")]
 
 
 @pytest.fixture(scope="module")
-def told() -> list[tuple[str | None, str | None, str | None]]:
+def results() -> list[tuple[str | None, str | None, str | None]]:
+    """Return (label, problem, text) of the labeled list."""
     pairs = labeled()
     found = problems([text for _, text in pairs])
     return [(label, problem, text) for (label, text), (problem, _) in zip(pairs, found, strict=True)]
 
 
-def test_the_list_is_large_and_names_every_rule(told):
-    labels = Counter(label for label, _, _ in told)
+def test_the_labeled_list_is_large_and_covers_every_rule(results):
+    labels = Counter(label for label, _, _ in results)
     assert sum(labels.values()) >= 120
-    assert set(labels) == {*SHOWN, None}
+    assert set(labels) == {*LABELED_RULES, None}
 
 
-@pytest.mark.parametrize("rule", SHOWN)
-def test_precision_and_recall(rule, told):
-    fired = [(label, text) for label, problem, text in told if problem == rule]
-    meant = [(problem, text) for label, problem, text in told if label == rule]
-    wrong = [text for label, text in fired if label != rule]
-    lost = [text for problem, text in meant if problem != rule]
-    assert len(wrong) <= 0.05 * len(fired), f"{rule} fires where it must not: {wrong}"
-    assert len(lost) <= 0.05 * len(meant), f"{rule} does not fire where it must: {lost}"
+@pytest.mark.parametrize("rule", LABELED_RULES)
+def test_rules_have_high_precision_and_recall(rule, results):
+    matched = [(label, text) for label, problem, text in results if problem == rule]
+    expected = [(problem, text) for label, problem, text in results if label == rule]
+    false_positives = [text for label, text in matched if label != rule]
+    false_negatives = [text for problem, text in expected if problem != rule]
+    assert len(false_positives) <= 0.05 * len(matched), f"{rule}: false positives: {false_positives}"
+    assert len(false_negatives) <= 0.05 * len(expected), f"{rule}: false negatives: {false_negatives}"
 
 
-def test_captions_are_kept(told):
-    lost = [(problem, text) for label, problem, text in told if label is None and problem]
-    assert len(lost) <= 0.03 * sum(label is None for label, _, _ in told), lost
+def test_usable_captions_are_kept(results):
+    lost = [(problem, text) for label, problem, text in results if label is None and problem]
+    assert len(lost) <= 0.03 * sum(label is None for label, _, _ in results), lost
 
 
 @pytest.mark.parametrize("rule", ALTTEXT_RULES, ids=lambda rule: rule.name)
-def test_documented_examples(rule):
-    assert [(text, found) for text, (found, _) in zip(rule.fires, _many(rule.fires), strict=True)] == [
+def test_documented_examples_match(rule):
+    assert [(text, found) for text, (found, _) in zip(rule.fires, _problems(rule.fires), strict=True)] == [
         (text, rule.name) for text in rule.fires
     ]
-    assert [(text, found) for text, (found, _) in zip(rule.passes, _many(rule.passes), strict=True)] == [
+    assert [(text, found) for text, (found, _) in zip(rule.passes, _problems(rule.passes), strict=True)] == [
         (text, None) for text in rule.passes
     ]
 
 
-def _many(texts: tuple[str, ...]) -> list[tuple[str | None, str | None]]:
+def _problems(texts: tuple[str, ...]) -> list[tuple[str | None, str | None]]:
     return problems(list(texts)) if texts else []
 
 
@@ -103,13 +104,13 @@ def test_repeated_text_is_boilerplate_above_the_threshold():
     assert [problem for problem, _ in found] == ["repeated"] * 4 + [None]
 
 
-def test_lengths_follow_the_configuration():
+def test_length_limits_are_configurable():
     rules = RowRules(min_alttext_chars=5, max_alttext_chars=10)
     texts = ["Elks", "Moose", "Ten marmots", "Ten moles!"]
     assert [problem for problem, _ in problems(texts, rules)] == ["too_short", None, "too_long", None]
 
 
-def test_language_is_judged_by_script_and_only_if_asked():
+def test_language_is_checked_by_script_if_configured():
     texts = [
         "Красная площадь зимой",
         "富士山の日の出",
@@ -124,19 +125,19 @@ def test_language_is_judged_by_script_and_only_if_asked():
     assert [problem for problem, _ in both] == ["language", None, None, None, None]
 
 
-def test_every_rule_has_a_name_of_its_own_and_says_what_it_does():
+def test_every_rule_has_a_unique_name_and_a_description():
     rules = [*ALTTEXT_RULES, REPEATED, *ROW_REASONS]
     assert len({rule.name for rule in rules}) == len(rules)
     assert all(rule.description for rule in rules)
 
 
-# DuckDB takes no NUL in a string that comes out of a web page's parser either.
+# The page parser produces no NUL characters.
 _TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=300)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.one_of(st.none(), _TEXT), min_size=1, max_size=60))
-def test_any_text_has_a_verdict_and_a_usable_one_is_clean(texts):
+def test_any_text_has_a_verdict_and_usable_text_is_clean(texts):
     found = problems(texts)
     assert len(found) == len(texts)
     for problem, alttext in found:
@@ -149,7 +150,7 @@ def test_any_text_has_a_verdict_and_a_usable_one_is_clean(texts):
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(_TEXT, min_size=1, max_size=60))
-def test_cleaning_a_clean_text_changes_nothing(texts):
+def test_cleaning_is_idempotent(texts):
     usable = [alttext for _, alttext in problems(texts) if alttext is not None and "&" not in alttext]
     again = problems(usable) if usable else []
     assert [alttext for problem, alttext in again if problem is None] == [

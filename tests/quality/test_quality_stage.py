@@ -1,4 +1,4 @@
-"""The stage as it is run: verdicts on a crawl's files, the gate, the report."""
+"""The stage quality: verdicts on a crawl's files, the quality gate and the report."""
 
 import json
 import shutil
@@ -20,12 +20,12 @@ PILLOW_ERRORS = Row(status="failed_to_resize", error_message="not_an_image: cann
 
 
 @pytest.fixture(autouse=True)
-def _given(monkeypatch):
+def _prepared_stages(monkeypatch):
     use_given(monkeypatch)
 
 
 def judged(folder, rows, **sections):
-    """Crawl *rows* and judge them; return the verdicts by row number, and the manifest."""
+    """Run crawl and quality on *rows*; return the verdicts by row number, and the manifest."""
     config = configure(folder, **sections)
     give_crawl(folder, rows)
     run("crawl", config)
@@ -74,13 +74,13 @@ def test_every_row_has_a_verdict_and_the_counts_add_up(tmp_path):
     }
 
 
-def test_rows_without_a_caption_are_refused_only_if_asked(tmp_path):
+def test_rows_without_usable_alttext_are_rejected_only_if_required(tmp_path):
     rows = [Row(), Row(caption="image"), Row(caption=None)]
     verdicts, _ = judged(tmp_path, rows, quality={"rows": {"require_alttext": True}})
     assert [verdicts[n]["reasons"] for n in range(3)] == [[], ["no_alttext"], ["no_alttext"]]
 
 
-def test_of_equal_images_the_one_with_a_caption_is_kept(tmp_path):
+def test_the_duplicate_with_usable_alttext_is_kept(tmp_path):
     rows = [
         Row(caption=None, image=1),
         Row(caption="image", image=1),
@@ -95,7 +95,7 @@ def test_of_equal_images_the_one_with_a_caption_is_kept(tmp_path):
     assert manifest.counters["reason.duplicate_image"] == 4
 
 
-def test_of_equal_images_one_that_may_go_on_is_kept(tmp_path):
+def test_a_duplicate_without_other_reasons_is_kept(tmp_path):
     rows = [Row(image=1, original_width=10), Row(image=1, original_width=64), Row(image=1)]
     verdicts, _ = judged(tmp_path, rows)
     assert [verdicts[n]["reasons"] for n in range(3)] == [["too_small", "aspect", "duplicate_image"], [], [
@@ -103,17 +103,17 @@ def test_of_equal_images_one_that_may_go_on_is_kept(tmp_path):
     ]]  # fmt: skip
 
 
-def test_a_crawl_without_a_usable_row_is_refused_with_the_reasons_counted(tmp_path):
+def test_a_crawl_without_accepted_rows_fails_the_gate_with_counted_reasons(tmp_path):
     config = configure(tmp_path)
     give_crawl(tmp_path, [FAILED] * 30 + [PILLOW_ERRORS] * 10)
     run("crawl", config)
-    with pytest.raises(GateFailed) as refused:
+    with pytest.raises(GateFailed) as failed:
         run("quality", config)
-    message = format_error(refused.value)
+    message = format_error(failed.value)
     quality = stage("quality", config)
     report = f"{quality.folder}/report/index.html"
-    assert message == str(refused.value)
-    assert message.startswith("the crawl of 2026-01-01 is refused: accepted_rows is 0, at least 1 is asked")
+    assert message == str(failed.value)
+    assert message.startswith("quality gate failed for 2026-01-01: accepted_rows is 0, minimum 1")
     assert "40 rows: 30 http_404, 10 not_an_image; " in message
     assert f"{tmp_path}/store/{report}" in message
     assert "quality.gate" in message
@@ -124,38 +124,38 @@ def test_a_crawl_without_a_usable_row_is_refused_with_the_reasons_counted(tmp_pa
     assert quality.store.exists(f"{quality.folder}/report/data_docs/index.html")
     with pytest.raises(VecapError, match=r"stage quality of version .* is not finished"):
         stage("assemble", config).plan()
-    with pytest.raises(GateFailed):  # trying again cannot help
+    with pytest.raises(GateFailed):  # a retry has the same result
         run("quality", config)
 
 
-def test_a_crawl_that_names_no_image_is_refused(tmp_path):
+def test_an_empty_crawl_fails_the_gate(tmp_path):
     config = configure(tmp_path)
     give_crawl(tmp_path, [])
     run("crawl", config)
-    with pytest.raises(GateFailed, match=r"rows is 0, at least 1 is asked .*; it names no image; look at"):
+    with pytest.raises(GateFailed, match=r"rows is 0, minimum 1 .*; the crawl has no rows; see "):
         run("quality", config)
 
 
 @pytest.mark.parametrize(
-    ("gate", "told"),
+    ("gate", "message"),
     [
-        ({"min_accepted_rows": 7}, "accepted_rows is 6, at least 7 is asked"),
-        ({"min_download_share": 0.9}, "download_share is 0.8, at least 0.9 is asked"),
-        ({"min_accepted_share": 0.7}, "accepted_share is 0.6, at least 0.7 is asked"),
-        ({"max_duplicate_share": 0.2}, "duplicate_share is 0.25, at most 0.2 is allowed"),
+        ({"min_accepted_rows": 7}, "accepted_rows is 6, minimum 7"),
+        ({"min_download_share": 0.9}, "download_share is 0.8, minimum 0.9"),
+        ({"min_accepted_share": 0.7}, "accepted_share is 0.6, minimum 0.7"),
+        ({"max_duplicate_share": 0.2}, "duplicate_share is 0.25, maximum 0.2"),
     ],
 )
-def test_each_limit_closes_the_gate(tmp_path, gate, told):
+def test_each_limit_can_fail_the_gate(tmp_path, gate, message):
     rows = [*(Row(image=n) for n in (1, 2, 3, 4, 5, 6, 6, 6)), FAILED, FAILED]
-    with pytest.raises(GateFailed) as refused:
+    with pytest.raises(GateFailed) as failed:
         judged(tmp_path, rows, quality={"gate": gate})
-    assert told in str(refused.value)
+    assert message in str(failed.value)
     verdicts, _ = judged_again(tmp_path, quality={"gate": {}})
     assert sum(row["accepted"] for row in verdicts.values()) == 6
 
 
 def judged_again(folder, **sections):
-    """Judge the crawl of *folder* anew, in a store of its own."""
+    """Run crawl and quality of *folder* again, in another store."""
     config = configure(folder, root=str(folder / "other"), **sections)
     run("crawl", config)
     manifest = run("quality", config)
@@ -173,7 +173,7 @@ def test_the_same_crawl_gives_the_same_bytes(tmp_path):
     assert not any("/store/" in entry.path for entry in first.files)
 
 
-def test_the_report_says_what_was_found(tmp_path):
+def test_the_report_has_findings_and_escapes_text(tmp_path):
     rows = [Row(caption="<script>alert(1)</script>"), Row(caption="DSC0042.jpg"), Row(), FAILED]
     _, manifest = judged(tmp_path, rows)
     quality = stage("quality", configure(tmp_path))
@@ -182,7 +182,7 @@ def test_the_report_says_what_was_found(tmp_path):
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "DSC0042.jpg" in page
-    assert "The gate let it pass." in page
+    assert "Quality gate: passed, 0 warnings" in page
     assert found["measures"]["rows"] == 4
     assert found["measures"]["download_share"] == 0.75
     assert found["measures"]["alttext_share"] == 0.5
@@ -194,9 +194,9 @@ def test_the_report_says_what_was_found(tmp_path):
         assert sha256(data).hexdigest() == entry.sha256
 
 
-def test_no_network_and_no_files_elsewhere(tmp_path, monkeypatch):
+def test_the_stage_uses_no_network_and_writes_no_other_files(tmp_path, monkeypatch):
     def refuse(*_):
-        raise AssertionError("a connection was tried")
+        raise AssertionError("the stage opened a connection")
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -207,7 +207,7 @@ def test_no_network_and_no_files_elsewhere(tmp_path, monkeypatch):
     assert list((tmp_path / "store" / ".staging").iterdir()) == []
 
 
-def test_great_expectations_is_loaded_only_to_judge():
+def test_great_expectations_is_imported_only_for_the_gate():
     code = (
         "import sys, vecap_tasks.quality.stage, vecap_tasks.assemble.stage;"
         "sys.exit(bool({'great_expectations', 'pandas', 'torch'} & set(sys.modules)))"
@@ -215,7 +215,7 @@ def test_great_expectations_is_loaded_only_to_judge():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_changed_rule_or_threshold_is_another_fingerprint(tmp_path):
+def test_a_changed_threshold_changes_the_fingerprint(tmp_path):
     plain = stage("quality", configure(tmp_path)).fingerprint
     assert stage("quality", configure(tmp_path, quality={"rows": {"min_side": 33}})).fingerprint != plain
     assert stage("quality", configure(tmp_path, quality={"memory_limit": "2GB"})).fingerprint == plain
@@ -223,7 +223,7 @@ def test_a_changed_rule_or_threshold_is_another_fingerprint(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["00000.parquet", "duplicates.parquet"])
-def test_a_crawl_with_one_changed_bit_is_not_judged(tmp_path, name):
+def test_a_corrupt_crawl_is_an_error(tmp_path, name):
     config = configure(tmp_path)
     give_crawl(tmp_path, [Row() for _ in range(3)])
     run("crawl", config)

@@ -1,4 +1,4 @@
-"""The rules that look at a picture, or at a row beside the others: flat, placeholders, opt-outs, scores, hosts."""
+"""Image rules and group rules: flat images, placeholders, opt-outs, scores, host caps and releases."""
 
 import json
 from collections import Counter
@@ -23,20 +23,20 @@ def reasons(found):
     return [row["reasons"] for row in found]
 
 
-def test_a_flat_picture_is_refused_unless_that_is_off():
+def test_flat_images_are_rejected_unless_disabled():
     rows = crawled(captions(2), phash=["0123456789abcdef", None])
     assert reasons(judge(rows)) == [[], ["flat"]]
     assert reasons(judge(rows, rows={"reject_flat": False})) == [[], []]
 
 
-def test_an_opt_out_is_counted_as_such():
+def test_opt_outs_have_their_own_reason():
     status = ["failed_to_download"] * 3
     rows = crawled(captions(3), status=status, error_message=["opt_out: noai", "robots", "http_404"])
     assert reasons(judge(rows)) == [["opted_out"], ["opted_out"], ["not_downloaded"]]
 
 
-def test_one_picture_under_many_alttexts_is_a_placeholder_whatever_its_bytes():
-    """Rows 0-3 show one picture (two files), rows 4-7 another under one AltText, row 8 one of its own."""
+def test_an_image_with_many_alttexts_is_a_placeholder():
+    """Rows 0-3 have one image with four AltTexts, rows 4-7 one image with one AltText, row 8 a distinct image."""
     texts = [*captions(4), *["A beagle"] * 4, "An oak"]
     hashes = ["aa" * 8] * 4 + ["bb" * 8] * 4 + ["cc" * 8]
     found = judge(crawled(texts, phash=hashes), rows={"max_alttexts_per_image": 3})
@@ -44,37 +44,37 @@ def test_one_picture_under_many_alttexts_is_a_placeholder_whatever_its_bytes():
     assert reasons(judge(crawled(texts, phash=hashes), rows={"max_alttexts_per_image": 4})) == [[]] * 9
 
 
-def test_scores_of_the_source_are_held_to_their_limits():
-    given = [json.dumps({SCORE: value}) for value in (0.1, 0.2, 0.3, 0.4)] + [None, "{}", '{"other": 1}', "no JSON"]
-    rows = crawled(captions(8), scores=given)
-    refused = [f"score:{SCORE}"]
+def test_source_scores_are_checked_against_their_limits():
+    scores = [json.dumps({SCORE: value}) for value in (0.1, 0.2, 0.3, 0.4)] + [None, "{}", '{"other": 1}', "no JSON"]
+    rows = crawled(captions(8), scores=scores)
+    rejected = [f"score:{SCORE}"]
     found = judge(rows, rows={"scores": {SCORE: {"min": 0.2, "max": 0.3}}})
-    assert reasons(found) == [refused, [], [], refused, refused, refused, refused, refused]
+    assert reasons(found) == [rejected, [], [], rejected, rejected, rejected, rejected, rejected]
     kept = judge(rows, rows={"scores": {SCORE: {"min": 0.2, "keep_missing": True}}})
-    assert reasons(kept) == [refused, *[[]] * 7]
+    assert reasons(kept) == [rejected, *[[]] * 7]
 
 
 @pytest.mark.parametrize(("fraction", "kept"), [(0.3, 3), (0.5, 5), (1.0, 10), (0.01, 1)])
-def test_the_top_of_the_scores_goes_on(fraction, kept):
-    given = [json.dumps({"s": (n * 7) % 10 / 10}) for n in range(10)]
-    found = judge(crawled(captions(10), scores=given), rows={"scores": {"s": {"top_fraction": fraction}}})
+def test_the_top_fraction_of_scores_is_kept(fraction, kept):
+    scores = [json.dumps({"s": (n * 7) % 10 / 10}) for n in range(10)]
+    found = judge(crawled(captions(10), scores=scores), rows={"scores": {"s": {"top_fraction": fraction}}})
     accepted = sorted((n * 7) % 10 for n, row in enumerate(found) if row["accepted"])
     assert accepted == list(range(10 - kept, 10))
 
 
-def test_the_top_is_of_what_was_downloaded():
-    given = [json.dumps({"s": n}) for n in range(4)]
+def test_the_top_fraction_counts_only_downloaded_rows():
+    scores = [json.dumps({"s": n}) for n in range(4)]
     status = ["success", "success", "failed_to_download", "failed_to_download"]
-    found = judge(crawled(captions(4), scores=given, status=status), rows={"scores": {"s": {"top_fraction": 0.5}}})
+    found = judge(crawled(captions(4), scores=scores, status=status), rows={"scores": {"s": {"top_fraction": 0.5}}})
     assert [row["accepted"] for row in found] == [False, True, False, False]
 
 
-def test_a_score_without_a_limit_is_a_mistake():
-    with pytest.raises(ValidationError, match="filters nothing"):
+def test_a_score_without_a_limit_is_a_configuration_error():
+    with pytest.raises(ValidationError, match="a score needs a limit"):
         QualityConfig.model_validate({"rows": {"scores": {"s": {}}}})
 
 
-def test_the_models_similarity_refuses_rows_whose_alttext_is_usable():
+def test_clip_similarity_rejects_only_rows_with_usable_alttext():
     rows = crawled(["A heron", "A beagle", "IMG_1234.jpg", None])
     lines = [
         {"key": row["key"], "uid": row["uid"], "sha256": row["sha256"], "text_md5": "-", "scored_by": "-"}
@@ -91,7 +91,7 @@ def test_the_models_similarity_refuses_rows_whose_alttext_is_usable():
     assert reasons(judge(rows, scores=table, clip={"model": "none"})) == [[]] * 4
 
 
-def of_hosts(counts):
+def urls_of(counts):
     return [f"https://{host}.example/{n}.jpg" for host, count in counts.items() for n in range(count)]
 
 
@@ -104,24 +104,24 @@ def of_hosts(counts):
         ({"max_host_share": 0.001}, {"big": 1, "mid": 1, "one": 1}),
     ],
 )
-def test_hosts_are_capped_the_same_way_whatever_the_order(rules, kept):
-    addresses = of_hosts({"big": 10, "mid": 5, "one": 1})
-    rows = crawled(captions(16), url=addresses)
+def test_host_caps_do_not_depend_on_the_row_order(rules, kept):
+    urls = urls_of({"big": 10, "mid": 5, "one": 1})
+    rows = crawled(captions(16), url=urls)
     found = judge(rows, rows=rules)
-    hosts = {row["uid"]: address.split("/")[2].split(".")[0] for row, address in zip(rows, addresses, strict=True)}
+    hosts = {row["uid"]: url.split("/")[2].split(".")[0] for row, url in zip(rows, urls, strict=True)}
     chosen = {row["uid"] for row in found if row["accepted"]}
     assert Counter(hosts[uid] for uid in chosen) == kept
     assert all(row["reasons"] == ["host_cap"] for row in found if not row["accepted"])
-    turned = [dict(row, key=f"{n:09d}") for n, row in enumerate(reversed(rows))]
-    assert {row["uid"] for row in judge(turned, rows=rules) if row["accepted"]} == chosen
+    reordered = [dict(row, key=f"{n:09d}") for n, row in enumerate(reversed(rows))]
+    assert {row["uid"] for row in judge(reordered, rows=rules) if row["accepted"]} == chosen
 
 
-def test_what_another_rule_refuses_takes_no_place_under_a_cap():
-    rows = crawled(captions(4), phash=[None, "11" * 8, None, "22" * 8], url=of_hosts({"a": 4}))
+def test_rejected_rows_do_not_count_toward_a_host_cap():
+    rows = crawled(captions(4), phash=[None, "11" * 8, None, "22" * 8], url=urls_of({"a": 4}))
     assert reasons(judge(rows, rows={"max_host_rows": 2})) == [["flat"], [], ["flat"], []]
 
 
-def test_a_release_waives_what_it_names_and_never_a_missing_image():
+def test_a_release_waives_its_reasons_but_never_a_missing_image():
     rows = crawled(
         captions(4),
         phash=[None, None, "11" * 8, None],
