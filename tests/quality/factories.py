@@ -206,12 +206,6 @@ def give_captions(
         caption = {name: row[name] for name in ("key", "uid", "sha256", "alttext")}
         caption |= {"vec": vec, "vecap": vecap and vecap.strip(), "vecap_from": origin}
         caption |= {"vec_tokens": 3, "vecap_tokens": 4}
-            "vec": vec,
-            "vecap": vecap and vecap.strip(),
-            "vecap_from": origin,
-            "vec_tokens": 3,
-            "vecap_tokens": 4,
-        }
         for text in ("vec", "vecap"):
             caption |= {f"{text}_model": f"tiny-{text}", f"{text}_revision": "0123456789abcdef"}
             caption |= {f"{text}_prompt": f"{text}@abc", f"{text}_parameters": "{}"}

@@ -40,16 +40,16 @@ _EXACT_EARLIER = f"""
 # Only the first row of each image; the others are its exact duplicates.
 _NEAR = """
     SELECT current.key, current.uid, coalesce(kept.uid, points.uid), 'near', coalesce(copies.distance, 0), NULL
-    FROM current_images AS current JOIN points ON points.phash = current.phash AND points.own
-    LEFT JOIN copies ON copies.place = points.place LEFT JOIN points AS kept ON kept.place = copies.kept
-    WHERE copies.place IS NOT NULL OR current.key <> points.key"""
+    FROM current_images AS current JOIN points ON points.phash = current.phash AND points.is_current
+    LEFT JOIN copies ON copies.position = points.position LEFT JOIN points AS kept ON kept.position = copies.kept
+    WHERE copies.position IS NOT NULL OR current.key <> points.key"""
 _NEAR_EARLIER = f"""
     SELECT crawl.key, crawl.uid, old.uid, 'near', nearest.distance, version
     FROM (
         SELECT later, min((distance, earlier)) AS nearest, nearest[1] AS distance, nearest[2] AS earlier
-        FROM pairs JOIN points ON place = earlier WHERE NOT own GROUP BY later
+        FROM pairs JOIN points ON position = earlier WHERE NOT is_current GROUP BY later
     ) AS nearest
-    JOIN points AS new ON new.place = later JOIN points AS old ON old.place = nearest.earlier
+    JOIN points AS new ON new.position = later JOIN points AS old ON old.position = nearest.earlier
     JOIN versions ON versions.number = old.number JOIN crawl ON crawl.phash = new.phash
     ANTI JOIN earlier_images ON earlier_images.sha256 = crawl.sha256 WHERE status = '{SUCCESS}'"""
 
@@ -124,7 +124,7 @@ def _load_earlier(connection: duckdb.DuckDBPyConnection, store: Store, earlier: 
 def _group_equal(connection: duckdb.DuckDBPyConnection) -> None:
     """Group equal images into `current_images` and `earlier_images`, then equal hashes into `points`.
 
-    `place` orders the points: those of earlier versions first, in order, then those of this version by key.
+    `position` orders the points: those of earlier versions first, in order, then those of this version by key.
     """
     connection.execute(f"""
         CREATE TEMP TABLE current_images AS
@@ -137,10 +137,10 @@ def _group_equal(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("DROP TABLE earlier_rows")
     connection.execute("""
         CREATE TEMP TABLE points AS
-        SELECT ('0x' || phash)::UBIGINT AS hash, phash, own, number, key, uid,
-            row_number() OVER (ORDER BY own, number, key) - 1 AS place
+        SELECT ('0x' || phash)::UBIGINT AS hash, phash, is_current, number, key, uid,
+            row_number() OVER (ORDER BY is_current, number, key) - 1 AS position
         FROM (
-            SELECT phash, true AS own, 0 AS number, min(key) AS key, arg_min(uid, key) AS uid
+            SELECT phash, true AS is_current, 0 AS number, min(key) AS key, arg_min(uid, key) AS uid
             FROM current_images WHERE phash IS NOT NULL GROUP BY phash
             UNION ALL
             SELECT phash, false, min(origin)[1], min(origin)[2], arg_min(uid, origin) FROM earlier_images
@@ -149,7 +149,7 @@ def _group_equal(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def find_pairs(connection: duckdb.DuckDBPyConnection, distance: int) -> None:
-    """Create the table `pairs` (earlier, later, distance) from `points` (hash UBIGINT, place, own).
+    """Create the table `pairs` (earlier, later, distance) from `points` (hash UBIGINT, position, is_current).
 
     `later` is a point of this version; `earlier` is any point before it within *distance* bits. Hashes within one
     version are distinct.
@@ -157,18 +157,18 @@ def find_pairs(connection: duckdb.DuckDBPyConnection, distance: int) -> None:
     rest = " ".join(f"WHEN {band} THEN {_other_bands(band)}" for band in range(4))
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE banded AS
-        SELECT hash, place, own, band * 65536 + bands[band + 1] AS bucket, CASE band {rest} END AS rest
+        SELECT hash, position, is_current, band * 65536 + bands[band + 1] AS bucket, CASE band {rest} END AS rest
         FROM (SELECT *, [{_BANDS}] AS bands FROM points), (SELECT unnest(range(4)) AS band)""")
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE crowded AS
-        SELECT bucket FROM banded GROUP BY bucket HAVING count(*) > {_MAX_BUCKET} AND bool_or(own)""")
+        SELECT bucket FROM banded GROUP BY bucket HAVING count(*) > {_MAX_BUCKET} AND bool_or(is_current)""")
     connection.execute("CREATE OR REPLACE TEMP VIEW sparse AS SELECT * FROM banded ANTI JOIN crowded USING (bucket)")
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE chunked AS
-        SELECT hash, place, own, bucket,
-            (row_number() OVER (PARTITION BY bucket ORDER BY hash, place)) // {_MAX_BUCKET} AS chunk
+        SELECT hash, position, is_current, bucket,
+            (row_number() OVER (PARTITION BY bucket ORDER BY hash, position)) // {_MAX_BUCKET} AS chunk
         FROM (
-            SELECT hash, place, own, bucket * 16384 + part * 4096 + ((rest >> (12 * part)) & 4095) AS bucket
+            SELECT hash, position, is_current, bucket * 16384 + part * 4096 + ((rest >> (12 * part)) & 4095) AS bucket
             FROM banded SEMI JOIN crowded USING (bucket), (SELECT unnest(range(4)) AS part)
         )""")
     connection.execute(f"""
@@ -184,13 +184,13 @@ def _other_bands(band: int) -> str:
 
 def _pairs_query(table: str, shared: str, distance: int) -> str:
     return f"""
-        SELECT a.place AS earlier, b.place AS later, bit_count(xor(a.hash, b.hash)) AS distance
+        SELECT a.position AS earlier, b.position AS later, bit_count(xor(a.hash, b.hash)) AS distance
         FROM {table} AS a JOIN {table} AS b USING ({shared})
-        WHERE b.own AND a.place < b.place AND bit_count(xor(a.hash, b.hash)) <= {distance}"""
+        WHERE b.is_current AND a.position < b.position AND bit_count(xor(a.hash, b.hash)) <= {distance}"""
 
 
 def choose_kept(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the table `copies` (place, kept, distance) from `pairs` of this version's points.
+    """Create the table `copies` (position, kept, distance) from `pairs` of this version's points.
 
     In order, each point is kept unless it is near a kept point; then it is a copy of the nearest one. A copy never
     refers to another copy, however long a chain of small changes is. Memory: one byte per point, plus the copies.
@@ -199,7 +199,7 @@ def choose_kept(connection: duckdb.DuckDBPyConnection) -> None:
     dropped = bytearray(points)
     columns = (array("q"), array("q"), array("q"))
     pairs = connection.sql("""
-        SELECT later, earlier, distance FROM pairs JOIN points ON place = earlier WHERE points.own
+        SELECT later, earlier, distance FROM pairs JOIN points ON position = earlier WHERE points.is_current
         ORDER BY later, distance, earlier""").to_arrow_reader(_BATCH)
     for batch in pairs:
         for later, earlier, distance in zip(*(column.to_pylist() for column in batch.columns), strict=True):
@@ -207,7 +207,7 @@ def choose_kept(connection: duckdb.DuckDBPyConnection) -> None:
                 dropped[later] = 1
                 for column, value in zip(columns, (later, earlier, distance), strict=True):
                     column.append(value)
-    names = ("place", "kept", "distance")
+    names = ("position", "kept", "distance")
     found = pa.table({name: pa.array(column, pa.int64()) for name, column in zip(names, columns, strict=True)})
     connection.register("found_copies", found)
     connection.execute("CREATE OR REPLACE TEMP TABLE copies AS SELECT * FROM found_copies")

@@ -42,19 +42,19 @@ def decode_body(body: bytes, transfer: str, content: Sequence[str], max_bytes: i
 def _decompress(body: bytes, window: int, max_bytes: int) -> bytes:
     """Decompress *body*; for gzip all members, ignoring trailing data."""
     output = bytearray()
-    rest = memoryview(body)
+    remaining = memoryview(body)
     while len(output) <= max_bytes:
         decompressor = zlib.decompressobj(window)
         while not decompressor.eof and len(output) <= max_bytes:
-            step = rest[:_STEP]
+            step = remaining[:_STEP]
             if not step:
                 raise Failure("bad_encoding", "cut short")
             try:
                 output += decompressor.decompress(step, max_bytes + 1 - len(output))
             except zlib.error as error:
                 raise Failure("bad_encoding") from error
-            rest = rest[len(step) - len(decompressor.unused_data) - len(decompressor.unconsumed_tail) :]
-        if rest[:2] != _GZIP or window != _GZIP_WINDOW:
+            remaining = remaining[len(step) - len(decompressor.unused_data) - len(decompressor.unconsumed_tail) :]
+        if remaining[:2] != _GZIP or window != _GZIP_WINDOW:
             break
     return bytes(output)
 

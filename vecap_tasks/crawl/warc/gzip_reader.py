@@ -68,8 +68,8 @@ class GzipReader:
         if not self._gzipped:
             return self._offset()
         self._member_has_more()
-        whole = self._member is None and self._plain_at == len(self._plain)
-        return self._offset() if whole else None
+        finished = self._member is None and self._plain_at == len(self._plain)
+        return self._offset() if finished else None
 
     def read_line(self, limit: int) -> bytes:
         """Return the bytes up to and including the next line feed, at most *limit*; b"" at the end."""
