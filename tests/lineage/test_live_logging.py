@@ -90,7 +90,7 @@ def test_an_unreachable_server_is_one_warning(home, caplog):
     config = with_live_logging(home, "http://127.0.0.1:9", "alone")
     stage = load_stage("train", config, give_version(config, SAMPLES))
     warning = "cannot log to MLflow"
-    stage.report = lambda progress: await_that(lambda: warning in caplog.text, 60, warning, 0.05)
+    stage.report = lambda progress: wait_until(lambda: warning in caplog.text, 60, warning, 0.05)
     assert stage.run("vecap-0").counters["steps"] == 4
     (line,) = [record.message for record in caplog.records if warning in record.message]
     assert line.startswith("vecap-0: cannot log to MLflow, retrying: ")

@@ -21,7 +21,7 @@ Tokens = NDArray[np.int32]  # [n, tokens]
 
 def load_tokenizer(config: Config) -> PreTrainedTokenizerFast:
     """Return the configured tokenizer as a CLIP tokenizer. Raises ConfigError if it cannot be loaded."""
-    location = tokenizer_place(config)
+    location = tokenizer_path(config)
     try:
         source = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
     except (OSError, ValueError) as error:
