@@ -1,4 +1,4 @@
-"""What servers answer in place of an image."""
+"""Non-image files that servers send instead of an image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Color profiles, written by hand (ICC.1:2022), so that what a picture must look like follows from a formula."""
+"""Hand-written color profiles (ICC.1:2022), so that a formula gives the expected colors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SRGB = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01
 
 
 def profile(space: str, connection: str, tags: Mapping[str, bytes], kind: str = "mntr") -> bytes:
-    """Return a profile of version 4 for colors of *space*, by way of *connection* (XYZ or Lab)."""
+    """Return a version 4 profile for colors of *space* with connection space *connection* (XYZ or Lab)."""
     tags = {"desc": _text("made for a test"), "cprt": _text("CC0"), "wtpt": _xyz(_D50), **tags}
     table, data = struct.pack(">I", len(tags)), b""
     start = 128 + 4 + 12 * len(tags)
@@ -36,12 +36,12 @@ def rgb_profile(primaries: np.ndarray) -> bytes:
 
 
 def linear_gray_profile() -> bytes:
-    """Return the profile of a gray whose values are light."""
+    """Return the profile of linear-light gray."""
     return profile("GRAY", "XYZ ", {"kTRC": b"curv" + bytes(8)})
 
 
 def cmyk_profile() -> bytes:
-    """Return the profile of inks that are grays: L* is 100 less 25 for each ink that is laid on."""
+    """Return the profile of gray inks: L* is 100 minus 25 per full ink."""
     nodes = bytearray()
     for node in range(16):
         nodes += bytes((round(255 * (100 - 25 * node.bit_count()) / 100), 128, 128))
@@ -52,14 +52,14 @@ def cmyk_profile() -> bytes:
 
 
 def shown(color: tuple[int, int, int], primaries: np.ndarray) -> tuple[int, int, int]:
-    """Return in sRGB what *color* looks like on a display with *primaries*, clipped to what sRGB has."""
+    """Return *color* of a display with *primaries* in sRGB, clipped to its gamut."""
     coded = np.asarray(color) / 255
     light = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
     return encoded(np.linalg.solve(SRGB, primaries @ light))
 
 
 def encoded(light: np.ndarray) -> tuple[int, int, int]:
-    """Return linear light (0 to 1) as sRGB bytes."""
+    """Return linear light (0 to 1) as sRGB values (0 to 255)."""
     light = np.clip(light, 0, 1)
     coded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     red, green, blue = (round(float(value) * 255) for value in coded)

@@ -1,4 +1,4 @@
-"""JPEGs: codings, colors, orientations, profiles, and those that lie or bite."""
+"""JPEGs: codings, colors, orientations, profiles, and corrupt or malicious files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 from tests.data.images.icc import P3, SRGB, cmyk_profile, encoded, linear_gray_profile, rgb_profile, shown
 from tests.data.images.picture import ORANGE, Made, marked, noise, plain, saved, segment
 
-_TURNED = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's transpositions that undo each EXIF orientation
+_TURNED = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # EXIF orientation to the inverse Pillow transposition
 _RED = (254, 0, 0)
 
 
@@ -47,7 +47,7 @@ def _inks() -> Iterator[Made]:
     yield Made("cmyk.jpg", cmyk, "CMYK, inverted as Adobe does", color=(255, 0, 0))
     start, end = segment(cmyk, b"\xff\xee")
     yield Made("cmyk-no-adobe.jpg", cmyk[:start] + cmyk[end:], "CMYK without Adobe's marker", color=(255, 0, 0))
-    # Stored are Y, Cb and Cr of cyan, the inverse of red; Pillow inverts what it writes.
+    # The file has Y, Cb and Cr of cyan, the inverse of red; Pillow inverts the values it writes.
     ycck = saved(plain("CMYK", (255 - 179, 255 - 171, 255, 0)), "JPEG", quality=95)
     start, end = segment(ycck, b"\xff\xee")
     yield Made("ycck.jpg", ycck[: end - 1] + b"\2" + ycck[end:], "YCCK, Adobe transform 2", color=(255, 0, 0))

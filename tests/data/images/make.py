@@ -1,7 +1,7 @@
-"""Makes the images in `files` and the table of what must come of them: `python -m tests.data.images.make`.
+"""Generates the images in `files` and the table of expected results: `python -m tests.data.images.make`.
 
-They are kept in the repository, so that a test reads the same bytes whatever encoders are installed. What must come
-of each is said where it is made, from how it is made, and not by the decoder.
+The images are in the repository, so that tests read the same bytes with any encoder version. The expected results
+follow from how an image is generated, not from the decoder.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def others() -> Iterator[Made]:
 
 
 def _gif(screen: tuple[int, int], frame: tuple[int, int, int, int], start: bytes = b"GIF89a") -> bytes:
-    """Return a GIF of one orange frame at x, y with width and height, cleared before each pixel's code."""
+    """Return a GIF with one orange frame (x, y, width, height) and a clear code before each pixel."""
     x, y, width, height = frame
     palette = bytes(ORANGE) + b"\0\0\xff"
     head = start + struct.pack("<HHBBB", *screen, 0x80, 1, 0) + palette

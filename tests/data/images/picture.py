@@ -1,4 +1,4 @@
-"""What the makers share: a file with what must come of it, pictures to start from, and the parts of containers."""
+"""Shared by the generators: a file with its expected result, source images, and parts of containers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SIZE = (48, 32)
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A file. It must be refused for `reason`, or give a picture of `size` with `color` in the middle of its upper
-    left quarter; a color of None says that the decoder may choose."""
+    """A file and its expected result: failure with `reason`, or an image of `size` with `color` in the center of the
+    upper left quarter; color None is not checked."""
 
     name: str
     body: bytes
@@ -33,7 +33,7 @@ def plain(mode: str = "RGB", color: object = ORANGE, size: tuple[int, int] = SIZ
 
 
 def marked(size: tuple[int, int] = SIZE) -> Image.Image:
-    """Return a white picture whose upper left quarter is orange."""
+    """Return a white image with an orange upper left quarter."""
     image = Image.new("RGB", size, "white")
     image.paste(ORANGE, (0, 0, size[0] // 2, size[1] // 2))
     return image
@@ -51,19 +51,19 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    """Return a chunk of a PNG."""
+    """Return a PNG chunk."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(size: tuple[int, int], depth: int, kind: int, rows: bytes, *more: bytes) -> bytes:
-    """Return a PNG of the unfiltered *rows*, each with its filter byte, after the chunks *more*."""
+    """Return a PNG with the chunks *more* and the unfiltered *rows*, each with its filter byte."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0))
     body = chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + body
 
 
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
-    """Return a WebP of *chunks*, each a name and its data."""
+    """Return a WebP of *chunks* (name, data)."""
     body = b"WEBP"
     for name, data in chunks:
         body += name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
@@ -71,6 +71,6 @@ def riff(*chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def segment(body: bytes, marker: bytes) -> tuple[int, int]:
-    """Return where in a JPEG the first segment with *marker* starts and ends."""
+    """Return start and end of the first segment with *marker* in a JPEG."""
     start = body.index(marker)
     return start, start + 2 + struct.unpack(">H", body[start + 2 : start + 4])[0]

@@ -1,4 +1,4 @@
-"""PNGs: depths, transparency, profiles, chunks that are bombs or lies."""
+"""PNGs: bit depths, transparency, profiles, and corrupt or malicious chunks."""
 
 from __future__ import annotations
 
