@@ -1,4 +1,4 @@
-"""A real browser: Chromium, driven by Playwright."""
+"""Fixtures for browser tests: Chromium, driven by Playwright."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-PATIENCE = 60_000  # milliseconds for a page to show something, on a busy machine
+TIMEOUT_MS = 60_000  # long enough for a busy machine
 WINDOW = {"width": 1440, "height": 900}
 
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    """The path of the browser. Without one the test is left out, and fails in continuous integration."""
+    """Return the path of Chromium. Without it, tests are skipped locally and fail in continuous integration."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None and os.environ.get("CI"):
-        pytest.fail("there is no Chromium: the pages were not tried in a browser; .ci/run installs one")
+        pytest.fail("Chromium not found; .ci/run installs it")
     if found is None:
-        pytest.skip("needs Chromium: on Debian and Ubuntu install the package chromium")
+        pytest.skip("Chromium not found; on Debian and Ubuntu, install the package chromium")
     return found
 
 
@@ -35,32 +35,32 @@ def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         context = playwright.chromium.launch_persistent_context(
             tmp_path_factory.mktemp("profile"), executable_path=chromium, args=list(FLAGS), viewport=WINDOW
         )
-        context.set_default_timeout(PATIENCE)
-        expect.set_options(timeout=PATIENCE)
+        context.set_default_timeout(TIMEOUT_MS)
+        expect.set_options(timeout=TIMEOUT_MS)
         yield context
         context.close()
 
 
-def follow_links(window: Page, url: str, leave: str) -> dict[str, int]:
-    """Open *url* and every link on it to its own server, but for URLs that contain *leave*.
+def follow_links(window: Page, url: str, skip: str) -> dict[str, int]:
+    """Open *url* and all its links to the same server, except URLs that contain *skip*.
 
-    Return what failed, pictures and styles of these pages among it: URLs with their statuses, 400 and more. An icon in
-    Great Expectations' pages, which they do not have, is left out.
+    Return the URLs and statuses (400 and above) of failed requests, including images and styles. The missing icon of
+    Great Expectations' pages is ignored.
     """
     failed: dict[str, int] = {}
 
-    def note(answer: Response) -> None:
-        if answer.status >= 400 and not answer.url.endswith("/favicon.ico"):
-            failed[answer.url] = answer.status
+    def record_failure(response: Response) -> None:
+        if response.status >= 400 and not response.url.endswith("/favicon.ico"):
+            failed[response.url] = response.status
 
-    window.on("response", note)
+    window.on("response", record_failure)
     try:
         window.goto(url)
         links = window.eval_on_selector_all("a[href]", "all => all.map(a => String(a.href))")
         server = f"{urlsplit(url).scheme}://{urlsplit(url).netloc}/"
         for link in dict.fromkeys(links):
-            if link.startswith(server) and leave not in link:
+            if link.startswith(server) and skip not in link:
                 window.goto(link)
     finally:
-        window.remove_listener("response", note)
+        window.remove_listener("response", record_failure)
     return failed

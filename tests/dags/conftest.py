@@ -1,4 +1,4 @@
-"""The DAGs as Airflow reads them, in a process of its own: what is imported there is what parsing imports."""
+"""The DAGs as parsed by Airflow in a separate process, with the modules that parsing imports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-_READ = """
+_PARSE = """
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
 before = set(sys.modules)
@@ -38,14 +38,14 @@ dags = {
     }
     for name, dag in bag.dags.items()
 }
-said = {"errors": bag.import_errors, "dags": dags, "modules": sorted(sys.modules)}
-print("READ " + json.dumps(said, default=str))
+result = {"errors": bag.import_errors, "dags": dags, "modules": sorted(sys.modules)}
+print("RESULT " + json.dumps(result, default=str))
 """
 
 
 @dataclass(frozen=True)
-class Read:
-    """What one reading of the DAGs folder gave."""
+class ParsedDags:
+    """The result of parsing the DAGs folder."""
 
     errors: dict
     dags: dict
@@ -53,7 +53,7 @@ class Read:
 
 
 @pytest.fixture(scope="session")
-def read(tmp_path_factory) -> Read:
+def parsed(tmp_path_factory) -> ParsedDags:
     home = tmp_path_factory.mktemp("airflow")
     environment = os.environ | {
         "AIRFLOW_HOME": str(home),
@@ -62,14 +62,14 @@ def read(tmp_path_factory) -> Read:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "PYTHONPATH": str(REPOSITORY),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", _READ, str(REPOSITORY / "dags")],
+    process = subprocess.run(
+        [sys.executable, "-c", _PARSE, str(REPOSITORY / "dags")],
         cwd=home,
         env=environment,
         capture_output=True,
         text=True,
         timeout=400,
     )
-    assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stdout.splitlines() if line.startswith("READ "))
-    return Read(**json.loads(line.removeprefix("READ ")))
+    assert process.returncode == 0, process.stderr
+    line = next(line for line in process.stdout.splitlines() if line.startswith("RESULT "))
+    return ParsedDags(**json.loads(line.removeprefix("RESULT ")))

@@ -1,4 +1,4 @@
-"""From trained models to the table of arms, and what an evaluation set must hold."""
+"""The stage evaluate: results of trained models, and errors in evaluation sets."""
 
 import json
 from pathlib import Path
@@ -27,27 +27,27 @@ def test_results_hold_every_run_and_the_arms_over_seeds(config):
     manifest = run("evaluate", config, version)
     stage = load_stage("evaluate", config, version)
     results = read_results(stage.store, manifest)
-    assert [(one.arm, one.seed) for one in results.runs] == [("alttext", 0), ("alttext", 1), ("vecap", 0), ("vecap", 1)]
+    assert [(run.arm, run.seed) for run in results.runs] == [("alttext", 0), ("alttext", 1), ("vecap", 0), ("vecap", 1)]
     assert [arm.arm for arm in results.arms] == ["alttext", "vecap"]
-    sizes = [(one.name, one.task, one.images, one.captions, one.classes) for one in results.sets]
+    sizes = [(size.name, size.task, size.images, size.captions, size.classes) for size in results.sets]
     assert sizes == [("", "retrieval", 12, 24, 0), ("", "zero_shot", 12, 0, 40)]
     assert list(results.titles) == list(results.chance)
     for arm in results.arms:
-        values = [one.figures for one in results.runs if one.arm == arm.arm]
+        values = [model.figures for model in results.runs if model.arm == arm.arm]
         for name in results.titles:
             assert arm.mean[name] == pytest.approx((values[0][name] + values[1][name]) / 2)
             assert arm.deviation[name] == pytest.approx(abs(values[0][name] - values[1][name]) / 2**0.5)
             assert 0 <= arm.mean[name] <= 1
             low, high = arm.intervals[name]
             assert 0 <= low <= high <= 1
-    assert {(one.arm, one.other) for one in results.comparisons} == {("alttext", "vecap")}
+    assert {(found.arm, found.other) for found in results.comparisons} == {("alttext", "vecap")}
     assert results.chance["text_to_image_5"] == pytest.approx(5 / 12)
     metrics = json.loads(stage.store.read(manifest.file("vecap-1/metrics.json")))
     assert metrics["figures"] == results.runs[3].figures
-    place = manifest.file("vecap-1/answers.parquet")
-    answers = read_answers(stage.store.read(place), place)
+    path = manifest.file("vecap-1/answers.parquet")
+    answers = read_answers(stage.store.read(path), path)
     assert figures_of(answers) == results.runs[3].figures
-    assert {one.digest for one in answers} == {one.digest for one in results.sets}
+    assert {task.digest for task in answers} == {size.digest for size in results.sets}
     for name in ("arms.png", "vecap-1/retrieved.png"):
         assert stage.store.read(manifest.file(name)).startswith(b"\x89PNG")
     assert "| vecap |" in stage.store.read(manifest.file("results.md")).decode()
@@ -61,20 +61,20 @@ def test_results_hold_every_run_and_the_arms_over_seeds(config):
             assert (work / name).read_bytes() == stage.store.read(manifest.file(name)), name
 
 
-def test_batch_size_changes_no_figure_here_but_low_bits_and_so_the_fingerprint(config, home):
+def test_batch_size_changes_the_fingerprint_but_not_the_metrics(config, home):
     version = give_version(config, SAMPLES)
     run("train", config, version)
     stage = load_stage("evaluate", config, version)
-    in_fives = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"batch_size": 5})})
-    other = load_stage("evaluate", in_fives.with_base(config.base), version)
+    batches_of_5 = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"batch_size": 5})})
+    other = load_stage("evaluate", batches_of_5.with_base(config.base), version)
     assert other.fingerprint != stage.fingerprint
-    with stage.store.workspace() as one, stage.store.workspace() as two:
-        stage.process("vecap-0", one)
-        other.process("vecap-0", two)
-        assert (one / "vecap-0/metrics.json").read_bytes() == (two / "vecap-0/metrics.json").read_bytes()
+    with stage.store.workspace() as first, stage.store.workspace() as second:
+        stage.process("vecap-0", first)
+        other.process("vecap-0", second)
+        assert (first / "vecap-0/metrics.json").read_bytes() == (second / "vecap-0/metrics.json").read_bytes()
 
 
-def test_a_changed_model_is_not_measured(config):
+def test_a_corrupt_model_is_an_error(config):
     version = give_version(config, SAMPLES)
     manifest = run("train", config, version)
     store = load_stage("train", config, version).store
@@ -95,30 +95,33 @@ def _write(name, text):
 
 
 @pytest.mark.parametrize(
-    ("harm", "says"),
+    ("damage", "message"),
     [
-        (lambda folder: folder.rename(folder.parent / "away"), "there is no evaluation set at"),
+        (lambda folder: folder.rename(folder.parent / "away"), "does not exist"),
         (_remove("classes.txt"), "has no classes.txt"),
         (_remove("images/003.png"), "1 of 12 images are missing"),
         (_write("labels.csv", "image,label\nimages/000.png,unicorn\n"), "has the label 'unicorn'"),
-        (_write("captions.csv", "picture,text\na,b\n"), "has no columns image and caption"),
+        (_write("captions.csv", "picture,text\na,b\n"), "lacks the columns image and caption"),
         (_write("captions.csv", "image,caption\nimages/000.png,\n"), "row 2 has no image or no caption"),
         (_write("captions.csv", "image,caption\n"), "has no rows"),
-        (_write("templates.txt", "a picture\n"), "has not one {}"),
+        (_write("templates.txt", "a picture\n"), "must have exactly one {}"),
         (_write("templates.txt", "\n"), "is empty"),
-        (_write("captions.csv", "image,caption\nimages/000.png,a dog, two cats\n"), "row 2 has 3 fields, the header 2"),
+        (
+            _write("captions.csv", "image,caption\nimages/000.png,a dog, two cats\n"),
+            "row 2 has 3 fields, but the header has 2",
+        ),
     ],
 )
-def test_an_unusable_evaluation_set_is_one_clear_line(config, harm, says):
+def test_an_unusable_evaluation_set_is_a_one_line_error(config, damage, message):
     version = give_version(config, SAMPLES)
-    harm(Path(config.resolve(config.evaluate.dataset)))
+    damage(Path(config.resolve(config.evaluate.dataset)))
     with pytest.raises(VecapError) as caught:
         load_stage("evaluate", config, version).plan()
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_another_evaluation_set_is_another_stage(config):
+def test_a_changed_evaluation_set_changes_the_fingerprint(config):
     version = give_version(config, SAMPLES)
     before = load_stage("evaluate", config, version).fingerprint
     folder = Path(config.resolve(config.evaluate.dataset))

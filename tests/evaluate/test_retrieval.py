@@ -1,4 +1,4 @@
-"""Retrieval and zero-shot classification against the plainest reference and against CLIP_benchmark and open_clip."""
+"""Retrieval and zero-shot classification against a naive reference, CLIP_benchmark and open_clip."""
 
 import itertools
 
@@ -16,7 +16,7 @@ KS = (1, 5, 10)
 
 
 def reference(images, texts, owners, k, direction):
-    """Recall@k by sorting, wrong answers before right ones of the same similarity."""
+    """Return recall@k by sorting; wrong answers rank before correct ones of the same similarity."""
     similar = (images @ texts.T).numpy()
     hits = []
     if direction == "image":
@@ -32,7 +32,7 @@ def reference(images, texts, owners, k, direction):
 
 def features(seed, count, size, *, ties):
     generator = torch.Generator().manual_seed(seed)
-    if ties:  # a few values, so that similarities are exact and often equal
+    if ties:  # few distinct values, so that similarities are exact and often equal
         return torch.randint(0, 2, (count, size), generator=generator).float()
     return normalize(torch.randn(count, size, generator=generator), dim=-1)
 
@@ -40,7 +40,7 @@ def features(seed, count, size, *, ties):
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("block", [1, 70, 10_000])
 @pytest.mark.parametrize("seed", range(3))
-def test_recall_is_the_reference_s(ties, block, seed, monkeypatch):
+def test_recall_matches_the_reference(ties, block, seed, monkeypatch):
     monkeypatch.setattr(retrieval, "BLOCK", block)
     rng = np.random.default_rng(seed)
     owners = rng.permutation(
@@ -48,9 +48,9 @@ def test_recall_is_the_reference_s(ties, block, seed, monkeypatch):
     ).tolist()  # one caption for some, several for others
     images, texts = features(seed, 12, 4, ties=ties), features(seed + 100, 30, 4, ties=ties)
     by_image, by_text = image_to_text_hits(images, texts, owners), text_to_image_hits(images, texts, owners)
-    for place, k in enumerate(KS):
-        assert by_image[:, place].mean() == reference(images, texts, owners, k, "image")
-        assert by_text[:, place].mean() == reference(images, texts, owners, k, "text")
+    for column, k in enumerate(KS):
+        assert by_image[:, column].mean() == reference(images, texts, owners, k, "image")
+        assert by_text[:, column].mean() == reference(images, texts, owners, k, "text")
 
 
 @pytest.fixture(scope="module")
@@ -58,47 +58,49 @@ def golden():
     return np.load(REPOSITORY / "tests/data/evaluation/golden.npz")
 
 
-def given(golden, name, part):
+def golden_tensor(golden, name, part):
     return torch.from_numpy(golden[f"{name}_{part}"])
 
 
 @pytest.mark.parametrize("block", [1000, 4_000_000])
 @pytest.mark.parametrize("name", ["ties", "usual"])
-def test_figures_are_clip_benchmark_s_ties_included(golden, name, block, monkeypatch):
+def test_retrieval_matches_clip_benchmark_including_ties(golden, name, block, monkeypatch):
     monkeypatch.setattr(retrieval, "BLOCK", block)
-    images, texts = given(golden, name, "images"), given(golden, name, "texts")
-    owners = given(golden, name, "owners").tolist()
-    theirs = golden[f"{name}_clip_benchmark"]
-    ours = [
-        find(images, texts, owners, "clip_benchmark").mean(axis=0) for find in (image_to_text_hits, text_to_image_hits)
+    images, texts = golden_tensor(golden, name, "images"), golden_tensor(golden, name, "texts")
+    owners = golden_tensor(golden, name, "owners").tolist()
+    expected = golden[f"{name}_clip_benchmark"]
+    recalls = [
+        hits(images, texts, owners, "clip_benchmark").mean(axis=0) for hits in (image_to_text_hits, text_to_image_hits)
     ]
-    assert np.abs(ours - theirs).max() < 1e-6
-    against = [find(images, texts, owners).mean(axis=0) for find in (image_to_text_hits, text_to_image_hits)]
-    assert (np.array(against) <= theirs + 1e-6).all()
+    assert np.abs(recalls - expected).max() < 1e-6
+    pessimistic = [hits(images, texts, owners).mean(axis=0) for hits in (image_to_text_hits, text_to_image_hits)]
+    assert (np.array(pessimistic) <= expected + 1e-6).all()
     if name == "ties":
-        assert (np.array(against) < theirs - 0.01).any(), "these features have ties that matter"
+        assert (np.array(pessimistic) < expected - 0.01).any(), "ties must affect the recall"
 
 
 @pytest.mark.parametrize("name", ["ties", "usual"])
-def test_figures_are_open_clip_s_ties_included(golden, name):
-    images, texts = given(golden, name, "images"), given(golden, name, "paired")
+def test_retrieval_matches_open_clip_including_ties(golden, name):
+    images, texts = golden_tensor(golden, name, "images"), golden_tensor(golden, name, "paired")
     owners = list(range(len(images)))
-    ours = [find(images, texts, owners, "open_clip").mean(axis=0) for find in (image_to_text_hits, text_to_image_hits)]
-    assert np.abs(ours - golden[f"{name}_open_clip"]).max() < 1e-6
+    recalls = [
+        hits(images, texts, owners, "open_clip").mean(axis=0) for hits in (image_to_text_hits, text_to_image_hits)
+    ]
+    assert np.abs(recalls - golden[f"{name}_open_clip"]).max() < 1e-6
 
 
 @pytest.mark.parametrize("block", [1000, 4_000_000])
 @pytest.mark.parametrize("name", ["ties", "usual"])
-def test_zero_shot_is_clip_benchmark_s_ties_included(golden, name, block, monkeypatch):
+def test_zero_shot_matches_clip_benchmark_including_ties(golden, name, block, monkeypatch):
     monkeypatch.setattr(zero_shot, "BLOCK", block)
-    images, classes = given(golden, name, "images"), given(golden, name, "texts")[:30]
+    images, classes = golden_tensor(golden, name, "images"), golden_tensor(golden, name, "texts")[:30]
     labels = [number % 30 for number in range(len(images))]
     hits = zero_shot_hits(images, classes, labels, "clip_benchmark")
-    # Three images a class: the mean over classes is the mean over images.
+    # Each class has three images, so the mean over classes is the mean over images.
     assert np.abs(hits.mean(axis=0) - golden[f"{name}_zero_shot"]).max() < 1e-6
 
 
-def test_a_model_that_says_the_same_of_everything_scores_nothing():
+def test_a_constant_model_scores_zero():
     images, texts = torch.ones(20, 3), torch.ones(20, 3)
     owners = list(range(20))
     assert not image_to_text_hits(images, texts, owners).any()
@@ -106,7 +108,7 @@ def test_a_model_that_says_the_same_of_everything_scores_nothing():
     assert not zero_shot_hits(images, torch.ones(6, 3), [0] * 20).any()
 
 
-def test_a_perfect_model_scores_all():
+def test_a_perfect_model_scores_one():
     images = torch.eye(6)
     owners = [0, 0, 1, 2, 3, 4, 5]
     texts = images[owners]
@@ -115,7 +117,7 @@ def test_a_perfect_model_scores_all():
         assert text_to_image_hits(images, texts, owners, ties).all()
 
 
-def test_chance_is_what_random_orders_give():
+def test_chance_is_the_mean_over_random_rankings():
     owners = [0, 0, 0, 1, 2, 2]
     for k in (1, 2, 5):
         orders = list(itertools.permutations(range(6)))
@@ -129,10 +131,10 @@ def test_zero_shot_averages_normalized_templates():
     sentences = class_sentences(["cat", "dog"], ["a {}", "two {}s"])
     assert sentences == ["a cat", "two cats", "a dog", "two dogs"]
     rows = features(0, 4, 5, ties=False)
-    made = class_features(rows, 2)
+    result = class_features(rows, 2)
     expected = torch.stack([normalize(rows[:2].mean(0), dim=0), normalize(rows[2:].mean(0), dim=0)])
-    torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(result, expected)
     images = features(1, 9, 5, ties=False)
     labels = [0, 1, 0, 1, 1, 0, 0, 1, 0]
-    right = (images @ expected.T).argmax(1) == torch.tensor(labels)
-    assert zero_shot_hits(images, made, labels)[:, 0].tolist() == right.tolist()
+    correct = (images @ expected.T).argmax(1) == torch.tensor(labels)
+    assert zero_shot_hits(images, result, labels)[:, 0].tolist() == correct.tolist()

@@ -1,4 +1,4 @@
-"""Every page of every kind of version, and every link on it, in this process. `test_pages.py` has a real API server."""
+"""All pages and links, for all kinds of versions, in this process. `test_pages.py` uses a real API server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FIRST, SECOND, REVISION = VERSIONS
 
 @dataclass(frozen=True)
 class Site:
-    """The pages at `/vecap`, over the versions of `tests/data/versions`, which lie in *store*."""
+    """The pages at `/vecap`, over the versions of `tests/data/versions` in *store*."""
 
     client: TestClient
     store: Path
@@ -47,7 +47,7 @@ class Site:
         return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", answer.body.decode()))
 
     def add(self, name: str, *stages: str) -> Path:
-        """Register the version *name* with what the second version has in *stages*; return its folder."""
+        """Register the version *name* with *stages* of the second version; return its folder."""
         folder = self.store / name
         folder.mkdir()
         body = json.loads((self.store / SECOND / "version.json").read_text())
@@ -63,18 +63,20 @@ def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("VECAP_CONFIG", str(unpack(home)))
     create_auth_manager()
     user = SimpleAuthManagerUser(username="admin", role="admin")
-    seen = {get_user: lambda: user, pages.requires_view: lambda: None, pages.requires_change: lambda: None}
-    for dependency, instead in seen.items():
-        monkeypatch.setitem(pages.app.dependency_overrides, dependency, instead)
+    overrides = {get_user: lambda: user, pages.requires_view: lambda: None, pages.requires_change: lambda: None}
+    for dependency, override in overrides.items():
+        monkeypatch.setitem(pages.app.dependency_overrides, dependency, override)
     airflow = FastAPI()
     airflow.mount("/vecap", pages.app)
     with TestClient(airflow, raise_server_exceptions=False) as client:
         yield Site(client, home / "store" / "demo")
 
 
-def failures(found: dict[str, Response]) -> dict[str, int]:
-    """Return the URLs of *found* that lead nowhere. Great Expectations' pages name an icon that they do not have."""
-    return {url: one.status for url, one in found.items() if one.status != 200 and not url.endswith("/favicon.ico")}
+def failures(found: dict[str, Answer]) -> dict[str, int]:
+    """Return the failed URLs of *found*, except the missing icon of Great Expectations' pages."""
+    return {
+        url: answer.status for url, answer in found.items() if answer.status != 200 and not url.endswith("/favicon.ico")
+    }
 
 
 def add_unpublished(site: Site) -> None:
@@ -83,54 +85,56 @@ def add_unpublished(site: Site) -> None:
     site.add("2026-01-05", "crawl", "quality", "rewrite")
 
 
-def add_refused(site: Site) -> None:
-    """Add a version whose crawl the gate refused: it has a report, and no manifest of the stage quality."""
-    refused = site.add("2026-01-06", "crawl", "quality") / "quality"
-    (refused / "manifest.json").unlink()
-    findings = json.loads((refused / "report" / "findings.json").read_text())
-    (refused / "report" / "findings.json").write_text(json.dumps(findings | {"stops": ["too few rows"]}))
+def add_failed(site: Site) -> None:
+    """Add a version that failed the quality gate: it has a report but no quality manifest."""
+    folder = site.add("2026-01-06", "crawl", "quality") / "quality"
+    (folder / "manifest.json").unlink()
+    findings = json.loads((folder / "report" / "findings.json").read_text())
+    (folder / "report" / "findings.json").write_text(json.dumps(findings | {"stops": ["too few rows"]}))
 
 
 def release_rows(site: Site) -> None:
     page = site.get(f"/vecap/versions/{SECOND}/quarantine").body.decode()
     uid = re.findall(r'name="uid" value="(\w+)"', page)[0]
-    form = {"uid": uid, "note": "a logo is a picture, too"}
+    form = {"uid": uid, "note": "logos are allowed"}
     assert site.client.post(f"/vecap/versions/{SECOND}/quarantine", data=form).status_code == 200
 
 
-def test_every_link_of_every_page_leads_somewhere(site: Site) -> None:
+def test_every_link_of_every_page_works(site: Site) -> None:
     add_unpublished(site)
-    add_refused(site)
+    add_failed(site)
     release_rows(site)
     found = crawl(site.get, "/vecap/versions", f"/vecap/lineage?name={MODEL}")
     assert failures(found) == {}
     for name in VERSIONS:
-        place = f"/vecap/versions/{name}"
-        assert {place, f"{place}/samples", f"{place}/quarantine", f"{place}/report/index.html"} <= found.keys()
+        url = f"/vecap/versions/{name}"
+        assert {url, f"{url}/samples", f"{url}/quarantine", f"{url}/report/index.html"} <= found.keys()
         assert f"/vecap/lineage?name={name}" in found
-        for folder in ("pictures", "report/data_docs/validations"):
-            assert any(url.startswith(f"{place}/{folder}/") for url in found)
+        for folder in ("images", "report/data_docs/validations"):
+            assert any(link.startswith(f"{url}/{folder}/") for link in found)
     assert any(url.startswith("/vecap/compare/") for url in found)
     assert b"too few rows" in found["/vecap/versions/2026-01-06"].body
     assert "/vecap/versions/2026-01-06/quarantine" in found
 
 
-def test_a_version_shows_what_changed_since_the_one_before(site: Site) -> None:
+def test_a_version_page_shows_changes_since_the_previous_version(site: Site) -> None:
     second, revision = (site.text(f"/vecap/versions/{name}") for name in (SECOND, REVISION))
-    assert f"Since {FIRST}" in second
-    assert "0 added, 0 gone, 29 kept; of those 0 with another VeC, 0 with another VeCap" in revision
+    assert f"Changes since {FIRST}" in second
+    assert "0 added, 0 removed, 29 retained; 0 VeC and 0 VeCap changed in retained samples" in revision
+    assert "Quality gate: passed, 0 warnings" in revision
     assert "rewrite.llm.max_new_tokens" in revision
     for title in ("AltText", "VeC", "VeCap"):
         assert re.search(rf"{title} ?mean [\d.]+ → [\d.]+, median [\d.]+ → [\d.]+ characters", second)
 
 
-def test_a_version_has_a_link_to_mlflow_where_mlflow_has_a_ui(site: Site, home: Path) -> None:
-    place = f"/vecap/versions/{SECOND}"
-    assert f"{place}/recorded/mlflow" not in site.get(place).links
+def test_a_version_page_links_to_mlflow_if_a_ui_is_configured(site: Site, home: Path) -> None:
+    url = f"/vecap/versions/{SECOND}"
+    assert f"{url}/recorded/mlflow" not in site.get(url).links
+    assert "no MLflow UI is configured" in site.text(f"{url}/recorded/mlflow", 404)
     with (home / "config.yaml").open("a") as config:
-        config.write("  pages: https://mlflow.example\n")  # the file ends with the section `mlflow`
-    assert f"{place}/recorded/mlflow" in site.get(place).links
-    answer = site.client.get(f"{place}/recorded/mlflow", follow_redirects=False)
+        config.write("  ui_url: https://mlflow.example\n")  # the file ends with the section `mlflow`
+    assert f"{url}/recorded/mlflow" in site.get(url).links
+    answer = site.client.get(f"{url}/recorded/mlflow", follow_redirects=False)
     assert answer.headers["location"].startswith("https://mlflow.example/#/experiments/")
 
 
@@ -147,7 +151,7 @@ def damage(file: Path) -> None:
         ("quality/manifest.json", damage),
     ],
 )
-def test_a_version_is_shown_though_the_one_before_cannot_be_read(
+def test_a_version_is_shown_if_the_previous_version_is_corrupt(
     site: Site, file: str, change: Callable[[Path], None]
 ) -> None:
     change(site.store / FIRST / file)
@@ -156,30 +160,30 @@ def test_a_version_is_shown_though_the_one_before_cannot_be_read(
         assert SECOND in site.text(f"/vecap/{start}")
 
 
-def test_a_version_that_cannot_be_read_says_so(site: Site) -> None:
+def test_a_corrupt_version_is_reported(site: Site) -> None:
     (site.store / FIRST / "rewrite" / "00000.parquet").unlink()
     damage(site.store / FIRST / "quality" / "manifest.json")
     damage(site.store / SECOND / "quality" / "report" / "findings.json")
-    for name, below, file in (
+    for name, page, file in (
         (FIRST, "", "quality/manifest.json"),
         (FIRST, "/samples", "rewrite/00000.parquet"),
         (FIRST, "/quarantine", "quality/manifest.json"),
         (SECOND, "", "quality/report/findings.json"),
     ):
-        text = site.text(f"/vecap/versions/{name}{below}", 503)
+        text = site.text(f"/vecap/versions/{name}{page}", 503)
         assert "Cannot read the dataset" in text
         assert f"{name}/{file}" in text
         assert "vecap verify --all" in text
     assert f"{FIRST}/quality/manifest.json" in site.text("/vecap/versions")
 
 
-def test_templates_use_only_attributes_that_there_are() -> None:
-    """A branch that no page above takes does not hide an attribute that was renamed."""
+def test_templates_use_only_existing_attributes() -> None:
+    """Finds renamed attributes in template branches that other tests do not render."""
     modules = (diff, gate, graph, manifest, quarantine, quarantine, report, samples, version, repository, diff, tree)
-    shown = {kind for module in modules for _, kind in getmembers(module, is_dataclass)}
-    known = {name for kind in (*shown, samples.Samples, str, dict) for name in dir(kind)}
-    known |= {"first", "index0", "previtem"}  # of `loop`
-    known |= {"mini", "full"}  # macros of funnel.html
+    dataclasses = {kind for module in modules for _, kind in getmembers(module, is_dataclass)}
+    known = {name for kind in (*dataclasses, samples.Samples, str, dict) for name in dir(kind)}
+    known |= {"first", "index0", "previtem"}  # attributes of `loop`
+    known |= {"mini", "full"}  # macros in funnel.html
     templates = rendering.templates()
     assert templates.list_templates()
     for name in templates.list_templates():

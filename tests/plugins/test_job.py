@@ -1,4 +1,4 @@
-"""How a run's parameters become its work."""
+"""Jobs: a DAG run's parameters, configuration and groups of shards."""
 
 import json
 from datetime import UTC, datetime
@@ -16,29 +16,29 @@ from vecap_tasks.errors import ConfigError, GateFailed, VecapError
 
 
 @given(st.lists(st.integers(), max_size=200), st.integers(min_value=1, max_value=50))
-def test_split_keeps_every_item_in_order_and_shares_evenly(items, groups):
-    shares = split([str(item) for item in items], groups)
-    assert [item for share in shares for item in share] == [str(item) for item in items]
-    assert len(shares) == min(groups, len(items))
-    assert not shares or max(map(len, shares)) - min(map(len, shares)) <= 1
+def test_split_keeps_the_order_and_balances_groups(items, groups):
+    parts = split([str(item) for item in items], groups)
+    assert [item for part in parts for item in part] == [str(item) for item in items]
+    assert len(parts) == min(groups, len(items))
+    assert not parts or max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @pytest.mark.parametrize(
-    ("key", "given_", "interval"),
+    ("key", "param", "interval"),
     [("2026-01-01", None, "2026-01-01"), (None, "week-3", "week-3"), ("2026-01-01", "2026-01-01", "2026-01-01")],
 )
-def test_interval_of_a_run(key, given_, interval):
-    assert interval_of_run(key, given_) == interval
+def test_the_interval_is_the_partition_key_or_the_parameter(key, param, interval):
+    assert interval_of_run(key, param) == interval
 
 
-def test_a_run_without_interval_says_what_to_do():
-    with pytest.raises(ConfigError, match="trigger it again with one"):
+def test_a_missing_or_conflicting_interval_is_an_error():
+    with pytest.raises(ConfigError, match="trigger the run with a partition key or an interval"):
         interval_of_run(None, None)
-    with pytest.raises(ConfigError, match="give one of them"):
+    with pytest.raises(ConfigError, match="set only one"):
         interval_of_run("2026-01-01", "2026-01-02")
 
 
-def test_a_job_survives_xcom_and_reads_its_configuration():
+def test_a_job_round_trips_through_xcom():
     job = Job.read(DEFAULT_CONFIG, ["train.epochs=3"], ["2026-01-01"])
     again = Job.from_xcom(json.loads(json.dumps(job.to_xcom())))
     assert again == job
@@ -47,7 +47,7 @@ def test_a_job_survives_xcom_and_reads_its_configuration():
     assert Job.read("configs/demo.yaml", []).load().dataset == "demo"  # relative to the repository
 
 
-def test_a_job_keeps_the_configuration_that_it_started_with(tmp_path):
+def test_a_job_keeps_its_configuration_if_the_file_changes(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(Path(DEFAULT_CONFIG).read_text())
     job = Job.read(str(file), [])
@@ -55,14 +55,14 @@ def test_a_job_keeps_the_configuration_that_it_started_with(tmp_path):
     assert job.load().dataset == "demo"
 
 
-def test_an_error_that_trying_again_cannot_mend_fails_the_task_in_one_line():
+def test_a_permanent_error_fails_the_task_with_one_line():
     with pytest.raises(AirflowFailException, match=r"^too few rows$"), fail_permanently():
         raise GateFailed("too few\nrows")
-    with pytest.raises(VecapError), fail_permanently():  # anything else is tried again
-        raise VecapError("the network is away")
+    with pytest.raises(VecapError), fail_permanently():  # other errors are retried
+        raise VecapError("network unreachable")
 
 
-def test_the_clock_counts_from_the_installation(monkeypatch):
+def test_the_schedule_starts_at_the_installation(monkeypatch):
     from vecap_airflow.job import schedule_from
 
     monkeypatch.delenv("VECAP_SCHEDULE_FROM", raising=False)

@@ -1,4 +1,4 @@
-"""Where a task's buttons lead: the DAG is run by Airflow, on a database of its own, and the gate refuses the crawl."""
+"""Links of tasks. One test runs a DAG in Airflow with its own database, with a crawl that fails the quality gate."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _DAG = """
 import json, os
 from airflow.sdk import DAG
 from tests.quality.factories import GivenCrawl, GivenRewrite
-from vecap_airflow.tasks import judge
+from vecap_airflow.tasks import run_quality_gate
 from vecap_tasks.core.stage import STAGES
 
 for kind in (GivenCrawl, GivenRewrite):
     STAGES[kind.name] = f"{kind.__module__}:{kind.__name__}"
 with DAG("links", schedule=None) as dag:
-    judge.override(task_id="commit")("quality", json.loads(os.environ["LINKS_JOB"]))
+    run_quality_gate.override(task_id="commit")("quality", json.loads(os.environ["LINKS_JOB"]))
 """
 
 _RUN = """
@@ -42,16 +42,17 @@ from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 bag = DagBag(sys.argv[1])
 assert not bag.import_errors, bag.import_errors
-ran = bag.dags["links"].test()
-(task,) = ran.get_task_instances()
+run = bag.dags["links"].test()
+(task,) = run.get_task_instances()
 with create_session() as session:
-    kept = {x.key: XComModel.deserialize_value(x) for x in session.query(XComModel).filter_by(run_id=ran.run_id)}
-print("RAN " + json.dumps({"state": str(task.state), "tries": task.try_number, "run": ran.run_id, "kept": kept}))
+    xcoms = {x.key: XComModel.deserialize_value(x) for x in session.query(XComModel).filter_by(run_id=run.run_id)}
+result = {"state": str(task.state), "attempts": task.try_number, "run": run.run_id, "xcoms": xcoms}
+print("RESULT " + json.dumps(result))
 """
 
 
 class Task:
-    """Stands for a running task instance: where Airflow shows its log, and what it pushes."""
+    """A fake task instance with a log URL and pushed XComs."""
 
     log_url = "https://airflow.example/prefix/dags/vecap_dataset/runs/1/tasks/quality.commit?try_number=1"
 
@@ -63,22 +64,22 @@ class Task:
 
 
 @pytest.mark.parametrize("recorded", [None, "#/experiments/1/runs/2/artifacts/report/index.html"])
-def test_without_an_mlflow_ui_the_report_s_button_leads_to_vecap_s_page(tmp_path, monkeypatch, recorded):
+def test_without_an_mlflow_ui_the_report_link_opens_vecap_s_page(tmp_path, monkeypatch, recorded):
     monkeypatch.delenv("VECAP_MLFLOW_UI_URL", raising=False)
     task = Task()
     monkeypatch.setattr(links, "get_current_context", lambda: {"ti": task})
-    mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "pages": "${VECAP_MLFLOW_UI_URL:-}"}
+    mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "ui_url": "${VECAP_MLFLOW_UI_URL:-}"}
     config = configure(tmp_path, mlflow=mlflow)
     stage = core_stage.load_stage("quality", config, Version("given", "2026-01-01", 2, ""))
-    links.remember_report(stage, recorded)
-    links.remember_versions(["2026-01-01-r2"])
-    page = "https://airflow.example/prefix/vecap/versions/2026-01-01-r2"
-    assert task.pushed == {links._REPORT: f"{page}/report/index.html", links._VERSION: page}
-    links.remember_versions(["2026-01-01", "2026-01-02"])
-    assert task.pushed[links._VERSION] == "https://airflow.example/prefix/vecap/versions"
+    links.store_report_link(stage, recorded)
+    links.store_version_link(["2026-01-01-r2"])
+    url = "https://airflow.example/prefix/vecap/versions/2026-01-01-r2"
+    assert task.pushed == {links._REPORT_KEY: f"{url}/report/index.html", links._VERSION_KEY: url}
+    links.store_version_link(["2026-01-01", "2026-01-02"])
+    assert task.pushed[links._VERSION_KEY] == "https://airflow.example/prefix/vecap/versions"
 
 
-def test_a_dask_address_whose_variable_is_empty_is_none(tmp_path, monkeypatch):
+def test_an_empty_dask_address_variable_is_an_error(tmp_path, monkeypatch):
     monkeypatch.delenv("VECAP_DASK_ADDRESS", raising=False)
     config = configure(tmp_path, dask={"address": "${VECAP_DASK_ADDRESS:-}"})
     version = Version("given", "2026-01-01", 1, "")
@@ -89,9 +90,9 @@ def test_a_dask_address_whose_variable_is_empty_is_none(tmp_path, monkeypatch):
 
 
 @pytest.mark.exhaustive
-def test_a_refused_crawl_has_a_button_that_opens_its_report(tmp_path, monkeypatch):
+def test_a_task_that_fails_the_gate_links_to_its_report(tmp_path, monkeypatch):
     use_given(monkeypatch)
-    mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "pages": "https://mlflow.example/"}
+    mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "ui_url": "https://mlflow.example/"}
     config = configure(tmp_path, mlflow=mlflow, quality={"gate": {"min_accepted_rows": 100}})
     give_crawl(tmp_path, [Row(image=n) for n in range(3)])
     version = open_version.open_version(config, Store(config.resolve(config.root)), "2026-01-01")
@@ -100,19 +101,19 @@ def test_a_refused_crawl_has_a_button_that_opens_its_report(tmp_path, monkeypatc
     for shard in quality.plan():
         quality.run(shard)
 
-    done = by_airflow(tmp_path, config.model_dump(mode="json"), version.name)
-    assert done["state"] == "failed"
-    assert done["tries"] == 1, "trying again cannot help"
-    page = done["kept"]["_link_ReportLink"]
+    result = run_dag(tmp_path, config.model_dump(mode="json"), version.name)
+    assert result["state"] == "failed"
+    assert result["attempts"] == 1, "gate failures are not retried"
+    url = result["xcoms"]["_link_ReportLink"]
     with open_tracking(config) as tracking:
         experiment = tracking.client.get_experiment_by_name("vecap/given/gate")
         (recorded,) = tracking.client.search_runs([experiment.experiment_id])
-    place = f"https://mlflow.example/#/experiments/{experiment.experiment_id}/runs/{recorded.info.run_id}"
-    assert page == f"{place}/artifacts/report/index.html?workflowType=machine_learning"
+    run_url = f"https://mlflow.example/#/experiments/{experiment.experiment_id}/runs/{recorded.info.run_id}"
+    assert url == f"{run_url}/artifacts/report/index.html?workflowType=machine_learning"
     tags = recorded.data.tags
     assert (tags["vecap.version"], tags["vecap.passed"]) == ("2026-01-01", "false")
     assert (tags["airflow.dag_id"], tags["airflow.task_id"], tags["airflow.try_number"]) == ("links", "commit", "1")
-    assert tags["airflow.run_id"] == done["run"]
+    assert tags["airflow.run_id"] == result["run"]
     assert "/dags/links/runs/" in tags["airflow.url"]
     assert tags["airflow.url"].endswith("/tasks/commit?try_number=1")
     note = tags["mlflow.note.content"]
@@ -120,13 +121,13 @@ def test_a_refused_crawl_has_a_button_that_opens_its_report(tmp_path, monkeypatc
     assert f"]({tags['airflow.url']})" in note
 
 
-def by_airflow(folder, settings, version):
-    """Run the DAG, and return what became of its task."""
+def run_dag(folder, settings, version):
+    """Run the DAG in a subprocess; return the state, attempts and XComs of its task."""
     home = folder / "airflow"
     (home / "dags").mkdir(parents=True)
     (home / "dags" / "links.py").write_text(_DAG)
     job = {"config": str(folder / "given.yaml"), "overrides": [], "settings": settings, "versions": [version]}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", _RUN, str(home / "dags")],
         cwd=home,
         env=os.environ
@@ -142,6 +143,6 @@ def by_airflow(folder, settings, version):
         text=True,
         timeout=540,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RAN "))
-    return json.loads(line.removeprefix("RAN "))
+    assert process.returncode == 0, process.stderr[-3000:]
+    line = next(line for line in process.stdout.splitlines() if line.startswith("RESULT "))
+    return json.loads(line.removeprefix("RESULT "))

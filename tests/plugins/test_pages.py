@@ -1,4 +1,4 @@
-"""The pages as Airflow's own API server serves them: to whom, what, and what hostile text comes to."""
+"""The pages on a real Airflow API server: permissions, contents, and handling of hostile text."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ HOSTILE = '"><script>document.title="taken"</script><img src=x onerror="document
 
 @dataclass(frozen=True)
 class Served:
-    """An API server at `url`, over the dataset of `served`."""
+    """An API server at `url`, with the dataset in `home`."""
 
     url: str
     home: Path
 
     def get(self, path: str, user: str | None = "admin") -> tuple[int, dict[str, str], bytes]:
-        return self._ask(urllib.request.Request(self.url + path), user)
+        return self._request(urllib.request.Request(self.url + path), user)
 
-    def leads_to(self, path: str) -> str:
-        """Return where the answer sends the browser on."""
+    def redirect_of(self, path: str) -> str:
+        """Return the redirect target of *path*."""
         server = http.client.HTTPConnection(urllib.parse.urlsplit(self.url).netloc)
         server.request("GET", path, headers={"Authorization": f"Bearer {Api.login(self.url, 'admin', 'admin').token}"})
         answer = server.getresponse()
@@ -55,12 +55,12 @@ class Served:
         return str(answer.headers["location"])
 
     def send(self, path: str, form: dict[str, str], user: str | None = "admin", origin: str = "") -> int:
-        """Send a form, and return the status of the answer that follows."""
+        """Post a form; return the final status."""
         headers = {"Origin": origin or self.url, "Content-Type": "application/x-www-form-urlencoded"}
         data = urllib.parse.urlencode(form).encode()
-        return self._ask(urllib.request.Request(self.url + path, data, headers, method="POST"), user)[0]
+        return self._request(urllib.request.Request(self.url + path, data, headers, method="POST"), user)[0]
 
-    def _ask(self, request: urllib.request.Request, user: str | None) -> tuple[int, dict[str, str], bytes]:
+    def _request(self, request: urllib.request.Request, user: str | None) -> tuple[int, dict[str, str], bytes]:
         if user is not None:
             request.add_header("Authorization", f"Bearer {Api.login(self.url, user, user).token}")
         try:
@@ -75,13 +75,16 @@ LATER = ("2026-01-03", "2026-01-03-r2")
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Serve a published version, an unpublished one, and `LATER`: one that has an earlier one, and its revision."""
+    """Serve a published version, an unpublished version, and `LATER`: a later version and its revision."""
     home = tmp_path_factory.mktemp("pages")
-    mlflow = {"tracking_uri": f"sqlite:///{home}/mlflow.db", "pages": "https://mlflow.example"}
+    mlflow = {"tracking_uri": f"sqlite:///{home}/mlflow.db", "ui_url": "https://mlflow.example"}
     config = configure(home, mlflow=mlflow, quality={"gate": {"min_accepted_share": {"warn": 0.99}}})
-    refused = (Row(caption=f"An icon {HOSTILE}", original_width=8, original_height=8), Row(status="failed_to_download"))
+    rejected = (
+        Row(caption=f"An icon {HOSTILE}", original_width=8, original_height=8),
+        Row(status="failed_to_download"),
+    )
     beagles = (Row(caption=f"Beagle no. {n} at the fair") for n in range(30))
-    give_crawl(home, [*beagles, Row(caption=HOSTILE), *refused])
+    give_crawl(home, [*beagles, Row(caption=HOSTILE), *rejected])
     with pytest.MonkeyPatch.context() as patch:
         use_given(patch)
         for name in ("crawl", "quality"):
@@ -99,14 +102,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         later = version | {"interval": LATER[0], "revision": revision, "config": {"rewrite": {"revision": revision}}}
         (folder / "version.json").write_text(json.dumps(later))
     for name in ("2026-01-01", *LATER):
-        made_by = {"airflow.url": "https://airflow.example/run"}
-        lineage.record_version(config, read_version(Store(config.root), "given", name), made_by)
+        tags = {"airflow.url": "https://airflow.example/run"}
+        lineage.record_version(config, read_version(Store(config.root), "given", name), tags)
     (home / "config.yaml").write_text(config.model_dump_json())
     (home / "passwords.json").write_text(json.dumps({"admin": "admin", "viewer": "viewer"}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    given = {
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {
         "AIRFLOW_HOME": str(home / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
@@ -117,22 +120,22 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "VECAP_CONFIG": str(home / "config.yaml"),
         "PYTHONPATH": str(REPOSITORY),
     }
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("AIRFLOW")} | given
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("AIRFLOW")} | variables
     airflow = [sys.executable, "-m", "airflow"]
     subprocess.run([*airflow, "db", "migrate"], env=environment, check=True, capture_output=True)
     with (home / "api.log").open("wb") as log:
         command = [*airflow, "api-server", "--host", "127.0.0.1", "--port", str(port)]
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    place = Served(f"http://127.0.0.1:{port}", home)
+    site = Served(f"http://127.0.0.1:{port}", home)
     try:
         for _ in range(480):
             assert server.poll() is None, (home / "api.log").read_text()
             try:
-                if place.get("/api/v2/version", None)[0] == 200:
+                if site.get("/api/v2/version", None)[0] == 200:
                     break
             except urllib.error.URLError:
                 time.sleep(0.25)
-        yield place
+        yield site
     finally:
         server.terminate()
         server.wait(30)
@@ -149,17 +152,17 @@ PAGES = (
     "/vecap/versions/2026-01-01/samples",
     f"/vecap/compare/{1:032x}",
 )
-PICTURE = "/vecap/versions/2026-01-01/pictures/000000001"
+IMAGE = "/vecap/versions/2026-01-01/images/000000001"
 
 
-def test_nobody_sees_a_page_or_a_picture_without_a_login(served: Served) -> None:
-    for path in (*PAGES, PICTURE, "/vecap/style.css", "/vecap/"):
+def test_pages_and_images_require_a_login(served: Served) -> None:
+    for path in (*PAGES, IMAGE, "/vecap/style.css", "/vecap/"):
         assert served.get(path, None)[0] in (401, 403), path
     for path in ("/vecap/openapi.json", "/vecap/docs"):
         assert served.get(path, None)[0] == 404
 
 
-def test_who_may_see_the_dag_sees_all_pages(served: Served) -> None:
+def test_users_who_can_view_the_dag_can_view_all_pages(served: Served) -> None:
     for path in PAGES:
         status, headers, body = served.get(path, "viewer")
         assert status == 200, body
@@ -169,26 +172,27 @@ def test_who_may_see_the_dag_sees_all_pages(served: Served) -> None:
         assert b"2026-01-01" in body
 
 
-def test_pictures_are_the_crawl_s(served: Served) -> None:
-    status, headers, body = served.get(PICTURE)
+def test_images_are_served_unchanged_from_the_crawl(served: Served) -> None:
+    status, headers, body = served.get(IMAGE)
     assert (status, headers["content-type"], body) == (200, "image/jpeg", picture(1))
     assert Image.open(io.BytesIO(body)).size == (64, 48)
     for key in ("999990000", "..%2F..%2Fversion.json", "x"):
-        assert served.get(f"/vecap/versions/2026-01-01/pictures/{key}")[0] == 404
-    assert served.get("/vecap/versions/..%2F..%2Fetc/pictures/000000001")[0] == 404
+        assert served.get(f"/vecap/versions/2026-01-01/images/{key}")[0] == 404
+    assert served.get("/vecap/versions/..%2F..%2Fetc/images/000000001")[0] == 404
 
 
 def test_samples_are_filtered_and_paged(served: Served) -> None:
     body = served.get("/vecap/versions/2026-01-01/samples?text=beagle%20no.%207%20")[2].decode()
-    assert "1 rows" in body
+    assert "1 sample<" in body
     assert body.count('class="card"') == 1
     second = served.get("/vecap/versions/2026-01-01/samples?first=24")[2].decode()
     assert second.count('class="card"') == 7
     assert served.get("/vecap/versions/2026-01-01/samples?first=-1")[0] == 422
     assert served.get("/vecap/versions/2026-01-01/samples?reason=x%3Dy")[0] == 404
+    assert "No samples match these filters." in served.get("/vecap/versions/2026-01-01/samples?text=zebra")[2].decode()
 
 
-def test_what_the_gate_found_is_on_the_version_s_page_and_its_report_one_click_away(served: Served) -> None:
+def test_a_version_page_shows_gate_findings_and_links_to_the_report(served: Served) -> None:
     body = served.get("/vecap/versions/2026-01-01")[2].decode()
     assert "Warning:" in body
     assert "accepted share" in body.replace("_", " ")
@@ -204,29 +208,29 @@ def test_what_the_gate_found_is_on_the_version_s_page_and_its_report_one_click_a
     assert served.get("/vecap/versions/2026-01-01/report/index.html", None)[0] in (401, 403)
 
 
-def test_a_version_leads_to_its_runs(served: Served) -> None:
-    place = "/vecap/versions/2026-01-01/recorded"
-    assert served.leads_to(f"{place}/mlflow").startswith("https://mlflow.example/#/experiments/")
-    assert served.leads_to(f"{place}/airflow") == "https://airflow.example/run"
+def test_a_version_page_links_to_its_runs(served: Served) -> None:
+    url = "/vecap/versions/2026-01-01/recorded"
+    assert served.redirect_of(f"{url}/mlflow").startswith("https://mlflow.example/#/experiments/")
+    assert served.redirect_of(f"{url}/airflow") == "https://airflow.example/run"
     status, _, body = served.get("/vecap/versions/2026-01-02/recorded/mlflow")
     assert status == 404
-    assert b"is not published yet" in body
+    assert b"is not published" in body
 
 
-def test_what_is_not_there_is_said_in_a_page(served: Served) -> None:
+def test_an_unknown_version_is_not_found(served: Served) -> None:
     status, _, body = served.get("/vecap/versions/2030-01-01")
     assert status == 404
     assert b"has no version 2030-01-01" in body
 
 
-def test_hostile_text_is_text(served: Served) -> None:
+def test_hostile_text_is_escaped(served: Served) -> None:
     body = served.get("/vecap/versions/2026-01-01/samples?text=heron")[2].decode()
     assert "&lt;script&gt;" in body
     assert "onerror=&#34;" in body
     assert "{{ 7*7 }}" in body
 
 
-def test_refused_rows_are_looked_at_by_their_reason(served: Served) -> None:
+def test_rejected_rows_are_filtered_by_reason(served: Served) -> None:
     everything = served.get(QUARANTINE)[2].decode()
     assert everything.count('class="card"') == 2
     small = served.get(f"{QUARANTINE}?reason=too_small")[2].decode()
@@ -238,7 +242,7 @@ def test_refused_rows_are_looked_at_by_their_reason(served: Served) -> None:
     assert "<button>Release" not in served.get(f"{QUARANTINE}?reason=not_downloaded")[2].decode()
 
 
-def test_a_release_is_written_down_by_whom_may_run_the_dag(served: Served) -> None:
+def test_only_users_who_can_trigger_the_dag_can_release_rows(served: Served) -> None:
     entries = served.home / "store" / "given" / "_releases" / "2026-01-01"
     form = {"reason": "too_small", "note": "icons are meant"}
     assert served.send(QUARANTINE, form, "viewer") == 403
@@ -256,7 +260,7 @@ def test_a_release_is_written_down_by_whom_may_run_the_dag(served: Served) -> No
     assert "icons are meant" in served.get(QUARANTINE)[2].decode()
 
 
-def test_lineage_is_a_graph_and_a_text(served: Served) -> None:
+def test_lineage_is_shown_as_graph_and_text(served: Served) -> None:
     body = served.get("/vecap/lineage?name=2026-01-01")[2].decode()
     assert body.count('class="box') >= 5
     for stage in ("assemble", "rewrite", "quality", "crawl"):
@@ -266,7 +270,7 @@ def test_lineage_is_a_graph_and_a_text(served: Served) -> None:
 
 @pytest.fixture(scope="module")
 def window(served: Served, browser: BrowserContext) -> Iterator[Page]:
-    """A browser whose user has logged in by Airflow's own form."""
+    """A browser page after login with Airflow's form."""
     page = browser.new_page()
     page.goto(f"{served.url}/auth/login")
     page.get_by_label("Username").fill("admin")
@@ -278,17 +282,17 @@ def window(served: Served, browser: BrowserContext) -> Iterator[Page]:
 
 
 @pytest.mark.parametrize("path", ["samples?text=heron", "quarantine?reason=too_small"], ids=["samples", "quarantine"])
-def test_a_browser_runs_nothing_that_a_page_wrote(served: Served, window: Page, path: str) -> None:
+def test_a_browser_runs_no_crawled_text(served: Served, window: Page, path: str) -> None:
     window.goto(f"{served.url}/vecap/versions/2026-01-01/{path}")
     expect(window.get_by_text(HOSTILE).first).to_be_visible()
     assert "taken" not in window.title()
     assert window.locator("img[src=x], [onerror], script").count() == 0
-    pictures = window.locator("article img")
-    pictures.first.scroll_into_view_if_needed()
-    assert pictures.first.evaluate("image => image.decode().then(() => image.naturalWidth)") in (64, 8)
+    images = window.locator("article img")
+    images.first.scroll_into_view_if_needed()
+    assert images.first.evaluate("image => image.decode().then(() => image.naturalWidth)") in (64, 8)
 
 
-def test_pages_are_used_by_keyboard_in_light_and_dark(served: Served, window: Page) -> None:
+def test_pages_support_keyboard_navigation_and_dark_mode(served: Served, window: Page) -> None:
     window.goto(f"{served.url}/vecap/versions")
     for _ in range(20):
         window.keyboard.press("Tab")
@@ -296,23 +300,23 @@ def test_pages_are_used_by_keyboard_in_light_and_dark(served: Served, window: Pa
             break
     assert window.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     window.keyboard.press("Enter")
-    expect(window.get_by_role("heading", name="What the gate found")).to_be_visible()
-    papers = set()
+    expect(window.get_by_role("heading", name="Quality gate")).to_be_visible()
+    backgrounds = set()
     for scheme in ("light", "dark"):
         window.emulate_media(color_scheme=scheme)
-        papers.add(window.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert papers == {"rgb(255, 255, 255)", "rgb(20, 24, 30)"}
+        backgrounds.add(window.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert backgrounds == {"rgb(255, 255, 255)", "rgb(20, 24, 30)"}
 
 
 @pytest.mark.parametrize("version", ["2026-01-01", "2026-01-02", *LATER])
 def test_every_link_of_a_version_opens_in_a_browser(served: Served, window: Page, version: str) -> None:
-    assert follow_links(window, f"{served.url}/vecap/versions/{version}", leave="/recorded/") == {}
+    assert follow_links(window, f"{served.url}/vecap/versions/{version}", skip="/recorded/") == {}
 
 
-def test_nothing_is_asked_of_another_server(served: Served, window: Page) -> None:
-    asked: list[str] = []
-    window.on("request", lambda request: asked.append(request.url))
+def test_pages_send_no_requests_to_other_servers(served: Served, window: Page) -> None:
+    urls: list[str] = []
+    window.on("request", lambda request: urls.append(request.url))
     for path in (*PAGES, "/vecap/versions/2026-01-01/report/index.html"):
         window.goto(served.url + path)
-    assert asked
-    assert [url for url in asked if not url.startswith(served.url)] == []
+    assert urls
+    assert [url for url in urls if not url.startswith(served.url)] == []
