@@ -35,9 +35,7 @@ def test_a_version_with_a_trained_model_is_needed_even_if_its_runs_are_deleted(c
     trained, idle = (give_version(config, SAMPLES, day) for day in ("2026-01-01", "2026-01-02"))
     for version in (trained, idle):
         lineage.record_version(config, version)
-    assert needed_by_mlflow(config, digests(config, trained, idle)) == {}, (
-        "the run of the version itself does not count"
-    )
+    assert needed_by_mlflow(config, digests(config, trained, idle)) == {}, "the version's own run does not count"
     run("train", config, trained)
     run("evaluate", config, trained)
     arms = lineage.record_clip(config, trained)
