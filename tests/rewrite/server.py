@@ -102,15 +102,14 @@ class Server:
         await site.start()
         self.port = self._runner.addresses[0][1]
 
-    async def _completions(self, request: web.Request) -> web.StreamResponse:
-        received = ReceivedRequest(
-            len(self.requests), request.path, json.loads(await request.read()), dict(request.headers)
-        )
-        self.requests.append(received)
+    async def _completions(self, web_request: web.Request) -> web.StreamResponse:
+        body = json.loads(await web_request.read())
+        request = ReceivedRequest(len(self.requests), web_request.path, body, dict(web_request.headers))
+        self.requests.append(request)
         self._in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self._in_flight)
         try:
-            return await self.answer(received)
+            return await self.answer(request)
         finally:
             self._in_flight -= 1
 

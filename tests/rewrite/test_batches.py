@@ -37,8 +37,8 @@ def test_a_retry_resumes_finished_batches(sandbox, rows, tmp_path, batches: int)
     assert manifest.digest == uninterrupted.digest
     notes, whole = manifest.provenance["notes"], uninterrupted.provenance["notes"]
     assert notes["taken_over"] >= 16 * (batches - 1)  # minus the row without an image
-    asked, needed = (sum(made[f"{role}_captions"] for role in ("vlm", "llm")) for made in (notes, whole))
-    assert asked + notes["taken_over"] == needed
+    generated, needed = (sum(counts[f"{role}_captions"] for role in ("vlm", "llm")) for counts in (notes, whole))
+    assert generated + notes["taken_over"] == needed
     assert stage.store.folders(f"{stage.folder}/_shards") == []
 
 
@@ -90,8 +90,8 @@ def test_texts_of_a_server_are_stored_in_batches(sandbox, rows) -> None:
         finish(Rewrite(config, stage.version))
         (receipt,) = stage.receipts()
         assert receipt.notes["taken_over"] >= 40
-        asked = receipt.notes["vlm_captions"] + receipt.notes.get("llm_captions", 0)
-        assert len(server.requests) - before == asked - 1  # the row without an image is not sent
+        generated = receipt.notes["vlm_captions"] + receipt.notes.get("llm_captions", 0)
+        assert len(server.requests) - before == generated - 1  # the row without an image is not sent
 
 
 @pytest.mark.parametrize(("problem", "permanent"), [("image_refused", True), ("server_failed", False)])

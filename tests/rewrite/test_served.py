@@ -61,11 +61,11 @@ def test_a_version_captioned_by_servers_does_not_contain_the_api_key(sandbox, cr
         for shard in stage.plan():
             stage.run(shard)
         manifest = stage.commit()
-        inputs = len(server.requests)
+        sent = len(server.requests)
         later = sandbox.write_crawl(config, [crawl_row("A Belvo 3 tulip", image=3)], "2026-01-02")
         again = Rewrite(config, later)
         again.run("00000")
-        assert len(server.requests) == inputs  # no second request
+        assert len(server.requests) == sent  # no second request
     with stage.store.open(manifest.files_ending(".parquet")[0]) as stream:
         row = pq.read_table(stream).to_pylist()[0]
     assert (row["vecap"], row["vecap_from"]) == ("a red Belvo tulip in a garden", "llm")
@@ -111,9 +111,9 @@ def test_rows_that_a_server_rejects_have_a_reason_and_the_stage_finishes(sandbox
             )
             manifest, rows = run(config, version)
             digests.append(manifest.digest)
-        inputs = len(server.requests)
+        sent = len(server.requests)
         assert run(config, version)[0].digest == digests[0] == digests[1]
-        assert len(server.requests) == inputs
+        assert len(server.requests) == sent
     assert [row["vec_problem"] for row in rows] == [None, None, "image_refused", "refused_by_server", None, None]
     assert [row["vecap_from"] for row in rows] == ["llm", "llm", "alttext", "alttext", "llm", "llm"]
     assert [len(row["vec_attempts"]) for row in rows] == [1] * 6
@@ -221,15 +221,15 @@ def _served_demo(demo: Config, role: str, url: str) -> ModelConfig:
 @pytest.mark.exhaustive
 @pytest.mark.services
 def test_a_served_vlm_matches_the_local_model(demo: Config, server_urls) -> None:
-    inputs = []
+    requests = []
     for number, scene in enumerate(held_out(12, 5)):
         stream = io.BytesIO()
         as_crawled(scene).save(stream, "JPEG", quality=95)
         image = Image.open(stream).convert("RGB")
-        inputs.append((ImageInput(Row(str(number), "", str(number), None, ""), image, stream.getvalue()), GREEDY))
+        requests.append((ImageInput(Row(str(number), "", str(number), None, ""), image, stream.getvalue()), GREEDY))
     prompt = load_prompt("describe")
-    local = Vlm(find_checkpoint(demo, demo.rewrite.vlm.model), demo.rewrite.vlm, prompt).describe(iter(inputs))
-    remote = ServedVlm(_served_demo(demo, "vlm", server_urls["vlm"]), prompt).describe(iter(inputs))
+    local = Vlm(find_checkpoint(demo, demo.rewrite.vlm.model), demo.rewrite.vlm, prompt).describe(requests)
+    remote = ServedVlm(_served_demo(demo, "vlm", server_urls["vlm"]), prompt).describe(iter(requests))
     assert [(text.text, text.ended) for text in remote] == [(text.text, text.ended) for text in local]
     assert all(text.tokens and text.prompt_tokens for text in remote)
 
@@ -242,10 +242,10 @@ def test_a_served_llm_matches_the_local_model(demo: Config, server_urls) -> None
         ("IMG_2041.JPG", "three yellow cats in snow"),
         ("Mug by Talvi, 0.3 l", "a blue mug on a table"),
     ]
-    inputs = [(pair, GREEDY) for pair in pairs]
+    requests = [(pair, GREEDY) for pair in pairs]
     prompt = load_prompt("fuse")
-    local = Llm(find_checkpoint(demo, demo.rewrite.llm.model), demo.rewrite.llm, prompt, 512).fuse(inputs)
-    remote = ServedLlm(_served_demo(demo, "llm", server_urls["llm"]), prompt, 512).fuse(inputs)
+    local = Llm(find_checkpoint(demo, demo.rewrite.llm.model), demo.rewrite.llm, prompt, 512).fuse(requests)
+    remote = ServedLlm(_served_demo(demo, "llm", server_urls["llm"]), prompt, 512).fuse(requests)
     assert [(text.text, text.ended) for text in remote] == [(text.text, text.ended) for text in local]
 
 
