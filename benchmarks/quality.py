@@ -107,25 +107,25 @@ def single_query(folder: Path) -> float:
         connection.execute("SET preserve_insertion_order = false")
         connection.execute(f"""
             COPY (
-                WITH alone AS MATERIALIZED (
+                WITH checked AS MATERIALIZED (
                     SELECT key, uid, sha256, text, phash, downloaded,
                         {first_match(ALTTEXT_RULES, rules)} AS alttext_problem,
                         {all_matches(ROW_RULES, rules)} AS reasons
                     FROM ({texts("crawl", rules)})
-                ), often AS (
-                    SELECT lower(text) AS said, true AS text_often FROM alone WHERE text IS NOT NULL
+                ), repeated_texts AS (
+                    SELECT lower(text) AS lowered, true AS text_often FROM checked WHERE text IS NOT NULL
                     GROUP BY 1 HAVING count(*) > {rules.max_same_alttext}
-                ), shown AS (
-                    SELECT coalesce(phash, sha256) AS picture, true AS image_often FROM alone WHERE downloaded
+                ), varied_images AS (
+                    SELECT coalesce(phash, sha256) AS image_key, true AS image_often FROM checked WHERE downloaded
                     GROUP BY 1 HAVING count(DISTINCT lower(text)) > {rules.max_alttexts_per_image}
-                ), beside AS (
-                    SELECT * REPLACE (list_concat(reasons, {all_matches(GROUP_RULES, rules)}) AS reasons)
+                ), compared AS (
+                    SELECT * REPLACE (list_concat(reasons, {all_that_fire(COMPARING_RULES, rules)}) AS reasons)
                     FROM (
-                        SELECT alone.* REPLACE (
-                            coalesce(alttext_problem, {first_match([REPEATED], rules)}) AS alttext_problem),
+                        SELECT checked.* REPLACE (
+                            coalesce(alttext_problem, {first_that_fires([REPEATED], rules)}) AS alttext_problem),
                             image_often
-                        FROM alone LEFT JOIN often ON lower(text) = said
-                        LEFT JOIN shown ON downloaded AND coalesce(phash, sha256) = picture
+                        FROM checked LEFT JOIN repeated_texts ON lower(text) = lowered
+                        LEFT JOIN varied_images ON downloaded AND coalesce(phash, sha256) = image_key
                     )
                 ), twins AS (
                     SELECT uid, duplicate_of AS kept FROM duplicates
@@ -134,7 +134,7 @@ def single_query(folder: Path) -> float:
                     SELECT *, CASE WHEN kept IS NOT NULL THEN row_number() OVER (
                         PARTITION BY kept ORDER BY len(reasons) > 0, alttext_problem IS NOT NULL, key) END AS place,
                         NULL AS near_place, false AS earlier
-                    FROM beside LEFT JOIN twins USING (uid)
+                    FROM compared LEFT JOIN twins USING (uid)
                 )
                 SELECT key, uid, sha256, len(all_reasons) = 0 AS accepted,
                     CASE WHEN alttext_problem IS NULL THEN text END AS alttext, alttext_problem,
