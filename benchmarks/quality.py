@@ -119,10 +119,10 @@ def single_query(folder: Path) -> float:
                     SELECT coalesce(phash, sha256) AS image_key, true AS image_often FROM checked WHERE downloaded
                     GROUP BY 1 HAVING count(DISTINCT lower(text)) > {rules.max_alttexts_per_image}
                 ), compared AS (
-                    SELECT * REPLACE (list_concat(reasons, {all_that_fire(COMPARING_RULES, rules)}) AS reasons)
+                    SELECT * REPLACE (list_concat(reasons, {all_matches(GROUP_RULES, rules)}) AS reasons)
                     FROM (
                         SELECT checked.* REPLACE (
-                            coalesce(alttext_problem, {first_that_fires([REPEATED], rules)}) AS alttext_problem),
+                            coalesce(alttext_problem, {first_match([REPEATED], rules)}) AS alttext_problem),
                             image_often
                         FROM checked LEFT JOIN repeated_texts ON lower(text) = lowered
                         LEFT JOIN varied_images ON downloaded AND coalesce(phash, sha256) = image_key

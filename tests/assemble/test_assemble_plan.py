@@ -85,7 +85,7 @@ def test_samples_round_trip(tmp_path):
 
 @pytest.mark.parametrize("key", ["a.b", "", "a/b", "ä"])
 def test_a_key_that_webdataset_cannot_read_is_rejected(tmp_path, key):
-    with TarWriter(tmp_path / "a.tar") as tar, pytest.raises(ValueError, match="cannot be a key"):
+    with TarWriter(tmp_path / "a.tar") as tar, pytest.raises(ValueError, match="invalid key"):
         tar.write(key, MEMBERS)
 
 

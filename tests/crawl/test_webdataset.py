@@ -112,9 +112,9 @@ def test_a_truncated_tar_is_an_error(read):
     ("data", "message"),
     [
         (gzip.compress(tar_of([("a.jpg", RED)])), "compressed with gzip; decompress it"),
-        (b"no tar" * 200, "cut short or damaged after byte 0: invalid header"),
-        (tar_of([("a.jpg", RED)])[:1536] + b"junk" * 256, "damaged at byte 1536"),
-        (tar_of([("a.jpg", RED)]) + tar_of([("b.jpg", RED)]), "damaged at byte"),
+        (b"no tar" * 200, "truncated or corrupt after byte 0: invalid header"),
+        (tar_of([("a.jpg", RED)])[:1536] + b"junk" * 256, "corrupt at byte 1536"),
+        (tar_of([("a.jpg", RED)]) + tar_of([("b.jpg", RED)]), "corrupt at byte"),
         (tar_of([("a.jpg", RED), ("a.jpg", BLUE)]), "contains a.jpg twice"),
     ],
     ids=["gzip", "no tar", "junk", "two in one", "twice"],

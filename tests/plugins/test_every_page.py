@@ -72,7 +72,7 @@ def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         yield Site(client, home / "store" / "demo")
 
 
-def failures(found: dict[str, Answer]) -> dict[str, int]:
+def failures(found: dict[str, Response]) -> dict[str, int]:
     """Return the failed URLs of *found*, except the missing icon of Great Expectations' pages."""
     return {
         url: answer.status for url, answer in found.items() if answer.status != 200 and not url.endswith("/favicon.ico")

@@ -15,7 +15,7 @@ from tests.rewrite.conftest import two_workers
 from tests.rewrite.fakes import KillsWorkers, KillsWorkersWithProgress
 from vecap_tasks.config import Config
 from vecap_tasks.core import executor
-from vecap_tasks.core.dask_cluster import connect, slots
+from vecap_tasks.core.dask_cluster import connect, count_slots
 from vecap_tasks.core.executor import run_shards
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
@@ -124,9 +124,9 @@ def test_the_scheduler_holds_only_running_shards(sandbox, processes, caplog) -> 
 
 def test_a_lost_scheduler_has_no_slots(sandbox) -> None:
     with connect(sandbox.config()) as client:
-        assert slots(client, {}) == 1
+        assert count_slots(client, {}) == 1
         client.close()
-        assert slots(client, {}) == 0
+        assert count_slots(client, {}) == 0
 
 
 def test_shards_wait_while_there_are_no_workers(sandbox, processes, monkeypatch) -> None:
@@ -134,10 +134,10 @@ def test_shards_wait_while_there_are_no_workers(sandbox, processes, monkeypatch)
     visible_from = time.monotonic() + 3  # longer than a shard takes
 
     def slots_or_none(client: Client, resources: dict[str, float]) -> int:
-        return slots(client, resources) if time.monotonic() > visible_from else 0
+        return count_slots(client, resources) if time.monotonic() > visible_from else 0
 
     monkeypatch.setattr(executor, "_LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(executor, "slots", slots_or_none)
+    monkeypatch.setattr(executor, "count_slots", slots_or_none)
     assert [result.shard for result in run_shards(stand_in, stand_in.plan())] == stand_in.shards()
 
 

@@ -10,7 +10,7 @@ from tests.rewrite.test_architectures import resized, samplings
 from vecap_tasks.rewrite.backends.transformers import StaticCacheLayer, static_cache
 
 
-@pytest.mark.parametrize("room", [40, 30, 17, 4])
+@pytest.mark.parametrize("capacity", [40, 30, 17, 4])
 def test_a_static_layer_matches_a_dynamic_one_beyond_its_capacity(capacity):
     torch.manual_seed(0)
     dynamic, static = DynamicLayer(), StaticCacheLayer(capacity)
