@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.txt)
 PYTEST_ARGS ?=
 
-.PHONY: help demo up down status test test-all test-cluster test-images secrets lint format env pins
+.PHONY: help demo up down status test test-all test-cluster test-images secrets lint format docs env pins
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,10 +47,15 @@ lint: $(VENV)/.tested ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tools.vocabulary
 
 format: $(VENV)/.tested ## fix style and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.tested ## generate the references and build the documentation into site/
+	$(BIN)/python -m tools.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir site
 
 env: $(VENV)/.installed ## create the environment
 

@@ -120,11 +120,11 @@ def run(rows: int, rounds: int, folder: Path) -> list[Measure]:
     (uid,) = (row.uid for row in samples.page(Filter(), center, 1).rows)
     pages = {
         "the first page": (Filter(), 0),
-        "a page in the middle": (Filter(), center),
+        "a middle page": (Filter(), center),
         "a common word": (Filter(text="castle"), 0),
         "a unique word": (Filter(text=f"spring {center} "), 0),
         "a host": (Filter(host="host17.example"), 0),
-        "a language, a page in the middle": (Filter(language="en"), rows // 6),
+        "a language, a middle page": (Filter(language="en"), rows // 6),
         "a reason": (Filter(reason="vecap_problem=loop"), 0),
         "a reason, a host and a word": (Filter(reason="vecap_from=llm", host="host17.example", text="boat"), 0),
         "one sample by its uid": (Filter(uid=uid), 0),

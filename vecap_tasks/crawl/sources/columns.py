@@ -82,10 +82,10 @@ def find_columns(
     """
     lowered = {name.lower(): name for name in reversed(names)}  # the first of equal names wins
 
-    def pick(configured: str | int | None, usual: Sequence[str]) -> str | None:
+    def pick(configured: str | int | None, common: Sequence[str]) -> str | None:
         if configured is not None:
             return str(configured) if str(configured) in names else None
-        return next((lowered[name] for name in usual if name in lowered), None)
+        return next((lowered[name] for name in common if name in lowered), None)
 
     if scores is None:
         numbers = [lowered[name] for name in _SCORES if name in lowered]
