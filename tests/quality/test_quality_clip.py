@@ -65,7 +65,7 @@ def test_a_score_is_the_models_cosine_and_independent_of_the_batch(model):
 
 
 def test_unusable_devices_and_models_are_reported(model, tmp_path):
-    with pytest.raises(ConfigError, match=r"quality\.clip\.device: device 'cuda:99' is not there"):
+    with pytest.raises(ConfigError, match=r"quality\.clip\.device: device 'cuda:99' is not available"):
         Scorer(model, 8, "cuda:99", 1)
     shutil.copy(model / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text("{}")

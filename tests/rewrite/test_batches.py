@@ -28,7 +28,7 @@ def test_a_retry_resumes_finished_batches(sandbox, rows, tmp_path, batches: int)
     sandbox.folder = tmp_path / "again"
     stage = Rewrite(sandbox.config(shard_size=100), sandbox.write_crawl(sandbox.config(), rows))
     left = iter([True] * (batches - 1))
-    stage.wanted = lambda: next(left, False)
+    stage.should_continue = lambda: next(left, False)
     with pytest.raises(VecapError, match="rewrite 00000: task canceled; progress saved"):
         stage.run("00000")
     assert stage.receipts() == []
@@ -53,7 +53,7 @@ def test_an_attempt_that_another_overtook_leaves_no_files(sandbox, rows) -> None
         finish(fast)
         return next(left)  # stores another batch before the cancellation
 
-    slow.wanted = overtaken
+    slow.should_continue = overtaken
     with pytest.raises(VecapError, match="task canceled"), record_attempt(slow, "00000", "run"):
         slow.run("00000")
     assert slow.store.folders(f"{slow.folder}/_shards") == []
@@ -83,7 +83,7 @@ def test_texts_of_a_server_are_stored_in_batches(sandbox, rows) -> None:
         config = sandbox.config(shard_size=100, **models)
         stage = Rewrite(config, sandbox.write_crawl(config, rows))
         left = iter([True] * 40)
-        stage.wanted = lambda: next(left, False)
+        stage.should_continue = lambda: next(left, False)
         with pytest.raises(VecapError, match="task canceled"):
             stage.run("00000")
         before = len(server.requests)

@@ -194,7 +194,7 @@ def test_workers_resolve_paths_in_the_environment_of_the_caller(sandbox, rows, c
 
 
 def test_a_missing_scheduler_is_an_error(sandbox, monkeypatch) -> None:
-    monkeypatch.setattr("vecap_tasks.core.dask_cluster._PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("vecap_tasks.core.dask_cluster._CONNECT_TIMEOUT", 1)
     config = with_dask(sandbox.config(), address="tcp://127.0.0.1:9")
     with (
         pytest.raises(VecapError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9; start it"),
@@ -204,7 +204,7 @@ def test_a_missing_scheduler_is_an_error(sandbox, monkeypatch) -> None:
 
 
 def test_a_resource_that_no_worker_has_is_an_error(sandbox, rows, cluster, monkeypatch) -> None:
-    monkeypatch.setattr("vecap_tasks.core.dask_cluster._PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("vecap_tasks.core.dask_cluster._CONNECT_TIMEOUT", 1)
     config = with_dask(sandbox.config(), address=cluster.scheduler_address, resources={"GPU": 1})
     stage = Rewrite(config, sandbox.write_crawl(config, rows))
     with pytest.raises(VecapError, match=r"no worker with \{'GPU': 1\}"):
@@ -225,7 +225,7 @@ def test_a_lost_scheduler_is_an_error_and_finished_shards_remain(sandbox, rows, 
             address = client.scheduler.address
         config = with_dask(sandbox.config(shard_size=1), address=address)
         stage = Rewrite(config, sandbox.write_crawl(config, rows))
-        with pytest.raises(VecapError, match="the Dask scheduler was lost; start it"):
+        with pytest.raises(VecapError, match="the connection to the Dask scheduler was lost; start the scheduler"):
             run_shards(stage, stage.plan(), lambda done, total: processes["scheduler"].kill() if done == 2 else None)
         assert len(stage.plan()) <= 6
     finally:

@@ -104,7 +104,7 @@ def test_remote_code_in_a_model_folder_never_runs(sandbox, tmp_path: Path, monke
     (folder / "foreign.py").write_text(f"open({str(ran)!r}, 'w')\n")
     setattr(sandbox, role, folder)
     with pytest.raises(
-        VecapError, match=r"foreign: it needs Python code of its own \(`auto_map`\), .* never"
+        VecapError, match=r"foreign: it requires custom Python code \(`auto_map`\), .* never"
     ) as exc_info:
         (vlm_of if role == "vlm" else llm_of)(sandbox)
     assert "\n" not in str(exc_info.value)
@@ -182,7 +182,7 @@ def test_the_chat_template_of_the_model_takes_precedence(sandbox) -> None:
 
 
 def test_a_missing_device_is_an_error(sandbox) -> None:
-    with pytest.raises(VecapError, match="device 'cuda:7' is not there"):
+    with pytest.raises(VecapError, match="device 'cuda:7' is not available"):
         llm_of(sandbox, device="cuda:7")
 
 

@@ -168,7 +168,7 @@ def test_the_training_manifest_lists_its_sources_and_a_changed_source_is_found(h
     [corruption] = check_mixture(config, mixture)
     assert corruption.path.endswith("theirs/00000.tar")
     assert corruption.problem == "changed after the mixture was recorded"
-    with pytest.raises(CorruptError, match=r"00000\.tar was changed: .*; restore .*theirs/00000\.tar, or record a mix"):
+    with pytest.raises(CorruptError, match=r"00000\.tar is corrupt: .*; restore .*theirs/00000\.tar, or record a mix"):
         load_stage("train", configure(home, mixture="both", epochs=3), version).plan()
     tar.unlink()
     with pytest.raises(CorruptError, match=r"00000\.tar is missing or changed"):
@@ -254,14 +254,14 @@ def test_an_invalid_mixture_is_one_clear_line(home):
     other = give_version(plain, [Texts() for _ in range(6)], "2026-01-02")
     with pytest.raises(VecapError, match="does not contain version 2026-01-01; add it to the sources"):
         load_mixture(with_mixture(home, {"kind": "version", "version": other.name}), version.name)
-    with pytest.raises(VecapError, match=r"there is no tar .*nowhere/\*\.tar; put it there"):
+    with pytest.raises(VecapError, match=r"tar .*nowhere/\*\.tar not found; create it"):
         load_mixture(
             with_mixture(home, OWN_VERSION, {"kind": "tars", "paths": [f"{home}/nowhere/*.tar"]}, name="b"),
             version.name,
         )
     with pytest.raises(VecapError, match="dataset demo has no mixture gone; recorded mixtures: both"):
         load_mixture(configure(home, mixture="gone"), version.name)
-    with pytest.raises(VecapError, match="has no version 2026-07-01; there are: 2026-01-01, 2026-01-02"):
+    with pytest.raises(VecapError, match="has no version 2026-07-01; its versions are: 2026-01-01, 2026-01-02"):
         load_mixture(with_mixture(home, {"kind": "version", "version": "2026-07-01"}, name="c"), version.name)
     with pytest.raises(ConfigError, match=r"train.mixture: daily-\{version\} needs a version; give --version"):
         load_mixture(with_mixture(home, OWN_VERSION, name="daily-{version}"), None)

@@ -83,7 +83,7 @@ def test_code_in_a_tokenizer_folder_does_not_run_and_does_not_prompt(home, tmp_p
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "foreign.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     config = configure(home, model__tokenizer=str(folder))
-    with pytest.raises(ConfigError, match=r"train\.model\.tokenizer: .* needs Python code of its own") as raised:
+    with pytest.raises(ConfigError, match=r"train\.model\.tokenizer: .* requires custom Python code") as raised:
         load_tokenizer(config)
     assert "\n" not in str(raised.value)
     assert prompts == []
