@@ -73,5 +73,9 @@ def screen_vecap(
 
 
 def identity(settings: ScreenConfig) -> dict[str, Any]:
-    """Return the rules' revision and settings, which determine all results, as JSON values."""
-    return {"revision": REVISION} | settings.identity()
+    """Return the rules' revision and settings, which determine all results, as JSON values.
+
+    `disabled_rules` keeps its name of 0.1.0, `off`, so that captions of that release are reused.
+    """
+    names = {"disabled_rules": "off"}
+    return {"revision": REVISION} | {names.get(name, name): value for name, value in settings.identity().items()}
