@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.factories import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks import lineage
 from vecap_tasks.core.mlflow_tracking import open_tracking, tracking_uri
 from vecap_tasks.core.stage import load_stage
@@ -21,13 +21,13 @@ SAMPLES = [Texts() for _ in range(16)]
 @pytest.fixture
 def config(home):
     config = configure(home, arms="[vecap]", epochs=1)
-    give_evaluation(config)
+    write_evaluation_set(config)
     return config
 
 
 @pytest.fixture
 def version(config):
-    return give_version(config, SAMPLES)
+    return publish_version(config, SAMPLES)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_version_is_traced_to_its_sources(config, version):
     text = format_tree(tree)
     assert "rewrite demo/2026-01-01/rewrite" in text
     assert "✗" not in text
-    assert tree.as_json()["sound"] is True
+    assert tree.as_json()["verified"] is True
     json.dumps(tree.as_json())
 
 
@@ -214,7 +214,7 @@ def test_an_unknown_name_is_one_clear_line(config, version, name, message):
 
 
 def test_an_ambiguous_model_name_is_one_clear_line(config, trained):
-    other = give_version(config, SAMPLES, "2026-01-02")
+    other = publish_version(config, SAMPLES, "2026-01-02")
     run("train", config, other)
     with pytest.raises(VecapError, match=r"several models vecap-0 \(2026-01-01/vecap-0, 2026-01-02/vecap-0\)"):
         walk(config, "vecap-0")

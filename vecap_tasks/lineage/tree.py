@@ -70,7 +70,7 @@ class Node:
             "unchecked": self.unchecked,
             "files": self.files,
             "bytes": self.bytes,
-            "sound": self.verified,
+            "verified": self.verified,
             "complete": self.complete,
             "children": [child.as_json() for child in self.children],
         }
