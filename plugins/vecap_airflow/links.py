@@ -99,10 +99,10 @@ def store_run_link(config: Config, run: str) -> None:
     from mlflow import MlflowClient
 
     from vecap_tasks.core.mlflow_tracking import tracking_uri
-    from vecap_tasks.lineage.mlflow_notes import address, run_page
+    from vecap_tasks.lineage.mlflow_notes import page_url, run_page
 
     experiment = MlflowClient(tracking_uri(config)).get_run(run).info.experiment_id
-    url = address(config, run_page(experiment, run))
+    url = page_url(config, run_page(experiment, run))
     if url is not None:
         _store_url(_RUN_KEY, url)
 
@@ -112,9 +112,9 @@ def store_report_link(stage: Stage, mlflow_path: str | None) -> None:
 
     *mlflow_path* is the report's path in MLflow's UI, None if MLflow does not have the report.
     """
-    from vecap_tasks.lineage.mlflow_notes import address
+    from vecap_tasks.lineage.mlflow_notes import page_url
 
-    url = None if mlflow_path is None else address(stage.config, mlflow_path)
+    url = None if mlflow_path is None else page_url(stage.config, mlflow_path)
     _store_url(_REPORT_KEY, url or _vecap_url(stage.version.name, "report/index.html"))
 
 

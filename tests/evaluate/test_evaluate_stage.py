@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.factories import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import CorruptError, VecapError
 from vecap_tasks.evaluate.metrics import figures_of, read_answers
@@ -17,12 +17,12 @@ SAMPLES = [Texts() for _ in range(16)]
 @pytest.fixture
 def config(home):
     config = configure(home, arms="[alttext, vecap]", seeds="[0, 1]", epochs=1)
-    give_evaluation(config)
+    write_evaluation_set(config)
     return config
 
 
 def test_results_hold_every_run_and_the_arms_over_seeds(config):
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     run("train", config, version)
     manifest = run("evaluate", config, version)
     stage = load_stage("evaluate", config, version)
@@ -62,7 +62,7 @@ def test_results_hold_every_run_and_the_arms_over_seeds(config):
 
 
 def test_batch_size_changes_the_fingerprint_but_not_the_metrics(config, home):
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     run("train", config, version)
     stage = load_stage("evaluate", config, version)
     batches_of_5 = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"batch_size": 5})})
@@ -75,7 +75,7 @@ def test_batch_size_changes_the_fingerprint_but_not_the_metrics(config, home):
 
 
 def test_a_corrupt_model_is_an_error(config):
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     manifest = run("train", config, version)
     store = load_stage("train", config, version).store
     name = manifest.file("alttext-0/model.safetensors")
@@ -113,7 +113,7 @@ def _write(name, text):
     ],
 )
 def test_an_unusable_evaluation_set_is_a_one_line_error(config, damage, message):
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     damage(Path(config.resolve(config.evaluate.dataset)))
     with pytest.raises(VecapError) as caught:
         load_stage("evaluate", config, version).plan()
@@ -122,7 +122,7 @@ def test_an_unusable_evaluation_set_is_a_one_line_error(config, damage, message)
 
 
 def test_a_changed_evaluation_set_changes_the_fingerprint(config):
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     before = load_stage("evaluate", config, version).fingerprint
     folder = Path(config.resolve(config.evaluate.dataset))
     (folder / "images/001.png").write_bytes((folder / "images/002.png").read_bytes())

@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-from tests.train.factories import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.evaluate.features import Encoder
 from vecap_tasks.evaluate.sets import read_sets
@@ -13,8 +13,8 @@ from vecap_tasks.evaluate.stage import fetch_model
 
 def test_a_transformers_clip_model_produces_the_same_features(home):
     config = configure(home, arms="[vecap]", epochs=1)
-    give_evaluation(config)
-    version = give_version(config, [Texts() for _ in range(8)])
+    write_evaluation_set(config)
+    version = publish_version(config, [Texts() for _ in range(8)])
     manifest = run("train", config, version)
     folder = home / "model"
     fetch_model(load_stage("train", config, version).store, manifest, "vecap-0", folder)

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPM
 from tests.crawl.test_warc import record
 from tests.crawl.web import Answer, Web
 from tests.rewrite.conftest import jpeg, save_llm, save_vlm
-from tests.train.factories import give_evaluation
+from tests.train.factories import write_evaluation_set
 from vecap_tasks.config import Config, parse_config
 
 INTERVAL = "2026-01-01"
@@ -33,7 +33,7 @@ def create_inputs(home: Path, web: Web) -> Config:
     save_llm(home / "llm")
     _save_clip(home / "clip", home / "llm")
     config = parse_config(_values(home, web.port), home)
-    give_evaluation(config, images=4)
+    write_evaluation_set(config, images=4)
     return config
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.train.factories import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks import lineage
 from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.stage import load_stage
@@ -40,8 +40,8 @@ def recorded(chromium, mlflow_server, tmp_path_factory) -> Iterator[Recorded]:
 
 def record(home: Path, url: str) -> Recorded:
     config = configure(home, arms="[vecap]", epochs=1)
-    give_evaluation(config)
-    version = give_version(config, [Texts() for _ in range(16)])
+    write_evaluation_set(config)
+    version = publish_version(config, [Texts() for _ in range(16)])
     run("train", config, version)
     run("evaluate", config, version)
     lineage.record_clip(config, version, {"airflow.dag_id": "vecap_clip", "airflow.url": "http://127.0.0.1:1/dags/x"})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tests.train.factories import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks import lineage
 from vecap_tasks.core.mlflow_tracking import tracking_uri
 from vecap_tasks.core.stage import load_stage
@@ -23,12 +23,12 @@ NAME = "demo-clip"
 @pytest.fixture
 def config(home):
     config = configure(home, arms="[alttext, vecap]", epochs=1)
-    give_evaluation(config)
+    write_evaluation_set(config)
     return config
 
 
 def evaluate(config, interval="2026-01-01"):
-    version = give_version(config, SAMPLES, interval)
+    version = publish_version(config, SAMPLES, interval)
     run("train", config, version)
     run("evaluate", config, version)
     lineage.record_clip(config, version)
@@ -58,7 +58,7 @@ def set_answers(config, version, hits, tmp_path):
 
 
 def test_the_first_model_is_registered_and_becomes_champion_once(config):
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     with pytest.raises(VecapError, match="has not been evaluated"):
         lineage.decide_champion(config, version)
     run("train", config, version)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DEMO, REPOSITORY
-from tests.train.factories import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks import lineage
 from vecap_tasks.cli.__main__ import main
 from vecap_tasks.config import Config
@@ -53,8 +53,8 @@ def recorded(tmp_path_factory):
         plain = configure(home, arms="[vecap]", epochs=1, model__tokenizer=home / "tokenizer")
         rewrite = plain.rewrite.model_copy(update={"prompts": str(home / "prompts")})
         config = plain.model_copy(update={"rewrite": rewrite}).with_base(plain.base)
-        evaluation = give_evaluation(config)
-        version = give_version(config, [Texts() for _ in range(16)])
+        evaluation = write_evaluation_set(config)
+        version = publish_version(config, [Texts() for _ in range(16)])
         run("train", config, version)
         run("evaluate", config, version)
         lineage.record_clip(config, version)

@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.installation import REPOSITORY, wait_until
-from tests.train.factories import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from tests.train.test_train_stage import stop_after
 from vecap_tasks import lineage
 from vecap_tasks.core.stage import load_stage
@@ -36,8 +36,8 @@ def losses(url, run_id):
 def test_a_live_run_is_replaced_by_the_run_of_the_model(home, mlflow_server, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "vecap_clip")
     config = with_live_logging(home, mlflow_server, "watched")
-    give_evaluation(config)
-    version = give_version(config, SAMPLES)
+    write_evaluation_set(config)
+    version = publish_version(config, SAMPLES)
     stage = load_stage("train", config, version)
     live_runs = []
 
@@ -65,7 +65,7 @@ def test_a_live_run_is_replaced_by_the_run_of_the_model(home, mlflow_server, mon
 
 def test_a_retry_resumes_the_same_live_run(home, mlflow_server):
     config = with_live_logging(home, mlflow_server, "retried", epochs=200)
-    stage = load_stage("train", config, give_version(config, SAMPLES))
+    stage = load_stage("train", config, publish_version(config, SAMPLES))
     assert "received SIGTERM" in stop_after(stage, "vecap-0", 200)
     (stopped,) = runs(mlflow_server, "retried")
     assert stopped.info.status == "KILLED"
@@ -80,7 +80,7 @@ def test_a_retry_resumes_the_same_live_run(home, mlflow_server):
 def test_only_the_first_of_two_processes_logs(home, mlflow_server, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     config = with_live_logging(home, mlflow_server, "two", epochs=10, launch="{processes: 2}")
-    load_stage("train", config, give_version(config, SAMPLES)).run("vecap-0")
+    load_stage("train", config, publish_version(config, SAMPLES)).run("vecap-0")
     (finished,) = runs(mlflow_server, "two")
     assert finished.info.status == "FINISHED"
     assert sorted(losses(mlflow_server, finished.info.run_id)) == list(range(1, 21))
@@ -88,7 +88,7 @@ def test_only_the_first_of_two_processes_logs(home, mlflow_server, monkeypatch):
 
 def test_an_unreachable_server_is_one_warning(home, caplog):
     config = with_live_logging(home, "http://127.0.0.1:9", "alone")
-    stage = load_stage("train", config, give_version(config, SAMPLES))
+    stage = load_stage("train", config, publish_version(config, SAMPLES))
     warning = "cannot log to MLflow"
     stage.report = lambda progress: wait_until(lambda: warning in caplog.text, 60, warning, 0.05)
     assert stage.run("vecap-0").counters["steps"] == 4
@@ -101,14 +101,14 @@ def test_a_short_training_has_no_live_run(home, mlflow_server):
     config = with_live_logging(home, mlflow_server, "short", epochs=1)
     mlflow = config.mlflow.model_copy(update={"live_interval": 300})
     config = config.model_copy(update={"mlflow": mlflow}).with_base(config.base)
-    run("train", config, give_version(config, SAMPLES))
+    run("train", config, publish_version(config, SAMPLES))
     assert runs(mlflow_server, "short") == []
 
 
 def test_a_registered_version_leads_to_its_sources(home, mlflow_server):
     config = with_live_logging(home, mlflow_server, "registered", epochs=1)
-    give_evaluation(config)
-    version = give_version(config, SAMPLES)
+    write_evaluation_set(config)
+    version = publish_version(config, SAMPLES)
     run("train", config, version)
     run("evaluate", config, version)
     lineage.record_clip(config, version)

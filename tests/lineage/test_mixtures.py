@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.lineage.test_damage import flip_bit
-from tests.train.factories import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from tests.train.test_mixture import OWN_VERSION, external_source, with_mixture
 from vecap_tasks import lineage
 from vecap_tasks.core.mlflow_tracking import open_tracking
@@ -19,9 +19,9 @@ def trained(home):
     """The configuration and version of a model trained on two versions and two external tars."""
     elsewhere = configure(home).model_copy(update={"root": str(home / "elsewhere")}).with_base(Path.cwd())
     other = {"kind": "version", "version": "2026-01-02", "root": str(home / "elsewhere")}
-    give_version(elsewhere, SAMPLES, "2026-01-02")
+    publish_version(elsewhere, SAMPLES, "2026-01-02")
     config = with_mixture(home, OWN_VERSION, other, external_source(home), arms="[vecap]", epochs=1)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     run("train", config, version)
     return config, version
 
@@ -68,7 +68,7 @@ def test_a_missing_tar_is_not_corruption(trained, home):
 
 def test_mlflow_lists_all_sources_of_a_mixture(trained):
     config, version = trained
-    give_evaluation(config)
+    write_evaluation_set(config)
     run("evaluate", config, version)
     arms = lineage.record_clip(config, version)
     with open_tracking(config) as tracking:

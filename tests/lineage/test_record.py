@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.train.factories import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks import lineage
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.mlflow_tracking import open_tracking, tracking_uri
@@ -20,13 +20,13 @@ SAMPLES = [Texts() for _ in range(16)]
 @pytest.fixture
 def config(home):
     config = configure(home, arms="[alttext, vecap]", epochs=1)
-    give_evaluation(config)
+    write_evaluation_set(config)
     return config
 
 
 @pytest.fixture
 def version(config):
-    return give_version(config, SAMPLES)
+    return publish_version(config, SAMPLES)
 
 
 def client(config):

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from tests.train.factories import Texts, configure, give_evaluation, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks import lineage
 from vecap_tasks.config import RetentionConfig
 from vecap_tasks.core.mlflow_tracking import open_tracking
@@ -22,7 +22,7 @@ SAMPLES = [Texts() for _ in range(16)]
 @pytest.fixture
 def config(home):
     config = configure(home, arms="[vecap]", epochs=1)
-    give_evaluation(config)
+    write_evaluation_set(config)
     return config
 
 
@@ -32,7 +32,7 @@ def digests(config, *versions):
 
 
 def test_a_version_with_a_trained_model_is_needed_even_if_its_runs_are_deleted(config):
-    trained, idle = (give_version(config, SAMPLES, day) for day in ("2026-01-01", "2026-01-02"))
+    trained, idle = (publish_version(config, SAMPLES, day) for day in ("2026-01-01", "2026-01-02"))
     for version in (trained, idle):
         lineage.record_version(config, version)
     assert needed_by_mlflow(config, digests(config, trained, idle)) == {}, "the version's own run does not count"
@@ -56,13 +56,13 @@ def test_gc_deletes_superseded_revisions_but_not_those_with_a_trained_model(home
     )
     store = load_stage("assemble", config, None).store
     policy, later = RetentionConfig(keep_last=1, keep_days=30), time.time() + 40 * 86_400
-    trained, idle = (give_version(config, SAMPLES, day) for day in ("2026-01-01", "2026-01-02"))
+    trained, idle = (publish_version(config, SAMPLES, day) for day in ("2026-01-01", "2026-01-02"))
     run("train", config, trained)
     run("evaluate", config, trained)
     lineage.record_clip(config, trained)
     for version in (trained, idle):
         lineage.record_version(config, version)
-        lineage.record_version(other, give_version(other, SAMPLES, version.interval))
+        lineage.record_version(other, publish_version(other, SAMPLES, version.interval))
     is_needed = partial(needed_by_mlflow, config)
     removed = remove(store, "demo", plan_removals(store, "demo", policy, is_needed, later), is_needed, later)
     assert [removal.path for removal in removed.removals if removal.what == "revision"] == ["demo/2026-01-02"]
@@ -76,7 +76,7 @@ def test_gc_deletes_superseded_revisions_but_not_those_with_a_trained_model(home
 
 
 def test_a_version_that_is_not_recorded_in_this_mlflow_is_needed(config, monkeypatch, tmp_path):
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     lineage.record_version(config, version)
     monkeypatch.setenv("VECAP_MLFLOW_URI", f"sqlite:///{tmp_path}/another.db")
     needed = needed_by_mlflow(config, digests(config, version))

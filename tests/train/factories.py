@@ -66,7 +66,7 @@ def configure(home: Path, **train: object) -> Config:
     return load_config(DEMO, [*models, *(f"train.{key}={value}" for key, value in settings.items())])
 
 
-def give_version(config: Config, samples: list[Texts], interval: str = "2026-01-01") -> Version:
+def publish_version(config: Config, samples: list[Texts], interval: str = "2026-01-01") -> Version:
     """Publish a version with *samples*; its dataset stages have files and linked manifests."""
     store = Store(config.resolve(config.root))
     version = open_version(config, store, interval)
@@ -173,7 +173,7 @@ def run(name: str, config: Config, version: Version) -> Manifest:
     return stage.commit()
 
 
-def give_evaluation(config: Config, images: int = 12) -> Path:
+def write_evaluation_set(config: Config, images: int = 12) -> Path:
     """Write the evaluation set of *config*: two captions per image, and labels."""
     folder = Path(config.resolve(config.evaluate.dataset))
     (folder / "images").mkdir(parents=True)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.train.factories import Texts, configure, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run
 from tests.train.test_train_stage import digests, stop_after
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.train.stage import THROUGHPUT_FILE
@@ -23,11 +23,11 @@ def losses(config, version):
 
 def test_a_run_resumed_after_sigterm_has_the_same_bytes(home, tmp_path_factory, monkeypatch):
     config = configure(home, arms="[vecap]", epochs=8, **HALF)
-    stage = load_stage("train", config, give_version(config, SAMPLES))
+    stage = load_stage("train", config, publish_version(config, SAMPLES))
     assert "received SIGTERM" in stop_after(stage, "vecap-0", 2)
     resumed = run("train", config, stage.version)
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
-    assert digests(run("train", config, give_version(config, SAMPLES))) == digests(resumed)
+    assert digests(run("train", config, publish_version(config, SAMPLES))) == digests(resumed)
     stage = load_stage("train", config, stage.version)
     line = json.loads(stage.store.read(f"{stage.folder}/vecap-0/{THROUGHPUT_FILE}").splitlines()[-1])
     assert line["gpu_memory"] > 0
@@ -38,9 +38,9 @@ def test_a_run_resumed_after_sigterm_has_the_same_bytes(home, tmp_path_factory, 
 )
 def test_half_precision_learns_like_float32(home, tmp_path_factory, monkeypatch, settings):
     exact = configure(home, arms="[vecap]", epochs=4, device="cuda")
-    expected = losses(exact, give_version(exact, SAMPLES))
+    expected = losses(exact, publish_version(exact, SAMPLES))
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("half")))
     half = configure(home, arms="[vecap]", epochs=4, **HALF, **settings)
-    result = losses(half, give_version(half, SAMPLES))
+    result = losses(half, publish_version(half, SAMPLES))
     assert result == pytest.approx(expected, abs=0.1)
     assert result != expected

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.train.factories import Texts, configure, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import VecapError
 from vecap_tasks.train import trainer
@@ -67,7 +67,7 @@ def test_the_residual_stream_of_both_towers_is_bfloat16(home):
 
 
 def test_training_in_bfloat16_has_losses_close_to_float32(home):
-    version = give_version(configure(home), [Texts() for _ in range(16)])
+    version = publish_version(configure(home), [Texts() for _ in range(16)])
     finals = []
     for precision in ("float32", "bfloat16"):
         config = configure(home, arms="[vecap]", epochs=3, precision=precision)
@@ -91,7 +91,7 @@ def test_out_of_memory_is_one_clear_line(home, monkeypatch):
 
     monkeypatch.setattr(trainer, "forward_backward", out_of_memory)
     config = configure(home, arms="[vecap]")
-    version = give_version(config, [Texts() for _ in range(16)])
+    version = publish_version(config, [Texts() for _ in range(16)])
     with pytest.raises(VecapError, match="vecap-0: cpu is out of memory with 8 samples at once"):
         run("train", config, version)
 
@@ -102,7 +102,7 @@ def test_a_nondeterministic_operation_is_one_clear_line_and_torch_settings_are_r
 
     monkeypatch.setattr(trainer, "forward_backward", nondeterministic)
     config = configure(home, arms="[vecap]")
-    version = give_version(config, [Texts() for _ in range(16)])
+    version = publish_version(config, [Texts() for _ in range(16)])
     with pytest.raises(VecapError, match=r"train.deterministic: RuntimeError: put_ .* set it to false"):
         run("train", config, version)
     assert not torch.are_deterministic_algorithms_enabled()

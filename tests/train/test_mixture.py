@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.train.factories import Texts, configure, give_version, run, scene_image
+from tests.train.factories import Texts, configure, publish_version, run, scene_image
 from tests.train.test_training_data import SHUFFLED, STREAMED, open_data, read_batches
 from vecap_tasks.cli.__main__ import main
 from vecap_tasks.core.stage import load_stage
@@ -59,8 +59,8 @@ def reading(request):
 
 def test_weights_set_the_samples_per_source_and_epoch(home, reading):
     plain = configure(home)
-    version = give_version(plain, [Texts() for _ in range(10)])
-    other = give_version(plain, [Texts(vec="other words") for _ in range(10)], "2026-01-02")
+    version = publish_version(plain, [Texts() for _ in range(10)])
+    other = publish_version(plain, [Texts(vec="other words") for _ in range(10)], "2026-01-02")
     sources = [
         OWN_VERSION | {"weight": 2},
         {"kind": "version", "version": other.name, "weight": 0.5},
@@ -85,7 +85,7 @@ def test_weights_set_the_samples_per_source_and_epoch(home, reading):
 
 
 def test_a_source_has_its_own_arm_and_probability_of_alttext(home):
-    version = give_version(configure(home), [Texts(alttext="old", vecap=f"new {n}") for n in range(12)])
+    version = publish_version(configure(home), [Texts(alttext="old", vecap=f"new {n}") for n in range(12)])
     config = with_mixture(
         home, OWN_VERSION | {"arm": "mixed", "mixed_p": 1.0}, external_source(home), epochs=1, batch_size=32
     )
@@ -95,7 +95,7 @@ def test_a_source_has_its_own_arm_and_probability_of_alttext(home):
 
 
 def test_a_recorded_mixture_is_immutable(home):
-    version = give_version(configure(home), [Texts() for _ in range(10)])
+    version = publish_version(configure(home), [Texts() for _ in range(10)])
     source = external_source(home)
     config = with_mixture(home, OWN_VERSION, source)
     mixture = load_mixture(config, version.name)
@@ -117,7 +117,7 @@ def test_a_recorded_mixture_is_immutable(home):
 
 
 def test_a_changed_record_is_corrupt(home):
-    version = give_version(configure(home), [Texts() for _ in range(10)])
+    version = publish_version(configure(home), [Texts() for _ in range(10)])
     config = with_mixture(home, OWN_VERSION, external_source(home))
     load_mixture(config, version.name)
     store = Store(config.resolve(config.root))
@@ -129,7 +129,7 @@ def test_a_changed_record_is_corrupt(home):
 
 
 def test_the_digest_depends_only_on_the_contents_of_the_batches(home):
-    version = give_version(configure(home), [Texts() for _ in range(10)])
+    version = publish_version(configure(home), [Texts() for _ in range(10)])
     source = external_source(home)
     base = load_mixture(with_mixture(home, OWN_VERSION, source), version.name)
     (home / "theirs").rename(home / "moved")
@@ -147,7 +147,7 @@ def test_the_digest_depends_only_on_the_contents_of_the_batches(home):
 
 
 def test_the_training_manifest_lists_its_sources_and_a_changed_source_is_found(home):
-    version = give_version(configure(home), [Texts() for _ in range(10)])
+    version = publish_version(configure(home), [Texts() for _ in range(10)])
     config = with_mixture(home, OWN_VERSION, external_source(home), arms="[vecap]")
     manifest = run("train", config, version)
     mixture = load_mixture(config, version.name)
@@ -192,7 +192,7 @@ def test_unusable_samples_of_external_tars_are_skipped_and_counted(home, reading
     samples.append([("000000030.jpg", scene_image(30)), ("000000030.txt", b"named by its place")])
     samples.append(external_sample("000000031", "named", uid="their-own-uid"))
     write_tar(home / "theirs" / "odd.tar", samples, tarfile.PAX_FORMAT)
-    version = give_version(configure(home), [Texts() for _ in range(4)])
+    version = publish_version(configure(home), [Texts() for _ in range(4)])
     source = {"kind": "tars", "paths": [f"{home}/theirs/odd.tar"], "arm": "alttext"}
     config = with_mixture(home, OWN_VERSION, source, epochs=1, batch_size=31, **reading)
     mixture = load_mixture(config, version.name)
@@ -215,7 +215,7 @@ def test_texts_are_read_from_the_configured_fields(home):
     new = {"recaption": {"short": "new words"}, "several": ["one", "", "two"]}
     samples = [external_sample(f"{n:09d}", "old", **new) for n in range(6)]
     write_tar(home / "theirs" / "a.tar", samples)
-    version = give_version(configure(home), [Texts() for _ in range(4)])
+    version = publish_version(configure(home), [Texts() for _ in range(4)])
     texts = {"alttext": "txt", "vecap": "json.recaption.short", "vec": "json.several"}
     source = {"kind": "tars", "paths": [f"{home}/theirs/*.tar"], "texts": texts}
     config = with_mixture(home, OWN_VERSION, source, epochs=6, batch_size=10)
@@ -229,7 +229,7 @@ def test_texts_are_read_from_the_configured_fields(home):
 
 
 def test_tars_are_read_from_s3(home, s3_bucket, tmp_path, reading):
-    version = give_version(configure(home), [Texts() for _ in range(6)])
+    version = publish_version(configure(home), [Texts() for _ in range(6)])
     store = Store(f"s3://{s3_bucket}")
     for shard in range(2):
         samples = [external_sample(f"{1000 + 10 * shard + n:09d}", f"their picture {n}") for n in range(10)]
@@ -250,8 +250,8 @@ def test_tars_are_read_from_s3(home, s3_bucket, tmp_path, reading):
 
 def test_an_invalid_mixture_is_one_clear_line(home):
     plain = configure(home)
-    version = give_version(plain, [Texts() for _ in range(6)])
-    other = give_version(plain, [Texts() for _ in range(6)], "2026-01-02")
+    version = publish_version(plain, [Texts() for _ in range(6)])
+    other = publish_version(plain, [Texts() for _ in range(6)], "2026-01-02")
     with pytest.raises(VecapError, match="does not contain version 2026-01-01; add it to the sources"):
         load_mixture(with_mixture(home, {"kind": "version", "version": other.name}), version.name)
     with pytest.raises(VecapError, match=r"tar .*nowhere/\*\.tar not found; create it"):
@@ -270,7 +270,7 @@ def test_an_invalid_mixture_is_one_clear_line(home):
 
 
 def test_mixture_commands(home, capsys):
-    version = give_version(configure(home), [Texts() for _ in range(10)])
+    version = publish_version(configure(home), [Texts() for _ in range(10)])
     source = external_source(home)
     recipe = home / "recipe.yaml"
     own = f"{{kind: version, version: {version.name}, weight: 0.5}}"  # an unquoted date

@@ -7,7 +7,7 @@ import torch
 from transformers import CLIPModel
 
 from tests.faults.disk import full_disk
-from tests.train.factories import Texts, configure, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run
 from vecap_tasks.config import ClipConfig
 from vecap_tasks.core.preprocess import image_processor
 from vecap_tasks.core.stage import RECEIPTS, load_stage
@@ -75,7 +75,7 @@ def change_text_config(folder, **text):
 
 def test_a_run_initialized_from_a_folder_records_it_as_an_input(home, pretrained):
     config = configure(home, arms="[vecap]", model__init_from=pretrained, learning_rate=1e-12)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     manifest = run("train", config, version)
     stage = load_stage("train", config, version)
     trained = CLIPModel.from_pretrained(stage.store.path(f"{stage.folder}/vecap-0"))
@@ -122,7 +122,7 @@ def test_a_pretrained_model_that_does_not_match_is_one_clear_line(home, pretrain
 
 def test_the_sigmoid_loss_trains_and_exports_its_bias(home):
     config = configure(home, arms="[vecap]", loss="sigmoid", epochs=60, learning_rate=0.003)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     manifest = run("train", config, version)
     read = load_stage("train", config, version).store.read
     losses = [json.loads(line)["loss"] for line in read(manifest.file("vecap-0/log.jsonl")).splitlines()]
@@ -132,7 +132,7 @@ def test_the_sigmoid_loss_trains_and_exports_its_bias(home):
 
 @pytest.mark.parametrize("settings", [{}, {"micro_batch": 3}, {"precision": "bfloat16"}], ids=str)
 def test_activation_checkpointing_does_not_change_the_files(home, settings):
-    version = give_version(configure(home), SAMPLES)
+    version = publish_version(configure(home), SAMPLES)
     files = []
     for enabled in (False, True):
         config = configure(home, arms="[vecap]", activation_checkpointing=enabled, **settings)
@@ -145,7 +145,7 @@ def test_activation_checkpointing_does_not_change_the_files(home, settings):
 
 def test_micro_batches_do_not_change_the_losses(home):
     losses = []
-    version = give_version(configure(home), SAMPLES)
+    version = publish_version(configure(home), SAMPLES)
     for settings in ({}, {"micro_batch": 3}):
         stage = load_stage("train", configure(home, arms="[vecap]", **settings), version)
         steps = []

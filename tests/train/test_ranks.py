@@ -11,7 +11,7 @@ from itertools import takewhile
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.train.factories import Texts, configure, give_version, run
+from tests.train.factories import Texts, configure, publish_version, run
 from tests.train.test_train_stage import stop_after
 from vecap_tasks.core.stage import load_stage
 
@@ -47,7 +47,7 @@ def test_two_ranks_with_micro_batches_have_the_loss_and_gradients_of_one_batch(h
 def test_two_processes_can_resume_a_run_of_one_process(home, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     config = configure(home, arms="[mixed]", epochs=3, micro_batch=3)
-    stage = load_stage("train", config, give_version(config, SAMPLES))
+    stage = load_stage("train", config, publish_version(config, SAMPLES))
     stop_after(stage, "mixed-0", 1)
     two_processes = configure(home, arms="[mixed]", epochs=3, launch="{processes: 2}", micro_batch=3)
     resumed = load_stage("train", two_processes, stage.version)
@@ -57,7 +57,7 @@ def test_two_processes_can_resume_a_run_of_one_process(home, tmp_path_factory, m
     assert not resumed.checkpoints("mixed-0").steps()
     result = losses(resumed, "mixed-0")
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
-    uninterrupted = load_stage("train", config, give_version(config, SAMPLES))
+    uninterrupted = load_stage("train", config, publish_version(config, SAMPLES))
     uninterrupted.run("mixed-0")
     assert result == pytest.approx(losses(uninterrupted, "mixed-0"), abs=1e-5)
     assert len(result) == 7
@@ -87,7 +87,7 @@ def test_workers_save_a_checkpoint_and_exit_when_their_parent_is_stopped(home, n
     """The parent forwards SIGTERM; workers notice a SIGKILL of the parent."""
     settings = {"epochs": 40_000, "checkpoint_steps": 1_000_000}  # no regular checkpoint
     config = configure(home, arms="[vecap]", launch="{processes: 2, shutdown_timeout: 60}", **settings)
-    stage = load_stage("train", config, give_version(config, SAMPLES))
+    stage = load_stage("train", config, publish_version(config, SAMPLES))
     command = [sys.executable, "-c", LAUNCH, config.model_dump_json(), str(config.base)]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
         lines = list(takewhile(lambda line: "  step " not in line, process.stderr))

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from tests.core.factories import flip_bit
-from tests.train.factories import Texts, configure, give_version, run, scene_image
+from tests.train.factories import Texts, configure, publish_version, run, scene_image
 from vecap_tasks.core.executor import run_shards
 from vecap_tasks.core.preprocess import veclip_values
 from vecap_tasks.core.stage import load_stage
@@ -49,7 +49,7 @@ def config(home):
 
 def test_the_exported_folder_is_self_contained(config):
     """transformers loads it, and its preprocessing gives the pixels and token ids of training."""
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     manifest = run("train", config, version)
     stage = load_stage("train", config, version)
     folder = Path(stage.store.path(f"{stage.folder}/vecap-0"))
@@ -81,7 +81,7 @@ def test_the_exported_folder_is_self_contained(config):
 def test_training_and_evaluation_use_veclip_preprocessing(home, tmp_path):
     """VeCLIP's pixels, and texts without BOS."""
     config = configure(home, arms="[vecap]", epochs=1, model__preprocess="veclip", model__begin_token=False)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     run("train", config, version)
     stage = load_stage("train", config, version)
     folder = Path(stage.store.path(f"{stage.folder}/vecap-0"))
@@ -107,12 +107,12 @@ def test_training_and_evaluation_use_veclip_preprocessing(home, tmp_path):
 
 def test_a_repeated_run_has_the_same_bytes_and_another_seed_has_others(home, tmp_path_factory, monkeypatch):
     config = configure(home, arms="[mixed]", seeds="[0, 1]")
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     first = run("train", config, version)
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("other")))
     settings = {"image_cache_bytes": 0, "checkpoint_steps": 1, "checkpoints_kept": 1, "loader_threads": 1}
     other = configure(home, arms="[mixed]", seeds="[0, 1]", **settings)
-    second = run("train", other, give_version(other, SAMPLES))
+    second = run("train", other, publish_version(other, SAMPLES))
     assert first.digest == second.digest
     assert weights(first, "mixed-0") != weights(first, "mixed-1")
     stage = load_stage("train", config, version)
@@ -120,7 +120,7 @@ def test_a_repeated_run_has_the_same_bytes_and_another_seed_has_others(home, tmp
 
 
 def test_the_log_has_every_step_and_no_timestamps(config):
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     manifest = run("train", config, version)
     stage = load_stage("train", config, version)
     lines = [json.loads(line) for line in stage.store.read(manifest.file("vecap-0/log.jsonl")).splitlines()]
@@ -137,7 +137,7 @@ def test_the_log_has_every_step_and_no_timestamps(config):
 def test_samples_without_a_text_are_left_out_and_counted(home):
     config = configure(home, arms="[alttext, vec, mixed]")
     samples = [*SAMPLES, *(Texts(alttext="") for _ in range(6)), Texts(alttext="", vec="", vecap=""), Texts(vec="")]
-    version = give_version(config, samples)
+    version = publish_version(config, samples)
     manifest = run("train", config, version)
     read = load_stage("train", config, version).store.read
     summaries = {arm: json.loads(read(manifest.file(f"{arm}-0/training.json"))) for arm in ("alttext", "vec", "mixed")}
@@ -151,7 +151,7 @@ def test_samples_without_a_text_are_left_out_and_counted(home):
 
 def test_the_loss_decreases_on_learnable_data(home):
     config = configure(home, arms="[vecap]", epochs=100, learning_rate=0.003)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     manifest = run("train", config, version)
     store = load_stage("train", config, version).store
     losses = [json.loads(line)["loss"] for line in store.read(manifest.file("vecap-0/log.jsonl")).splitlines()]
@@ -181,7 +181,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(home, tmp_path_factory, monkeypa
     if kind == "s3":
         root = {"root": f"s3://{request.getfixturevalue('s3_bucket')}/store"}
         config = config.model_copy(update=root).with_base(config.base)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     stage = load_stage("train", config, version)
     checkpoints = stage.checkpoints("mixed-0")
     killed = subprocess.Popen(
@@ -206,7 +206,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(home, tmp_path_factory, monkeypa
     assert not checkpoints.steps()
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
     other = configure(home, **settings)
-    assert digests(run("train", other, give_version(other, SAMPLES))) == digests(resumed)
+    assert digests(run("train", other, publish_version(other, SAMPLES))) == digests(resumed)
 
 
 def stop_after(stage, shard, step):
@@ -225,7 +225,7 @@ def stop_after(stage, shard, step):
 
 def test_sigterm_saves_a_checkpoint_from_which_the_run_resumes(config, tmp_path_factory, monkeypatch):
     """SIGTERM in the middle of an epoch, with no checkpoint due."""
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     stage = load_stage("train", config, version)
     message = stop_after(stage, "vecap-0", 1)
     assert message.startswith("vecap-0: received SIGTERM, saved a checkpoint after step 4 of 5; run the same command")
@@ -234,12 +234,12 @@ def test_sigterm_saves_a_checkpoint_from_which_the_run_resumes(config, tmp_path_
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     resumed = run("train", config, version)
     monkeypatch.setenv("VECAP_HOME", str(tmp_path_factory.mktemp("undisturbed")))
-    assert digests(run("train", config, give_version(config, SAMPLES))) == digests(resumed)
+    assert digests(run("train", config, publish_version(config, SAMPLES))) == digests(resumed)
 
 
 def test_a_run_resumes_from_the_latest_readable_checkpoint(home):
     config = configure(home, arms="[vecap]", checkpoint_steps=1, checkpoints_kept=2)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     stage = load_stage("train", config, version)
     stop_after(stage, "vecap-0", 1)
     kept = stage.checkpoints("vecap-0").steps()
@@ -254,7 +254,7 @@ def test_a_run_resumes_from_the_latest_readable_checkpoint(home):
 
 
 def test_throughput_is_an_attachment(config):
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     manifest = run("train", config, version)
     [entry] = manifest.attachments
     speed = json.loads(load_stage("train", config, version).store.read(manifest.file(entry.path)).splitlines()[-1])
@@ -266,20 +266,20 @@ def test_throughput_is_an_attachment(config):
 
 def test_the_error_for_a_nonfinite_loss_includes_the_batch(home):
     config = configure(home, arms="[vecap]", learning_rate=1e30, epochs=10, gradient_clip=1e30)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     with pytest.raises(VecapError, match=r"vecap-0: loss is \S+ at step \d+ \(epoch \d+, batch \d+, first sample 0"):
         run("train", config, version)
     assert load_stage("train", config, version).manifest() is None
 
 
 def test_too_few_samples_with_a_text_is_one_clear_line(config):
-    version = give_version(config, [Texts(), *(Texts(vecap="") for _ in range(5))])
+    version = publish_version(config, [Texts(), *(Texts(vecap="") for _ in range(5))])
     with pytest.raises(VecapError, match="1 of 6 samples have a text for the arm vecap"):
         run("train", config, version)
 
 
 def test_a_changed_shard_is_reported_before_and_after_training(config):
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     stage = load_stage("train", config, version)
     name = f"{version.folder}/assemble/00001.tar"
     flip_bit(stage.store, name)

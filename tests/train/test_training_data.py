@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.conftest import REPOSITORY
-from tests.train.factories import Texts, configure, give_version, scene_image
+from tests.train.factories import Texts, configure, publish_version, scene_image
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.errors import ConfigError, CorruptError, VecapError
@@ -52,7 +52,7 @@ def read_batches(data, first=0, world_size=1):
 
 def test_batches_do_not_depend_on_the_number_of_processes_or_the_first_step(home, reading):
     config = configure(home, epochs=3, **reading)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     data = open_data(config, version)
     assert (data.samples, data.left_out, data.batch_size, data.steps_per_epoch, data.steps) == (40, 1, 8, 5, 15)
     expected = read_batches(data)
@@ -67,7 +67,7 @@ def test_batches_do_not_depend_on_the_number_of_processes_or_the_first_step(home
 
 def test_an_epoch_has_every_sample_once_in_a_new_order(home, reading):
     config = configure(home, epochs=3, **reading)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     batches = read_batches(open_data(config, version))
     epochs = [[row[0] for (_, number, _), batch in batches if number == epoch for row in batch] for epoch in range(3)]
     assert all(len(set(uids)) == len(uids) == 40 for uids in epochs)
@@ -80,7 +80,7 @@ def test_an_epoch_has_every_sample_once_in_a_new_order(home, reading):
 
 
 def test_shuffled_and_streamed_samples_have_the_same_text_and_image(home, tmp_path):
-    version = give_version(configure(home), SAMPLES)
+    version = publish_version(configure(home), SAMPLES)
     counts = []
     for reading in (SHUFFLED, STREAMED, {**SHUFFLED, "image_cache_bytes": 0}):
         batches = read_batches(open_data(configure(home, epochs=4, **reading), version))
@@ -93,7 +93,7 @@ def test_shuffled_and_streamed_samples_have_the_same_text_and_image(home, tmp_pa
 def test_the_shuffle_buffer_mixes_the_shards_of_a_reader(home):
     """With one reader and a buffer of a third of the data, samples move across shards."""
     config = configure(home, reading__stream_above=0, reading__num_readers=1, reading__shuffle_buffer=14, epochs=1)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     uids = [int(row[0], 16) for _, batch in read_batches(open_data(config, version, "vecap")) for row in batch]
     distances = np.abs(np.diff(uids))
     assert np.median(distances) > 2
@@ -102,7 +102,7 @@ def test_the_shuffle_buffer_mixes_the_shards_of_a_reader(home):
 
 def test_a_batch_that_does_not_divide_among_processes_is_one_clear_line(home, reading):
     config = configure(home, **reading)
-    data = open_data(config, give_version(config, SAMPLES))
+    data = open_data(config, publish_version(config, SAMPLES))
     with pytest.raises(ConfigError, match=r"8 samples per batch \(train.batch_size\) cannot be split evenly among 3"):
         data.batches(0, 0, 3)
     if reading is STREAMED:
@@ -114,12 +114,12 @@ def test_a_batch_that_does_not_divide_among_processes_is_one_clear_line(home, re
 
 def test_the_number_of_readers_divides_the_batch_size(home):
     config = configure(home, reading__stream_above=0, reading__num_readers=7, batch_size=12)
-    assert open_data(config, give_version(config, SAMPLES)).num_readers == 6
+    assert open_data(config, publish_version(config, SAMPLES)).num_readers == 6
 
 
 def test_an_undecodable_image_of_a_published_version_is_corruption(home, reading):
     config = configure(home, arms="[vecap]", **reading)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     store = Store(config.resolve(config.root))
     name = f"{version.folder}/assemble/00001.tar"
     data = bytearray(store.read(name))
@@ -132,7 +132,7 @@ def test_an_undecodable_image_of_a_published_version_is_corruption(home, reading
 
 def test_a_tar_with_fewer_samples_than_its_table_is_corruption(home):
     config = configure(home, **STREAMED)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     store = Store(config.resolve(config.root))
     folder = f"{version.folder}/assemble"
     with TarWriter(home / "short.tar") as tar:
@@ -144,7 +144,7 @@ def test_a_tar_with_fewer_samples_than_its_table_is_corruption(home):
 
 def test_each_rank_gets_its_share_of_a_batch(home, reading):
     config = configure(home, **reading)
-    data = open_data(config, give_version(config, SAMPLES), "vecap")
+    data = open_data(config, publish_version(config, SAMPLES), "vecap")
     batch = next(data.batches(0, 1, 2))
     assert batch.pixels.shape == (4, 32, 32, 3)
     assert batch.pixels.dtype == np.uint8
@@ -154,7 +154,7 @@ def test_each_rank_gets_its_share_of_a_batch(home, reading):
 
 def test_all_variants_of_a_text_are_used(home, reading):
     config = configure(home, epochs=12, model__context=48, **reading)
-    version = give_version(config, [Texts(variants=2, alttext_rewritten="rewritten so") for _ in range(8)])
+    version = publish_version(config, [Texts(variants=2, alttext_rewritten="rewritten so") for _ in range(8)])
     vecap = [row for _, batch in read_batches(open_data(config, version, "vecap")) for row in batch]
     assert len({text for uid, _, text in vecap if uid.endswith("3")}) == 3
     rewritten = {
@@ -165,7 +165,7 @@ def test_all_variants_of_a_text_are_used(home, reading):
 
 def test_an_arm_without_texts_is_one_clear_line(home, reading):
     config = configure(home, **reading)
-    version = give_version(config, SAMPLES)
+    version = publish_version(config, SAMPLES)
     with pytest.raises(VecapError, match="0 of 41 samples have a text for the arm alttext_rewritten"):
         open_data(config, version, "alttext_rewritten")
 

@@ -44,7 +44,7 @@ def training_runs_page(experiment: str, dataset: str) -> str:
     return f"#/experiments/{experiment}/runs?searchFilter={condition}&{_WORKFLOW}"
 
 
-def address(config: Config, page: str) -> str | None:
+def page_url(config: Config, page: str) -> str | None:
     """Return the URL of *page* for a browser, based on `mlflow.ui_url` or, if empty, on the tracking server's URL.
 
     Returns None if MLflow is a file. Raises ConfigError if an environment variable is not set.

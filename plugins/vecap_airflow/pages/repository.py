@@ -19,7 +19,7 @@ from vecap_tasks.core.samples import Row, Samples, read_image
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, list_versions, published, read_version
 from vecap_tasks.errors import CorruptError, VecapError, format_error
-from vecap_tasks.lineage.mlflow_notes import address, run_page
+from vecap_tasks.lineage.mlflow_notes import page_url, run_page
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.lineage.walk import walk
 from vecap_tasks.quality.quarantine import Page, ReasonCount, has_verdicts, list_reasons, list_rows, release
@@ -115,7 +115,7 @@ class Repository:
         if system == "airflow":
             task_url: str | None = run.data.tags.get("airflow.url")
             return task_url
-        url = address(self.config, run_page(run.info.experiment_id, run.info.run_id))
+        url = page_url(self.config, run_page(run.info.experiment_id, run.info.run_id))
         if url is None:
             raise VecapError("no MLflow UI is configured (set mlflow.ui_url)")
         return url
@@ -187,7 +187,7 @@ class Repository:
 
     def _mlflow_ui(self) -> bool:
         try:
-            return address(self.config, "") is not None
+            return page_url(self.config, "") is not None
         except VecapError:  # for example, an environment variable that this process lacks
             return False
 
