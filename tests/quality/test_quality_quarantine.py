@@ -17,7 +17,7 @@ from vecap_tasks.quality.quarantine import list_reasons, list_rows, release, wit
 ROWS = [
     Row(),
     Row(flat=True, caption="A white wall"),
-    Row(flat=True, original_width=8, caption="A white door"),
+    Row(flat=True, original_width=7, caption="A white door"),
     Row(original_width=8, original_height=8, caption="IMG_1.jpg"),
     Row(status="failed_to_download", error_message="http_404"),
     *(Row(caption=f"Beagle {n}") for n in range(3)),
@@ -68,7 +68,7 @@ def test_reasons_are_counted_and_rows_have_the_details_for_a_decision(config):
     assert (page.total, [row.uid for row in page.rows]) == (2, [WALL, DOOR])
     assert page.rows[1].reasons == ("too_small", "aspect", "flat")
     assert page.rows[1].caption == "A white door"
-    assert (page.rows[1].original_width, page.rows[1].original_height) == (8, 48)
+    assert (page.rows[1].original_width, page.rows[1].original_height) == (7, 48)
     assert store.exists(page.rows[0].tar.removeprefix(f"{store.root}/"))
     everything = list_rows(store, version, limit=2, offset=2)
     assert (everything.total, [row.uid for row in everything.rows]) == (4, [SMALL, LOST])

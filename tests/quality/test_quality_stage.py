@@ -96,7 +96,7 @@ def test_the_duplicate_with_usable_alttext_is_kept(tmp_path):
 
 
 def test_a_duplicate_without_other_reasons_is_kept(tmp_path):
-    rows = [Row(image=1, original_width=10), Row(image=1, original_width=64), Row(image=1)]
+    rows = [Row(image=1, original_width=7), Row(image=1, original_width=64), Row(image=1)]
     verdicts, _ = judged(tmp_path, rows)
     assert [verdicts[n]["reasons"] for n in range(3)] == [["too_small", "aspect", "duplicate_image"], [], [
         "duplicate_image"

@@ -49,13 +49,21 @@ class RowRules(Section):
     """Thresholds of the row rules."""
 
     min_side: int = Field(32, ge=1, description="Minimum shorter side in pixels, of the image as downloaded.")
-    max_aspect: float = Field(4.0, ge=1, description="Maximum ratio of the longer to the shorter side.")
+    max_aspect: float = Field(
+        6.0,
+        ge=1,
+        description="Maximum ratio of the longer to the shorter side. 6 keeps panoramas, not 8:1 banners.",
+    )
     reject_flat: bool = Field(True, description="Reject images of a nearly uniform color.")
     max_alttexts_per_image: int = Field(
         25, ge=1, description="Maximum number of different AltTexts of one image; above it is a placeholder."
     )
     min_alttext_chars: int = Field(3, ge=0, description="Minimum length of a usable AltText in characters.")
-    max_alttext_chars: int = Field(1000, ge=1, description="Maximum length of a usable AltText in characters.")
+    max_alttext_chars: int = Field(
+        5000,
+        ge=1,
+        description="Maximum length of a usable AltText in characters. Textbook descriptions are long.",
+    )
     max_same_alttext: int = Field(
         100, ge=1, description="Maximum number of rows with the same AltText; above it is boilerplate."
     )

@@ -175,7 +175,7 @@ ALTTEXT_RULES: tuple[Rule, ...] = (
         "too_long",
         "longer than `max_alttext_chars`",
         "length(text) > @max_alttext_chars",
-        ("word " * 300,),
+        ("word " * 1_100,),
         ("A beagle in the snow",),
     ),
     Rule(

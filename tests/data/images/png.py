@@ -89,7 +89,7 @@ def _chunks() -> Iterator[Made]:
     yield Made("gamma.png", png(SIZE, 8, 2, rows, chunk(b"gAMA", struct.pack(">I", 100000))), "a gamma, taken for sRGB")
     yield Made("unknown-chunk.png", png(SIZE, 8, 2, rows, chunk(b"abCd", b"?" * 40)), "a chunk that nobody knows")
     bad = png(SIZE, 8, 2, rows, chunk(b"tEXt", b"a\0b")[:-1] + b"?")
-    yield Made("bad-note.png", bad, "a wrong checksum in a note", "damaged")
+    yield Made("bad-note.png", bad, "a wrong checksum in a note")
 
 
 def _lies() -> Iterator[Made]:
@@ -101,11 +101,11 @@ def _lies() -> Iterator[Made]:
     yield Made("no-width.png", png((0, 32), 8, 2, b""), "a width of 0", "damaged")
     yield Made("short-rows.png", png(SIZE, 8, 2, rows[: len(rows) // 2]), "half of its rows, whole otherwise")
     text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(9_000_000), 9))
-    yield Made("text-bomb.png", png(SIZE, 8, 2, rows, text), "a note that unpacks to 9 MB", "damaged")
+    yield Made("text-bomb.png", png(SIZE, 8, 2, rows, text), "a note that unpacks to 9 MB")
     profile = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(9_000_000), 9))
-    yield Made("profile-bomb.png", png(SIZE, 8, 2, rows, profile), "a profile that unpacks to 9 MB", "damaged")
+    yield Made("profile-bomb.png", png(SIZE, 8, 2, rows, profile), "a profile that unpacks to 9 MB")
     good = saved(noise(), "PNG")
-    yield Made("cut.png", good[: len(good) // 2], "cut short in its data", "damaged")
+    yield Made("cut.png", good[: len(good) // 2], "cut short in its data", "truncated")
     place = good.index(b"IDAT") + 400
     broken = good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :]
     yield Made("broken-data.png", broken, "a wrong byte in its data", "damaged")

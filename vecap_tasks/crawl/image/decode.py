@@ -6,7 +6,8 @@ import io
 import json
 import struct
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from vecap_tasks.config import ImageConfig
+from vecap_tasks.crawl.image.containers import decoded_size, read_png
 from vecap_tasks.crawl.image.phash import phash
 from vecap_tasks.crawl.image.resize import decode_scaled
 from vecap_tasks.errors import Failure
@@ -86,6 +88,8 @@ def sniff_mismatch(body: bytes) -> str:
 
 def read_exif(image: Image.Image) -> Image.Exif:
     """Return the EXIF tags of *image*, empty if the block is corrupt."""
+    for name in ("xmp", "XML:com.adobe.xmp"):  # Pillow takes the orientation from XMP; browsers do not
+        image.info.pop(name, None)
     try:
         return image.getexif()
     except PILLOW_ERRORS:
@@ -128,10 +132,11 @@ def decode(body: bytes, config: ImageConfig) -> tuple[DecodedImage, bytes]:
     """Return the metadata and the JPEG of the image file *body*. Raises Failure with the reason if it is unusable."""
     if not body:
         raise Failure("empty")
-    with _open(body) as image:
+    with _open(body) as (image, body):
         width, height = image.size
-        if width * height > config.max_pixels:
-            raise Failure("too_many_pixels", f"{width}x{height}")
+        largest = decoded_size(image, body)
+        if largest[0] * largest[1] > config.max_pixels:
+            raise Failure("too_many_pixels", f"{largest[0]}x{largest[1]}")
         kind = "JPEG" if image.format == "MPO" else str(image.format)
         if kind == "JPEG" and not _is_single_scan(image, body) and body.count(_START_OF_SCAN) > _MAX_SCANS:
             raise Failure("too_many_scans")
@@ -179,17 +184,17 @@ def _is_single_scan(image: Image.Image, body: bytes) -> bool:
     return begin > 0 and body[begin : begin + 3] == bytes((0, size, image.layers))
 
 
-def _open(body: bytes) -> Image.Image:
-    """Read the header. Pillow itself rejects images above the largest configurable `max_pixels`.
+@contextmanager
+def _open(body: bytes) -> Iterator[tuple[Image.Image, bytes]]:
+    """Give the image with its header read, and the bytes to decode.
 
-    Pillow verifies PNG checksums only on request, and the verified image cannot be decoded afterwards.
+    Pillow itself rejects images above the largest configurable `max_pixels`. It verifies PNG checksums only on request,
+    and rejects an image for any damaged chunk, so `read_png` does this.
     """
     try:
+        if body.startswith(b"\x89PNG\r\n\x1a\n"):
+            body = read_png(body)
         image = Image.open(io.BytesIO(body), formats=_FORMATS)
-        if image.format == "PNG":
-            image.verify()
-            image = Image.open(io.BytesIO(body), formats=_FORMATS)
-        return image
     except UnidentifiedImageError as error:
         if looks_like_image(body):
             raise Failure("damaged") from error
@@ -198,3 +203,5 @@ def _open(body: bytes) -> Image.Image:
         raise Failure("too_many_pixels", "more than any configuration allows") from error
     except PILLOW_ERRORS as error:
         raise Failure("damaged") from error
+    with image:
+        yield image, body

@@ -13,10 +13,16 @@ from PIL import Image, ImageCms
 from vecap_tasks.config import ImageConfig
 from vecap_tasks.errors import Failure
 
+_PNG_DEPTH = 24  # offset of bit depth and color type
+_PNG_GRAY, _PNG_RGB = 0, 2
 _SRGB = ImageCms.createProfile("sRGB")
 _MODES = ("L", "RGB", "CMYK", "LA", "RGBA")
 _GRAY16_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
-_MAX_TRANSFORMS = 64  # cached transforms: the web has few profiles, and building one takes longer than applying it
+# Cached transforms by size of the profile: the web has few profiles, and building a transform takes longer than
+# applying it. Large profiles, of printers, have large tables.
+_MAX_SMALL_TRANSFORMS, _MAX_LARGE_TRANSFORMS = 64, 4
+_SMALL_PROFILE = 64 << 10  # bytes
+_MAX_PROFILE = 16 << 20  # bytes; larger ones are ignored
 _SRGB_TOLERANCE = 2  # of 255: largest difference from sRGB for which a profile counts as sRGB
 _PROBE = np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), axis=-1).reshape(36, 6, 3).astype(np.uint8)
 # libjpeg halves an image while it decodes, and box averaging reduces other images, down to this multiple of the target
@@ -78,8 +84,13 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return ImageCms.applyTransform(image, transform) or image.convert("RGB")
 
 
-@lru_cache(maxsize=_MAX_TRANSFORMS)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    if len(profile) > _MAX_PROFILE:
+        return None
+    return (_small_transform if len(profile) <= _SMALL_PROFILE else _large_transform)(profile, mode)
+
+
+def _build_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform from *mode* to sRGB; None for an unusable profile or one that equals sRGB.
 
     Transforms are stateless, so threads share them.
@@ -96,6 +107,10 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     return transform if difference > _SRGB_TOLERANCE else None
 
 
+_small_transform = lru_cache(maxsize=_MAX_SMALL_TRANSFORMS)(_build_transform)
+_large_transform = lru_cache(maxsize=_MAX_LARGE_TRANSFORMS)(_build_transform)
+
+
 cv2.setNumThreads(1)  # shards are decoded in parallel; OpenCV's own threads would compete
 
 
@@ -108,7 +123,7 @@ def decode_scaled(image: Image.Image, body: bytes, config: ImageConfig) -> np.nd
         if pixels is not None:
             profile = image.info.get("icc_profile")
             return pixels if profile is None and image.mode == "RGB" else _srgb_pixels(Image.fromarray(pixels), profile)
-    return _resized(image, target)
+    return _resized(_with_exact_transparency(image, body), target)
 
 
 def _scaled_jpeg(image: Image.Image, body: bytes, target: tuple[int, int]) -> np.ndarray | None:
@@ -139,6 +154,27 @@ def _decode_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, i
     least = next((n for n, (width, height) in sizes.items() if width >= target[0] and height >= target[1]), 8)
     fast = next(n for n in _FAST_EIGHTHS if n >= least)
     return sizes[fast if sizes[fast][0] <= _MAX_LINEAR_RATIO * target[0] else least]
+
+
+def _with_exact_transparency(image: Image.Image, body: bytes) -> Image.Image:
+    """Return a PNG whose transparent color (tRNS) matches its pixels, where Pillow's does not.
+
+    Pillow scales gray pixels of 2 and 4 bits to 8 bits but not their transparent value, and rounds RGB pixels of 16
+    bits, so that the transparent color matches none.
+    """
+    value = image.info.get("transparency")
+    if image.format != "PNG" or value is None:
+        return image
+    depth, color_type = body[_PNG_DEPTH], body[_PNG_DEPTH + 1]
+    if color_type == _PNG_GRAY and depth in (2, 4):
+        image.info["transparency"] = value * 255 // (2**depth - 1)
+    elif color_type == _PNG_RGB and depth == 16:
+        pixels = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is not None and pixels.dtype == np.uint16 and pixels.shape[2:] == (4,):
+            converted = Image.fromarray(np.right_shift(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), 8).astype(np.uint8))
+            converted.info["icc_profile"] = image.info.get("icc_profile")
+            return converted
+    return image
 
 
 def _resized(image: Image.Image, target: tuple[int, int]) -> np.ndarray:
