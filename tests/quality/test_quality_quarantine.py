@@ -135,7 +135,7 @@ def test_a_missing_release_entry_is_corruption(config):
     name = release(store, version, uids=[WALL], note="why", by="ann")
     _, second, _ = judged(config)
     store.remove(name)
-    with pytest.raises(CorruptError, match="has 0 entries, and a version was made with 1"):
+    with pytest.raises(CorruptError, match="has 0 entries, but a version uses 1"):
         load_stage("quality", config, second).manifest()
 
 
@@ -147,7 +147,7 @@ def test_quarantine_commands(config, capsys, tmp_path):
     common = ["--config", str(file), "--version", INTERVAL]
     assert cli.main(["quarantine", *common, "--reason", "flat", "--limit", "1"]) == 0
     shown = capsys.readouterr().out
-    assert "1 of 2 rows refused for flat" in shown
+    assert "1 of 2 rows rejected for flat" in shown
     assert "A white wall" in shown
     assert "A white door" not in shown
     assert cli.main(["quarantine", "release", *common, "--uid", WALL, "--note", "fine", "--by", "ann"]) == 0
