@@ -285,7 +285,7 @@ def test_mixture_commands(home, capsys):
     output = capsys.readouterr().out
     assert "day-2026-01-01" in output
     [line] = [line for line in output.splitlines() if line.startswith("version")]
-    assert line.split()[:10] == ["version", "demo/2026-01-01", "10", "0.5", "5", "of", "the", "run,", "p", "0.5"]
+    assert line.split()[:9] == ["version", "demo/2026-01-01", "10", "0.5", "5", "from", "run,", "p", "0.5"]
     assert main(["mixture", "show", *options, "--json", "day-2026-01-01"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert Mixture.from_json(Store(config.resolve(config.root)).read("demo/mixtures/day-2026-01-01.json"), "x")
