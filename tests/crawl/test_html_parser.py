@@ -1,9 +1,12 @@
 """Extraction of images and links from a page."""
 
 import pytest
+from webencodings.labels import LABELS
 
 from vecap_tasks.crawl.html import charset
-from vecap_tasks.crawl.html.parser import Document, Page, largest, parse_srcset
+from vecap_tasks.crawl.html.parser import Document, Page
+from vecap_tasks.crawl.html.srcset import parse_srcset
+from vecap_tasks.crawl.http.url import absolute
 
 
 def document(html, url="http://site.example/folder/page.html", charset=None):
@@ -168,8 +171,22 @@ def test_labels_follow_the_encoding_standard(label, codec, text):
 
 def test_every_codec_decodes_any_bytes():
     all_bytes = bytes(range(256)) * 2
-    for label in charset._CODECS:
+    for label in LABELS:
         assert charset.to_utf8(all_bytes, label).decode()
+        assert absolute("/?é中\U0001f600", "http://site.example", charset.decode_page(all_bytes, label)[1])
+
+
+def test_undefined_bytes_of_windows_encodings_are_control_characters():
+    assert images(b"<img src=a alt='\x81\x80'>", charset="ascii")[0].alttext == "\x81€"
+    assert images(b"<img src=a alt='\x81\xaa'>", charset="windows-1253")[0].alttext == "\x81\ufffd"
+
+
+def test_queries_are_encoded_in_the_encoding_of_the_page():
+    body = "<base href='/ä/'><img src='ж?ж=1'><a href='?ж中'>".encode("cp1251", "xmlcharrefreplace")
+    page = document(body, charset="windows-1251")
+    assert [image.url for image in page.found().images] == ["http://site.example/%C3%A4/%D0%B6?%E6=1"]
+    assert page.links() == ["http://site.example/%C3%A4/?%E6%26%2320013%3B"]
+    assert image_paths("\ufeff<img src='/?ж'>".encode("utf-16-le"), charset="koi8-r") == ["?%D0%B6"]
 
 
 def test_the_first_known_charset_declaration_applies():

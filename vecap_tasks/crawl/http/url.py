@@ -1,59 +1,71 @@
 """Canonical URLs, so that the same image has the same uid in every crawl.
 
-RFC 3986, sections 6.2.2 and 6.2.3: lowercase scheme and host, host in IDNA form or as an IP address, no default port,
-no fragment, no dot segments, uppercase percent-encoding only where required. The order of the query is kept.
+URLs are parsed and joined as in browsers (WHATWG URL, UTS 46). The canonical form then follows RFC 3986, section 6.2.2:
+no fragment, no empty query, uppercase percent-encoding only where required. The order of the query is kept.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import socket
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
-import idna
+from ada_url import join_url, normalize_url
 
 from vecap_tasks.errors import Failure
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_SCHEMES = ("http", "https")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PATH = _UNRESERVED | frozenset(b"/:@!$&'()*+,;=")
-_QUERY = _PATH | frozenset(b"?")
+_QUERY = (_PATH | frozenset(b"?")) - frozenset(b"'")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})|([^A-Za-z0-9._~-])")
+_STRIPPED = "".join(map(chr, range(33)))  # C0 control characters and space
 _TAB_OR_NEWLINE = re.compile(r"[\t\n\r]")
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
-_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?\Z")
-_IPV4_LIKE = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\.?\Z")  # browsers also read a host that ends in a number as IPv4
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_SCHEME_CHARS = 100  # longer schemes are unknown
+_URL = re.compile(r"(https?)://([^/?]*)([^?]*)\??(.*)", re.DOTALL)
+_PORT = re.compile(r":[0-9]+\Z")
+_LABEL = r"(?!xn--(?:\.|\Z))[a-z0-9_-]{1,63}"  # the standard allows more characters and lengths than DNS
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\]")
 _MAX_HOST = 253
+_NON_ASCII = re.compile(r"[^\x00-\x7f]+")
 _MAX_CHARS = 8_000  # servers refuse longer request lines
 # Most URLs are canonical already and need no parsing. Excluded: hosts whose last label starts with a digit (may be
-# IPv4), and parameters (`;`), which parsers read differently. %80 and above, and %20, must stay encoded.
+# IPv4). %80 and above, and %20, must stay encoded.
 _CANONICAL = re.compile(
     r"https?://(?:[a-z0-9-]{1,63}\.){1,8}[a-z][a-z0-9-]{0,62}"
-    r"/(?:[A-Za-z0-9._~/:@!$&'()*+,=-]|%(?:[89A-F][0-9A-F]|20))*"
-    r"(?:\?(?:[A-Za-z0-9._~/:@!$&'()*+,;=?-]|%(?:[89A-F][0-9A-F]|20))+)?"
+    r"/(?:[A-Za-z0-9._~/:@!$&'()*+,;=-]|%(?:[89A-F][0-9A-F]|20))*"
+    r"(?:\?(?:[A-Za-z0-9._~/:@!$&()*+,;=?-]|%(?:[89A-F][0-9A-F]|20))+)?"
 )
 
 
-def absolute(reference: str, base: str) -> str:
-    """Return the canonical URL of *reference* relative to *base*.
+def absolute(reference: str, base: str, codec: str | None = None) -> str:
+    """Return the canonical URL of *reference* relative to *base*; with an empty *base* it must be absolute.
 
-    Raises Failure: `scheme` if it is not HTTP (data:, javascript:, blob: …), `bad_url` if it is not a valid URL.
+    *codec* is the Python codec in which a page that is not UTF-8 writes queries. Raises Failure: `scheme` if it is not
+    HTTP (data:, javascript:, blob: …), `bad_url` if it is not a valid URL.
     """
-    if plain := fast_path(reference, base):
-        return plain
-    text = _TAB_OR_NEWLINE.sub("", reference).strip("\x00\x0c\x0b ")
-    scheme = _SCHEME.match(text)
-    if scheme and scheme[1].lower() not in _DEFAULT_PORTS:
+    return fast_path(reference, base) or slow_path(reference, base, codec)
+
+
+def slow_path(reference: str, base: str, codec: str | None = None) -> str:
+    """Return the result of `absolute` for any URL."""
+    start = _TAB_OR_NEWLINE.sub("", reference[: 2 * _SCHEME_CHARS].lstrip(_STRIPPED))
+    scheme = _SCHEME.match(start)
+    if scheme and scheme[1].lower() not in _SCHEMES:
         raise Failure("scheme", scheme[1].lower()[:20])
+    text = _TAB_OR_NEWLINE.sub("", reference.strip(_STRIPPED))
     if not text:
         raise Failure("bad_url", "empty")
     if len(text) > _MAX_CHARS:
         raise Failure("bad_url", "too long")
-    path, mark, query = text.partition("?")
-    text = path.replace("\\", "/") + mark + query  # as browsers do
+    if not scheme and not base:
+        raise Failure("scheme", "")
+    if not text.isascii():
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # replaces lone surrogates
+        if codec is not None:
+            text = _encode_query(text, codec)
     try:
-        return canonical(text if scheme else urljoin(base, text))
+        return _normalize(join_url(base, text) if base else normalize_url(text))
     except ValueError as error:
         raise Failure("bad_url") from error
 
@@ -73,30 +85,14 @@ def fast_path(reference: str, base: str) -> str | None:
         return None
     else:
         url = f"{base.partition('?')[0].rpartition('/')[0]}/{reference}"
-    if len(url) > _MAX_CHARS or "/." in url or url.find("//", 8) >= 0:  # urljoin treats the last two specially
+    if len(url) > _MAX_CHARS or "/." in url or "xn--" in url:
         return None
     return url if _CANONICAL.fullmatch(url) else None
 
 
 def canonical(url: str) -> str:
     """Return the canonical form of the absolute HTTP URL *url*. Raises Failure as `absolute` does."""
-    if url.startswith(("http://", "https://")) and (plain := fast_path(url, url)):
-        return plain
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise Failure("bad_url") from error
-    scheme = parts.scheme.lower()
-    if scheme not in _DEFAULT_PORTS:
-        raise Failure("scheme", scheme[:20])
-    if parts.username is not None or parts.password is not None:
-        raise Failure("bad_url", "credentials")  # a request would send them
-    host = _host(parts.hostname or "")
-    suffix = f":{port}" if port is not None and port != _DEFAULT_PORTS[scheme] else ""
-    path = _escape(_remove_dot_segments(parts.path), _PATH) or "/"
-    mark = "?" if parts.query else ""
-    return f"{scheme}://{host}{suffix}{path}{mark}{_escape(parts.query, _QUERY)}"
+    return absolute(url, "")
 
 
 def host_of(url: str) -> str:
@@ -104,43 +100,50 @@ def host_of(url: str) -> str:
     return urlsplit(url).netloc
 
 
-def _host(name: str) -> str:
-    """Return the canonical form of a host name or IP address."""
-    lowered = name.lower()
+def _normalize(url: str) -> str:
+    """Return the canonical form of *url*, which the URL standard's serializer wrote."""
+    parts = _URL.fullmatch(url.partition("#")[0])
+    if parts is None:
+        raise Failure("scheme", url.partition(":")[0][:20])
+    scheme, host, path, query = parts.groups()
+    if "@" in host:
+        raise Failure("bad_url", "credentials")  # a request would send them
+    name = _PORT.sub("", host)
+    if not _HOST.fullmatch(name) or len(name) > _MAX_HOST:
+        raise Failure("bad_url", "host")
+    if "xn--" in name and not _is_encoded_once(name):
+        raise Failure("bad_url", "host")
+    path = _escape(path, _PATH) or "/"
+    normalized = f"{scheme}://{host}{path}{'?' if query else ''}{_escape(query, _QUERY)}"
+    if len(normalized) > _MAX_CHARS:
+        raise Failure("bad_url", "too long")
+    return normalized
+
+
+def _is_encoded_once(name: str) -> bool:
+    """Return whether encoding the Unicode form of *name* gives *name* again. Raises ValueError if it has none."""
+    labels = name.split(".")
+    decoded = [label[4:].encode().decode("punycode") if label.startswith("xn--") else label for label in labels]
+    return normalize_url(f"http://{'.'.join(decoded)}/") == f"http://{name}/"
+
+
+def _encode_query(text: str, codec: str) -> str:
+    """Percent-encode the query in *codec*, and characters that it lacks as `&#…;` (WHATWG URL, 'percent-encode')."""
+    rest, hash_mark, fragment = text.partition("#")
+    path, mark, query = rest.partition("?")
+
+    def replace(match: re.Match[str]) -> str:
+        encoded = b"".join(_encode_character(character, codec) for character in match[0])
+        return "".join(chr(byte) if byte in _QUERY or byte == ord("%") else f"%{byte:02X}" for byte in encoded)
+
+    return path + mark + _NON_ASCII.sub(replace, query) + hash_mark + fragment
+
+
+def _encode_character(character: str, codec: str) -> bytes:
     try:
-        if ":" in lowered:
-            if "%" in lowered:  # zone IDs are machine-specific
-                raise Failure("bad_url", "host")
-            return f"[{ipaddress.IPv6Address(lowered)}]"
-        if not lowered.isascii():
-            lowered = idna.encode(lowered, uts46=True).decode("ascii")
-        if "xn--" in lowered:
-            lowered.encode("ascii").decode("idna")  # raises if it is invalid
-        if not _HOST.match(lowered) or len(lowered) > _MAX_HOST:
-            raise Failure("bad_url", "host")
-        if _IPV4_LIKE.match(lowered):
-            return socket.inet_ntoa(socket.inet_aton(lowered.removesuffix(".")))
-    except (ValueError, OSError) as error:  # IDNAError and UnicodeError are ValueErrors
-        raise Failure("bad_url", "host") from error
-    return lowered
-
-
-def _remove_dot_segments(path: str) -> str:
-    """Remove dot segments (RFC 3986, 5.2.4)."""
-    segments: list[str] = []
-    parts = path.split("/")
-    for number, part in enumerate(parts):
-        last = number == len(parts) - 1
-        plain = part.replace("%2E", ".").replace("%2e", ".")
-        if plain == "..":
-            if len(segments) > 1:
-                segments.pop()
-        elif plain != ".":
-            segments.append(part)
-            continue
-        if last:
-            segments.append("")
-    return "/".join(segments)
+        return character.encode(codec)
+    except UnicodeEncodeError:
+        return b"%%26%%23%d%%3B" % ord(character)
 
 
 def _escape(text: str, allowed: frozenset[int]) -> str:
@@ -151,4 +154,4 @@ def _escape(text: str, allowed: frozenset[int]) -> str:
         byte = match[2][0]
         return match[2] if byte in allowed else b"%%%02X" % byte
 
-    return _ESCAPE.sub(replace, text.encode("utf-8", "replace")).decode("ascii")
+    return _ESCAPE.sub(replace, text.encode()).decode("ascii")
