@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vecap_tasks.core.manifest import Input
-from vecap_tasks.crawl.html.parser import Document, Page
+from vecap_tasks.crawl.html.parser import FIGCAPTION_CHARS, LANGUAGE_CHARS, TITLE_CHARS, Document, Page
 from vecap_tasks.crawl.http.robots import opted_out
 from vecap_tasks.errors import failure_of
+
+ALTTEXT_CHARS = 10_000  # the longest descriptions in textbooks have 4,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Link(NamedTuple):
     uid: str | None = None
     scores: str | None = None  # JSON object of numbers from the source
     stored: ByteRange | None = None
+    alternatives: tuple[str, ...] = ()  # other URLs of the image, the best first, used if only they are archived
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Stats:
     """Counters and inputs of a source.
 
     `counters`: pages, images, `skipped.<reason>` of images, `page_skipped.<reason>` of pages; for archived images held,
-    revisited, `held_skipped.<reason>`.
+    revisited, `held_skipped.<reason>`; `cut.<column>` for texts that were shortened.
     """
 
     counters: Counter[str] = field(default_factory=Counter)
@@ -74,6 +77,24 @@ class Stats:
 def uid(url: str, alttext: str | None) -> str:
     """Return the uid of an image and its AltText, 32 hex digits. Missing and empty AltText are equal."""
     return hashlib.sha256(f"{url}\0{alttext or ''}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def shorten(link: Link, stats: Stats) -> Link:
+    """Return *link* with texts of bounded length; what is cut is counted."""
+    _, alttext, _, title, figcaption, language, *_ = link
+    if alttext is not None and len(alttext) > ALTTEXT_CHARS:
+        stats.counters["cut.caption"] += 1
+        link = link._replace(alttext=alttext[:ALTTEXT_CHARS])
+    if title is not None and len(title) > TITLE_CHARS:
+        stats.counters["cut.page_title"] += 1
+        link = link._replace(page_title=title[:TITLE_CHARS])
+    if figcaption is not None and len(figcaption) > FIGCAPTION_CHARS:
+        stats.counters["cut.figcaption"] += 1
+        link = link._replace(figcaption=figcaption[:FIGCAPTION_CHARS])
+    if language is not None and len(language) > LANGUAGE_CHARS:
+        stats.counters["cut.language"] += 1
+        link = link._replace(language=language[:LANGUAGE_CHARS])
+    return link
 
 
 def extract_links(page: Page, product: str | None, stats: Stats) -> list[Link]:
@@ -87,10 +108,12 @@ def extract_links(page: Page, product: str | None, stats: Stats) -> list[Link]:
     counters["pages"] += 1
     counters["images"] += len(found.images) + found.skipped.total()
     counters.update({f"skipped.{reason}": count for reason, count in found.skipped.items()})
+    if found.unread_figcaptions:
+        counters["cut.figcaption"] += found.unread_figcaptions
     if product is not None and opted_out((*page.robots_tags, *found.robots), product):
         counters["skipped.page_opt_out"] += len(found.images)
         return []
     return [
-        Link(url, alttext, page.url, found.title, figcaption, language, page.source)
-        for url, alttext, figcaption, language in found.images
+        Link(url, alttext, page.url, found.title, figcaption, language, page.source, alternatives=alternatives)
+        for url, alttext, figcaption, language, alternatives in found.images
     ]

@@ -1,0 +1,178 @@
+"""Finds the URLs of an image in the attributes of `<img>` and in the `<source>` elements of its `<picture>`.
+
+Browsers use `src` and `srcset`. Pages that load images late keep the URL in other attributes, whose names differ by
+script, and `src` is then a placeholder. The groups, of which the first with a usable URL applies:
+
+1. lazy: attributes named like `data-src` or `data-srcset`.
+2. standard: `<source>`, `srcset` and `src`. If they hold only a placeholder, group 3 is first.
+3. other: any other attribute that holds the URL of an image file, such as `data-large-file`.
+
+Within a group the largest image is first, as far as `srcset` describes sizes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from selectolax.lexbor import LexborNode
+
+from vecap_tasks.crawl.html.srcset import SrcsetCandidate, parse_srcset
+from vecap_tasks.crawl.http.url import absolute, fast_path
+from vecap_tasks.errors import Failure
+
+Attributes = dict[str, str | None]
+MAX_URLS = 8  # of one image
+# Attributes of images that never hold a URL of the image, apart from `src` and `srcset`.
+_WITHOUT_URL = frozenset(
+    "alt align border class crossorigin decoding dir fetchpriority height hidden hspace id ismap itemprop lang loading "
+    "longdesc name referrerpolicy role sizes style tabindex title usemap vspace width xml:lang aria-hidden aria-label "
+    "data-alt data-title data-caption data-sizes data-id data-width data-height about resource typeof property".split()
+)
+_PLAIN = _WITHOUT_URL | {"src"}
+# Names whose values are URLs, whatever they look like.
+_LAZY = frozenset(
+    "data-src data-original data-lazy-src data-lazy data-original-src data-full-src data-url data-cfsrc data-lsrc".split()
+)
+_LAZY_NAME = re.compile(r"src(?:\Z|-)|srcset|original|lazy|(?:image|img)-?url|echo\Z|defer|delayed")
+_WORDS = re.compile(r"[a-z0-9]+")
+# Words in the names of attributes for other images, or for smaller copies.
+_SECONDARY = frozenset(
+    "after alt avatar background before bg blank caption default desc description error fallback filename hover href "
+    "icon link loading logo low lowres lowsrc lqip meta mobile name overlay page permalink placeholder poster preview "
+    "rollover share small spinner swap thumb thumbnail tiny title type".split()
+)
+_IMAGE_URL = re.compile(r"[^\s\"'<>{}|^`]*\.(?:jpe?g|jfif|png|gif|webp|avif|bmp|tiff?|svg)(?![a-z0-9])[^\s\"'<>{}|^`]*", re.I)
+_URL_START = re.compile(r"(?:https?:/)?/[^\s\"'<>{}|^`]*", re.IGNORECASE)
+_SRCSET = re.compile(r"\s[0-9.]{1,9}[wx]\s*(?:,|\Z)")
+_PLACEHOLDER = re.compile(
+    r"(?:blank|pixel|placeholder|spacer|load(?:ing|er)|transparent|dummy|empty|trans|1x1|lazy|gr[ae]y)[^/]*\Z|\.(?:gif|svg)\Z",
+    re.IGNORECASE,
+)
+_NARROW = re.compile(r"max-(?:device-)?width|portrait|print", re.IGNORECASE)  # not for large screens
+_DECODED = re.compile(r"\s*(?:\Z|image/(?:jpe?g|pjpeg|a?png|gif|webp|avif|bmp|tiff?))", re.IGNORECASE)
+
+
+class Candidate(NamedTuple):
+    """A reference to an image; the largest `size`, the width in pixels and the density, is best."""
+
+    reference: str
+    size: tuple[int, float] = (0, 1.0)
+
+
+class ImageUrls:
+    """Resolves the images of a page. *sources* are the <source> elements, in document order."""
+
+    def __init__(self, base: str, codec: str | None, sources: Iterable[LexborNode]) -> None:
+        self._base = base
+        self._codec = codec
+        self._sources: dict[int, list[Candidate]] = {}  # the best, by picture
+        pictures: dict[int, list[Candidate]] = {}
+        for node in sources:
+            picture = node.parent
+            if picture is not None and picture.tag == "picture":
+                pictures.setdefault(picture.mem_id, []).extend(_source_candidates(node.attributes))
+        for picture_id, candidates in pictures.items():
+            found, _ = self._resolve(candidates)
+            if found:
+                self._sources[picture_id] = found
+
+    def find(self, node: LexborNode, attributes: Attributes) -> tuple[str, ...]:
+        """Return the distinct URLs of an <img>, the best first, at most MAX_URLS. Raises Failure if it has none."""
+        source = attributes.get("src")
+        if source and not self._sources and attributes.keys() <= _PLAIN:
+            plain = fast_path(source, self._base)  # the common case
+            if plain:
+                return (plain,)
+        first: Failure | None = None
+        for group in self._groups(node, attributes):
+            found, failure = self._resolve(group)
+            if found:
+                return tuple(candidate.reference for candidate in found)
+            first = first or failure
+        raise first or Failure("no_address")
+
+    def _groups(self, node: LexborNode, attributes: Attributes) -> Iterator[list[Candidate]]:
+        lazy: list[Candidate] = []
+        other: list[Candidate] = []
+        secondary: list[Candidate] = []
+        for name in attributes:
+            if name in _PLAIN or name == "srcset":
+                continue
+            value = attributes[name]
+            if value and not value.isspace() and not name.startswith(("on", "aria-")):
+                is_lazy, is_secondary = _kind(name)
+                group = secondary if is_secondary else lazy if is_lazy else other
+                group.extend(_candidates(name, value, is_lazy))
+        yield lazy
+        standard = list(self._sources.get(node.parent.mem_id, ())) if self._sources and node.parent else []
+        standard += map(_sized, parse_srcset(attributes.get("srcset") or ""))
+        source = (attributes.get("src") or "").strip()
+        replaced = other and not standard and (not source or _is_placeholder(source, attributes))
+        if source:
+            standard.append(Candidate(source))
+        yield from (other, standard) if replaced else (standard, other)
+        yield secondary
+
+    def _resolve(self, candidates: list[Candidate]) -> tuple[list[Candidate], Failure | None]:
+        """Return the best candidates with distinct canonical URLs, and why the first of the others has none."""
+        if len(candidates) > 1:
+            candidates = sorted(candidates, key=lambda candidate: candidate.size, reverse=True)
+        found: dict[str, Candidate] = {}
+        first: Failure | None = None
+        for candidate in candidates:
+            try:
+                url = absolute(candidate.reference, self._base, self._codec)
+            except Failure as failure:
+                first = first or failure
+                continue
+            found.setdefault(url, Candidate(url, candidate.size))
+            if len(found) == MAX_URLS:
+                break
+        return list(found.values()), first
+
+
+def _kind(name: str) -> tuple[bool, bool]:
+    """Return whether the attribute *name* is for lazy loading, and whether it is for another image."""
+    if name in _LAZY:
+        return True, False
+    return _LAZY_NAME.search(name) is not None, not _SECONDARY.isdisjoint(_WORDS.findall(name))
+
+
+def _candidates(name: str, value: str, is_lazy: bool) -> list[Candidate]:
+    """Return the candidates in *value*, none if it is not a URL of an image or a srcset."""
+    if name.endswith("srcset") or name == "data-original-set" or _SRCSET.search(value):
+        found = parse_srcset(value)
+        if "set" in name or (found and _IMAGE_URL.fullmatch(found[0].url)):
+            return list(map(_sized, found))
+    text = value.strip()
+    if name in _LAZY or _IMAGE_URL.fullmatch(text) or (is_lazy and _URL_START.fullmatch(text)):
+        return [Candidate(text)]
+    return []
+
+
+def _source_candidates(attributes: Attributes) -> list[Candidate]:
+    """Return the candidates of a <source>; those for small screens and unknown formats are last or left out."""
+    if not _DECODED.match(attributes.get("type") or ""):
+        return []
+    found: list[Candidate] = []
+    for name, value in attributes.items():
+        if value and name.endswith("srcset"):
+            found += map(_sized, parse_srcset(value))
+    if _NARROW.search(attributes.get("media") or ""):
+        return [Candidate(candidate.reference, (0, 0.0)) for candidate in found]
+    return found
+
+
+def _sized(candidate: SrcsetCandidate) -> Candidate:
+    return Candidate(candidate.url, (candidate.width or 0, candidate.density))
+
+
+def _is_placeholder(source: str, attributes: Attributes) -> bool:
+    path = source[:1000].partition("?")[0]
+    return (
+        path[:5].lower() == "data:"
+        or _PLACEHOLDER.search(path) is not None
+        or "lazy" in (attributes.get("class") or "").lower()
+    )
