@@ -10,6 +10,7 @@ from tests.crawl.test_crawl_stage import SITE, rows_of
 from tests.crawl.test_warc import gzip_records, record, warc_record
 from tests.crawl.test_warc_records import arc_head, arc_record
 from tests.crawl.web import image
+from vecap_tasks.crawl.sources.link import uid
 
 
 def png(color="red", size=(40, 30)):
@@ -56,6 +57,30 @@ def test_images_in_the_same_archive_are_not_downloaded(web, configure, tmp_path,
     assert rows["web.png"]["stored_in"] is None
     assert (manifest.counters["held"], manifest.counters["stored"]) == (5, 5)
     assert web.image_requests() == {"site.example/web.png": 1}
+
+
+def test_the_largest_archived_image_of_a_srcset_is_used(web, configure, tmp_path):
+    data = gzip_records(
+        record(
+            b"<img src=small.png srcset='medium.png 1.5x, large.png 2x' alt=first>"
+            b"<img src=small.png alt=plain><img src=web-small.png srcset='web-large.png 2x' alt=web>"
+            b"<picture><source srcset='gone.webp 900w, kept.png 300w'><img src=small.png></picture>"
+            b"<img src=twice.png srcset='web.png 2x' alt=twice><img src=twice.png alt=twice>"
+        ),
+        *(image_record(name, png(color)) for name, color in (("small.png", "blue"), ("medium.png", "green"))),
+        image_record("kept.png", png("black")),
+        image_record("twice.png", png("white")),
+    )
+    (tmp_path / "x.warc.gz").write_bytes(data)
+    web.image("/web-large.png", color="red")
+    stage, manifest = crawl(configure(source(tmp_path / "x.warc.gz")))
+    rows = {row["url"].removeprefix(SITE): row for row in rows_of(stage, manifest)}
+    assert {name: row["caption"] for name, row in rows.items()} == {
+        "medium.png": "first", "small.png": "plain", "web-large.png": "web", "kept.png": None, "twice.png": "twice",
+    }  # fmt: skip
+    assert all(row["uid"] == uid(row["url"], row["caption"]) for row in rows.values())
+    assert (manifest.counters["stored"], manifest.counters["success"], manifest.counters["repeated"]) == (4, 5, 1)
+    assert web.image_requests() == {"site.example/web-large.png": 1}
 
 
 def test_images_in_other_archives_of_the_source_are_used(web, configure, tmp_path):

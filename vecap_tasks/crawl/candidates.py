@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -20,14 +19,20 @@ from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.schemas import CANDIDATES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, scan
-from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, uid
+from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, shorten, uid
 
 if TYPE_CHECKING:
     import duckdb
 
 FOOTER_KEY = b"vecap"
-# `place` is the position of the row within its part.
-LINKS = pa.schema([pa.field("place", pa.int64()), *(field for field in CANDIDATES if field.name != "key")])
+# `place` is the position of the row within its part; `alternatives` are other URLs of the image, the best first.
+LINKS = pa.schema(
+    [
+        pa.field("place", pa.int64()),
+        *(field for field in CANDIDATES if field.name != "key"),
+        pa.field("alternatives", pa.list_(pa.string())),
+    ]
+)
 # The fields of ArchivedImage.
 ARCHIVED_IMAGES = pa.schema(
     [
@@ -41,6 +46,7 @@ ARCHIVED_IMAGES = pa.schema(
     ]
 )
 _BATCH = 10_000
+_BATCH_CHARS = 16 << 20  # of the texts of a batch
 _GC_THRESHOLD = 100_000  # objects; reading creates many objects and no cycles, and Python's default is 700
 PathType = TypeVar("PathType", bound=PurePath)
 _SHARD_DIGITS = 5  # img2dataset's
@@ -63,6 +69,19 @@ _IMAGES_SQL = """
         FROM revisits JOIN by_url AS same ON revisits.refers_to = same.url
     )
     SELECT DISTINCT ON (url) url, archive, "offset", length FROM found ORDER BY url, choice, position
+"""
+# Links whose image is not archived, but whose alternative is, get the URL and uid of the first such alternative.
+_RESOLVED_SQL = """
+    CREATE TABLE replacements AS
+    WITH others AS (
+        SELECT position, unnest(alternatives) AS url, unnest(range(len(alternatives))) AS choice
+        FROM links ANTI JOIN images USING (url) WHERE len(alternatives) > 0
+    )
+    SELECT position, arg_min(url, choice) AS other FROM others SEMI JOIN images USING (url) GROUP BY position;
+    CREATE VIEW resolved AS
+    SELECT links.* EXCLUDE (url, uid, alternatives), coalesce(other, url) AS url,
+        CASE WHEN other IS NULL THEN uid ELSE left(sha256(other || chr(0) || coalesce(caption, '')), 32) END AS uid
+    FROM links LEFT JOIN replacements USING (position)
 """
 
 
@@ -118,7 +137,7 @@ def extract(source: Source, part: str, path: Path) -> None:
         links = files.enter_context(pq.ParquetWriter(path, LINKS, compression="zstd"))
         archived: pq.ParquetWriter | None = None
         place = 0
-        while batch := list(islice(items, _BATCH)):
+        for batch in _batches(items, stats):
             links.write_batch(_links_batch([item for item in batch if isinstance(item, Link)], place))
             if images := [item for item in batch if isinstance(item, ArchivedImage)]:
                 archived = archived or files.enter_context(
@@ -128,6 +147,23 @@ def extract(source: Source, part: str, path: Path) -> None:
             place += len(batch)
         body = {"counters": stats.counters, "inputs": [asdict(item) for item in stats.inputs]}
         links.add_key_value_metadata({FOOTER_KEY: json.dumps(body, sort_keys=True).encode()})
+
+
+def _batches(items: Iterator[Link | ArchivedImage], stats: Stats) -> Iterator[list[Link | ArchivedImage]]:
+    """Yield the items, with texts of bounded length, in batches of bounded size."""
+    batch: list[Link | ArchivedImage] = []
+    chars = 0
+    for item in items:
+        if isinstance(item, Link):
+            item = shorten(item, stats)
+            chars += len(item.url) + len(item.alttext or "") + len(item.page_title or "") + len(item.figcaption or "")
+            chars += len(item.scores or "") + sum(map(len, item.alternatives))
+        batch.append(item)
+        if len(batch) == _BATCH or chars > _BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
 
 
 @contextmanager
@@ -179,7 +215,8 @@ def shard_names(rows: int, shard_size: int) -> list[str]:
 def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work: Path) -> Path:
     """Write the candidates of *tables* (links tables in the store, in order) to the folder *work*; return the path.
 
-    Each uid appears once. If any part holds an image, its row points to the archive. Row group n holds the rows of
+    Each uid appears once. If any part holds an image, its row points to the archive; of several URLs of an image, the
+    best that is archived is used. Row group n holds the rows of
     shard n. Memory is independent of the number of rows.
     """
     path = work / "candidates.parquet"
@@ -193,16 +230,17 @@ def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work:
             connection, store, "archived", [str(path) for path in archived if path in existing], ARCHIVED_IMAGES
         )
         connection.execute(_IMAGES_SQL)
+        connection.execute(_RESOLVED_SQL)
         links = connection.execute("SELECT count(*) FROM links").fetchall()[0][0]
-        rows = connection.execute("SELECT count(DISTINCT uid) FROM links").fetchall()[0][0]
+        rows = connection.execute("SELECT count(DISTINCT uid) FROM resolved").fetchall()[0][0]
         stats.counters.update({"candidates": rows, "repeated": links - rows})
         ordered = connection.sql("""
-            SELECT links.* REPLACE (
+            SELECT resolved.* REPLACE (
                 coalesce(stored_in, images.archive) AS stored_in,
                 coalesce(stored_at, images.offset) AS stored_at,
                 coalesce(stored_bytes, images.length) AS stored_bytes)
-            FROM links SEMI JOIN (SELECT min(position) AS position FROM links GROUP BY uid) USING (position)
-            LEFT JOIN images USING (url) ORDER BY links.position""")
+            FROM resolved SEMI JOIN (SELECT min(position) AS position FROM resolved GROUP BY uid) USING (position)
+            LEFT JOIN images USING (url) ORDER BY resolved.position""")
         names = shard_names(rows, shard_size)
         digits = max(_ROW_DIGITS, len(str(shard_size - 1)))
         with pq.ParquetWriter(path, CANDIDATES, compression="zstd", store_schema=False) as writer:

@@ -38,7 +38,7 @@ class Crawl(Stage):
     """
 
     name: ClassVar[str] = "crawl"
-    revision: ClassVar[int] = 3  # 3: JPEG decode size and filter changed
+    revision: ClassVar[int] = 4  # 4: URLs by the WHATWG standard, more attributes with URLs, limits of pages and texts
     rates: ClassVar[tuple[str, ...]] = ("success",)
 
     def inputs(self) -> list[Input]:

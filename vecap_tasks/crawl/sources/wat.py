@@ -23,7 +23,7 @@ from vecap_tasks.errors import Failure, PermanentError, failure_of
 
 _KINDS = frozenset({"metadata"})
 _IMAGE = "IMG@/src"
-_MAX_RECORD = 1 << 28  # bytes; Common Crawl's longest records have a few million
+_MAX_RECORD = 1 << 24  # bytes; Common Crawl's longest records have a few million, and 16 MiB take 400 MB as objects
 
 
 class WatFiles:
