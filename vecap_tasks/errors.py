@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires
 
 log = logging.getLogger(__name__)
@@ -104,6 +106,10 @@ class Failure(Exception):
         self.detail = detail
         self.temporary = temporary
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Callable[..., Failure], tuple[str, str]]:
+        # pickle would pass the message as the reason.
+        return partial(Failure, temporary=self.temporary, retry_after=self.retry_after), (self.reason, self.detail)
 
     @property
     def message(self) -> str:

@@ -151,6 +151,21 @@ class ImageConfig(Section):
     )
 
 
+class LimitsConfig(Section):
+    """Limits of one page, record, sitemap or image. They stop hostile files that no other limit stops.
+
+    Parsers and decoders run in child processes. What exceeds a limit, or crashes a child, twice fails alone with the
+    reason `cpu_limit`, `memory_limit`, `stalled` or `crashed`.
+    """
+
+    cpu_seconds: float = Field(10.0, gt=0, description="Maximum CPU time in seconds.")
+    memory: int = Field(
+        512 << 20,
+        ge=128 << 20,
+        description="Maximum growth of memory in bytes; for an image at least 24 bytes for each pixel of `max_pixels`.",
+    )
+
+
 class DuplicatesConfig(Section):
     """Search for duplicates in addition to exact ones; `quality.rows` decides what happens to them."""
 
@@ -177,6 +192,7 @@ class CrawlConfig(Section):
     source: Source
     fetch: FetchConfig = FetchConfig()
     image: ImageConfig = ImageConfig()
+    limits: Annotated[LimitsConfig, Runtime] = LimitsConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
     shard_size: int = Field(10_000, ge=1, description="Rows per shard.")
     retry_failed: RetryConfig | None = Field(None, description="Retry the failed downloads of an earlier version.")

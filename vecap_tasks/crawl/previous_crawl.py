@@ -18,7 +18,7 @@ from vecap_tasks.core.manifest import Input, Manifest, read_manifest
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import read_samples
 from vecap_tasks.core.version import interval_of, read_version
-from vecap_tasks.crawl.image.decode import DecodedImage
+from vecap_tasks.crawl.image.decoded import DecodedImage
 from vecap_tasks.crawl.shard_images import SUCCESS, Outcome, Spool
 from vecap_tasks.errors import CorruptError, Failure, PermanentError
 

@@ -16,14 +16,14 @@ from vecap_tasks.config import Config, FetchConfig, WarcSource
 from vecap_tasks.core.store import open_filesystem
 from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 from vecap_tasks.crawl.http.robots import opted_out, product_token
-from vecap_tasks.crawl.image.decode import DecodedImage
+from vecap_tasks.crawl.image.decoded import DecodedImage
 from vecap_tasks.crawl.image.decode_pool import DecodePool
 from vecap_tasks.crawl.sources.link import ByteRange
 from vecap_tasks.crawl.warc.records import MAX_HEADER, Records, parse_response
 from vecap_tasks.errors import Failure, VecapError, failure_of
 
 SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE = "success", "failed_to_download", "failed_to_resize"
-_DECODE_THREADS = 2  # threads; decoding releases the GIL
+_DECODE_THREADS = 2  # each waits for a child process that decodes
 
 
 def read_archived(config: Config, stored: ByteRange) -> bytes:
@@ -121,7 +121,7 @@ async def download_all(
     A failed download is an outcome. Raises OSError if the spool cannot be written.
     """
     with ThreadPoolExecutor(_DECODE_THREADS, thread_name_prefix="decode") as threads:
-        decoders = DecodePool(config.crawl.image, threads, _DECODE_THREADS)
+        decoders = DecodePool(config.crawl.image, config.crawl.limits, threads, _DECODE_THREADS)
         try:
             async with asyncio.TaskGroup() as group:
                 download = _Downloader(config, fetcher, threads, decoders, spool).get

@@ -8,7 +8,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -18,6 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.image.containers import decoded_size, read_png
+from vecap_tasks.crawl.image.decoded import DecodedImage
 from vecap_tasks.crawl.image.phash import phash
 from vecap_tasks.crawl.image.resize import decode_scaled
 from vecap_tasks.errors import Failure
@@ -113,19 +113,6 @@ def exif_json(exif: Image.Exif) -> str:
         if text.isprintable() and len(text) <= _MAX_CHARS:
             tags[name] = text
     return json.dumps(tags, sort_keys=True, ensure_ascii=False)
-
-
-@dataclass(frozen=True, slots=True)
-class DecodedImage:
-    """Metadata of a decoded image: sizes in pixels, after EXIF rotation."""
-
-    width: int
-    height: int
-    original_width: int
-    original_height: int
-    original_format: str
-    exif: str  # JSON object of strings
-    phash: str | None  # 16 hex digits, None for flat images
 
 
 def decode(body: bytes, config: ImageConfig) -> tuple[DecodedImage, bytes]:

@@ -1,4 +1,7 @@
-"""Decodes images in threads, in small batches, because waking a thread and the event loop per image is slow."""
+"""Decodes images in child processes, in small batches, because waking a thread and the event loop per image is slow.
+
+A thread per child waits for it.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from vecap_tasks.config import ImageConfig
-from vecap_tasks.crawl.image.decode import DecodedImage, decode
-from vecap_tasks.errors import Failure, failure_of
+from vecap_tasks.config import ImageConfig, LimitsConfig
+from vecap_tasks.core.isolation import pool
+from vecap_tasks.core.isolation.child import Limits, Task
+from vecap_tasks.core.isolation.messages import Item
+from vecap_tasks.crawl.image.decoded import DecodedImage
+from vecap_tasks.errors import Failure
 
 _BATCH_SIZE = 8  # bodies per batch, at most
+_DECODE = "vecap_tasks.crawl.image.decode:decode"
+# Bytes of memory per pixel that decoders need at most: OpenJPEG has 32 bits per channel.
+_PIXEL_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +37,15 @@ class DecodeResult:
 
 
 class DecodePool:
-    """Decodes images with *config* on *count* threads of *threads*, called from one event loop."""
+    """Decodes images with *config* in *count* children, on threads of *threads*, called from one event loop.
 
-    def __init__(self, config: ImageConfig, threads: ThreadPoolExecutor, count: int) -> None:
-        self._config = config
+    An image that exceeds *limits*, or the memory that `max_pixels` implies, fails like one that is damaged.
+    """
+
+    def __init__(self, config: ImageConfig, limits: LimitsConfig, threads: ThreadPoolExecutor, count: int) -> None:
+        memory = max(limits.memory, _PIXEL_BYTES * config.max_pixels)
+        self._task = Task(_DECODE, (config,), Limits(limits.cpu_seconds, memory))
+        pool.start(self._task, count)
         self._threads = threads
         self._idle = count
         self._waiting: deque[tuple[bytes, str, asyncio.Future[DecodeResult]]] = deque()
@@ -50,7 +64,7 @@ class DecodePool:
             share = min(_BATCH_SIZE, -(-len(self._waiting) // self._idle))
             bodies, urls, futures = zip(*(self._waiting.popleft() for _ in range(share)), strict=True)
             self._idle -= 1
-            done = loop.run_in_executor(self._threads, _decode_all, bodies, urls, self._config)
+            done = loop.run_in_executor(self._threads, _decode_all, bodies, urls, self._task)
             done.add_done_callback(partial(self._on_done, futures))
 
     def _on_done(
@@ -70,14 +84,14 @@ class DecodePool:
         self._dispatch()
 
 
-def _decode_all(bodies: Sequence[bytes], urls: Sequence[str], config: ImageConfig) -> list[DecodeResult]:
-    return [_decode(body, url, config) for body, url in zip(bodies, urls, strict=True)]
+def _decode_all(bodies: Sequence[bytes], urls: Sequence[str], task: Task) -> list[DecodeResult]:
+    results = pool.run(task, [Item(url, body) for url, body in zip(urls, bodies, strict=True)])
+    return [_decode_result(body, result) for body, result in zip(bodies, results, strict=True)]
 
 
-def _decode(body: bytes, url: str, config: ImageConfig) -> DecodeResult:
+def _decode_result(body: bytes, result: tuple[DecodedImage, bytes] | Failure) -> DecodeResult:
     sha256 = hashlib.sha256(body).hexdigest()
-    try:
-        image, jpeg = decode(body, config)
-    except Exception as error:
-        return DecodeResult(sha256, None, b"", failure_of(error, url))
+    if isinstance(result, Failure):
+        return DecodeResult(sha256, None, b"", result)
+    image, jpeg = result
     return DecodeResult(sha256, image, jpeg, None)

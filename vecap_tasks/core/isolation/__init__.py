@@ -1,0 +1,1 @@
+"""Runs functions on untrusted bytes in child processes with limits of CPU time and memory, which may also crash."""
