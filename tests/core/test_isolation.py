@@ -125,7 +125,7 @@ def test_threads_run_in_parallel_children() -> None:
 
 def test_a_stream_keeps_the_order_and_reads_ahead() -> None:
     entries = ((number, None if number % 3 == 0 else Item("x", b"%d" % number, (number,))) for number in range(500))
-    results = list(pool.stream(ACT, entries))
+    results = list(pool.imap(ACT, entries))
     assert results == [(n, None if n % 3 == 0 else (n, str(n))) for n in range(500)]
 
 
@@ -135,7 +135,7 @@ def test_errors_of_the_entries_end_a_stream() -> None:
         raise ValueError("truncated")
 
     with pytest.raises(ValueError, match="truncated"):
-        list(pool.stream(ACT, entries()))
+        list(pool.imap(ACT, entries()))
 
 
 def test_large_bodies_pass() -> None:

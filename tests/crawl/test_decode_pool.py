@@ -6,15 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.crawl import broken_functions
 from tests.crawl.web import image
-from vecap_tasks.config import ImageConfig
+from vecap_tasks.config import ImageConfig, LimitsConfig
 from vecap_tasks.crawl.image import decode_pool
 from vecap_tasks.crawl.image.decode_pool import DecodePool
 
 
 def run_pool(work):
     with ThreadPoolExecutor(2) as threads:
-        return asyncio.run(work(DecodePool(ImageConfig(), threads, 2)))
+        return asyncio.run(work(DecodePool(ImageConfig(), LimitsConfig(), threads, 2)))
 
 
 def test_each_caller_gets_its_own_result():
@@ -45,19 +46,12 @@ def test_cancelled_callers_do_not_block_others():
 
 
 def test_other_errors_are_raised_and_decoding_continues(monkeypatch):
-    """A MemoryError, for example, is not a failed row and does not block waiting callers."""
-    real = decode_pool.decode
-
-    def decode(body, config):
-        if body == b"fault":
-            raise MemoryError
-        return real(body, config)
-
-    monkeypatch.setattr(decode_pool, "decode", decode)
+    """A full disk, for example, is not a failed row and does not block waiting callers."""
+    monkeypatch.setattr(decode_pool, "_DECODE", f"{broken_functions.MODULE}:decode")
 
     async def work(decoders):
-        with pytest.raises(MemoryError):
-            await decoders.decode(b"fault", "x")
+        with pytest.raises(OSError, match="No space left"):
+            await decoders.decode(b"DISK_FULL", "x")
         return await decoders.decode(image(), "x")
 
     assert run_pool(work).image.width == 40

@@ -9,8 +9,8 @@ from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.test_crawl_stage import SITE, rows_of
 from tests.crawl.web import Answer
 from vecap_tasks.config import load_config
-from vecap_tasks.crawl.sources import site
-from vecap_tasks.crawl.sources.site import parse_sitemap
+from vecap_tasks.crawl.sources import sitemap
+from vecap_tasks.crawl.sources.sitemap import parse_sitemap
 from vecap_tasks.errors import ConfigError, Failure, VecapError
 
 XMLNS = (
@@ -144,7 +144,7 @@ def test_sitemap_urls_are_parsed():
     ],
 )
 def test_invalid_sitemaps_have_a_reason(monkeypatch, body, reason):
-    monkeypatch.setattr(site, "MAX_BYTES", 1000)
+    monkeypatch.setattr(sitemap, "MAX_BYTES", 1000)
     with pytest.raises(Failure) as error:
         parse_sitemap(body)
     assert error.value.reason == reason

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.crawl import broken_functions
 from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.test_crawl_stage import SITE, rows_of
 from tests.crawl.test_warc import gzip_records, record
 from tests.crawl.test_wat import INFO, page_record
 from tests.crawl.test_webdataset import tar_of
 from tests.crawl.web import Answer, image
-from vecap_tasks.crawl.html import parser
+from vecap_tasks.core.isolation import pool
 from vecap_tasks.crawl.http import fetcher, robots
 from vecap_tasks.crawl.image import decode_pool
 from vecap_tasks.crawl.previous_crawl import is_permanent
@@ -36,6 +37,17 @@ def inject_error(monkeypatch):
         monkeypatch.setattr(owner, name, function)
 
     return make
+
+
+@pytest.fixture
+def break_function(monkeypatch):
+    """Return a function that replaces a function of child processes, named by constant *name* of *owner*."""
+
+    def make(owner, name, function):
+        monkeypatch.setattr(owner, name, f"{broken_functions.MODULE}:{function}")
+
+    yield make
+    pool.close()
 
 
 @pytest.fixture
@@ -94,27 +106,30 @@ def test_unexpected_failures_are_retried():
 
 
 @pytest.mark.parametrize("depth", [1, 2])  # with 1 the links of the second page are not extracted
-def test_unexpected_error_in_a_page(two_pages, configure, seeds, inject_error, caplog, depth):
-    inject_error(parser, "to_utf8", "c.png")
+def test_unexpected_error_in_a_page(two_pages, configure, seeds, break_function, caplog, depth):
+    break_function(site, "EXTRACT", "extract")
+    two_pages.page("/bad", "<img src=/c.png alt=KEY_ERROR>")
     stage, manifest = crawl(configure(seeds(SITE, max_depth=depth)))
     assert [row["caption"] for row in rows_of(stage, manifest)] == ["a", "b"]
     assert (manifest.counters["pages"], manifest.counters["page_skipped.unexpected"]) == (1, 1)
     assert caplog.text.count("http://site.example/bad: unexpected KeyError") == 1
 
 
-def test_unexpected_error_in_an_image_of_a_page(two_pages, configure, seeds, inject_error):
-    inject_error(parser, "fast_path", "/bad.png")
+def test_unexpected_error_in_an_image_of_a_page(two_pages, configure, seeds, break_function):
+    break_function(site, "EXTRACT", "extract_without_image")
     stage, manifest = crawl(configure(seeds(SITE)))
     assert [row["caption"] for row in rows_of(stage, manifest)] == ["a", "c"]
     assert (manifest.counters["pages"], manifest.counters["skipped.unexpected"]) == (2, 1)
 
 
-@pytest.mark.parametrize(
-    ("owner", "name"), [(decode_pool, "decode"), (fetcher, "opted_out")], ids=["decoding", "download"]
-)
-def test_unexpected_error_in_a_download(two_pages, configure, seeds, inject_error, caplog, owner, name):
-    inject_error(owner, name, repr(two_pages.answers["/bad.png"].body) if owner is decode_pool else "odd")
-    two_pages.answers["/bad.png"].headers["X-Robots-Tag"] = "odd"
+@pytest.mark.parametrize("part", ["decoding", "download"])
+def test_unexpected_error_in_a_download(two_pages, configure, seeds, inject_error, break_function, caplog, part):
+    if part == "decoding":
+        break_function(decode_pool, "_DECODE", "decode")
+        two_pages.answers["/bad.png"] = Answer(image() + b"KEY_ERROR")
+    else:
+        inject_error(fetcher, "opted_out", "odd")
+        two_pages.answers["/bad.png"].headers["X-Robots-Tag"] = "odd"
     stage, manifest = crawl(configure(seeds(SITE)))
     assert [row["error_message"] for row in rows_of(stage, manifest)] == [None, "unexpected: KeyError", None]
     assert manifest.counters["error.unexpected"] == 1
@@ -138,9 +153,9 @@ def test_unexpected_error_in_robots_txt(two_pages, configure, seeds, inject_erro
     assert not two_pages.request_counts["bad.example/a.png"]
 
 
-def test_unexpected_error_in_a_redirect_and_a_sitemap(two_pages, configure, inject_error):
-    two_pages.answers |= {"/s.txt": Answer(f"{SITE}bad\n{SITE}".encode()), "/t.txt": Answer(b"odd")}
-    inject_error(site, "parse_sitemap", "odd")
+def test_unexpected_error_in_a_redirect_and_a_sitemap(two_pages, configure, inject_error, break_function):
+    two_pages.answers |= {"/s.txt": Answer(f"{SITE}bad\n{SITE}".encode()), "/t.txt": Answer(b"KEY_ERROR")}
+    break_function(site, "PARSE_SITEMAP", "parse_sitemap")
     inject_error(fetcher, "absolute", "odd")
     two_pages.answers["/bad"] = Answer(status=302, headers={"Location": "odd"})
     sitemaps = [SITE + "t.txt", SITE + "s.txt"]
@@ -149,9 +164,9 @@ def test_unexpected_error_in_a_redirect_and_a_sitemap(two_pages, configure, inje
     assert manifest.counters["sitemap_skipped.unexpected"] == manifest.counters["page_skipped.unexpected"] == 1
 
 
-def test_unexpected_error_in_a_record(two_pages, configure, inject_error, tmp_path, caplog):
+def test_unexpected_error_in_a_record(two_pages, configure, inject_error, break_function, tmp_path, caplog):
     inject_error(warc, "parse_response", "/bad")
-    inject_error(wat, "absolute", "/bad")
+    break_function(wat, "READ_RECORD", "read_record")
     (tmp_path / "x.warc.gz").write_bytes(gzip_records(record(b"<img src=a.png>"), record(url=SITE + "bad"), record()))
     links = [{"path": "IMG@/src", "url": "data:x"}, {"path": "IMG@/src", "url": "/bad.png"}]
     (tmp_path / "x.wat.gz").write_bytes(
@@ -184,8 +199,9 @@ def test_unexpected_error_in_a_sample_of_a_tar(configure, inject_error, tmp_path
     assert (counters["images"], counters["candidates"], counters["skipped.unexpected"]) == (3, 2, 1)
 
 
-def test_a_full_disk_stops_the_shard(two_pages, configure, seeds, inject_error):
-    inject_error(decode_pool, "decode", "PNG", OSError(28, "No space left on device"))
+def test_a_full_disk_stops_the_shard(two_pages, configure, seeds, break_function):
+    break_function(decode_pool, "_DECODE", "decode")
+    two_pages.answers["/bad.png"] = Answer(image() + b"DISK_FULL")
     stage = stage_of(configure(seeds(SITE)))
     (shard,) = stage.plan()
     with pytest.raises(OSError, match="No space left"):

@@ -10,9 +10,8 @@ from fastwarc.warc import WarcRecord, WarcRecordType
 
 from tests.crawl.conftest import stage_of
 from vecap_tasks.config import WarcSource
-from vecap_tasks.crawl.html.parser import Page
 from vecap_tasks.crawl.sources.link import Stats
-from vecap_tasks.crawl.sources.warc import WarcFiles
+from vecap_tasks.crawl.sources.warc import ArchivedPage, WarcFiles
 from vecap_tasks.errors import VecapError
 
 HTML = b"<title>t</title><img src=a.png alt='a dog'>"
@@ -35,7 +34,7 @@ def warc_record(kind, block, url="http://site.example/", content="text/plain"):
 def all_pages(source):
     stats = Stats()
     items = [item for part in source.parts() for item in source.items(part, stats)]
-    return [item for item in items if isinstance(item, Page)], stats
+    return [item for item in items if isinstance(item, ArchivedPage)], stats
 
 
 @pytest.fixture
@@ -70,9 +69,9 @@ def test_html_responses_are_pages(read, pack):
         "http://site.example/b",
         "http://site.example/resource",
     ]
-    assert pages[0].body == HTML
-    assert pages[0].charset == "utf-8"
-    assert pages[1].robots_tags == ("noai", "nofollow")
+    assert pages[0].response.body(1 << 20) == HTML
+    assert pages[0].response.charset == "utf-8"
+    assert pages[1].response.robots_tags == ("noai", "nofollow")
     assert stats.counters == {f"page_skipped.{reason}": 1 for reason in ("http_404", "scheme")} | {"held": 1}
     assert [(item.digest, item.bytes) for item in stats.inputs] == [(sha256(data).hexdigest(), len(data))]
 
@@ -87,20 +86,23 @@ def test_response_bodies_are_decoded(read):
             record(chunked, head=b"Transfer-Encoding: chunked\r\n"),
         )
     )
-    assert [page.body for page in pages] == [HTML] * 4
+    assert [page.response.body(1 << 20) for page in pages] == [HTML] * 4
 
 
-def test_an_invalid_encoding_fails_only_its_page(read):
+def test_an_invalid_encoding_fails_only_its_page(tmp_path, demo_config):
     broken = gzip.compress(HTML * 100)[:60] + b"\xff" * 40
     for coding in (b"gzip", b"br", b"gzip, gzip"):
-        pages, stats = read(gzip_records(record(broken, head=b"Content-Encoding: %s\r\n" % coding), record()))
-        assert [page.body for page in pages] == [HTML]
-        assert stats.counters == {"page_skipped.bad_encoding": 1}
+        data = gzip_records(record(broken, head=b"Content-Encoding: %s\r\n" % coding), record())
+        (tmp_path / "x.warc.gz").write_bytes(data)
+        source = WarcFiles(demo_config, WarcSource(kind="warc", paths=[str(tmp_path / "x.warc.gz")]), "x")
+        stats = Stats()
+        assert [link.alttext for link in source.read(source.parts()[0], stats)] == ["a dog"]
+        assert stats.counters == {"pages": 1, "images": 1, "page_skipped.bad_encoding": 1}
 
 
 def test_bodies_stored_decoded_are_accepted(read):
     pages, _ = read(gzip_records(record(head=b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n")))
-    assert [page.body for page in pages] == [HTML]
+    assert [page.response.body(1 << 20) for page in pages] == [HTML]
 
 
 def test_decompression_bombs_are_skipped(tmp_path, configure):
@@ -109,9 +111,9 @@ def test_decompression_bombs_are_skipped(tmp_path, configure):
     source = {"kind": "warc", "paths": [str(tmp_path / "x.warc")]}
     config = configure(source, {"max_bytes": 1_000_000})
     files = WarcFiles(config, config.crawl.source, "2026-01-01")
-    pages, stats = all_pages(files)
-    assert [page.body for page in pages] == [HTML]
-    assert stats.counters == {"page_skipped.too_large": 1}
+    stats = Stats()
+    assert len(list(files.read(files.parts()[0], stats))) == 1
+    assert stats.counters == {"pages": 1, "images": 1, "page_skipped.too_large": 1}
 
 
 @pytest.mark.parametrize("pack", [gzip_records, lambda *records: b"".join(records)], ids=["gzip", "plain"])
@@ -150,7 +152,7 @@ def test_records_written_by_fastwarc_are_read(read):
     warc.set_bytes_content(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + HTML)
     out = io.BytesIO()
     warc.write(out)
-    assert [page.body for page in read(out.getvalue())[0]] == [HTML]
+    assert [page.response.body(1 << 20) for page in read(out.getvalue())[0]] == [HTML]
 
 
 def test_sources_have_no_machine_specific_names(tmp_path, demo_config, monkeypatch):
@@ -159,8 +161,11 @@ def test_sources_have_no_machine_specific_names(tmp_path, demo_config, monkeypat
         (tmp_path / name).write_bytes(record())
     paths = ["${WARCS}/{interval}-*.warc", "${WARCS}/{interval}-a.warc"]
     source = WarcFiles(demo_config, WarcSource(kind="warc", paths=paths), "2026-01-01")
-    pages, stats = all_pages(source)
-    assert [page.source for page in pages] == ["${WARCS}/2026-01-01-a.warc", "${WARCS}/2026-01-01-b.warc"]
+    stats = Stats()
+    assert [link.source for part in source.parts() for link in source.read(part, stats)] == [
+        "${WARCS}/2026-01-01-a.warc",
+        "${WARCS}/2026-01-01-b.warc",
+    ]
     assert [item.name for item in stats.inputs] == ["${WARCS}/2026-01-01-a.warc", "${WARCS}/2026-01-01-b.warc"]
 
 

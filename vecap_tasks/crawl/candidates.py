@@ -118,7 +118,7 @@ def open_source(config: Config, interval: str) -> Source:
         return UrlFiles(config, section, interval)
     if isinstance(section, WebdatasetSource):
         return WebdatasetFiles(config, section, interval)
-    return Site(config.crawl.fetch, section, interval)
+    return Site(config.crawl.fetch, config.crawl.limits, section, interval)
 
 
 def archived_images_path(links: PathType) -> PathType:

@@ -16,8 +16,8 @@ from vecap_tasks.config import Config, FetchConfig, WarcSource
 from vecap_tasks.core.store import open_filesystem
 from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 from vecap_tasks.crawl.http.robots import opted_out, product_token
-from vecap_tasks.crawl.image.decoded import DecodedImage
 from vecap_tasks.crawl.image.decode_pool import DecodePool
+from vecap_tasks.crawl.image.decoded import DecodedImage
 from vecap_tasks.crawl.sources.link import ByteRange
 from vecap_tasks.crawl.warc.records import MAX_HEADER, Records, parse_response
 from vecap_tasks.errors import Failure, VecapError, failure_of

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vecap_tasks.config import LimitsConfig
 from vecap_tasks.core.isolation.messages import PROGRESS_BYTES, Item, Progress, Request, receive, send
 from vecap_tasks.core.isolation.server import OUT_OF_MEMORY
 from vecap_tasks.errors import VecapError
@@ -36,6 +37,10 @@ class Limits:
 
     cpu_seconds: float
     memory: int
+
+    @classmethod
+    def of(cls, config: LimitsConfig) -> Limits:
+        return cls(config.cpu_seconds, config.memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +107,7 @@ class ForkServer:
         try:
             return receive(self._control)
         except (EOFError, OSError) as error:
-            raise VecapError(
-                "the process that starts decoders was killed; run the same command again"
-            ) from error
+            raise VecapError("the process that starts decoders was killed; run the same command again") from error
 
 
 class ChildLost(Exception):

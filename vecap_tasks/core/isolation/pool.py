@@ -161,7 +161,7 @@ start = _pool.start
 close = _pool.close
 
 
-def stream(task: Task, entries: Iterable[tuple[T, Item | None]]) -> Iterator[tuple[T, Any]]:
+def imap(task: Task, entries: Iterable[tuple[T, Item | None]]) -> Iterator[tuple[T, Any]]:
     """Yield each entry with the result or Failure of its item, None without an item, in order.
 
     While a child processes one batch, the next entries are read.

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vecap_tasks.core.manifest import Input
-from vecap_tasks.crawl.html.parser import FIGCAPTION_CHARS, LANGUAGE_CHARS, TITLE_CHARS, Document, Page
-from vecap_tasks.crawl.http.robots import opted_out
-from vecap_tasks.errors import failure_of
+from vecap_tasks.crawl.html.extract import PageContent
+from vecap_tasks.crawl.html.parser import FIGCAPTION_CHARS, LANGUAGE_CHARS, TITLE_CHARS
+from vecap_tasks.errors import Failure
 
 ALTTEXT_CHARS = 10_000  # the longest descriptions in textbooks have 4,000
 
@@ -97,23 +97,21 @@ def shorten(link: Link, stats: Stats) -> Link:
     return link
 
 
-def extract_links(page: Page, product: str | None, stats: Stats) -> list[Link]:
-    """Return the images of *page*, none if it opts out. *product* is our name in robots.txt; None ignores opt-outs."""
+def links_of(content: PageContent | Failure, url: str, source: str, stats: Stats) -> list[Link]:
+    """Return the images of the page at *url*, none if it opts out or failed; count them."""
     counters = stats.counters
-    try:
-        found = Document(page).found()
-    except Exception as error:
-        counters[f"page_skipped.{failure_of(error, page.url).reason}"] += 1
+    if isinstance(content, Failure):
+        counters[f"page_skipped.{content.reason}"] += 1
         return []
+    title, images, skipped, opted_out, unread_figcaptions, _ = content
     counters["pages"] += 1
-    counters["images"] += len(found.images) + found.skipped.total()
-    counters.update({f"skipped.{reason}": count for reason, count in found.skipped.items()})
-    if found.unread_figcaptions:
-        counters["cut.figcaption"] += found.unread_figcaptions
-    if product is not None and opted_out((*page.robots_tags, *found.robots), product):
-        counters["skipped.page_opt_out"] += len(found.images)
-        return []
+    counters["images"] += len(images) + (opted_out or 0) + sum(skipped.values())
+    counters.update({f"skipped.{reason}": count for reason, count in skipped.items()})
+    if unread_figcaptions:
+        counters["cut.figcaption"] += unread_figcaptions
+    if opted_out is not None:
+        counters["skipped.page_opt_out"] += opted_out
     return [
-        Link(url, alttext, page.url, found.title, figcaption, language, page.source, alternatives=alternatives)
-        for url, alttext, figcaption, language, alternatives in found.images
+        Link(address, alttext, url, title, figcaption, language, source, alternatives=alternatives)
+        for address, alttext, figcaption, language, alternatives in images
     ]

@@ -5,102 +5,30 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import re
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from xml.parsers import expat
 
-from vecap_tasks.config import FetchConfig, SiteSource, expand
+from vecap_tasks.config import FetchConfig, LimitsConfig, SiteSource, expand
+from vecap_tasks.core.isolation import pool
+from vecap_tasks.core.isolation.child import Limits, Task
+from vecap_tasks.core.isolation.messages import Item
 from vecap_tasks.core.manifest import Input
-from vecap_tasks.crawl.html.charset import to_utf8
-from vecap_tasks.crawl.html.parser import HTML, Document, Page
-from vecap_tasks.crawl.http.content_encoding import decode_body
+from vecap_tasks.crawl.html.extract import EXTRACT, ExtractArguments, PageContent
+from vecap_tasks.crawl.html.parser import HTML
 from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 from vecap_tasks.crawl.http.robots import product_token
 from vecap_tasks.crawl.http.url import absolute, canonical, host_of
-from vecap_tasks.crawl.sources.link import Link, Stats, extract_links
+from vecap_tasks.crawl.sources.link import Link, Stats, links_of
+from vecap_tasks.crawl.sources.sitemap import PARSE_SITEMAP, Sitemap
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 50 << 20  # of an uncompressed sitemap; the limit of the protocol
-_GZIP = b"\x1f\x8b"
-# Many sitemaps contain URLs with an unescaped `&`, which is text in CDATA and wherever no entity follows.
-_AMPERSAND = re.compile(rb"(<!\[CDATA\[.*?(?:\]\]>|\Z))|&(?!#?[A-Za-z0-9_.:-]{1,100};)", re.DOTALL)
-_ROOTS = frozenset({"urlset", "sitemapindex"})
 _PART = "site"  # a site crawl has one part, because pages link to pages
 _CONCURRENT_PAGES = 16  # pages in memory
 _MAX_SITEMAPS = 1000  # per configured sitemap
-
-
-@dataclass(frozen=True, slots=True)
-class Sitemap:
-    """The URLs in a sitemap, as written: pages, or sitemaps for an index."""
-
-    pages: list[str] = field(default_factory=list)
-    sitemaps: list[str] = field(default_factory=list)
-
-
-def parse_sitemap(body: bytes) -> Sitemap:
-    """Return the content of a sitemap, gzipped or plain.
-
-    Raises Failure: `too_large`, `bad_encoding`, `bad_xml`, or `not_a_sitemap` for other XML.
-    """
-    if body.startswith(_GZIP):
-        body = decode_body(body, "", ("gzip",), MAX_BYTES)
-    if len(body) > MAX_BYTES:
-        raise Failure("too_large")
-    body = to_utf8(body.lstrip(), None).lstrip()
-    if not body.startswith(b"<"):
-        return Sitemap([line.strip() for line in body.decode().splitlines() if line.strip()])
-    try:
-        return _SitemapReader().read(body)
-    except expat.ExpatError as error:
-        with suppress(expat.ExpatError):
-            return _SitemapReader().read(_AMPERSAND.sub(lambda match: match[1] or b"&amp;", body))
-        raise Failure("bad_xml", str(error)) from error
-
-
-class _SitemapReader:
-    """Streaming reader for UTF-8 XML that keeps only URLs. Expat limits entity expansion."""
-
-    def __init__(self) -> None:
-        self._found = Sitemap()
-        self._open_elements: list[str] = []  # local names of the open elements
-        self._text: list[str] | None = None
-
-    def read(self, body: bytes) -> Sitemap:
-        """Return the content of *body*. Raises ExpatError."""
-        parser = expat.ParserCreate("utf-8", " ")  # overrides the declared encoding
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._data
-        parser.Parse(body, True)
-        return self._found
-
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        local = name.rpartition(" ")[2]
-        if not self._open_elements and local not in _ROOTS:
-            raise Failure("not_a_sitemap", local[:20])
-        # The `loc` of an image or a video is inside its own element.
-        if local == "loc" and self._open_elements[-1] in ("url", "sitemap"):
-            self._text = []
-        self._open_elements.append(local)
-
-    def _end(self, name: str) -> None:
-        self._open_elements.pop()
-        if self._text is not None:
-            url = "".join(self._text).strip()
-            self._text = None
-            if url:
-                (self._found.pages if self._open_elements[-1] == "url" else self._found.sitemaps).append(url)
-
-    def _data(self, text: str) -> None:
-        if self._text is not None:
-            self._text.append(text)
 
 
 class Site:
@@ -109,9 +37,10 @@ class Site:
     The order depends on links and sitemaps, not on response times.
     """
 
-    def __init__(self, fetch: FetchConfig, section: SiteSource, interval: str) -> None:
+    def __init__(self, fetch: FetchConfig, limits: LimitsConfig, section: SiteSource, interval: str) -> None:
         self._fetch = fetch
-        self._product = product_token(fetch.user_agent) if fetch.robots else None
+        self._limits = Limits.of(limits)
+        self._extract = (product_token(fetch.user_agent) if fetch.robots else None, fetch.max_bytes)
         self._section = section
         self._seeds = {seed: _configured_url(seed, "seeds", interval) for seed in section.seeds}
         self._sitemaps = {sitemap: _configured_url(sitemap, "sitemaps", interval) for sitemap in section.sitemaps}
@@ -121,13 +50,13 @@ class Site:
 
     def read(self, part: str, stats: Stats) -> Iterator[Link]:
         for page in self._pages(stats):
-            yield from extract_links(page, self._product, stats)
+            yield from links_of(page.content, page.url, page.source, stats)
 
-    def _pages(self, stats: Stats) -> Iterator[Page]:
+    def _pages(self, stats: Stats) -> Iterator[_Page]:
         yielded = 0
         with asyncio.Runner() as runner:
             fetcher = runner.run(_open_fetcher(self._fetch))
-            walk = _SiteWalk(runner, fetcher, self._section.max_depth, stats)
+            walk = _SiteWalk(runner, fetcher, self._section.max_depth, self._extract, self._limits, stats)
             try:
                 for name, pages in self._starts(walk):
                     digest, size = hashlib.sha256(), 0
@@ -149,13 +78,23 @@ class Site:
                 f"no seed or sitemap leads to a page: {failed}; change crawl.source.seeds or crawl.source.sitemaps"
             )
 
-    def _starts(self, walk: _SiteWalk) -> Iterator[tuple[str, Iterator[Page]]]:
+    def _starts(self, walk: _SiteWalk) -> Iterator[tuple[str, Iterator[_Page]]]:
         """Yield each seed and sitemap, as written, with the pages it leads to."""
         for seed, url in self._seeds.items():
             yield seed, walk.follow(seed, [url], None)
         for sitemap, url in self._sitemaps.items():
             pages, host = walk.sitemap_pages(url, self._section.max_pages)
             yield sitemap, walk.follow(sitemap, pages, host)
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A downloaded page. `url` is the URL after redirects, `source` the seed or sitemap that led to it."""
+
+    url: str
+    body: bytes
+    content: PageContent | Failure
+    source: str
 
 
 @dataclass(slots=True)
@@ -165,11 +104,13 @@ class _SiteWalk:
     runner: asyncio.Runner
     fetcher: Fetcher
     max_depth: int
+    extract: tuple[str | None, int]  # common arguments of the function: our name in robots.txt, maximum bytes
+    limits: Limits
     stats: Stats
     failed: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
 
-    def follow(self, name: str, level: list[str], host: str | None) -> Iterator[Page]:
+    def follow(self, name: str, level: list[str], host: str | None) -> Iterator[_Page]:
         """Yield the pages at the URLs *level*, then the pages they link to on *host* (None: the host of the seed)."""
         for depth in range(self.max_depth + 1):
             following: dict[str, None] = {}
@@ -177,7 +118,8 @@ class _SiteWalk:
                 urls = [url for url in level[start : start + _CONCURRENT_PAGES] if url not in self.seen]
                 self.seen.update(urls)
                 responses = self.runner.run(_get_all(self.fetcher, urls))
-                for url, response in zip(urls, responses, strict=True):
+                contents = self._contents(responses, links=depth < self.max_depth)
+                for url, response, content in zip(urls, responses, contents, strict=True):
                     if isinstance(response, Failure):
                         log.warning("page %s: %s", url, response.message)
                         self.stats.counters[f"page_skipped.{response.reason}"] += 1
@@ -189,18 +131,32 @@ class _SiteWalk:
                         self.stats.counters["page_skipped.redirected"] += 1
                         continue
                     self.seen.add(response.url)
-                    page = Page(response.url, response.body, response.charset, response.robots_tags, name)
                     if depth < self.max_depth:
-                        try:
-                            links = Document(page).links()
-                        except Exception as error:
-                            self.stats.counters[f"page_skipped.{failure_of(error, page.url).reason}"] += 1
+                        if isinstance(content, Failure):
+                            self.stats.counters[f"page_skipped.{content.reason}"] += 1
                             continue
-                        for link in links:
+                        for link in content.links:
                             if host_of(link) == host and link not in self.seen:
                                 following[link] = None
-                    yield page
+                    yield _Page(response.url, response.body, content, name)
             level = list(following)
+
+    def _contents(self, responses: list[Download | Failure], *, links: bool) -> list[PageContent | Failure]:
+        """Return the content of each page, or its Failure, with links to other pages if *links* is set."""
+        task = Task(EXTRACT, (*self.extract, links), self.limits)
+        pages = [response for response in responses if isinstance(response, Download)]
+        arguments = [ExtractArguments(page.url, page.charset, page.robots_tags) for page in pages]
+        items = [Item(page.url, page.body, each) for page, each in zip(pages, arguments, strict=True)]
+        contents = iter(pool.run(task, items))
+        return [response if isinstance(response, Failure) else next(contents) for response in responses]
+
+    def _sitemap(self, body: bytes, url: str) -> Sitemap:
+        """Return the content of a sitemap. Raises Failure."""
+        (found,) = pool.run(Task(PARSE_SITEMAP, (), self.limits), [Item(url, body)])
+        if isinstance(found, Failure):
+            raise found
+        sitemap: Sitemap = found
+        return sitemap
 
     def sitemap_pages(self, start: str, limit: int) -> tuple[list[str], str]:
         """Return up to *limit* pages listed in a sitemap, directly or through an index, and their host.
@@ -214,7 +170,7 @@ class _SiteWalk:
             url = queue.popleft()
             try:
                 response = self.runner.run(self.fetcher.get(url, _identity, listing=True))
-                found = parse_sitemap(response.body)
+                found = self._sitemap(response.body, url)
             except Exception as error:
                 failure = failure_of(error, url)
                 log.warning("sitemap %s: %s", url, failure.message)

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from vecap_tasks.config import Config, WarcSource
 from vecap_tasks.core.files import find_files
-from vecap_tasks.crawl.html.parser import HTML, Page
+from vecap_tasks.core.isolation import pool
+from vecap_tasks.core.isolation.child import Limits, Task
+from vecap_tasks.core.isolation.messages import Item
+from vecap_tasks.crawl.html.extract import EXTRACT, ExtractArguments
+from vecap_tasks.crawl.html.parser import HTML
 from vecap_tasks.crawl.http.robots import product_token
 from vecap_tasks.crawl.http.url import canonical
-from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, extract_links
+from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, links_of
 from vecap_tasks.crawl.warc.records import MAX_HEADER, HttpResponse, Record, Records, parse_response
 from vecap_tasks.errors import Failure, PermanentError, failure_of
 
@@ -22,12 +27,29 @@ _CONTENT_KINDS = frozenset({"response", "resource"})
 _REVISIT = "revisit"
 
 
+@dataclass(frozen=True, slots=True)
+class ArchivedPage:
+    """The response of an HTML page. `url` is canonical."""
+
+    url: str
+    response: HttpResponse
+
+    @property
+    def item(self) -> Item:
+        response = self.response
+        arguments = ExtractArguments(
+            self.url, response.charset, response.robots_tags, response.transfer, response.codings
+        )
+        return Item(self.url, response.raw, arguments)
+
+
 class WarcFiles:
     """The HTML pages of response and resource records, in record order. A part is a file."""
 
     def __init__(self, config: Config, section: WarcSource, interval: str) -> None:
         self._max_bytes = config.crawl.fetch.max_bytes  # same limit as for downloads
-        self._product = product_token(config.crawl.fetch.user_agent) if config.crawl.fetch.robots else None
+        product = product_token(config.crawl.fetch.user_agent) if config.crawl.fetch.robots else None
+        self._task = Task(EXTRACT, (product, self._max_bytes, False), Limits.of(config.crawl.limits))
         self._stored_images = section.stored_images
         self._files = find_files(config, section.paths, kind="WARC", setting="crawl.source.paths", interval=interval)
 
@@ -35,13 +57,15 @@ class WarcFiles:
         return list(self._files)
 
     def read(self, part: str, stats: Stats) -> Iterator[Link | ArchivedImage]:
-        for item in self.items(part, stats):
-            if isinstance(item, Page):
-                yield from extract_links(item, self._product, stats)
+        items = self.items(part, stats)
+        entries = ((item, item.item if isinstance(item, ArchivedPage) else None) for item in items)
+        for item, content in pool.imap(self._task, entries):
+            if isinstance(item, ArchivedPage):
+                yield from links_of(content, item.url, part, stats)
             else:
                 yield item
 
-    def items(self, part: str, stats: Stats) -> Iterator[Page | ArchivedImage]:
+    def items(self, part: str, stats: Stats) -> Iterator[ArchivedPage | ArchivedImage]:
         """Yield the pages of the file *part*, and its images if `stored_images` is set."""
         kinds: Counter[str] = Counter()
         kept = _CONTENT_KINDS | {_REVISIT} if self._stored_images else _CONTENT_KINDS
@@ -68,7 +92,7 @@ class WarcFiles:
                 "file"
             )
 
-    def _item(self, record: Record, name: str, stats: Stats) -> Page | ArchivedImage:
+    def _item(self, record: Record, name: str, stats: Stats) -> ArchivedPage | ArchivedImage:
         """Return the page or the image of *record*. Raises Failure with the reason if it has none."""
         response = parse_response(record)
         if self._stored_images and response.status in (HTTPStatus.OK, None) and _is_image(response):
@@ -79,8 +103,7 @@ class WarcFiles:
             raise Failure(f"http_{response.status}")
         if response.content_type not in HTML:
             raise Failure("not_html")
-        url = canonical(record.url)
-        return Page(url, response.body(self._max_bytes), response.charset, response.robots_tags, name)
+        return ArchivedPage(canonical(record.url), response)
 
 
 class _NotArchived(Failure):
