@@ -25,6 +25,7 @@ from vecap_tasks.errors import VecapError
 _BUFFER = 1 << 20  # bytes of the socket; the kernel may allow less
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_CLOSE_SECONDS = 5.0
 _STALL_SECONDS = 120.0  # of a child that waits without using CPU time, such as in a deadlock of a C library
 _CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {0} import main; main(int(sys.argv[2]))"
 # One thread per child: the children run in parallel.
@@ -96,8 +97,11 @@ class ForkServer:
     def close(self) -> None:
         """End the server and its children."""
         self._control.close()
-        self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(_CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _send(self, command: str, argument: Any) -> None:
         with suppress(OSError):

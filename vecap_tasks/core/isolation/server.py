@@ -32,12 +32,21 @@ def main(descriptor: int) -> None:
     """Fork and end children as the parent requests on the socket *descriptor*."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches this process; its parent ends it
     control = socket.socket(fileno=descriptor)
-    while True:
-        try:
+    children: set[int] = set()
+    with suppress(EOFError, OSError):  # the parent is gone
+        while True:
             command, argument = receive(control)
-            send(control, _fork(control, argument) if command == "fork" else _end(argument))
-        except (EOFError, OSError):
-            os._exit(0)
+            if command == "fork":
+                reply = _fork(control, argument)
+                if isinstance(reply, int):
+                    children.add(reply)
+            else:
+                reply = _end(argument)
+                children.remove(argument)
+            send(control, reply)
+    for child in children:
+        _end(child)  # their CPU time then counts in that of this process
+    os._exit(0)
 
 
 def _fork(control: socket.socket, modules: tuple[str, ...]) -> int | Exception:

@@ -7,11 +7,13 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vecap_tasks.config import FetchConfig
 from vecap_tasks.errors import Failure, failure_of
+
+if TYPE_CHECKING:  # pydantic takes long to import, and child processes do not need it
+    from vecap_tasks.config import FetchConfig
 
 TDM = "tdm-reservation"
 

@@ -8,19 +8,21 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.image.containers import decoded_size, read_png
 from vecap_tasks.crawl.image.decoded import DecodedImage
 from vecap_tasks.crawl.image.phash import phash
 from vecap_tasks.crawl.image.resize import decode_scaled
 from vecap_tasks.errors import Failure
+
+if TYPE_CHECKING:  # pydantic takes long to import, and child processes do not need it
+    from vecap_tasks.config import ImageConfig
 
 _SNIFF_BYTES = 1024  # bytes
 _IMAGE_SIGNATURES = (

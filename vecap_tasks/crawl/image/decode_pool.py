@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 
 from vecap_tasks.config import ImageConfig, LimitsConfig
 from vecap_tasks.core.isolation import pool
@@ -44,7 +45,8 @@ class DecodePool:
 
     def __init__(self, config: ImageConfig, limits: LimitsConfig, threads: ThreadPoolExecutor, count: int) -> None:
         memory = max(limits.memory, _PIXEL_BYTES * config.max_pixels)
-        self._task = Task(_DECODE, (config,), Limits(limits.cpu_seconds, memory))
+        settings = SimpleNamespace(**config.model_dump())  # children do not import pydantic
+        self._task = Task(_DECODE, (settings,), Limits(limits.cpu_seconds, memory))
         pool.start(self._task, count)
         self._threads = threads
         self._idle = count

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms
 
-from vecap_tasks.config import ImageConfig
 from vecap_tasks.errors import Failure
+
+if TYPE_CHECKING:  # pydantic takes long to import, and child processes do not need it
+    from vecap_tasks.config import ImageConfig
 
 _PNG_DEPTH = 24  # offset of bit depth and color type
 _PNG_GRAY, _PNG_RGB = 0, 2
