@@ -151,7 +151,9 @@ def test_robots_txt_is_obeyed_and_read_once_per_host(web, fetch_config):
     assert isinstance(get(fetch_config(robots=False), urls[1]), Download)
 
 
-@pytest.mark.parametrize(("status", "outcome"), [(404, None), (403, None), (503, "robots: robots.txt answers 503")])
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(404, None), (403, None), (429, "http_429: robots.txt"), (503, "http_503: robots.txt")]
+)
 def test_a_missing_robots_txt_allows_and_a_server_error_forbids(web, fetch_config, status, outcome):
     web.image("/a.png")
     web.answers["/robots.txt"] = Answer(status=status)

@@ -8,7 +8,7 @@ from tests.crawl.test_fetcher import URL, failure_message, get, get_all
 from tests.crawl.web import Answer, drip
 from vecap_tasks.crawl.html.parser import Document, Page
 from vecap_tasks.crawl.http.fetcher import Download
-from vecap_tasks.crawl.http.robots import parse_tdmrep
+from vecap_tasks.crawl.http.robots_cache import parse_tdmrep
 
 TDMREP = "site.example/.well-known/tdmrep.json"
 RESERVED = [

@@ -134,8 +134,9 @@ def test_sitemap_urls_are_parsed():
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"<urlset><url><loc>http://a/</loc></url>", "bad_xml"),
-        (b"<urlset><url><loc>http://a/?x&y;</loc></url></urlset>", "bad_xml"),
+        (b"<urlset><url><loc>http://a/</loc", "bad_xml"),
+        (b"<urlset>" + b"<a>" * 200, "bad_xml"),
+        (b"not found", "not_a_sitemap"),
         (b"<!DOCTYPE html><html><p>no such page</html>", "not_a_sitemap"),
         (b"<rss><channel><link>http://a/</link></channel></rss>", "not_a_sitemap"),
         (gzip.compress(urlset("http://a/"), mtime=0)[:-20], "bad_encoding"),

@@ -56,7 +56,6 @@ def decode_page(body: bytes, header: str | None) -> tuple[bytes, str | None]:
             codec = codec or _detect(body)
         else:
             return body, None
-    assert codec is not None
     text = _decode(body, codec)
     return text.encode("utf-8", "replace"), None if codec.startswith("utf") else codec
 

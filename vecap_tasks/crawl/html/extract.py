@@ -14,8 +14,8 @@ EXTRACT = "vecap_tasks.crawl.html.extract:extract"
 class PageContent(NamedTuple):
     """The content of a page.
 
-    `images` are plain tuples of URL, AltText, figcaption, language and alternative URLs, because named ones take five times
-    as long to pass between processes. If the page opts out, `opted_out` is their number and `images` is empty.
+    `images` are plain tuples of URL, AltText, figcaption, language and alternative URLs, because named ones take five
+    times as long to pass between processes. If the page opts out, `opted_out` is their number and `images` is empty.
     """
 
     title: str | None

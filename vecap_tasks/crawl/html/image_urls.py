@@ -26,24 +26,118 @@ Attributes = dict[str, str | None]
 MAX_URLS = 8  # of one image
 # Attributes of images that never hold a URL of the image, apart from `src` and `srcset`.
 _WITHOUT_URL = frozenset(
-    "alt align border class crossorigin decoding dir fetchpriority height hidden hspace id ismap itemprop lang loading "
-    "longdesc name referrerpolicy role sizes style tabindex title usemap vspace width xml:lang aria-hidden aria-label "
-    "data-alt data-title data-caption data-sizes data-id data-width data-height about resource typeof property".split()
+    [
+        "alt",
+        "align",
+        "border",
+        "class",
+        "crossorigin",
+        "decoding",
+        "dir",
+        "fetchpriority",
+        "height",
+        "hidden",
+        "hspace",
+        "id",
+        "ismap",
+        "itemprop",
+        "lang",
+        "loading",
+        "longdesc",
+        "name",
+        "referrerpolicy",
+        "role",
+        "sizes",
+        "style",
+        "tabindex",
+        "title",
+        "usemap",
+        "vspace",
+        "width",
+        "xml:lang",
+        "aria-hidden",
+        "aria-label",
+        "data-alt",
+        "data-title",
+        "data-caption",
+        "data-sizes",
+        "data-id",
+        "data-width",
+        "data-height",
+        "about",
+        "resource",
+        "typeof",
+        "property",
+    ]
 )
 _PLAIN = _WITHOUT_URL | {"src"}
 # Names whose values are URLs, whatever they look like.
 _LAZY = frozenset(
-    "data-src data-original data-lazy-src data-lazy data-original-src data-full-src data-url data-cfsrc data-lsrc".split()
+    [
+        "data-src",
+        "data-original",
+        "data-lazy-src",
+        "data-lazy",
+        "data-original-src",
+        "data-full-src",
+        "data-url",
+        "data-cfsrc",
+        "data-lsrc",
+    ]
 )
 _LAZY_NAME = re.compile(r"src(?:\Z|-)|srcset|original|lazy|(?:image|img)-?url|echo\Z|defer|delayed")
 _WORDS = re.compile(r"[a-z0-9]+")
 # Words in the names of attributes for other images, or for smaller copies.
 _SECONDARY = frozenset(
-    "after alt avatar background before bg blank caption default desc description error fallback filename hover href "
-    "icon link loading logo low lowres lowsrc lqip meta mobile name overlay page permalink placeholder poster preview "
-    "rollover share small spinner swap thumb thumbnail tiny title type".split()
+    [
+        "after",
+        "alt",
+        "avatar",
+        "background",
+        "before",
+        "bg",
+        "blank",
+        "caption",
+        "default",
+        "desc",
+        "description",
+        "error",
+        "fallback",
+        "filename",
+        "hover",
+        "href",
+        "icon",
+        "link",
+        "loading",
+        "logo",
+        "low",
+        "lowres",
+        "lowsrc",
+        "lqip",
+        "meta",
+        "mobile",
+        "name",
+        "overlay",
+        "page",
+        "permalink",
+        "placeholder",
+        "poster",
+        "preview",
+        "rollover",
+        "share",
+        "small",
+        "spinner",
+        "swap",
+        "thumb",
+        "thumbnail",
+        "tiny",
+        "title",
+        "type",
+    ]
 )
-_IMAGE_URL = re.compile(r"[^\s\"'<>{}|^`]*\.(?:jpe?g|jfif|png|gif|webp|avif|bmp|tiff?|svg)(?![a-z0-9])[^\s\"'<>{}|^`]*", re.I)
+_IMAGE_URL = re.compile(
+    r"[^\s\"'<>{}|^`]*\.(?:jpe?g|jfif|png|gif|webp|avif|bmp|tiff?|svg)(?![a-z0-9])[^\s\"'<>{}|^`]*", re.I
+)
 _URL_START = re.compile(r"(?:https?:/)?/[^\s\"'<>{}|^`]*", re.IGNORECASE)
 _SRCSET = re.compile(r"\s[0-9.]{1,9}[wx]\s*(?:,|\Z)")
 _PLACEHOLDER = re.compile(

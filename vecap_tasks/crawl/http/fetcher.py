@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -22,8 +23,11 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from vecap_tasks.config import FetchConfig
+from vecap_tasks.crawl.http.connector import LenientConnector
 from vecap_tasks.crawl.http.content_encoding import decode_body
-from vecap_tasks.crawl.http.robots import MAX_BYTES, TDM, RobotsCache, opted_out, product_token
+from vecap_tasks.crawl.http.headers import MAX_HEADER, media_type, opt_out_values
+from vecap_tasks.crawl.http.robots import MAX_BYTES, opted_out, product_token
+from vecap_tasks.crawl.http.robots_cache import RobotsCache
 from vecap_tasks.crawl.http.ssrf import AddressGuard, Resolver
 from vecap_tasks.crawl.http.throttle import Host, Slots
 from vecap_tasks.crawl.http.url import absolute
@@ -44,6 +48,8 @@ _NO_RESPONSE = frozenset({"timeout", "connection_refused", "connection_reset", "
 _READ_BUFFER = 1 << 18  # bytes of a body that are buffered before the socket pauses; most images are smaller
 _BACKOFF_SECONDS = 0.5  # seconds before the first retry; doubles for each further retry, with ±50 % jitter
 _DNS_THREADS = 32  # concurrent DNS lookups; each blocks a thread
+_MAX_LISTING_BYTES = 50 << 20  # limit of the sitemap protocol
+_SMALL_BODY = 1 << 16  # compressed bytes that are decompressed on the event loop
 _MAX_HOSTS = 10_000  # hosts kept in memory before idle ones are evicted
 
 
@@ -79,7 +85,7 @@ class Download:
     body: bytes
     content_type: str  # lowercase, without parameters
     charset: str | None
-    robots_tags: tuple[str, ...]  # values of X-Robots-Tag, and `tdm-reservation: …` of that header
+    robots_tags: tuple[str, ...]  # values of X-Robots-Tag, and `name: value` of the other fields with opt-outs
 
 
 class Fetcher:
@@ -97,7 +103,7 @@ class Fetcher:
     async def __aenter__(self) -> Self:
         # The default executor has few threads, and a slow DNS lookup blocks one for many seconds.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="lookup"))
-        connector = aiohttp.TCPConnector(
+        connector = LenientConnector(
             limit=0,  # `Slots` limits connections
             resolver=self._resolver,
             ttl_dns_cache=int(self._config.dns_ttl),
@@ -108,6 +114,9 @@ class Fetcher:
             headers={"User-Agent": self._config.user_agent, "Accept-Encoding": "gzip, deflate"},
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_READ_BUFFER,
+            max_line_size=MAX_HEADER,  # `LenientConnector` limits the header
+            max_field_size=MAX_HEADER,
+            max_headers=MAX_HEADER,
             timeout=aiohttp.ClientTimeout(total=None),  # `_Budget` limits the time
             auto_decompress=False,  # aiohttp decompresses without a size limit
             trust_env=False,  # a proxy would bypass AddressGuard
@@ -172,7 +181,7 @@ class Fetcher:
             host = self._host(parts.netloc)
             if is_content and (self._config.robots or self._config.tdmrep):
                 policy = await self._robots_cache.policy(f"{parts.scheme}://{parts.netloc}")
-                policy.check(url)
+                policy.check(url, listing=listing)
                 host.set_crawl_delay(policy.robots.delay or 0.0)
             async with host.slot(self._slots):
                 start = asyncio.get_running_loop().time()
@@ -202,23 +211,26 @@ class Fetcher:
             headers = None if is_content else {"Accept-Encoding": "identity"}  # only plain text can be truncated
             async with self._session.get(URL(url, encoded=True), allow_redirects=False, headers=headers) as response:
                 if response.status in _REDIRECTS and "Location" in response.headers:
-                    return response.headers["Location"]
+                    return _location(response.headers["Location"])
                 if response.status != HTTPStatus.OK:
                     raise Failure(
                         f"http_{response.status}",
                         temporary=response.status in _TEMPORARY_STATUSES,
                         retry_after=retry_after_seconds(response.headers.get("Retry-After")),
                     )
-                tags = _tags(response)
+                tags = opt_out_values(response.headers.items())
                 if is_content and self._config.robots and (rule := opted_out(tags, self._product, listing=listing)):
                     raise Failure("opt_out", rule)
-                body = await self._read_body(response, is_content=is_content)
-                return Download(url, body, response.content_type.lower(), response.charset, tags)
+                body = await self._read_body(response, is_content=is_content, listing=listing)
+                return Download(url, body, *media_type(_text(response.headers.get("Content-Type", ""))), tags)
         except (aiohttp.ClientError, OSError) as error:
             raise failure_from_exception(error) from error
 
-    async def _read_body(self, response: aiohttp.ClientResponse, *, is_content: bool) -> bytes:
+    async def _read_body(self, response: aiohttp.ClientResponse, *, is_content: bool, listing: bool) -> bytes:
+        """Return the decoded body. Of a policy file, only the first bytes count."""
         max_bytes = self._config.max_bytes if is_content else MAX_BYTES
+        if listing:
+            max_bytes = max(max_bytes, _MAX_LISTING_BYTES)
         if is_content and (response.content_length or 0) > max_bytes:
             raise Failure("too_large")
         blocks: list[bytes] = []
@@ -229,10 +241,14 @@ class Fetcher:
             if size > max_bytes:
                 if is_content:
                     raise Failure("too_large")
-                break  # only the first bytes of robots.txt count
+                break
         body = b"".join(blocks)
-        content_encoding = response.headers.get("Content-Encoding", "").lower().replace(" ", "")
-        return decode_body(body, "", content_encoding.split(","), max_bytes) if content_encoding else body
+        written = ",".join(response.headers.getall("Content-Encoding", ()))
+        codings = written.lower().replace(" ", "").split(",") if written else []
+        decode = partial(decode_body, body, "", codings, max_bytes, truncate=not is_content)
+        if not codings or size <= _SMALL_BODY:
+            return decode()
+        return await asyncio.get_running_loop().run_in_executor(None, decode)
 
     def _host(self, name: str) -> Host:
         host = self._hosts.get(name)
@@ -266,9 +282,18 @@ class _Budget:
             self.seconds_left -= loop.time() - start
 
 
-def _tags(response: aiohttp.ClientResponse) -> tuple[str, ...]:
-    reserved = (f"{TDM}: {value}" for value in response.headers.getall(TDM, ()))
-    return (*response.headers.getall("X-Robots-Tag", ()), *reserved)
+def _location(written: str) -> str:
+    """Return a Location as browsers read it: UTF-8, otherwise with bytes outside ASCII percent-encoded."""
+    raw = written.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "".join(chr(byte) if byte < 0x80 else f"%{byte:02X}" for byte in raw)
+
+
+def _text(written: str) -> str:
+    """Return a header value with U+FFFD for bytes that are not UTF-8."""
+    return written.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 class FetcherThread:

@@ -1,40 +1,52 @@
-"""robots.txt (RFC 9309) and machine-use opt-outs, parsed and cached per host."""
+"""robots.txt (RFC 9309) and machine-use opt-outs."""
 
 from __future__ import annotations
 
-import asyncio
-import json
+import codecs
 import re
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from vecap_tasks.errors import Failure, failure_of
+from vecap_tasks.crawl.http.path_rules import PathRules, path_of
+from vecap_tasks.errors import Failure
 
-if TYPE_CHECKING:  # pydantic takes long to import, and child processes do not need it
-    from vecap_tasks.config import FetchConfig
-
-TDM = "tdm-reservation"
+TDM = "tdm-reservation"  # TDM Reservation Protocol, W3C community group
+# Content-Usage: AI preferences of the IETF (draft-ietf-aipref-attach, draft-ietf-aipref-vocab).
+# Content-Signal: contentsignals.org, by Cloudflare.
+PREFERENCES = frozenset({"content-usage", "content-signal"})
+OPT_OUT_FIELDS = ("x-robots-tag", TDM, *sorted(PREFERENCES))  # header fields
 
 _OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
 _RULES_WITH_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+_TRAINING = ("train-ai", "ai-train", "train-genai")  # categories of use
+_ANY_USE = "bots"  # automated processing, of which training is a part
+_DENIED, _GRANTED = frozenset({"n", "no"}), frozenset({"y", "yes"})
+_MAX_VALUE_CHARS = 16_384  # of the values of one page or response, plus 16 for each value
 MAX_BYTES = 500 * 1024  # RFC 9309, section 2.5: minimum to parse
-_ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 _TOKEN = re.compile(r"[A-Za-z_-]+")
-_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_LIFETIME = 24 * 3600.0  # seconds; RFC 9309, section 2.4
-_FAILED_LIFETIME = 600.0  # seconds
-Read = Callable[[str], Awaitable[bytes]]
+_AGENT = re.compile(rb"[A-Za-z_-]+")
+_NUMBER = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 def opted_out(values: Iterable[str], product: str, *, listing: bool = False) -> str | None:
     """Return the first rule of *values* that forbids our use, or None. *product* is our name in robots.txt.
 
-    `noindex` on a *listing*, such as a sitemap, applies to the list itself, not to the pages it lists.
+    *values* are those of X-Robots-Tag, and `name: value` of other header fields. `noindex` on a *listing*, such as a
+    sitemap, applies to the list itself, not to the pages it lists. Only the first 16,384 characters count.
     """
     forbidding = _OPT_OUTS - {"noindex"} if listing else _OPT_OUTS
+    chars_left = _MAX_VALUE_CHARS
     for value in values:
+        if chars_left <= 0:
+            break
+        value = value[:chars_left]
+        chars_left -= len(value) + 16
+        field_name, _, preferences = value.partition(":")
+        if (field_name := field_name.strip().lower()) in PREFERENCES:
+            if training_denied(preferences):
+                return field_name
+            continue
         applies = True
         for part in value.split(","):
             rule = part.strip().lower()
@@ -53,54 +65,42 @@ def opted_out(values: Iterable[str], product: str, *, listing: bool = False) -> 
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One Allow or Disallow line; *pattern* is normalized like paths."""
+def training_denied(preferences: str) -> bool | None:
+    """Return whether the value of Content-Usage or Content-Signal denies training, None if it does not say.
 
-    allow: bool
-    pattern: bytes
-
-    def matches(self, path: bytes) -> bool:
-        """Match without backtracking: each piece between `*` at its first occurrence."""
-        anchored = self.pattern.endswith(b"$")
-        pieces = (self.pattern[:-1] if anchored else self.pattern).split(b"*")
-        if not path.startswith(pieces[0]):
-            return False
-        position = len(pieces[0])
-        for piece in pieces[1:-1]:
-            found = path.find(piece, position)
-            if found < 0:
-                return False
-            position = found + len(piece)
-        last = pieces[-1]
-        if len(pieces) == 1:
-            return not anchored or len(path) == position
-        if anchored:
-            return len(path) - len(last) >= position and path.endswith(last)
-        return path.find(last, position) >= 0
+    The value is a list of `category=y|n` or `category=yes|no`, with optional parameters. A denial overrides a grant;
+    `bots` counts only if no category of training is present.
+    """
+    stated: dict[str, bool] = {}
+    for item in preferences.split(","):
+        name, _, value = item.partition("=")
+        name, value = name.strip().lower(), value.partition(";")[0].strip(" \t\"'").lower()
+        if value in _DENIED:
+            stated[name] = True
+        elif value in _GRANTED:
+            stated.setdefault(name, False)
+    training = [stated[name] for name in _TRAINING if name in stated]
+    return any(training) if training else stated.get(_ANY_USE)
 
 
 @dataclass(frozen=True, slots=True)
 class Robots:
     """The rules for one robot on one host; *delay* is its Crawl-delay in seconds."""
 
-    rules: tuple[Rule, ...] = ()
+    rules: PathRules = field(default_factory=PathRules)  # True: allowed
+    usage: PathRules = field(default_factory=PathRules)  # True: may not be used for training
     delay: float | None = None
 
     def allows(self, url: str) -> bool:
-        """Return whether *url* may be fetched."""
+        """Return whether *url* may be fetched. Raises Failure `robots` if the comparison costs too much."""
         if not self.rules:
             return True
-        parts = urlsplit(url)
-        target = parts.path or "/"
-        if target == "/robots.txt":
-            return True
-        path = normalize(f"{target}?{parts.query}" if parts.query else target)
-        matching = [rule for rule in self.rules if rule.matches(path)]
-        if not matching:
-            return True
-        longest = max(len(rule.pattern) for rule in matching)
-        return any(rule.allow for rule in matching if len(rule.pattern) == longest)
+        path = path_of(url)
+        return path == b"/robots.txt" or self.rules.decide(path) is not False
+
+    def reserves(self, url: str) -> bool:
+        """Return whether *url* may not be used for training. Raises Failure as `allows` does."""
+        return bool(self.usage) and self.usage.decide(path_of(url)) is True
 
 
 ALLOW_ALL = Robots()
@@ -112,57 +112,76 @@ def product_token(user_agent: str) -> str:
     return match[0].lower() if match else "*"
 
 
+@dataclass(slots=True)
+class _Group:
+    """The rules of all groups for one robot, as written."""
+
+    rules: list[tuple[bool, bytes]] = field(default_factory=list)
+    usage: list[tuple[bool, bytes]] = field(default_factory=list)
+    delay: float | None = None
+
+    def add(self, name: str, value: bytes) -> None:
+        if name in ("allow", "disallow"):
+            if value:
+                self.rules.append((name == "allow", value))
+        elif name in PREFERENCES:
+            pattern, preferences = b"/", value
+            if value[:1] in (b"/", b"*"):
+                pattern, _, preferences = value.replace(b"\t", b" ").partition(b" ")
+            denied = training_denied(preferences.decode("utf-8", "replace"))
+            if denied is not None:
+                self.usage.append((denied, pattern))
+        elif name == "crawl-delay" and _NUMBER.fullmatch(value):
+            self.delay = max(self.delay or 0.0, float(value))
+
+
+_RULES = PREFERENCES | {"allow", "disallow"}  # lines after which a user-agent line starts a new group
+
+
 def parse_robots(body: bytes, product: str) -> Robots:
     """Return the rules for *product* in a robots.txt: of its own groups, otherwise of the groups for `*`.
 
-    Crawl-delay is not part of RFC 9309; the longest applies.
+    Crawl-delay is not part of RFC 9309; the longest applies. Content-Usage and Content-Signal are rules of their group,
+    for a path or for the whole host; before the first group they apply to all robots.
     """
-    own: list[Rule] = []
-    general: list[Rule] = []
-    own_delay: float | None = None
-    general_delay: float | None = None
+    own, general = _Group(), _Group()
     has_group = False
-    agents: set[str] = set()
+    agents: set[str] | None = None  # of the current group
     has_rules = True  # the group has rules; the next user-agent line starts a new group
-    for line in body[:MAX_BYTES].decode("utf-8", "replace").removeprefix("\ufeff").splitlines():
-        name, colon, value = line.partition("#")[0].partition(":")
-        name, value = name.strip().lower(), value.strip()
+    for line in _text(body).splitlines():
+        label, colon, value = line.partition(b"#")[0].partition(b":")
+        name, value = label.strip().lower().decode("latin-1"), value.strip()
         if not colon:
             continue
         if name == "user-agent":
-            if has_rules:
+            if has_rules or agents is None:
                 agents, has_rules = set(), False
-            token = _TOKEN.match(value)
-            agents.add("*" if value.startswith("*") else token[0].lower() if token else "")
+            token = _AGENT.match(value)
+            agents.add("*" if value.startswith(b"*") else token[0].decode().lower() if token else "")
             has_group = has_group or product in agents
-        elif name in ("allow", "disallow"):
-            has_rules = True
-            if not value:
+            continue
+        if agents is None:
+            if name not in PREFERENCES:
                 continue
-            rule = Rule(name == "allow", normalize(value))
-            if product in agents:
-                own.append(rule)
-            if "*" in agents:
-                general.append(rule)
-        elif name == "crawl-delay" and _NUMBER.fullmatch(value):
-            if product in agents:
-                own_delay = max(own_delay or 0.0, float(value))
-            if "*" in agents:
-                general_delay = max(general_delay or 0.0, float(value))
-    return Robots(tuple(own), own_delay) if has_group else Robots(tuple(general), general_delay)
+            groups = [own, general]
+        else:
+            has_rules = has_rules or name in _RULES
+            groups = [group for group, agent in ((own, product), (general, "*")) if agent in agents]
+        for group in groups:
+            group.add(name, value)
+    chosen = own if has_group else general
+    return Robots(PathRules(chosen.rules), PathRules(chosen.usage), chosen.delay)
 
 
-def normalize(text: str) -> bytes:
-    """Percent-encode non-ASCII bytes and decode unreserved characters (RFC 9309, 2.2.2)."""
-    raw = text.encode("utf-8", "replace")
-    raw = b"".join(bytes([byte]) if 0x20 < byte < 0x7F else b"%%%02X" % byte for byte in raw)
-
-    def replace(match: re.Match[bytes]) -> bytes:
-        byte = int(match[1], 16)
-        plain = bytes([byte])
-        return plain if plain.isalnum() or plain in (b"-", b".", b"_", b"~") else b"%%%02X" % byte
-
-    return _ESCAPED.sub(replace, raw)
+def _text(body: bytes) -> bytes:
+    """Return the lines of *body* that count, without a byte order mark. Rules may have bytes that are not UTF-8."""
+    if len(body) > MAX_BYTES:
+        body = body[: body.rfind(b"\n", 0, MAX_BYTES) + 1]  # half a rule may mean something else
+    for mark, codec in _BOMS:
+        if body.startswith(mark):
+            text = body[len(mark) :]
+            return text if codec == "utf-8" else text.decode(codec, "replace").encode("utf-8", "replace")
+    return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,92 +192,16 @@ class RobotsPolicy:
     tdm: Robots = ALLOW_ALL
     forbidden: Failure | None = None
 
-    def check(self, url: str) -> None:
-        """Raise Failure if *url* may not be fetched: `robots`, `opt_out`, or the reason robots.txt is unreadable."""
+    def check(self, url: str, *, listing: bool = False) -> None:
+        """Raise Failure if *url* may not be fetched: `robots`, `opt_out`, or the reason robots.txt is unreadable.
+
+        Preferences of robots.txt do not apply to a *listing*, such as a sitemap, but to the pages it lists.
+        """
         if self.forbidden is not None:
             raise Failure(self.forbidden.reason, self.forbidden.detail)
         if not self.robots.allows(url):
             raise Failure("robots")
+        if not listing and self.robots.reserves(url):
+            raise Failure("opt_out", "robots.txt")
         if not self.tdm.allows(url):
             raise Failure("opt_out", "tdmrep.json")
-
-
-class RobotsCache:
-    """Caches the policies of all hosts. *read* downloads a small file or raises Failure."""
-
-    def __init__(self, config: FetchConfig, product: str, read: Read) -> None:
-        self._config = config
-        self._product = product
-        self._read = read
-        self._policies: dict[str, tuple[float, RobotsPolicy]] = {}
-        self._pending: dict[str, asyncio.Task[RobotsPolicy]] = {}
-
-    async def policy(self, origin: str) -> RobotsPolicy:
-        """Return the policy of *origin*, such as `https://example.org`."""
-        loop = asyncio.get_running_loop()
-        until, policy = self._policies.get(origin, (0.0, None))
-        if policy is not None and loop.time() < until:
-            return policy
-        if origin not in self._pending:
-            self._pending[origin] = asyncio.create_task(self._load(origin))
-        # Cancelling one download must not cancel the task that others wait for.
-        return await asyncio.shield(self._pending[origin])
-
-    def evict(self, host: str) -> None:
-        for scheme in ("http", "https"):
-            self._policies.pop(f"{scheme}://{host}", None)
-
-    async def close(self) -> None:
-        for task in self._pending.values():
-            task.cancel()
-        await asyncio.gather(*self._pending.values(), return_exceptions=True)
-
-    async def _load(self, origin: str) -> RobotsPolicy:
-        try:
-            policy = await self._load_policy(origin)
-        except Exception as error:
-            policy = RobotsPolicy(forbidden=failure_of(error, f"robots.txt of {origin}"))
-        finally:
-            del self._pending[origin]
-        lifetime = _LIFETIME if policy.forbidden is None else _FAILED_LIFETIME
-        self._policies[origin] = asyncio.get_running_loop().time() + lifetime, policy
-        return policy
-
-    async def _load_policy(self, origin: str) -> RobotsPolicy:
-        """Read robots.txt and tdmrep.json. RFC 9309, section 2.3.1, defines the handling of errors."""
-        robots = ALLOW_ALL
-        if self._config.robots:
-            try:
-                robots = parse_robots(await self._read(f"{origin}/robots.txt"), self._product)
-            except Failure as failure:
-                if failure.reason.startswith("http_5"):
-                    forbidden = Failure("robots", f"robots.txt answers {failure.reason.removeprefix('http_')}")
-                    return RobotsPolicy(forbidden=forbidden)
-                if not failure.reason.startswith("http_") and failure.reason != "too_many_redirects":
-                    return RobotsPolicy(forbidden=Failure(failure.reason, "robots.txt"))
-        tdm = ALLOW_ALL
-        if self._config.tdmrep and robots.allows(f"{origin}/.well-known/tdmrep.json"):
-            try:
-                tdm = parse_tdmrep(await self._read(f"{origin}/.well-known/tdmrep.json"))
-            except Failure:
-                tdm = ALLOW_ALL  # most hosts have no tdmrep.json
-        return RobotsPolicy(robots, tdm)
-
-
-def parse_tdmrep(body: bytes) -> Robots:
-    """Return the paths that a tdmrep.json (TDM Reservation Protocol, W3C community group) reserves, as disallowed.
-
-    It is a list of {location, tdm-reservation, tdm-policy}; a location is a path pattern as in robots.txt, and the
-    longest match applies. Invalid entries reserve nothing. Policies (license offers) are ignored.
-    """
-    try:
-        entries = json.loads(body[:MAX_BYTES])
-    except (ValueError, RecursionError):
-        return ALLOW_ALL
-    return Robots(tuple(filter(None, map(_rule, entries if isinstance(entries, list) else [entries]))))
-
-
-def _rule(entry: Any) -> Rule | None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("location"), str):
-        return None
-    return Rule(str(entry.get("tdm-reservation")).strip() != "1", normalize(entry["location"].strip()))

@@ -16,13 +16,25 @@ from vecap_tasks.errors import ConfigError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Not public although `is_global` of some Python versions says so: IANA special-purpose registries, and Azure's platform
-# service, which is reachable only inside its cloud.
-_SPECIAL = tuple(
-    ipaddress.ip_network(network)
-    for network in ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b:1::/48", "100::/64", "2001:2::/48", "168.63.129.16/32")
+# All blocks of the IANA IPv4 and IPv6 Special-Purpose Address Registries (which change more often than `ipaddress` of a
+# Python version), also the globally reachable ones, because they have no websites. Not listed for IPv6: what lies
+# outside `_IPV6_UNICAST` (`::`, mapped addresses, 64:ff9b:1::/48, 100::/64, 100:0:0:1::/64, 5f00::/16, fc00::/7,
+# fe80::/10, and the deprecated fec0::/10), and 6to4 and Teredo, which embed an IPv4 address.
+_SPECIAL_IPV4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+        "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24",
+        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+        "224.0.0.0/4", "240.0.0.0/4",  # multicast, reserved
+        "168.63.129.16/32",  # Azure's platform service, which is reachable only inside its cloud
+    )
+)  # fmt: skip
+_SPECIAL_IPV6 = tuple(
+    ipaddress.IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20")
 )
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_IPV6_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class AddressGuard:
@@ -33,11 +45,16 @@ class AddressGuard:
 
     def allows(self, address: str) -> bool:
         """Return whether connections to the IP *address* are allowed. Raises ValueError if it is invalid."""
-        ip = _embedded_ipv4(ipaddress.ip_address(address.partition("%")[0]))
-        if any(ip in network for network in self._allow):
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        if self._configured(ip):
             return True
-        special = ip.is_multicast or ip.is_reserved or any(ip in network for network in _SPECIAL)
-        return ip.is_global and not special
+        embedded = _embedded_ipv4(ip)
+        if embedded:
+            return all(self._configured(inner) or _is_public(inner) for inner in embedded)
+        return _is_public(ip)
+
+    def _configured(self, ip: Address) -> bool:
+        return any(ip in network for network in self._allow)
 
     def socket(
         self, address_info: tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
@@ -49,13 +66,22 @@ class AddressGuard:
         return socket.socket(family, kind, protocol)
 
 
-def _embedded_ipv4(ip: Address) -> Address:
-    """Return the IPv4 address embedded in an IPv6 address (mapped, 6to4, Teredo, NAT64), otherwise *ip*."""
+def _is_public(ip: Address) -> bool:
     if isinstance(ip, ipaddress.IPv4Address):
-        return ip
+        return not any(ip in network for network in _SPECIAL_IPV4)
+    return ip in _IPV6_UNICAST and not any(ip in network for network in _SPECIAL_IPV6)
+
+
+def _embedded_ipv4(ip: Address) -> tuple[ipaddress.IPv4Address, ...]:
+    """Return the IPv4 addresses to which an IPv6 address leads: mapped, NAT64, 6to4, Teredo (server and client)."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ()
     if ip in _NAT64:
-        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None) or ip
+        return (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF),)
+    if ip.teredo:
+        return ip.teredo
+    found = ip.ipv4_mapped or ip.sixtofour
+    return (found,) if found else ()
 
 
 class Resolver(AbstractResolver):

@@ -177,16 +177,22 @@ class _SiteWalk:
                 self.stats.counters[f"sitemap_skipped.{failure.reason}"] += 1
                 self.failed.append(f"{url}: {failure.message}")
                 continue
+            if found.fault is not None:
+                log.warning("sitemap %s: %s; only the URLs before that are used", url, found.fault.message)
+                self.stats.counters[f"sitemap_truncated.{found.fault.reason}"] += 1
             if url == start:
                 host = host_of(response.url)
-            pages.update(dict.fromkeys(self._on_host(host, found.pages, response.url)))
+            for page in self._on_host(host, found.pages, response.url):
+                pages[page] = None
+                if len(pages) == limit:
+                    break
             unknown = [url for url in self._on_host(host, found.sitemaps, response.url) if url not in known]
             unknown = unknown[: _MAX_SITEMAPS - len(known)]
             queue.extend(dict.fromkeys(unknown))
             known.update(unknown)
         if not pages:
             self.failed.append(f"{start}: lists no page on {host}")
-        return list(islice(pages, limit)), host
+        return list(pages), host
 
     def _on_host(self, host: str, written: list[str], base: str) -> Iterator[str]:
         """Yield the URLs of *written* that are on *host*; count the others."""

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from vecap_tasks.crawl.http.robots import opted_out
+from vecap_tasks.crawl.http.headers import opt_out_values
+from vecap_tasks.crawl.http.robots import TDM, opted_out
 from vecap_tasks.crawl.http.url import absolute, canonical
 from vecap_tasks.errors import Failure
 
@@ -69,21 +70,21 @@ class _WatPage:
             return self.url
 
     def _rules(self, head: dict[str, Any]) -> Iterator[str]:
-        """Yield the values of robots <meta> elements and headers, and `tdm-reservation: …` for those of that name."""
+        """Yield the values that `opted_out` checks, of <meta> elements and of header fields."""
         metas = head.get("Metas")
-        rules = [
+        named = [
             (_text(meta, "name").strip().lower(), _text(meta, "content"))
             for meta in (metas if isinstance(metas, list) else ())
             if isinstance(meta, dict)
         ]
-        for name, value in self.headers.items():
-            values = value if isinstance(value, list) else [value]
-            rules += ((name.lower(), item) for item in values if isinstance(item, str))
-        for name, text in rules:
-            if name in ("robots", "x-robots-tag"):
-                yield text
-            elif name == "tdm-reservation":
-                yield f"{name}: {text}"
+        yield from (text for name, text in named if name in ("robots", "x-robots-tag"))
+        yield from (f"{name}: {text}" for name, text in named if name == TDM)
+        yield from opt_out_values(
+            (name, item)
+            for name, value in self.headers.items()
+            for item in (value if isinstance(value, list) else [value])
+            if isinstance(item, str)
+        )
 
 
 def read_record(block: bytes, record_url: str, product: str | None) -> WatContent | None:

@@ -8,11 +8,13 @@ decompresses pages twice as fast as zlib, and decompression dominates reading an
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import IO
 
 from isal import isal_zlib
 
 _GZIP = b"\x1f\x8b"
+_LINE_BREAKS = re.compile(rb"[\r\n]*")
 _BLOCK = 1 << 18
 _STEP = 1 << 13  # compressed bytes per step; decompressed at most about 8 MB
 
@@ -109,8 +111,10 @@ class GzipReader:
 
     def skip_blank_lines(self) -> None:
         """Skip line breaks, within the gzip member."""
-        while self._member_has_more() and self._plain[self._plain_at] in b"\r\n":
-            self._plain_at += 1
+        while self._member_has_more():
+            self._plain_at = _LINE_BREAKS.match(self._plain, self._plain_at).end()  # type: ignore[union-attr]
+            if self._plain_at < len(self._plain):
+                return
 
     def read(self, count: int) -> bytes:
         """Return the next *count* bytes."""
@@ -138,9 +142,8 @@ class GzipReader:
             count -= step
 
     def _offset(self) -> int:
-        if self._gzipped:
-            return self._read - (len(self._block) - self._block_at)
-        return self._read - (len(self._plain) - self._plain_at)
+        unread = len(self._block) - self._block_at
+        return self._read - (unread if self._gzipped else unread + len(self._plain) - self._plain_at)
 
     def _member_has_more(self) -> bool:
         """Return whether the current gzip member, or an uncompressed file, has bytes left."""

@@ -1,4 +1,4 @@
-"""Reads the records of WARC (1.0, 1.1) and ARC files in one pass, and parses their HTTP responses."""
+"""Reads the records of WARC (0.17 to 1.1) and ARC files in one pass, and parses their HTTP responses."""
 
 from __future__ import annotations
 
@@ -10,55 +10,20 @@ from typing import IO
 from isal.igzip_lib import IsalError
 
 from vecap_tasks.core.manifest import Input
+from vecap_tasks.crawl.http import headers
 from vecap_tasks.crawl.http.content_encoding import decode_body
+from vecap_tasks.crawl.http.headers import Fields, media_type, opt_out_values, split_header, status_of
 from vecap_tasks.crawl.warc.gzip_reader import GzipReader
 from vecap_tasks.errors import Failure, PermanentError, VecapError
 
-_FOLDED_LINE = re.compile(r"\r?\n[ \t]+")
-_HEADER_END = re.compile(rb"\r?\n\r?\n")
 _MAX_RECORD_HEADER = 1 << 20  # bytes
-_WARC, _ARC = b"WARC/1.", b"filedesc:"
+_WARC_LINE = re.compile(rb"WARC/\d{1,3}\.\d{1,3}[ \t]*\r?\n")
+_WARC, _ARC = b"WARC/", b"filedesc:"
 # URL (old writers left blanks in it), IP address, date, content type; five more fields in version 2; length. The line
 # identifies a record without the file header.
 _ARC_LINE = re.compile(rb"(\S.*?) \S+ \d{8,14} (\S+) (?:\S+ \S+ \S+ \d+ \S+ )?(\d+)[ \r]*\n")
-MAX_HEADER = 1 << 16  # bytes of a block in addition to the body
-_TDM = "tdm-reservation"  # TDM Reservation Protocol, W3C community group
-_STATUS = re.compile(rb"HTTP/\S*[ \t]+(\d{3})")
-_CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]+)""", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """Header values by lowercase name, in order."""
-
-    values: dict[str, list[str]] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, header: bytes) -> Fields:
-        """Parse all lines after the first; lines without a colon are ignored."""
-        text = header.decode("utf-8", "replace")
-        if "\n " in text or "\n\t" in text:
-            text = _FOLDED_LINE.sub(" ", text)
-        values: dict[str, list[str]] = {}
-        for line in text.split("\n")[1:]:
-            name, colon, value = line.partition(":")
-            if colon:
-                values.setdefault(name.strip().lower(), []).append(value.strip())
-        return cls(values)
-
-    def get(self, name: str) -> str:
-        """Return the first value of the field *name* (lowercase), "" if missing."""
-        values = self.values.get(name)
-        return values[0] if values else ""
-
-    def all(self, name: str) -> tuple[str, ...]:
-        return tuple(self.values.get(name, ()))
-
-
-def split_header(block: bytes) -> tuple[bytes, int]:
-    """Return the header of an HTTP message and the offset of its body."""
-    end = _HEADER_END.search(block)
-    return (block[: end.start()], end.end()) if end else (block, len(block))
+_LENGTH = re.compile(r"[0-9]{1,18}")
+MAX_HEADER = headers.MAX_HEADER  # bytes of a block in addition to the body
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,22 +88,27 @@ class Records:
             offset = stream.start_offset()
             first = stream.read_line(_MAX_RECORD_HEADER)
             if not first.strip():
+                stream.skip_blank_lines()
                 continue
-            if first.startswith(_WARC):
+            if _WARC_LINE.fullmatch(first):
                 yield self._record(first, offset)
             elif arc := _ARC_LINE.fullmatch(first):
                 yield self._arc_record(arc, offset)
-            elif not first.endswith(b"\n") and (self.number or _WARC.startswith(first) or first.startswith(_ARC)):
+            elif not first.endswith(b"\n") and len(first) < _MAX_RECORD_HEADER and self._may_be_record(first):
                 raise EOFError
             else:
                 raise ValueError("no record starts here")
             self.number += 1
 
+    def _may_be_record(self, start: bytes) -> bool:
+        """Return whether the last line of the file, *start*, may be the first one of a record."""
+        return bool(self.number) or _WARC.startswith(start[: len(_WARC)]) or start.startswith(_ARC)
+
     def _record(self, first: bytes, offset: int | None) -> Record:
         stream = self._bytes
         fields = Fields.parse(first + stream.read_header(_MAX_RECORD_HEADER))
         written = fields.get("content-length")
-        if not (written.isascii() and written.isdecimal()):
+        if not _LENGTH.fullmatch(written):
             raise ValueError("the record has no Content-Length")
         kind = fields.get("warc-type").lower() or "unknown"
         block = self._block(int(written), kind in self.kinds)
@@ -181,7 +151,7 @@ class HttpResponse:
     status: int | None
     content_type: str  # lowercase, without parameters
     charset: str | None
-    robots_tags: tuple[str, ...]  # values of X-Robots-Tag, and `tdm-reservation: …` of that header
+    robots_tags: tuple[str, ...]  # values of X-Robots-Tag, and `name: value` of the other fields with opt-outs
     codings: tuple[str, ...]  # content codings, lowercase, in the order applied
     transfer: str
     raw: bytes
@@ -192,33 +162,22 @@ class HttpResponse:
 
 
 def parse_response(record: Record) -> HttpResponse:
-    """Return the response in *record*. Raises Failure `too_large` if its block was not kept."""
+    """Return the response in *record*.
+
+    Raises Failure: `too_large` if its block was not kept, `bad_response` if its header is too long.
+    """
     block = record.block
     if block is None:
         raise Failure("too_large")
     if not block.startswith(b"HTTP/"):
-        return HttpResponse(None, *_media_type(record.content_type), (), (), "", block)
+        return HttpResponse(None, *media_type(record.content_type), (), (), "", block)
     header, start = split_header(block)
     fields = Fields.parse(header)
-    written = (name.strip().lower() for name in fields.get("content-encoding").split(","))
     return HttpResponse(
-        _status(header),
-        *_media_type(fields.get("content-type")),
-        (*fields.all("x-robots-tag"), *(f"{_TDM}: {value}" for value in fields.all(_TDM))),
-        tuple(name for name in written if name),
+        status_of(header),
+        *media_type(fields.get("content-type")),
+        opt_out_values((name, value) for name, values in fields.values.items() for value in values),
+        tuple(fields.items_of("content-encoding")),
         fields.get("transfer-encoding").lower(),
         block[start:],
     )
-
-
-def _status(header: bytes) -> int:
-    """Return the status code, 0 if the status line is invalid."""
-    status = _STATUS.match(header)
-    return int(status[1]) if status else 0
-
-
-def _media_type(content_type: str) -> tuple[str, str | None]:
-    """Return the media type and the charset."""
-    kind, _, parameters = content_type.partition(";")
-    charset = _CHARSET.search(parameters) if parameters else None
-    return kind.strip().lower(), charset[1] if charset else None
