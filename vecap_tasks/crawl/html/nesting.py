@@ -137,7 +137,7 @@ def _check_depth(body: bytes) -> None:
 
 
 class _Scope:
-    """Open elements inside a table, a cell or the like: name and tag of each."""
+    """Open elements inside a table, a cell or similar elements: name and tag of each."""
 
     def __init__(self, name: bytes) -> None:
         self.name = name
