@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from vecap_tasks.crawl.html import extract as page
-from vecap_tasks.crawl.html import parser
+from vecap_tasks.crawl.html import image_urls
 from vecap_tasks.crawl.image import decode as images
 from vecap_tasks.crawl.sources import sitemap, wat_record
 
@@ -33,7 +33,7 @@ def extract(body: bytes, *arguments: Any) -> Any:
 
 def extract_without_image(body: bytes, *arguments: Any) -> Any:
     """Fail for one image of the page."""
-    with patch.object(parser, "fast_path", _broken(parser.fast_path)):
+    with patch.object(image_urls, "fast_path", _broken(image_urls.fast_path)):
         return page.extract(body, *arguments)
 
 
@@ -54,9 +54,9 @@ def read_record(body: bytes, *arguments: Any) -> Any:
 
 
 def _broken(function: Any) -> Any:
-    def call(url: str, base: str) -> Any:
+    def call(url: str, *context: Any) -> Any:
         if "/bad" in url:
             raise KeyError("mark")
-        return function(url, base)
+        return function(url, *context)
 
     return call

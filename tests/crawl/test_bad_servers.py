@@ -19,7 +19,7 @@ CASES = {
     "nowhere.png": (Answer(status=302, headers={"Location": "http://no-such-host.invalid/"}), "dns"),
     "page.png": (Answer(b"<html>soon</html>", headers={"Content-Type": "image/png"}), "not_an_image"),
     "text.png": (Answer(RED, headers={"Content-Type": "text/plain"}), None),
-    "half.png": (Answer(RED[: len(RED) // 2]), "damaged"),
+    "half.png": (Answer(RED[: len(RED) // 2]), "truncated"),
     "bomb.png": (bomb(64 << 20), "too_large"),
     "empty.png": (Answer(b""), "empty"),
     "busy.png": (Answer(status=429), "http_429"),

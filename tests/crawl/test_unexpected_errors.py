@@ -15,7 +15,7 @@ from tests.crawl.test_wat import INFO, page_record
 from tests.crawl.test_webdataset import tar_of
 from tests.crawl.web import Answer, image
 from vecap_tasks.core.isolation import pool
-from vecap_tasks.crawl.http import fetcher, robots
+from vecap_tasks.crawl.http import fetcher, robots_cache
 from vecap_tasks.crawl.image import decode_pool
 from vecap_tasks.crawl.previous_crawl import is_permanent
 from vecap_tasks.crawl.sources import columns, site, url_list, warc, wat, webdataset
@@ -146,7 +146,7 @@ def test_connection_errors_fail_the_row_and_not_the_stage(two_pages, configure, 
 def test_unexpected_error_in_robots_txt(two_pages, configure, seeds, inject_error, caplog):
     two_pages.page("/", "<img src=/a.png alt=a><img src=http://bad.example/a.png><img src=http://bad.example/c.png>")
     two_pages.answers["bad.example/robots.txt"] = Answer(b"bad")
-    inject_error(robots, "parse_robots", "bad")
+    inject_error(robots_cache, "parse_robots", "bad")
     stage, manifest = crawl(configure(seeds(SITE)))
     assert [row["error_message"] for row in rows_of(stage, manifest)] == [None, *["unexpected: KeyError"] * 2]
     assert caplog.text.count("robots.txt of http://bad.example: unexpected KeyError") == 1
