@@ -1,0 +1,58 @@
+"""The kinds of inputs: how each is made, the tokens of its grammar, and the reader that it is fed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from benchmarks import fuzz_files as files
+from benchmarks import fuzz_readers as readers
+from benchmarks import fuzz_text as text
+from benchmarks.fuzz_bytes import mutate
+from benchmarks.fuzz_images import IMAGE_TOKENS, image
+from benchmarks.fuzz_readers import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of input. `make` returns a seed, `read` feeds an input to the readers.
+
+    `mutated` is the share of seeds that are mutated as bytes: low for files that any changed bit makes unreadable.
+    """
+
+    make: Callable[[Random], bytes]
+    tokens: Sequence[bytes]
+    read: Callable[[bytes], Outcome]
+    mutated: float = 0.9
+
+    def input(self, seed: str) -> bytes:
+        """Return the input of *seed*; equal seeds give equal inputs."""
+        random = Random(seed)
+        data = self.make(random)
+        return mutate(random, data, self.tokens, self.make) if random.random() < self.mutated else data
+
+
+KINDS = {
+    "html": Kind(text.html, text.HTML_TOKENS, readers.html),
+    "attributes": Kind(text.image_attributes, text.SRCSET_TOKENS, readers.image_attributes),
+    "url": Kind(text.urls, text.URL_TOKENS, readers.url),
+    "http": Kind(text.response, text.HEADER_TOKENS, readers.http),
+    "robots": Kind(text.robots, text.ROBOTS_TOKENS, readers.robots),
+    "sitemap": Kind(text.sitemap, text.SITEMAP_TOKENS, readers.sitemap),
+    "warc": Kind(files.warc, files.WARC_TOKENS, readers.warc, 0.4),
+    "wat": Kind(files.wat, (*files.WARC_TOKENS, *text.JSON_TOKENS), readers.wat, 0.4),
+    "csv": Kind(partial(files.table_list, comma=","), files.LIST_TOKENS, readers.csv),
+    "tsv": Kind(partial(files.table_list, comma="\t"), files.LIST_TOKENS, readers.tsv),
+    "json": Kind(files.json_list, text.JSON_TOKENS, readers.json_list),
+    "jsonl": Kind(files.json_lines, text.JSON_TOKENS, readers.json_lines),
+    "txt": Kind(files.text_list, text.URL_TOKENS, readers.text_list),
+    "parquet": Kind(files.parquet, (), readers.parquet, 0.4),
+    "tar": Kind(files.tar, files.TAR_TOKENS, readers.tar, 0.4),
+    "image": Kind(image, IMAGE_TOKENS, readers.image, 0.4),
+    "evaluation": Kind(files.evaluation, files.EVALUATION_TOKENS, readers.evaluation),
+    "answer": Kind(text.answer, text.JSON_TOKENS, readers.answer),
+    "prompt": Kind(text.texts, text.CAPTION_TOKENS, readers.prompt),
+    "screening": Kind(text.texts, text.CAPTION_TOKENS, readers.screening),
+}
