@@ -78,15 +78,18 @@ class Distinct:
 class Fuzzer:
     """Runs children and collects their results."""
 
-    def __init__(self, kinds: Sequence[str], seed: str, kill_seconds: float = _KILL_SECONDS) -> None:
+    def __init__(
+        self, kinds: Sequence[str], seed: str, kill_seconds: float = _KILL_SECONDS, method: str = "forkserver"
+    ) -> None:
         self.totals = {kind: Totals() for kind in kinds}
         self.distinct: dict[tuple[str, ...], Distinct] = {}
         self._seed = seed
         self._kill_seconds = kill_seconds
         self._next = dict.fromkeys(kinds, 0)
         self._killed = False  # the last child, without a finding
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["benchmarks.fuzz_preload"])
+        self._context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            self._context.set_forkserver_preload(["benchmarks.fuzz_preload"])
 
     def run(self, minutes: float, inputs: int | None) -> None:
         """Read *inputs* inputs of each kind, in turns, until the time is over."""

@@ -64,6 +64,7 @@ def run(connection: Connection, kind_name: str, seed: str, start: int, stop: int
     with Path(stacks).open("w") as file:
         faulthandler.enable(file)
         faulthandler.register(signal.SIGUSR1, file, all_threads=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C libraries print warnings
         resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
         kind = KINDS[kind_name]
         with recorded_errors() as errors:

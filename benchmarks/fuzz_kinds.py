@@ -10,7 +10,7 @@ from random import Random
 from benchmarks import fuzz_files as files
 from benchmarks import fuzz_readers as readers
 from benchmarks import fuzz_text as text
-from benchmarks.fuzz_bytes import mutate
+from benchmarks.fuzz_bytes import MAX_BYTES, mutate
 from benchmarks.fuzz_images import IMAGE_TOKENS, image
 from benchmarks.fuzz_readers import Outcome
 
@@ -31,7 +31,7 @@ class Kind:
         """Return the input of *seed*; equal seeds give equal inputs."""
         random = Random(seed)
         data = self.make(random)
-        return mutate(random, data, self.tokens, self.make) if random.random() < self.mutated else data
+        return mutate(random, data, self.tokens, self.make) if random.random() < self.mutated else data[:MAX_BYTES]
 
 
 KINDS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,11 @@ from vecap_tasks.core.json_reader import JsonError, JsonReader
 from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.sets.types import RetrievalSet, find_images, group_captions
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_MAX_FIELD = 1 << 24  # characters; Python's default is 131,072
 _TOKEN = re.compile(r"(?P<image>[^#\t]+)#\d+\t(?P<caption>.*\S)\s*")
+
+csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))  # of the process
 
 
 def read_text(file: Path) -> str:
@@ -27,9 +32,22 @@ def read_text(file: Path) -> str:
         raise PermanentError(f"{file} cannot be read: {error.strerror}; correct its path") from error
 
 
+def split_lines(text: str) -> list[str]:
+    """Return the lines of *text*, which end with a line feed, a carriage return, or both.
+
+    `str.splitlines` also splits at characters that occur inside captions, such as U+2028 and U+0085.
+    """
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether *text* has no lone surrogates, which JSON can escape and no file can store."""
+    return _SURROGATE.search(text) is None
+
+
 def read_lines(file: Path) -> list[str]:
     """Return the non-empty lines, stripped. Raises VecapError if there are none."""
-    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    lines = [line.strip() for line in split_lines(read_text(file)) if line.strip()]
     if not lines:
         raise PermanentError(f"{file} is empty; add one entry per line")
     return lines
@@ -43,12 +61,13 @@ def read_columns(
     Without *quotes*, quotation marks are text and the last column includes separators. Raises VecapError for a missing
     column, a row with an empty value or too many fields, and a table without rows.
     """
-    lines = read_text(file).splitlines(keepends=True)
+    text = read_text(file)
     if quotes:
-        table = list(csv.reader(lines, delimiter=separator))
+        table = _read_csv(file, text, separator)
     else:
-        columns = lines[0].count(separator) if lines else 0
-        table = [line.rstrip("\r\n").split(separator, columns) for line in lines]
+        lines = split_lines(text)
+        columns = lines[0].count(separator)
+        table = [line.split(separator, columns) for line in lines]
     header = table[0] if table else []
     if first not in header or second not in header:
         raise PermanentError(f"{file} lacks the columns {first} and {second}; add them to its first line")
@@ -69,6 +88,14 @@ def read_columns(
     if not rows:
         raise PermanentError(f"{file} has no rows; recreate the evaluation set")
     return rows
+
+
+def _read_csv(file: Path, text: str, separator: str) -> list[list[str]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        return list(reader)
+    except csv.Error as error:
+        raise PermanentError(f"{file} is not a valid table: line {reader.line_num}: {error}; correct it") from error
 
 
 def read_tokens(source: TokenSet, path: Path, images: Path, split: Path | None) -> RetrievalSet:
@@ -134,8 +161,8 @@ def _images(path: Path) -> Iterator[tuple[str, str, list[str]]]:
             for name in reader.names():
                 if name == "images":
                     for image in reader.items():
-                        sentences = [str(sentence["raw"]) for sentence in image["sentences"]]
-                        yield image["split"], _image_path(image), sentences
+                        sentences = [_text(sentence, "raw") for sentence in image["sentences"]]
+                        yield _text(image, "split"), _image_path(image), sentences
                 else:
                     reader.skip()
             reader.end()
@@ -150,5 +177,13 @@ def _images(path: Path) -> Iterator[tuple[str, str, list[str]]]:
 
 def _image_path(image: dict[str, Any]) -> str:
     """Return the image's relative path. Only COCO entries have a folder."""
-    folder = image.get("filepath")
-    return f"{folder}/{image['filename']}" if folder else str(image["filename"])
+    name = _text(image, "filename")
+    return f"{_text(image, 'filepath')}/{name}" if image.get("filepath") else name
+
+
+def _text(values: dict[str, Any], key: str) -> str:
+    """Return the text at *key*. Raises KeyError if it is missing, TypeError if it is not text."""
+    text = values[key]
+    if not isinstance(text, str) or not is_unicode(text):
+        raise TypeError(f"{key} is not text")
+    return text

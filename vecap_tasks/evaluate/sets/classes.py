@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 from vecap_tasks.config import CaptionTars, ClassFolders, ClassTable, ClassTars
 from vecap_tasks.core.tar import read_groups
 from vecap_tasks.errors import PermanentError
-from vecap_tasks.evaluate.sets.captions import read_columns, read_lines, read_text
+from vecap_tasks.evaluate.sets.captions import is_unicode, read_columns, read_lines, read_text, split_lines
 from vecap_tasks.evaluate.sets.types import ImageFile, RetrievalSet, ZeroShotSet, find_images
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 _TAR_IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
 _TAR_TEXT_KINDS = ("txt", "json", "cls")
+_MAX_TEXT = 1 << 24  # bytes
+_INDEX = re.compile(r"[0-9]{1,9}")
 
 
 def read_names(file: Path, key: str | None) -> tuple[str, ...]:
@@ -27,13 +30,13 @@ def read_names(file: Path, key: str | None) -> tuple[str, ...]:
         return tuple(read_lines(file))
     try:
         body = json.loads(read_text(file))
-    except ValueError as error:
-        raise PermanentError(f"{file} is not valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise PermanentError(f"{file} is not valid JSON: {error}; correct it") from error
     if isinstance(body, dict):
         if key not in body:
-            raise PermanentError(f"{file} has no list {key!r}; set `key` to one of {', '.join(sorted(body))}")
+            raise PermanentError(f"{file} has no list {key!r}; set `key` to one of {', '.join(sorted(body)[:20])}")
         body = body[key]
-    if not isinstance(body, list) or not body or not all(isinstance(name, str) for name in body):
+    if not isinstance(body, list) or not body or not all(isinstance(name, str) and is_unicode(name) for name in body):
         raise PermanentError(f"{file} is not a list of names; write a JSON list of strings, or one name per line")
     return tuple(body)
 
@@ -43,7 +46,7 @@ def read_templates(file: Path, key: str | None) -> tuple[str, ...]:
     templates = tuple(template.replace("{c}", "{}") for template in read_names(file, key))
     for template in templates:
         if template.count("{}") != 1:
-            raise PermanentError(f"{file}: {template!r} must have exactly one {{}} for the class name")
+            raise PermanentError(f"{file}: {template[:200]!r} must have exactly one {{}} for the class name")
     return templates
 
 
@@ -99,12 +102,14 @@ def label_indices(rows: Sequence[tuple[str, str]], classes: Sequence[str], path:
     labels = []
     for image, label in rows:
         number = numbers.get(label)
-        if number is None and label.isdecimal() and int(label) < len(classes):
+        if number is None and _INDEX.fullmatch(label) and int(label) < len(classes):
             number = int(label)
         if number is None:
-            raise PermanentError(f"{path}: {image} has the label {label!r}, which is not one of {len(classes)} classes")
+            raise PermanentError(
+                f"{path}: {image} has the label {label[:100]!r}, which is not one of {len(classes)} classes"
+            )
         if label in ambiguous:
-            raise PermanentError(f"{path}: {image} has the label {label!r} of several classes; use class indices")
+            raise PermanentError(f"{path}: {image} has the label {label[:100]!r} of several classes; use class indices")
         labels.append(number)
     return tuple(labels)
 
@@ -132,7 +137,7 @@ def read_caption_tars(source: CaptionTars, tars: Sequence[Path]) -> RetrievalSet
     owners: list[int] = []
     for sample, image in _samples_with_image(tars):
         key = source.caption_key
-        texts = sample.text("txt").splitlines() if key is None else _json_captions(sample, key)
+        texts = split_lines(sample.text("txt")) if key is None else _json_captions(sample, key)
         kept = [caption.strip() for caption in texts if caption.strip()][: source.captions_per_image]
         if not kept:
             raise PermanentError(f"{sample.tar}: {sample.name} has no caption; recreate the tar")
@@ -149,7 +154,11 @@ def read_class_tars(
     images: list[ImageFile] = []
     labels: list[int] = []
     for sample, image in _samples_with_image(tars):
-        labels += label_indices([(sample.name, sample.text("cls").strip())], classes, sample.tar)
+        label = sample.text("cls").strip()
+        if _INDEX.fullmatch(label) and int(label) < len(classes):  # an index, even if classes are named by numbers
+            labels.append(int(label))
+        else:
+            labels += label_indices([(sample.name, label)], classes, sample.tar)
         images.append(image)
     return ZeroShotSet(source.name, tuple(images), tuple(labels), tuple(classes), tuple(templates))
 
@@ -158,9 +167,14 @@ def _json_captions(sample: _Sample, key: str) -> list[str]:
     """Return the caption or captions at *key* of the sample's JSON."""
     try:
         value = json.loads(sample.text("json"))[key]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise PermanentError(f"{sample.tar}: the .json of {sample.name} has no {key}; correct `caption_key`") from error
-    return [str(caption) for caption in value] if isinstance(value, list) else [str(value)]
+    captions = value if isinstance(value, list) else [value]
+    if not all(isinstance(caption, str) and is_unicode(caption) for caption in captions):
+        raise PermanentError(
+            f"{sample.tar}: {key} in the .json of {sample.name} is not text or a list of texts; correct `caption_key`"
+        )
+    return captions
 
 
 def _samples_with_image(tars: Sequence[Path]) -> Iterator[tuple[_Sample, ImageFile]]:
@@ -182,6 +196,10 @@ def _samples(tar: Path) -> Iterator[_Sample]:
                     if member.kind in _TAR_IMAGE_KINDS:
                         sample.image = ImageFile(f"{key}.{member.kind}", tar, member.offset, member.size)
                     elif member.kind in _TAR_TEXT_KINDS:
+                        if member.size > _MAX_TEXT:
+                            raise PermanentError(
+                                f"{tar}: {key}.{member.kind} has {member.size:,} bytes; recreate the tar"
+                            )
                         sample.texts[member.kind] = member.read(stream).decode("utf-8")
                 yield sample
     except (OSError, UnicodeDecodeError) as error:

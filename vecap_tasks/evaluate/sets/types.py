@@ -35,7 +35,9 @@ class ImageFile:
         try:
             with Image.open(io.BytesIO(self.read())) as image:
                 return image.convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except VecapError:
+            raise
+        except Exception as error:  # Pillow raises errors of many types on corrupt files
             where = self.file if self.size is None else f"{self.name} in {self.file}"
             raise PermanentError(
                 f"cannot decode {where} of the evaluation set; restore it, or recreate the set"
@@ -47,13 +49,20 @@ def find_images(names: Sequence[str], folder: Path, what: str) -> tuple[ImageFil
     if not folder.is_dir():
         raise PermanentError(f"{what}: image folder {folder} does not exist; correct `images`")
     images = tuple(ImageFile(name, folder / name) for name in names)
-    missing = [image.name for image in images if not image.file.is_file()]
+    missing = [image.name[:200] for image in images if not _is_file(image.file)]
     if missing:
         raise PermanentError(
             f"{what}: {len(missing):,} of {len(images):,} images are missing in {folder}, such as {missing[0]}; "
             "correct `images`, or restore them"
         )
     return images
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -352,7 +352,7 @@ class Client:
             return [model for model in listed if isinstance(model, dict)]
         except InvalidResponse as error:
             return str(error)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, RecursionError, KeyError, TypeError):
             return "the response is not a list of models"
 
     async def _models(self) -> list[dict[str, Any]]:

@@ -11,6 +11,9 @@ from typing import Any
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, failed
 
 _MAX_MESSAGE_CHARS = 300
+_MAX_ERROR_CHARS = 1 << 14  # of one value of an error response
+_MAX_TOKENS = (1 << 24) - 1  # of one text; the sum over all attempts of a row is a 32-bit number
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _REQUEST_STATUSES = frozenset({400, 413, 415, 422})
 _INPUT_STATUSES = _REQUEST_STATUSES | {500}  # some servers return 500 for invalid input; patterns must be narrow
 
@@ -47,14 +50,15 @@ class ServerError:
         try:
             body = json.loads(text)
             error = body.get("error", body.get("detail", body.get("message", body)))
-        except (ValueError, AttributeError):
-            return cls(status, "", _one_line(re.sub(r"<[^>]*>", " ", text)))
+        except (ValueError, RecursionError, AttributeError):
+            return cls(status, "", _one_line(re.sub(r"<[^<>]*>", " ", text[:_MAX_ERROR_CHARS])))
         if isinstance(error, list):  # FastAPI; its items repeat request fields, which are left out
             error = "; ".join(map(_validation_error, error))
         fields = error if isinstance(error, dict) else body
-        codes = dict.fromkeys(str(fields[name]) for name in ("code", "type", "error_type") if fields.get(name))
+        codes = dict.fromkeys(_plain(fields[name]) for name in ("code", "type", "error_type") if fields.get(name))
         codes.pop(str(status), None)
-        return cls(status, " ".join(codes), _one_line(str(error.get("message", error) if error is fields else error)))
+        message = error.get("message", error) if error is fields else error
+        return cls(status, _one_line(" ".join(codes)), _one_line(_plain(message)))
 
     def __str__(self) -> str:
         code = self.code.split(" ")[0]
@@ -198,12 +202,23 @@ def classify(error: ServerError) -> Fault:
 
 def _validation_error(item: Any) -> str:
     if not isinstance(item, dict):
-        return str(item)
-    return f"{'.'.join(map(str, item.get('loc', ())))}: {item.get('msg')}"
+        return _plain(item)
+    place = item.get("loc", ())
+    where = ".".join(map(_plain, place)) if isinstance(place, list | tuple) else _plain(place)
+    return f"{where}: {_plain(item.get('msg'))}"
+
+
+def _plain(value: Any) -> str:
+    """Return a JSON value as text of bounded length; "" if it is nested too deeply."""
+    try:
+        return str(value)[:_MAX_ERROR_CHARS]
+    except RecursionError:
+        return ""
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Return *text* on one line, with U+FFFD for lone surrogates, which JSON can escape and no file can store."""
+    return " ".join(_SURROGATE.sub("\ufffd", text).split())
 
 
 class InvalidResponse(Exception):
@@ -220,7 +235,10 @@ class Response:
     text: str
 
     def completion(self) -> GeneratedText:
-        """Parse a chat completion. Raises InvalidResponse if the response is not one."""
+        """Parse a chat completion. Raises InvalidResponse if the response is not one.
+
+        Token counts, which only reports use, are 0 if missing or not a plausible number.
+        """
         if "json" not in self.content_type:
             raise InvalidResponse(f"the response is {self.content_type}, not JSON")
         try:
@@ -230,9 +248,9 @@ class Response:
             reason, usage = choice.get("finish_reason"), body.get("usage") or {}
             if reason == "content_filter":
                 return failed(Fault.CONTENT_FILTER, "finish_reason content_filter")
-            tokens, prompt_tokens = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
-            return GeneratedText(" ".join(text.split()), tokens, reason != "length", prompt_tokens)
-        except ValueError:
+            tokens, prompt_tokens = _count(usage.get("completion_tokens")), _count(usage.get("prompt_tokens"))
+            return GeneratedText(_one_line(text), tokens, reason != "length", prompt_tokens)
+        except (ValueError, RecursionError):
             raise InvalidResponse("the response is not valid JSON") from None
         except (KeyError, IndexError, TypeError, AttributeError):
             raise InvalidResponse("the response is JSON but not a chat completion") from None
@@ -241,3 +259,9 @@ class Response:
     def error(self) -> ServerError:
         """The parsed error of an error response."""
         return ServerError.parse(self.status, self.text)
+
+
+def _count(value: Any) -> int:
+    """Return a number of tokens, 0 if *value* is not one."""
+    valid = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS
+    return int(value) if valid else 0
