@@ -39,6 +39,7 @@ _BATCH = 500  # inputs of a kind in one child
 _KILL_SECONDS = 10.0  # CPU time after which a child is killed
 _STALL_SECONDS = 90.0  # wall time without CPU time after which a child is killed
 _MAX_MEMORY = 2 << 30  # bytes of growth after which a child is killed
+_MEMORY = "/dev/shm"  # noqa: S108
 _TICKS = os.sysconf("SC_CLK_TCK")
 _FATAL = frozenset({"error", "crash", "hang", "memory"})
 
@@ -106,25 +107,26 @@ class Fuzzer:
     def _batch(self, kind: str, stop: int, until: float) -> None:
         """Read the inputs of *kind* up to *stop*; after a hang or crash, continue with the next input."""
         while self._next[kind] < stop and time.monotonic() < until:
-            with tempfile.NamedTemporaryFile("r", prefix="vecap-fuzz-") as stacks:
+            with tempfile.TemporaryDirectory(prefix="vecap-fuzz-", dir=_MEMORY if Path(_MEMORY).is_dir() else None) as folder:
                 ours, theirs = self._context.Pipe(duplex=False)
-                arguments = (theirs, kind, self._seed, self._next[kind], stop, stacks.name)
+                arguments = (theirs, kind, self._seed, self._next[kind], stop, folder)
                 process = self._context.Process(target=child.run, args=arguments)
                 process.start()
                 theirs.close()
-                problem = self._watch(kind, process, ours, stacks.name, until)
+                problem = self._watch(kind, process, ours, Path(folder, child.STACKS), until)
                 process.join()
                 crashed = problem is None and process.exitcode not in (0, None) and not self._killed
                 if crashed and self._next[kind] < stop:
                     what = (
                         signal.Signals(-process.exitcode).name if process.exitcode < 0 else f"exit {process.exitcode}"
                     )
-                    problem = Finding("crash", what, child.where_in_stacks(Path(stacks.name).read_text()))
+                    problem = Finding("crash", what, child.where_in_stacks(Path(folder, child.STACKS).read_text()))
                 if problem is not None:
-                    self._record(kind, self._next[kind], Result(findings=[problem], seconds=problem.number))
+                    data = Path(folder, child.INPUT).read_bytes()
+                    self._record(kind, Result(findings=[problem], seconds=problem.number, data=data))
 
     def _watch(
-        self, kind: str, process: ForkServerProcess, connection: Connection, stacks: str, until: float
+        self, kind: str, process: ForkServerProcess, connection: Connection, stacks: Path, until: float
     ) -> Finding | None:
         """Collect results until the child ends. Kill it if an input takes too long or too much memory."""
         assert process.pid is not None
@@ -134,11 +136,11 @@ class Fuzzer:
         while True:
             try:
                 if connection.poll(0.05):
-                    _, result = connection.recv()
+                    result = connection.recv()
                     reading, changed = result is None, time.monotonic()
                     mark = None
                     if result is not None:
-                        self._record(kind, self._next[kind], result)
+                        self._record(kind, result)
                         if any(finding.problem == "memory" for finding in result.findings) or changed > until:
                             process.kill()  # the peak of a process never decreases
                             self._killed = True
@@ -156,24 +158,26 @@ class Fuzzer:
                 os.kill(process.pid, signal.SIGUSR1)  # writes the Python stacks
                 time.sleep(0.3)
                 process.kill()
-                where = child.where_in_stacks(Path(stacks).read_text())
+                where = child.where_in_stacks(stacks.read_text())
                 if growth > _MAX_MEMORY:
                     return Finding("memory", "killed", where, growth / (1 << 20))
                 return Finding("hang", "stalled" if stalled else "killed", where, seconds)
 
-    def _record(self, kind: str, index: int, result: Result) -> None:
-        self._next[kind] = index + 1
+    def _record(self, kind: str, result: Result) -> None:
+        self._next[kind] += 1
         self.totals[kind].add(result)
         for finding in result.findings:
             known = self.distinct.setdefault((kind, *finding.signature), Distinct(kind, finding))
             known.count += 1
-            data = KINDS[kind].input(f"{self._seed}/{kind}/{index}")
-            if known.count == 1 or len(data) < len(known.data):
-                known.finding, known.data = finding, data
+            if known.count == 1 or len(result.data) < len(known.data):
+                known.finding, known.data = finding, result.data
 
     def shrink(self, seconds: float) -> None:
-        """Replace the inputs of errors by shorter ones, in children, *seconds* each."""
+        """Replace the inputs of errors by shorter ones, in children, *seconds* each, for at most a minute."""
+        until = time.monotonic() + 60
         for found in self.distinct.values():
+            if time.monotonic() > until:
+                break
             if found.finding.problem not in ("error", "unexpected"):
                 continue
             ours, theirs = self._context.Pipe(duplex=False)

@@ -22,6 +22,7 @@ from types import TracebackType
 
 MAX_SECONDS = 2.0  # CPU time of an input
 MAX_GROWTH = 512 << 20  # bytes of memory of an input
+STACKS, INPUT = "stacks", "input"  # file names
 _ADDRESS_SPACE = 12 << 30  # bytes; protects the machine from a leak between two checks
 _MIB = 1 << 20
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\w+)')
@@ -51,17 +52,19 @@ class Result:
     findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
     growth: int = 0
+    data: bytes = b""  # the input, if there are findings
 
 
-def run(connection: Connection, kind_name: str, seed: str, start: int, stop: int, stacks: str) -> None:
-    """Read the inputs *start* to *stop* and send (index, None) before and (index, Result) after each one.
+def run(connection: Connection, kind_name: str, seed: str, start: int, stop: int, folder: str) -> None:
+    """Read the inputs *start* to *stop*. Send None before each one and its Result afterwards.
 
-    Python stacks go to the file *stacks* when the process gets SIGUSR1 or crashes.
+    The file INPUT in *folder* has the input. Python stacks go to the file STACKS after SIGUSR1 or a crash.
     """
     from benchmarks.fuzz_kinds import KINDS
-    from benchmarks.fuzz_readers import remove_folder
+    from benchmarks.fuzz_readers import use_folder
 
-    with Path(stacks).open("w") as file:
+    use_folder(Path(folder))
+    with Path(folder, STACKS).open("w") as file:
         faulthandler.enable(file)
         faulthandler.register(signal.SIGUSR1, file, all_threads=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # C libraries print warnings
@@ -70,9 +73,12 @@ def run(connection: Connection, kind_name: str, seed: str, start: int, stop: int
         with recorded_errors() as errors:
             for index in range(start, stop):
                 data = kind.input(f"{seed}/{kind_name}/{index}")
-                connection.send((index, None))
-                connection.send((index, read(kind_name, data, errors)))
-        remove_folder()
+                Path(folder, INPUT).write_bytes(data)
+                connection.send(None)
+                result = read(kind_name, data, errors)
+                if result.findings:
+                    result.data = data
+                connection.send(result)
     connection.close()
     os._exit(0)  # the readers' threads have nothing to finish
 

@@ -65,7 +65,6 @@ def _measure(kind_name: str, seed: str, inputs: int, path: str) -> None:
     measured.start()
     from benchmarks.fuzz_child import read, recorded_errors
     from benchmarks.fuzz_kinds import KINDS
-    from benchmarks.fuzz_readers import remove_folder
 
     signal.signal(signal.SIGPROF, _on_time_up)
     kind = KINDS[kind_name]
@@ -80,7 +79,6 @@ def _measure(kind_name: str, seed: str, inputs: int, path: str) -> None:
                 measured.save()
     measured.stop()
     measured.save()
-    remove_folder()
 
 
 def _on_time_up(_signal: int, _frame: object) -> None:

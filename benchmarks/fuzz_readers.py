@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import copy
 import json
 import tempfile
@@ -77,23 +78,26 @@ def _check_message(message: str) -> None:
         raise PropertyError(f"an error message has {len(message)} characters")
 
 
+_folders: list[Path] = []
+
+
+def use_folder(folder: Path) -> None:
+    """Write the files that readers open to *folder*."""
+    _folders[:] = [folder]
+
+
 @lru_cache(maxsize=1)
 def _folder() -> Path:
-    """Return a folder of this process, in memory if possible, with the images of the evaluation sets."""
-    memory = Path("/dev/shm")  # noqa: S108
-    folder = Path(tempfile.mkdtemp(prefix="vecap-fuzz-", dir=memory if memory.is_dir() else None))
+    """Return the folder for files, with the images of the evaluation sets."""
+    if not _folders:
+        temporary = tempfile.TemporaryDirectory(prefix="vecap-fuzz-")
+        atexit.register(temporary.cleanup)
+        use_folder(Path(temporary.name))
+    (folder,) = _folders
     (folder / "images").mkdir()
     for name in IMAGES:
         Image.new("RGB", (4, 4)).save(folder / "images" / name)
     return folder
-
-
-def remove_folder() -> None:
-    """Remove the folder of this process."""
-    import shutil
-
-    if _folder.cache_info().currsize:
-        shutil.rmtree(_folder(), ignore_errors=True)
 
 
 def _write(name: str, data: bytes) -> Path:

@@ -59,7 +59,7 @@ def hang(data):
 
 
 def grow(data):
-    assert bytearray(700 << 20)
+    assert bytearray(560 << 20)
     return Outcome()
 
 
@@ -69,7 +69,7 @@ def grow(data):
 )
 def test_every_problem_is_recorded_and_fuzzing_continues(monkeypatch, read, problem, what):
     monkeypatch.setitem(KINDS, "url", Kind(text.urls, (), lambda data: read(data) if sum(data) % 2 else Outcome(), 0.0))
-    fuzzer = fuzz.Fuzzer(["url"], "test", kill_seconds=0.5, method="fork")
+    fuzzer = fuzz.Fuzzer(["url"], "test", kill_seconds=1.5, method="fork")
     fuzzer.run(minutes=2, inputs=8)
     assert fuzzer.totals["url"].inputs == 8
     assert fuzzer.totals["url"].problems[problem] > 1
