@@ -2,13 +2,13 @@
 
     python -m benchmarks.fuzz [--minutes N] [--inputs N] [--kinds a,b] [--seed N] [--json FILE] [--save FOLDER]
     python -m benchmarks.fuzz --replay FILE      read one saved input again
-    python -m benchmarks.fuzz --coverage ...     also measure the readers' branch coverage (needs `coverage`)
+    python -m benchmarks.fuzz --coverage N       measure the readers' branch coverage by N inputs of each kind
 
-Inputs are grammar-aware: pages of nested elements, PNG chunks and JPEG segments with correct checksums, tar headers with
+Mutations follow the grammar: nested elements, PNG chunks and JPEG segments with correct checksums, tar headers with
 recomputed checksums, records with wrong lengths, spliced gzip members, and long repetitions. An input depends only on
 seed, kind and number. Children read them, so that a hang or a crash is recorded and the run continues.
 
-Counts by kind: inputs; accepted rows; refusals with a reason; `unexpected` errors that a stage counts for the row alone;
+Counts by kind: inputs; accepted rows; refusals with a reason; `unexpected` errors, which a stage counts for one row;
 uncaught errors and crashes; hangs (more than 2 s of CPU); memory violations (more than 512 MiB). Exits with 1 if any of
 the last three occurs. Each distinct finding is saved as `KIND-NUMBER.bin` in FOLDER.
 """
@@ -24,8 +24,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -92,8 +92,8 @@ class Fuzzer:
         if method == "forkserver":
             self._context.set_forkserver_preload(["benchmarks.fuzz_preload"])
 
-    def run(self, minutes: float, inputs: int | None) -> None:
-        """Read *inputs* inputs of each kind, in turns, until the time is over."""
+    def run(self, minutes: float, inputs: int | None, on_round: Callable[[], None] = lambda: None) -> None:
+        """Read *inputs* inputs of each kind, in turns, until the time is over. Call *on_round* after each turn."""
         until = time.monotonic() + 60 * minutes
         while time.monotonic() < until:
             pending = [kind for kind in self.totals if inputs is None or self._next[kind] < inputs]
@@ -103,11 +103,14 @@ class Fuzzer:
                 if time.monotonic() < until:
                     count = _BATCH if inputs is None else min(_BATCH, inputs - self._next[kind])
                     self._batch(kind, self._next[kind] + count, until)
+            on_round()
 
     def _batch(self, kind: str, stop: int, until: float) -> None:
         """Read the inputs of *kind* up to *stop*; after a hang or crash, continue with the next input."""
         while self._next[kind] < stop and time.monotonic() < until:
-            with tempfile.TemporaryDirectory(prefix="vecap-fuzz-", dir=_MEMORY if Path(_MEMORY).is_dir() else None) as folder:
+            with tempfile.TemporaryDirectory(
+                prefix="vecap-fuzz-", dir=_MEMORY if Path(_MEMORY).is_dir() else None
+            ) as folder:
                 ours, theirs = self._context.Pipe(duplex=False)
                 arguments = (theirs, kind, self._seed, self._next[kind], stop, folder)
                 process = self._context.Process(target=child.run, args=arguments)
@@ -172,6 +175,15 @@ class Fuzzer:
             if known.count == 1 or len(result.data) < len(known.data):
                 known.finding, known.data = finding, result.data
 
+    def named(self) -> dict[str, Distinct]:
+        """Return the distinct findings as `KIND-NUMBER`, numbered in the order in which they were found."""
+        counts: Counter[str] = Counter()
+        named = {}
+        for found in self.distinct.values():
+            counts[found.kind] += 1
+            named[f"{found.kind}-{counts[found.kind]}"] = found
+        return named
+
     def shrink(self, seconds: float) -> None:
         """Replace the inputs of errors by shorter ones, in children, *seconds* each, for at most a minute."""
         until = time.monotonic() + 60
@@ -224,20 +236,32 @@ def summary(totals: dict[str, Totals]) -> list[dict[str, Any]]:
     return lines
 
 
-def print_report(fuzzer: Fuzzer, folder: Path | None) -> None:
-    """Print the counts by kind and the distinct findings; save their inputs in *folder*."""
+def print_report(fuzzer: Fuzzer) -> None:
+    """Print the counts by kind and the distinct findings."""
     print(f"{'':<11}" + "".join(f"{name:>11}" for name in _COLUMNS))
     for line in summary(fuzzer.totals):
         print(f"{line['kind']:<11}" + "".join(f"{line[name]:>11}" for name in _COLUMNS))
-    names: Counter[str] = Counter()
-    for found in sorted(fuzzer.distinct.values(), key=lambda found: (found.kind, found.finding.problem)):
-        names[found.kind] += 1
+    for name, found in fuzzer.named().items():
         finding, number = found.finding, f"{found.finding.number:.1f}" if found.finding.number else ""
-        print(f"{found.kind}: {finding.problem} {number} {finding.what} at {finding.where} ({found.count} inputs)")
+        print(f"{name}: {finding.problem} {number} {finding.what} at {finding.where} ({found.count} inputs)")
         print(f"    {found.data[:150]!r}{f'… {len(found.data)} bytes' if len(found.data) > 150 else ''}")
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{found.kind}-{names[found.kind]}.bin").write_bytes(found.data)
+
+
+def save_inputs(fuzzer: Fuzzer, folder: Path) -> None:
+    """Save the input of each distinct finding in *folder*, which is created if there are any."""
+    for name, found in fuzzer.named().items():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.bin").write_bytes(found.data)
+
+
+def write_json(fuzzer: Fuzzer, seed: str, file: Path) -> None:
+    """Write the counts by kind and the distinct findings."""
+    findings = [
+        {"name": name, "inputs": found.count, "bytes": len(found.data)} | asdict(found.finding)
+        for name, found in fuzzer.named().items()
+    ]
+    body = {"seed": seed, "kinds": summary(fuzzer.totals), "findings": findings}
+    file.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def replay(file: Path) -> int:
@@ -271,17 +295,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report_coverage(kinds, options.seed, options.coverage, options.json)
         return 0
     fuzzer = Fuzzer(kinds, options.seed)
-    fuzzer.run(options.minutes, options.inputs)
+
+    def save() -> None:
+        if options.json:
+            write_json(fuzzer, options.seed, options.json)
+        save_inputs(fuzzer, options.save)
+
+    fuzzer.run(options.minutes, options.inputs, save)
     fuzzer.shrink(5.0)
-    print_report(fuzzer, options.save)
-    if options.json:
-        findings = [
-            {"kind": found.kind, "problem": found.finding.problem, "what": found.finding.what, "where": found.finding.where,
-             "number": found.finding.number, "inputs": found.count, "bytes": len(found.data)}
-            for found in fuzzer.distinct.values()
-        ]  # fmt: skip
-        body = {"seed": options.seed, "kinds": summary(fuzzer.totals), "findings": findings}
-        options.json.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    save()
+    print_report(fuzzer)
     return any(found.finding.problem in _FATAL for found in fuzzer.distinct.values())
 
 

@@ -61,7 +61,7 @@ def run(connection: Connection, kind_name: str, seed: str, start: int, stop: int
     The file INPUT in *folder* has the input. Python stacks go to the file STACKS after SIGUSR1 or a crash.
     """
     from benchmarks.fuzz_kinds import KINDS
-    from benchmarks.fuzz_readers import use_folder
+    from benchmarks.fuzz_outcome import use_folder
 
     use_folder(Path(folder))
     with Path(folder, STACKS).open("w") as file:

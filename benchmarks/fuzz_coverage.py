@@ -12,12 +12,13 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1] / "vecap_tasks"
 READERS = (
-    "core/json_reader.py", "core/tar.py", "crawl/html/charset.py", "crawl/html/parser.py", "crawl/http/content_encoding.py",
-    "crawl/http/robots.py", "crawl/http/url.py", "crawl/image/decode.py", "crawl/image/resize.py", "crawl/sources/columns.py",
-    "crawl/sources/table_rows.py", "crawl/sources/url_list.py", "crawl/sources/warc.py", "crawl/sources/wat.py",
-    "crawl/sources/webdataset.py", "crawl/warc/gzip_reader.py", "crawl/warc/records.py", "evaluate/sets/captions.py",
-    "evaluate/sets/classes.py", "evaluate/sets/types.py", "rewrite/backends/openai_errors.py", "rewrite/prompt.py",
-    "rewrite/screen/content.py", "rewrite/screen/grounding.py", "rewrite/screen/language.py", "rewrite/screen/preamble.py",
+    "core/json_reader.py", "core/tar.py", "crawl/html/charset.py", "crawl/html/parser.py",
+    "crawl/http/content_encoding.py", "crawl/http/robots.py", "crawl/http/url.py", "crawl/image/decode.py",
+    "crawl/image/resize.py", "crawl/sources/columns.py", "crawl/sources/table_rows.py", "crawl/sources/url_list.py",
+    "crawl/sources/warc.py", "crawl/sources/wat.py", "crawl/sources/webdataset.py", "crawl/warc/gzip_reader.py",
+    "crawl/warc/records.py", "evaluate/sets/captions.py", "evaluate/sets/classes.py", "evaluate/sets/types.py",
+    "rewrite/backends/openai_errors.py", "rewrite/prompt.py", "rewrite/screen/content.py",
+    "rewrite/screen/grounding.py", "rewrite/screen/language.py", "rewrite/screen/preamble.py",
     "rewrite/screen/refusal.py", "rewrite/screen/shape.py", "rewrite/screen/text.py", "train/data/samples.py",
 )  # fmt: skip
 _MAX_SECONDS = 5.0  # CPU time of one input

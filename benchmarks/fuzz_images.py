@@ -12,9 +12,10 @@ from random import Random
 from PIL import Image, ImageCms
 
 IMAGE_TOKENS = (
-    b"\xff\xd8\xff", b"\xff\xd9", b"\xff\xda", b"\xff\xc4", b"\xff\xdb", b"\xff\xe1\x00\x10Exif\0\0II*\0", b"IHDR", b"IDAT", b"IEND",
-    b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"RIFF", b"WEBPVP8X", b"ANIM", b"ANMF", b"ALPH", b"GIF89a", b"\x21\xf9\x04",
-    b"\x2c", b"\x3b", b"II*\0", b"MM\0*", b"BM", b"ftypavif", b"ispe", b"iloc", b"meta", b"mdat", b"\xff\x4f\xff\x51", b"\x7f\xff",
+    b"\xff\xd8\xff", b"\xff\xd9", b"\xff\xda", b"\xff\xc4", b"\xff\xdb", b"\xff\xe1\x00\x10Exif\0\0II*\0", b"IHDR",
+    b"IDAT", b"IEND", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"RIFF", b"WEBPVP8X", b"ANIM", b"ANMF",
+    b"ALPH", b"GIF89a", b"\x21\xf9\x04", b"\x2c", b"\x3b", b"II*\0", b"MM\0*", b"BM", b"ftypavif", b"ispe", b"iloc",
+    b"meta", b"mdat", b"\xff\x4f\xff\x51", b"\x7f\xff",
 )  # fmt: skip
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000")
 _MODES = {
@@ -104,12 +105,18 @@ def _png(random: Random, data: bytes) -> bytes:
     bomb = zlib.compress(bytes(random.choice((10_000, 5_000_000))), 9)
     new = random.choice(
         (
-            (b"tEXt", b"k\0" + b"v" * 3000), (b"zTXt", b"k\0\0" + bomb), (b"iTXt", b"k\0\1\0\0\0" + bomb), (b"iCCP", b"k\0\0" + bomb),
-            (b"tRNS", random.randbytes(random.choice((1, 2, 6, 300)))), (b"PLTE", random.randbytes(random.choice((0, 3, 7, 768, 900)))),
-            (b"acTL", struct.pack(">II", random.choice((0, 1, 2**31)), 0)), (b"fcTL", struct.pack(">IIIII", 0, 9, 9, 0, 0) + bytes(6)),
-            (b"fdAT", struct.pack(">I", 1) + zlib.compress(bytes(50))), (b"eXIf", b"II*\0" + random.randbytes(40)), (b"IDAT", bomb),
-            (b"IHDR", big + bytes((random.choice((1, 2, 4, 8, 16)), random.randrange(7), 0, 0, random.randrange(3)))), (b"IEND", b""),
-            (b"gAMA", b"\0\0\0\0"), (b"pHYs", bytes(9)), (b"abCD", b"x"), (name, body[: len(body) // 2]), (name, body * 3),
+            (b"tEXt", b"k\0" + b"v" * 3000), (b"zTXt", b"k\0\0" + bomb), (b"iTXt", b"k\0\1\0\0\0" + bomb), (b"iCCP",
+            b"k\0\0" + bomb),
+            (b"tRNS", random.randbytes(random.choice((1, 2, 6, 300)))), (b"PLTE", random.randbytes(random.choice((0, 3,
+            7, 768, 900)))),
+            (b"acTL", struct.pack(">II", random.choice((0, 1, 2**31)), 0)), (b"fcTL", struct.pack(">IIIII", 0, 9, 9, 0,
+            0) + bytes(6)),
+            (b"fdAT", struct.pack(">I", 1) + zlib.compress(bytes(50))), (b"eXIf", b"II*\0" + random.randbytes(40)),
+            (b"IDAT", bomb),
+            (b"IHDR", big + bytes((random.choice((1, 2, 4, 8, 16)), random.randrange(7), 0, 0, random.randrange(3)))),
+            (b"IEND", b""),
+            (b"gAMA", b"\0\0\0\0"), (b"pHYs", bytes(9)), (b"abCD", b"x"), (name, body[: len(body) // 2]), (name,
+            body * 3),
         )
     )  # fmt: skip
     match random.randrange(5):
@@ -150,10 +157,14 @@ def _jpeg(random: Random, data: bytes) -> bytes:
     exif = b"Exif\0\0" + random.choice((b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08")) + random.randbytes(60)
     new = random.choice(
         (
-            (random.choice((0xC0, 0xC1, 0xC2, 0xC3, 0xC9)), frame), (0xE1, exif), (0xE2, b"ICC_PROFILE\0\1\1" + _PROFILE[:300]),
-            (0xEE, b"Adobe\0d\0\0\0\0" + bytes((random.randrange(3),))), (0xDD, b"\0\1"), (0xFE, b"c" * 60_000), (0xDB, bytes(65)),
-            (0xC4, random.randbytes(40)), (0xE0, b"JFIF\0\1\1\0\0\0\0\0\0\0"), (0xE2, b"MPF\0II*\0" + random.randbytes(60)),
-            (0xED, b"Photoshop 3.0\x008BIM" + random.randbytes(30)), (marker, body[: len(body) // 2]), (0xE1, b"http://ns.adobe.com/xap/1.0/\0<x"),
+            (random.choice((0xC0, 0xC1, 0xC2, 0xC3, 0xC9)), frame), (0xE1, exif), (0xE2,
+            b"ICC_PROFILE\0\1\1" + _PROFILE[:300]),
+            (0xEE, b"Adobe\0d\0\0\0\0" + bytes((random.randrange(3),))), (0xDD, b"\0\1"), (0xFE, b"c" * 60_000), (0xDB,
+            bytes(65)),
+            (0xC4, random.randbytes(40)), (0xE0, b"JFIF\0\1\1\0\0\0\0\0\0\0"), (0xE2,
+            b"MPF\0II*\0" + random.randbytes(60)),
+            (0xED, b"Photoshop 3.0\x008BIM" + random.randbytes(30)), (marker, body[: len(body) // 2]), (0xE1,
+            b"http://ns.adobe.com/xap/1.0/\0<x"),
         )
     )  # fmt: skip
     match random.randrange(6):

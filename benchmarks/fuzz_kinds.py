@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from benchmarks import fuzz_files as files
+from benchmarks import fuzz_archives as archives
+from benchmarks import fuzz_lists as lists
 from benchmarks import fuzz_readers as readers
+from benchmarks import fuzz_readers_text as text_readers
 from benchmarks import fuzz_text as text
 from benchmarks.fuzz_bytes import MAX_BYTES, mutate
 from benchmarks.fuzz_images import IMAGE_TOKENS, image
-from benchmarks.fuzz_readers import Outcome
+from benchmarks.fuzz_outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +43,18 @@ KINDS = {
     "http": Kind(text.response, text.HEADER_TOKENS, readers.http),
     "robots": Kind(text.robots, text.ROBOTS_TOKENS, readers.robots),
     "sitemap": Kind(text.sitemap, text.SITEMAP_TOKENS, readers.sitemap),
-    "warc": Kind(files.warc, files.WARC_TOKENS, readers.warc, 0.4),
-    "wat": Kind(files.wat, (*files.WARC_TOKENS, *text.JSON_TOKENS), readers.wat, 0.4),
-    "csv": Kind(partial(files.table_list, comma=","), files.LIST_TOKENS, readers.csv),
-    "tsv": Kind(partial(files.table_list, comma="\t"), files.LIST_TOKENS, readers.tsv),
-    "json": Kind(files.json_list, text.JSON_TOKENS, readers.json_list),
-    "jsonl": Kind(files.json_lines, text.JSON_TOKENS, readers.json_lines),
-    "txt": Kind(files.text_list, text.URL_TOKENS, readers.text_list),
-    "parquet": Kind(files.parquet, (), readers.parquet, 0.4),
-    "tar": Kind(files.tar, files.TAR_TOKENS, readers.tar, 0.4),
+    "warc": Kind(archives.warc, archives.WARC_TOKENS, readers.warc, 0.4),
+    "wat": Kind(archives.wat, (*archives.WARC_TOKENS, *text.JSON_TOKENS), readers.wat, 0.4),
+    "csv": Kind(partial(lists.table_list, comma=","), lists.LIST_TOKENS, readers.csv),
+    "tsv": Kind(partial(lists.table_list, comma="\t"), lists.LIST_TOKENS, readers.tsv),
+    "json": Kind(lists.json_list, text.JSON_TOKENS, readers.json_list),
+    "jsonl": Kind(lists.json_lines, text.JSON_TOKENS, readers.json_lines),
+    "txt": Kind(lists.text_list, text.URL_TOKENS, readers.text_list),
+    "parquet": Kind(lists.parquet, (), readers.parquet, 0.4),
+    "tar": Kind(archives.tar, archives.TAR_TOKENS, readers.tar, 0.4),
     "image": Kind(image, IMAGE_TOKENS, readers.image, 0.4),
-    "evaluation": Kind(files.evaluation, files.EVALUATION_TOKENS, readers.evaluation),
-    "answer": Kind(text.answer, text.JSON_TOKENS, readers.answer),
-    "prompt": Kind(text.texts, text.CAPTION_TOKENS, readers.prompt),
-    "screening": Kind(text.texts, text.CAPTION_TOKENS, readers.screening),
+    "evaluation": Kind(lists.evaluation, lists.EVALUATION_TOKENS, text_readers.evaluation),
+    "answer": Kind(text.answer, text.JSON_TOKENS, text_readers.answer),
+    "prompt": Kind(text.texts, text.CAPTION_TOKENS, text_readers.prompt),
+    "screening": Kind(text.texts, text.CAPTION_TOKENS, text_readers.screening),
 }

@@ -12,9 +12,10 @@ from typing import Any
 from benchmarks.fuzz_bytes import NUMBERS
 
 WORDS = (
-    "a", "red", "cat", "Belvo", "tulips", "the", "on", "of", "New York", "2017", "Ü", "ß", "猫が", "Кошка", "‮", "\u200d",
-    "e\u0301", "👩‍👩‍👧", "ﬁ", "İ", "\u2028", "\x85", "\ufeff", "&amp;", "<b>", "\\", "'", '"', "“", "”", "...", "—", "1/2",
-    "18 V.", "www.example.com", "user@example.org", "+1 212 555 0100", "[INST]", "<|im_end|>", "USER:", "###", "\x00",
+    "a", "red", "cat", "Belvo", "tulips", "the", "on", "of", "New York", "2017", "Ü", "ß", "猫が", "Кошка", "\u202e",
+    "\u200d", "e\u0301", "👩\u200d👧", "ﬁ", "İ", "\u2028", "\x85", "\ufeff", "&amp;", "<b>", "\\", "'", '"', "“", "”",
+    "...", "—", "1/2", "18 V.", "www.example.com", "user@example.org", "+1 212 555 0100", "[INST]", "<|im_end|>", "USER:",
+    "###", "\x00",
 )  # fmt: skip
 URLS = (
     "http://a.example/1.jpg", "https://b.example:8443/x/y.png?w=1&h=2#f", "//c.example/é.webp", "/d.gif", "../e f.jpg",
@@ -23,7 +24,8 @@ URLS = (
     "HTTP://EXAMPLE.EXAMPLE:80/%7e%2E%2e/a;b", "http:\\\\h.example\\x", "http:a", "http:///x", "?q", "#", "", " ",
     "http://a..b/", "http://a.example:99999/", "http://a.example:/", "ftp://a.example/x", "http://ａ.example/", "%",
     "http://[v1.x]/", "http://[::1", "http://a.example/\ud800", "http://\u00ad.example/", "http://" + "a." * 130 + "b/",
-    "http://a.example/" + "%C3%A9" * 20, "http://1.1.1.1.1/", "http://4294967296/", "http://xn--a/", "http://-.example/",
+    "http://a.example/" + "%C3%A9" * 20, "http://1.1.1.1.1/", "http://4294967296/", "http://xn--a/",
+    "http://-.example/",
 )  # fmt: skip
 LABELS = (
     "utf-8", "utf-16", "utf-16be", "utf-7", "utf-32", "iso-8859-1", "windows-1252", "gb2312", "gb18030", "big5", "sjis",
@@ -33,8 +35,9 @@ LABELS = (
 TAGS = (
     "html", "head", "body", "div", "p", "a", "img", "source", "picture", "figure", "figcaption", "table", "tr", "td",
     "select", "option", "template", "svg", "math", "mi", "annotation-xml", "foreignObject", "desc", "style", "script",
-    "title", "textarea", "noscript", "iframe", "plaintext", "form", "button", "frameset", "base", "meta", "link", "font",
-    "b", "i", "nobr", "applet", "object", "xmp", "li", "dd", "ruby", "rt", "caption", "col", "h1", "br", "input", "hr",
+    "title", "textarea", "noscript", "iframe", "plaintext", "form", "button", "frameset", "base", "meta", "link",
+    "font", "b", "i", "nobr", "applet", "object", "xmp", "li", "dd", "ruby", "rt", "caption", "col", "h1", "br",
+    "input", "hr",
 )  # fmt: skip
 _ATTRIBUTES = (
     "src", "srcset", "alt", "data-src", "data-srcset", "data-original", "href", "lang", "xml:lang", "name", "content",
@@ -62,33 +65,35 @@ SRCSET_TOKENS = (
     b" 5h",
 )
 ROBOTS_TOKENS = (
-    b"User-agent: *\n", b"User-agent: vecap\n", b"Disallow: /\n", b"Allow: /*.jpg$\n", b"Disallow: *", b"*", b"$", b"%2F",
-    b"Crawl-delay: 5\n", b"Sitemap: http://a.example/s.xml\n", b"Content-Usage: train-ai=n\n", b"Disallow: /%zz\n", b"\r",
-    b"Content-Signal: search=yes, ai-train=no\n", b":", b"#",
+    b"User-agent: *\n", b"User-agent: vecap\n", b"Disallow: /\n", b"Allow: /*.jpg$\n", b"Disallow: *", b"*", b"$",
+    b"%2F", b"Crawl-delay: 5\n", b"Sitemap: http://a.example/s.xml\n", b"Content-Usage: train-ai=n\n",
+    b"Disallow: /%zz\n", b"\r", b"Content-Signal: search=yes, ai-train=no\n", b":", b"#",
 )  # fmt: skip
 SITEMAP_TOKENS = (
     b"<url>", b"</url>", b"<loc>", b"</loc>", b"<urlset>", b"</urlset>", b"<sitemap>", b"</sitemap>", b"<sitemapindex>",
-    b"&", b"&amp;", b"<![CDATA[", b"]]>", b"<!--", b"-->", b"<!DOCTYPE a [", b'<!ENTITY a "b">', b"&a;", b"]>", b"<x:loc>",
-    b"<image:loc>", b"http://a.example/", b'<?xml version="1.0"?>',
+    b"&", b"&amp;", b"<![CDATA[", b"]]>", b"<!--", b"-->", b"<!DOCTYPE a [", b'<!ENTITY a "b">', b"&a;", b"]>",
+    b"<x:loc>", b"<image:loc>", b"http://a.example/", b'<?xml version="1.0"?>',
 )  # fmt: skip
 HEADER_TOKENS = (
     b"\r\n", b"\r\n\r\n", b"\n", b": ", b"Content-Encoding: gzip\r\n", b"Content-Encoding: br, gzip\r\n",
     b"Transfer-Encoding: chunked\r\n", b"Content-Length: 5\r\n", b"Location: /x\r\n", b"Content-Type: text/html\r\n",
-    b"X-Robots-Tag: noai\r\n", b"Retry-After: 5\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 302 Found\r\n", b" folded", b"\xff",
-    b"5\r\nhello\r\n", b"0\r\n\r\n", b"ffffffffffff\r\n",
+    b"X-Robots-Tag: noai\r\n", b"Retry-After: 5\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 302 Found\r\n", b" folded",
+    b"\xff", b"5\r\nhello\r\n", b"0\r\n\r\n", b"ffffffffffff\r\n",
 )  # fmt: skip
 JSON_TOKENS = (
-    b"{", b"}", b"[", b"]", b",", b":", b'"', b'""', b"null", b"true", b"1e999", b"-0", b'"\\ud800"', b'"\\u0000"', b"NaN",
-    b'{"a":', b"[[", b'"url":', b'"caption":', b"\\", b"\xef\xbb\xbf", b"9" * 400, b"1.", b"Infinity",
+    b"{", b"}", b"[", b"]", b",", b":", b'"', b'""', b"null", b"true", b"1e999", b"-0", b'"\\ud800"', b'"\\u0000"',
+    b"NaN", b'{"a":', b"[[", b'"url":', b'"caption":', b"\\", b"\xef\xbb\xbf", b"9" * 400, b"1.", b"Infinity",
 )  # fmt: skip
-CAPTION_TOKENS = tuple(word.encode() for word in WORDS) + (
-    b"I'm sorry, but I cannot see the image. ", b"As an AI language model, ", b"Sure! Here is the caption: ", b"a ", b" .",
-    b"Caption: ", b"<alttext>", b"</alttext>", b"**a**", b"__a__", b"`", b"{", b"[a](b) ", b"1. a 2. b ", b"@", b"A. ", b" -",
-    b"http://", b"a.b.", b"2 2 ", b"(", b"'", b"\xe2\x80\x99", b"_", b"ab", b"the the ", b"555-0100 ", b"based on the ",
+CAPTION_TOKENS = (
+    *(word.encode() for word in WORDS), b"I'm sorry, but I cannot see the image. ", b"As an AI language model, ",
+    b"Sure! Here is the caption: ", b"a ", b" .", b"Caption: ", b"<alttext>", b"</alttext>", b"**a**", b"__a__", b"`",
+    b"{", b"[a](b) ", b"1. a 2. b ", b"@", b"A. ", b" -", b"http://", b"a.b.", b"2 2 ", b"(", b"'", b"\xe2\x80\x99",
+    b"_", b"ab", b"the the ", b"555-0100 ", b"based on the ",
 )  # fmt: skip
-URL_TOKENS = tuple(url.encode("utf-8", "surrogatepass") for url in URLS) + (
-    b"%2e%2e/", b"/../", b"/./", b"//", b"@", b":", b"[", b"]", b"xn--", b".", b"%00", b"%", b"\\", b"?", b"#", b";", b"-",
-    "。".encode(), "\u200d".encode(), "𝒳".encode(), "İ".encode(), b"\t", b"0x", b"1.",
+URL_TOKENS = (
+    *(text.encode("utf-8", "surrogatepass") for text in URLS), b"%2e%2e/", b"/../", b"/./", b"//", b"@", b":", b"[",
+    b"]", b"xn--", b".", b"%00", b"%", b"\\", b"?", b"#", b";", b"-", "。".encode(), "\u200d".encode(), "𝒳".encode(),
+    "İ".encode(), b"\t", b"0x", b"1.",
 )  # fmt: skip
 
 
@@ -103,7 +108,8 @@ def sentence(random: Random) -> str:
     if random.random() < 0.3:
         return caption(random, random.choice((5, 24, 200)))
     noun = random.choice(("cat", "red mug", "Belvo tulip", "man in 2017", 'sign that reads "No 5"', "猫"))
-    return f"A {noun} {random.choice(('on', 'beside', 'under'))} a {random.choice(('table', 'field', caption(random, 4)))}."
+    place = random.choice(("table", "field", caption(random, 4)))
+    return f"A {noun} {random.choice(('on', 'beside', 'under'))} a {place}."
 
 
 def url(random: Random) -> str:
@@ -202,9 +208,10 @@ def response(random: Random, body: bytes | None = None, kind: bytes | None = Non
     )
     lines.append(b"Content-Type: " + kind)
     pool = (
-        b"X-Robots-Tag: noai, max-snippet: 5", b"X-Robots-Tag: vecap: noindex", b"TDM-Reservation: 1", b"Retry-After: 3",
-        b"Location: " + url(random).encode("utf-8", "surrogatepass"), b"Set-Cookie: a=b", b"Content-Language: de",
-        b"Content-Usage: train-ai=n", b"X: " + b"y" * random.choice((1, 100, 9000)), b"no colon", b" folded", b": empty",
+        b"X-Robots-Tag: noai, max-snippet: 5", b"X-Robots-Tag: vecap: noindex", b"TDM-Reservation: 1",
+        b"Retry-After: 3", b"Location: " + url(random).encode("utf-8", "surrogatepass"), b"Set-Cookie: a=b",
+        b"Content-Language: de", b"Content-Usage: train-ai=n", b"X: " + b"y" * random.choice((1, 100, 9000)),
+        b"no colon", b" folded", b": empty",
     )  # fmt: skip
     lines += random.sample(pool, random.choice((0, 0, 1, 3)))
     if random.random() < 0.5:
@@ -299,7 +306,8 @@ def answer(random: Random) -> bytes:
     errors = (
         {"error": {"message": "maximum context length is 4096 tokens", "type": "BadRequestError", "code": 400}},
         {"error": "model not found"}, {"detail": [{"loc": ["body", 1], "msg": "x"}]}, {"detail": [{"loc": 5}, None]},
-        {"message": "x", "code": ["y"]}, ["x"], {"error": None}, {"error": [1]}, {"error": {"message": {"a": 1}}}, "x", 5, None,
+        {"message": "x", "code": ["y"]}, ["x"], {"error": None}, {"error": [1]}, {"error": {"message": {"a": 1}}}, "x",
+        5, None,
     )  # fmt: skip
     if status != 200:
         body = random.choice(errors)

@@ -9,7 +9,7 @@ from benchmarks import fuzz
 from benchmarks import fuzz_text as text
 from benchmarks.fuzz_bytes import MAX_BYTES
 from benchmarks.fuzz_kinds import KINDS, Kind
-from benchmarks.fuzz_readers import Outcome
+from benchmarks.fuzz_outcome import Outcome
 
 FATAL = ("error", "crash", "hang", "memory")
 

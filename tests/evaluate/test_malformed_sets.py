@@ -99,7 +99,8 @@ IMAGE = {"filename": "a.jpg", "split": "test", "sentences": [{"raw": "a cat"}]}
 @pytest.mark.parametrize(
     "image",
     [
-        IMAGE | {"split": ["test"]}, IMAGE | {"filename": 5}, IMAGE | {"filepath": [1]}, IMAGE | {"sentences": [{"raw": 5}]},
+        IMAGE | {"split": ["test"]}, IMAGE | {"filename": 5}, IMAGE | {"filepath": [1]},
+        IMAGE | {"sentences": [{"raw": 5}]},
         IMAGE | {"sentences": [{"raw": "\ud800"}]}, IMAGE | {"sentences": 5}, 5, [], {}, "x",
     ],
 )  # fmt: skip
@@ -119,6 +120,8 @@ def test_names_that_no_file_can_have_are_missing_images(tmp_path):
 
 def test_an_image_that_pillow_rejects_with_any_error_is_one_clear_line(tmp_path):
     file = tmp_path / "a.gif"
-    file.write_bytes(b"GIF87a\x03\x00\x02\x00u\x00\x00,\x00\x00\x00\x03\x00\x00\x00 \x00;")  # a frame outside the canvas
+    file.write_bytes(
+        b"GIF87a\x03\x00\x02\x00u\x00\x00,\x00\x00\x00\x03\x00\x00\x00 \x00;"
+    )  # a frame outside the canvas
     with pytest.raises(VecapError, match=r"cannot decode .*a\.gif"):
         ImageFile("a.gif", file).load()

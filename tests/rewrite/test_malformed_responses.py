@@ -37,7 +37,8 @@ def test_lone_surrogates_are_replaced_so_that_the_text_can_be_stored():
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 200_000, '{"choices":' * 200_000, completion(5), completion(["x"]), '{"choices":{}}', '{"choices":[[]]}', "9" * 5000,
+    ["[" * 200_000, '{"choices":' * 200_000, completion(5), completion(["x"]), '{"choices":{}}', '{"choices":[[]]}',
+    "9" * 5000,
      completion(usage="x"), completion(usage=[1]), '{"choices":[{"message":{}}]}', "", "null"],
 )  # fmt: skip
 def test_anything_else_is_an_invalid_response(text):
@@ -48,8 +49,10 @@ def test_anything_else_is_an_invalid_response(text):
 @pytest.mark.parametrize(
     "body",
     [
-        {"detail": [{"loc": 5, "msg": "x"}, None, 5, {"loc": None}]}, {"detail": 5}, {"error": None}, {"error": []}, {"error": [[]]},
-        {"error": {"message": {"a": ["b"]}, "code": ["x"], "type": {}}}, {"message": "\ud800", "code": "\ud800"}, [], 5, None, "x",
+        {"detail": [{"loc": 5, "msg": "x"}, None, 5, {"loc": None}]}, {"detail": 5}, {"error": None}, {"error": []},
+        {"error": [[]]},
+        {"error": {"message": {"a": ["b"]}, "code": ["x"], "type": {}}}, {"message": "\ud800", "code": "\ud800"}, [],
+        5, None, "x",
     ],
 )  # fmt: skip
 def test_any_json_is_an_error_with_a_message(body):
@@ -59,7 +62,9 @@ def test_any_json_is_an_error_with_a_message(body):
     str(error).encode()
 
 
-@pytest.mark.parametrize("text", ["<" * 2_000_000, "[" * 2_000_000, json.dumps({"error": "inputs " * 300_000}), "<a " * 700_000])
+@pytest.mark.parametrize(
+    "text", ["<" * 2_000_000, "[" * 2_000_000, json.dumps({"error": "inputs " * 300_000}), "<a " * 700_000]
+)
 def test_a_long_error_takes_bounded_time(text):
     started = time.process_time()
     error = response(text, 400).error
