@@ -6,9 +6,10 @@ import asyncio
 import copy
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -16,26 +17,58 @@ from zlib import crc32
 import pyarrow as pa
 
 from benchmarks.fuzz_outcome import Outcome, PropertyError, text_of, work_folder, write_input
-from vecap_tasks.config import Config, FetchConfig, UrlSource, WarcSource, WatSource, WebdatasetSource, load_config
+from vecap_tasks.config import (
+    Config,
+    FetchConfig,
+    LimitsConfig,
+    UrlSource,
+    WarcSource,
+    WatSource,
+    WebdatasetSource,
+    load_config,
+)
+from vecap_tasks.core.isolation import pool
+from vecap_tasks.core.isolation.child import Limits, Task
+from vecap_tasks.core.isolation.messages import Item
 from vecap_tasks.crawl.candidates import Source, extract
-from vecap_tasks.crawl.html.parser import HTML, Document, Page, parse_srcset
+from vecap_tasks.crawl.html.extract import EXTRACT, ExtractArguments
+from vecap_tasks.crawl.html.parser import HTML
+from vecap_tasks.crawl.html.srcset import parse_srcset
 from vecap_tasks.crawl.http.fetcher import Download, Fetcher
-from vecap_tasks.crawl.http.robots import opted_out, parse_robots, parse_tdmrep
+from vecap_tasks.crawl.http.robots import opted_out, parse_robots
+from vecap_tasks.crawl.http.robots_cache import parse_tdmrep
 from vecap_tasks.crawl.http.url import absolute, canonical, host_of
 from vecap_tasks.crawl.image.decode import decode
 from vecap_tasks.crawl.shard_images import read_archived
-from vecap_tasks.crawl.sources.link import Link, Stats, extract_links
-from vecap_tasks.crawl.sources.site import parse_sitemap
+from vecap_tasks.crawl.sources.link import Link, Stats, links_of
+from vecap_tasks.crawl.sources.sitemap import parse_sitemap
 from vecap_tasks.crawl.sources.url_list import UrlFiles
 from vecap_tasks.crawl.sources.warc import WarcFiles
 from vecap_tasks.crawl.sources.wat import WatFiles
 from vecap_tasks.crawl.sources.webdataset import WebdatasetFiles
-from vecap_tasks.errors import Failure
+from vecap_tasks.errors import failure_of
 
 _DEMO = Path(__file__).resolve().parents[1] / "configs" / "demo.yaml"
 _INTERVAL = "2026-01-01"
 _PRODUCT = "vecap"
+_PAGE = "http://page.example/a/b?c=d"
 _MAX_ARCHIVED = 3  # images of one archive to read again
+
+
+def _run_inline(task: Task, items: Sequence[Item]) -> list[Any]:
+    """Replace `pool.run`: run *items* in this process, which is a child already, so that errors are seen directly."""
+    module, _, name = task.function.partition(":")
+    function = getattr(import_module(module), name)
+    results: list[Any] = []
+    for item in items:
+        try:
+            results.append(function(item.body, *item.arguments, *task.common))
+        except Exception as error:
+            results.append(failure_of(error, item.name))
+    return results
+
+
+pool.run = _run_inline
 
 
 @lru_cache(maxsize=8)
@@ -90,16 +123,17 @@ class _Recorded:
 class _OnePage:
     """A source of one page."""
 
-    def __init__(self, body: bytes, charset: str | None = None) -> None:
-        self._page = Page("http://page.example/a/b?c=d", body, charset, (), "seed")
+    def __init__(self, body: bytes, charset: str | None = None, tags: tuple[str, ...] = ()) -> None:
+        self._body = body
+        self._arguments = ExtractArguments(_PAGE, charset, tags)
 
     def parts(self) -> list[str]:
         return ["page"]
 
     def read(self, part: str, stats: Stats) -> Iterator[Link]:
-        yield from extract_links(self._page, _PRODUCT, stats)
-        with suppress(Failure):
-            Document(self._page).links()
+        task = Task(EXTRACT, (_PRODUCT, FetchConfig().max_bytes, True), Limits.of(LimitsConfig()))
+        (content,) = pool.run(task, [Item(_PAGE, self._body, self._arguments)])
+        yield from links_of(content, _PAGE, part, stats)
 
 
 def html(data: bytes) -> Outcome:
@@ -201,8 +235,7 @@ def http(data: bytes) -> Outcome:
     if download is not None:
         outcome.rows += 1
         if download.content_type in HTML:
-            page = Page(download.url, download.body, download.charset, download.robots_tags, "seed")
-            outcome.item(lambda: extract_links(page, _PRODUCT, Stats()))
+            _extract(_OnePage(download.body, download.charset, download.robots_tags), "page", outcome, data)
     return outcome
 
 

@@ -14,8 +14,8 @@ from benchmarks.fuzz_bytes import NUMBERS
 WORDS = (
     "a", "red", "cat", "Belvo", "tulips", "the", "on", "of", "New York", "2017", "Ü", "ß", "猫が", "Кошка", "\u202e",
     "\u200d", "e\u0301", "👩\u200d👧", "ﬁ", "İ", "\u2028", "\x85", "\ufeff", "&amp;", "<b>", "\\", "'", '"', "“", "”",
-    "...", "—", "1/2", "18 V.", "www.example.com", "user@example.org", "+1 212 555 0100", "[INST]", "<|im_end|>", "USER:",
-    "###", "\x00",
+    "...", "—", "1/2", "18 V.", "www.example.com", "user@example.org", "+1 212 555 0100", "[INST]", "<|im_end|>",
+    "USER:", "###", "\x00",
 )  # fmt: skip
 URLS = (
     "http://a.example/1.jpg", "https://b.example:8443/x/y.png?w=1&h=2#f", "//c.example/é.webp", "/d.gif", "../e f.jpg",
