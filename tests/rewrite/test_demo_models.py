@@ -41,9 +41,9 @@ def llm(config: Config) -> Llm:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[ImageInput]:
+def images() -> list[ImageInput]:
     drawn = [as_crawled(scene) for scene in held_out(70, 5)]
-    return [ImageInput(Row(str(number), "", str(number), None, ""), picture) for number, picture in enumerate(drawn)]
+    return [ImageInput(Row(str(number), "", str(number), None, ""), image) for number, image in enumerate(drawn)]
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +59,10 @@ def test_demo_prompts_are_the_training_prompts(config: Config) -> None:
     assert load_prompt(config.rewrite.llm.prompt).text == FUSE_PROMPT
 
 
-def test_an_image_gets_the_same_vec_alone_and_in_a_batch(vlm: Vlm, pictures: list[ImageInput]) -> None:
-    together = vlm.describe((picture, GREEDY) for picture in pictures)
+def test_an_image_gets_the_same_vec_alone_and_in_a_batch(vlm: Vlm, images: list[ImageInput]) -> None:
+    together = vlm.describe((image, GREEDY) for image in images)
     for number in (0, 31, 63, 64, 69):
-        assert vlm.describe([(pictures[number], GREEDY)]) == [together[number]]
+        assert vlm.describe([(images[number], GREEDY)]) == [together[number]]
 
 
 def test_a_pair_gets_the_same_vecap_alone_and_in_a_batch(llm: Llm, pairs: list[tuple[str, str]]) -> None:
@@ -72,10 +72,10 @@ def test_a_pair_gets_the_same_vecap_alone_and_in_a_batch(llm: Llm, pairs: list[t
 
 
 def test_demo_captions_pass_screening(
-    vlm: Vlm, llm: Llm, pictures: list[ImageInput], pairs: list[tuple[str, str]]
+    vlm: Vlm, llm: Llm, images: list[ImageInput], pairs: list[tuple[str, str]]
 ) -> None:
     question = load_prompt("describe").text
-    for text in vlm.describe((picture, GREEDY) for picture in pictures):
+    for text in vlm.describe((image, GREEDY) for image in images):
         assert screen_vec(text.text, text.ended, question).problem is None
     problems = [
         screen_vecap(text.text, text.ended, FUSE_PROMPT, *pair).problem

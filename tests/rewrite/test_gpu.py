@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_gpu_texts_match_cpu_texts(build, vlm, image_input):
     requests = [(resized(image_input, number), sampling) for number, sampling in enumerate(samplings(20))]
     on_gpu, on_cpu = vlm(build, device="cuda").describe(requests), vlm(build, device="cpu").describe(requests)
-    assert sum(one.text == other.text for one, other in zip(on_gpu, on_cpu, strict=True)) >= 19  # rounding differs
+    assert sum(left.text == right.text for left, right in zip(on_gpu, on_cpu, strict=True)) >= 19  # rounding differs
     assert [text.prompt_tokens for text in on_gpu] == [text.prompt_tokens for text in on_cpu]
 
 
@@ -30,6 +30,6 @@ def test_out_of_memory_halves_the_batch(vlm, image_input, caplog):
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert len(texts) == 600
     assert all(text.problem is None for text in texts)
-    assert sum(one.text == other.text for one, other in zip(texts, expected, strict=False)) >= 14
+    assert sum(left.text == right.text for left, right in zip(texts, expected, strict=False)) >= 14
     assert model.generator.rows < 512
     assert "out of memory" in caplog.text

@@ -49,13 +49,13 @@ def test_an_unreadable_image_gets_no_text_and_does_not_affect_others(sandbox, im
 
 def test_shared_text_inputs_match_the_processor(sandbox, image_input) -> None:
     vlm = vlm_of(sandbox)
-    pictures = [image_input(number).image for number in range(3)]
+    images = [image_input(number).image for number in range(3)]
     text = [f"<|begin|><|user|><image>{load_prompt('describe').text}<|end|><|assistant|>"] * 3
     expected = vlm._processor(
-        text=text, images=[[one] for one in pictures], add_special_tokens=False, return_tensors="pt"
+        text=text, images=[[image] for image in images], add_special_tokens=False, return_tensors="pt"
     )
     assert vlm._text_inputs.keys() == {"input_ids", "attention_mask"}
-    actual = vlm._prepare(pictures)
+    actual = vlm._prepare(images)
     assert actual.keys() == expected.keys()
     assert all(torch.equal(actual[name], value) for name, value in expected.items())
 

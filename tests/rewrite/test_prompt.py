@@ -80,11 +80,11 @@ def test_the_fingerprint_depends_on_the_prompt_text_and_not_on_its_path(sandbox,
     (tmp_path / "own" / "fuse.md").write_text("Merge {alttext} and {vec}.")
     theirs, own = sandbox.config(), sandbox.config(prompts=str(tmp_path / "own"))
     assert theirs.rewrite.identity() == own.rewrite.identity()
-    made = [Rewrite(config, Version("tiny", "2026-01-01", 1, "")).identity() for config in (theirs, own)]
-    assert made[0]["llm"]["prompt_digest"] == load_prompt("fuse").digest != made[1]["llm"]["prompt_digest"]
-    assert made[0]["vlm"] == made[1]["vlm"]
+    identities = [Rewrite(config, Version("tiny", "2026-01-01", 1, "")).identity() for config in (theirs, own)]
+    assert identities[0]["llm"]["prompt_digest"] == load_prompt("fuse").digest != identities[1]["llm"]["prompt_digest"]
+    assert identities[0]["vlm"] == identities[1]["vlm"]
     stricter = sandbox.config(screen={"max_words": 60})
-    assert Rewrite(stricter, Version("tiny", "2026-01-01", 1, "")).identity() != made[0]
+    assert Rewrite(stricter, Version("tiny", "2026-01-01", 1, "")).identity() != identities[0]
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def load_prompt(name: str, folder: Path | None = None, placeholders: tuple[str, 
     return Prompt(name, text, template, digest({"text": text, "template": template}))
 
 
-# Turn markers of common chat formats, whatever the tokenizer knows, and markup of prompts.
+# Turn markers of common chat formats, also those of other tokenizers, and prompt markup.
 _ROLE = "user|assistant|system|human|model|bot|gpt|ai|tool|function|developer|instructions?|response"
 _MARKERS = (
     # ChatML, Llama 3, Phi, Zephyr, Command, Granite, Harmony, DeepSeek, Qwen
