@@ -37,11 +37,13 @@ def test_images_in_the_same_archive_are_not_downloaded(web, configure, tmp_path,
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (png("blue")[:20], png("blue")[20:]))
     data = pack(
         image_record("a.png", png(size=(300, 200))),
-        page("a.png", "b.png", "c.png", "web.png", "broken.png", "noai.png"),
+        page("a.png", "b.png", "c.png", "web.png", "broken.png", "noai.png", "usage.png", "signal.png"),
         image_record("b.png", chunked + b"0\r\n\r\n", b"Transfer-Encoding: chunked\r\n"),
         image_record("c.png", gzip.compress(png("green")), b"Content-Encoding: gzip\r\n"),
         image_record("broken.png", b"<html>"),
         image_record("noai.png", png("pink"), b"X-Robots-Tag: noai\r\n"),
+        image_record("usage.png", png("tan"), b"Content-Usage: train-ai=n\r\n"),
+        image_record("signal.png", png("navy"), b"Content-Signal: ai-train=no\r\n"),
         image_record("web.png", b"gone", status=b"404 Not Found"),
     )
     (tmp_path / "x.warc").write_bytes(data)
@@ -51,6 +53,8 @@ def test_images_in_the_same_archive_are_not_downloaded(web, configure, tmp_path,
     assert {name: row["error_message"] for name, row in rows.items()} == {
         "a.png": None, "b.png": None, "c.png": None, "web.png": None, "broken.png": "not_an_image: html",
         "noai.png": "opt_out: noai",
+        "usage.png": "opt_out: content-usage",
+        "signal.png": "opt_out: content-signal",
     }  # fmt: skip
     assert (rows["a.png"]["original_width"], rows["a.png"]["original_bytes"]) == (300, len(png(size=(300, 200))))
     assert rows["b.png"]["original_bytes"] == len(png("blue"))

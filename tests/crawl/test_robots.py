@@ -1,5 +1,7 @@
 """robots.txt (RFC 9309) and opt-outs."""
 
+import time
+
 import pytest
 
 from vecap_tasks.crawl.http.robots import opted_out, parse_robots, product_token
@@ -103,8 +105,70 @@ def test_product_token():
         (["otherbot: unavailable_after: 03 Dec 2025 13:09:53 GMT, noai"], None),
         (["tdm-reservation: 1"], "tdm-reservation"),
         (["tdm-reservation: 0"], None),
+        (["content-usage: train-ai=n"], "content-usage"),
+        (["Content-Usage: search=y, Train-AI=N"], "content-usage"),
+        (["content-usage: bots=n"], "content-usage"),
+        (["content-usage: bots=n, train-ai=y"], None),
+        (["content-usage: train-ai=y, train-genai=n"], "content-usage"),
+        (["content-usage: train-ai=y", "content-usage: train-ai=n"], "content-usage"),
+        (["content-usage: search=n"], None),
+        (["content-usage: train-ai"], None),
+        (["content-usage: noai"], None),
+        (["content-signal: search=yes,ai-train=no"], "content-signal"),
+        (["content-signal: ai-train=yes, ai-input=no, search=no"], None),
+        (["content-signal: "], None),
         ([], None),
     ],
 )
 def test_opt_outs(values, rule):
     assert opted_out(values, "vecap") == rule
+
+
+@pytest.mark.parametrize("value", ["," * 250_000, "a:" * 99_999, "content-usage: " + "train-ai=y," * 20_000])
+def test_checking_opt_outs_has_a_limit(value):
+    start = time.process_time()
+    assert opted_out([value] * 20, "vecap") is None
+    assert opted_out(["x"] * 100_000 + ["noai"], "vecap") is None
+    assert time.process_time() - start < 0.2
+
+
+def reserves(text, path, product="vecap"):
+    return parse_robots(text.encode(), product).reserves(HOST + path)
+
+
+def test_training_preferences_of_robots_txt_are_rules_of_their_group():
+    rules = "User-agent: *\nContent-Signal: search=yes, ai-train=no\nAllow: /\n\nUser-agent: vecap\nDisallow: /b\n"
+    assert reserves(rules, "/a", "someone")
+    assert not reserves(rules, "/a")
+    assert allows(rules, "/a", "someone")
+    assert reserves("Content-Usage: train-ai=n\n" + rules, "/a")  # before the first group
+    assert not allows("User-agent: other\nContent-Usage: train-ai=n\nUser-agent: *\nDisallow: /", "/a")
+    assert allows("User-agent: other\nContent-Usage: train-ai=n\nUser-agent: *\nDisallow: /", "/a", "other")
+
+
+@pytest.mark.parametrize(
+    ("path", "reserved"),
+    [
+        ("/", True),
+        ("/free/a.png", False),
+        ("/free/shut/a.png", True),
+        ("/free/a.gif", True),
+        ("/search/a.png", True),
+        ("/tie", True),
+        ("/a-*.png", False),
+    ],
+)
+def test_the_longest_training_preference_applies(path, reserved):
+    rules = """
+        User-Agent: *
+        Content-Usage: bots=n
+        Content-usage: /free/ train-ai=y
+        Content-usage: /free/shut/   train-ai=n, search=y
+        Content-usage: /free/*.gif$\ttrain-ai=n  # a comment
+        Content-usage: /search/ search=y
+        Content-usage: /tie train-ai=y
+        Content-usage: /tie train-ai=n
+        Content-usage: /a-%2A train-ai=y
+        Content-usage: /nothing
+    """
+    assert reserves(rules, path) is reserved

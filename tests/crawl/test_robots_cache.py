@@ -1,13 +1,15 @@
 """The TDM Reservation Protocol, and caching of it and robots.txt."""
 
+import asyncio
+import gzip
 import json
 
 import pytest
 
-from tests.crawl.test_fetcher import URL, failure_message, get, get_all
+from tests.crawl.test_fetcher import URL, failure_message, get, get_all, keep
 from tests.crawl.web import Answer, drip
 from vecap_tasks.crawl.html.parser import Document, Page
-from vecap_tasks.crawl.http.fetcher import Download
+from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 from vecap_tasks.crawl.http.robots_cache import parse_tdmrep
 
 TDMREP = "site.example/.well-known/tdmrep.json"
@@ -68,6 +70,53 @@ def test_the_tdm_reservation_header_is_obeyed(web, fetch_config):
     assert failure_message(fetch_config()) == "opt_out: tdm-reservation"
     assert get(fetch_config(), "http://site.example/b.png").robots_tags == ("tdm-reservation: 0",)
     assert get(fetch_config(robots=False)).body == b"x"
+
+
+def test_training_preferences_of_robots_txt_are_obeyed(web, fetch_config):
+    rules = b"User-agent: *\nContent-Signal: ai-train=no\nContent-Usage: /free/ train-ai=y\n"
+    web.answers |= {"/robots.txt": Answer(rules), "/a.png": Answer(b"x"), "/free/a.png": Answer(b"x")}
+    assert failure_message(fetch_config()) == "opt_out: robots.txt"
+    assert web.request_counts["site.example/a.png"] == 0
+    assert get(fetch_config(), "http://site.example/free/a.png").body == b"x"
+    assert get(fetch_config(robots=False)).body == b"x"
+
+
+@pytest.mark.parametrize("status", [429, 408, 500, 503, 520])
+def test_a_temporary_failure_of_robots_txt_is_retried(web, fetch_config, status):
+    web.answers |= {"/robots.txt": Answer(b"", first=(Answer(status=status),) * 2), "/a.png": Answer(b"x")}
+    found = get(fetch_config(retries=2)) if status != 520 else get(fetch_config(retries=0))
+    assert str(found) == "http_520: robots.txt" if status == 520 else found.body == b"x"
+    assert web.request_counts["site.example/a.png"] == (status != 520)
+
+
+def test_retry_after_of_robots_txt_ends_the_wait(web, fetch_config):
+    busy = Answer(status=429, headers={"Retry-After": "1"})
+    web.answers |= {"/robots.txt": Answer(b"", first=(busy,)), "/a.png": Answer(b"x")}
+
+    async def main():
+        found = []
+        async with Fetcher(fetch_config(deadline=0.9)) as fetcher:
+            for wait in (0, 0, 1.1):
+                await asyncio.sleep(wait)
+                found += await asyncio.gather(fetcher.get(URL, keep), return_exceptions=True)
+        return found
+
+    first, second, third = asyncio.run(main())
+    assert str(first) == str(second) == "http_429: robots.txt"
+    assert third.body == b"x"
+    assert web.request_counts["site.example/robots.txt"] == 2
+
+
+def test_a_compressed_robots_txt_counts_up_to_its_limit(web, fetch_config):
+    body = b"User-agent: *\nDisallow: /a.png\n" + b"# padding\n" * 100_000
+    web.answers |= {
+        "/robots.txt": Answer(gzip.compress(body), headers={"Content-Encoding": "gzip"}),
+        "/a.png": Answer(b"x"),
+        "/b.png": Answer(b"x"),
+    }
+    first, second = get_all(fetch_config(), URL, "http://site.example/b.png")
+    assert str(first) == "robots"
+    assert second.body == b"x"
 
 
 def test_tdm_reservation_meta_is_collected_with_robots_meta():

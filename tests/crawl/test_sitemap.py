@@ -170,6 +170,51 @@ def test_impossible_encodings_are_ignored(label):
     assert parse_sitemap(body.encode()).pages == ["http://a/\xe9"]
 
 
+@pytest.mark.parametrize(
+    ("inside", "pages"),
+    [
+        ("<url><loc>http://a/?x&y;z&nbsp;</loc></url>", ["http://a/?x&y;z&nbsp;"]),
+        ("<url><loc>http://a/1</loc><title>\x08 &eacute;</title></url>", ["http://a/1"]),
+        ("<url><loc>http://a/1</loc><title><![CDATA[\x0b &]]></title></url>", ["http://a/1"]),
+        (
+            "<url><loc>http://a/1</loc><image:image><image:loc>http://a/i</image:loc></image:image></url>",
+            ["http://a/1"],
+        ),
+        ("<url><loc>http://a/<b/>1</loc></url>", ["http://a/1"]),
+    ],
+)
+def test_sitemaps_that_are_nearly_xml_are_read(inside, pages):
+    found = parse_sitemap(f"<urlset>{inside}</urlset>".encode())
+    assert (found.pages, found.fault) == (pages, None)
+
+
+@pytest.mark.parametrize(
+    "rest", ["<url><loc>http://a/2", "<url></loc></url></urlset>", "<x a='" + "y" * (2 << 20), "<a>" * 200]
+)
+def test_urls_before_an_error_count(web, configure, sitemaps, rest):
+    web.answers["/s.xml"] = Answer(urlset(SITE + "1").replace(b"</urlset>", rest.encode()))
+    web.page("/1", "<img src=1.png alt=one>")
+    stage, manifest = crawl(configure(sitemaps("s.xml", max_depth=0)))
+    assert [row["caption"] for row in rows_of(stage, manifest)] == ["one"]
+    assert manifest.counters["sitemap_truncated.bad_xml"] == 1
+
+
+def test_the_number_of_urls_is_limited(monkeypatch):
+    monkeypatch.setattr(sitemap, "_MAX_URLS", 3)
+    for body in (urlset(*["http://a/"] * 9), b"http://a/\n" * 9):
+        found = parse_sitemap(body)
+        assert (found.pages, str(found.fault)) == (["http://a/"] * 3, "too_many_urls")
+
+
+def test_preferences_of_robots_txt_apply_to_pages_not_to_their_sitemap(web, configure, sitemaps):
+    rules = b"User-agent: *\nContent-Usage: train-ai=n\nContent-Usage: /free train-ai=y"
+    web.answers |= {"/robots.txt": Answer(rules), "/s.xml": Answer(urlset(SITE + "1", SITE + "free"))}
+    web.page("/free", "<img src=free.png alt=free>")
+    stage, manifest = crawl(configure(sitemaps("s.xml", max_depth=0)))
+    assert [row["error_message"] for row in rows_of(stage, manifest)] == ["http_404"]
+    assert manifest.counters["page_skipped.opt_out"] == 1
+
+
 def test_sitemaps_of_several_gzip_members_are_read():
     body = urlset("http://a/1", "http://a/2")
     packed = gzip.compress(body[:150], mtime=0) + gzip.compress(body[150:], mtime=0)

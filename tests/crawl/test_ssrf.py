@@ -1,6 +1,7 @@
 """No page, redirect, name server or proxy can direct requests to the local network."""
 
 import asyncio
+import ipaddress
 import socket
 
 import pytest
@@ -62,11 +63,38 @@ def test_names_that_resolve_to_forbidden_addresses_are_blocked(web, fetch_config
         ("64:ff9b::7f00:1", False),
         ("64:ff9b::5db8:d822", True),
         ("2002:7f00:1::", False),
+        ("2002:5db8:d822::1", True),
+        ("2001:0:5db8:d822:0:0:a247:27dd", True),  # Teredo: server and client are public
+        ("2001:0:5db8:d822:0:0:80ff:fffe", False),  # client 127.0.0.1
+        ("2001:0:a00:1:0:0:a247:27dd", False),  # server 10.0.0.1
+        ("::ffff:127.8.0.1", True),
+        ("64:ff9b::7f08:1", True),
         ("127.8.0.1", True),
+        ("2620:0:861:ed1a::1", True),
+        ("192.0.1.1", True),
     ],
 )
 def test_which_addresses_are_allowed(address, allowed):
     assert AddressGuard(["127.8.0.0/16"]).allows(address) is allowed
+
+
+# The IANA IPv4 and IPv6 Special-Purpose Address Registries, deprecated blocks, multicast and reserved ranges.
+SPECIAL = """
+    0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.0.8/32 192.0.2.0/24
+    192.31.196.0/24 192.52.193.0/24 192.88.99.0/24 192.168.0.0/16 192.175.48.0/24 198.18.0.0/15 198.51.100.0/24
+    203.0.113.0/24 224.0.0.0/4 240.0.0.0/4 255.255.255.255/32
+    ::/128 ::1/128 ::/96 64:ff9b:1::/48 100::/64 100:0:0:1::/64 2001:1::/32 2001:2::/48 2001:3::/32 2001:4:112::/48
+    2001:10::/28 2001:20::/28 2001:30::/28 2001:db8::/32 2620:4f:8000::/48 3fff::/20 4000::/3 5f00::/16 fc00::/7
+    fe80::/10 fec0::/10 ff00::/8
+"""
+
+
+@pytest.mark.parametrize("network", SPECIAL.split())
+def test_special_purpose_addresses_are_blocked(network):
+    block = ipaddress.ip_network(network)
+    ends = (block[0], block[block.num_addresses // 2], block[-1])
+    assert not any(AddressGuard([]).allows(str(address)) for address in ends)
+    assert all(AddressGuard([network]).allows(str(address)) for address in ends)
 
 
 def test_an_invalid_network_is_a_configuration_error(demo_config):

@@ -283,7 +283,7 @@ def test_unusable_files_are_one_line_errors(read, name, data, message):
 
 def test_an_endless_line_is_an_error(read):
     with pytest.raises(VecapError, match="line 1 is too long"):
-        read("x.jsonl", b"a" * (1 << 24))
+        read("x.csv", b"a" * (1 << 24))
 
 
 def test_configured_columns_must_exist(read):

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import time
 import tracemalloc
 from hashlib import sha256
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.crawl.test_warc import HTML, gzip_records, record, warc_record
 from vecap_tasks.crawl.warc.records import Records, parse_response
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import Failure, VecapError
 
 KINDS = frozenset({"response", "resource", "metadata"})
 
@@ -148,3 +149,51 @@ def test_real_world_headers_are_parsed():
     )
     ((item,), _) = all_records(warc_record("response", b"HTTP/1.1 what\r\n" + b"A: " + b"x" * 100_000))
     assert (parse_response(item).status, parse_response(item).raw) == (0, b"")
+
+
+@pytest.mark.parametrize("version", [b"WARC/0.17", b"WARC/0.18", b"WARC/1.1", b"WARC/2.0"])
+def test_all_versions_with_named_fields_are_read(version):
+    data = record().replace(b"WARC/1.1", version)
+    assert data.startswith(version)
+    (item,) = all_records(data)[0]
+    assert parse_response(item).body(1 << 20) == HTML
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"something else\r\n" + b"x" * 400_000, "record 1, byte 0: no record starts here"),
+        (b"x" * (3 << 20), "record 1, byte 0: no record starts here"),
+        (b"WARC/one\r\n\r\n" + b"x" * 400_000, "record 1, byte 0: no record starts here"),
+        (record() + b"WARX/1.0\r\n" + b"x" * 400_000, f"record 2, byte {len(record())}: no record starts here"),
+        (b"WARC/1.0\r\nContent-Length: " + b"9" * 5_000 + b"\r\n\r\n", "record 1, byte 0: the record has no Content-L"),
+        (b"WARC/1.0\r\n" + b"A: b\r\n" * 200_000, "record 1, byte 0: the record header has no end"),
+        (gzip.compress(b"something else\r\n" * 9), "record 1, byte 0: no record starts here"),
+    ],
+)
+def test_invalid_files_are_reported_with_record_and_byte(data, message):
+    with pytest.raises(VecapError, match=message) as error:
+        all_records(data)
+    assert "\n" not in str(error.value)
+
+
+def test_blank_lines_between_records_are_skipped_fast():
+    start = time.process_time()
+    data = record() + gzip.decompress(gzip.compress(b"\r\n" * 20_000_000)) + record()
+    assert len(all_records(gzip.compress(data, 1))[0]) == 2
+    assert len(all_records(b"\n\r\n" + record())[0]) == 1
+    assert time.process_time() - start < 5
+
+
+def test_a_long_http_header_fails_only_its_record():
+    long = warc_record("response", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 60_000 + b"\r\nbody")
+    found, _ = all_records(long + record())
+    with pytest.raises(Failure, match="bad_response: the header exceeds 262,144 bytes"):
+        parse_response(found[0])
+    assert parse_response(found[1]).status == 200
+
+
+def test_training_opt_outs_are_collected():
+    block = b"HTTP/1.1 200 OK\r\nContent-Usage: train-ai=n\r\nCONTENT-SIGNAL: ai-train=no\r\n\r\n"
+    ((item,), _) = all_records(warc_record("response", block))
+    assert parse_response(item).robots_tags == ("content-signal: ai-train=no", "content-usage: train-ai=n")

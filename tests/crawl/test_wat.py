@@ -67,6 +67,8 @@ def test_images_have_url_title_and_alttext(read):
     [
         {"Metas": [{"name": "viewport", "content": "x"}, {"name": " ROBOTS", "content": "nofollow, noai"}]},
         {"headers": {"x-robots-TAG": "noimageai"}},
+        {"headers": {"content-usage": "train-ai=n"}},
+        {"headers": {"Content-Signal": ["search=yes", "ai-train=no"]}},
         {"headers": {"X-Robots-Tag": ["nofollow", "unavailable_after: 25 Jun 2030, noai"]}},
     ],
 )

@@ -40,7 +40,8 @@ def read(tmp_path, configure):
         config = configure({"kind": "webdataset", "paths": ["${VECAP_HOME}/" + name]})
         source, stats = WebdatasetFiles(config, config.crawl.source, "2026-01-01"), Stats()
         found = [link for part in source.parts() for link in source.read(part, stats)]
-        assert stats.counters["images"] == len(found) + stats.counters.total() - stats.counters["images"]
+        skipped = sum(count for name, count in stats.counters.items() if name.startswith("skipped."))
+        assert stats.counters["images"] == len(found) + skipped
         (item,) = stats.inputs
         assert (item.name, item.digest) == ("${VECAP_HOME}/" + name, sha256(data).hexdigest())
         return found, [read_archived(config, link.stored) for link in found], dict(stats.counters)
@@ -112,12 +113,13 @@ def test_a_truncated_tar_is_an_error(read):
     ("data", "message"),
     [
         (gzip.compress(tar_of([("a.jpg", RED)])), "compressed with gzip; decompress it"),
-        (b"no tar" * 200, "truncated or corrupt after byte 0: invalid header"),
+        (b"no tar" * 200, "corrupt at byte 0: invalid tar header"),
         (tar_of([("a.jpg", RED)])[:1536] + b"junk" * 256, "corrupt at byte 1536"),
-        (tar_of([("a.jpg", RED)]) + tar_of([("b.jpg", RED)]), "corrupt at byte"),
+        (tar_of([("a.jpg", RED)]) + tar_of([("b.jpg", RED)]), "several tars, the second from byte 10240"),
         (tar_of([("a.jpg", RED), ("a.jpg", BLUE)]), "contains a.jpg twice"),
+        (tar_of([("a.jpg", RED), ("b.jpg", BLUE), ("a.txt", b"a")]), "other samples between the members of a; write"),
     ],
-    ids=["gzip", "no tar", "junk", "two in one", "twice"],
+    ids=["gzip", "no tar", "junk", "two in one", "twice", "not adjacent"],
 )
 def test_unusable_tars_are_one_line_errors(read, data, message):
     with pytest.raises(VecapError, match=message) as error:
@@ -188,3 +190,17 @@ def test_an_image_missing_from_its_tar_is_a_failure(configure, tmp_path):
     path.unlink()
     with pytest.raises(Failure, match="not_stored: there is no such file"):
         read_archived(config, link.stored)
+
+
+def test_a_text_that_is_too_large_fails_only_its_sample(read, monkeypatch):
+    monkeypatch.setattr("vecap_tasks.crawl.sources.webdataset.MAX_TEXT", 100)
+    links, _, counters = read(tar_of([("a.jpg", RED), ("a.txt", b"x" * 101), ("b.jpg", BLUE), ("b.txt", b"b")]))
+    assert [link.alttext for link in links] == ["b"]
+    assert counters == {"images": 2, "skipped.large_text": 1}
+
+
+def test_captions_in_lists_are_counted(read):
+    members = [("a.jpg", RED), ("a.json", b'{"caption": ["one", "two"]}'), ("b.jpg", BLUE), ("b.json", b'{"text": {}}')]
+    links, _, counters = read(tar_of(members))
+    assert [link.alttext for link in links] == ["one", None]
+    assert counters == {"images": 2, "dropped.caption_variants": 1, "dropped.caption": 1}

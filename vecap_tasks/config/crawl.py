@@ -94,7 +94,9 @@ class FetchConfig(Section):
     max_bytes: int = Field(50_000_000, gt=0, description="Maximum body size in bytes; larger bodies fail.")
     retries: int = Field(2, ge=0, description="Retries after a temporary failure.")
     robots: bool = Field(
-        True, description="Obey robots.txt (RFC 9309), X-Robots-Tag, TDM-Reservation, and the <meta> of both."
+        True,
+        description="Obey robots.txt (RFC 9309), X-Robots-Tag, TDM-Reservation, the <meta> of both, Content-Usage, and "
+        "Content-Signal.",
     )
     tdmrep: bool = Field(True, description="Read /.well-known/tdmrep.json once per host and obey it.")
     host_failures: int = Field(

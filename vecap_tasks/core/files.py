@@ -128,6 +128,16 @@ def _matching(infos: Sequence[pafs.FileInfo], base: str, tail: str) -> dict[str,
     return {name: info for name, info in named.items() if matches(name)}
 
 
+def wide_encoding(head: bytes) -> str | None:
+    """Return the encoding of a text that begins with the four bytes *head* if it is UTF-16 or UTF-32, else None."""
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    zeros = bytes(byte == 0 for byte in head)  # without a byte order mark, ASCII text shows
+    return {b"\0\1\0\1": "UTF-16LE", b"\1\0\1\0": "UTF-16BE"}.get(zeros)
+
+
 class DigestReader(io.RawIOBase):
     """Reads *stream* sequentially and computes the sha256 of everything read."""
 

@@ -1,4 +1,4 @@
-"""A streaming JSON reader: one value in memory at a time.
+"""JSON with limits, and a streaming reader that has one value in memory at a time.
 
 Python's own parser reads the values. C parsers such as ijson's crash the process at a number of 5,000 digits, and stop
 at the first invalid value; this reader skips it.
@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, TextIO
 
-UNREADABLE: Final = object()  # marks a value with a known end that Python cannot represent
+UNREADABLE: Final = object()  # marks a value with a known end that Python cannot represent, or beyond the limits
+MAX_DEPTH = 200  # nested arrays and objects; Python's own limit depends on the caller
+MAX_DIGITS = 4_000  # of an integer; Python's own limit depends on the environment
 
 _BLOCK = 1 << 18  # characters
 _MAX_VALUE = 1 << 24  # characters
@@ -22,6 +24,47 @@ _NAME = re.compile(r'"([^"\\\x00-\x1f]*+)"[ \t\n\r]*+:[ \t\n\r]*+')  # the commo
 _BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+("|\\?\Z)|[\[{]|([\]}])', re.DOTALL)
 _PLAIN = re.compile(r'[^ \t\n\r,:\[\]{}"]*+')
 _FOLLOWS = frozenset((*" \t\n\r,:]}", ""))  # characters that may follow a value
+
+
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_OPENING, _CLOSING = frozenset("[{"), frozenset("]}")
+_OTHER = re.compile(r"[^\[\]{}]++")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"an integer of {len(digits):,} digits")
+    return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer)
+
+
+def parse_json(data: str | bytes) -> Any:
+    """Return the value of a JSON document with at most `MAX_DEPTH` levels; *data* may have a byte order mark.
+
+    Raises ValueError if it is invalid or beyond the limits.
+    """
+    text = data.decode(json.detect_encoding(data), "surrogatepass") if isinstance(data, bytes) else data
+    text = text.removeprefix("\ufeff")
+    if is_deep(text):
+        raise ValueError(f"more than {MAX_DEPTH} levels of arrays and objects")
+    try:
+        return _DECODER.decode(text)
+    except RecursionError as error:
+        raise ValueError("too many levels of arrays and objects") from error
+
+
+def is_deep(text: str) -> bool:
+    """Return whether arrays and objects in *text*, which is JSON, are nested more than `MAX_DEPTH` levels deep."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for bracket in _OTHER.sub("", _STRING.sub("", text)):
+        depth += 1 if bracket in _OPENING else -1
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 class JsonError(ValueError):
@@ -36,7 +79,7 @@ class JsonReader:
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
-        self._parse = json.JSONDecoder().raw_decode
+        self._parse = _DECODER.raw_decode
         self._block = ""
         self._at = 0
 
@@ -59,6 +102,8 @@ class JsonReader:
                 value, end = self._parse(self._block, self._at)
                 if self._block[end : end + 1] not in _FOLLOWS:
                     value, end = UNREADABLE, self._end()  # such as `1.` or `007`
+                elif isinstance(value, list | dict) and is_deep(self._block[self._at : end]):
+                    value = UNREADABLE
             except (ValueError, RecursionError):
                 value, end = UNREADABLE, self._end()
             # A number at the end of the block may continue in the next one.

@@ -10,12 +10,13 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import PurePosixPath
 from threading import Lock
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from vecap_tasks.core.manifest import Manifest, read_manifest
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import create_view, open_connection
+from vecap_tasks.core.tar import parse_header
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 
@@ -61,7 +62,12 @@ def find_member(stream: IO[bytes], key: str, kind: str) -> bytes | None:
     return None
 
 
-def _next_header(stream: IO[bytes], start: int, end: int) -> tuple[int, tarfile.TarInfo] | None:
+class _Header(NamedTuple):
+    name: str
+    size: int
+
+
+def _next_header(stream: IO[bytes], start: int, end: int) -> tuple[int, _Header] | None:
     """Return the first header in [start, end), with its offset. The checksum distinguishes it from image data."""
     for window in range(start, end, _WINDOW):
         stream.seek(window)
@@ -69,18 +75,17 @@ def _next_header(stream: IO[bytes], start: int, end: int) -> tuple[int, tarfile.
         for position in range(0, len(data) - _BLOCK + 1, _BLOCK):
             if data[position + 257 : position + 262] != b"ustar":
                 continue
-            try:
-                return window + position, tarfile.TarInfo.frombuf(data[position : position + _BLOCK], "utf-8", "strict")
-            except tarfile.HeaderError:
-                continue
+            parsed = parse_header(data[position : position + _BLOCK])
+            if parsed is not None:
+                return window + position, _Header(*parsed[1:])
     return None
 
 
-def _after(offset: int, header: tarfile.TarInfo) -> int:
+def _after(offset: int, header: _Header) -> int:
     return offset + _BLOCK + -(-header.size // _BLOCK) * _BLOCK
 
 
-def _key(header: tarfile.TarInfo) -> str:
+def _key(header: _Header) -> str:
     return header.name.partition(".")[0]
 
 

@@ -110,13 +110,15 @@ def all_matches(rules: Sequence[Rule], thresholds: RowRules) -> str:
 
 
 def _consists_of(words: frozenset[str]) -> str:
-    """Return SQL that is true if every word is a number or in *words*, and at least one is not a number."""
+    """Return SQL that is true if every word is a number or in *words*, and at least one is not a number.
+
+    A number may follow a word of two or more letters without a blank: `image001`.
+    """
     known = "[" + ", ".join(literal(word) for word in sorted(words)) + "]"
     number = r"'[0-9]+(?:x[0-9]+|px|k|mb)?'"
-    return (
-        "letters > 0 AND len(words) > 0 AND "
-        f"len(list_filter(words, lambda w: NOT list_contains({known}, w) AND NOT regexp_full_match(w, {number}))) = 0"
-    )
+    word = r"regexp_replace(w, '^([^0-9]{2,})[0-9]+$', '\1')"
+    other = f"NOT list_contains({known}, {word}) AND NOT regexp_full_match(w, {number})"
+    return f"letters > 0 AND len(words) > 0 AND len(list_filter(words, lambda w: {other})) = 0"
 
 
 def _drop_first_char(text: str) -> str:
@@ -140,10 +142,26 @@ ALTTEXT_RULES: tuple[Rule, ...] = (
         "markup",
         "markup or code, and no text after removing it",
         r"""NOT regexp_matches(text, '[\p{L}\p{N}]')
-            OR regexp_matches(text, '(?i)<\?(?:php|xml|=)|\bfunction ?\(|\bdocument\.|\$\(|</?(?:div|img|span|a|p)\b'
+            OR regexp_matches(text, '(?i)<\?(?:php|xml|=)|\bfunction ?\w* ?\([^()]*\) ?\{'
+                '|\bdocument\.(?:add|all\b|body|cookie|create|domain|forms|get|head\b|images\b|location|on[a-z]|open|query|ready|referrer|title|url|write)'
+                '|\$\((?:["''.#]|document\b|this\b|window\b|function\b)|</?(?:div|img|span|a|p)\b'
                 '|^[\[{]["'']|\b(?:style|class|onclick|href|src) ?= ?["'']|%[a-z_]+%|\$\{|\bvar [a-z_]+ ?=')""",
-        ("<br/>", "<img src='a.jpg'", "{{ item.title }}", "function(){ return 1 }", 'style="width:10px"'),
-        ("pressure < 30 psi", "Beagle & friends", "Tom's [sic] note"),
+        (
+            "<br/>",
+            "<img src='a.jpg'",
+            "{{ item.title }}",
+            "function(){ return 1 }",
+            'style="width:10px"',
+            "document.write(x)",
+            "$('.menu').hide()",
+        ),
+        (
+            "pressure < 30 psi",
+            "Beagle & friends",
+            "Tom's [sic] note",
+            "A woman signs a document.",
+            "Graph of the function (red) and its derivative (blue)",
+        ),
     ),
     Rule(
         "url",
@@ -190,7 +208,17 @@ ALTTEXT_RULES: tuple[Rule, ...] = (
         "generic",
         "only words that fit any image, such as image, photo, logo or placeholder",
         _consists_of(GENERIC),
-        ("image", "Photo 3", "logo", "click to enlarge", "featured image", "Bild ohne Titel", "写真"),
+        (
+            "image",
+            "Photo 3",
+            "image001",
+            "logo",
+            "decorative divider",
+            "click to enlarge",
+            "featured image",
+            "Bild ohne Titel",
+            "写真",
+        ),
         ("photo of a beagle", "company logo of Acme", "Bild vom Garten"),
     ),
     Rule(

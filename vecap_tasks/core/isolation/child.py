@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from vecap_tasks.config import LimitsConfig
-from vecap_tasks.core.isolation.messages import PROGRESS_BYTES, Item, Progress, Request, receive, send
+from vecap_tasks.core.isolation.messages import BUFFER_BYTES, SHARED_BYTES, Item, Request, SharedMemory, receive, send
 from vecap_tasks.core.isolation.server import OUT_OF_MEMORY
 from vecap_tasks.errors import VecapError
 
 _BUFFER = 1 << 20  # bytes of the socket; the kernel may allow less
-_TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _CLOSE_SECONDS = 5.0
+_PROCESS_CLOCK = 2  # CPUCLOCK_SCHED of Linux
+_STATM_BYTES = 200  # seven numbers
 _STALL_SECONDS = 120.0  # of a child that waits without using CPU time, such as in a deadlock of a C library
 _CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {0} import main; main(int(sys.argv[2]))"
 # One thread per child: the children run in parallel.
@@ -131,14 +132,15 @@ class Child:
         self.module = module
         self._server = server
         self._connection, remote = socket.socketpair()
-        memory = os.memfd_create("progress")
+        memory = os.memfd_create("isolation")
         try:
             for end in (self._connection, remote):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-            os.truncate(memory, PROGRESS_BYTES)
-            self._progress = Progress(memory)
-            self._progress.reset()
+            os.truncate(memory, SHARED_BYTES)
+            self._shared = SharedMemory(memory)
+            self._shared.reset_progress()
             self.pid = server.fork(module, remote.fileno(), memory)
+            self._statm = open(f"/proc/{self.pid}/statm", "rb", buffering=0)  # noqa: PTH123, SIM115 - kept open
         except BaseException:
             self._connection.close()
             raise
@@ -149,7 +151,7 @@ class Child:
         self._running = True
         self._limits: Limits | None = None  # during a batch
         self._excess: tuple[str, str] | None = None  # the limit for which it was killed
-        self._initial_memory = self._memory_before = 0  # resident bytes after the first batch, before the current one
+        self._initial_memory = self._memory_before = 0  # resident bytes before the first and the last batch
         self._last_cpu, self._last_progress = -1.0, 0.0
 
     def run(self, task: Task, items: Sequence[Item]) -> tuple[Exception | None, list[Any], list[logging.LogRecord]]:
@@ -157,38 +159,53 @@ class Child:
 
         Raises ChildLost if the child dies or exceeds a limit; it is then ended.
         """
-        calls = [(item.name, item.arguments, len(item.body)) for item in items]
+        offsets = self._place(items)
+        calls = [(item.name, item.arguments, len(item.body), at) for item, at in zip(items, offsets, strict=True)]
         level = logging.getLogger("vecap_tasks").getEffectiveLevel()
-        self._progress.reset()
+        self._shared.reset_progress()
         try:
-            self._memory_before, self._last_progress = self._usage()[2], time.monotonic()
+            self._memory_before, self._last_progress = self._resident(), time.monotonic()
+            self._initial_memory = self._initial_memory or self._memory_before
             self._limits = task.limits
             send(self._connection, Request(task.function, task.common, calls, level))
-            for item in items:
-                self._connection.sendall(item.body)
-            fault, results, records = receive(self._connection)
+            for item, offset in zip(items, offsets, strict=True):
+                if offset is None:
+                    self._connection.sendall(item.body)
+            fault, results, records = self._shared.receive(self._connection)
         except (EOFError, OSError) as error:
-            index, _ = self._progress.read()
+            index, _ = self._shared.progress()
             raise ChildLost(*self._reason(self.end()), index if 0 <= index < len(items) else None) from error
         finally:
             self._limits = None
         return fault, results, records
+
+    def _place(self, items: Sequence[Item]) -> list[int | None]:
+        """Write the bodies that fit into the buffer. Return the offset of each, None if it does not fit."""
+        offsets: list[int | None] = []
+        end = 0
+        for item in items:
+            fits = end + len(item.body) <= BUFFER_BYTES
+            offsets.append(end if fits else None)
+            if fits:
+                self._shared.write(end, item.body)
+                end += len(item.body)
+        return offsets
 
     def check(self) -> None:
         """Kill the child if its current item exceeds a limit. Called by another thread during `run`."""
         limits = self._limits
         if limits is None:
             return
-        _, start = self._progress.read()
+        _, start = self._shared.progress()
         with self._lock:
             if not self._running:
                 return
             try:
-                state, cpu, resident = self._usage()
+                cpu, resident = self._cpu_seconds(), self._resident()
             except OSError:  # it has died
                 return
             now = time.monotonic()
-            if cpu > self._last_cpu or state != "S":
+            if cpu > self._last_cpu or not self._sleeps():
                 self._last_cpu, self._last_progress = cpu, now
             if cpu - start > limits.cpu_seconds:
                 self._excess = "cpu_limit", f"{limits.cpu_seconds:g} s"
@@ -200,20 +217,17 @@ class Child:
                 return
             os.kill(self.pid, signal.SIGKILL)
 
-    def retained(self) -> float:
-        """Return the resident bytes above those after the first batch, infinity if the child has died."""
-        try:
-            resident = self._usage()[2]
-        except OSError:
-            return float("inf")
-        self._initial_memory = self._initial_memory or resident
-        return resident - self._initial_memory
+    @property
+    def retained(self) -> int:
+        """Bytes by which the resident memory had grown before the last batch."""
+        return self._memory_before - self._initial_memory
 
     def end(self) -> int:
         """End the child and return its exit code, negative for a signal."""
         with self._lock:
             self._running = False
         self._connection.close()
+        self._statm.close()
         try:
             return self._server.end(self.pid)
         except VecapError:  # its server, and therefore the child, was killed
@@ -226,8 +240,15 @@ class Child:
             return "memory_limit", ""
         return "crashed", signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
-    def _usage(self) -> tuple[str, float, int]:
-        """Return state, CPU seconds and resident bytes, from /proc/PID/stat."""
+    def _resident(self) -> int:
+        """Return the resident memory in bytes. Raises OSError if the child has died."""
+        return int(os.pread(self._statm.fileno(), _STATM_BYTES, 0).split()[1]) * _PAGE
+
+    def _cpu_seconds(self) -> float:
+        """Return the CPU time. Raises OSError if the child has died."""
+        return time.clock_gettime(~self.pid << 3 | _PROCESS_CLOCK)  # as clock_getcpuclockid(3); /proc takes longer
+
+    def _sleeps(self) -> bool:
+        """Return whether the child waits, and is not stopped or ready to run. Raises OSError if it has died."""
         fields = Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b")")[2].split()
-        cpu = (int(fields[11]) + int(fields[12])) / _TICKS
-        return fields[0].decode(), cpu, int(fields[21]) * _PAGE
+        return fields[0] == b"S"

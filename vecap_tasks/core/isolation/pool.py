@@ -122,7 +122,7 @@ class Pool:
         return child
 
     def _release(self, child: Child) -> None:
-        keep = child.retained() <= _MAX_RETAINED
+        keep = child.retained <= _MAX_RETAINED
         with self._condition:
             self._busy.discard(child)
             if keep and self._server is not None:

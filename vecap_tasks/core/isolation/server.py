@@ -20,7 +20,7 @@ from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
 
-from vecap_tasks.core.isolation.messages import Progress, Request, receive, receive_bytes, send
+from vecap_tasks.core.isolation.messages import Request, SharedMemory, receive, receive_bytes, send
 from vecap_tasks.errors import failure_of
 
 OUT_OF_MEMORY = 77  # exit code of a child after a MemoryError
@@ -83,7 +83,7 @@ def _run_child(server: int, control: socket.socket, connection: int, memory: int
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
         control.close()
-        _serve(socket.socket(fileno=os.dup(connection)), Progress(memory))
+        _serve(socket.socket(fileno=os.dup(connection)), SharedMemory(memory))
     except (EOFError, OSError):  # the parent is gone
         code = 0
     except BaseException:
@@ -100,27 +100,28 @@ def _die_with(parent: int) -> None:
         os._exit(0)
 
 
-def _serve(connection: socket.socket, progress: Progress) -> None:
+def _serve(connection: socket.socket, shared: SharedMemory) -> None:
     """Process batches. Raises EOFError or OSError when the parent is gone."""
     logs = _Logs()
     root = logging.getLogger()
     root.handlers = [logs]
     while True:
         request: Request = receive(connection)
-        root.setLevel(request.log_level)
-        response = _call_all(request, connection, progress)
-        send(connection, (*response, logs.take()))
+        if root.level != request.log_level:
+            root.setLevel(request.log_level)  # takes time for each logger
+        response = _call_all(request, connection, shared)
+        shared.send(connection, (*response, logs.take()))
 
 
-def _call_all(request: Request, connection: socket.socket, progress: Progress) -> tuple[Exception | None, list[Any]]:
+def _call_all(request: Request, connection: socket.socket, shared: SharedMemory) -> tuple[Exception | None, list[Any]]:
     """Return an error that no item caused, else None, and the result or Failure of each item."""
     module, _, name = request.function.partition(":")
     function = getattr(importlib.import_module(module), name)
     results: list[Any] = []
     fault: Exception | None = None
-    for index, (item, arguments, size) in enumerate(request.calls):
-        body = receive_bytes(connection, size)
-        progress.start(index)
+    for index, (item, arguments, size, offset) in enumerate(request.calls):
+        body = receive_bytes(connection, size) if offset is None else shared.read(offset, size)
+        shared.start(index)
         if fault is not None:
             continue
         try:
@@ -132,7 +133,7 @@ def _call_all(request: Request, connection: socket.socket, progress: Progress) -
                 results.append(failure_of(error, item))
             except Exception as raised:
                 fault = raised
-    progress.start(len(request.calls))
+    shared.start(len(request.calls))
     return fault, results
 
 

@@ -13,7 +13,7 @@ Within a group the largest image is first, as far as `srcset` describes sizes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from selectolax.lexbor import LexborNode
@@ -156,38 +156,30 @@ class Candidate(NamedTuple):
 
 
 class ImageUrls:
-    """Resolves the images of a page. *sources* are the <source> elements, in document order."""
+    """Resolves the images of a page."""
 
-    def __init__(self, base: str, codec: str | None, sources: Iterable[LexborNode]) -> None:
+    def __init__(self, base: str, codec: str | None) -> None:
         self._base = base
         self._codec = codec
-        self._sources: dict[int, list[Candidate]] = {}  # the best, by picture
-        pictures: dict[int, list[Candidate]] = {}
-        for node in sources:
-            picture = node.parent
-            if picture is not None and picture.tag == "picture":
-                pictures.setdefault(picture.mem_id, []).extend(_source_candidates(node.attributes))
-        for picture_id, candidates in pictures.items():
-            found, _ = self._resolve(candidates)
-            if found:
-                self._sources[picture_id] = found
+        self._sources: dict[int, list[Candidate]] = {}  # the best <source> candidates, by picture
 
-    def find(self, node: LexborNode, attributes: Attributes) -> tuple[str, ...]:
+    def find(self, parent: LexborNode | None, attributes: Attributes) -> tuple[str, ...]:
         """Return the distinct URLs of an <img>, the best first, at most MAX_URLS. Raises Failure if it has none."""
         source = attributes.get("src")
-        if source and not self._sources and attributes.keys() <= _PLAIN:
+        picture = parent if parent is not None and parent.tag == "picture" else None
+        if source and picture is None and attributes.keys() <= _PLAIN:
             plain = fast_path(source, self._base)  # the common case
             if plain:
                 return (plain,)
         first: Failure | None = None
-        for group in self._groups(node, attributes):
+        for group in self._groups(picture, attributes):
             found, failure = self._resolve(group)
             if found:
                 return tuple(candidate.reference for candidate in found)
             first = first or failure
         raise first or Failure("no_address")
 
-    def _groups(self, node: LexborNode, attributes: Attributes) -> Iterator[list[Candidate]]:
+    def _groups(self, picture: LexborNode | None, attributes: Attributes) -> Iterator[list[Candidate]]:
         lazy: list[Candidate] = []
         other: list[Candidate] = []
         secondary: list[Candidate] = []
@@ -200,7 +192,7 @@ class ImageUrls:
                 group = secondary if is_secondary else lazy if is_lazy else other
                 group.extend(_candidates(name, value, is_lazy))
         yield lazy
-        standard = list(self._sources.get(node.parent.mem_id, ())) if self._sources and node.parent else []
+        standard = self._picture(picture) if picture is not None else []
         standard += map(_sized, parse_srcset(attributes.get("srcset") or ""))
         source = (attributes.get("src") or "").strip()
         replaced = other and not standard and (not source or _is_placeholder(source, attributes))
@@ -208,6 +200,14 @@ class ImageUrls:
             standard.append(Candidate(source))
         yield from (other, standard) if replaced else (standard, other)
         yield secondary
+
+    def _picture(self, picture: LexborNode) -> list[Candidate]:
+        """Return the best candidates of the <source> elements of a <picture>."""
+        key = picture.mem_id
+        if key not in self._sources:
+            nodes = (node for node in picture.css("source") if node.parent is not None and node.parent.mem_id == key)
+            self._sources[key] = self._resolve([found for node in nodes for found in _source(node.attributes)])[0]
+        return list(self._sources[key])
 
     def _resolve(self, candidates: list[Candidate]) -> tuple[list[Candidate], Failure | None]:
         """Return the best candidates with distinct canonical URLs, and why the first of the others has none."""
@@ -246,7 +246,7 @@ def _candidates(name: str, value: str, is_lazy: bool) -> list[Candidate]:
     return []
 
 
-def _source_candidates(attributes: Attributes) -> list[Candidate]:
+def _source(attributes: Attributes) -> list[Candidate]:
     """Return the candidates of a <source>; those for small screens and unknown formats are last or left out."""
     if not _DECODED.match(attributes.get("type") or ""):
         return []

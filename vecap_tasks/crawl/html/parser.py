@@ -22,7 +22,7 @@ TITLE_CHARS, FIGCAPTION_CHARS, LANGUAGE_CHARS = 1_000, 10_000, 64
 _FIGCAPTIONS_CHARS = 4_000_000  # read per page; nested figcaptions contain each other
 _NO_CONTEXT: tuple[str | None, str | None] = (None, None)
 # All elements that are used, selected in one pass over the page.
-_SELECTOR = "img, meta, base, source, figure, figcaption, [lang], [xml\\:lang]"
+_SELECTOR = "img, meta, base, figure, [lang], [xml\\:lang]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,11 @@ class Document:
         self._metas: list[Attributes] = []
         self._context_nodes: dict[int, LexborNode] = {}  # figures and elements with a language
         self._contexts: dict[int, tuple[str | None, str | None]] = {}
-        self._sources: list[LexborNode] = []
         self._figcaptions: dict[int, LexborNode] = {}  # by figure
         self._unread_chars = _FIGCAPTIONS_CHARS
         self._unread_figcaptions = 0
         bases: list[Attributes] = []
-        figcaptions: list[LexborNode] = []
+        figures = False
         for node in {node.mem_id: node for node in self._tree.css(_SELECTOR)}.values():
             tag = node.tag
             if tag == "img":
@@ -86,13 +85,11 @@ class Document:
                 self._metas.append(node.attributes)
             elif tag == "base":
                 bases.append(node.attributes)
-            elif tag == "source":
-                self._sources.append(node)
             else:
                 self._context_nodes[node.mem_id] = node
-                if tag == "figcaption":
-                    figcaptions.append(node)
-        self._assign(figcaptions)
+                figures = figures or tag == "figure"
+        if figures:
+            self._assign(self._tree.css("figcaption"))
         for attributes in bases:
             if "href" in attributes:
                 with suppress(Failure):
@@ -103,16 +100,16 @@ class Document:
         """Return all images of the page, in document order."""
         images: list[Image] = []
         skipped: Counter[str] = Counter()
-        image_urls = ImageUrls(self._base, self._codec, self._sources)
+        image_urls = ImageUrls(self._base, self._codec)
         for node in self._images:
-            attributes = node.attributes
+            attributes, parent = node.attributes, node.parent
             try:
-                url, *alternatives = image_urls.find(node, attributes)
+                url, *alternatives = image_urls.find(parent, attributes)
             except Exception as error:
                 skipped[failure_of(error, self._base).reason] += 1
                 continue
             alttext = (attributes["alt"] or "") if "alt" in attributes else None
-            figcaption, language = self._context(node.parent)
+            figcaption, language = self._context(parent)
             images.append(Image(url, alttext, figcaption, _language(attributes) or language, tuple(alternatives)))
         title = self._tree.css_first("title")
         text = None if title is None else _normalize(title.text(deep=True), TITLE_CHARS)

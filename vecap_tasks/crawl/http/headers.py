@@ -15,6 +15,7 @@ _FOLDED_LINE = re.compile(r"\r?\n[ \t]+")
 # Chromium: up to four bytes may come first, the version may be missing, and the reason is ignored.
 _STATUS_LINE = re.compile(rb".{0,4}?HTTP(?:/(\d{1,3})(?:\.(\d{1,3}))?)?[ \t]+(\d{3})(?!\d)", re.DOTALL | re.IGNORECASE)
 _CHARSET = re.compile(r"""charset\s*=\s*["']?\s*([^\s"';,]+)""", re.IGNORECASE)
+_CONNECTION_OPTIONS = frozenset({"close", "keep-alive"})
 _LENGTH = re.compile(r"[0-9]{1,18}")
 # The fields that the crawler reads; the others are not passed to aiohttp.
 _FIELDS = ("content-type", "content-encoding", "location", "retry-after", *OPT_OUT_FIELDS)
@@ -49,8 +50,10 @@ class Fields:
 
     def items_of(self, name: str) -> list[str]:
         """Return the items of a field whose values are lists separated by commas, lowercase."""
-        items = (item.strip().lower() for value in self.values.get(name, ()) for item in value.split(","))
-        return [item for item in items if item]
+        values = self.values.get(name)
+        if values is None:
+            return []
+        return [item for item in (item.strip().lower() for item in ",".join(values).split(",")) if item]
 
 
 def split_header(block: bytes) -> tuple[bytes, int]:
@@ -114,9 +117,8 @@ def normalize_header(header: bytes) -> bytes:
         raise Failure("bad_response", "several lengths")
     elif lengths:
         lines.append(f"Content-Length: {lengths.pop()}")
-    for option in ("close", "keep-alive"):
-        if option in fields.items_of("connection"):
-            lines.append(f"Connection: {option}")
+    lines += (f"Connection: {option}" for option in fields.items_of("connection") if option in _CONNECTION_OPTIONS)
     for name in _FIELDS:
-        lines += (f"{name}: {value}" for value in fields.all(name) if "\0" not in value and "\r" not in value)
+        if name in fields.values:
+            lines += (f"{name}: {value}" for value in fields.all(name) if "\0" not in value and "\r" not in value)
     return "\r\n".join((*lines, "", "")).encode("utf-8", "surrogateescape")

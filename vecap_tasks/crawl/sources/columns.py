@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from vecap_tasks.errors import failure_of
+
+log = logging.getLogger(__name__)
 
 # In order of preference, case-insensitive. LAION has URL and TEXT, DataComp url and text, CC3M and CC12M (with an added
 # header) image_url and caption, RedCaps url and caption, LAION-COCO URL, TEXT and top_caption. AltText is preferred to
@@ -25,13 +30,18 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a source file. If `problem` is set, the row is unusable and all other fields are None."""
+    """One row of a source file. If `problem` is set, the row is unusable and all other fields are None.
+
+    `dropped` counts the values that are not in the row by field: those that are not text (`caption`, `score` …), and
+    all captions but the first of a list (`caption_variants`).
+    """
 
     url: str | None
     caption: str | None = None
     uid: str | None = None  # 32 hex digits, as in DataComp
     scores: str | None = None  # as in CANDIDATES
     problem: str | None = None
+    dropped: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +69,22 @@ class Columns:
             return Row(None, problem=failure_of(error, url if isinstance(url, str) else "a row").reason)
 
     def _row(self, values: Mapping[str, object]) -> Row:
+        dropped: dict[str, int] = defaultdict(int)
         url, caption, uid, sha256 = (
-            None if name is None else text_of(values.get(name))
-            for name in (self.url, self.caption, self.uid, self.sha256)
+            None if name is None else _text(values.get(name), field, dropped)
+            for name, field in (
+                (self.url, "url"),
+                (self.caption, "caption"),
+                (self.uid, "uid"),
+                (self.sha256, "sha256"),
+            )
         )
         if not (_is_unicode(url) and _is_unicode(caption)):
             return Row(None, problem="not_utf8")
-        uid = uid.lower() if uid is not None and _UID.fullmatch(uid.lower()) else None
-        scores = _scores(values, self.scores, sha256) if self.scores or sha256 else None
-        return Row(url, caption, uid, scores)
+        uid = _matching(uid, _UID, "uid", dropped)
+        sha256 = _matching(sha256, _SHA256, "sha256", dropped)
+        scores = _scores(values, self.scores, sha256, dropped) if self.scores or sha256 else None
+        return Row(url, caption, uid, scores, dropped=tuple(sorted(dropped.items())) if dropped else ())
 
 
 def find_columns(
@@ -78,19 +95,20 @@ def find_columns(
 ) -> Columns:
     """Return the columns of a table with the column *names*. *url*, *caption* and *scores* override the detection.
 
-    A configured column that is not in *names* is None.
+    Blanks around a name do not matter. A configured column that is not in *names* is None.
     """
-    lowered = {name.lower(): name for name in reversed(names)}  # the first of equal names wins
+    stripped = {name.strip(): name for name in reversed(names)}  # the first of equal names wins
+    lowered = {name.strip().lower(): name for name in reversed(names)}
 
     def pick(configured: str | int | None, common: Sequence[str]) -> str | None:
         if configured is not None:
-            return str(configured) if str(configured) in names else None
+            return str(configured) if str(configured) in names else stripped.get(str(configured).strip())
         return next((lowered[name] for name in common if name in lowered), None)
 
     if scores is None:
         numbers = [lowered[name] for name in _SCORES if name in lowered]
     else:
-        numbers = [name for name in scores if name in names]
+        numbers = [found for name in scores if (found := pick(name, ())) is not None]
     return Columns(
         pick(url, _URLS),
         pick(caption, _ALTTEXTS),
@@ -100,31 +118,74 @@ def find_columns(
     )
 
 
-def text_of(value: object) -> str | None:
-    """Return a cell as text, None for empty cells such as pandas' NaN."""
-    if isinstance(value, str):
+def _text(value: object, field: str, dropped: dict[str, int]) -> str | None:
+    """Return a cell as text, None for empty cells such as pandas' NaN.
+
+    Of a list, the first text is returned. What is not returned counts in *dropped* by *field*. Invalid UTF-8 becomes
+    lone surrogates.
+    """
+    if isinstance(value, str) or value is None:
         return value
-    if isinstance(value, int) or (isinstance(value, float) and not math.isnan(value)):
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, int | Decimal):
         return str(value)
+    if isinstance(value, float):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, list):
+        texts = [item for item in value if isinstance(item, str | bytes)]
+        if others := sum(item is not None for item in value) - len(texts):
+            dropped[field] += others
+        if len(texts) > 1:
+            dropped[f"{field}_variants"] += len(texts) - 1
+        return _text(texts[0], field, dropped) if texts else None
+    dropped[field] += 1
     return None
 
 
-def _scores(values: Mapping[str, object], names: Sequence[str], sha256: str | None) -> str | None:
-    """Return the JSON for column `scores` of CANDIDATES, None without scores; values that are not numbers are skipped.
+def _matching(text: str | None, pattern: re.Pattern[str], field: str, dropped: dict[str, int]) -> str | None:
+    """Return *text* in lower case, None if it is empty or does not match *pattern*."""
+    if text is None or not text.strip():
+        return None
+    lowered = text.lower()
+    if pattern.fullmatch(lowered):
+        return lowered
+    dropped[field] += 1
+    return None
+
+
+def _scores(
+    values: Mapping[str, object], names: Sequence[str], sha256: str | None, dropped: dict[str, int]
+) -> str | None:
+    """Return the JSON for column `scores` of CANDIDATES, None without scores; other values than finite numbers count
+    in *dropped*.
 
     *sha256* is the digest of the publisher's image and may differ from ours; it is stored as `source_sha256`.
     """
     kept: dict[str, float | str] = {}
     for name in names:
+        text = _text(values.get(name), "score", dropped)
+        if text is None or not text.strip():
+            continue
         try:
-            number = float(text_of(values.get(name)) or "")
+            number = float(text)
         except ValueError:
+            dropped["score"] += 1
             continue
         if math.isfinite(number):
             kept[name] = number
-    if sha256 is not None and _SHA256.fullmatch(sha256.lower()):
-        kept["source_sha256"] = sha256.lower()
+        elif not math.isnan(number):
+            dropped["score"] += 1
+    if sha256 is not None:
+        kept["source_sha256"] = sha256
     return json.dumps(kept, sort_keys=True) if kept else None
+
+
+def log_dropped(dropped: Mapping[str, int], name: str) -> None:
+    """Log one warning if values of the file *name* were *dropped*."""
+    if dropped:
+        values = ", ".join(f"{count:,} × {field}" for field, count in sorted(dropped.items()))
+        log.warning("%s: values not used: %s; a field takes one text or number, of a list the first text", name, values)
 
 
 def _is_unicode(text: str | None) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 
 from vecap_tasks.config import Config, UrlSource
 from vecap_tasks.core.files import find_files
 from vecap_tasks.crawl.http.url import absolute
-from vecap_tasks.crawl.sources.columns import Row
+from vecap_tasks.crawl.sources.columns import Row, log_dropped
 from vecap_tasks.crawl.sources.link import Link, Stats
 from vecap_tasks.crawl.sources.table_rows import read_rows
 from vecap_tasks.errors import Failure, failure_of
@@ -20,7 +21,8 @@ class UrlFiles:
     """The rows with a usable URL, in file order. A part is a file.
 
     Every row counts in `images`; an unusable row also in `skipped.<reason>`: `no_url` (empty), `bad_url`, `scheme` (not
-    HTTP), `not_utf8`, `bad_row` (wrong number of fields, or not a JSON object).
+    HTTP), `not_utf8`, `bad_row` (wrong number of fields, or not a JSON object), `large_row`. Values that are not used
+    count in `dropped.<field>`, such as `dropped.caption` and `dropped.caption_variants`.
     """
 
     def __init__(self, config: Config, section: UrlSource, interval: str) -> None:
@@ -32,8 +34,11 @@ class UrlFiles:
 
     def read(self, part: str, stats: Stats) -> Iterator[Link]:
         yielded = 0
+        dropped: Counter[str] = Counter()
         for row in read_rows(self._files[part], self._section, stats):
             stats.counters["images"] += 1
+            if row.dropped:
+                dropped.update(dict(row.dropped))
             try:
                 link = _link(row, part)
             except Exception as error:
@@ -41,6 +46,8 @@ class UrlFiles:
                 continue
             yielded += 1
             yield link
+        stats.counters.update({f"dropped.{field}": count for field, count in dropped.items()})
+        log_dropped(dropped, part)
         if not yielded:
             log.warning("%s: no row has a usable URL; check crawl.source.url_column", part)
 
@@ -49,6 +56,6 @@ def _link(row: Row, part: str) -> Link:
     if row.problem is not None:
         raise Failure(row.problem)
     if not row.url or not row.url.strip():
-        raise Failure("no_url")
+        raise Failure("bad_url" if any(field == "url" for field, _ in row.dropped) else "no_url")
     url = absolute(row.url, "")
     return Link(url, row.caption, None, None, None, None, part, row.uid, row.scores)

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, cast
 
 from vecap_tasks.config import Config, WebdatasetSource
 from vecap_tasks.core.files import BlockStream, DigestReader, SourceFile, find_files
-from vecap_tasks.core.tar import Member, read_groups
+from vecap_tasks.core.json_reader import parse_json
+from vecap_tasks.core.tar import MAX_TEXT, Member, read_groups
 from vecap_tasks.crawl.http.url import absolute
-from vecap_tasks.crawl.sources.columns import find_columns
+from vecap_tasks.crawl.sources.columns import find_columns, log_dropped
 from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
 _IMAGES = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
 _TEXTS = ("txt", "json")
-_MAX_TEXT = 1 << 24
 _BUFFER = 1 << 20
 _COMPRESSION = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
@@ -40,12 +40,14 @@ class _Sample:
     key: str
     images: dict[str, _Image] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
+    problem: str | None = None
 
 
 class WebdatasetFiles:
     """The samples of the tars, in order. A part is a tar.
 
-    Every sample counts in `images`; an unusable sample also in `skipped.<reason>`: `no_image`, `bad_json`, `not_utf8`.
+    Every sample counts in `images`; an unusable sample also in `skipped.<reason>`: `no_image`, `bad_json`, `not_utf8`,
+    `large_text`.
     """
 
     def __init__(self, config: Config, section: WebdatasetSource, interval: str) -> None:
@@ -57,14 +59,17 @@ class WebdatasetFiles:
         return list(self._files)
 
     def read(self, part: str, stats: Stats) -> Iterator[Link]:
+        dropped: Counter[str] = Counter()
         for sample in _samples(self._files[part], stats):
             stats.counters["images"] += 1
             try:
-                link = _link(sample, part)
+                link = _link(sample, part, dropped)
             except Exception as error:
                 stats.counters[f"skipped.{failure_of(error, f'{part}: {sample.key}').reason}"] += 1
                 continue
             yield link
+        stats.counters.update({f"dropped.{field}": count for field, count in dropped.items()})
+        log_dropped(dropped, part)
 
 
 def _samples(file: SourceFile, stats: Stats) -> Iterator[_Sample]:
@@ -78,7 +83,7 @@ def _samples(file: SourceFile, stats: Stats) -> Iterator[_Sample]:
                 raise PermanentError(
                     f"{file.name} is compressed with {compression}; decompress it, images are read by byte range"
                 )
-            for key, members in read_groups(stream, file.name, strict=True):
+            for key, members in read_groups(stream, file.name):
                 yield _read_sample(stream, file.name, key, members)
             stats.inputs.append(digesting.input(file.name))
     except OSError as error:
@@ -89,11 +94,11 @@ def _read_sample(stream: IO[bytes], name: str, key: str, members: Iterator[Membe
     sample = _Sample(key)
     for member in members:
         kind = member.kind
-        if kind in sample.images or kind in sample.texts:
-            raise PermanentError(f"{name} contains {key}.{kind} twice; give each sample a unique key")
         if kind in _IMAGES:
             sample.images[kind] = _Image(ByteRange(name, member.offset, member.size), _sha256(stream, member))
-        elif kind in _TEXTS and member.size <= _MAX_TEXT:
+        elif kind in _TEXTS and member.size > MAX_TEXT:
+            sample.problem = "large_text"
+        elif kind in _TEXTS:
             sample.texts[kind] = member.read(stream)
     return sample
 
@@ -109,23 +114,26 @@ def _sha256(stream: IO[bytes], member: Member) -> bytes:
     return sha256.digest()
 
 
-def _link(sample: _Sample, part: str) -> Link:
-    """Return the link of *sample*. Raises Failure with the reason if it is unusable."""
+def _link(sample: _Sample, part: str, dropped: Counter[str]) -> Link:
+    """Return the link of *sample*; add unused values to *dropped*. Raises Failure with the reason if it is unusable."""
     image = next((sample.images[kind] for kind in _IMAGES if kind in sample.images), None)
     if image is None:
         raise Failure("no_image")
+    if sample.problem is not None:
+        raise Failure(sample.problem)
     try:
-        values = json.loads(sample.texts.get("json", b"{}"))
+        values = parse_json(sample.texts.get("json", b"{}"))
         text = sample.texts.get("txt", b"").decode("utf-8")
     except UnicodeDecodeError as error:
         raise Failure("not_utf8") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Failure("bad_json") from error
     if not isinstance(values, dict):
         raise Failure("bad_json")
     row = find_columns(list(values), url="url").row(values)
     if row.problem is not None:
         raise Failure(row.problem)
+    dropped.update(dict(row.dropped))
     url = _image_url(row.url or "", image.digest)
     return Link(url, text or row.caption, None, None, None, None, part, row.uid, row.scores, image.stored)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vecap_tasks.config import CaptionTable, KarpathySet, TokenSet
-from vecap_tasks.core.json_reader import JsonError, JsonReader
+from vecap_tasks.core.files import wide_encoding
+from vecap_tasks.core.json_reader import UNREADABLE, JsonError, JsonReader
 from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.sets.types import RetrievalSet, find_images, group_captions
 
@@ -25,9 +26,12 @@ csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))  # of the process
 def read_text(file: Path) -> str:
     """Return the content of a UTF-8 file, without byte order mark. Raises VecapError if it cannot be read."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        data = file.read_bytes()
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise PermanentError(f"{file} is not UTF-8 text; save it as UTF-8") from error
+        encoding = wide_encoding(data[:4])
+        problem = f"encoded in {encoding}" if encoding else "not UTF-8 text"
+        raise PermanentError(f"{file} is {problem}; save it as UTF-8") from error
     except OSError as error:
         raise PermanentError(f"{file} cannot be read: {error.strerror}; correct its path") from error
 
@@ -68,7 +72,9 @@ def read_columns(
         lines = split_lines(text)
         columns = lines[0].count(separator)
         table = [line.split(separator, columns) for line in lines]
-    header = table[0] if table else []
+    header = [name.strip() for name in table[0]] if table else []
+    if repeated := [name for name in (first, second) if header.count(name) > 1]:
+        raise PermanentError(f"{file} has several columns {repeated[0]}; rename or delete all but one")
     if first not in header or second not in header:
         raise PermanentError(f"{file} lacks the columns {first} and {second}; add them to its first line")
     indices = header.index(first), header.index(second)
@@ -156,11 +162,13 @@ def read_karpathy(source: KarpathySet, path: Path, images: Path) -> RetrievalSet
 def _images(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     """Yield the split, path and sentences of each image in the file."""
     try:
-        with path.open(encoding="utf-8") as text:
+        with path.open(encoding="utf-8-sig") as text:
             reader = JsonReader(text)
             for name in reader.names():
                 if name == "images":
                     for image in reader.items():
+                        if image is UNREADABLE:
+                            raise JsonError("an image is invalid JSON")
                         sentences = [_text(sentence, "raw") for sentence in image["sentences"]]
                         yield _text(image, "split"), _image_path(image), sentences
                 else:

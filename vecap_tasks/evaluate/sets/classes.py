@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vecap_tasks.config import CaptionTars, ClassFolders, ClassTable, ClassTars
-from vecap_tasks.core.tar import read_groups
+from vecap_tasks.core.json_reader import parse_json
+from vecap_tasks.core.tar import MAX_TEXT, read_groups
 from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.sets.captions import is_unicode, read_columns, read_lines, read_text, split_lines
 from vecap_tasks.evaluate.sets.types import ImageFile, RetrievalSet, ZeroShotSet, find_images
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-_TAR_IMAGE_KINDS = ("jpg", "jpeg", "png", "webp")
+_TAR_IMAGE_KINDS = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
 _TAR_TEXT_KINDS = ("txt", "json", "cls")
-_MAX_TEXT = 1 << 24  # bytes
 _INDEX = re.compile(r"[0-9]{1,9}")
 
 
@@ -29,8 +28,8 @@ def read_names(file: Path, key: str | None) -> tuple[str, ...]:
     if file.suffix != ".json":
         return tuple(read_lines(file))
     try:
-        body = json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
+        body = parse_json(read_text(file))
+    except ValueError as error:
         raise PermanentError(f"{file} is not valid JSON: {error}; correct it") from error
     if isinstance(body, dict):
         if key not in body:
@@ -166,8 +165,8 @@ def read_class_tars(
 def _json_captions(sample: _Sample, key: str) -> list[str]:
     """Return the caption or captions at *key* of the sample's JSON."""
     try:
-        value = json.loads(sample.text("json"))[key]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        value = parse_json(sample.text("json"))[key]
+    except (ValueError, KeyError, TypeError) as error:
         raise PermanentError(f"{sample.tar}: the .json of {sample.name} has no {key}; correct `caption_key`") from error
     captions = value if isinstance(value, list) else [value]
     if not all(isinstance(caption, str) and is_unicode(caption) for caption in captions):
@@ -192,15 +191,17 @@ def _samples(tar: Path) -> Iterator[_Sample]:
         with tar.open("rb") as stream:
             for key, members in read_groups(stream, str(tar)):
                 sample = _Sample(key, tar)
+                images: dict[str, ImageFile] = {}
                 for member in members:
                     if member.kind in _TAR_IMAGE_KINDS:
-                        sample.image = ImageFile(f"{key}.{member.kind}", tar, member.offset, member.size)
+                        images[member.kind] = ImageFile(f"{key}.{member.kind}", tar, member.offset, member.size)
                     elif member.kind in _TAR_TEXT_KINDS:
-                        if member.size > _MAX_TEXT:
+                        if member.size > MAX_TEXT:
                             raise PermanentError(
                                 f"{tar}: {key}.{member.kind} has {member.size:,} bytes; recreate the tar"
                             )
                         sample.texts[member.kind] = member.read(stream).decode("utf-8")
+                sample.image = next((images[kind] for kind in _TAR_IMAGE_KINDS if kind in images), None)
                 yield sample
     except (OSError, UnicodeDecodeError) as error:
         raise PermanentError(f"{tar} cannot be read as a webdataset tar: {error}; restore it") from error

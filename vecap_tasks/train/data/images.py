@@ -112,7 +112,7 @@ class Decoder:
         try:
             with Image.open(io.BytesIO(data)) as image:
                 return shrink(image, self.size, self._preprocess)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        except Exception:  # Pillow raises errors of many types on corrupt files
             return None
 
 

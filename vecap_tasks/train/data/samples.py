@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,10 +13,13 @@ import pyarrow.fs as pafs
 
 from vecap_tasks.config import Arm, Text
 from vecap_tasks.core.files import BlockStream
-from vecap_tasks.core.tar import Member, read_groups
+from vecap_tasks.core.json_reader import parse_json
+from vecap_tasks.core.tar import MAX_TEXT, Member, read_groups
 from vecap_tasks.errors import CorruptError
 
 _IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
+_MAX_IMAGE = 1 << 28  # bytes
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # lone: JSON can escape it, tokenizers reject it
 _IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 # Text fields of shards that VeCap published. Earlier releases wrote no variants.
 OWN_TEXTS: Mapping[Text, tuple[str, ...]] = {
@@ -185,11 +188,13 @@ def _parse_sample(
         raise _SkippedError("no_image")
     if not own and not image.read(stream, 12).startswith(_IMAGE_SIGNATURES):
         raise _SkippedError("not_an_image")
+    if not own and image.size > _MAX_IMAGE:
+        raise _SkippedError("large_image")
     values: Any = {}
     if "json" in members:
         try:
-            values = json.loads(members["json"].read(stream))
-        except (ValueError, RecursionError):
+            values = parse_json(_read_text(stream, members["json"]))
+        except ValueError:
             raise _SkippedError("bad_json") from None
     if not isinstance(values, dict) or (own and not isinstance(values.get("uid"), str)):
         raise _SkippedError("bad_json")
@@ -199,7 +204,7 @@ def _parse_sample(
         texts[text] = next((variants for variants in found if variants), ())
     # External samples use DataComp's `uid`, otherwise a hash of tar name and key.
     uid = values.get("uid")
-    if not isinstance(uid, str) or not uid:
+    if not isinstance(uid, str) or not uid or _SURROGATE.search(uid):
         path = f"{PurePosixPath(name).name}/{key}"
         uid = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
     return ParsedSample(uid, texts, image.offset, image.size)
@@ -212,11 +217,20 @@ def _variants(
     found: Any = values
     if text_field == "txt":
         try:
-            found = members["txt"].read(stream).decode("utf-8") if "txt" in members else None
+            found = _read_text(stream, members["txt"]).decode("utf-8") if "txt" in members else None
         except UnicodeDecodeError:
             raise _SkippedError("not_utf8") from None
     else:
         for name in text_field.split(".")[1:]:
             found = found.get(name) if isinstance(found, dict) else None
     variants = found if isinstance(found, list) else [found]
-    return tuple(text for text in variants if isinstance(text, str) and text.strip())
+    texts = tuple(text for text in variants if isinstance(text, str) and text.strip())
+    if any(_SURROGATE.search(text) for text in texts):
+        raise _SkippedError("not_utf8")
+    return texts
+
+
+def _read_text(stream: IO[bytes], member: Member) -> bytes:
+    if member.size > MAX_TEXT:
+        raise _SkippedError("large_text")
+    return member.read(stream)

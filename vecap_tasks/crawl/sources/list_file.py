@@ -1,0 +1,108 @@
+"""A file of a URL list: its format, compression and columns, and its text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader, TextIOWrapper
+
+import pyarrow as pa
+
+from vecap_tasks.config import UrlSource
+from vecap_tasks.core.files import DigestReader, SourceFile, wide_encoding
+from vecap_tasks.crawl.sources.columns import Columns, find_columns
+from vecap_tasks.errors import PermanentError, VecapError
+
+log = logging.getLogger(__name__)
+
+BUFFER = 1 << 20
+MAX_LINE = 1 << 24  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class ListFile:
+    """A file with its format, compression and settings."""
+
+    file: SourceFile
+    kind: str
+    codec: str | None
+    section: UrlSource
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    def find(self, names: Sequence[str]) -> Columns:
+        """Return the columns among *names*; configured columns take precedence."""
+        section = self.section
+        return find_columns(names, section.url_column, section.caption_column, section.score_columns)
+
+    def columns(self, names: Sequence[str]) -> Columns:
+        """Return the columns to read among *names*. Raises VecapError without a URL column, or with several columns of
+        a name that is read.
+        """
+        found = self.find(names)
+        for name in found.names:
+            if (count := names.count(name)) > 1:
+                raise PermanentError(f"{self.name} has {count} columns {name}; rename or delete all but one")
+        if found.url is None:
+            raise self.no_column("url_column", names)
+        if found.caption is None and self.section.caption_column is not None:
+            raise self.no_column("caption_column", names)
+        if found.caption is None and len(names) > 1:
+            log.warning("%s: no caption column among %s; set crawl.source.caption_column", self.name, ", ".join(names))
+        return found
+
+    def no_column(self, setting: str, names: Sequence[str]) -> VecapError:
+        configured = getattr(self.section, setting)
+        missing = "URL column" if configured is None else f"column {configured!r}"
+        present = ", ".join(names[:20]) or "none"
+        return PermanentError(f"{self.name} has no {missing} (columns: {present}); set crawl.source.{setting}")
+
+    def truncated(self, position: str) -> VecapError:
+        return PermanentError(f"{self.name} is truncated: {position}; download the file again")
+
+
+@contextmanager
+def decompressed(stream: DigestReader, codec: str | None) -> Iterator[BufferedReader]:
+    source = BufferedReader(stream, BUFFER)
+    plain: BufferedReader = BufferedReader(pa.CompressedInputStream(source, codec), BUFFER) if codec else source
+    yield plain
+
+
+def open_text(file: ListFile, stream: BufferedReader) -> TextIOWrapper:
+    """Return *stream* as UTF-8 text in any locale; invalid bytes become lone surrogates.
+
+    Raises VecapError for UTF-16 and UTF-32.
+    """
+    if encoding := wide_encoding(stream.peek(4)[:4]):
+        raise PermanentError(
+            f"{file.name} is encoded in {encoding}; convert it to UTF-8, for example with "
+            f"`iconv -f {encoding} -t UTF-8`"
+        )
+    return TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+
+
+class Lines:
+    """The lines of a text file. Of a line longer than `MAX_LINE`, only the beginning is returned."""
+
+    def __init__(self, file: ListFile, stream: BufferedReader) -> None:
+        self._text = open_text(file, stream)
+        self.terminated = True  # whether the last line ends with a line break
+        self.too_long = False  # whether the last line was longer
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._text.readline(MAX_LINE):
+            self.number += 1
+            end = line
+            while self._is_cut(end):
+                end = self._text.readline(MAX_LINE)
+            self.too_long = end is not line
+            self.terminated = end[-1:] in ("\r", "\n")
+            yield line
+
+    def _is_cut(self, line: str) -> bool:
+        return len(line) == MAX_LINE and line[-1] not in "\r\n"
