@@ -142,7 +142,8 @@ def test_a_repeated_column_is_one_clear_line(read: Read, name: str) -> None:
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_a_byte_order_mark_and_numbers_that_are_not_finite_are_read(read: Read, mark: str) -> None:
-    array = f'{mark}[{{"url": "{URLS[0]}", "caption": "a", "similarity": NaN}}, {{"url": "{URLS[1]}", "caption": -Infinity}}]'
+    rows = f'{{"url": "{URLS[0]}", "caption": "a", "similarity": NaN}}, {{"url": "{URLS[1]}", "caption": -Infinity}}'
+    array = f"{mark}[{rows}]"
     assert read("x.json", array.encode())[0] == [(URLS[0], "a"), (URLS[1], "-inf")]
     lines = f'{mark}{{"url": "{URLS[0]}", "caption": "a"}}\n{mark}{{"url": "{URLS[1]}", "caption": "b"}}\n'
     assert read("x.jsonl", lines.encode())[0] == [(URLS[0], "a"), (URLS[1], "b")]
@@ -183,7 +184,7 @@ def test_coco_is_named_and_licenses_are_never_images(read: Read) -> None:
     for body in (LICENSES | IMAGES | annotations, annotations | IMAGES | LICENSES):
         with pytest.raises(VecapError, match=r"x\.json is in COCO's format.*convert it to JSON lines"):
             read("x.json", json.dumps(body).encode())
-    with pytest.raises(VecapError, match="unknown JSON layout.*found the arrays licenses"):
+    with pytest.raises(VecapError, match=r"unknown JSON layout.*found the arrays licenses"):
         read("x.json", json.dumps(LICENSES).encode())
     rows = [{"url": URLS[0], "caption": "a"}]
     assert read("x.json", json.dumps(LICENSES | {"rows": rows}).encode())[0] == [(URLS[0], "a")]

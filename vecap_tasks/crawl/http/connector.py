@@ -51,7 +51,7 @@ class _LenientHandler(ResponseHandler):
             return
         self._header += data
         self._received += len(data)
-        if self._header[:1] in (b"\r", b"\n"):
+        if self._header.startswith((b"\r", b"\n")):
             self._header, self._searched = self._header.lstrip(b"\r\n"), 0
         while (end := HEADER_END.search(self._header, max(0, self._searched - 3))) is not None:
             header = bytes(self._header[: end.start()])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, TextIOWrapper
+from typing import Any
 
 import pyarrow as pa
 
@@ -68,7 +69,7 @@ class ListFile:
 @contextmanager
 def decompressed(stream: DigestReader, codec: str | None) -> Iterator[BufferedReader]:
     source = BufferedReader(stream, BUFFER)
-    plain: BufferedReader = BufferedReader(pa.CompressedInputStream(source, codec), BUFFER) if codec else source
+    plain: BufferedReader[Any] = BufferedReader(pa.CompressedInputStream(source, codec), BUFFER) if codec else source
     yield plain
 
 
