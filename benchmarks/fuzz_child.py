@@ -86,11 +86,13 @@ def run(connection: Connection, kind_name: str, seed: str, start: int, stop: int
 def read(kind_name: str, data: bytes, errors: list[Finding]) -> Result:
     """Read *data* and return the result. *errors* collects errors that a reader counts as `unexpected`."""
     from benchmarks.fuzz_kinds import KINDS
+    from benchmarks.fuzz_readers import inline_pool
 
     result = Result()
     memory, peak, started = _memory(), _peak(), time.process_time()
     try:
-        outcome = KINDS[kind_name].read(data)
+        with inline_pool():
+            outcome = KINDS[kind_name].read(data)
         result.rows, result.refused = outcome.rows, outcome.refused
     except MemoryError as error:
         result.findings.append(Finding("memory", "MemoryError", _where(error.__traceback__)))

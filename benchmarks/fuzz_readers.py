@@ -56,7 +56,7 @@ _MAX_ARCHIVED = 3  # images of one archive to read again
 
 
 def _run_inline(task: Task, items: Sequence[Item]) -> list[Any]:
-    """Replace `pool.run`: run *items* in this process, which is a child already, so that errors are seen directly."""
+    """Run *items* as `pool.run` does, but in this process."""
     module, _, name = task.function.partition(":")
     function = getattr(import_module(module), name)
     results: list[Any] = []
@@ -68,7 +68,15 @@ def _run_inline(task: Task, items: Sequence[Item]) -> list[Any]:
     return results
 
 
-pool.run = _run_inline
+@contextmanager
+def inline_pool() -> Iterator[None]:
+    """Parse in this process, which is a child already, so that errors and hangs are seen directly."""
+    original = pool.run
+    pool.run = _run_inline
+    try:
+        yield
+    finally:
+        pool.run = original
 
 
 @lru_cache(maxsize=8)
