@@ -106,7 +106,7 @@ def test_rerunning_every_task_keeps_the_bytes(installation: tuple[Installation, 
         run_ids[dag] = runs(api, dag, INTERVAL)[-1]["dag_run_id"]
         todo[dag] = {task["task_id"] for task in _tasks(api, dag, run_ids[dag])}
     # One kind at a time: the others stay finished, and their results are reused.
-    last = ("commit", "publish", "record", "judge", "crown", "approve")
+    last = ("commit", "publish", "record", "compare_champion", "promote", "approve")
     for kinds in (("run",), last, ("plan", "open_version", "find_version")):
         for dag, run in run_ids.items():
             selected = sorted(name for name in todo[dag] if name.rpartition(".")[2] in kinds)
