@@ -92,6 +92,8 @@ RUNTIME = {
     "QualityConfig.memory_limit": "tested",
     "RewriteConfig.max_rejected": "failure",
     "RewriteConfig.prompts": "location",
+    "LimitsConfig.cpu_seconds": "failure",
+    "LimitsConfig.memory": "failure",
     "ServerConfig.api_key_env": "location",
     "ServerConfig.deadline": "load",
     "ServerConfig.requests": "load",

@@ -54,6 +54,6 @@ def test_an_evaluation_set_is_read_from_its_own_folder(folder: Path) -> None:
 
     with pytest.raises(VecapError, match=r"tar file .*g\[o\]/9\* not found; .* change the paths of a in evaluate"):
         read("9*")
-    with pytest.raises(VecapError, match=r"not from s3://bucket/9\.tar; copy it here"):
+    with pytest.raises(VecapError, match=r"s3://bucket/9\.tar is not a local path; copy it"):
         read("s3://bucket/9.tar")
     assert read("*.tar") == ()

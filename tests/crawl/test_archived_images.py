@@ -59,7 +59,7 @@ def test_images_in_the_same_archive_are_not_downloaded(web, configure, tmp_path,
     assert (rows["a.png"]["original_width"], rows["a.png"]["original_bytes"]) == (300, len(png(size=(300, 200))))
     assert rows["b.png"]["original_bytes"] == len(png("blue"))
     assert rows["web.png"]["stored_in"] is None
-    assert (manifest.counters["held"], manifest.counters["stored"]) == (5, 5)
+    assert (manifest.counters["held"], manifest.counters["stored"]) == (7, 7)
     assert web.image_requests() == {"site.example/web.png": 1}
 
 

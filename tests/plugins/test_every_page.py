@@ -121,7 +121,7 @@ def test_a_version_page_shows_changes_since_the_previous_version(site: Site) -> 
     second, revision = (site.text(f"/vecap/versions/{name}") for name in (SECOND, REVISION))
     assert f"Changes since {FIRST}" in second
     assert "0 added, 0 removed, 29 retained; 0 VeC and 0 VeCap changed in retained samples" in revision
-    assert "Quality gate: passed, 0 warnings" in revision
+    assert re.search(r"Quality gate: passed, \d+ warnings?", revision)
     assert "rewrite.llm.max_new_tokens" in revision
     for title in ("AltText", "VeC", "VeCap"):
         assert re.search(rf"{title} ?mean [\d.]+ → [\d.]+, median [\d.]+ → [\d.]+ characters", second)

@@ -7,6 +7,8 @@ height, original_width, original_height, exif, sha256, uid`), so that their tool
 import pyarrow as pa
 
 # The links that a crawl's sources yield, before any download: one row per (image, AltText) pair, one per `uid`.
+# Raised when the crawl stores other bytes for the same valid image: captions are reused only for the same value.
+IMAGE_REVISION = 3
 CANDIDATES = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),  # shard (5+ digits) followed by 4+ digits within it; no dots

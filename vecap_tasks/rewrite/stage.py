@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, canonical_json
 from vecap_tasks.core.models import Checkpoint, ServedModel, find_model
-from vecap_tasks.core.schemas import CAPTIONS
+from vecap_tasks.core.schemas import CAPTIONS, IMAGE_REVISION
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.verify import RecordedFile
@@ -155,7 +155,7 @@ class Rewrite(Stage):
     @cached_property
     def _provenances(self) -> ProvenanceByText:
         # The VLM sees the stored image, so the parameters include how the crawl stored it.
-        stored = self.config.crawl.image.identity() | {"revision": self.upstream_stage("crawl").revision}
+        stored = self.config.crawl.image.identity() | {"revision": IMAGE_REVISION}
         limit = {"max_alttext_chars": self.config.rewrite.max_alttext_chars}
         return ProvenanceByText(
             vec=self._model_provenance("vlm", self._prompts["vlm"], {"image": stored}),

@@ -78,7 +78,7 @@ def _cells(column: pa.Array) -> list[object]:
     except UnicodeDecodeError:
         raw = column.cast(pa.binary()).to_pylist()
         found = [None if value is None else value.decode("utf-8", "surrogateescape") for value in raw]
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, KeyError):  # KeyError: an unknown time zone
         found = [_cell(value) for value in column]
     return found
 
@@ -86,5 +86,5 @@ def _cells(column: pa.Array) -> list[object]:
 def _cell(value: pa.Scalar) -> object:
     try:
         return value.as_py()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, KeyError):  # KeyError: an unknown time zone
         return _NO_TEXT
