@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import DEMO
 from tests.quality.factories import Row, configure, give_captions, give_crawl, run, stage, use_given
+from vecap_tasks.config import UrlSource, load_config
 from vecap_tasks.core.diff import diff
+from vecap_tasks.core.retention import take_inventory
 from vecap_tasks.core.samples import Filter, Samples
-from vecap_tasks.core.version import register
+from vecap_tasks.core.verify import verify_version
+from vecap_tasks.core.version import list_versions, register
+from vecap_tasks.crawl.sources.link import Stats
+from vecap_tasks.crawl.sources.url_list import UrlFiles
 from vecap_tasks.quality.quarantine import list_rows
 from vecap_tasks.rewrite.reuse import CaptionCache
 from vecap_tasks.rewrite.stage import Rewrite
@@ -52,3 +58,26 @@ def test_stages_read_only_their_own_root(tmp_path: Path, monkeypatch: pytest.Mon
     assert Samples(store, version).page(Filter(), 0, 1).total == 14
     assert list_rows(store, version).total == 1
     assert diff(store, version, version).kept == 14
+    assert [found.name for found in list_versions(store, config.dataset)] == [version.name]
+    verification = verify_version(store, version)
+    (corruption,) = verification.corruptions  # the version was registered after its stages, without a fingerprint
+    assert corruption.path == f"{version.folder}/assemble/manifest.json"
+    assert verification.files > 8
+    inventory = take_inventory(store, config.dataset)
+    assert (list(inventory.items), inventory.orphans) == ([version.name], {})
+    tree = set(store.tree(config.dataset))
+    assert {file.path for file in inventory.items[version.name].files} <= {file.path for file in tree}
+
+
+def test_a_source_below_such_a_folder_is_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A glob after it is still a glob."""
+    folder, decoy = home / "o'br[i]en *é", home / "o'brien xé"
+    for parent, number in ((folder, 1), (decoy, 2)):
+        parent.mkdir()
+        (parent / "a.csv").write_text(f"url,caption\nhttp://a.example/{number},a\n")
+    monkeypatch.setenv("VECAP_LISTS", str(folder))
+    for pattern in ("${VECAP_LISTS}/*.csv", "${VECAP_LISTS}/a.csv", f"{folder}/[a-c].csv"):
+        section = UrlSource(kind="urls", paths=[pattern])
+        source = UrlFiles(load_config(DEMO), section, "2026-01-01")
+        urls = [link.url for part in source.parts() for link in source.read(part, Stats())]
+        assert urls == ["http://a.example/1"]

@@ -144,6 +144,7 @@ def test_a_size_in_base_256_is_read():
         (b"5007 path=" + b"a" * 4996 + b"\n", "a name of"),
         (bytes(2 << 20), "an extended header of 2,097,152 bytes"),
     ],
+    ids=range(10),  # pytest's own would contain the records
 )
 def test_invalid_extended_headers_are_refused_at_once(records, problem):
     body = _header("pax", b"%011o\0" % len(records), b"x") + records + bytes(-len(records) % 512)

@@ -60,7 +60,7 @@ class Quality(Stage):
     """
 
     name: ClassVar[str] = "quality"
-    revision: ClassVar[int] = 2  # 2: more rules, releases
+    revision: ClassVar[int] = 3  # 3: more generic AltTexts, `document.` is not markup
     upstream: ClassVar[tuple[str, ...]] = ("crawl",)
 
     def __init__(self, config: Config, version: Version) -> None:

@@ -141,7 +141,7 @@ def _choose(file: ListFile, arrays: Mapping[str, int], flat: bool) -> _Layout:
         return _Layout("member", with_url[0])
     if flat and not arrays:
         return _Layout("lines")
-    found = f", found the arrays {', '.join([*arrays][:20])}" if arrays else ""
+    found = f", found the arrays {', '.join(name[:100] for name in [*arrays][:20])}" if arrays else ""
     raise PermanentError(
         f"{file.name} has an unknown JSON layout: expected an array of objects, `annotations`, or an object of URL "
         f"to caption{found}; convert it to JSON lines"

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 BUFFER = 1 << 20
 MAX_LINE = 1 << 24  # characters
+_MAX_NAME = 100  # characters of a column name in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +48,27 @@ class ListFile:
         found = self.find(names)
         for name in found.names:
             if (count := names.count(name)) > 1:
-                raise PermanentError(f"{self.name} has {count} columns {name}; rename or delete all but one")
+                raise PermanentError(f"{self.name} has {count} columns {name[:_MAX_NAME]}; keep only one")
         if found.url is None:
             raise self.no_column("url_column", names)
         if found.caption is None and self.section.caption_column is not None:
             raise self.no_column("caption_column", names)
         if found.caption is None and len(names) > 1:
-            log.warning("%s: no caption column among %s; set crawl.source.caption_column", self.name, ", ".join(names))
+            log.warning("%s: no caption column among %s; set crawl.source.caption_column", self.name, _listed(names))
         return found
 
     def no_column(self, setting: str, names: Sequence[str]) -> VecapError:
         configured = getattr(self.section, setting)
         missing = "URL column" if configured is None else f"column {configured!r}"
-        present = ", ".join(names[:20]) or "none"
+        present = _listed(names) or "none"
         return PermanentError(f"{self.name} has no {missing} (columns: {present}); set crawl.source.{setting}")
 
     def truncated(self, position: str) -> VecapError:
         return PermanentError(f"{self.name} is truncated: {position}; download the file again")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(name[:_MAX_NAME] for name in names[:20])
 
 
 @contextmanager
