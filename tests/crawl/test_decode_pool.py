@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+import io
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from PIL import Image
 
 from tests.crawl import broken_functions
 from tests.crawl.web import image
@@ -13,9 +15,9 @@ from vecap_tasks.crawl.image import decode_pool
 from vecap_tasks.crawl.image.decode_pool import DecodePool
 
 
-def run_pool(work):
+def run_pool(work, config=ImageConfig(), limits=LimitsConfig()):  # noqa: B008 - immutable
     with ThreadPoolExecutor(2) as threads:
-        return asyncio.run(work(DecodePool(ImageConfig(), LimitsConfig(), threads, 2)))
+        return asyncio.run(work(DecodePool(config, limits, threads, 2)))
 
 
 def test_each_caller_gets_its_own_result():
@@ -55,3 +57,17 @@ def test_other_errors_are_raised_and_decoding_continues(monkeypatch):
         return await decoders.decode(image(), "x")
 
     assert run_pool(work).image.width == 40
+
+
+def test_the_memory_limit_admits_an_image_of_max_pixels():
+    side = 3000
+    buffer = io.BytesIO()
+    Image.effect_noise((side // 8, side // 8), 60).convert("RGBA").resize((side, side)).save(buffer, "JPEG2000")
+
+    async def work(decoders):
+        return await decoders.decode(buffer.getvalue(), "x")
+
+    config, limits = ImageConfig(max_pixels=side * side), LimitsConfig(memory=128 << 20, cpu_seconds=100)
+    result = run_pool(work, config, limits)
+    assert result.failure is None
+    assert result.image.original_width == side

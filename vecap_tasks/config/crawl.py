@@ -164,7 +164,7 @@ class LimitsConfig(Section):
     memory: int = Field(
         512 << 20,
         ge=128 << 20,
-        description="Maximum growth of memory in bytes; for an image at least 24 bytes for each pixel of `max_pixels`.",
+        description="Maximum growth of memory in bytes; for an image at least 32 bytes for each pixel of `max_pixels`.",
     )
 
 

@@ -23,8 +23,9 @@ from vecap_tasks.errors import Failure
 
 _BATCH_SIZE = 8  # bodies per batch, at most
 _DECODE = "vecap_tasks.crawl.image.decode:decode"
-# Bytes of memory per pixel that decoders need at most: OpenJPEG has 32 bits per channel.
-_PIXEL_BYTES = 24
+# Bytes of memory per pixel that decoders need at most, rounded up: 25 for a JPEG 2000 file with alpha, because OpenJPEG
+# has 32 bits per channel.
+_PIXEL_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
