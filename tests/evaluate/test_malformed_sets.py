@@ -2,7 +2,10 @@
 
 import io
 import json
+import resource
+import struct
 import tarfile
+import zlib
 
 import pytest
 from PIL import Image
@@ -125,3 +128,26 @@ def test_an_image_that_pillow_rejects_with_any_error_is_one_clear_line(tmp_path)
     )  # a frame outside the canvas
     with pytest.raises(VecapError, match=r"cannot decode .*a\.gif"):
         ImageFile("a.gif", file).load()
+
+
+def png_header(width, height):
+    """Return a gray PNG whose header has this size, with pixels for a few rows only."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(100))),
+        (b"IEND", b""),
+    ]
+    parts = [
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("size", [(1, 33_554_433), (33_554_433, 1), (12_000, 12_000)])
+def test_an_image_whose_header_is_too_large_is_refused_before_it_is_decoded(tmp_path, size):
+    file = tmp_path / "a.png"
+    file.write_bytes(png_header(*size))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(VecapError, match=rf"a\.png .* has {size[0]}x{size[1]} pixels; reduce its size"):
+        ImageFile("a.png", file).load()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB

@@ -11,6 +11,9 @@ from PIL import Image
 
 from vecap_tasks.errors import PermanentError, VecapError
 
+# Of an image. Memory grows with pixels and, because Pillow has a pointer for each row, with the height.
+_MAX_SIDE, _MAX_PIXELS = 65_500, 89_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
@@ -31,14 +34,17 @@ class ImageFile:
             raise VecapError(f"cannot read {self.file} of the evaluation set: {error.strerror}") from error
 
     def load(self) -> Image.Image:
-        """Return the image as RGB. Raises VecapError if it cannot be decoded."""
+        """Return the image as RGB. Raises VecapError if it cannot be decoded or is too large."""
+        where = self.file if self.size is None else f"{self.name} in {self.file}"
         try:
             with Image.open(io.BytesIO(self.read())) as image:
+                width, height = image.size
+                if max(width, height) > _MAX_SIDE or width * height > _MAX_PIXELS:
+                    raise PermanentError(f"{where} of the evaluation set has {width}x{height} pixels; reduce its size")
                 return image.convert("RGB")
         except VecapError:
             raise
         except Exception as error:  # Pillow raises errors of many types on corrupt files
-            where = self.file if self.size is None else f"{self.name} in {self.file}"
             raise PermanentError(
                 f"cannot decode {where} of the evaluation set; restore it, or recreate the set"
             ) from error
