@@ -332,13 +332,12 @@ def image(data: bytes) -> Outcome:
     from vecap_tasks.evaluate.sets.types import ImageFile
 
     outcome = Outcome()
-    for scaling in ("fast", "fine"):
-        config = ImageConfig(size=32, scaling=scaling)
-        decoded = outcome.item(lambda config=config: decode(data, config))
-        if decoded is not None:
-            outcome.rows += 1
-            json.dumps(decoded[0].exif).encode()
-            pa.array([decoded[0].exif, decoded[0].phash])
+    config = ImageConfig(size=32, scaling="fast" if crc32(data) % 2 else "fine")
+    decoded = outcome.item(lambda: decode(data, config))
+    if decoded is not None:
+        outcome.rows += 1
+        json.dumps(decoded[0].exif).encode()
+        pa.array([decoded[0].exif, decoded[0].phash])
     outcome.whole(ImageFile("a", write_input("input.img", data)).load)
     return outcome
 

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import pkgutil
+import time
 import typing
 
 import pytest
@@ -169,3 +170,14 @@ def test_rules_accept_unusual_texts_without_errors() -> None:
     for text in (*odd, "<" * 3000, "[" * 3000, "here is a " * 800, "+1 " * 900, "a.b." * 900 + "com", "a@" * 2000):
         for rule in RULES.values():
             rule(Answer(text, True, PROMPT, text, text))
+
+
+@pytest.mark.parametrize("piece", ["New York", "ha ", "é", "I cannot see the image. ", "(", "a-", "based on the ", "1 "])
+def test_a_very_long_text_is_too_long_in_bounded_time(piece: str) -> None:
+    started = time.process_time()
+    for text in (piece * (4_000_000 // len(piece)), (piece * 4_000)[:4_000]):
+        disabled = ScreenConfig(disabled_rules=("too_long",))
+        for result in (screen_vec(text, True, PROMPT, disabled), screen_vecap(text, True, PROMPT, text[:900], "a cat")):
+            assert result.text is None or len(text) == 4_000
+    assert time.process_time() - started < 3
+    assert screen_vec("x" * 4_001, True, PROMPT, disabled) == Screened(None, "too_long")

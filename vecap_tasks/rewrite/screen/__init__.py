@@ -27,6 +27,7 @@ from vecap_tasks.rewrite.screen.text import Answer, Rule
 
 REVISION = 3
 STRIPPED = "preamble_stripped"
+_MAX_CHARS = 4_000  # of a text that the rules read; `max_words` can raise it
 
 _RULES: tuple[Rule, ...] = (
     *(empty, refusal, preamble, prompt_leak, markup, loop, url, private_data, language, too_long, cut_off),
@@ -49,7 +50,13 @@ class Screened:
 
 
 def screen(answer: Answer) -> Screened:
-    """Apply the rules in order and return the first problem."""
+    """Apply the rules in order and return the first problem.
+
+    A text that is far too long for a caption is `too_long` at once, even if that rule is disabled: the time that the
+    other rules take grows with the text.
+    """
+    if len(answer.text) > max(_MAX_CHARS, 10 * answer.settings.max_words):
+        return Screened(None, "too_long")
     disabled = answer.settings.disabled_rules
     stripped = None if "preamble" in disabled or not answer.settings.strip_preamble else without_preamble(answer)
     output = answer if stripped is None else replace(answer, text=stripped)

@@ -83,7 +83,8 @@ def loop(answer: Answer) -> str | None:
     repeats = len(tokens) - len(set(tokens))
     if any(not _CHANTS.issuperset(run) and " ".join(run) not in source for run in _repeated_runs(tokens, repeats)):
         return "loop"
-    if any(match.group().lower() not in answer.data.lower() for match in _LETTERS.finditer(answer.text)):
+    data = answer.data.lower()
+    if any(letters not in data for letters in {match.group().lower() for match in _LETTERS.finditer(answer.text)}):
         return "loop"
     fours = (
         Counter(zip(tokens, tokens[1:], tokens[2:], tokens[3:], strict=False))
@@ -98,16 +99,19 @@ def loop(answer: Answer) -> str | None:
 def _repeated_runs(tokens: Sequence[str], repeats: int) -> Iterator[Sequence[str]]:
     """Yield each run that repeats too often: one word four times, two to five words three times, longer runs twice.
 
-    *repeats* is the number of words that occurred before.
+    A run is as long as possible. *repeats* is the number of words that occurred before.
     """
     for period in range(1, min(_MAX_PERIOD, len(tokens) // 2, repeats) + 1):
         if period * (_max_repeats(period, "the") - 1) > repeats:
             continue
         same = 0
-        for index in range(period, len(tokens)):
-            same = same + 1 if tokens[index] == tokens[index - period] else 0
-            if same >= period * (_max_repeats(period, tokens[index]) - 1):
-                yield tokens[index - same - period + 1 : index + 1]
+        for index in range(period, len(tokens) + 1):
+            if index < len(tokens) and tokens[index] == tokens[index - period]:
+                same += 1
+            else:
+                if same and same >= period * (_max_repeats(period, tokens[index - 1]) - 1):
+                    yield tokens[index - same - period : index]
+                same = 0
 
 
 def _max_repeats(period: int, word: str) -> int:
