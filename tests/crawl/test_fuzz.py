@@ -21,9 +21,9 @@ def fatal(fuzzer):
 
 def test_no_input_of_any_kind_stops_its_reader():
     fuzzer = fuzz.Fuzzer(list(KINDS), "test")
-    fuzzer.run(minutes=5, inputs=150)
+    fuzzer.run(minutes=15, inputs=60)
     assert not fatal(fuzzer)
-    assert all(total.inputs == 150 for total in fuzzer.totals.values())
+    assert all(total.inputs == 60 for total in fuzzer.totals.values())
     # Most inputs of a reader must not fail at the first byte.
     assert all(total.rows + total.refused.total() >= total.inputs / 2 for total in fuzzer.totals.values())
 

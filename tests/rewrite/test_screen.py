@@ -172,7 +172,9 @@ def test_rules_accept_unusual_texts_without_errors() -> None:
             rule(Answer(text, True, PROMPT, text, text))
 
 
-@pytest.mark.parametrize("piece", ["New York", "ha ", "é", "I cannot see the image. ", "(", "a-", "based on the ", "1 "])
+@pytest.mark.parametrize(
+    "piece", ["New York", "ha ", "é", "I cannot see the image. ", "(", "a-", "based on the ", "1 "]
+)
 def test_a_very_long_text_is_too_long_in_bounded_time(piece: str) -> None:
     started = time.process_time()
     for text in (piece * (4_000_000 // len(piece)), (piece * 4_000)[:4_000]):
