@@ -42,9 +42,7 @@ def warc(random: Random) -> bytes:
 
 
 def _content(random: Random) -> tuple[bytes, bytes]:
-    kind = random.choice(
-        (b"response", b"response", b"response", b"resource", b"revisit", b"warcinfo", b"metadata", b"x")
-    )
+    kind = random.choice((*[b"response"] * 12, b"resource", b"revisit", b"warcinfo", b"metadata", b"x"))
     body = small_image(random) if random.random() < 0.3 else None
     media = random.choice((b"image/png", b"image/jpeg")) if body else None
     return kind, response(random, body, media)
@@ -56,7 +54,7 @@ def _warc_record(random: Random, kind: bytes, block: bytes, target: bytes | None
         length = random.choice((0, length - 1, length + 1, length * 2, 2**40, 2**70, -1))
     target = target or random.choice(URLS).encode("utf-8", "surrogatepass")
     lines = [
-        random.choice((b"WARC/1.0", b"WARC/1.1") * 12 + (b"WARC/0.18", b"WARC/2")),
+        random.choice((b"WARC/1.0", b"WARC/1.1") * 40 + (b"WARC/0.18", b"WARC/2")),
         b"WARC-Type: " + kind,
         b"WARC-Target-URI: " + random.choice((target, b"<" + target + b">")),
         b"Content-Length: " + (random.choice(NUMBERS) if random.random() < 0.02 else b"%d" % length),
@@ -69,7 +67,7 @@ def _warc_record(random: Random, kind: bytes, block: bytes, target: bytes | None
         ),
     ]  # fmt: skip
     line_end = random.choice((b"\r\n", b"\r\n", b"\r\n", b"\n"))
-    return line_end.join(lines) + line_end * 2 + block + line_end * random.choice((2,) * 20 + (1, 0, 5))
+    return line_end.join(lines) + line_end * 2 + block + line_end * random.choice((2,) * 60 + (1, 0, 5))
 
 
 def _arc(random: Random) -> bytes:
@@ -86,7 +84,7 @@ def _arc(random: Random) -> bytes:
 def _pack(random: Random, members: Sequence[bytes]) -> bytes:
     """Return *members* plain, each gzipped, or gzipped together, with members that can be damaged or repeated."""
     members = [
-        mutate(random, member, WARC_TOKENS, lambda random: b"WARC/1.0\r\n") if random.random() < 0.1 else member
+        mutate(random, member, WARC_TOKENS, lambda random: b"WARC/1.0\r\n") if random.random() < 0.06 else member
         for member in members
     ]
     choice = random.random()
@@ -126,19 +124,19 @@ def wat(random: Random) -> bytes:
             "Metas": random.choice(([{"name": "robots", "content": "noai"}], [{"name": value(random)}], value(random))),
         }
         html = {
-            "Head": random.choice((head, value(random))),
-            "Links": random.choice((links, links, links, value(random))),
+            "Head": random.choice((*[head] * 9, value(random))),
+            "Links": random.choice((*[links] * 15, value(random))),
         }
         reply: Any = {
             "Response-Message": {"Status": random.choice(("200", "200", "404", 200, None))},
             "Headers": random.choice(({"X-Robots-Tag": value(random)}, value(random))),
-            "HTML-Metadata": random.choice((html, html, html, value(random))),
+            "HTML-Metadata": random.choice((*[html] * 15, value(random))),
         }
         envelope = {
-            "Payload-Metadata": {"HTTP-Response-Metadata": random.choice((reply, reply, reply, value(random)))},
-            "WARC-Header-Metadata": random.choice(({"WARC-Target-URI": "http://a.example/p"}, value(random))),
+            "Payload-Metadata": {"HTTP-Response-Metadata": random.choice((*[reply] * 15, value(random)))},
+            "WARC-Header-Metadata": random.choice((*[{"WARC-Target-URI": "http://a.example/p"}] * 15, value(random))),
         }
-        body = json.dumps({"Envelope": random.choice((envelope, envelope, envelope, value(random)))})
+        body = json.dumps({"Envelope": random.choice((*[envelope] * 15, value(random)))})
         if random.random() < 0.1:
             body = body.replace("200", random.choice(("[" * 2000, '{"a":' * 500, "9" * 5000, "1e999", "NaN")), 1)
         members.append(_warc_record(random, b"metadata", body.encode("utf-8", "surrogatepass"), b"http://a.example/p"))

@@ -12,10 +12,13 @@ from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1] / "vecap_tasks"
 READERS = (
-    "core/json_reader.py", "core/tar.py", "crawl/html/charset.py", "crawl/html/parser.py",
-    "crawl/http/content_encoding.py", "crawl/http/robots.py", "crawl/http/url.py", "crawl/image/decode.py",
-    "crawl/image/resize.py", "crawl/sources/columns.py", "crawl/sources/table_rows.py", "crawl/sources/url_list.py",
-    "crawl/sources/warc.py", "crawl/sources/wat.py", "crawl/sources/webdataset.py", "crawl/warc/gzip_reader.py",
+    "core/json_reader.py", "core/tar.py", "crawl/html/charset.py", "crawl/html/extract.py", "crawl/html/image_urls.py",
+    "crawl/html/nesting.py", "crawl/html/parser.py", "crawl/html/srcset.py", "crawl/http/content_encoding.py",
+    "crawl/http/headers.py", "crawl/http/path_rules.py", "crawl/http/robots.py", "crawl/http/url.py",
+    "crawl/image/containers.py", "crawl/image/decode.py", "crawl/image/resize.py", "crawl/sources/columns.py",
+    "crawl/sources/json_rows.py", "crawl/sources/list_file.py", "crawl/sources/parquet_rows.py",
+    "crawl/sources/sitemap.py", "crawl/sources/table_rows.py", "crawl/sources/url_list.py", "crawl/sources/warc.py",
+    "crawl/sources/wat.py", "crawl/sources/wat_record.py", "crawl/sources/webdataset.py", "crawl/warc/gzip_reader.py",
     "crawl/warc/records.py", "evaluate/sets/captions.py", "evaluate/sets/classes.py", "evaluate/sets/types.py",
     "rewrite/backends/openai_errors.py", "rewrite/prompt.py", "rewrite/screen/content.py",
     "rewrite/screen/grounding.py", "rewrite/screen/language.py", "rewrite/screen/preamble.py",
@@ -48,7 +51,7 @@ def report_coverage(kinds: Sequence[str], seed: str, inputs: int, file: Path | N
     lines = {name: _branches(found["summary"]) for name, found in sorted(body["files"].items())}
     lines["all readers"] = _branches(body["totals"])
     for name, (covered, total) in lines.items():
-        short = name[name.find("vecap_tasks/") :].removeprefix("vecap_tasks/")
+        short = name.rpartition("vecap_tasks/")[2]
         print(f"{short:<36}{covered:>6} of {total:>5} branches  {100 * covered / max(1, total):5.1f} %")
     if file is not None:
         file.write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")

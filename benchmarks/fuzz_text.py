@@ -316,7 +316,7 @@ def answer(random: Random) -> bytes:
     text = json.dumps(body, ensure_ascii=random.random() < 0.5)
     if random.random() < 0.05:
         text = "<html><body>" * random.randrange(50) + "502 Bad Gateway"
-    kind = random.choice(("application/json", "application/json", "text/html", "", "application/json; charset=utf-8"))
+    kind = random.choice((*["application/json"] * 9, "text/html", "", "application/json; charset=utf-8"))
     retry = random.choice(("", "5", "1.5", "-1", "1e9", "Wed, 21 Oct 2015 07:28:00 GMT", "9" * 400, "x"))
     return f"{status}\n{kind}\n{retry}\n{text}".encode("utf-8", "surrogatepass")
 

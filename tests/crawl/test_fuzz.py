@@ -5,11 +5,12 @@ import signal
 
 import pytest
 
-from benchmarks import fuzz
+from benchmarks import fuzz, fuzz_coverage
 from benchmarks import fuzz_text as text
 from benchmarks.fuzz_bytes import MAX_BYTES
 from benchmarks.fuzz_kinds import KINDS, Kind
 from benchmarks.fuzz_outcome import Outcome
+from tests.installation import REPOSITORY
 
 FATAL = ("error", "crash", "hang", "memory")
 
@@ -26,6 +27,10 @@ def test_no_input_of_any_kind_stops_its_reader():
     assert all(total.inputs == 60 for total in fuzzer.totals.values())
     # Most inputs of a reader must not fail at the first byte.
     assert all(total.rows + total.refused.total() >= total.inputs / 2 for total in fuzzer.totals.values())
+
+
+def test_the_readers_of_the_coverage_report_exist():
+    assert all((REPOSITORY / "vecap_tasks" / name).is_file() for name in fuzz_coverage.READERS)
 
 
 @pytest.mark.exhaustive
