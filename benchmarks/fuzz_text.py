@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from benchmarks.fuzz_bytes import NUMBERS
+from benchmarks.fuzz_bytes import MAX_BYTES, NUMBERS
 
 WORDS = (
     "a", "red", "cat", "Belvo", "tulips", "the", "on", "of", "New York", "2017", "Ü", "ß", "猫が", "Кошка", "\u202e",
@@ -142,8 +142,30 @@ def _attributes(random: Random) -> str:
     return "".join(pairs)
 
 
+def _repetitive_page(random: Random) -> bytes:
+    """Return a page that repeats patterns of tags thousands of times, as pages that parsers read in quadratic time."""
+    palette = random.sample(TAGS, random.randrange(1, 7))
+    parts = [random.choice(("", "<html><body>", "<table>", "<select>", "<svg>", "<p><b><i>"))]
+    for _ in range(random.randrange(1, 6)):
+        pattern = ""
+        for _ in range(random.randrange(1, 6)):
+            tag = random.choice(palette)
+            attribute = random.choice(("", "", "", f" x{random.randrange(3)}=y", _attributes(random)))
+            pattern += random.choice(
+                (f"<{tag}{attribute}>", f"<{tag}{attribute}>", f"</{tag}>", f"<{tag}/>", "<!-- -->", "x")
+            )
+        parts.append(pattern * (random.choice((300, 3_000, 40_000, 150_000)) // len(pattern)))
+    if random.random() < 0.2:
+        parts.append(
+            "<p " + " ".join(f"a{number}=b" for number in range(random.choice((100, 1_990, 2_100, 20_000)))) + ">"
+        )
+    return "".join(parts)[:MAX_BYTES].encode("utf-8", "replace")
+
+
 def html(random: Random) -> bytes:
     """Return a page of random, often badly nested elements in a random encoding."""
+    if random.random() < 0.1:
+        return _repetitive_page(random)
     label = random.choice(LABELS)
     parts = [random.choice(("<!DOCTYPE html>", "", "<?xml version='1.0' encoding='sjis'?>")), "<head>"]
     parts += [
