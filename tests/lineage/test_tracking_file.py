@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from mlflow.store.tracking.dbmodels.initial_models import Base
 from vecap_tasks.config import Config
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage.mlflow_lookup import needed_by_mlflow
+from vecap_tasks.lineage.walk import walk
 
 
 @pytest.fixture
@@ -96,3 +99,12 @@ def test_a_file_that_is_not_a_database_is_kept_and_reported(demo_config: Config)
     with pytest.raises(VecapError, match=r"cannot read .*mlflow\.db: file is not a database; restore it"):
         experiment(demo_config)
     assert file.read_text() == "mine"
+
+
+def test_reading_a_missing_database_creates_no_file(demo_config: Config) -> None:
+    file = Path(os.environ["VECAP_HOME"]) / "mlflow.db"
+    with pytest.raises(VecapError, match=rf"^there is no MLflow database {re.escape(str(file))}; set mlflow"):
+        walk(demo_config, "models:/demo-clip@champion")
+    needed = needed_by_mlflow(demo_config, {"2026-01-01": "0" * 64})
+    assert needed["2026-01-01"].startswith("not recorded: there is no MLflow database")
+    assert not any(file.parent.glob("mlflow.db*"))

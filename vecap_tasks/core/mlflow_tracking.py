@@ -47,6 +47,10 @@ _NAME_CHARS = 500
 _INVALID_NAME_CHARS = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
 
+class NoDatabase(VecapError):
+    """The SQLite database of `mlflow.tracking_uri` does not exist."""
+
+
 def ensure_database(file: Path, artifacts: str) -> None:
     """Create *file* as a database with MLflow's tables, unless it has data. *artifacts* is its default artifact URI.
 
@@ -56,6 +60,7 @@ def ensure_database(file: Path, artifacts: str) -> None:
     try:
         if _has_data(file):
             return
+        file.parent.mkdir(parents=True, exist_ok=True)
         with Path(f"{file}.lock").open("a") as lock:
             flock(lock, LOCK_EX)  # the kernel releases it even if the process is killed
             if not _has_data(file):  # another process may have created it
@@ -175,8 +180,11 @@ class Tracking:
 
 
 @contextmanager
-def open_tracking(config: Config) -> Iterator[Tracking]:
-    """Yield a connection to the configured MLflow. Raises VecapError if it does not answer or reports an error."""
+def open_tracking(config: Config, *, create: bool = True) -> Iterator[Tracking]:
+    """Yield a connection to the configured MLflow. Raises VecapError if it does not answer or reports an error.
+
+    A missing SQLite database is created. Without *create*, NoDatabase is raised instead.
+    """
     uri = tracking_uri(config)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(config.mlflow.timeout))))
@@ -187,19 +195,22 @@ def open_tracking(config: Config) -> Iterator[Tracking]:
     from mlflow.exceptions import MlflowException
 
     try:
-        yield Tracking(_open(uri), uri)
+        yield Tracking(_open(uri, create), uri)
     except MlflowException as error:
         reason = " ".join(str(error).split())[:300]
         raise VecapError(f"MLflow at {uri} reported: {reason}; check its log, or change mlflow.tracking_uri") from error
 
 
-def _open(uri: str) -> MlflowClient:
+def _open(uri: str, create: bool) -> MlflowClient:
     from mlflow import MlflowClient
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         if uri.startswith(_SQLITE):
-            ensure_database(Path(uri.removeprefix(_SQLITE)), str(_artifacts(uri, "Default")))
+            file = Path(uri.removeprefix(_SQLITE))
+            if not create and not file.exists():
+                raise NoDatabase(f"there is no MLflow database {file}; set mlflow.tracking_uri to the MLflow in use")
+            ensure_database(file, str(_artifacts(uri, "Default")))
         return MlflowClient(tracking_uri=uri)
     except SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
@@ -209,7 +220,7 @@ def _open(uri: str) -> MlflowClient:
 
 
 def tracking_uri(config: Config) -> str:
-    """Return the URI of MLflow; creates the folder of a SQLite file.
+    """Return the URI of MLflow, with the absolute path of a SQLite file.
 
     Raises ConfigError if the URI is empty or uses an unset variable.
     """
@@ -218,12 +229,7 @@ def tracking_uri(config: Config) -> str:
         raise ConfigError("mlflow.tracking_uri is empty; set its variable, or use sqlite:///… or a server URL")
     if not uri.startswith(_SQLITE):
         return uri.removesuffix("/")
-    file = Path(config.resolve(uri.removeprefix(_SQLITE)))
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise VecapError(f"cannot create the folder of {uri}: {error.strerror}; change mlflow.tracking_uri") from error
-    return f"{_SQLITE}{file}"
+    return f"{_SQLITE}{config.resolve(uri.removeprefix(_SQLITE))}"
 
 
 def is_server(uri: str) -> bool:

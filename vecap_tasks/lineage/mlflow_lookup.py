@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import FileEntry, Manifest
-from vecap_tasks.core.mlflow_tracking import Tracking, open_tracking
+from vecap_tasks.core.mlflow_tracking import NoDatabase, Tracking, open_tracking
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.tree import Node
@@ -158,22 +158,29 @@ def needed_by_mlflow(config: Config, versions: Mapping[str, str]) -> dict[str, s
     """
     if not versions:
         return {}
+    try:
+        with open_tracking(config, create=False) as tracking:
+            return _needed_versions(config.dataset, tracking, versions)
+    except NoDatabase as error:
+        return dict.fromkeys(versions, f"not recorded: {error}")
+
+
+def _needed_versions(dataset: str, tracking: Tracking, versions: Mapping[str, str]) -> dict[str, str]:
     needed: dict[str, str] = {}
-    with open_tracking(config) as tracking:
-        experiments = _experiments(tracking)
-        version_experiments = [id for id, name in experiments.items() if name == f"vecap/{config.dataset}/versions"]
-        recorded = {
-            (run.data.tags.get("vecap.version"), run.data.tags.get("vecap.digest"))
-            for run in _runs(tracking, version_experiments, "")
-        }
-        for name, digest in sorted(versions.items()):
-            for run in _runs(tracking, list(experiments), f"dataset.name = '{config.dataset}/{name}'"):
-                if run.data.tags.get("vecap.kind") != "version":
-                    needed[name] = f"used by MLflow run {run.info.run_id}"
-                    break
-            else:
-                if (name, digest) not in recorded:
-                    needed[name] = f"not recorded in MLflow at {tracking.uri}; its models may be in another MLflow"
+    experiments = _experiments(tracking)
+    version_experiments = [id for id, name in experiments.items() if name == f"vecap/{dataset}/versions"]
+    recorded = {
+        (run.data.tags.get("vecap.version"), run.data.tags.get("vecap.digest"))
+        for run in _runs(tracking, version_experiments, "")
+    }
+    for name, digest in sorted(versions.items()):
+        for run in _runs(tracking, list(experiments), f"dataset.name = '{dataset}/{name}'"):
+            if run.data.tags.get("vecap.kind") != "version":
+                needed[name] = f"used by MLflow run {run.info.run_id}"
+                break
+        else:
+            if (name, digest) not in recorded:
+                needed[name] = f"not recorded in MLflow at {tracking.uri}; its models may be in another MLflow"
     return needed
 
 

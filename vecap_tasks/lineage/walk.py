@@ -242,7 +242,7 @@ def walk(config: Config, name: str, *, check: bool = True) -> Node:
     """
     store = Store(config.resolve(config.root))
     if is_recorded(name):
-        with open_tracking(config) as tracking:
+        with open_tracking(config, create=False) as tracking:
             return _recorded_node(Walker(config, store, tracking, check), find_recorded(tracking, name))
     version, _, shard = name.rpartition("/")
     if not version and not _SHARD.fullmatch(name):

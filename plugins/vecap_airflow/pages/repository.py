@@ -108,7 +108,7 @@ class Repository:
         manifest = published(self._store, version)
         if manifest is None:
             raise VecapError(f"version {name} is not published, so it has no MLflow run")
-        with open_tracking(self.config) as tracking:
+        with open_tracking(self.config, create=False) as tracking:
             run = tracking.find_version(self.dataset, name, manifest.digest)
         if run is None:
             raise VecapError(f"MLflow has no run of version {name}; clear its task publish in Airflow")
