@@ -1,11 +1,11 @@
-"""The wait that a Retry-After header requests."""
+"""Error messages, and the wait that a Retry-After header requests."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 
-from vecap_tasks.errors import retry_after_seconds
+from vecap_tasks.errors import VecapError, format_error, retry_after_seconds
 
 DAY = 86_400
 
@@ -37,3 +37,10 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
 def test_a_retry_after_date_is_relative_to_now() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     assert 50 < retry_after_seconds(date) <= 60
+
+
+def test_a_message_that_quotes_its_input_stays_one_short_line() -> None:
+    for error in (ValueError("bad value " + "x\n" * 300_000), VecapError("y" * 300_000)):
+        message = format_error(error)
+        assert "\n" not in message
+        assert len(message) < 2_100

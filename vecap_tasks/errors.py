@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires
 
 log = logging.getLogger(__name__)
 
+_MAX_MESSAGE = 2_000  # characters
 _MAX_RETRY_AFTER = 86_400.0  # seconds
 _SECONDS = re.compile(r"\d+(?:\.\d*)?")
 # Fragments of the RuntimeErrors that executors and event loops raise at process shutdown or when out of threads.
@@ -50,6 +51,8 @@ def format_error(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and (needed := missing_extra(error)):
         return needed
     text = " ".join(str(error).split())
+    if len(text) > _MAX_MESSAGE:  # parsers quote their input
+        text = f"{text[:_MAX_MESSAGE]} …"
     if isinstance(error, VecapError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
