@@ -1,20 +1,20 @@
 """Precision, recall and cost of each screening rule on labeled examples: `python -m benchmarks.screening`.
 
-The examples are in `tests/data/screening`. The rules were developed on `made.tsv`. `held_out.tsv` holds examples that
-no rule was changed for, including fusions that reword everything, and texts in LLaVA's style. If a rule is changed for
-a held-out example, its examples move to `made.tsv` and new ones are needed.
+The examples are in `tests/data/screening`, one file per language, in two parts. The rules are developed on `tuned`.
+`sealed`, one third, was set aside before: no rule is changed for one of its examples. The authors of the examples had
+not read the rules. There is no other tool to compare with.
 
 Columns: the rule that an example tests, the expected verdict (keep, strip, refuse), the text, and AltText and VeC for
 fused captions; `\\uXXXX` is a character.
 
-A rule is right if it fires on one of its examples to be refused (or stripped), and wrong if it fires on any example to
-be kept. This gives its precision; recall counts only its own examples. There is no other tool to compare with.
+A rule is right if it fires on one of its examples to be refused (or stripped), and wrong if it fires on any example of
+the language to be kept. This gives its precision; recall counts only its own examples. Intervals are Wilson's, 95 %.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import re
 import statistics
 import time
@@ -22,15 +22,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.report import Measure, report
+from vecap_tasks.config import ScreenConfig
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen
 from vecap_tasks.rewrite.screen.preamble import without_preamble
 
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "data" / "screening"
-FILES = ("made", "held_out")
+PARTS = ("tuned", "sealed")
 PROMPT = load_prompt("fuse-vicuna").text
 _ESCAPE = re.compile(r"\\u([0-9a-f]{4})")
 _ROUNDS = 5
+_Z = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Example:
 class Score:
     """Counts of one rule, or of all rules together (`all`). `wrong` and `missed` list the texts."""
 
+    language: str
     rule: str
     right: int
     wrong: tuple[str, ...]
@@ -63,16 +67,36 @@ class Score:
         return self.right / expected if expected else 1.0
 
 
-def read_examples(name: str) -> list[Example]:
-    """Return the examples of `name.tsv`. Raises ValueError for an invalid line."""
+def interval(right: int, total: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of the share *right* of *total*; (0, 1) if *total* is 0.
+
+    >>> [round(bound, 3) for bound in interval(95, 100)]
+    [0.888, 0.978]
+    """
+    if not total:
+        return 0.0, 1.0
+    share, square = right / total, _Z * _Z / total
+    center, half = share + square / 2, _Z * math.sqrt(share * (1 - share) / total + square / (4 * total))
+    return max(0.0, (center - half) / (1 + square)), min(1.0, (center + half) / (1 + square))
+
+
+def languages(part: str) -> list[str]:
+    """Return the languages that *part* has examples of, English first."""
+    found = sorted(file.stem for file in (FOLDER / part).glob("*.tsv"))
+    return sorted(found, key=lambda language: language != "en")
+
+
+def read_examples(part: str, language: str) -> list[Example]:
+    """Return the examples of a language. Raises ValueError for an invalid line."""
     examples = []
-    lines = (FOLDER / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines[1:], start=2):
+    lines = (FOLDER / part / f"{language}.tsv").read_text(encoding="utf-8").split("\n")
+    settings = ScreenConfig(languages=(language,))
+    for number, line in enumerate(filter(None, lines[1:]), start=2):
         rule, verdict, text, alttext, vec = line.split("\t")
         if rule not in RULES or verdict not in ("keep", "strip", "refuse"):
-            raise ValueError(f"{name}.tsv, line {number}: unknown rule {rule} or verdict {verdict}")
+            raise ValueError(f"{part}/{language}.tsv, line {number}: unknown rule {rule} or verdict {verdict}")
         text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
-        examples.append(Example(rule, verdict, Answer(text, True, PROMPT, alttext, vec)))
+        examples.append(Example(rule, verdict, Answer(text, True, PROMPT, alttext, vec, settings)))
     return examples
 
 
@@ -89,23 +113,25 @@ def fires(rule: str, answer: Answer) -> bool:
     return stripped or RULES[rule](answer) is not None
 
 
-def score(examples: Sequence[Example]) -> list[Score]:
-    """Score each rule separately, then all rules together."""
+def score(language: str, examples: Sequence[Example]) -> list[Score]:
+    """Score each rule that has examples separately, then all rules together."""
     scores = []
-    for rule in RULES:
+    tested = {example.rule for example in examples}
+    for rule in (rule for rule in RULES if rule in tested):
         own = [example for example in examples if example.rule == rule and example.verdict != "keep"]
         missed = tuple(example.answer.text for example in own if not fires(rule, example.answer))
         keep = [example.answer for example in examples if example.verdict == "keep"]
         wrong = tuple(answer.text for answer in keep if fires(rule, answer))
         hard_negatives = sum(example.rule == rule and example.verdict == "keep" for example in examples)
-        scores.append(Score(rule, len(own) - len(missed), wrong, missed, hard_negatives))
-    return [*scores, _together(examples)]
+        scores.append(Score(language, rule, len(own) - len(missed), wrong, missed, hard_negatives))
+    return [*scores, _together(language, examples)]
 
 
-def _together(examples: Sequence[Example]) -> Score:
+def _together(language: str, examples: Sequence[Example]) -> Score:
     results = [(example, verdict(screen(example.answer))) for example in examples]
     fired = [(example, result) for example, result in results if result != "keep"]
     return Score(
+        language,
         "all",
         sum(example.verdict == result for example, result in fired),
         tuple(example.answer.text for example, result in fired if example.verdict != result),
@@ -126,63 +152,63 @@ def microseconds(examples: Sequence[Example], rounds: int = _ROUNDS) -> float:
 
 
 def table(scores: Iterable[Score]) -> str:
-    lines = [
-        f"{'rule':<14} {'precision':>9} {'recall':>7} {'right':>6} {'wrong':>6} {'missed':>7} {'hard negatives':>15}"
-    ]
-    lines += [
-        f"{item.rule:<14} {item.precision:>9.3f} {item.recall:>7.3f} {item.right:>6} {len(item.wrong):>6} "
-        f"{len(item.missed):>7} {item.kept:>15}"
-        for item in scores
-    ]
-    return "\n".join(lines)
+    """Return the scores as aligned columns."""
+    header = (
+        f"{'':<3} {'rule':<13} {'precision':<20} {'recall':<20} {'right':>6} {'wrong':>6} {'missed':>7} {'keep':>5}"
+    )
+    return "\n".join([header, *map(_line, scores)])
 
 
-def rows(name: str, scores: Iterable[Score]) -> list[dict[str, object]]:
-    """Return the scores in the JSON format of all benchmarks."""
-    rows: list[dict[str, object]] = []
+def _line(item: Score) -> str:
+    precision = _share(item.precision, interval(item.right, item.right + len(item.wrong)))
+    recall = _share(item.recall, interval(item.right, item.right + len(item.missed)))
+    counts = f"{item.right:>6} {len(item.wrong):>6} {len(item.missed):>7} {item.kept:>5}"
+    return f"{item.language:<3} {item.rule:<13} {precision:<20} {recall:<20} {counts}"
+
+
+def _share(value: float, bounds: tuple[float, float]) -> str:
+    return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
+
+
+def measures(part: str, scores: Iterable[Score]) -> list[Measure]:
+    """Return the scores in the format of all benchmarks."""
+    found = []
     for item in scores:
-        conditions = f"{name}: {item.right} right, {len(item.wrong)} wrong, {len(item.missed)} missed"
-        for measure, value in (("precision", item.precision), ("recall", item.recall)):
-            label = f"screening {item.rule} {measure}, {name}"
-            rows.append(_row(label, "share", round(value, 4), 1.0, conditions))
-    return rows
-
-
-def _row(name: str, unit: str, ours: float, limit: float | None, conditions: str) -> dict[str, object]:
-    return {
-        "name": name,
-        "unit": unit,
-        "ours": ours,
-        "theirs": None,
-        "ratio": None,
-        "limit": limit,
-        "conditions": conditions,
-    }
+        conditions = f"{part}: {item.right} right, {len(item.wrong)} wrong, {len(item.missed)} missed"
+        for name, value in (("precision", item.precision), ("recall", item.recall)):
+            label = f"screening {item.language} {item.rule} {name}, {part}"
+            found.append(Measure(label, "share", round(value, 4), None, 1.0, conditions))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, help="write the measures to this file")
     parser.add_argument("--texts", action="store_true", help="print the texts that rules got wrong or missed")
+    parser.add_argument("--part", choices=PARTS, action="append", help="part to measure (default: both)")
+    parser.add_argument("--language", action="append", help="language to measure (default: all)")
+    parser.add_argument("--rule", action="append", choices=RULES, help="rule to print (default: all)")
     arguments = parser.parse_args()
-    measures: list[dict[str, object]] = []
+    results: list[Measure] = []
     examples: list[Example] = []
-    for name in FILES:
-        loaded = read_examples(name)
-        examples += loaded
-        scores = score(loaded)
-        measures += rows(name, scores)
-        print(f"{name}: {len(loaded)} examples\n{table(scores)}\n")
-        if arguments.texts:
-            for item in scores:
-                print("\n".join(f"  {item.rule} wrong:  {text}" for text in item.wrong))
-                print("\n".join(f"  {item.rule} missed: {text}" for text in item.missed))
+    for part in arguments.part or PARTS:
+        scores: list[Score] = []
+        for language in arguments.language or languages(part):
+            loaded = read_examples(part, language)
+            examples += loaded
+            scores += score(language, loaded)
+        shown = [item for item in scores if not arguments.rule or item.rule in arguments.rule]
+        results += measures(part, shown)
+        print(f"{part}\n{table(shown)}\n")
+        for item in shown if arguments.texts else ():
+            print("\n".join(f"  {item.language} {item.rule} wrong:  {text}" for text in item.wrong))
+            print("\n".join(f"  {item.language} {item.rule} missed: {text}" for text in item.missed))
     cost = microseconds(examples)
     conditions = f"median of {_ROUNDS} rounds over {len(examples)} examples, one process"
-    measures.append(_row("screening one text", "µs", round(cost, 1), None, conditions))
+    results.append(Measure("screening one text", "µs", round(cost, 1), None, None, conditions))
     print(f"screening one text: {cost:.0f} µs ({conditions})")
     if arguments.json:
-        arguments.json.write_text(json.dumps(measures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        report(results, arguments.json)
 
 
 if __name__ == "__main__":

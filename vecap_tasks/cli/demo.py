@@ -110,7 +110,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     from vecap_tasks.demo.serve import serve
 
     port = arguments.port or int(expand("${VECAP_WEB_PORT:-8765}"))
-    print(f"serving the demo website at http://localhost:{port}/; press Ctrl-C to stop", file=sys.stderr)
     serve(_out(arguments), port=port)
     return 0
 

@@ -112,6 +112,7 @@ async def _run(out: Path, host: str, port: int) -> None:
                     f"Port {port} on {host} is in use; stop the process that uses it, or choose another port"
                 ) from error
             raise VecapError(f"Cannot listen on {host}, port {port}: {error.strerror}") from error
+        print(f"serving the demo website at http://{host}:{port}/; press Ctrl-C to stop", file=sys.stderr)
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()
