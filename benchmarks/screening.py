@@ -1,7 +1,7 @@
 """Precision, recall and cost of each screening rule on labeled examples: `python -m benchmarks.screening`.
 
 The examples are in `tests/data/screening`, one file per language, in two parts. The rules are developed on `tuned`.
-`sealed`, one third, was set aside before: no rule is changed for one of its examples. The authors of the examples had
+`sealed`, one third, was separated before: no rule is changed for one of its examples. The authors of the examples had
 not read the rules. There is no other tool to compare with.
 
 Columns: the rule that an example tests, the expected verdict (keep, strip, refuse), the text, and AltText and VeC for

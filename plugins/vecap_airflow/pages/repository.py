@@ -109,9 +109,12 @@ class Repository:
         if manifest is None:
             raise VecapError(f"version {name} is not published, so it has no MLflow run")
         with open_tracking(self.config, create=False) as tracking:
-            run = tracking.find_version(self.dataset, name, manifest.digest)
+            run, uri = tracking.find_version(self.dataset, name, manifest.digest), tracking.uri
         if run is None:
-            raise VecapError(f"MLflow has no run of version {name}; clear its task publish in Airflow")
+            raise VecapError(
+                f"MLflow at {uri} has no run of version {name}: it was recorded elsewhere, or not yet; "
+                "to record it, clear its task publish in Airflow, or run `vecap run` with this mlflow.tracking_uri"
+            )
         if system == "airflow":
             task_url: str | None = run.data.tags.get("airflow.url")
             return task_url
