@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import struct
@@ -16,7 +17,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from vecap_tasks.crawl.image.containers import decoded_size, read_png
-from vecap_tasks.crawl.image.decoded import DecodedImage
+from vecap_tasks.crawl.image.decoded import DecodedImage, DecodeResult
 from vecap_tasks.crawl.image.phash import phash
 from vecap_tasks.crawl.image.resize import decode_scaled
 from vecap_tasks.errors import Failure
@@ -148,6 +149,16 @@ def decode(body: bytes, config: ImageConfig) -> tuple[DecodedImage, bytes]:
         width, height = height, width
     size = pixels.shape[1], pixels.shape[0]
     return DecodedImage(*size, width, height, kind, exif_text, phash(pixels)), _jpeg(pixels, config.quality)
+
+
+def decode_and_hash(body: bytes, config: ImageConfig) -> DecodeResult:
+    """Return what `decode` returns or the Failure that it raises, and the hash of *body*."""
+    sha256 = hashlib.sha256(body).hexdigest()
+    try:
+        image, jpeg = decode(body, config)
+    except Failure as failure:
+        return DecodeResult(sha256, None, b"", failure)
+    return DecodeResult(sha256, image, jpeg, None)
 
 
 def _jpeg(pixels: np.ndarray, quality: int) -> bytes:

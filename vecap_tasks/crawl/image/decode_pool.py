@@ -10,7 +10,6 @@ import hashlib
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 
@@ -18,24 +17,14 @@ from vecap_tasks.config import ImageConfig, LimitsConfig
 from vecap_tasks.core.isolation import pool
 from vecap_tasks.core.isolation.child import Limits, Task
 from vecap_tasks.core.isolation.messages import Item
-from vecap_tasks.crawl.image.decoded import DecodedImage
+from vecap_tasks.crawl.image.decoded import DecodeResult
 from vecap_tasks.errors import Failure
 
 _BATCH_SIZE = 8  # bodies per batch, at most
-_DECODE = "vecap_tasks.crawl.image.decode:decode"
+_DECODE = "vecap_tasks.crawl.image.decode:decode_and_hash"
 # Bytes of memory per pixel that decoders need at most, rounded up: 25 for a JPEG 2000 file with alpha, because OpenJPEG
 # has 32 bits per channel.
 _PIXEL_BYTES = 32
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeResult:
-    """The result for one body: image metadata and JPEG, or a failure. `sha256` is of the body, 64 hex digits."""
-
-    sha256: str
-    image: DecodedImage | None
-    jpeg: bytes
-    failure: Failure | None
 
 
 class DecodePool:
@@ -89,12 +78,7 @@ class DecodePool:
 
 def _decode_all(bodies: Sequence[bytes], urls: Sequence[str], task: Task) -> list[DecodeResult]:
     results = pool.run(task, [Item(url, body) for url, body in zip(urls, bodies, strict=True)])
-    return [_decode_result(body, result) for body, result in zip(bodies, results, strict=True)]
-
-
-def _decode_result(body: bytes, result: tuple[DecodedImage, bytes] | Failure) -> DecodeResult:
-    sha256 = hashlib.sha256(body).hexdigest()
-    if isinstance(result, Failure):
-        return DecodeResult(sha256, None, b"", result)
-    image, jpeg = result
-    return DecodeResult(sha256, image, jpeg, None)
+    return [
+        DecodeResult(hashlib.sha256(body).hexdigest(), None, b"", result) if isinstance(result, Failure) else result
+        for body, result in zip(bodies, results, strict=True)
+    ]
