@@ -37,9 +37,9 @@ def extract_without_image(body: bytes, *arguments: Any) -> Any:
         return page.extract(body, *arguments)
 
 
-def decode(body: bytes, *arguments: Any) -> Any:
+def decode_and_hash(body: bytes, *arguments: Any) -> Any:
     fault(body)
-    return images.decode(body, *arguments)
+    return images.decode_and_hash(body, *arguments)
 
 
 def parse_sitemap(body: bytes) -> Any:

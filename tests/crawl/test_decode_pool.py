@@ -49,7 +49,7 @@ def test_cancelled_callers_do_not_block_others():
 
 def test_other_errors_are_raised_and_decoding_continues(monkeypatch):
     """A full disk, for example, is not a failed row and does not block waiting callers."""
-    monkeypatch.setattr(decode_pool, "_DECODE", f"{broken_functions.MODULE}:decode")
+    monkeypatch.setattr(decode_pool, "_DECODE", f"{broken_functions.MODULE}:decode_and_hash")
 
     async def work(decoders):
         with pytest.raises(OSError, match="No space left"):

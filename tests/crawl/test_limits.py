@@ -24,7 +24,7 @@ def _broken_functions(monkeypatch):
         (site, "PARSE_SITEMAP", "parse_sitemap"),
         (warc, "EXTRACT", "extract"),
         (wat, "READ_RECORD", "read_record"),
-        (decode_pool, "_DECODE", "decode"),
+        (decode_pool, "_DECODE", "decode_and_hash"),
     ):
         monkeypatch.setattr(owner, name, f"{broken_functions.MODULE}:{function}")
     yield

@@ -125,7 +125,7 @@ def test_unexpected_error_in_an_image_of_a_page(two_pages, configure, seeds, bre
 @pytest.mark.parametrize("part", ["decoding", "download"])
 def test_unexpected_error_in_a_download(two_pages, configure, seeds, inject_error, break_function, caplog, part):
     if part == "decoding":
-        break_function(decode_pool, "_DECODE", "decode")
+        break_function(decode_pool, "_DECODE", "decode_and_hash")
         two_pages.answers["/bad.png"] = Answer(image() + b"KEY_ERROR")
     else:
         inject_error(fetcher, "opted_out", "odd")
@@ -200,7 +200,7 @@ def test_unexpected_error_in_a_sample_of_a_tar(configure, inject_error, tmp_path
 
 
 def test_a_full_disk_stops_the_shard(two_pages, configure, seeds, break_function):
-    break_function(decode_pool, "_DECODE", "decode")
+    break_function(decode_pool, "_DECODE", "decode_and_hash")
     two_pages.answers["/bad.png"] = Answer(image() + b"DISK_FULL")
     stage = stage_of(configure(seeds(SITE)))
     (shard,) = stage.plan()
