@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -154,7 +153,7 @@ def _cost(library: str) -> dict[str, float]:
     files = [file for package in packages for file in distribution(package).files or () if file.suffix != ".pyc"]
     size = sum(path.stat().st_size for file in files if (path := Path(str(file.locate()))).exists())
     texts = [text for group in captions("tuned").values() for text in group]
-    memory, start = _peak(), time.perf_counter()
+    memory, start = _resident(), time.perf_counter()
     identify = load()
     identify(texts[0])
     loaded = time.perf_counter() - start
@@ -162,11 +161,12 @@ def _cost(library: str) -> dict[str, float]:
     for text in texts:
         identify(text)
     each = (time.perf_counter() - start) / len(texts)
-    return {"size": size / 2**20, "memory": _peak() - memory, "load": loaded, "text": each * 1e6}
+    return {"size": size / 2**20, "memory": _resident() - memory, "load": loaded, "text": each * 1e6}
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _resident() -> float:
+    """Return the memory of this process in MiB. Peaks would include that of the parent before exec."""
+    return int(re.findall(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))[0]) / 1024
 
 
 def alttexts(file: Path) -> tuple[list[str], int]:

@@ -15,6 +15,7 @@ from vecap_tasks.config import ScreenConfig, ScreenRule
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen_vec, screen_vecap
+from vecap_tasks.rewrite.screen.identification import MODEL
 from vecap_tasks.rewrite.screen.preamble import _TALK, _TALK_WORDS
 from vecap_tasks.rewrite.screen.refusal import _APOLOGY, _APOLOGY_WORDS, _REFUSAL, _REFUSAL_WORDS
 from vecap_tasks.rewrite.screen.text import plain_words
@@ -137,7 +138,9 @@ def test_thresholds_are_configurable(settings, text: str, problem: str | None) -
 def test_screening_settings_are_part_of_the_identity() -> None:
     values = ScreenConfig().model_dump(mode="json")
     values["off"] = values.pop("disabled_rules")
-    assert screen.identity(ScreenConfig()) == {"revision": screen.REVISION} | values
+    assert screen.identity(ScreenConfig()) == {"revision": screen.REVISION, "language_model": MODEL} | values
+    for without in (ScreenConfig(languages=()), ScreenConfig(disabled_rules=("language",))):
+        assert "language_model" not in screen.identity(without)
     assert screen.identity(ScreenConfig(max_words=60)) != screen.identity(ScreenConfig())
 
 

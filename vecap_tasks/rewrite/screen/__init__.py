@@ -19,6 +19,7 @@ from typing import Any
 from vecap_tasks.config import ScreenConfig
 from vecap_tasks.rewrite.screen.content import markup, private_data, url
 from vecap_tasks.rewrite.screen.grounding import drops_vec, invented
+from vecap_tasks.rewrite.screen.identification import MODEL
 from vecap_tasks.rewrite.screen.language import language
 from vecap_tasks.rewrite.screen.preamble import preamble, prompt_leak, without_preamble
 from vecap_tasks.rewrite.screen.refusal import refusal
@@ -82,7 +83,10 @@ def screen_vecap(
 def identity(settings: ScreenConfig) -> dict[str, Any]:
     """Return the rules' revision and settings, which determine all results, as JSON values.
 
-    `disabled_rules` keeps its name of 0.1.0, `off`, so that captions of that release are reused.
+    The model of the rule `language` is included if the rule applies. `disabled_rules` keeps its name of 0.1.0, `off`,
+    so that captions of that release are reused.
     """
     names = {"disabled_rules": "off"}
-    return {"revision": REVISION} | {names.get(name, name): value for name, value in settings.identity().items()}
+    values = {names.get(name, name): value for name, value in settings.identity().items()}
+    applies = settings.languages and "language" not in settings.disabled_rules
+    return {"revision": REVISION} | values | ({"language_model": MODEL} if applies else {})
