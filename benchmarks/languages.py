@@ -34,7 +34,6 @@ from vecap_tasks.rewrite.screen.language import is_foreign
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "data" / "captions"
 CONFIGURED = ("en", "de", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "tr", "zh")
 MIN_WORDS = 6  # of a foreign caption
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _UNSPACED = re.compile("[぀-ヿ㐀-鿿]")
 Identify = Callable[[str], Mapping[str, float]]
 
@@ -92,7 +91,7 @@ def words(text: str) -> int:
     (3, 3)
     """
     unspaced = len(_UNSPACED.findall(text))
-    return unspaced // 2 if unspaced > 3 else len(_WORD.findall(text))
+    return unspaced // 2 if unspaced > 3 else sum(any(map(str.isalnum, word)) for word in text.split())
 
 
 def captions(part: str) -> dict[str, list[str]]:
