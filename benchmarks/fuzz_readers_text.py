@@ -96,7 +96,7 @@ def prompts() -> list[Any]:
 
 def prompt(data: bytes) -> Outcome:
     """Clean an AltText and a VeC, and fill the prompts."""
-    from vecap_tasks.rewrite.prompt import clean
+    from vecap_tasks.rewrite.sanitize import clean
 
     outcome = Outcome()
     alttext, _, vec = text_of(data).partition("\f")

@@ -20,7 +20,8 @@ from vecap_tasks.rewrite.backends.transformers import (
     load_weights,
     padded_length,
 )
-from vecap_tasks.rewrite.prompt import Prompt, Texts, clean
+from vecap_tasks.rewrite.prompt import Prompt, Texts
+from vecap_tasks.rewrite.sanitize import clean
 
 LlmInput = tuple[Texts, Sampling]
 

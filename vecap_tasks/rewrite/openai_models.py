@@ -22,7 +22,8 @@ from vecap_tasks.rewrite.backends.sampling_params import (
     failed,
     ignore_finished,
 )
-from vecap_tasks.rewrite.prompt import Prompt, Texts, clean
+from vecap_tasks.rewrite.prompt import Prompt, Texts
+from vecap_tasks.rewrite.sanitize import clean
 
 
 class ServedVlm:

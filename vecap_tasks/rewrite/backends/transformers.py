@@ -114,6 +114,16 @@ def padded_length(length: int) -> int:
     return -(-length // LENGTH_STEP) * LENGTH_STEP
 
 
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Return the special tokens of *tokenizer*, and its other added tokens that look like markup (`<think>`).
+
+    Added tokens without a bracket or a bar are words, which data can contain.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    marks = (str(token.content) for token in added if token.special or set(str(token.content)) & set("<>[]{}|｜"))
+    return tuple(sorted({*tokenizer.all_special_tokens, *marks}))
+
+
 class Generator:
     """A loaded model with its tokenizer; generates at most `max_new_tokens` tokens per row.
 
@@ -155,9 +165,8 @@ class Generator:
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
-        """The tokenizer's special tokens. Untrusted data must not contain any of them."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        return tuple(sorted({*self.tokenizer.all_special_tokens, *(str(t.content) for t in added if t.special)}))
+        """The tokenizer's control tokens. Untrusted data must not contain any of them."""
+        return control_tokens(self.tokenizer)
 
     def fill(self, batch: Sequence[T]) -> list[T]:
         """Return *batch* filled to a multiple of 16 rows, at most `rows`, by repeating its last item."""
