@@ -177,8 +177,8 @@ def rate_at(step: int, cycle: Cycle) -> float:
 def train(out: Path, first: int = 0) -> None:
     """Train tokenizer and model and write the checkpoint to `out`; `first` > 0 continues it from that cycle."""
     if first:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
-        model = LlamaForCausalLM.from_pretrained(out, attn_implementation="eager")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(out, trust_remote_code=False)
+        model = LlamaForCausalLM.from_pretrained(out, trust_remote_code=False, attn_implementation="eager")
     else:
         tokenizer = train_tokenizer()
         model = new_model(tokenizer)

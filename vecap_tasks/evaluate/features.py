@@ -32,9 +32,9 @@ class Encoder:
     def __init__(self, folder: Path, device: str, batch_size: int) -> None:
         self._device = open_device("evaluate.device", device)
         disable_progress_bar()  # progress bars clutter logs
-        self._model = CLIPModel.from_pretrained(folder).to(self._device).eval()
+        self._model = CLIPModel.from_pretrained(folder, trust_remote_code=False).to(self._device).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self._processor = CLIPImageProcessorPil.from_pretrained(folder)
+        self._processor = CLIPImageProcessorPil.from_pretrained(folder, trust_remote_code=False)
         self._batch_size = batch_size
 
     @torch.inference_mode()

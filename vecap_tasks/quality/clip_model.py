@@ -31,9 +31,9 @@ class Scorer:
         torch.set_num_threads(threads)
         disable_progress_bar()  # progress bars clutter logs
         try:
-            self._model = CLIPModel.from_pretrained(folder).to(self._device).eval()
+            self._model = CLIPModel.from_pretrained(folder, trust_remote_code=False).to(self._device).eval()
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            self._processor = CLIPImageProcessorPil.from_pretrained(folder)
+            self._processor = CLIPImageProcessorPil.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise PermanentError(
                 f"quality.clip.model: {folder} cannot be loaded as a CLIPModel: {load_problem(error)[:300]}"

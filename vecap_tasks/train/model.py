@@ -33,7 +33,11 @@ def _pretrained(folder: Path, config: Config, tokenizer: PreTrainedTokenizerFast
     disable_progress_bar()
     try:
         model, report = CLIPModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except _LOAD_ERRORS as error:
         raise ConfigError(
