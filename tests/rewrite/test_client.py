@@ -8,13 +8,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from tests.rewrite.server import CANARY, ReceivedRequest, Server, completion, echo, error, fuse, rejecting, settings
 from vecap_tasks.config import ModelConfig, load_config
-from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.errors import ConfigError, PermanentError, VecapError
 from vecap_tasks.rewrite.accepted_rows import ImageInput, Row
 from vecap_tasks.rewrite.backends import openai_client
 from vecap_tasks.rewrite.backends.sampling_params import GREEDY, Sampling
@@ -356,20 +357,49 @@ def test_a_job_fault_is_an_error_without_a_test_request(kind: str) -> None:
     assert len(server.requests) == 1
 
 
-def test_max_completion_tokens_is_used_after_the_server_requires_it() -> None:
-    message = (
-        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
-    )
-
+@pytest.mark.parametrize(
+    "body",
+    [
+        {
+            "error": {
+                "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+                "'max_completion_tokens' instead.",
+                "code": "unsupported_parameter",
+            }
+        },
+        {"error": {"message": "Unrecognized request argument supplied: max_tokens"}},
+        {"error": {"message": "max_tokens is deprecated for this model"}},
+        {
+            "detail": [
+                {"type": "extra_forbidden", "loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}
+            ]
+        },
+    ],
+)
+def test_max_completion_tokens_is_used_after_the_server_requires_it(body: dict[str, Any]) -> None:
     async def answer(request: ReceivedRequest) -> web.StreamResponse:
         if "max_tokens" in request.body:
-            return web.json_response({"error": {"message": message, "code": "unsupported_parameter"}}, status=400)
+            return web.json_response(body, status=400)
         return await echo(request)
 
     with Server(answer) as server:
         model = settings(server.url, requests=1, max_attempts=1, max_new_tokens=7)
         assert [text.problem for text in [*fuse(model, 3), *fuse(model, 2)]] == [None] * 5
     assert [request.body.get("max_completion_tokens") for request in server.requests] == [None, *[7] * 5]
+
+
+@pytest.mark.parametrize("status", [400, 402, 429])
+def test_an_account_without_credit_stops_the_job_at_once(status: int) -> None:
+    """A 429 of a rate limit is retried; this one would never pass."""
+    body = {"error": {"message": "You exceeded your current quota.", "type": "insufficient_quota", "code": None}}
+
+    async def answer(request: ReceivedRequest) -> web.StreamResponse:
+        return web.json_response(body, status=status)
+
+    with Server(answer) as server, pytest.raises(PermanentError, match="add credit to the account") as exc_info:
+        fuse(settings(server.url, requests=1, max_attempts=5), 3)
+    assert "\n" not in str(exc_info.value)
+    assert len(server.requests) == 1
 
 
 # The API key.

@@ -1,172 +1,81 @@
-"""Classification of real server errors as faults of one row or of the job."""
+"""Classification of real server errors as faults of one row or of the job, and their table in the documentation."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vecap_tasks.rewrite.backends.openai_errors import RULES, Fault, ServerError, classify
+from tests.conftest import REPOSITORY
+from vecap_tasks.rewrite.backends.openai_client import _RETRYABLE_STATUSES
+from vecap_tasks.rewrite.backends.openai_errors import ROW_FAULTS, RULES, Fault, ServerError, classify
 
-
-def vllm(message: str, kind: str = "BadRequestError", code: int = 400) -> dict:
-    return {"object": "error", "message": message, "type": kind, "param": None, "code": code}
+# One error response per line: its server family, where its wording was read, the fault, and a part of the body (`says`)
+# that the documentation shows. The fault `retry` is an error that is retried.
+FILE = Path(__file__).parents[1] / "data" / "rewrite" / "server_errors.jsonl"
+ERRORS: list[dict[str, Any]] = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
+RETRIED = "retry"
+OUTCOMES = {
+    **{fault: f"Row: `{fault}`" for fault in ROW_FAULTS},
+    Fault.KEY: "Job stops: key",
+    Fault.QUOTA: "Job stops: credit or spending limit",
+    Fault.MODEL: "Job stops: model or URL",
+    Fault.PARAMETER: "Job stops: parameter",
+    Fault.LIMIT_NAME: "Sends `max_completion_tokens` instead, then and later",
+    RETRIED: "Retried, with fewer requests in flight",
+}
+UNKNOWN = [
+    (400, {"error": {"message": "I do not like this one"}}),
+    (400, ""),
+    (400, []),
+    (400, [{"error": {"message": "one"}}, {"error": {"message": "two"}}]),
+    (400, {"error": None}),
+    (400, {"error": {"message": "Provided billing address of the page is long"}}),
+    (400, {"error": {"message": "Provider returned error", "metadata": {"raw": 1}}}),
+    (500, {"error": {"message": "the engine took too long"}}),  # retried
+    (504, "<h1>upstream took too long</h1>"),
+]
 
 
 def openai(
     message: str, code: str | None, kind: str | None = "invalid_request_error", param: str | None = None
-) -> dict:
+) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-BODIES = [
-    # The prompt is too long.
-    (400, vllm("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens"), "too_long"),
-    (
-        400,
-        {
-            "error": vllm(
-                "The decoder prompt (length 5951) is longer than the maximum model length of 4096. Make sure "
-                "that `max_model_len` is no smaller than the number of text tokens plus multimodal tokens."
-            )
-        },
-        "too_long",
-    ),
-    (400, openai("This model's maximum context length is 8192 tokens.", "context_length_exceeded"), "too_long"),
-    (
-        422,
-        {
-            "error": "Input validation error: `inputs` must have less than 1024 tokens. Given: 2048",
-            "error_type": "validation",
-        },
-        "too_long",
-    ),
-    (
-        422,
-        {
-            "error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 2000 `inputs` "
-            "tokens and 64 `max_new_tokens`",
-            "error_type": "validation",
-        },
-        "too_long",
-    ),
-    (
-        400,
-        {
-            "error": {
-                "code": 400,
-                "message": "the request exceeds the available context size, try increasing it",
-                "type": "exceed_context_size_error",
-                "n_prompt_tokens": 5000,
-                "n_ctx": 4096,
-            }
-        },
-        "too_long",
-    ),
-    (400, vllm("The input (5000 tokens) is longer than the model's context length (4096 tokens)."), "too_long"),
-    (413, "<html><h1>413 Request Entity Too Large</h1></html>", "too_long"),
-    # The image.
-    (400, vllm("absolute aspect ratio must be smaller than 200, got 250.0"), "image"),
-    (400, vllm("height:8 or width:640 must be larger than factor:28"), "image"),
-    (500, {"error": {"message": "cannot identify image file <_io.BytesIO object at 0x7f>", "code": 500}}, "image"),
-    (
-        400,
-        {"error": {"code": 400, "message": "Failed to load image or audio file", "type": "invalid_request_error"}},
-        "image",
-    ),
-    (
-        400,
-        openai(
-            "You uploaded an unsupported image. Please make sure your image has of one the following formats: "
-            "['png', 'jpeg', 'gif', 'webp'].",
-            "invalid_image_format",
-        ),
-        "image",
-    ),
-    # The content.
-    (
-        400,
-        {
-            "error": {
-                "message": "The response was filtered due to the prompt triggering Azure OpenAI's content "
-                "management policy.",
-                "type": None,
-                "param": "prompt",
-                "code": "content_filter",
-                "status": 400,
-                "innererror": {"code": "ResponsibleAIPolicyViolation"},
-            }
-        },
-        "content",
-    ),
-    (400, openai("Your request was rejected as a result of our safety system.", "moderation_blocked"), "content"),
-    (
-        403,
-        {"error": {"code": 403, "message": "Your chosen model requires moderation and your input was flagged"}},
-        "content",
-    ),
-    # The job.
-    (401, openai("Incorrect API key provided: sk-1.", "invalid_api_key"), "key"),
-    (403, openai("You are not allowed to sample from this model", None), "key"),
-    (404, vllm("The model `huge` does not exist.", "NotFoundError", 404), "model"),
-    (404, {"error": {"message": "model 'huge' not found, try pulling it first"}}, "model"),
-    (404, {"detail": "Not Found"}, "model"),
-    (400, {"detail": "Server is pinned to 'tiny'; requested 'huge'."}, "model"),
-    (302, "", "model"),
-    (
-        400,
-        openai(
-            "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is "
-            "supported.",
-            "unsupported_value",
-            param="temperature",
-        ),
-        "parameter",
-    ),
-    (
-        422,
-        {
-            "detail": [
-                {
-                    "type": "extra_forbidden",
-                    "loc": ["body", "seed"],
-                    "msg": "Extra inputs are not permitted",
-                    "input": {"messages": "the maximum of 5 tokens"},
-                }
-            ]
-        },
-        "parameter",
-    ),
-    (
-        400,
-        openai(
-            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' "
-            "instead.",
-            "unsupported_parameter",
-            param="max_tokens",
-        ),
-        "limit_name",
-    ),
-    # Unknown.
-    (400, {"error": {"message": "I do not like this one"}}, "refused"),
-    (400, "", "refused"),
-    (400, [], "refused"),
-    (400, {"error": None}, "refused"),
-    (500, {"error": {"message": "the engine took too long"}}, "refused"),  # retried
-    (504, "<h1>upstream took too long</h1>", "refused"),
-]
-FAULTS = {
-    "too_long": Fault.PROMPT_TOO_LONG,
-    "image": Fault.IMAGE_REFUSED,
-    "content": Fault.CONTENT_FILTER,
-    "refused": Fault.REFUSED,
-}
+def parse(status: int, body: object) -> ServerError:
+    return ServerError.parse(status, body if isinstance(body, str) else json.dumps(body))
 
 
-@pytest.mark.parametrize(("status", "body", "fault"), BODIES)
-def test_an_error_is_classified_as_row_or_job_fault(status: int, body: object, fault: str) -> None:
-    error = ServerError.parse(status, body if isinstance(body, str) else json.dumps(body))
-    assert classify(error) == FAULTS.get(fault, fault)
-    assert str(error).startswith(str(status))
-    assert "\n" not in str(error)
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{error['family']}: {error['says']}"[:60])
+def test_an_error_is_classified_as_row_or_job_fault(error: dict[str, Any]) -> None:
+    parsed = parse(error["status"], error["body"])
+    assert str(classify(parsed)) == (Fault.REFUSED if error["fault"] == RETRIED else error["fault"]), parsed
+    assert error["fault"] != RETRIED or error["status"] in _RETRYABLE_STATUSES
+    assert str(parsed).startswith(str(error["status"]))
+    assert "\n" not in str(parsed)
+
+
+def test_the_errors_cover_many_servers_and_every_fault() -> None:
+    assert len({json.dumps(error["body"]) for error in ERRORS}) >= 70
+    assert len({error["family"] for error in ERRORS}) >= 20
+    assert {error["fault"] for error in ERRORS} >= {*map(str, Fault)} - {Fault.REFUSED, Fault.FAILED}
+    assert all(error["source"] and error["says"] in str(error["body"]) for error in ERRORS)
+
+
+@pytest.mark.parametrize(("status", "body"), UNKNOWN)
+def test_an_unknown_error_has_no_known_fault(status: int, body: object) -> None:
+    assert classify(parse(status, body)) == Fault.REFUSED
+
+
+def test_the_documentation_has_a_table_of_the_errors() -> None:
+    rows: dict[tuple[str, str], dict[str, None]] = {}
+    for error in ERRORS:
+        says = rows.setdefault((error["family"], OUTCOMES[error["fault"]]), {})
+        says[error["says"].replace("`", "")] = None
+    lines = [f"| {family} | {'; '.join(says)} | {outcome} |" for (family, outcome), says in sorted(rows.items())]
+    page = (REPOSITORY / "docs" / "captioning.md").read_text(encoding="utf-8")
+    assert "\n".join(["| Server | Error message | What happens |", "| --- | --- | --- |", *lines]) in page
 
 
 def test_an_error_message_has_its_code_and_not_the_request() -> None:

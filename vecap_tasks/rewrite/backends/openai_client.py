@@ -217,7 +217,7 @@ class Client:
                     return text
                 error = response.error
                 reason, fault = str(error), classify(error)
-                if error.status not in _RETRYABLE_STATUSES or fault in KNOWN_ROW_FAULTS:
+                if error.status not in _RETRYABLE_STATUSES or fault != Fault.REFUSED:
                     endpoint.record_response(started)
                     return _Failure(fault, reason, (endpoint,))
                 if error.status == HTTPStatus.TOO_MANY_REQUESTS:
@@ -270,7 +270,9 @@ class Client:
             variable = self._server.api_key_env
             hint = f"correct the key in {variable} on every worker" if variable else "set api_key_env to its variable"
             return PermanentError(f"model {name}: {url} rejected the API key ({failure.message}); {hint}")
-        if failure.fault in (Fault.PARAMETER, Fault.LIMIT_NAME):
+        if failure.fault == Fault.QUOTA:
+            hint = "add credit to the account or raise its limit, then run the same command again"
+        elif failure.fault in (Fault.PARAMETER, Fault.LIMIT_NAME):
             hint = "correct the setting that sends it: max_new_tokens, temperature, or server.body"
         else:
             hint = f"it serves {await self._model_names(url)}; correct the model's name, or its server.urls"

@@ -15,6 +15,8 @@ _MAX_ERROR_CHARS = 1 << 14  # of one value of an error response
 _MAX_TOKENS = (1 << 24) - 1  # of one text; the sum over all attempts of a row is a 32-bit number
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _REQUEST_STATUSES = frozenset({400, 413, 415, 422})
+_QUOTA_STATUSES = frozenset({400, 402, 403, 412, 429})
+_UNSUPPORTED = "(?:not (?:supported|permitted|allowed)|unsupported|unrecognized|unknown|unexpected|deprecated)"
 _INPUT_STATUSES = _REQUEST_STATUSES | {500}  # some servers return 500 for invalid input; patterns must be narrow
 
 
@@ -27,6 +29,7 @@ class Fault(StrEnum):
     REFUSED = "refused_by_server"  # no rule matches
     FAILED = "server_failed"  # no valid response in any attempt
     KEY = "key"
+    QUOTA = "quota"  # no credit, or a spending limit is reached
     MODEL = "model"  # unknown model, or a wrong URL
     PARAMETER = "parameter"
     LIMIT_NAME = "limit_name"  # the server requires `max_completion_tokens` instead of `max_tokens`
@@ -49,16 +52,22 @@ class ServerError:
         """Parse the body of an error response: OpenAI, FastAPI, TGI or HTML."""
         try:
             body = json.loads(text)
+            if isinstance(body, list) and len(body) == 1:  # Gemini
+                body = body[0]
             error = body.get("error", body.get("detail", body.get("message", body)))
         except (ValueError, RecursionError, AttributeError):
             return cls(status, "", _one_line(re.sub(r"<[^<>]*>", " ", text[:_MAX_ERROR_CHARS])))
         if isinstance(error, list):  # FastAPI; its items repeat request fields, which are left out
             error = "; ".join(map(_validation_error, error))
         fields = error if isinstance(error, dict) else body
-        codes = dict.fromkeys(_plain(fields[name]) for name in ("code", "type", "error_type") if fields.get(name))
+        codes = dict.fromkeys(
+            _plain(fields[name]) for name in ("code", "type", "error_type", "status") if fields.get(name)
+        )
         codes.pop(str(status), None)
-        message = error.get("message", error) if error is fields else error
-        return cls(status, _one_line(" ".join(codes)), _one_line(_plain(message)))
+        message = _plain(error.get("message", error) if error is fields else error)
+        if "Provider returned error" in message:  # OpenRouter
+            message = f"{message}: {_provider_message(status, fields)}"
+        return cls(status, _one_line(" ".join(codes)), _one_line(message))
 
     def __str__(self) -> str:
         code = self.code.split(" ")[0]
@@ -109,12 +118,43 @@ RULES = (
         code="content_policy_violation",
         message="requires moderation|input was flagged",
     ),
+    Rule(
+        Fault.CONTENT_FILTER,
+        "openai, dashscope",
+        _INPUT_STATUSES,
+        code="invalid_prompt|data_?inspection_?failed",
+        message="flagged as potentially violating our usage policy|data_?inspection_?failed",
+    ),
+    # A 429 of a rate limit is retried, and can name the billing page too.
+    Rule(
+        Fault.QUOTA,
+        "any",
+        _QUOTA_STATUSES,
+        code="insufficient_quota|budget_exceeded",
+        message=r"insufficient[ _](?:balance|credits?|funds|quota)|credit balance is too low|requires more credits"
+        r"|(?:budget|spending limit) has been (?:exceeded|reached)|exceeded ?budget|monthly spending limit",
+    ),
+    Rule(Fault.QUOTA, "any", frozenset({402})),
     Rule(Fault.KEY, "any", frozenset({401, 403})),
+    Rule(
+        Fault.KEY,
+        "gemini",
+        _REQUEST_STATUSES,
+        code="API_KEY_INVALID",
+        message="API key (?:not valid|expired|is invalid)",
+    ),
     Rule(
         Fault.LIMIT_NAME,
         "openai",
         _REQUEST_STATUSES,
-        message=r"\buse\b.{0,20}\bmax_completion_tokens|max_completion_tokens\W+(?:instead|is required)",
+        message=r"\buse\b.{0,20}\bmax_completion_tokens|max_completion_tokens\W+(?:instead|is required)"
+        rf"|{_UNSUPPORTED}.{{0,60}}\bmax_tokens\b|\bmax_tokens\b.{{0,60}}{_UNSUPPORTED}",
+    ),
+    Rule(
+        Fault.PARAMETER,
+        "openai, anthropic",
+        _REQUEST_STATUSES,
+        message=r"at most \d+ completion tokens|maximum allowed number of output tokens",
     ),
     Rule(Fault.PROMPT_TOO_LONG, "openai", _INPUT_STATUSES, code="context_length_exceeded|string_above_max_length"),
     Rule(Fault.PROMPT_TOO_LONG, "litellm", _INPUT_STATUSES, message="ContextWindowExceeded"),
@@ -159,16 +199,18 @@ RULES = (
     ),
     Rule(
         Fault.IMAGE_REFUSED,
-        "llama.cpp, vllm",
+        "llama.cpp, vllm, tgi, ollama, gemini, bedrock",
         _INPUT_STATUSES,
-        message="failed to (?:load|decode|process) (?:the )?image",
+        message="failed to (?:load|decode|process|read) (?:the )?image|invalid image"
+        "|(?:unable to|could not) process (?:input )?image|provided image is not valid|unsupported MIME type"
+        r"|image size \d+ bytes exceeds",
     ),
     Rule(
         Fault.PARAMETER,
         "openai",
         _REQUEST_STATUSES,
         code="unsupported_parameter|unsupported_value|unknown_parameter",
-        message=r"unsupported parameter|unrecognized request argument|at most \d+ completion tokens",
+        message="unsupported parameter|unrecognized request argument",
     ),
     Rule(
         Fault.PARAMETER,
@@ -182,14 +224,21 @@ RULES = (
         "any",
         _REQUEST_STATUSES,
         code="model_not_found",
-        message=r"\bmodel\b.{0,120}(?:does not exist|not found)|invalid model name|server is pinned to",
+        message=r"\bmodel\b.{0,120}(?:does not exist|not found)|invalid model name|server is pinned to"
+        "|model identifier is invalid",
+    ),
+    Rule(
+        Fault.MODEL,
+        "vllm, llama.cpp",
+        _INPUT_STATUSES,
+        message=r"at most 0 image|image input is not supported|is not a multimodal model",
     ),
     Rule(Fault.MODEL, "any", frozenset({301, 302, 303, 307, 308, 404, 405})),
     Rule(
         Fault.PROMPT_TOO_LONG,
         "any",
         _REQUEST_STATUSES,
-        message=r"context.{0,20}(?:length|size|window)|too long|(?:maximum|max|exceeds?)\b.{0,60}\btokens?\b",
+        message=r"context.{0,20}(?:length|limit|size|window)|too long|(?:maximum|max|exceeds?)\b.{0,60}\btokens?\b",
     ),
     Rule(Fault.PROMPT_TOO_LONG, "any", frozenset({413})),
 )
@@ -206,6 +255,17 @@ def _validation_error(item: Any) -> str:
     place = item.get("loc", ())
     where = ".".join(map(_plain, place)) if isinstance(place, list | tuple) else _plain(place)
     return f"{where}: {_plain(item.get('msg'))}"
+
+
+def _provider_message(status: int, fields: dict[str, Any]) -> str:
+    """Return the message of the provider that a router repeats in `metadata.raw`, as JSON or text; "" if none."""
+    metadata = fields.get("metadata")
+    raw = metadata.get("raw", "") if isinstance(metadata, dict) else ""
+    try:
+        text = raw if isinstance(raw, str) else json.dumps(raw)
+    except RecursionError:
+        return ""
+    return ServerError.parse(status, text).message
 
 
 def _plain(value: Any) -> str:
