@@ -82,11 +82,16 @@ def text_key(role: str, subject: str, sampling: Sampling) -> str:
 
 
 class Batches:
-    """The texts of *shard* by `text_key`, from this attempt and from earlier ones."""
+    """The texts of *shard* by `text_key`, from this attempt and from earlier ones.
 
-    def __init__(self, stage: Stage, shard: str) -> None:
+    *answers* are texts of other versions, which are used as if this attempt had generated them.
+    """
+
+    def __init__(self, stage: Stage, shard: str, answers: Mapping[str, GeneratedText] | None = None) -> None:
         self.texts: dict[str, GeneratedText] = {}
         self.resumed = 0  # requested texts that an earlier attempt stored
+        self.rescreened = 0  # requested texts of other versions
+        self._answers = answers or {}
         self.rejected = RejectedRequests(f"{stage.name} {shard}", stage.config.rewrite.max_rejected)
         self._stage = stage
         self._shard = shard
@@ -102,10 +107,13 @@ class Batches:
                     self.texts[body["key"]] = GeneratedText(**values)
 
     def missing(self, keys: Sequence[str]) -> list[int]:
-        """Return the indices of the *keys* that have no text yet. Counts the others as resumed."""
+        """Return the indices of the *keys* that have no text yet. Counts the others as resumed or rescreened."""
         indices = [index for index, key in enumerate(keys) if key not in self.texts]
         self.resumed += len(keys) - len(indices)
-        return indices
+        answered = {keys[index]: self._answers[keys[index]] for index in indices if keys[index] in self._answers}
+        self.rescreened += len(answered)
+        self.texts |= answered
+        return [index for index in indices if keys[index] not in answered]
 
     def add_batch(self, role: str, keys: Sequence[str], size: int, batch: Mapping[int, GeneratedText]) -> None:
         """Add the texts of a *batch*, by index in *keys*, and store them once *size* or more are pending.

@@ -14,6 +14,8 @@ from vecap_tasks.rewrite.batches import Batches, text_key
 from vecap_tasks.rewrite.prompt import Prompt
 from vecap_tasks.rewrite.screen import Screened
 
+_MAX_STORED_CHARS = 16_384  # of an answer before screening; a longer one is no caption
+
 K = TypeVar("K")
 S = TypeVar("S")
 Generate = Callable[[Sequence[tuple[S, Sampling]], OnFinished], list[GeneratedText]]
@@ -21,13 +23,18 @@ Generate = Callable[[Sequence[tuple[S, Sampling]], OnFinished], list[GeneratedTe
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One generated text, as in schema ATTEMPT; `problem` is the screening result."""
+    """One generated text, as in schema ATTEMPT; `problem` is the screening result.
+
+    `text` is the answer before screening, so that changed rules screen it again; None if it is not stored.
+    """
 
     variant: int
     temperature: float
     seed: int
     tokens: int
     problem: str | None
+    text: str | None = None
+    ended: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +142,7 @@ class Captioner(Generic[S]):
             rejected = []
             for (key, variant), (subject, sampling), result in zip(pending, requests, results, strict=True):
                 screened = Screened(None, result.problem) if result.problem else self.screen(subject, result)
-                attempts[key].append(
-                    Attempt(variant, sampling.temperature, sampling.seed, result.tokens, screened.problem)
-                )
+                attempts[key].append(_attempt(sampling, result, screened.problem))
                 texts[key][variant] = screened.text
                 if screened.text is None and result.problem is None:  # another seed cannot fix a generation problem
                     rejected.append((key, variant))
@@ -147,7 +152,7 @@ class Captioner(Generic[S]):
         return {key: _caption(texts[key], attempts[key]) for key in subjects}
 
     def _generate(self, generate: Generate[S], requests: Sequence[tuple[S, Sampling]]) -> list[GeneratedText]:
-        """Return a text for each of *requests*: one that an earlier attempt stored, or a new one."""
+        """Return a text for each of *requests*: one that an earlier attempt or version stored, or a new one."""
         keys = [text_key(self.role, self.identify(subject), sampling) for subject, sampling in requests]
         indices = self.batches.missing(keys)
         if indices:
@@ -158,6 +163,12 @@ class Captioner(Generic[S]):
             self.meter.count(texts, started)
             self.batches.add_all(self.role, missing, texts)
         return [self.batches.texts[key] for key in keys]
+
+
+def _attempt(sampling: Sampling, result: GeneratedText, problem: str | None) -> Attempt:
+    is_stored = result.problem is None and len(result.text) <= _MAX_STORED_CHARS
+    text, ended = (result.text, result.ended) if is_stored else (None, None)
+    return Attempt(sampling.variant, sampling.temperature, sampling.seed, result.tokens, problem, text, ended)
 
 
 def _caption(texts: Sequence[str | None], attempts: Sequence[Attempt]) -> Caption:

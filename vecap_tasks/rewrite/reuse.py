@@ -1,13 +1,14 @@
 """Reuses captions of earlier versions with the same image, model, prompt and parameters.
 
 A reused caption equals a newly generated one, so a version has the same bytes either way. For a served model this
-holds only if its server is deterministic.
+holds only if its server is deterministic. If only the screening differs, the stored answers are screened again.
 """
 
 # ruff: noqa: S608 - queries contain only this file's text and quoted paths
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, open_connection, scan
 from vecap_tasks.core.version import Version, list_versions
 from vecap_tasks.rewrite.accepted_rows import Row
+from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, Sampling, failed
+from vecap_tasks.rewrite.batches import text_key
 from vecap_tasks.rewrite.captioner import Attempt, Caption
 
 
@@ -139,6 +142,65 @@ def find_captions(
         for alttext, *values in _lines(connection, paths, prefix, rewriter, "alttext", prefix) if rewriter else ():
             found.alttext_rewritten[alttext] = _caption(*values)
     return found
+
+
+_UNREADABLE = "unreadable_image"  # no model is needed to find this again
+
+# Rows whose captions differ from the wanted ones in the screening at most.
+_ANSWERS = """
+    SELECT {key}, {prefix}_attempts
+    FROM (SELECT * FROM {files} UNION ALL BY NAME SELECT * FROM columns)
+    WHERE sha256 IN (SELECT sha256 FROM wanted)
+        AND {prefix}_model = $model AND {prefix}_revision = $revision AND {prefix}_prompt = $prompt
+        AND {prefix}_parameters IN (SELECT unnest($parameters)) AND {prefix}_attempts IS NOT NULL
+"""
+
+
+def find_answers(
+    store: Store, files: Sequence[str], rows: Sequence[Row], provenance: ProvenanceByText, work: Path | None = None
+) -> dict[str, GeneratedText]:
+    """Find the answers of *rows* in *files* that other screening rules screened, by `text_key`."""
+    found: dict[str, GeneratedText] = {}
+    if not files or not rows:
+        return found
+    subjects = {"vec": ("vlm", "sha256"), "vecap": ("llm", "alttext || chr(10) || vec")}
+    subjects["alttext_rewritten"] = ("alttext", "alttext || chr(10)")
+    with connect(store, threads=1, work=work) as connection:
+        connection.register("wanted", pa.table({"sha256": sorted({row.sha256 for row in rows})}))
+        connection.register("columns", CAPTIONS.empty_table())
+        scanned = scan([store.query_path(name) for name in files], union_by_name=True)
+        for prefix, (role, key) in subjects.items():
+            wanted = getattr(provenance, prefix)
+            parameters = _screened_otherwise(connection, scanned, prefix, wanted) if wanted else []
+            if not parameters:
+                continue
+            query = _ANSWERS.format(files=scanned, prefix=prefix, key=key)
+            values = {name: getattr(wanted, name) for name in CaptionProvenance.__slots__} | {"parameters": parameters}
+            for subject, attempts in connection.execute(query, values).fetchall():
+                for attempt in attempts if subject else ():
+                    sampling = Sampling(attempt["variant"], attempt["temperature"], attempt["seed"])
+                    if attempt["problem"] == _UNREADABLE:
+                        found[text_key(role, subject, sampling)] = failed(_UNREADABLE)
+                    elif attempt["text"] is not None:
+                        answer = GeneratedText(attempt["text"], attempt["tokens"], attempt["ended"])
+                        found[text_key(role, subject, sampling)] = answer
+    return found
+
+
+def _screened_otherwise(
+    connection: duckdb.DuckDBPyConnection, scanned: str, prefix: str, wanted: CaptionProvenance
+) -> list[str]:
+    """Return the parameters in the files that differ from the *wanted* ones in the screening only."""
+    query = f"""
+        SELECT DISTINCT {prefix}_parameters
+        FROM (SELECT * FROM {scanned} UNION ALL BY NAME SELECT * FROM columns)
+        WHERE {prefix}_parameters != $parameters"""
+    stored = [text for (text,) in connection.execute(query, {"parameters": wanted.parameters}).fetchall()]
+    return sorted(text for text in stored if _unscreened(text) == _unscreened(wanted.parameters))
+
+
+def _unscreened(parameters: str) -> dict[str, Any]:
+    return {name: value for name, value in json.loads(parameters).items() if name != "screening"}
 
 
 def _lines(

@@ -36,6 +36,7 @@ from vecap_tasks.rewrite.reuse import (
     CaptionProvenance,
     Captions,
     ProvenanceByText,
+    find_answers,
     find_captions,
     finished_captions,
 )
@@ -98,8 +99,9 @@ class Rewrite(Stage):
     def process(self, shard: str, work: Path) -> ShardOutput:
         section = self.config.rewrite
         rows = self._rows(int(shard), work)
-        found = find_captions(self.store, self._cache.files_with(rows), rows, self._provenances, work)
-        batches = Batches(self, shard)
+        files = self._cache.files_with(rows)
+        found = find_captions(self.store, files, rows, self._provenances, work)
+        batches = Batches(self, shard, find_answers(self.store, files, rows, self._provenances, work))
         meters = {"vlm": TokenMeter(section.vlm.price), "llm": TokenMeter(section.llm.price)}
         images: dict[str, Row] = {}
         for row in rows:
@@ -116,6 +118,8 @@ class Rewrite(Stage):
         write_rows(table.to_batches(), CAPTIONS, work / f"{shard}.parquet")
         if batches.resumed:
             notes["taken_over"] = batches.resumed
+        if batches.rescreened:
+            notes["rescreened"] = batches.rescreened
         for role, meter in meters.items():
             notes |= meter.notes(role)
             log.info("%s %s: %s", self.name, shard, meter.rates(role))
