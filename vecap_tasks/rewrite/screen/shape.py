@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from vecap_tasks.rewrite.screen.fragment import incomplete_beginning, incomplete_ending
 from vecap_tasks.rewrite.screen.text import WORD, Answer, words
 
 _LETTERS = re.compile(r"([^\W\d_])\1{7,}|([^\W_]{2,3})\2{7,}", re.IGNORECASE)
@@ -23,39 +24,11 @@ _MAX_4GRAM_COUNT = 4  # occurrences of a 4-gram, adjacent or not
 _MIN_DISTINCT_SHARE = 0.34  # distinct words in a long text
 _MIN_LONG_WORDS = 24  # words of a long text
 
-# Words that cannot end a caption, except after the listed words: "the stuff dreams are made of".
-_INCOMPLETE_ENDINGS: dict[str, str] = {
-    **dict.fromkeys(
-        ("an", "the", "and", "or", "nor", "my", "your", "our", "their", "its", "whose", "every", "very"), ""
-    ),
-    **dict.fromkeys(("into", "onto", "toward", "towards", "amid", "among", "via", "beside", "between", "against"), ""),
-    **dict.fromkeys(("is", "are", "was", "were", "has", "have", "featuring", "including", "because", "while"), ""),
-    "a": "vitamin plan type class grade group section team hepatitis size letter series model line level option part "
-    "block exhibit form side point unit zone serie liga division",
-    "of": "made proud afraid aware dreamt dreamed dream dreams capable care think thought speak heard hear know known "
-    "fond tired sick best hold rid sort kind worthy full consists most because inside outside front ahead course",
-    "with": "play live go goes deal work mess messed love come came comes sleep begin start along friends fall hang do "
-    "cook write paint playing dealing working obsessed reckoned travel hunt fish be together covered filled up",
-    "at": "look looking looks looked laugh good it's you're arrive stare staring stay aim point pointed laughed best",
-    "to": "listen listening live look looking belong belongs been used want wants love going need have close closed "
-    "next sold known similar according up talk say back turn return dance go hold try able how what when due",
-    "by": "passed swim driven stand standing passing swung goes went go pass passes close near live lived stop drop "
-    "flew fly walk walking walked ride riding swing signed written designed",
-    "for": "look looking wait waiting known asked ask care cared famous used paid pay hoped live fighting fight died "
-    "die worth wish wished list going made meant built there searching vote voted",
-    "from": "come comes came drink hear away far choose learn read made back up it out",
-    "as": "known such described",
-    "after": "running run runs look looking looked named morning day night and ever soon shortly long happily chasing",
-    "than": "bigger more better less other rather",
-    "each": "one two from us of for",
-    "both": "of for from",
-}
-_ALLOWED_BEFORE = {word: frozenset(before.split()) for word, before in _INCOMPLETE_ENDINGS.items()}
-_RELATIVE_WORDS = frozenset(("what", "how", "who", "where", "wherever", "whatever", "everything", "all", "than"))
-_OPEN_PUNCTUATION = re.compile(r"[,;:(\[{“‘&+/=–—]\s*$|(?<![\d\w])-\s*$|\s-\s*$")
-_FULL_STOP = re.compile(r"[.!?…][\"”'’)\]]*\s*$")
+_OPEN_PUNCTUATION = re.compile(r"[,;:，、；：(（\[{‘«„「『《〈【&+/=–—]\s*$|[“\"]$(?<=\s.)|(?<![\d\w])-\s*$|\s-\s*$")
+_CLOSING_PUNCTUATION = re.compile(r"[,;，、；)\]}）」』》〉】。](?![-'])|-[a-zà-öø-ÿğış]")
+_FULL_STOP = re.compile(r"[.!?…。！？．](?:[\"”“»’)\]）」』]|\s»)*\s*$")
 _INCHES = re.compile(r"\d\s?\"")
-
+_PAIRS = ("「」", "『』", "《》", "【】", "（）", "〈〉", "«»")
 
 def empty(answer: Answer) -> str | None:
     """Reject a text without letters and digits.
@@ -133,7 +106,7 @@ def too_long(answer: Answer) -> str | None:
 
 
 def cut_off(answer: Answer) -> str | None:
-    """Reject a text that hit the token limit or whose ending is incomplete.
+    """Reject a text that hit the token limit, stops in the middle of a phrase or begins in mid-sentence.
 
     >>> cut_off(Answer("A cat on a mat", ended=False))
     'cut_off'
@@ -141,37 +114,32 @@ def cut_off(answer: Answer) -> str | None:
     'cut_off'
     >>> cut_off(Answer('A sign that reads "Keep calm and carry'))
     'cut_off'
+    >>> cut_off(Answer("and is parked next to a house."))
+    'cut_off'
     >>> cut_off(Answer("The stuff dreams are made of"))
     >>> cut_off(Answer('A 22" balloon, the house we live in...'))
     >>> cut_off(Answer("A poster of the band The The"))
     """
     if not answer.ended:
         return "cut_off"
-    text = answer.text.rstrip()
-    if _OPEN_PUNCTUATION.search(text):
+    text = answer.text.strip()
+    if _OPEN_PUNCTUATION.search(text) or _CLOSING_PUNCTUATION.match(text) or incomplete_beginning(answer):
         return "cut_off"
     if _FULL_STOP.search(text):
         return None
-    if _ends_incomplete(text) and not _ends_like_source(text, answer):
-        return "cut_off"
+    return "cut_off" if incomplete_ending(answer) or _has_open_quote(text) else None
+
+
+def _has_open_quote(text: str) -> bool:
+    """Return whether a quotation or a parenthesis is not closed; an inch mark and an emoticon are neither."""
     quotes = text.count('"')
-    if quotes % 2 and not _INCHES.search(text):
-        return "cut_off"
-    if text.count("“") > text.count("”") + text.count('"'):
-        return "cut_off"
-    return "cut_off" if re.search(r"(?<![:;=8])[(\[][^)\]]*$", text) else None
-
-
-def _ends_incomplete(text: str) -> bool:
-    """Return whether the last word is lower case and requires another word; False for "what it is"."""
-    end = text.split()[-5:]
-    if not end or end[-1] not in _ALLOWED_BEFORE:
-        return False
-    before = [word.strip(",.;:\"'").lower() for word in end[:-1]]
-    return not (before and before[-1] in _ALLOWED_BEFORE[end[-1]]) and _RELATIVE_WORDS.isdisjoint(before)
-
-
-def _ends_like_source(text: str, answer: Answer) -> bool:
-    """Return whether a source ends with the same three words, so that the model did not cut the text off."""
-    end = words(text)[-3:]
-    return any(words(source)[-3:] == end for source in (answer.alttext, answer.vec) if source)
+    if "„" in text:  # „German“, „Polish”, „mixed"
+        if text.count("„") > text.count("“") + text.count("”") + quotes:
+            return True
+    elif text.count("“") > text.count("”") + quotes:
+        return True
+    elif quotes % 2 and not _INCHES.search(text):
+        return True
+    if not text.isascii() and any(text.count(left) > text.count(right) for left, right in _PAIRS):
+        return True
+    return re.search(r"(?<![:;=8])[(\[][^)\]]*$", text) is not None
