@@ -109,11 +109,10 @@ def _ends_incomplete(text: str, rules: _Rules) -> bool:
 
 
 def _begins_incomplete(text: str, rules: _Rules) -> bool:
-    start = text.split(None, 2)[:2]
-    if len(start) < 2:
-        return False
-    first = start[0].replace("’", "'").rstrip(_EDGES)
-    found = first in rules.words and start[1].strip(_EDGES).lower() not in rules.words[first]
+    first, _, rest = text.partition(" ")
+    first = first.replace("’", "'").rstrip(_EDGES)
+    after = rest.partition(" ")[0].strip(_EDGES).lower()
+    found = bool(after) and first in rules.words and after not in rules.words[first]
     return (found or rules.incomplete.match(text) is not None) and not rules.complete.match(text)
 
 
