@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from vecap_tasks.rewrite.screen.fragment import incomplete_beginning, incomplete_ending
 from vecap_tasks.rewrite.screen.text import WORD, Answer, words
 
-_LETTERS = re.compile(r"([^\W\d_])\1{7,}|([^\W_]{2,3})\2{7,}", re.IGNORECASE)
+_SPACELESS = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # scripts without spaces between words
+_LETTER = rf"[^\W_{_SPACELESS}]"
+_REPEATED_LETTERS = re.compile(  # in a word: "aaaaaaaa", "househousehousehousehouse"
+    rf"((?!\d){_LETTER})\1{{7,}}|({_LETTER}{{2,3}})\2{{7,}}|({_LETTER}{{4,5}})\3{{4,}}|({_LETTER}{{6,20}})\4{{2,}}"
+)
+_MIN_REPEATED_LETTERS = 8
+_REPEATED_SYMBOLS = re.compile(r"([^\w\s.])(?:\s?\1){11,}|([._])(?:\s?\2){15,}")
+_SPACELESS_CHARACTER = re.compile(f"[{_SPACELESS}]")
+_QUOTED = re.compile(r"[\"“„«][^\"”“»]*[\"”“»]")
+_NUMBER_GROUPS = re.compile(r"(?<=\d)[,.'’](?=\d{3})")
 # Words that songs, titles and laughter repeat.
 _CHANT_LIST = """
 ha hah haha he hee hey ho hoo la na nah no yes yeah da do doo cha bla blah row bye knock woof meow moo tweet beep
@@ -19,16 +28,18 @@ turn
 _CHANTS = frozenset(_CHANT_LIST.split())
 _STOP_WORDS = frozenset(("the", "a", "an", "of", "and", "in", "on", "with", "is", "to"))
 _LONG_PERIOD = 6  # words; a phrase this long must not repeat at all
-_MAX_PERIOD = 40  # words
+_MAX_PERIOD = 40  # words or characters
 _MAX_4GRAM_COUNT = 4  # occurrences of a 4-gram, adjacent or not
-_MIN_DISTINCT_SHARE = 0.34  # distinct words in a long text
-_MIN_LONG_WORDS = 24  # words of a long text
+_MIN_DISTINCT_SHARES = ((24, 0.34), (18, 0.27))  # words of a long text, and the share of them that is distinct
+_MAX_CHANTS = 10  # words of laughter or song in a row
+_MIN_CHARACTERS = 5  # of a script without spaces
 
 _OPEN_PUNCTUATION = re.compile(r"[,;:，、；：(（\[{‘«„「『《〈【&+/=–—]\s*$|[“\"]$(?<=\s.)|(?<![\d\w])-\s*$|\s-\s*$")
 _CLOSING_PUNCTUATION = re.compile(r"[,;，、；)\]}）」』》〉】。](?![-'])|-[a-zà-öø-ÿğış]")
 _FULL_STOP = re.compile(r"[.!?…。！？．](?:[\"”“»’)\]）」』]|\s»)*\s*$")
 _INCHES = re.compile(r"\d\s?\"")
 _PAIRS = ("「」", "『』", "《》", "【】", "（）", "〈〉", "«»")
+
 
 def empty(answer: Answer) -> str | None:
     """Reject a text without letters and digits.
@@ -49,15 +60,25 @@ def loop(answer: Answer) -> str | None:
     'loop'
     >>> loop(Answer("the band The The on stage in New York, New York"))
     >>> loop(Answer("Tora! Tora! Tora! film poster, knock knock"))
+    >>> loop(Answer("雪山、雪山、雪山、雪山、雪山、雪山"))
+    'loop'
     >>> loop(Answer("Row, row, row, row your boat song book"))
     """
-    tokens = words(answer.text)
+    text, data = answer.text, answer.data.lower()
+    tokens = words(_NUMBER_GROUPS.sub("", text))
     source = " ".join(words(answer.data))
     repeats = len(tokens) - len(set(tokens))
-    if any(not _CHANTS.issuperset(run) and " ".join(run) not in source for run in _repeated_runs(tokens, repeats)):
+    for run, period in _repeated_runs(tokens, repeats, _word_repeats):
+        if not (
+            _is_chant(run) or " ".join(run) in source or (period >= _LONG_PERIOD and _is_quoted(run, period, text))
+        ):
+            return "loop"
+    long_words = (word for word in tokens if len(word) >= _MIN_REPEATED_LETTERS)
+    if any(match.group() not in data for word in long_words for match in _REPEATED_LETTERS.finditer(word)):
         return "loop"
-    data = answer.data.lower()
-    if any(letters not in data for letters in {match.group().lower() for match in _LETTERS.finditer(answer.text)}):
+    if any(match.group().lower() not in data for match in _REPEATED_SYMBOLS.finditer(text)):
+        return "loop"
+    if not text.isascii() and _repeats_characters(text, data):
         return "loop"
     fours = (
         Counter(zip(tokens, tokens[1:], tokens[2:], tokens[3:], strict=False))
@@ -66,32 +87,63 @@ def loop(answer: Answer) -> str | None:
     )
     if any(count >= _MAX_4GRAM_COUNT and " ".join(run) not in source for run, count in fours.items()):
         return "loop"
-    return "loop" if len(tokens) >= _MIN_LONG_WORDS and len(set(tokens)) < _MIN_DISTINCT_SHARE * len(tokens) else None
+    count = len(tokens)
+    return "loop" if any(count >= n and count - repeats < share * count for n, share in _MIN_DISTINCT_SHARES) else None
 
 
-def _repeated_runs(tokens: Sequence[str], repeats: int) -> Iterator[Sequence[str]]:
-    """Yield each run that repeats too often: one word four times, two to five words three times, longer runs twice.
+def _is_chant(run: Sequence[str]) -> bool:
+    return _CHANTS.issuperset(run) and len(run) <= _MAX_CHANTS
 
-    A run is as long as possible. *repeats* is the number of words that occurred before.
+
+def _is_quoted(run: Sequence[str], period: int, text: str) -> bool:
+    """Return whether *run* repeats its words only once, inside a quotation, such as lines on a blackboard."""
+    return len(run) < 3 * period and any(" ".join(run) in " ".join(words(part)) for part in _QUOTED.findall(text))
+
+
+def _repeats_characters(text: str, data: str) -> bool:
+    """Return whether a text in a script without spaces repeats a sequence of characters too often."""
+    if len(_SPACELESS_CHARACTER.findall(text)) < _MIN_CHARACTERS:
+        return False
+    characters = [letter for letter in text if letter.isalnum()]
+    source = "".join(letter for letter in data if letter.isalnum())
+    repeats = len(characters) - len(set(characters))
+    runs = ("".join(run) for run, _ in _repeated_runs(characters, repeats, _character_repeats))
+    return any(not run.isdigit() and run.lower() not in source for run in runs)
+
+
+def _repeated_runs(
+    tokens: Sequence[str], repeats: int, limit: Callable[[int, str], int]
+) -> Iterator[tuple[Sequence[str], int]]:
+    """Yield each run that repeats too often, and its period.
+
+    A run is as long as possible. *repeats* is the number of tokens that occurred before. *limit* returns for a period
+    and a token how many tokens in a row, equal to those one period before, are too many.
     """
-    for period in range(1, min(_MAX_PERIOD, len(tokens) // 2, repeats) + 1):
-        if period * (_max_repeats(period, "the") - 1) > repeats:
+    for period in range(1, min(_MAX_PERIOD, len(tokens) // 2 + 1, repeats) + 1):
+        if limit(period, "the") > repeats:
             continue
         same = 0
         for index in range(period, len(tokens) + 1):
             if index < len(tokens) and tokens[index] == tokens[index - period]:
                 same += 1
             else:
-                if same and same >= period * (_max_repeats(period, tokens[index - 1]) - 1):
-                    yield tokens[index - same - period : index]
+                if same and same >= limit(period, tokens[index - 1]):
+                    yield tokens[index - same - period : index], period
                 same = 0
 
 
-def _max_repeats(period: int, word: str) -> int:
-    """Return the number of consecutive occurrences that is too many."""
+def _word_repeats(period: int, word: str) -> int:
+    """Allow one word three times, two to five words about 2.5 times, longer phrases once."""
     if period == 1:
-        return 3 if word in _STOP_WORDS else 4
-    return 3 if period < _LONG_PERIOD else 2
+        return 2 if word in _STOP_WORDS else 3
+    return (4, 5)[period - 2] if period < 4 else (8 * period + 4) // 5 if period < _LONG_PERIOD else period
+
+
+def _character_repeats(period: int, _: str) -> int:
+    """Allow one character nine times, two four times, three to five three times, 6 to 11 about 2.4 times."""
+    if period < 3:
+        return (9, 8)[period - 1]
+    return 3 * period if period < 6 else (7 * period + 4) // 5 if period < 12 else period
 
 
 def too_long(answer: Answer) -> str | None:
@@ -136,9 +188,7 @@ def _has_open_quote(text: str) -> bool:
     if "„" in text:  # „German“, „Polish”, „mixed"
         if text.count("„") > text.count("“") + text.count("”") + quotes:
             return True
-    elif text.count("“") > text.count("”") + quotes:
-        return True
-    elif quotes % 2 and not _INCHES.search(text):
+    elif text.count("“") > text.count("”") + quotes or (quotes % 2 and not _INCHES.search(text)):
         return True
     if not text.isascii() and any(text.count(left) > text.count(right) for left, right in _PAIRS):
         return True
