@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from vecap_tasks.rewrite.screen.text import Answer, one_of
+from vecap_tasks.core.word_lists import read_table
+from vecap_tasks.rewrite.screen.text import DATA, Answer, one_of
 
 _TAGS = (
     r"a|abbr|b|big|blockquote|body|br|button|caption|center|code|div|em|figcaption|figure|font|form|h[1-6]|head|hr|html|i"
@@ -24,27 +25,44 @@ _MARKUP = one_of(
     # Markdown
     r"```|!?\[[^\]]*\]\([^)]*\)|\*\*[^*\s][^*]*\*\*|(?<!\w)__[^_\s][^_]*__(?!\w)|^\s*#{1,6}\s+(?!\d)",
     r"^\s*1[.)]\s.*\s2[.)]\s|^\s*[-*•]\s.*\s[-*•]\s",
+    r"~~[^~\s][^~]*~~|'''[^'\s][^']*'''|^\s*`[^`]+`\s*$|`[^`\s]+`\s*\{",
+    r"\[(?:caption|gallery|embed) \w+=|\[(?:PAD|CLS|SEP|MASK|UNK|BOS|EOS)\]|<0x[0-9a-f]{2}>",
+    # LaTeX: commands with braces, math with an operator
+    r"\\(?:[a-z]+\*?(?:\[[^\]]*\])?\{|(?:alpha|beta|times|cdot|sqrt|infty|pm|leq|geq|item)\b|[()\[\]]\s*\w)",
+    r"\$\$[^$]+\$\$|\$\\?[a-z][^$]{0,60}[\^_\\=][^$]{0,60}\$|\w\$[_^]",
     # JSON and escapes
-    r"^\s*\{\s*\"\w[^\"]*\"\s*:|^\s*\[\s*\"|(?<!:)\\[nt](?![a-z])|\\u[0-9a-f]{4}",
+    r"^\s*\{\s*[\"']?\w[^\"':]*[\"']?\s*:|^\s*\[\s*\"|^\s*[\"']\w+[\"']\s*:\s*[\"'\[{]|(?<!:)\\[nt](?![a-z])|\\u[0-9a-f]{4}",
+    # code
+    r"^\s*(?:def|function|class) \w+\s?\(|^\s*for \w+ in \w+\(|^\s*print\(|^\s*(?:import|from) \w+ import\b"
+    r"|^\s*(?:return|const|let|var) [\w\"'][^;]*;|^\s*(?:const |let |var )?[a-z_]\w*\s*=\s*[\"'][^\"']*[\"']"
+    r"|^\s*[\w.#-]+\s*\{\s*[\w-]+\s*:[^{}]*\}|^\s*</?\?(?:php|xml)",
     # unfilled placeholders
-    r"\[(?:insert|your|name|brand|location|city|date|person|company|artist|product|object)\b[^\]\d]*\]|\{\{?\s*\w+\s*\}?\}",
+    r"\[(?:insert|your|name|brand|location|city|date|person|company|artist|product|object)\b[^\]\d]*\]",
+    r"\{\{?[\w.| ]*[a-z][\w.| ]*\}?\}",
+    r"\[(?:colou?r|title|year|place|country|number|breed|animal|item|model|type|size|material|adjective|noun|event|subject"
+    r"|description|style|age|gender|species|price|author|photographer)(?: (?:name|here))?\]",
+    r"<(?:your|insert|the)? ?(?-i:[A-Z][A-Z ]+|[a-z]+_[a-z_]+)>|<(?:location|name|city|place|brand|color|date|person"
+    r"|object|animal|subject|product|title|number|event|company|artist|year)>|%(?-i:[A-Z]{3,}(?:_[A-Z]+)*)%|\s%[sd](?=\s|$|[.,])",
 )
-_MARKUP_CHARACTERS = frozenset("<&[#:`*_\\{2-")  # ASCII markup contains at least one
+_MARKUP_CHARACTERS = frozenset("<&[#:`*_\\{2-~$%=;")  # ASCII markup contains at least one
 # C0 and C1 controls, zero width, bidi overrides, tags, private use, and replacement characters.
 _CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\uffff"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\uffff"
     r"\ue000-\uf8ff\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
 )
 
-_DOMAIN = (
-    r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+"
-    r"(?:com|org|net|info|biz|io|edu|gov|co\.[a-z]{2}|com\.[a-z]{2}|org\.[a-z]{2})"
-)
+_TOP_LEVEL = {kind: "|".join(names.split()) for kind, names in read_table(DATA, "domains").items()}
+_LABELS = r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+"
+_DOMAIN = rf"{_LABELS}(?:{_TOP_LEVEL['strong']}|co\.[a-z]{{2}}|(?:com|org|example)\.[a-z]{{2}})"
 _URL = one_of(
-    rf"\b(?:https?|ftp)://|\bwww\.[\w-]+\.\w|\b{_DOMAIN}/[\w?#~-]",
+    rf"\b[a-z][a-z0-9+-]+://|\bfile:///|\bmailto:\w|\bwww\.\s?[\w-]+\s?\.\w|\b{_DOMAIN}/[\w?#~-]",
+    rf"\b{_LABELS}(?:{_TOP_LEVEL['weak']})/[\w?#~-]",
     r"\b(?:bit\.ly|t\.co|goo\.gl|youtu\.be|tinyurl\.com|fb\.me|instagr\.am)/\w",
+    # written to avoid links
+    r"\bh ?t ?t ?p ?s? ?: ?/ ?/|\bcolon slash slash\b|\bwww dot \w|\blink in (?:the |my |our )?bio\b",
 )
 _SITE = one_of(rf"(?<![\w@.-]){_DOMAIN}\b(?![\w@-])")
+_WEAK_SITE = re.compile(rf"(?<![\w@.-])[a-z0-9][a-z0-9-]{{3,62}}\.(?:{_TOP_LEVEL['weak']})(?![\w@.-]*\w)")
 # A domain that names a shop, brand or displayed page: "the booking.com logo".
 _BRAND_AFTER = one_of(
     r"^['’]?s?\W{0,2}\s*(?:logo|website|web site|site|homepage|home page|app|brand|stadium|arena|sign|screenshot|page"
@@ -96,10 +114,12 @@ def markup(answer: Answer) -> str | None:
     'markup'
     >>> markup(Answer("A photo of [Name] at the beach"))
     'markup'
+    >>> markup(Answer(r"\\textbf{A cat} on a mat of size $x^2$"))
+    'markup'
     >>> markup(Answer("I <3 NY, AT&T tower; a < b and c > d; f**k cancer; [sic]; #1 Dad; 4* hotel"))
     """
     text = answer.text
-    if text.isascii() and text.isprintable() and _MARKUP_CHARACTERS.isdisjoint(text):
+    if text.isascii() and text.isprintable() and _MARKUP_CHARACTERS.isdisjoint(text) and "'''" not in text:
         return None
     return "markup" if _CONTROL.search(text) or _MARKUP.search(text) else None
 
@@ -111,21 +131,29 @@ def url(answer: Answer) -> str | None:
     'url'
     >>> url(Answer("A red dress, available at shop.example.com"))
     'url'
+    >>> url(Answer("Two alpacas behind a fence, alpaca-farm.ch"))
+    'url'
     >>> url(Answer("An Amazon.com box on a porch"))
     >>> url(Answer("The booking.com logo, Node.js and St.Louis"))
     """
     text = answer.text
-    if "." not in text and "/" not in text:
+    if "." not in text and "/" not in text and " dot " not in text:
         return None
     if _URL.search(text):
         return "url"
     for site in _SITE.finditer(text):
-        before, after = text[: site.start()], text[site.end() :]
-        if _BRAND_AFTER.search(after) or _BRAND_BEFORE.search(before):
-            continue
-        if _LINK_CUE.search(before) or not site.group()[0].isupper():
+        if not _is_brand(text, site) and (_LINK_CUE.search(text[: site.start()]) or not site.group()[0].isupper()):
+            return "url"
+    for site in _WEAK_SITE.finditer(text):
+        last = not any(map(str.isalnum, text[site.end() :]))
+        if not _is_brand(text, site) and (last or _LINK_CUE.search(text[: site.start()])):
             return "url"
     return None
+
+
+def _is_brand(text: str, site: re.Match[str]) -> bool:
+    """Return whether the words around *site* make it the name of a shop or a displayed page."""
+    return bool(_BRAND_AFTER.search(text[site.end() :]) or _BRAND_BEFORE.search(text[: site.start()]))
 
 
 def private_data(answer: Answer) -> str | None:

@@ -23,7 +23,7 @@ from vecap_tasks.rewrite.screen.text import DATA, Answer, words
 _FALLBACK = "en"  # models use English whatever the prompt says
 _MIN_FALLBACK_WORDS = 2
 _TAIL = 240  # characters that the expressions for complete endings read
-_SHORT_TAIL = 60  # characters that the expressions for incomplete endings read
+_SHORT_TAIL = 45  # characters that the expressions for incomplete endings read
 _EDGES = ",.;:\"'“”„‚‘’«»()[]"
 _NEVER = re.compile(r"(?!)")
 _COMMON_WORDS = {code: frozenset(value.split()) for code, value in read_table(DATA, "sentence_words").items()}
@@ -104,7 +104,7 @@ def _ends_incomplete(text: str, rules: _Rules) -> bool:
     last = end[-1].replace("’", "'").rpartition("'")[2].lstrip(_EDGES) if end else ""
     before = end[0].strip(_EDGES).lower() if len(end) > 1 else ""
     found = last in rules.words and before not in rules.words[last]
-    found = found or rules.incomplete.search(text[-_SHORT_TAIL:]) is not None
+    found = found or rules.incomplete.search(text, max(0, len(text) - _SHORT_TAIL)) is not None
     return found and not rules.complete.search(text[-_TAIL:])
 
 
