@@ -52,11 +52,11 @@ _CONTROL = re.compile(
 )
 
 _TOP_LEVEL = {kind: "|".join(names.split()) for kind, names in read_table(DATA, "domains").items()}
-_LABELS = r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+"
+_LABELS = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.){1,8}"
 _DOMAIN = rf"{_LABELS}(?:{_TOP_LEVEL['strong']}|co\.[a-z]{{2}}|(?:com|org|example)\.[a-z]{{2}})"
 _URL = one_of(
-    rf"\b[a-z][a-z0-9+-]+://|\bfile:///|\bmailto:\w|\bwww\.\s?[\w-]+\s?\.\w|\b{_DOMAIN}/[\w?#~-]",
-    rf"\b{_LABELS}(?:{_TOP_LEVEL['weak']})/[\w?#~-]",
+    rf"\b[a-z][a-z0-9+-]{1,20}://|\bfile:///|\bmailto:\w|\bwww\.\s?[\w-]+\s?\.\w|(?<![\w.]){_DOMAIN}/[\w?#~-]",
+    rf"(?<![\w.]){_LABELS}(?:{_TOP_LEVEL['weak']})/[\w?#~-]",
     r"\b(?:bit\.ly|t\.co|goo\.gl|youtu\.be|tinyurl\.com|fb\.me|instagr\.am)/\w",
     # written to avoid links
     r"\bh ?t ?t ?p ?s? ?: ?/ ?/|\bcolon slash slash\b|\bwww dot \w|\blink in (?:the |my |our )?bio\b",

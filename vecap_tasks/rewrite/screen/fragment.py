@@ -23,7 +23,7 @@ from vecap_tasks.rewrite.screen.text import DATA, Answer, words
 _FALLBACK = "en"  # models use English whatever the prompt says
 _MIN_FALLBACK_WORDS = 2
 _TAIL = 240  # characters that the expressions for complete endings read
-_SHORT_TAIL = 45  # characters that the expressions for incomplete endings read
+_SHORT_TAIL = 60  # characters that the expressions for incomplete endings read
 _EDGES = ",.;:\"'“”„‚‘’«»()[]"
 _NEVER = re.compile(r"(?!)")
 _COMMON_WORDS = {code: frozenset(value.split()) for code, value in read_table(DATA, "sentence_words").items()}

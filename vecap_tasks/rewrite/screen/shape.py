@@ -133,10 +133,10 @@ def _repeated_runs(
 
 
 def _word_repeats(period: int, word: str) -> int:
-    """Allow one word three times, two to five words about 2.5 times, longer phrases once."""
+    """Allow one word three times, two or three words twice, four or five words 2.5 times, longer phrases once."""
     if period == 1:
         return 2 if word in _STOP_WORDS else 3
-    return (4, 5)[period - 2] if period < 4 else (8 * period + 4) // 5 if period < _LONG_PERIOD else period
+    return 2 * period if period < 4 else (8 * period + 4) // 5 if period < _LONG_PERIOD else period
 
 
 def _character_repeats(period: int, _: str) -> int:
