@@ -1,11 +1,16 @@
 """The rule `cut_off` finds incomplete beginnings and endings in each language and keeps complete captions."""
 
-import re
+import time
+from importlib.resources import files
 
 import pytest
 
 from vecap_tasks.config import ScreenConfig
-from vecap_tasks.rewrite.screen import RULES, Answer, fragment
+from vecap_tasks.core.word_lists import read_lines
+from vecap_tasks.rewrite.screen import RULES, Answer
+from vecap_tasks.rewrite.screen.text import DATA
+
+KINDS = ("beginnings", "endings")
 
 INCOMPLETE = {
     "en": """
@@ -19,6 +24,10 @@ which hangs above the stove in a farm kitchen.
 ; the second one is smaller.
 , a lantern and a coil of rope.
 A map with the caption "Trade routes of
+...and a jug of milk.
+down the stairs, a lamp in its hand.
+in the background, painted in oil.
+'s nest under the roof of a barn.
 """,
     "de": """
 Ein Bauer führt zwei Kühe über eine
@@ -372,3 +381,63 @@ def test_incomplete_texts_are_cut_off(language: str, text: str) -> None:
 @pytest.mark.parametrize(("language", "text"), _examples(COMPLETE))
 def test_complete_texts_are_kept(language: str, text: str) -> None:
     assert not _cut_off(text, language)
+
+
+@pytest.mark.parametrize(
+    ("languages", "text", "problem"),
+    [
+        (("de",), "A goat on a rock and the", True),  # models use English whatever the prompt says
+        (("de",), "Ein Foto an der See, was alle", False),
+        (("de",), "Eine Ziege und die", True),
+        (("de",), "Der Mann zieht sich an", False),  # "an" cannot end an English caption
+        (("en", "de"), "Die Tür geht auf, der Hund kommt an", False),
+        (("de", "en"), "Eine Ziege auf einem", True),
+        (("it", "fr"), "Une chèvre et la", True),
+        (("ja", "zh"), "岩の上に立つヤギの", True),
+        (("zh", "ja"), "岩石上的一只山羊和", True),
+        (("sv",), "En get på en", False),  # no data
+        (("sv",), "A goat that stands on the", True),
+        ((), "Eine Ziege mit einem", True),
+        ((), "A goat with an", True),
+        ((), "Коза на", True),
+    ],
+)
+def test_a_text_is_read_in_its_language(languages: tuple[str, ...], text: str, problem: bool) -> None:
+    assert _cut_off(text, *languages) is problem
+
+
+def test_words_that_a_source_begins_or_ends_with_are_kept() -> None:
+    assert not _cut_off("with love from us", "en", alttext="with love from us: a card")
+    assert _cut_off("with love from us", "en", alttext="a card")
+    assert not _cut_off("A poster of the film I Am Number and", "en", alttext="film I Am Number and")
+
+
+@pytest.mark.parametrize("text", ["Schild „Am Tor“", "Schild „Am Tor”", "»Zu spät« steht auf dem Schild", "»Zu spät«"])
+def test_quotation_marks_of_other_languages_close(text: str) -> None:
+    assert not _cut_off(text, "de")
+
+
+@pytest.mark.parametrize("text", ["Schild „Am Tor", "Schild «Am Tor", "Eine Frau (links im Bild", "看板「入口"])
+def test_an_open_quotation_is_cut_off(text: str) -> None:
+    assert _cut_off(text, "de", "zh")
+
+
+def test_each_language_has_beginnings_and_endings() -> None:
+    names = {kind: {path.name for path in files(DATA).joinpath("data", kind).iterdir()} for kind in KINDS}
+    assert names["beginnings"] == names["endings"] == {f"{language}.txt" for language in COMPLETE}
+
+
+@pytest.mark.parametrize("language", COMPLETE)
+def test_the_words_of_a_file_are_distinct(language: str) -> None:
+    for kind in KINDS:
+        lines = [line for line in read_lines(DATA, f"{kind}/{language}") if line[0] not in "~!"]
+        heads = [word for line in lines for word in line.partition(":")[0].split()]
+        assert [word for word in heads if heads.count(word) > 1] == [], kind
+
+
+@pytest.mark.parametrize("language", COMPLETE)
+@pytest.mark.parametrize("piece", ["a ", "the a ", "、の", "和 ", "a, ", "der ", "а, и ", "를 ", "über einen "])
+def test_a_long_text_takes_little_time(language: str, piece: str) -> None:
+    started = time.process_time()
+    _cut_off((piece * 4_000)[:4_000], language)
+    assert time.process_time() - started < 0.2

@@ -55,7 +55,7 @@ _TOP_LEVEL = {kind: "|".join(names.split()) for kind, names in read_table(DATA, 
 _LABELS = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.){1,8}"
 _DOMAIN = rf"{_LABELS}(?:{_TOP_LEVEL['strong']}|co\.[a-z]{{2}}|(?:com|org|example)\.[a-z]{{2}})"
 _URL = one_of(
-    rf"\b[a-z][a-z0-9+-]{1,20}://|\bfile:///|\bmailto:\w|\bwww\.\s?[\w-]+\s?\.\w|(?<![\w.]){_DOMAIN}/[\w?#~-]",
+    rf"\b[a-z][a-z0-9+-]{1, 20}://|\bfile:///|\bmailto:\w|\bwww\.\s?[\w-]+\s?\.\w|(?<![\w.]){_DOMAIN}/[\w?#~-]",
     rf"(?<![\w.]){_LABELS}(?:{_TOP_LEVEL['weak']})/[\w?#~-]",
     r"\b(?:bit\.ly|t\.co|goo\.gl|youtu\.be|tinyurl\.com|fb\.me|instagr\.am)/\w",
     # written to avoid links
@@ -137,7 +137,7 @@ def url(answer: Answer) -> str | None:
     >>> url(Answer("The booking.com logo, Node.js and St.Louis"))
     """
     text = answer.text
-    if "." not in text and "/" not in text and " dot " not in text:
+    if all(part not in text for part in (".", "/", " dot ", "mailto:", " bio")):
         return None
     if _URL.search(text):
         return "url"

@@ -93,7 +93,7 @@ def incomplete_beginning(answer: Answer) -> bool:
     >>> incomplete_beginning(Answer("And Then There Were None on a windowsill"))
     False
     """
-    text = answer.text.lstrip()
+    text = answer.text.lstrip(" .…")
     return any(_begins_incomplete(text, _rules("beginnings", code)) for code in _languages(answer)) and not any(
         words(source)[:3] == words(text)[:3] for source in (answer.alttext, answer.vec) if source
     )
