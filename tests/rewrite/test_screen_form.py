@@ -3,7 +3,8 @@
 import pytest
 
 from vecap_tasks.config import ScreenConfig
-from vecap_tasks.rewrite.screen import RULES, Answer
+from vecap_tasks.rewrite.screen import RULES
+from vecap_tasks.rewrite.screen.text import Answer
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from vecap_tasks.config import ScreenConfig
 from vecap_tasks.core.word_lists import read_lines
-from vecap_tasks.rewrite.screen import RULES, Answer
-from vecap_tasks.rewrite.screen.text import DATA
+from vecap_tasks.rewrite.screen import RULES
+from vecap_tasks.rewrite.screen.text import DATA, Answer
 
 KINDS = ("beginnings", "endings")
 
@@ -369,8 +369,8 @@ def _examples(texts: dict[str, str]) -> list[tuple[str, str]]:
     return [(language, text) for language, lines in texts.items() for text in lines.strip().split("\n")]
 
 
-def _cut_off(text: str, *languages: str, **sources: str) -> bool:
-    return RULES["cut_off"](Answer(text, settings=ScreenConfig(languages=languages), **sources)) is not None
+def _cut_off(text: str, *languages: str, alttext: str = "") -> bool:
+    return RULES["cut_off"](Answer(text, alttext=alttext, settings=ScreenConfig(languages=languages))) is not None
 
 
 @pytest.mark.parametrize(("language", "text"), _examples(INCOMPLETE))

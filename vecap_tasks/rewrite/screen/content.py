@@ -55,11 +55,13 @@ _TOP_LEVEL = {kind: "|".join(names.split()) for kind, names in read_table(DATA, 
 _LABELS = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.){1,8}"
 _DOMAIN = rf"{_LABELS}(?:{_TOP_LEVEL['strong']}|co\.[a-z]{{2}}|(?:com|org|example)\.[a-z]{{2}})"
 _URL = one_of(
-    rf"\b[a-z][a-z0-9+-]{1, 20}://|\bfile:///|\bmailto:\w|\bwww\.\s?[\w-]+\s?\.\w|(?<![\w.]){_DOMAIN}/[\w?#~-]",
-    rf"(?<![\w.]){_LABELS}(?:{_TOP_LEVEL['weak']})/[\w?#~-]",
-    r"\b(?:bit\.ly|t\.co|goo\.gl|youtu\.be|tinyurl\.com|fb\.me|instagr\.am)/\w",
+    rf"\b[a-z][a-z0-9+-]{1, 20}://|\bfile:///|\bmailto:\w|\bwww\.\s?[\w-]+\s?\.\w",
     # written to avoid links
     r"\bh ?t ?t ?p ?s? ?: ?/ ?/|\bcolon slash slash\b|\bwww dot \w|\blink in (?:the |my |our )?bio\b",
+)
+_PATH = one_of(
+    rf"(?<![\w.]){_DOMAIN}/[\w?#~-]|(?<![\w.]){_LABELS}(?:{_TOP_LEVEL['weak']})/[\w?#~-]",
+    r"\b(?:bit\.ly|t\.co|goo\.gl|youtu\.be|tinyurl\.com|fb\.me|instagr\.am)/\w",
 )
 _SITE = one_of(rf"(?<![\w@.-]){_DOMAIN}\b(?![\w@-])")
 _WEAK_SITE = re.compile(rf"(?<![\w@.-])[a-z0-9][a-z0-9-]{{3,62}}\.(?:{_TOP_LEVEL['weak']})(?![\w@.-]*\w)")
@@ -139,7 +141,7 @@ def url(answer: Answer) -> str | None:
     text = answer.text
     if all(part not in text for part in (".", "/", " dot ", "mailto:", " bio")):
         return None
-    if _URL.search(text):
+    if _URL.search(text) or ("/" in text and _PATH.search(text)):
         return "url"
     for site in _SITE.finditer(text):
         if not _is_brand(text, site) and (_LINK_CUE.search(text[: site.start()]) or not site.group()[0].isupper()):

@@ -190,6 +190,6 @@ def _has_open_quote(text: str) -> bool:
             return True
     elif text.count("“") > text.count("”") + quotes or (quotes % 2 and not _INCHES.search(text)):
         return True
-    if not text.isascii() and any(text.count(left) > text.count(right) for left, right in _PAIRS):
+    if not text.isascii() and any(text.count(pair[0]) > text.count(pair[1]) for pair in _PAIRS):
         return True
     return re.search(r"(?<![:;=8])[(\[][^)\]]*$", text) is not None
