@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 
 from vecap_tasks.core.word_lists import read_lines, read_table, read_words
+from vecap_tasks.rewrite.screen.concepts import has_match, is_synonym_known, meaning
+from vecap_tasks.rewrite.screen.overlap import have_little_in_common, is_english
 from vecap_tasks.rewrite.screen.text import (
     DATA,
     FUNCTION,
@@ -15,62 +17,48 @@ from vecap_tasks.rewrite.screen.text import (
     PLAIN,
     WORD,
     Answer,
-    content_words,
     stem,
     words,
 )
 
 SPELLED_OUT = {short: frozenset(words.split()) for short, words in read_table(DATA, "spelled_out").items()}
 EVERYDAY = read_words(DATA, "everyday")
-_COUNTS = {
-    **{word: number for word, number in NUMBER_WORDS.items() if len(word) > 2},
-    **{str(number): number for number in range(1, 101)},
-    **{"duo": 2, "both": 2, "trio": 3, "quartet": 4},
-}
 
 _NUMBER = re.compile(r"\d+")
 _THOUSANDS = re.compile(r"(?<=\d)[,.](?=\d{3}\b)")
 _CENTURY = re.compile(r"\b\d+(?:st|nd|rd|th)[- ]century\b", re.IGNORECASE)
 _MAX_CAPITALIZED = 0.7  # share of capitalized words above which capitals do not mark names
-_MIN_PREFIX = 4  # length of a common prefix that makes two words match: Italy, Italian
+_MIN_PREFIX = 4
 _MIN_SIMILARITY = 0.75  # of two spellings of a name
-_NAME_CREDIT = 0.7  # for a concept that a name can replace
-_UNKNOWN_CREDIT = 0.5  # for a word without a known concept
-_MAX_CONCEPTS = 11  # concepts of a VeC that count, because captions are short
+
+_SHARED_CREDIT = 0.8  # for a concept that the AltText states too
+_NAME_CREDIT = 0.3  # for a concept that a name can replace
+_SUBJECT_CREDIT = 0.3  # for the first concept of the VeC
+_UNKNOWN_CREDIT = 0.15  # for a word without a known concept, which can paraphrase a lost one
+_SHORT_CREDIT = 0.45  # for a VeC that says hardly anything
+_CONFLICT = 0.2  # for a word with a known concept that is in neither source
+_STATEMENT = 1.0  # for a phrase of a text that does not describe a picture
+_LIGHT_WEIGHT = 0.5
+_MAX_WEIGHT = 3.0  # weight of a VeC's concepts that counts, because captions are short
+_SHORT_WEIGHT = 2.0
 _NAMEABLE = frozenset(stem(word) for word in NAMEABLE)
+_LIGHT = frozenset(stem(word) for word in read_words(DATA, "light"))
+_STATEMENTS = frozenset(
+    phrase.strip() for line in read_lines(DATA, "statements") for phrase in line.split(",") if phrase.strip()
+)
 
 
-def _read_concepts() -> dict[str, frozenset[str]]:
-    """Return the concept names of each stem; a concept is named by its first word."""
-    roles = " ".join(read_words(DATA, "roles"))
-    text = "\n".join(read_lines(DATA, "concepts")).replace("\n ", " ").replace("{roles}", roles)
-    table: dict[str, set[str]] = {}
-    for number, line in enumerate(text.split("\n")):
-        for word in line.split():
-            table.setdefault(stem(word), set()).add(f"{line.split()[0]} {number}")
-    for word, count in _COUNTS.items():
-        table.setdefault(stem(word), set()).add(f"count {count}")
-    return {word: frozenset(concepts) for word, concepts in table.items()}
-
-
-_CONCEPTS = _read_concepts()
-
-
-def concepts(stems: Iterable[str]) -> frozenset[str]:
-    """Return the concepts that any of *stems* can stand for; empty for unknown stems.
-
-    >>> [bool(concepts((a,)) & concepts((b,))) for a, b in (("puppy", "dog"), ("crimson", "red"), ("two", "duo"))]
-    [True, True, True]
-    >>> concepts(("dog",)) & concepts(("cat",))
-    frozenset()
-    """
-    return frozenset().union(*(_CONCEPTS[word] for word in stems if word in _CONCEPTS))
+_STATEMENT_PATTERN = re.compile(
+    "|".join(f"^ {phrase[1:]}(?= )" if phrase[0] == "^" else f" {phrase}(?= )" for phrase in sorted(_STATEMENTS))
+)
 
 
 def drops_vec(answer: Answer) -> str | None:
     """Reject a caption that keeps less than `min_vec_kept` of the VeC's concepts, in the same words or in synonyms.
 
-    A name from the AltText can replace one concept. At most `_MAX_CONCEPTS` concepts of a long VeC count.
+    Frequent words weigh less; at most `_MAX_WEIGHT` of a long VeC counts. A name from the AltText can replace a
+    concept. Concepts from neither source, and phrases of encyclopedias, news and shops, count against the caption.
+    In languages without lists of concepts, a caption is rejected if it has hardly any word in common with the VeC.
 
     >>> vec = "two red tulips left of a blue mug on grass"
     >>> drops_vec(Answer("Two red Belvo tulips by a blue mug on the grass", alttext="Belvo tulips", vec=vec))
@@ -79,36 +67,59 @@ def drops_vec(answer: Answer) -> str | None:
     >>> drops_vec(Answer("A pair of scarlet Belvo blossoms by a cup", alttext="Belvo tulips", vec=vec))
     >>> drops_vec(Answer("Jack White on stage", alttext="Jack White", vec="a man standing on a stage"))
     """
-    vec_words = content_words(answer.vec) - PLAIN
+    if not answer.vec:
+        return None
+    if not is_english(answer.vec, answer.settings.languages):
+        return "drops_vec" if have_little_in_common(answer.text, answer.vec) else None
+    vec_words = _content(answer.vec)
     if not vec_words:
         return None
-    text_words, source_words = content_words(answer.text), content_words(answer.alttext)
-    text_concepts, shared_concepts = concepts(text_words - source_words), concepts(text_words & source_words)
-    kept, lost = 0.0, []
+    needed = answer.settings.min_vec_kept * min(sum(map(_weight, vec_words)), _MAX_WEIGHT)
+    kept = _kept(answer, vec_words)
+    if kept < needed + 2 * _STATEMENT:
+        kept -= _STATEMENT * _statements(answer.text)
+    return "drops_vec" if max(0.0, kept) < needed else None
+
+
+def _content(text: str) -> dict[str, None]:
+    """Return the stems of the words that say something, in their sequence."""
+    return dict.fromkeys(item for word in words(text) if word not in FUNCTION and (item := stem(word)) not in PLAIN)
+
+
+def _weight(word: str) -> float:
+    return _LIGHT_WEIGHT if word in _LIGHT else 1.0
+
+
+def _kept(answer: Answer, vec_words: Iterable[str]) -> float:
+    """Return the weight of the VeC's concepts that the caption keeps, less what counts against it."""
+    text_words, source_words, vec_set = _content(answer.text), _content(answer.alttext), frozenset(vec_words)
+    own = frozenset(word for word in text_words if word not in source_words)
+    shared = frozenset(text_words).difference(own)
+    own_meaning, shared_meaning = meaning(own), meaning(shared)
+    kept, total, lost = 0.0, 0.0, []
     for word in vec_words:
-        if _has_match(word, text_words) or not text_concepts.isdisjoint(concepts((word,))):
-            kept += 1
-        elif not shared_concepts.isdisjoint(concepts((word,))):
-            kept += _NAME_CREDIT
+        total += _weight(word)
+        if has_match(word, own) or own_meaning.matches(meaning((word,))):
+            kept += _weight(word)
+        elif has_match(word, shared) or shared_meaning.matches(meaning((word,))):
+            kept += _weight(word) * _SHARED_CREDIT
         else:
             lost.append(word)
-    if text_words & source_words - vec_words and not _NAMEABLE.isdisjoint(lost):
+    if not shared <= vec_set and not _NAMEABLE.isdisjoint(lost):
         kept += _NAME_CREDIT
-    # A new word without a known concept can paraphrase a lost one; a word with a known concept cannot.
-    unknown = [
-        word for word in text_words - source_words - PLAIN if not concepts((word,)) and not _has_match(word, vec_words)
-    ]
-    kept += _UNKNOWN_CREDIT * min(len(unknown), len(lost))
-    return "drops_vec" if kept < answer.settings.min_vec_kept * min(len(vec_words), _MAX_CONCEPTS) else None
+    if next((word for word in vec_words if word not in _LIGHT), next(iter(vec_words))) not in lost:
+        kept += _SUBJECT_CREDIT
+    vec_meaning = meaning(vec_words)
+    new = [word for word in own if not has_match(word, vec_set) and not vec_meaning.matches(meaning((word,)))]
+    conflicts = [word for word in new if is_synonym_known(word)]
+    kept += _UNKNOWN_CREDIT * min(len(new) - len(conflicts), len(lost))
+    kept -= _CONFLICT * sum(map(_weight, conflicts))
+    return kept + (_SHORT_CREDIT if total <= _SHORT_WEIGHT else 0.0)
 
 
-def _has_match(word: str, others: Set[str]) -> bool:
-    """Return whether *word* is in *others* or shares a prefix with one: garden and gardener."""
-    return word in others or any(
-        (other.startswith(word) if len(word) < len(other) else word.startswith(other))
-        for other in others
-        if min(len(word), len(other)) >= _MIN_PREFIX
-    )
+def _statements(text: str) -> int:
+    """Return the number of phrases that tell something instead of describing a picture; at most 2."""
+    return min(2, len(_STATEMENT_PATTERN.findall(f" {' '.join(words(text))} ")))
 
 
 def invented(answer: Answer) -> str | None:
