@@ -47,12 +47,24 @@ def meaning(stems: Iterable[str]) -> Meaning:
     found = [table[word] for word in stems if word in table]
     if len(found) == 1:
         return found[0]
-    return Meaning(_UNKNOWN.near.union(*(item.near for item in found)), _UNKNOWN.far.union(*(item.far for item in found)))
+    return Meaning(
+        _UNKNOWN.near.union(*(item.near for item in found)), _UNKNOWN.far.union(*(item.far for item in found))
+    )
 
 
 def is_synonym_known(word: str) -> bool:
     """Return whether the synonyms of a stem are listed, so that it means something else than unlisted words."""
     return word in _synonyms()
+
+
+@cache
+def _noun_words() -> frozenset[str]:
+    return frozenset(word for _, words, _ in _nouns() for word in words)
+
+
+def is_noun(word: str) -> bool:
+    """Return whether *word* is an ordinary noun."""
+    return word in _noun_words()
 
 
 def has_match(word: str, others: Set[str]) -> bool:

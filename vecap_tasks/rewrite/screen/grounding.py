@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from difflib import SequenceMatcher
+from collections.abc import Iterable
 
-from vecap_tasks.core.word_lists import read_lines, read_table, read_words
+from vecap_tasks.core.word_lists import read_lines, read_words
 from vecap_tasks.rewrite.screen.concepts import has_match, is_synonym_known, meaning
+from vecap_tasks.rewrite.screen.names import KNOWN_NAMES, is_known, names
+from vecap_tasks.rewrite.screen.numbers import new_numbers
 from vecap_tasks.rewrite.screen.overlap import have_little_in_common, is_english
 from vecap_tasks.rewrite.screen.text import (
     DATA,
     FUNCTION,
     NAMEABLE,
-    NUMBER_WORDS,
     PLAIN,
-    WORD,
     Answer,
     stem,
     words,
 )
-
-SPELLED_OUT = {short: frozenset(words.split()) for short, words in read_table(DATA, "spelled_out").items()}
-EVERYDAY = read_words(DATA, "everyday")
-
-_NUMBER = re.compile(r"\d+")
-_THOUSANDS = re.compile(r"(?<=\d)[,.](?=\d{3}\b)")
-_CENTURY = re.compile(r"\b\d+(?:st|nd|rd|th)[- ]century\b", re.IGNORECASE)
-_MAX_CAPITALIZED = 0.7  # share of capitalized words above which capitals do not mark names
-_MIN_PREFIX = 4
-_MIN_SIMILARITY = 0.75  # of two spellings of a name
 
 _SHARED_CREDIT = 0.8  # for a concept that the AltText states too
 _NAME_CREDIT = 0.3  # for a concept that a name can replace
@@ -126,7 +115,8 @@ def invented(answer: Answer) -> str | None:
     """Reject more than `max_new_names` names and numbers that are in neither the AltText nor the VeC.
 
     A name is a capitalized word that does not start a sentence. In texts that capitalize most words, and in German,
-    only numbers count. Other spellings, expanded abbreviations and derived forms are not new names.
+    only numbers and names that are no ordinary words count. Other spellings, languages and formats, expanded
+    abbreviations and derived forms are not new.
 
     >>> given = {"alttext": "Ford Edge SEL 2017, Roseville MN", "vec": "a black car in a parking lot"}
     >>> invented(Answer("A black 2017 Ford Edge SEL in a parking lot in Roseville, Minnesota", **given))
@@ -138,99 +128,12 @@ def invented(answer: Answer) -> str | None:
     if not answer.data:
         return None
     allowed = answer.settings.max_new_names
-    numbers = _known_numbers(answer.data)
-    new = [number for number in _numbers(answer.text) if not _known_number(number, numbers)]
-    names = [] if "de" in answer.settings.languages else list(_names(answer.text))
-    if not names:
-        return "invented" if len(new) > allowed else None
-    known = frozenset(words(answer.data))
-    new += [name for name in names if name.lower() not in known and not _known_name(name, known, answer)]
-    return "invented" if len(new) > allowed else None
-
-
-def _numbers(text: str) -> list[str]:
-    """Return the numbers of *text*: decimals as two, without leading zeros, with thousands joined."""
-    plain = _THOUSANDS.sub("", _CENTURY.sub(" ", text))
-    return [number.lstrip("0") or "0" for number in _NUMBER.findall(plain)]
-
-
-def _known_numbers(data: str) -> frozenset[str]:
-    spelled = {str(NUMBER_WORDS[word]) for word in words(data) if word in NUMBER_WORDS}
-    parts = {number.lstrip("0") or "0" for number in _NUMBER.findall(data)}
-    return frozenset({*_numbers(data), *parts, *spelled})
-
-
-def _known_number(number: str, known: frozenset[str]) -> bool:
-    """Return whether *number* is known: as such, as the year in "2009-10" or "'85", or as part of a longer number."""
-    if number in known:
-        return True
-    if len(number) == 4 and number[:2] in ("18", "19", "20"):
-        return (number[2:].lstrip("0") or "0") in known
-    return len(number) >= 2 and any(number in other for other in known if len(other) > 4)
-
-
-def _names(text: str) -> Iterator[str]:
-    """Yield the capitalized words that do not start a sentence or quotation."""
-    found = list(WORD.finditer(text))
-    cased = [match.group() for match in found if len(match.group()) > 3]
-    if not cased or (len(cased) > 3 and sum(not word.islower() for word in cased) > _MAX_CAPITALIZED * len(cased)):
-        return
-    for match in found[1:]:
-        word = match.group()
-        bare = word.removesuffix("'s").removesuffix("’s")
-        if bare == bare.lower() or len(bare) < 2 or bare[0].isdigit():
+    new = len(new_numbers(answer.text, answer.data))
+    german = "de" in answer.settings.languages
+    for name, following in names(answer.text):
+        if new > allowed:
+            break
+        if german and name.lower() not in KNOWN_NAMES:
             continue
-        before = text[: match.start()].rstrip()
-        if before[-1:] in ".!?:\"“'‘(…" and not re.search(r"\b(?:[A-Z]|St|Mt|Dr|Mr|Mrs|Ms|vs|No|Jr|Sr|Ft)\.$", before):
-            continue
-        yield bare
-
-
-def _known_name(name: str, known: frozenset[str], answer: Answer) -> bool:
-    lower = name.lower()
-    if lower in EVERYDAY or lower in FUNCTION or lower in NUMBER_WORDS:
-        return True
-    if stem(lower) in {stem(word) for word in known}:
-        return True
-    written = "".join(character for character in answer.data.lower() if character.isalnum())
-    if len(lower) > 2 and lower.replace("'", "").replace("’", "") in written:
-        return True  # find-my-past, FindMyPast
-    if any(lower in SPELLED_OUT.get(word, ()) for word in known):
-        return True
-    if any(word in SPELLED_OUT.get(lower, ()) for word in known):
-        return True
-    if _initials(name, answer):
-        return True
-    for word in known:
-        if len(word) < 3 or word in FUNCTION:
-            continue
-        common = next(
-            (n for n, (a, b) in enumerate(zip(lower, word, strict=False)) if a != b), min(len(lower), len(word))
-        )
-        if common >= _MIN_PREFIX and 2 * common >= max(len(lower), len(word)):
-            return True
-        if (
-            len(lower) > 3
-            and abs(len(lower) - len(word)) < 4
-            and SequenceMatcher(None, lower, word).ratio() >= _MIN_SIMILARITY
-        ):
-            return True
-    return False
-
-
-def _initials(name: str, answer: Answer) -> bool:
-    """Return whether *name* abbreviates consecutive source words, or is one of the words of a source abbreviation."""
-    if name.isupper():
-        source_words = words(answer.data)
-        rows = (
-            "".join(word[0] for word in source_words),
-            "".join(word[0] for word in source_words if word not in FUNCTION),
-        )
-        return 1 < len(name) < 7 and any(name.lower() in row for row in rows)
-    capitals = [word for word in WORD.findall(answer.text) if word[0].isupper()]
-    for short in (word for word in WORD.findall(answer.data) if word.isupper() and 1 < len(word) < 7):
-        for start in range(len(capitals) - len(short) + 1):
-            row = capitals[start : start + len(short)]
-            if name in row and "".join(word[0] for word in row) == short:
-                return True
-    return False
+        new += not is_known(name, following, answer.alttext, answer.data, answer.text)
+    return "invented" if new > allowed else None

@@ -12,7 +12,9 @@ _COMMON_WORDS = {code: frozenset(line.split()) for code, line in read_table(DATA
 _ALL_COMMON_WORDS = frozenset[str]().union(*_COMMON_WORDS.values())
 _CHARACTERS = re.compile(r"[㐀-䶿一-鿿豈-﫿ァ-ヺー]")  # Han and katakana: hiragana is mostly grammar
 _NO_SPACES = re.compile(r"[぀-ヿ㐀-䶿一-鿿豈-﫿฀-๿຀-໿ក-៿က-႟]")
-_COMMON_CHARACTERS = frozenset("一二三个個的了在是着著有和与與上下中里裡前后後边邊旁这這那人子大小者方色面张張只條条名位座")
+_COMMON_CHARACTERS = frozenset(
+    "一二三个個的了在是着著有和与與上下中里裡前后後边邊旁这這那人子大小者方色面张張只條条名位座"
+)
 _HANGUL = re.compile(r"[가-힯]")
 _MIN_LETTERS, _MIN_SHARE = 4, 0.6  # of the common beginning of two words, and of the longer one
 _MIN_CHARACTERS = 6  # of a text without spaces that can be judged

@@ -1,0 +1,247 @@
+"""Names of a text, and whether the sources of a caption state them: in other spellings, languages or abbreviations."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import lru_cache
+
+from vecap_tasks.core.word_lists import read_table, read_words
+from vecap_tasks.rewrite.screen.concepts import is_noun
+from vecap_tasks.rewrite.screen.numbers import states_number
+from vecap_tasks.rewrite.screen.text import DATA, FUNCTION, NUMBER_WORDS, WORD, stem, words
+
+SPELLED_OUT = {short: frozenset(line.split()) for short, line in read_table(DATA, "spelled_out").items()}
+EVERYDAY = read_words(DATA, "everyday")
+NAME_PARTS = read_words(DATA, "name_parts")
+KNOWN_NAMES = read_words(DATA, "known_names")
+_IMPLIED = {name: frozenset(line.split()) for name, line in read_table(DATA, "implied").items()}
+_EPONYMS = {name: frozenset(line.split()) for name, line in read_table(DATA, "eponyms").items()}
+_MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november")
+_MONTH_NUMBERS = {name: number for number, name in enumerate((*_MONTHS, "december"), start=1)}
+_SMALL_WORDS = FUNCTION | frozenset(
+    word for line in read_table(DATA, "sentence_words").values() for word in line.split()
+)
+
+_MAPS = frozenset({"map", "maps", "globe", "atlas"})
+
+_MAX_CAPITALIZED = 0.7  # share of capitalized words above which capitals do not mark names
+_MIN_PREFIX = 4  # length of a common prefix that makes two words match: Italy, Italian
+_MIN_SIMILARITY = 0.75  # of two spellings of a name
+_MAX_CODE = 4  # letters of a code such as USA or ATL
+_STARTS_AFTER = ".!?:\"“'‘(…"  # characters before the first word of a sentence or quotation
+_ABBREVIATION = re.compile(
+    r"(?:(?<!\d)(?<!\d )\b[A-Z]|\b(?:St|Mt|Dr|Mr|Mrs|Ms|Prof|Gov|Lt|Col|Gen|Sgt|Capt|Rev|vs|No|Jr|Sr|Ft))\.$"
+)
+_PARTS = re.compile(r"[A-ZÀ-Þ]?[a-zß-ÿ]+|[A-ZÀ-Þ]+(?![a-zß-ÿ])")
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_LATIN = re.compile(r"[A-Za-zÀ-ɏ]")
+_OTHER_LETTER = re.compile(r"[^\W\d_A-Za-zÀ-ɏ]")
+_CYRILLIC = dict(zip("абвгдезийклмнопрстуфхцыэіїґ", "abvgdeziiklmnoprstufhcyeiig", strict=True))
+_TRANSLITERATION = str.maketrans(
+    _CYRILLIC
+    | {"ё": "yo", "ж": "zh", "ч": "ch", "ш": "sh", "щ": "sch", "ю": "yu", "я": "ya", "є": "ye", "ь": "", "ъ": ""}
+)
+
+
+def _groups() -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
+    """Return the English words that a word, and a code in capitals, can stand for."""
+    by_word: dict[str, set[str]] = {}
+    by_code: dict[str, set[str]] = {}
+    for codes, line in read_table(DATA, "countries").items():
+        names = line.split()
+        for code in codes.split():
+            by_code.setdefault(code.lower(), set()).update(names)
+        for name in names:
+            if name not in NAME_PARTS:
+                by_word.setdefault(name, set()).update(names)
+    for english, line in read_table(DATA, "exonyms").items():
+        for name in (english, *line.split()):
+            by_word.setdefault(name, set()).update((english, *line.split()))
+    freeze = lambda table: {word: frozenset(names) for word, names in table.items()}  # noqa: E731
+    return freeze(by_word), freeze(by_code)
+
+
+_BY_WORD, _BY_CODE = _groups()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """What the sources state: words, and forms derived from them."""
+
+    text: str
+    words: frozenset[str]
+    stems: frozenset[str]
+    joined: str  # letters and digits without anything between: find-my-past, FindMyPast
+    expanded: frozenset[str]  # what short forms, codes and names in other languages stand for
+    stated: frozenset[str]  # words and expanded words
+    is_map: bool  # whether names of places can be read on a map
+    codes: frozenset[str]  # short words in capitals: USA, ATL
+    initials: tuple[str, str]  # of the consecutive words: all, and without function words
+    other_script: bool  # whether names cannot be compared, because most of the AltText is in another script
+
+
+def is_known(name: str, following: str, alttext: str, data: str, text: str) -> bool:
+    """Return whether the sources state *name*, or it is not the name of something.
+
+    *following* is the next word of *text*; *data* are the sources, of which the AltText is one.
+    """
+    lower = name.lower()
+    if lower in EVERYDAY or lower in FUNCTION or lower in NUMBER_WORDS or lower in NAME_PARTS:
+        return True
+    if following.lower() in _EPONYMS.get(lower, ()):
+        return True
+    sources = _sources(alttext, data)
+    if sources.other_script or _is_stated(lower, sources):
+        return True
+    if lower in _MONTH_NUMBERS and states_number(_MONTH_NUMBERS[lower], data):
+        return True
+    if following.lower() in NUMBER_WORDS or following.isdigit():
+        number = NUMBER_WORDS.get(following.lower(), following)
+        if re.search(rf"\b{re.escape(lower[0])}\w?[- ]?{number}\b", data, re.IGNORECASE):
+            return True  # I-95: Interstate 95; PS4: PlayStation 4
+    parts = [part.lower() for part in _PARTS.findall(name) if part]
+    if len(parts) > 1 and all(part in EVERYDAY or part in FUNCTION or _is_stated(part, sources) for part in parts):
+        return True
+    return _abbreviates(name, sources, text)
+
+
+@lru_cache(maxsize=64)
+def _sources(alttext: str, data: str) -> _Sources:
+    raw = WORD.findall(data)
+    parts = [part for word in raw for part in _PARTS.findall(word)]
+    known = frozenset(words(data)) | {part.lower() for part in parts}
+    plain = frozenset(_plain(word) for word in known)
+    expanded: set[str] = set()
+    for word in known | plain:
+        if len(word) > 3 or word not in _SMALL_WORDS or not word.isascii():
+            expanded.update(SPELLED_OUT.get(word, ()), _BY_WORD.get(word, ()))
+    codes = frozenset(word.lower() for word in raw if word.isupper() and 1 < len(word) <= _MAX_CODE)
+    for code in codes:
+        expanded.update(SPELLED_OUT.get(code, ()), _BY_CODE.get(code, ()))
+    if _UNSPACED.search(data):
+        for word, names in _BY_WORD.items():
+            if _UNSPACED.match(word) and word in data:
+                expanded.update(names)
+    row = words(data)
+    return _Sources(
+        text=data,
+        words=known | plain,
+        stems=frozenset(stem(word) for word in known | plain),
+        joined="".join(character for character in _plain(data.lower()) if character.isalnum()),
+        expanded=frozenset(expanded),
+        stated=known | plain | expanded,
+        is_map=not _MAPS.isdisjoint(known),
+        codes=codes,
+        initials=("".join(w[0] for w in row), "".join(w[0] for w in row if w not in FUNCTION)),
+        other_script=len(_OTHER_LETTER.findall(alttext)) > len(_LATIN.findall(alttext)),
+    )
+
+
+def _plain(word: str) -> str:
+    """Return *word* in lower case without accents, and Cyrillic in Latin letters."""
+    if word.isascii():
+        return word
+    latin = word.translate(_TRANSLITERATION)
+    return "".join(c for c in unicodedata.normalize("NFKD", latin) if not unicodedata.combining(c))
+
+
+def _is_stated(lower: str, sources: _Sources) -> bool:
+    plain = _plain(lower)
+    if lower in sources.words or plain in sources.words or lower in sources.expanded or plain in sources.expanded:
+        return True
+    if stem(lower) in sources.stems or stem(plain) in sources.stems:
+        return True
+    if lower.endswith("s") and lower[:-1] in sources.words | EVERYDAY:
+        return True  # TVs
+    if len(lower) >= _MIN_PREFIX and re.sub(r"\W", "", plain) in sources.joined:
+        return True
+    short = SPELLED_OUT.get(lower, frozenset())
+    if not short.isdisjoint(sources.words) or not _IMPLIED.get(lower, short).isdisjoint(sources.stated):
+        return True
+    if sources.is_map and lower in _BY_WORD:
+        return True
+    if any(_fits_code(plain, code) for code in sources.codes):
+        return True
+    return any(_is_similar(plain, word) for word in sources.words if len(word) > 2 and word not in FUNCTION)
+
+
+def _fits_code(lower: str, code: str) -> bool:
+    """Return whether a code of three or four letters has letters of the name in sequence: ATL, Atlanta."""
+    if len(code) < 3 or lower[0] != code[0] or len(lower) <= len(code):
+        return False
+    position = 0
+    for letter in code:
+        position = lower.find(letter, position) + 1
+        if not position:
+            return False
+    return True
+
+
+def _is_similar(lower: str, word: str) -> bool:
+    """Return whether two words have most of their beginning or spelling in common, or one abbreviates the other."""
+    common = next((n for n, (a, b) in enumerate(zip(lower, word, strict=False)) if a != b), min(len(lower), len(word)))
+    if common >= _MIN_PREFIX and 2 * common >= max(len(lower), len(word)):
+        return True
+    if common == len(word) and common > 2 and not is_noun(word):
+        return True  # Dict, Dictionary
+    if common == 0 or len(lower) < _MIN_PREFIX or abs(len(lower) - len(word)) > 3:
+        return False
+    return SequenceMatcher(None, lower, word).ratio() >= _MIN_SIMILARITY
+
+
+def _abbreviates(name: str, sources: _Sources, text: str) -> bool:
+    """Return whether *name* abbreviates consecutive source words, or is one of the words of a source abbreviation."""
+    if name.isupper():
+        return 1 < len(name) < 7 and any(name.lower() in row for row in sources.initials)
+    capitals = [_bare(word) for word in WORD.findall(text) if word[0].isupper()]
+    for short in (word for word in WORD.findall(sources.text) if word.isupper() and 1 < len(word) < 7):
+        for start in range(len(capitals) - len(short) + 1):
+            row = capitals[start : start + len(short)]
+            if name in row and "".join(word[0] for word in row) == short:
+                return True
+    return False
+
+
+def _bare(word: str) -> str:
+    return word.removesuffix("'s").removesuffix("’s")
+
+
+def names(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the capitalized words that do not start a sentence or quotation, each with the next word.
+
+    A word that starts a sentence counts if it is a name everywhere, such as Sydney. A single capitalized word that is
+    an ordinary noun, such as Sphinx, does not count.
+    """
+    found = list(WORD.finditer(text))
+    cased = [match.group() for match in found if len(match.group()) > 3]
+    if not cased or (len(cased) > 3 and sum(not word.islower() for word in cased) > _MAX_CAPITALIZED * len(cased)):
+        return
+    for index, match in enumerate(found):
+        bare = _bare(match.group())
+        if bare == bare.lower() or len(bare) < 2 or bare[0].isdigit():
+            continue
+        following = found[index + 1].group() if index + 1 < len(found) else ""
+        if _starts_sentence(text, match.start()) and not _is_name_anywhere(bare.lower(), following):
+            continue
+        if text[match.start() - 1] == "-" and index:
+            bare = f"{_bare(found[index - 1].group())}-{bare}"
+        yield bare, following
+
+
+def _is_name_anywhere(lower: str, following: str) -> bool:
+    """Return whether a word is a name at the start of a sentence too: Sydney; Fenway in Fenway Park."""
+    if lower in KNOWN_NAMES:
+        return True
+    part = _bare(following)
+    if not part[:1].isupper() or part.lower() not in NAME_PARTS or lower in NAME_PARTS:
+        return False
+    return not (lower in FUNCTION or lower in EVERYDAY or lower in _EPONYMS or is_noun(lower) or is_noun(stem(lower)))
+
+
+def _starts_sentence(text: str, start: int) -> bool:
+    before = text[:start].rstrip()
+    return not before or (before[-1] in _STARTS_AFTER and not _ABBREVIATION.search(before[-8:]))
