@@ -25,7 +25,7 @@ _NAME_CREDIT = 0.3  # for a concept that a name can replace
 _SUBJECT_CREDIT = 0.3  # for the first concept of the VeC
 _UNKNOWN_CREDIT = 0.15  # for a word without a known concept, which can paraphrase a lost one
 _SHORT_CREDIT = 0.45  # for a VeC that says hardly anything
-_CONFLICT = 0.2  # for a word with a known concept that is in neither source
+_CONFLICT = 0.15  # for a word with a known concept that is in neither source
 _STATEMENT = 1.0  # for a phrase of a text that does not describe a picture
 _LIGHT_WEIGHT = 0.6
 _MAX_WEIGHT = 3.0  # weight of a VeC's concepts that counts, because captions are short
@@ -85,21 +85,22 @@ def _kept(answer: Answer, vec_words: Iterable[str]) -> float:
     own = frozenset(word for word in text_words if word not in source_words)
     shared = frozenset(text_words).difference(own)
     own_meaning, shared_meaning = meaning(own), meaning(shared)
-    kept, total, lost = 0.0, 0.0, []
+    vec_meaning = meaning(vec_words)
+    new = [word for word in own if not has_match(word, vec_set) and not vec_meaning.matches(meaning((word,)))]
+    kept, kept_shared, total, lost = 0.0, 0.0, 0.0, []
     for word in vec_words:
         total += _weight(word)
         if has_match(word, own) or own_meaning.matches(meaning((word,))):
-            kept += _weight(word)
+            kept = min(kept + _weight(word), len(own) - len(new))
         elif has_match(word, shared) or shared_meaning.matches(meaning((word,))):
-            kept += _weight(word) * _SHARED_CREDIT
+            kept_shared += _weight(word) * _SHARED_CREDIT
         else:
             lost.append(word)
+    kept += kept_shared
     if not shared <= vec_set and not _NAMEABLE.isdisjoint(lost):
         kept += _NAME_CREDIT
     if next((word for word in vec_words if word not in _LIGHT), next(iter(vec_words))) not in lost:
         kept += _SUBJECT_CREDIT
-    vec_meaning = meaning(vec_words)
-    new = [word for word in own if not has_match(word, vec_set) and not vec_meaning.matches(meaning((word,)))]
     conflicts = [word for word in new if is_synonym_known(word)]
     kept += _UNKNOWN_CREDIT * min(len(new) - len(conflicts), len(lost))
     kept -= _CONFLICT * sum(map(_weight, conflicts))
