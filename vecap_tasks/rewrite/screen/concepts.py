@@ -43,13 +43,18 @@ def meaning(stems: Iterable[str]) -> Meaning:
     >>> [meaning((a,)).matches(meaning((b,))) for a, b in pairs]
     [True, True, True, True, False]
     """
-    table = _table()
-    found = [table[word] for word in stems if word in table]
-    if len(found) == 1:
-        return found[0]
-    return Meaning(
-        _UNKNOWN.near.union(*(item.near for item in found)), _UNKNOWN.far.union(*(item.far for item in found))
-    )
+    near: set[str] = set()
+    far: set[str] = set()
+    for word in stems:
+        item = meaning_of(word)
+        near |= item.near
+        far |= item.far
+    return Meaning(frozenset(near), frozenset(far))
+
+
+def meaning_of(word: str) -> Meaning:
+    """Return what a stem can mean; empty for an unknown stem."""
+    return _table().get(word, _UNKNOWN)
 
 
 def is_synonym_known(word: str) -> bool:

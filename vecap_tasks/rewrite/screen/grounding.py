@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-
 from vecap_tasks.core.word_lists import read_lines, read_words
-from vecap_tasks.rewrite.screen.concepts import has_match, is_synonym_known, meaning
-from vecap_tasks.rewrite.screen.names import KNOWN_NAMES, is_known, names
+from vecap_tasks.rewrite.screen.concepts import has_match, is_synonym_known, meaning, meaning_of
+from vecap_tasks.rewrite.screen.names import is_known, names
 from vecap_tasks.rewrite.screen.numbers import new_numbers
 from vecap_tasks.rewrite.screen.overlap import have_little_in_common, is_english
 from vecap_tasks.rewrite.screen.text import (
@@ -32,14 +29,18 @@ _MAX_WEIGHT = 3.0  # weight of a VeC's concepts that counts, because captions ar
 _SHORT_WEIGHT = 2.0
 _NAMEABLE = frozenset(stem(word) for word in NAMEABLE)
 _LIGHT = frozenset(stem(word) for word in read_words(DATA, "light"))
-_STATEMENTS = frozenset(
-    phrase.strip() for line in read_lines(DATA, "statements") for phrase in line.split(",") if phrase.strip()
-)
 
 
-_STATEMENT_PATTERN = re.compile(
-    "|".join(f"^ {phrase[1:]}(?= )" if phrase[0] == "^" else f" {phrase}(?= )" for phrase in sorted(_STATEMENTS))
-)
+def _read_statements() -> dict[str, list[tuple[str, ...]]]:
+    """Return the phrases that describe no picture, by their first word."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for phrase in "\n".join(read_lines(DATA, "statements")).replace("\n", " ").split(","):
+        tokens = tuple(phrase.split())
+        found.setdefault(tokens[0], []).append(tokens)
+    return found
+
+
+_STATEMENTS = _read_statements()
 
 
 def drops_vec(answer: Answer) -> str | None:
@@ -56,15 +57,21 @@ def drops_vec(answer: Answer) -> str | None:
     >>> drops_vec(Answer("A pair of scarlet Belvo blossoms by a cup", alttext="Belvo tulips", vec=vec))
     >>> drops_vec(Answer("Jack White on stage", alttext="Jack White", vec="a man standing on a stage"))
     """
-    if not answer.vec:
+    minimum = answer.settings.min_vec_kept
+    if not answer.vec or not minimum:
         return None
     if not is_english(answer.vec, answer.settings.languages):
         return "drops_vec" if have_little_in_common(answer.text, answer.vec) else None
     vec_words = _content(answer.vec)
     if not vec_words:
         return None
-    needed = answer.settings.min_vec_kept * min(sum(map(_weight, vec_words)), _MAX_WEIGHT)
-    kept = _kept(answer, vec_words)
+    needed = minimum * min(sum(map(_weight, vec_words)), _MAX_WEIGHT)
+    text_words, source_words = _content(answer.text), _content(answer.alttext)
+    own = frozenset(word for word in text_words if word not in source_words)
+    most = 2 * _STATEMENT + _CONFLICT * len(own)  # that can count against the caption
+    if sum(_weight(word) for word in own if word in vec_words) >= needed + most:
+        return None
+    kept = _kept(vec_words, own, frozenset(text_words).difference(own))
     if kept < needed + 2 * _STATEMENT:
         kept -= _STATEMENT * _statements(answer.text)
     return "drops_vec" if max(0.0, kept) < needed else None
@@ -79,20 +86,21 @@ def _weight(word: str) -> float:
     return _LIGHT_WEIGHT if word in _LIGHT else 1.0
 
 
-def _kept(answer: Answer, vec_words: Iterable[str]) -> float:
-    """Return the weight of the VeC's concepts that the caption keeps, less what counts against it."""
-    text_words, source_words, vec_set = _content(answer.text), _content(answer.alttext), frozenset(vec_words)
-    own = frozenset(word for word in text_words if word not in source_words)
-    shared = frozenset(text_words).difference(own)
+def _kept(vec_words: dict[str, None], own: frozenset[str], shared: frozenset[str]) -> float:
+    """Return the weight of the VeC's concepts that the caption keeps, less what counts against it.
+
+    The words of the caption are its *own*, or *shared* with the AltText.
+    """
+    vec_set = frozenset(vec_words)
     own_meaning, shared_meaning = meaning(own), meaning(shared)
     vec_meaning = meaning(vec_words)
-    new = [word for word in own if not has_match(word, vec_set) and not vec_meaning.matches(meaning((word,)))]
+    new = [word for word in own if not has_match(word, vec_set) and not vec_meaning.matches(meaning_of(word))]
     kept, kept_shared, total, lost = 0.0, 0.0, 0.0, []
     for word in vec_words:
         total += _weight(word)
-        if has_match(word, own) or own_meaning.matches(meaning((word,))):
+        if has_match(word, own) or own_meaning.matches(meaning_of(word)):
             kept = min(kept + _weight(word), len(own) - len(new))
-        elif has_match(word, shared) or shared_meaning.matches(meaning((word,))):
+        elif has_match(word, shared) or shared_meaning.matches(meaning_of(word)):
             kept_shared += _weight(word) * _SHARED_CREDIT
         else:
             lost.append(word)
@@ -109,14 +117,19 @@ def _kept(answer: Answer, vec_words: Iterable[str]) -> float:
 
 def _statements(text: str) -> int:
     """Return the number of phrases that tell something instead of describing a picture; at most 2."""
-    return min(2, len(_STATEMENT_PATTERN.findall(f" {' '.join(words(text))} ")))
+    tokens = words(text)
+    found = f"^{tokens[0]}" in _STATEMENTS if tokens else 0
+    for index, token in enumerate(tokens):
+        if token in _STATEMENTS:
+            found += any(tokens[index : index + len(phrase)] == phrase for phrase in _STATEMENTS[token])
+    return min(2, found)
 
 
 def invented(answer: Answer) -> str | None:
     """Reject more than `max_new_names` names and numbers that are in neither the AltText nor the VeC.
 
-    A name is a capitalized word that does not start a sentence. In texts that capitalize most words, and in German,
-    only numbers and names that are no ordinary words count. Other spellings, languages and formats, expanded
+    A name is a capitalized word that does not start a sentence. In German, only names that are no ordinary words
+    count, and in texts that capitalize most words, only numbers. Other spellings, languages and formats, expanded
     abbreviations and derived forms are not new.
 
     >>> given = {"alttext": "Ford Edge SEL 2017, Roseville MN", "vec": "a black car in a parking lot"}
@@ -130,11 +143,8 @@ def invented(answer: Answer) -> str | None:
         return None
     allowed = answer.settings.max_new_names
     new = len(new_numbers(answer.text, answer.data))
-    german = "de" in answer.settings.languages
-    for name, following in names(answer.text):
+    for name, following in names(answer.text, known_only="de" in answer.settings.languages):
         if new > allowed:
             break
-        if german and name.lower() not in KNOWN_NAMES:
-            continue
         new += not is_known(name, following, answer.alttext, answer.data, answer.text)
     return "invented" if new > allowed else None

@@ -61,6 +61,9 @@ def _groups() -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
     for english, line in read_table(DATA, "exonyms").items():
         for name in (english, *line.split()):
             by_word.setdefault(name, set()).update((english, *line.split()))
+    for names in by_code.values():
+        implied = _IMPLIED.get(next((name for name in names if name in _IMPLIED), ""), frozenset())
+        _IMPLIED.update(dict.fromkeys(names - NAME_PARTS, implied) if implied else {})
     freeze = lambda table: {word: frozenset(names) for word, names in table.items()}  # noqa: E731
     return freeze(by_word), freeze(by_code)
 
@@ -210,19 +213,24 @@ def _bare(word: str) -> str:
     return word.removesuffix("'s").removesuffix("’s")
 
 
-def names(text: str) -> Iterator[tuple[str, str]]:
+def names(text: str, known_only: bool = False) -> Iterator[tuple[str, str]]:
     """Yield the capitalized words that do not start a sentence or quotation, each with the next word.
 
-    A word that starts a sentence counts if it is a name everywhere, such as Sydney. A single capitalized word that is
-    an ordinary noun, such as Sphinx, does not count.
+    A word that starts a sentence counts if it is a name everywhere, such as Sydney. With *known_only*, for
+    languages that capitalize nouns, no other words count.
     """
     found = list(WORD.finditer(text))
     cased = [match.group() for match in found if len(match.group()) > 3]
-    if not cased or (len(cased) > 3 and sum(not word.islower() for word in cased) > _MAX_CAPITALIZED * len(cased)):
+    if not cased:
+        return
+    upper = sum(not word.islower() for word in cased)
+    if not known_only and len(cased) > 3 and upper > _MAX_CAPITALIZED * len(cased):
         return
     for index, match in enumerate(found):
         bare = _bare(match.group())
         if bare == bare.lower() or len(bare) < 2 or bare[0].isdigit():
+            continue
+        if known_only and bare.lower() not in KNOWN_NAMES:
             continue
         following = found[index + 1].group() if index + 1 < len(found) else ""
         if _starts_sentence(text, match.start()) and not _is_name_anywhere(bare.lower(), following):
