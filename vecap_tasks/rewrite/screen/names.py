@@ -223,7 +223,7 @@ def names(text: str, known_only: bool = False) -> Iterator[tuple[str, str]]:
     cased = [match.group() for match in found if len(match.group()) > 3]
     if not cased:
         return
-    upper = sum(not word.islower() for word in cased)
+    upper = sum(not word.islower() for word in cased) - (not found[0].group().islower())  # the first word always is
     if not known_only and len(cased) > 3 and upper > _MAX_CAPITALIZED * len(cased):
         return
     for index, match in enumerate(found):
