@@ -113,8 +113,8 @@ def _table() -> dict[str, Meaning]:
             near.setdefault(word, set()).update(close, [name] if name != "+" else [])
             far.setdefault(word, set()).update(wide)
     roles = frozenset.intersection(*(frozenset(near[word]) for word in map(stem, ("singer", "worker"))))
-    for word, above in far.items():
-        if "person" in above and word not in _synonyms():
+    for word, general in far.items():
+        if "person" in general and word not in _synonyms():
             near[word] |= roles
     return {word: Meaning(frozenset(near[word]), frozenset(far.get(word, ()))) for word in near}
 

@@ -65,16 +65,12 @@ def drops_vec(answer: Answer) -> str | None:
     vec_words = _content(answer.vec)
     if not vec_words:
         return None
-    needed = minimum * min(sum(map(_weight, vec_words)), _MAX_WEIGHT)
+    needed = minimum * min(sum(map(_weight, vec_words)), _MAX_WEIGHT) + _STATEMENT * _statements(answer.text)
     text_words, source_words = _content(answer.text), _content(answer.alttext)
     own = frozenset(word for word in text_words if word not in source_words)
-    most = 2 * _STATEMENT + _CONFLICT * len(own)  # that can count against the caption
-    if sum(_weight(word) for word in own if word in vec_words) >= needed + most:
-        return None
-    kept = _kept(vec_words, own, frozenset(text_words).difference(own))
-    if kept < needed + 2 * _STATEMENT:
-        kept -= _STATEMENT * _statements(answer.text)
-    return "drops_vec" if max(0.0, kept) < needed else None
+    if sum(_weight(word) for word in own if word in vec_words) >= needed + _CONFLICT * len(own):
+        return None  # whatever the other words mean
+    return "drops_vec" if _kept(vec_words, own, frozenset(text_words).difference(own)) < needed else None
 
 
 def _content(text: str) -> dict[str, None]:

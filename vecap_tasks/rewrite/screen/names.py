@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 
 from vecap_tasks.core.word_lists import read_table, read_words
-from vecap_tasks.rewrite.screen.concepts import is_noun
+from vecap_tasks.rewrite.screen.concepts import is_noun, meaning_of
 from vecap_tasks.rewrite.screen.numbers import states_number
 from vecap_tasks.rewrite.screen.text import DATA, FUNCTION, NUMBER_WORDS, WORD, stem, words
 
@@ -22,6 +22,7 @@ _IMPLIED = {name: frozenset(line.split()) for name, line in read_table(DATA, "im
 _EPONYMS = {name: frozenset(line.split()) for name, line in read_table(DATA, "eponyms").items()}
 _MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november")
 _MONTH_NUMBERS = {name: number for number, name in enumerate((*_MONTHS, "december"), start=1)}
+_NONE: frozenset[str] = frozenset()
 _SMALL_WORDS = FUNCTION | frozenset(
     word for line in read_table(DATA, "sentence_words").values() for word in line.split()
 )
@@ -49,23 +50,22 @@ _TRANSLITERATION = str.maketrans(
 
 def _groups() -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
     """Return the English words that a word, and a code in capitals, can stand for."""
-    by_word: dict[str, set[str]] = {}
-    by_code: dict[str, set[str]] = {}
+    by_word: dict[str, frozenset[str]] = {}
+    by_code: dict[str, frozenset[str]] = {}
     for codes, line in read_table(DATA, "countries").items():
-        names = line.split()
-        for code in codes.split():
-            by_code.setdefault(code.lower(), set()).update(names)
-        for name in names:
-            if name not in NAME_PARTS:
-                by_word.setdefault(name, set()).update(names)
+        country = frozenset(line.split())
+        for code in codes.lower().split():
+            by_code[code] = by_code.get(code, _NONE) | country
+        for name in country - NAME_PARTS:
+            by_word[name] = by_word.get(name, _NONE) | country
+        implied = next((_IMPLIED[name] for name in line.split() if name in _IMPLIED), None)
+        if implied:
+            _IMPLIED.update(dict.fromkeys(country - NAME_PARTS, implied))
     for english, line in read_table(DATA, "exonyms").items():
-        for name in (english, *line.split()):
-            by_word.setdefault(name, set()).update((english, *line.split()))
-    for names in by_code.values():
-        implied = _IMPLIED.get(next((name for name in names if name in _IMPLIED), ""), frozenset())
-        _IMPLIED.update(dict.fromkeys(names - NAME_PARTS, implied) if implied else {})
-    freeze = lambda table: {word: frozenset(names) for word, names in table.items()}  # noqa: E731
-    return freeze(by_word), freeze(by_code)
+        group = frozenset((english, *line.split()))
+        for name in group:
+            by_word[name] = by_word.get(name, _NONE) | group
+    return by_word, by_code
 
 
 _BY_WORD, _BY_CODE = _groups()
@@ -95,7 +95,7 @@ def is_known(name: str, following: str, alttext: str, data: str, text: str) -> b
     lower = name.lower()
     if lower in EVERYDAY or lower in FUNCTION or lower in NUMBER_WORDS or lower in NAME_PARTS:
         return True
-    if following.lower() in _EPONYMS.get(lower, ()):
+    if following.lower() in _EPONYMS.get(lower, _NONE) or lower in words(data):
         return True
     sources = _sources(alttext, data)
     if sources.other_script or _is_stated(lower, sources):
@@ -121,10 +121,10 @@ def _sources(alttext: str, data: str) -> _Sources:
     expanded: set[str] = set()
     for word in known | plain:
         if len(word) > 3 or word not in _SMALL_WORDS or not word.isascii():
-            expanded.update(SPELLED_OUT.get(word, ()), _BY_WORD.get(word, ()))
+            expanded.update(SPELLED_OUT.get(word, _NONE), _BY_WORD.get(word, _NONE))
     codes = frozenset(word.lower() for word in raw if word.isupper() and 1 < len(word) <= _MAX_CODE)
     for code in codes:
-        expanded.update(SPELLED_OUT.get(code, ()), _BY_CODE.get(code, ()))
+        expanded.update(SPELLED_OUT.get(code, _NONE), _BY_CODE.get(code, _NONE))
     if _UNSPACED.search(data):
         for word, names in _BY_WORD.items():
             if _UNSPACED.match(word) and word in data:
@@ -158,11 +158,13 @@ def _is_stated(lower: str, sources: _Sources) -> bool:
         return True
     if stem(lower) in sources.stems or stem(plain) in sources.stems:
         return True
-    if lower.endswith("s") and lower[:-1] in sources.words | EVERYDAY:
+    if lower.endswith("s") and (lower[:-1] in sources.words or lower[:-1] in EVERYDAY):
         return True  # TVs
+    if lower.partition("'")[0] in sources.words:
+        return True  # Ege'de
     if len(lower) >= _MIN_PREFIX and re.sub(r"\W", "", plain) in sources.joined:
         return True
-    short = SPELLED_OUT.get(lower, frozenset())
+    short = SPELLED_OUT.get(lower, _NONE)
     if not short.isdisjoint(sources.words) or not _IMPLIED.get(lower, short).isdisjoint(sources.stated):
         return True
     if sources.is_map and lower in _BY_WORD:
@@ -189,11 +191,12 @@ def _is_similar(lower: str, word: str) -> bool:
     common = next((n for n, (a, b) in enumerate(zip(lower, word, strict=False)) if a != b), min(len(lower), len(word)))
     if common >= _MIN_PREFIX and 2 * common >= max(len(lower), len(word)):
         return True
-    if common == len(word) and common > 2 and not is_noun(word):
+    if common == len(word) and common > 2 and not meaning_of(stem(word)).near:
         return True  # Dict, Dictionary
     if common == 0 or len(lower) < _MIN_PREFIX or abs(len(lower) - len(word)) > 3:
         return False
-    return SequenceMatcher(None, lower, word).ratio() >= _MIN_SIMILARITY
+    matcher = SequenceMatcher(None, lower, word)
+    return matcher.quick_ratio() >= _MIN_SIMILARITY and matcher.ratio() >= _MIN_SIMILARITY
 
 
 def _abbreviates(name: str, sources: _Sources, text: str) -> bool:
