@@ -3,8 +3,8 @@
 import pytest
 
 from vecap_tasks.config import ScreenConfig
-from vecap_tasks.rewrite.screen import Answer
 from vecap_tasks.rewrite.screen.grounding import drops_vec, invented
+from vecap_tasks.rewrite.screen.text import Answer
 
 KEPT = [
     ("Haus Bremen 210 000 €", "a brick house", "A brick house for 210,000 € in Bremen"),
