@@ -1,6 +1,7 @@
 """Captions are reused by later versions and by versions that are rewritten at the same time."""
 
 import hashlib
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,9 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect
 from vecap_tasks.core.version import Version
 from vecap_tasks.rewrite.accepted_rows import Row
-from vecap_tasks.rewrite.reuse import CaptionCache, find_captions, finished_captions
+from vecap_tasks.rewrite.backends.sampling_params import Sampling
+from vecap_tasks.rewrite.batches import text_key
+from vecap_tasks.rewrite.reuse import CaptionCache, find_answers, finished_captions
 from vecap_tasks.rewrite.stage import Rewrite
 
 
@@ -91,13 +94,20 @@ def test_captions_of_an_earlier_release_are_reused_on_any_device(home, monkeypat
     files = finished_captions(stage.store, stage.version)
     records = [line for name in files for line in pq.read_table(stage.store.path(name)).to_pylist()]
     rows = [Row(line["key"], line["uid"], line["sha256"], line["alttext"], "") for line in records]
-    found = find_captions(stage.store, files, rows, stage._provenances)
     assert len({name.split("/")[1] for name in files}) == len(VERSIONS)
-    assert {sha256: caption.text for sha256, caption in found.vec.items()} == {
-        line["sha256"]: line["vec"] for line in records
-    }
+    found = find_answers(stage.store, files, rows, stage._provenances)  # 0.1.0 screened with other rules
     tokens = config.rewrite.llm.max_new_tokens
-    fused = [
-        line for line in records if line["vecap_tokens"] and f'"max_new_tokens":{tokens}' in line["vecap_parameters"]
-    ]
-    assert found.vecap.keys() == {(line["alttext"], line["vec"]) for line in fused}
+    fused = [line for line in records if f'"max_new_tokens":{tokens}' in (line["vecap_parameters"] or "")]
+    expected = accepted("vlm", "vec", {line["sha256"]: line for line in records})
+    expected |= accepted("llm", "vecap", {f"{line['alttext']}\n{line['vec']}": line for line in fused})
+    assert {key: answer.text for key, answer in found.items()} == expected
+
+
+def accepted(role: str, prefix: str, lines: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the accepted texts of *lines*, by subject, with the keys of stored texts."""
+    return {
+        text_key(role, subject, Sampling(attempt["variant"], attempt["temperature"], attempt["seed"])): text
+        for subject, line in lines.items()
+        for attempt in line[f"{prefix}_attempts"]
+        if attempt["problem"] is None and (text := line[f"{prefix}_variants"][attempt["variant"]])
+    }

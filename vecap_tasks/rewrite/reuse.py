@@ -9,7 +9,7 @@ holds only if its server is deterministic. If only the screening differs, the st
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -28,6 +28,7 @@ from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, Sampling, failed
 from vecap_tasks.rewrite.batches import text_key
 from vecap_tasks.rewrite.captioner import Attempt, Caption
+from vecap_tasks.rewrite.screen import STRIPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ _UNREADABLE = "unreadable_image"  # no model is needed to find this again
 
 # Rows whose captions differ from the wanted ones in the screening at most.
 _ANSWERS = """
-    SELECT {key}, {prefix}_attempts
+    SELECT {key}, {prefix}_variants, {prefix}_attempts
     FROM (SELECT * FROM {files} UNION ALL BY NAME SELECT * FROM columns)
     WHERE sha256 IN (SELECT sha256 FROM wanted)
         AND {prefix}_model = $model AND {prefix}_revision = $revision AND {prefix}_prompt = $prompt
@@ -159,7 +160,10 @@ _ANSWERS = """
 def find_answers(
     store: Store, files: Sequence[str], rows: Sequence[Row], provenance: ProvenanceByText, work: Path | None = None
 ) -> dict[str, GeneratedText]:
-    """Find the answers of *rows* in *files* that other screening rules screened, by `text_key`."""
+    """Find the answers of *rows* in *files* that other screening rules screened, by `text_key`.
+
+    Release 0.1.0 did not store answers. Of its captions, the accepted ones are found.
+    """
     found: dict[str, GeneratedText] = {}
     if not files or not rows:
         return found
@@ -176,15 +180,23 @@ def find_answers(
                 continue
             query = _ANSWERS.format(files=scanned, prefix=prefix, key=key)
             values = {name: getattr(wanted, name) for name in CaptionProvenance.__slots__} | {"parameters": parameters}
-            for subject, attempts in connection.execute(query, values).fetchall():
+            for subject, variants, attempts in connection.execute(query, values).fetchall():
                 for attempt in attempts if subject else ():
-                    sampling = Sampling(attempt["variant"], attempt["temperature"], attempt["seed"])
-                    if attempt["problem"] == _UNREADABLE:
-                        found[text_key(role, subject, sampling)] = failed(_UNREADABLE)
-                    elif attempt["text"] is not None:
-                        answer = GeneratedText(attempt["text"], attempt["tokens"], attempt["ended"])
+                    answer = _answer(attempt, variants)
+                    if answer is not None:
+                        sampling = Sampling(attempt["variant"], attempt["temperature"], attempt["seed"])
                         found[text_key(role, subject, sampling)] = answer
     return found
+
+
+def _answer(attempt: Mapping[str, Any], variants: Sequence[str | None]) -> GeneratedText | None:
+    """Return what the model answered, None if it is not stored."""
+    if attempt["problem"] == _UNREADABLE:
+        return failed(_UNREADABLE)
+    text, ended = attempt["text"], attempt["ended"]
+    if text is None and attempt["problem"] in (None, STRIPPED):
+        text, ended = variants[attempt["variant"]], True
+    return None if text is None else GeneratedText(text, attempt["tokens"], ended)
 
 
 def _screened_otherwise(
