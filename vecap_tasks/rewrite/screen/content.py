@@ -15,7 +15,7 @@ _TAGS = (
 )
 _MARKUP = one_of(
     # HTML, and tokens of chat formats that look like it
-    rf"</?(?:{_TAGS})(?:\s[^<>]*)?/?>|</\w+>|<\w+ [\w-]+=[^<>]*>|<!--|<[|｜][^<>]*?[|｜]>",
+    rf"</?(?:{_TAGS})(?:\s[^<>]*)?/?>|</\w+>|<\w+ [\w-]+=[^<>]*>|<[a-z]+_?\d{{2,}}>|<!--|<[|｜][^<>]*?[|｜]>",
     r"<(?:start|end)_of_\w+>|<</?SYS>>",
     r"&(?:amp|lt|gt|quot|apos|nbsp|copy|reg|trade|hellip|[mn]dash|[lr][sd]quo|[a-z]{1,2}(?:acute|grave|uml|circ|tilde)"
     r"|#\d+|#x[0-9a-f]+);",
@@ -24,27 +24,31 @@ _MARKUP = one_of(
     r"(?:^|\s)(?-i:USER|ASSISTANT|SYSTEM|HUMAN):\s|^\s*(?:assistant|user|system):\s",
     # Markdown
     r"```|!?\[[^\]]*\]\([^)]*\)|\*\*[^*\s][^*]*\*\*|(?<!\w)__[^_\s][^_]*__(?!\w)|^\s*#{1,6}\s+(?!\d)",
-    r"^\s*1[.)]\s.*\s2[.)]\s|^\s*[-*•]\s.*\s[-*•]\s",
+    r"^\s*\|[^|]*\|[^|]*\||\|\s*:?-{2,}:?\s*\||^\s*1[.)]\s.*\s2[.)]\s|^\s*[-*•]\s.*\s[-*•]\s",
     r"~~[^~\s][^~]*~~|'''[^'\s][^']*'''|^\s*`[^`]+`\s*$|`[^`\s]+`\s*\{",
     r"\[(?:caption|gallery|embed) \w+=|\[(?:PAD|CLS|SEP|MASK|UNK|BOS|EOS)\]|<0x[0-9a-f]{2}>",
     # LaTeX: commands with braces, math with an operator
     r"\\(?:[a-z]+\*?(?:\[[^\]]*\])?\{|(?:alpha|beta|times|cdot|sqrt|infty|pm|leq|geq|item)\b|[()\[\]]\s*\w)",
-    r"\$\$[^$]+\$\$|\$\\?[a-z][^$]{0,60}[\^_\\=][^$]{0,60}\$|\w\$[_^]",
+    r"[\^_]\{[^{}]{0,40}\}|\$\$[^$]+\$\$|\$\\?[a-z][^$]{0,60}[\^_\\=][^$]{0,60}\$|\w\$[_^]",
     # JSON and escapes
     r"^\s*\{\s*[\"']?\w[^\"':]*[\"']?\s*:|^\s*\[\s*\"|^\s*[\"']\w+[\"']\s*:\s*[\"'\[{]|(?<!:)\\[nt](?![a-z])|\\u[0-9a-f]{4}",
     # code
-    r"^\s*(?:def|function|class) \w+\s?\(|^\s*for \w+ in \w+\(|^\s*print\(|^\s*(?:import|from) \w+ import\b"
+    r"^\s*(?-i:SELECT\s.{1,200}\sFROM|INSERT INTO|UPDATE \w+ SET|DELETE FROM)\s"
+    r"|\b(?:console\.log|print|printf|echo)\([\"']|=>\s*\{|\);\s*$"
+    r"|^\s*(?:def|function|class) \w+\s?\(|^\s*for \w+ in \w+\(|^\s*print\(|^\s*(?:import|from) \w+ import\b"
     r"|^\s*(?:return|const|let|var) [\w\"'][^;]*;|^\s*(?:const |let |var )?[a-z_]\w*\s*=\s*[\"'][^\"']*[\"']"
     r"|^\s*[\w.#-]+\s*\{\s*[\w-]+\s*:[^{}]*\}|^\s*</?\?(?:php|xml)",
     # unfilled placeholders
     r"\[(?:insert|your|name|brand|location|city|date|person|company|artist|product|object)\b[^\]\d]*\]",
     r"\{\{?[\w.| ]*[a-z][\w.| ]*\}?\}",
+    # templates of web frameworks and wikis
+    r"\{\{[^{}]{1,200}\}\}|\{%[^%]{0,200}%\}|<%[^%]{0,200}%>|\[\[[^\[\]]{1,200}\]\]|^\s*\.\. \w+:: |\$\{[^{}]{1,80}\}",
     r"\[(?:colou?r|title|year|place|country|number|breed|animal|item|model|type|size|material|adjective|noun|event|subject"
     r"|description|style|age|gender|species|price|author|photographer)(?: (?:name|here))?\]",
     r"<(?:your|insert|the)? ?(?-i:[A-Z][A-Z ]+|[a-z]+_[a-z_]+)>|<(?:location|name|city|place|brand|color|date|person"
     r"|object|animal|subject|product|title|number|event|company|artist|year)>|%(?-i:[A-Z]{3,}(?:_[A-Z]+)*)%|\s%[sd](?=\s|$|[.,])",
 )
-_MARKUP_CHARACTERS = frozenset("<&[#:`*_\\{2-~$%=;")  # ASCII markup contains at least one
+_MARKUP_CHARACTERS = frozenset("<&[#:`*_\\{2-~$%=;|(")  # ASCII markup contains at least one
 # C0 and C1 controls, zero width, bidi overrides, tags, private use, and replacement characters.
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\uffff"
@@ -55,9 +59,10 @@ _TOP_LEVEL = {kind: "|".join(names.split()) for kind, names in read_table(DATA, 
 _LABELS = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.){1,8}"
 _DOMAIN = rf"{_LABELS}(?:{_TOP_LEVEL['strong']}|co\.[a-z]{{2}}|(?:com|org|example)\.[a-z]{{2}})"
 _URL = one_of(
-    rf"\b[a-z][a-z0-9+-]{1, 20}://|\bfile:///|\bmailto:\w|\bwww\.\s?[\w-]+\s?\.\w",
+    r"\b[a-z][a-z0-9+-]{1,20}://|\bfile:///|\bmailto:\w|\bwww\.\s?[\w-]+\s?\.\w",
     # written to avoid links
-    r"\bh ?t ?t ?p ?s? ?: ?/ ?/|\bcolon slash slash\b|\bwww dot \w|\blink in (?:the |my |our )?bio\b",
+    r"\w\[\.\]\w|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?/\w"
+    r"|\bh ?t ?t ?p ?s? ?: ?/ ?/|\bcolon slash slash\b|\bwww dot \w|\blink in (?:the |my |our )?bio\b",
 )
 _PATH = one_of(
     rf"(?<![\w.]){_DOMAIN}/[\w?#~-]|(?<![\w.]){_LABELS}(?:{_TOP_LEVEL['weak']})/[\w?#~-]",
