@@ -14,8 +14,12 @@ DATA = "vecap_tasks.rewrite.screen"
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _CLITIC = re.compile(r"['’](?:s|re|ve|ll|d|m)?$")
-_QUOTED = re.compile(r"[\"“][^\"“”]*[\"”]|(?<!\w)['‘][^'‘’]*(?:['’]\w[^'‘’]*)*['’](?!\w)")
-_ALL_QUOTED = re.compile(r"\"[^\"]*\"|“[^“”]*”|'[^']*'")
+_QUOTED = re.compile(
+    r"[\"“„”][^\"“„”]*[\"“”]|«[^«»]*»|»[^«»]*«|‹[^‹›]*›|「[^「」]*」|『[^『』]*』|《[^《》]*》|〈[^〈〉]*〉"
+    r"|(?<!\w)['‘‚][^'‘’‚]*(?:['’]\w[^'‘’‚]*)*['‘’](?!\w)"
+)
+_ALL_QUOTED = re.compile(r"[\"“„][^\"“„”]*[\"“”]|'[^']*'|«[^«»]*»|»[^«»]*«|「[^「」]*」|『[^『』]*』")
+QUOTED_CHARACTER = "\ufffc"  # replaces a character inside quotation marks
 
 FUNCTION = read_words(DATA, "function")
 NAMEABLE = read_words(DATA, "nameable")
@@ -117,5 +121,11 @@ def without_quotes(text: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Return *text* without quoted parts, such as the words on a sign."""
-    return _QUOTED.sub(" … ", without_quotes(text))
+    """Return *text* with U+FFFC for each character of quoted parts, such as the words on a sign.
+
+    >>> unquoted('A sign with "No"').replace(QUOTED_CHARACTER, "_")
+    'A sign with ____'
+    """
+    if _ALL_QUOTED.fullmatch(text):
+        text = f" {text[1:-1]} "
+    return _QUOTED.sub(lambda quoted: QUOTED_CHARACTER * len(quoted.group()), text)

@@ -1,0 +1,158 @@
+"""Phrases as linear regular expressions, with the starts of words that every match has.
+
+    word word     words in this order; between them at most three characters that are not letters
+    stem*  *end   words with this start or end
+    a ... b       up to 60 characters between, in the same sentence
+    (a | b)       one of them
+    {name}        one of the group `name`
+    word?         an optional word, (group)? or {name}?
+    !(a | b)      not followed by one of them
+    ^  $          start of a clause, with words of the group `lead` before; end of a sentence
+
+In languages without spaces, all parts can be inside a word, and a space is optional.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_TOKEN = re.compile(r"\s+|\.\.\.|\{[a-z_]+\}|[()|^$?!]|\*?(?:(?!\.\.\.)[^\s(){}|^$?*!])+\*?")
+_GAP = r"[^.!?…。！？]{0,60}?"
+_BEFORE_CLAUSE = r"(?:\A|(?<=[.!?:;,…。！？：；，、(（\[\-–—]))[^\w￼]{0,4}"
+_END = r"(?=[^\w.!?…。！？￼]*(?:[.!?…。！？]|\Z))"
+_BETWEEN = r"[^\w.!?…。！？]{1,3}"
+_BETWEEN_PUNCTUATION = r"[^\w.!?…。！？]{0,3}"
+_BUILT_IN = {"number": r"\d+", "word": r"\w+"}
+
+
+@dataclass(frozen=True, slots=True)
+class PhraseSyntax:
+    """`spaced`: words are separated by spaces. `key_chars`: length of the starts of words that phrases require."""
+
+    spaced: bool
+    key_chars: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Phrase:
+    """A compiled phrase. A match has, for each of `keys`, a word with one of these starts."""
+
+    pattern: re.Pattern[str]
+    keys: tuple[frozenset[str], ...]
+
+
+def compile_phrase(source: str, groups: Mapping[str, str], syntax: PhraseSyntax) -> Phrase:
+    """Compile a phrase in lower case. Raises ValueError for a phrase that is invalid or requires no word.
+
+    >>> syntax = PhraseSyntax(spaced=True, key_chars=3)
+    >>> phrase = compile_phrase("{picture} ... not? (loaded | shown)", {"picture": "image* | photo*"}, syntax)
+    >>> bool(phrase.pattern.search("the images could be loaded")), sorted(map(sorted, phrase.keys))
+    (True, [['ima', 'pho'], ['loa', 'sho']])
+    """
+    parser = _Parser(source, groups, syntax)
+    pattern, keys = parser.alternatives()
+    if parser.tokens:
+        raise ValueError(f"The phrase {source!r} has an unexpected {parser.tokens[0]!r}; check its parentheses.")
+    if not keys:
+        raise ValueError(f"The phrase {source!r} requires no word of {syntax.key_chars} letters; add one.")
+    return Phrase(re.compile(pattern), tuple(keys))
+
+
+class _Parser:
+    """Recursive descent over the tokens of a phrase."""
+
+    def __init__(self, source: str, groups: Mapping[str, str], syntax: PhraseSyntax) -> None:
+        self.source, self.tokens = source, _TOKEN.findall(source)
+        self.groups, self.syntax = groups, syntax
+        if "".join(self.tokens) != source:
+            raise ValueError(f"The phrase {source!r} has an invalid character; the syntax is in screen/phrases.py.")
+
+    def alternatives(self) -> tuple[str, list[frozenset[str]]]:
+        """Return the expression of `a | b` and its required keys."""
+        found = [self._sequence()]
+        while self.tokens[:1] == ["|"]:
+            self.tokens.pop(0)
+            found.append(self._sequence())
+        if len(found) == 1:
+            return found[0]
+        keys = [min(required, key=len) for _, required in found if required]
+        return f"(?:{'|'.join(dict.fromkeys(pattern for pattern, _ in found))})", (
+            [frozenset[str]().union(*keys)] if len(keys) == len(found) else []
+        )
+
+    def _sequence(self) -> tuple[str, list[frozenset[str]]]:
+        pattern, keys = "", list[frozenset[str]]()
+        joined, space = True, False  # whether the next part follows directly, and whether a space was read
+        while self.tokens and self.tokens[0] not in "|)":
+            token = self.tokens.pop(0)
+            if token.isspace():
+                space = True
+                continue
+            between = self._between(token) if space and not joined else ""
+            space = False
+            if token in ("...", "^"):
+                pattern += _GAP if token == "..." else self._clause_start()
+                joined = True
+                continue
+            if token == "$":
+                pattern += _END
+                continue
+            if token == "!":
+                pattern += f"(?!{between}{self._part(self.tokens.pop(0))[0]})"
+                continue
+            part, required = self._part(token)
+            if self.tokens[:1] == ["?"]:
+                self.tokens.pop(0)
+                follows = bool(self.tokens) and self.tokens[0].isspace() and joined
+                after = self._between(token) if follows else ""
+                pattern += f"(?:{between}{part}{after})?"
+                continue
+            pattern += between + part
+            keys += required
+            joined = False
+        return pattern, keys
+
+    def _between(self, token: str) -> str:
+        """Return the expression between words; none has to be beside a punctuation mark."""
+        if not self.syntax.spaced:
+            return " ?"
+        return _BETWEEN if token[0] in "({*" or token[0].isalnum() else _BETWEEN_PUNCTUATION
+
+    def _part(self, token: str) -> tuple[str, list[frozenset[str]]]:
+        if token == "(":
+            found = self.alternatives()
+            if not self.tokens or self.tokens.pop(0) != ")":
+                raise ValueError(f"The phrase {self.source!r} has a parenthesis without its end; add `)`.")
+            return found
+        if token.startswith("{"):
+            return self._group(token[1:-1])
+        return self._word(token)
+
+    def _group(self, name: str) -> tuple[str, list[frozenset[str]]]:
+        if name in _BUILT_IN:
+            return _BUILT_IN[name], []
+        if name not in self.groups:
+            raise ValueError(f"The group {{{name}}} is not defined; define it before the first section.")
+        return _Parser(self.groups[name].strip(), self.groups, self.syntax).alternatives()
+
+    def _word(self, token: str) -> tuple[str, list[frozenset[str]]]:
+        word = token.strip("*").lower()
+        pattern = re.escape(word).replace(":", "[:：]")
+        if not self.syntax.spaced:
+            size = self.syntax.key_chars
+            return pattern, [frozenset({word[:size]})] if len(word) >= size else []
+        start, end = token.startswith("*"), token.endswith("*")
+        before = r"\w{0,20}" if start else r"\b" if word[0].isalnum() else ""
+        after = r"\w*" if end else r"\b" if word[-1].isalnum() else ""
+        first = re.split(r"[^\w']", word)[0]
+        usable = not start and first and word[0].isalnum() and (not end or len(first) >= self.syntax.key_chars)
+        return before + pattern + after, [frozenset({first[: self.syntax.key_chars]})] if usable else []
+
+    def _clause_start(self) -> str:
+        if "lead" not in self.groups:
+            return _BEFORE_CLAUSE
+        lead, _ = _Parser(self.groups["lead"].strip(), self.groups, self.syntax).alternatives()
+        between = r"[^\w￼]{1,4}" if self.syntax.spaced else r"[^\w￼]{0,4}"
+        return f"{_BEFORE_CLAUSE}(?:{lead}{between}){{0,4}}"
