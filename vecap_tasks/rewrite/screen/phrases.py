@@ -8,6 +8,7 @@
     word?         an optional word, (group)? or {name}?
     !(a | b)      not followed by one of them
     ^  $          start of a clause, with words of the group `lead` before; end of a sentence
+    >             start of a sentence, but not of the first one
 
 In languages without spaces, all parts can be inside a word, and a space is optional.
 """
@@ -18,9 +19,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_TOKEN = re.compile(r"\s+|\.\.\.|\{[a-z_]+\}|[()|^$?!]|\*?(?:(?!\.\.\.)[^\s(){}|^$?*!])+\*?")
+_TOKEN = re.compile(r"\s+|\.\.\.|\{[a-z_]+\}|[()|^$?!>]|\*?(?:(?!\.\.\.)[^\s(){}|^$?*!>])+\*?")
 _GAP = r"[^.!?…。！？]{0,60}?"
 _BEFORE_CLAUSE = r"(?:\A|(?<=[.!?:;,…。！？：；，、(（\[\-–—]))[^\w￼]{0,4}"
+_AFTER_SENTENCE = r"(?<=[.!?;。！？；)）])[^\w￼]{0,4}"
 _END = r"(?=[^\w.!?…。！？￼]*(?:[.!?…。！？]|\Z))"
 _BETWEEN = r"[^\w.!?…。！？]{1,3}"
 _BETWEEN_PUNCTUATION = r"[^\w.!?…。！？]{0,3}"
@@ -92,8 +94,8 @@ class _Parser:
                 continue
             between = self._between(token) if space and not joined else ""
             space = False
-            if token in ("...", "^"):
-                pattern += _GAP if token == "..." else self._clause_start()
+            if token in ("...", "^", ">"):
+                pattern += {"...": _GAP, ">": _AFTER_SENTENCE}.get(token) or self._clause_start()
                 joined = True
                 continue
             if token == "$":
@@ -146,7 +148,7 @@ class _Parser:
         start, end = token.startswith("*"), token.endswith("*")
         before = r"\w{0,20}" if start else r"\b" if word[0].isalnum() else ""
         after = r"\w*" if end else r"\b" if word[-1].isalnum() else ""
-        first = re.split(r"[^\w']", word)[0]
+        first = re.split(r"[\W_]", word)[0]
         usable = not start and first and word[0].isalnum() and (not end or len(first) >= self.syntax.key_chars)
         return before + pattern + after, [frozenset({first[: self.syntax.key_chars]})] if usable else []
 
