@@ -26,7 +26,7 @@ _AFTER_SENTENCE = r"(?<=[.!?;。！？；)）])[^\w￼]{0,4}"
 _END = r"(?=[^\w.!?…。！？￼]*(?:[.!?…。！？]|\Z))"
 _BETWEEN = r"[^\w.!?…。！？]{1,3}"
 _BETWEEN_PUNCTUATION = r"[^\w.!?…。！？]{0,3}"
-_BUILT_IN = {"number": r"\d+", "word": r"\w+"}
+_BUILT_IN = {"number": r"\d+", "word": r"\w++"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class _Parser:
             return pattern, [frozenset({word[:size]})] if len(word) >= size else []
         start, end = token.startswith("*"), token.endswith("*")
         before = r"\w{0,20}" if start else r"\b" if word[0].isalnum() else ""
-        after = r"\w*" if end else r"\b" if word[-1].isalnum() else ""
+        after = r"\w*+" if end else r"\b" if word[-1].isalnum() else ""
         first = re.split(r"[\W_]", word)[0]
         usable = not start and first and word[0].isalnum() and (not end or len(first) >= self.syntax.key_chars)
         return before + pattern + after, [frozenset({first[: self.syntax.key_chars]})] if usable else []
