@@ -22,7 +22,7 @@ from dataclasses import dataclass
 _TOKEN = re.compile(r"\s+|\.\.\.|\{[a-z_]+\}|[()|^$?!>]|\*?(?:(?!\.\.\.)[^\s(){}|^$?*!>])+\*?")
 _GAP = r"[^.!?…。！？]{0,60}?"
 _BEFORE_CLAUSE = r"(?:\A|(?<=[.!?:;,…。！？：；，、(（\[\-–—]))[^\w￼]{0,4}"
-_AFTER_SENTENCE = r"(?<=[.!?;。！？；)）])[^\w￼]{0,4}"
+_AFTER_SENTENCE = r"(?<=[.!?;。！？；)）(（\[【])[^\w￼]{0,4}"
 _END = r"(?=[^\w.!?…。！？￼]*(?:[.!?…。！？]|\Z))"
 _BETWEEN = r"[^\w.!?…。！？]{1,3}"
 _BETWEEN_PUNCTUATION = r"[^\w.!?…。！？]{0,3}"
@@ -140,7 +140,7 @@ class _Parser:
         return _Parser(self.groups[name].strip(), self.groups, self.syntax).alternatives()
 
     def _word(self, token: str) -> tuple[str, list[frozenset[str]]]:
-        word = token.strip("*").lower()
+        word = token.strip("*").strip("'").lower()
         pattern = re.escape(word).replace(":", "[:：]")
         if not self.syntax.spaced:
             size = self.syntax.key_chars

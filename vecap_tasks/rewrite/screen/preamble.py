@@ -63,9 +63,11 @@ def preamble(answer: Answer) -> str | None:
         before = _LAST_END.match(text, 0, match.start())
         if before is None or is_head(before.group(), answer.settings.languages):
             return "preamble"
-    if _preamble_end(answer) or (len(text) <= _MAX_HEAD_CHARS and is_head(text, answer.settings.languages)):
-        return None if answer.quotes(answer.text) else "preamble"
-    return None
+    if _preamble_end(answer):
+        return "preamble"
+    languages = answer.settings.languages
+    alone = any(is_opening(text, talk) for talk in talk_of(languages)) or is_head(text, languages)
+    return "preamble" if alone and len(text) <= _MAX_HEAD_CHARS and not answer.quotes(text) else None
 
 
 def prompt_leak(answer: Answer) -> str | None:

@@ -173,7 +173,7 @@ def is_head(text: str, languages: tuple[str, ...]) -> bool:
     """Return whether *text* (masked) can only be the part before a caption, such as `sure! the final caption is`.
 
     Each sentence has only words of preambles, or a phrase of the section `preamble`. The last one must name the answer
-    or be an opening.
+    or be an assent.
     """
     sentences = [sentence for sentence in _SENTENCE_END.split(text) if _WORD.search(sentence)]
     if not sentences:
@@ -192,7 +192,7 @@ def _is_talk(sentence: str, languages: tuple[str, ...], last: bool) -> bool:
 def _has_only_head_words(sentence: str, talk: Talk, last: bool) -> bool:
     """Return whether all words are in the groups, and one names the answer; before the last sentence, none has to."""
     words, groups = talk.words(sentence), talk.groups
-    if is_opening(sentence, talk):
+    if is_opening(sentence, talk, ("assent",) if last else ("assent", "opening")):
         return True
     if not words or not all(any(group.has(word) for group in groups.values()) for word in words):
         return False
