@@ -2,7 +2,7 @@
 
     word word     words in this order; between them at most three characters that are not letters
     stem*  *end   words with this start or end
-    a ... b       up to 60 characters between, in the same sentence
+    a ... b       up to 60 characters between, in the same sentence; 30 in a language without spaces
     (a | b)       one of them
     {name}        one of the group `name`
     word?         an optional word, (group)? or {name}?
@@ -10,7 +10,7 @@
     ^  $          start of a clause, with words of the group `lead` before; end of a sentence
     >             start of a sentence, but not of the first one
 
-In languages without spaces, all parts can be inside a word, and a space is optional.
+In Chinese, Japanese, and Korean, words can be parts of words, and `a b` has at most a space or comma between.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from dataclasses import dataclass
 
 _TOKEN = re.compile(r"\s+|\.\.\.|\{[a-z_]+\}|[()|^$?!>]|\*?(?:(?!\.\.\.)[^\s(){}|^$?*!>])+\*?")
 _GAP = r"[^.!?…。！？]{0,60}?"
+_GAP_UNSPACED = r"[^.!?…。！？]{0,30}?"
+_BETWEEN_UNSPACED = r"[ ,，、]?"
 _BEFORE_CLAUSE = r"(?:\A|(?<=[.!?:;,…。！？：；，、(（\[\-–—]))[^\w￼]{0,4}"
 _AFTER_SENTENCE = r"(?<=[.!?;。！？；)）(（\[【])[^\w￼]{0,4}"
 _END = r"(?=[^\w.!?…。！？￼]*(?:[.!?…。！？]|\Z))"
@@ -95,7 +97,8 @@ class _Parser:
             between = self._between(token) if space and not joined else ""
             space = False
             if token in ("...", "^", ">"):
-                pattern += {"...": _GAP, ">": _AFTER_SENTENCE}.get(token) or self._clause_start()
+                gap = _GAP if self.syntax.spaced else _GAP_UNSPACED
+                pattern += {"...": gap, ">": _AFTER_SENTENCE}.get(token) or self._clause_start()
                 joined = True
                 continue
             if token == "$":
@@ -119,7 +122,7 @@ class _Parser:
     def _between(self, token: str) -> str:
         """Return the expression between words; none has to be beside a punctuation mark."""
         if not self.syntax.spaced:
-            return " ?"
+            return _BETWEEN_UNSPACED
         return _BETWEEN if token[0] in "({*" or token[0].isalnum() else _BETWEEN_PUNCTUATION
 
     def _part(self, token: str) -> tuple[str, list[frozenset[str]]]:
@@ -143,8 +146,7 @@ class _Parser:
         word = token.strip("*").strip("'").lower()
         pattern = re.escape(word).replace(":", "[:：]")
         if not self.syntax.spaced:
-            size = self.syntax.key_chars
-            return pattern, [frozenset({word[:size]})] if len(word) >= size else []
+            return pattern, [frozenset({word[: self.syntax.key_chars]})]
         start, end = token.startswith("*"), token.endswith("*")
         before = r"\w{0,20}" if start else r"\b" if word[0].isalnum() else ""
         after = r"\w*+" if end else r"\b" if word[-1].isalnum() else ""

@@ -53,7 +53,7 @@ class Talk:
     def keys(self, text: str) -> frozenset[str]:
         """Return the keys that phrases can require."""
         if self.language in _UNSPACED:
-            return frozenset(map("".join, zip(text, text[1:], strict=False)))
+            return frozenset(map("".join, zip(text, text[1:], strict=False))).union(text)
         return frozenset(word[:KEY_CHARS] for word in _WORD.findall(text))
 
     def words(self, text: str) -> list[str]:
