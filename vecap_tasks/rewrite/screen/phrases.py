@@ -146,7 +146,7 @@ class _Parser:
         word = token.strip("*").strip("'").lower()
         pattern = re.escape(word).replace(":", "[:：]")
         if not self.syntax.spaced:
-            return pattern, [frozenset({word[: self.syntax.key_chars]})]
+            return pattern, [frozenset({word[: self.syntax.key_chars]})] if word[0].isalnum() else []
         start, end = token.startswith("*"), token.endswith("*")
         before = r"\w{0,20}" if start else r"\b" if word[0].isalnum() else ""
         after = r"\w*+" if end else r"\b" if word[-1].isalnum() else ""
