@@ -36,13 +36,12 @@ def _preamble_end(answer: Answer) -> int:
     text = masked(answer.text)
     for separator in _SEPARATOR.finditer(text, 0, _MAX_HEAD_CHARS):
         head = text[: separator.start()]
-        if is_head(head, answer.settings.languages):
+        if is_head(head, answer):
             return 0 if answer.quotes(head) else separator.end()
     first = _FIRST_SENTENCE.match(text)
     if first is None or answer.quotes(first.group()) or answer.text[first.end() : first.end() + 1].islower():
         return 0
-    assents = any(is_opening(first.group(), talk, ("assent",)) for talk in talk_of(answer.settings.languages))
-    return first.end() if assents else 0
+    return first.end() if is_opening(first.group(), talk_of(answer.settings.languages), ("assent",)) else 0
 
 
 def preamble(answer: Answer) -> str | None:
@@ -61,13 +60,13 @@ def preamble(answer: Answer) -> str | None:
     text = masked(answer.text)
     for match in matches(answer, "preamble", "closing"):
         before = _LAST_END.match(text, 0, match.start())
-        if before is None or is_head(before.group(), answer.settings.languages):
+        if before is None or is_head(before.group(), answer):
             return "preamble"
     if _preamble_end(answer):
         return "preamble"
-    languages = answer.settings.languages
-    alone = any(is_opening(text, talk) for talk in talk_of(languages)) or is_head(text, languages)
-    return "preamble" if alone and len(text) <= _MAX_HEAD_CHARS and not answer.quotes(text) else None
+    if len(text) > _MAX_HEAD_CHARS or answer.quotes(text):
+        return None
+    return "preamble" if is_opening(text, talk_of(answer.settings.languages)) or is_head(text, answer) else None
 
 
 def prompt_leak(answer: Answer) -> str | None:

@@ -26,6 +26,8 @@ _WORD = re.compile(r"[^\W_]+")  # also splits at apostrophes
 _GROUP_IN_GROUP = re.compile(r"\{([a-z_]+)\}")
 KEY_CHARS = 3
 _KEY_CHARS_UNSPACED = 2
+_MAX_EMPTY_CHARS = 80
+_COMMON_KEY = 20  # a key of function words is as frequent as this many others
 GROUPS = ("assent", "opening", "label", "result", "of_task", "small")
 
 
@@ -48,7 +50,8 @@ class Talk:
     phrases: dict[str, tuple[Phrase, ...]]
     index: dict[str, tuple[tuple[str, Phrase], ...]]
     groups: dict[str, WordGroup]
-    tokens: re.Pattern[str] | None  # splits a text without spaces into the words of `groups`
+    all_groups: WordGroup
+    tokens: re.Pattern[str]  # a word of a head
 
     def keys(self, text: str) -> frozenset[str]:
         """Return the keys that phrases can require."""
@@ -56,9 +59,9 @@ class Talk:
             return frozenset(map("".join, zip(text, text[1:], strict=False))).union(text)
         return frozenset(word[:KEY_CHARS] for word in _WORD.findall(text))
 
-    def words(self, text: str) -> list[str]:
-        """Return the words of a head; in a language without spaces, what no group has is one word per character."""
-        return _WORD.findall(text) if self.tokens is None else self.tokens.findall(text)
+    def words(self, text: str) -> Iterator[str]:
+        """Yield the words of a head; in a language without spaces, what no group has is one word per character."""
+        return (match.group() for match in self.tokens.finditer(text))
 
 
 @lru_cache(maxsize=16)
@@ -84,19 +87,34 @@ def _read(language: str) -> Talk:
             raise ValueError(f"data/talk/{language}.txt: the line {text!r} is in no [section]; add it to one.")
         else:
             phrases.setdefault(section, []).append(compile_phrase(text, sources, syntax))
-    index: dict[str, list[tuple[str, Phrase]]] = {}
-    for title, found in phrases.items():
-        for phrase in found:
-            for key in min(phrase.keys, key=len):
-                index.setdefault(key, []).append((title, phrase))
     groups = {group: _word_group(sources.get(group, ""), sources) for group in GROUPS}
+    all_groups = WordGroup(
+        frozenset[str]().union(*(group.words for group in groups.values())),
+        tuple(start for group in groups.values() for start in group.starts),
+    )
+    common = {word[: syntax.key_chars] for word in groups["small"].words}
     return Talk(
         language,
         {title: tuple(found) for title, found in phrases.items()},
-        {key: tuple(found) for key, found in index.items()},
+        _index(phrases, common),
         groups,
-        None if syntax.spaced else _tokens(groups),
+        all_groups,
+        _WORD if syntax.spaced else _tokens(all_groups),
     )
+
+
+def _index(phrases: dict[str, list[Phrase]], common: set[str]) -> dict[str, tuple[tuple[str, Phrase], ...]]:
+    """Return the phrases and their sections by the keys that are least frequent."""
+
+    def frequency(keys: frozenset[str]) -> int:
+        return len(keys) + _COMMON_KEY * len(keys & common)
+
+    index: dict[str, list[tuple[str, Phrase]]] = {}
+    for section, found in phrases.items():
+        for phrase in found:
+            for key in min(phrase.keys, key=frequency):
+                index.setdefault(key, []).append((section, phrase))
+    return {key: tuple(found) for key, found in index.items()}
 
 
 def _joined_lines(lines: Iterable[str]) -> list[str]:
@@ -117,9 +135,9 @@ def _word_group(source: str, sources: dict[str, str]) -> WordGroup:
     return WordGroup(frozenset(word for word in words if not word.endswith("*")), starts)
 
 
-def _tokens(groups: dict[str, WordGroup]) -> re.Pattern[str]:
-    known = {word for group in groups.values() for word in (*group.words, *group.starts)}
-    return re.compile("|".join([*sorted(map(re.escape, known), key=len, reverse=True), r"[^\W_]"]))
+def _tokens(group: WordGroup) -> re.Pattern[str]:
+    known = sorted(map(re.escape, (*group.words, *group.starts)), key=len, reverse=True)
+    return re.compile("|".join([*known, r"[^\W_]"]))
 
 
 @lru_cache(maxsize=1024)  # all rules share a few texts
@@ -129,8 +147,7 @@ def masked(text: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _found(text: str, languages: tuple[str, ...]) -> dict[str, tuple[Phrase, ...]]:
-    """Return the phrases by section whose keys *text* (masked) has."""
+def _found(text: str, languages: tuple[str, ...]) -> dict[str, dict[Phrase, None]]:
     found: dict[str, dict[Phrase, None]] = {}
     for talk in talk_of(languages):
         keys = talk.keys(text)
@@ -138,73 +155,82 @@ def _found(text: str, languages: tuple[str, ...]) -> dict[str, tuple[Phrase, ...
             for section, phrase in talk.index[key]:
                 if all(not required.isdisjoint(keys) for required in phrase.keys):
                     found.setdefault(section, {})[phrase] = None
-    return {section: tuple(phrases) for section, phrases in found.items()}
+    return found
+
+
+def found_phrases(text: str, languages: tuple[str, ...], *sections: str) -> tuple[Phrase, ...]:
+    """Return the phrases of *sections* that *text* (masked) can match, because it has their keys."""
+    found = _found(text, languages)
+    return tuple(phrase for section in sections for phrase in found.get(section, ()))
 
 
 def matches(answer: Answer, *sections: str) -> Iterator[re.Match[str]]:
     """Yield the phrases of *sections* in a text. Quoted text and text of the sources do not count."""
     text = masked(answer.text)
-    found = _found(text, answer.settings.languages)
-    for section in sections:
-        for phrase in found.get(section, ()):
-            for match in phrase.pattern.finditer(text):
-                if not answer.quotes(match.group()):
-                    yield match
+    for phrase in found_phrases(text, answer.settings.languages, *sections):
+        for match in phrase.pattern.finditer(text):
+            if not answer.quotes(match.group()):
+                yield match
 
 
 def is_empty_answer(answer: Answer) -> bool:
     """Return whether the text, or the text after its label, says only that there is no answer: `null`, `keine`."""
     text = masked(answer.text)
-    if len(text) > _MAX_EMPTY_CHARS:
+    phrases = found_phrases(text, answer.settings.languages, "empty") if len(text) <= _MAX_EMPTY_CHARS else ()
+    if not phrases:
         return False
     label, colon, value = text.replace("：", ":").rpartition(":")
-    values = [text, value] if colon and is_head(label, answer.settings.languages) else [text]
+    values = [text, value] if colon and is_head(label, answer) else [text]
     for part in (part.strip(" .!\"'“”*_`()[]<>。！-–") for part in values):
-        for talk in talk_of(answer.settings.languages):
-            if any(phrase.pattern.fullmatch(part) for phrase in talk.phrases.get("empty", ())):
-                return not answer.quotes(part)
+        if any(phrase.pattern.fullmatch(part) for phrase in phrases):
+            return not answer.quotes(part)
     return False
 
 
-_MAX_EMPTY_CHARS = 80
-
-
-def is_head(text: str, languages: tuple[str, ...]) -> bool:
-    """Return whether *text* (masked) can only be the part before a caption, such as `sure! the final caption is`.
+def is_head(text: str, answer: Answer) -> bool:
+    """Return whether *text*, the start of the masked answer, can only be before a caption: `sure! the caption is`.
 
     Each sentence has only words of preambles, or a phrase of the section `preamble`. The last one must name the answer
     or be an assent.
     """
+    talks = talk_of(answer.settings.languages)
+    phrases = found_phrases(masked(answer.text), answer.settings.languages, "preamble", "closing")
     sentences = [sentence for sentence in _SENTENCE_END.split(text) if _WORD.search(sentence)]
-    if not sentences:
-        return False
-    return all(_is_talk(sentence, languages, index == len(sentences) - 1) for index, sentence in enumerate(sentences))
+    return bool(sentences) and all(
+        _is_talk(sentence, talks, phrases, last=index == len(sentences) - 1) for index, sentence in enumerate(sentences)
+    )
 
 
-def _is_talk(sentence: str, languages: tuple[str, ...], last: bool) -> bool:
-    return any(_has_only_head_words(sentence, talk, last) for talk in talk_of(languages)) or any(
-        phrase.pattern.search(sentence)
-        for section in ("preamble", "closing")
-        for phrase in _found(sentence, languages).get(section, ())
+def _is_talk(sentence: str, talks: tuple[Talk, ...], phrases: tuple[Phrase, ...], last: bool) -> bool:
+    first, comma, rest = sentence.partition(",")
+    if comma and is_opening(first, talks):
+        sentence = rest  # "Sure, 캡션": the opening can be English
+    return any(_has_only_head_words(sentence, talk, last) for talk in talks) or any(
+        phrase.pattern.search(sentence) for phrase in phrases
     )
 
 
 def _has_only_head_words(sentence: str, talk: Talk, last: bool) -> bool:
     """Return whether all words are in the groups, and one names the answer; before the last sentence, none has to."""
-    words, groups = talk.words(sentence), talk.groups
-    if is_opening(sentence, talk, ("assent",) if last else ("assent", "opening")):
+    words = list(talk.words(sentence)) if all(map(talk.all_groups.has, talk.words(sentence))) else []
+    if not words or not last:
+        return bool(words)
+    groups = talk.groups
+    if any(map(groups["label"].has, words)):
         return True
-    if not words or not all(any(group.has(word) for group in groups.values()) for word in words):
-        return False
-    if not last or any(groups["label"].has(word) for word in words):
-        return True
-    of_task = sum(groups["of_task"].has(word) for word in words)
-    return of_task > 1 or (of_task > 0 and any(groups["result"].has(word) for word in words))
+    of_task = sum(map(groups["of_task"].has, words))
+    return of_task > 1 or (of_task > 0 and any(map(groups["result"].has, words))) or _opens(words, talk, ("assent",))
 
 
-def is_opening(sentence: str, talk: Talk, groups: tuple[str, ...] = ("assent", "opening")) -> bool:
-    """Return whether *sentence* has only words of *groups* such as `of course` and small words."""
-    words = talk.words(sentence)
+def is_opening(sentence: str, talks: tuple[Talk, ...], groups: tuple[str, ...] = ("assent", "opening")) -> bool:
+    """Return whether *sentence* has only words of *groups* such as `of course` and small words of a language."""
+    return any(
+        all(map(talk.all_groups.has, talk.words(sentence))) and _opens(list(talk.words(sentence)), talk, groups)
+        for talk in talks
+    )
+
+
+def _opens(words: list[str], talk: Talk, groups: tuple[str, ...]) -> bool:
     found = [any(talk.groups[group].has(word) for group in groups) for word in words]
     return any(found) and all(
         opens or talk.groups["small"].has(word) for opens, word in zip(found, words, strict=True)
