@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 _TOKEN = re.compile(r"\s+|\.\.\.|\{[a-z_]+\}|[()|^$?!>]|\*?(?:(?!\.\.\.)[^\s(){}|^$?*!>])+\*?")
 _GAP = r"[^.!?…。！？]{0,60}?"
@@ -39,19 +40,24 @@ class PhraseSyntax:
     key_chars: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Phrase:
-    """A compiled phrase. A match has, for each of `keys`, a word with one of these starts."""
+    """A phrase as an expression. A match has, for each of `keys`, a word with one of these starts."""
 
-    pattern: re.Pattern[str]
+    expression: str
     keys: tuple[frozenset[str], ...]
 
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The compiled expression; most phrases are never compiled, because no text has their keys."""
+        return re.compile(self.expression)
 
-def compile_phrase(source: str, groups: Mapping[str, str], syntax: PhraseSyntax) -> Phrase:
-    """Compile a phrase in lower case. Raises ValueError for a phrase that is invalid or requires no word.
+
+def read_phrase(source: str, groups: Mapping[str, str], syntax: PhraseSyntax) -> Phrase:
+    """Read a phrase in lower case. Raises ValueError for a phrase that is invalid or requires no word.
 
     >>> syntax = PhraseSyntax(spaced=True, key_chars=3)
-    >>> phrase = compile_phrase("{picture} ... not? (loaded | shown)", {"picture": "image* | photo*"}, syntax)
+    >>> phrase = read_phrase("{picture} ... not? (loaded | shown)", {"picture": "image* | photo*"}, syntax)
     >>> bool(phrase.pattern.search("the images could be loaded")), sorted(map(sorted, phrase.keys))
     (True, [['ima', 'pho'], ['loa', 'sho']])
     """
@@ -61,7 +67,7 @@ def compile_phrase(source: str, groups: Mapping[str, str], syntax: PhraseSyntax)
         raise ValueError(f"The phrase {source!r} has an unexpected {parser.tokens[0]!r}; check its parentheses.")
     if not keys:
         raise ValueError(f"The phrase {source!r} requires no word of {syntax.key_chars} letters; add one.")
-    return Phrase(re.compile(pattern), tuple(keys))
+    return Phrase(pattern, tuple(keys))
 
 
 class _Parser:

@@ -9,7 +9,9 @@ from vecap_tasks.rewrite.screen.talk import is_head, is_opening, masked, matches
 from vecap_tasks.rewrite.screen.text import QUOTED_CHARACTER, Answer, without_quotes, words
 
 _MAX_HEAD_CHARS = 220
-_SEPARATOR = re.compile(rf"[:：]|(?<=\s)[-–—]{{1,2}}(?=\s)|[—–]+|(?=(?<=[\s!.。！]){QUOTED_CHARACTER}+[.!。]?\Z)")
+_SEPARATOR = re.compile(
+    rf"[:：]|[—–]+|-(?<=\s-)-?(?=\s)|{QUOTED_CHARACTER}(?<=[\s!.。！]{QUOTED_CHARACTER}){QUOTED_CHARACTER}*[.!。]?\Z"
+)
 _FIRST_SENTENCE = re.compile(r"[^.!。！]*[.!。！]+\s*")
 _LAST_END = re.compile(r".*[.!?。！？](?!\w)")
 _MARKS = " *_#"  # of Markdown
@@ -37,7 +39,8 @@ def _preamble_end(answer: Answer) -> int:
     for separator in _SEPARATOR.finditer(text, 0, _MAX_HEAD_CHARS):
         head = text[: separator.start()]
         if is_head(head, answer):
-            return 0 if answer.quotes(head) else separator.end()
+            quoted = separator.group().startswith(QUOTED_CHARACTER)
+            return 0 if answer.quotes(head) else separator.start() if quoted else separator.end()
     first = _FIRST_SENTENCE.match(text)
     if first is None or answer.quotes(first.group()) or answer.text[first.end() : first.end() + 1].islower():
         return 0
@@ -64,9 +67,8 @@ def preamble(answer: Answer) -> str | None:
             return "preamble"
     if _preamble_end(answer):
         return "preamble"
-    if len(text) > _MAX_HEAD_CHARS or answer.quotes(text):
-        return None
-    return "preamble" if is_opening(text, talk_of(answer.settings.languages)) or is_head(text, answer) else None
+    alone = len(text) <= _MAX_HEAD_CHARS and is_head(text, answer, alone=True)
+    return "preamble" if alone and not answer.quotes(text) else None
 
 
 def prompt_leak(answer: Answer) -> str | None:

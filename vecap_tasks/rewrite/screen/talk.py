@@ -14,7 +14,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from vecap_tasks.core.word_lists import read_lines
-from vecap_tasks.rewrite.screen.phrases import Phrase, PhraseSyntax, compile_phrase
+from vecap_tasks.rewrite.screen.phrases import Phrase, PhraseSyntax, read_phrase
 from vecap_tasks.rewrite.screen.text import DATA, Answer, unquoted
 
 _FOLDER = files(DATA).joinpath("data", "talk")
@@ -26,6 +26,7 @@ _WORD = re.compile(r"[^\W_]+")  # also splits at apostrophes
 _GROUP_IN_GROUP = re.compile(r"\{([a-z_]+)\}")
 KEY_CHARS = 3
 _KEY_CHARS_UNSPACED = 2
+_KEY = re.compile(rf"\b\w{{1,{KEY_CHARS}}}")
 _MAX_EMPTY_CHARS = 80
 _COMMON_KEY = 20  # a key of function words is as frequent as this many others
 GROUPS = ("assent", "opening", "label", "result", "of_task", "small")
@@ -57,7 +58,7 @@ class Talk:
         """Return the keys that phrases can require."""
         if self.language in _UNSPACED:
             return frozenset(map("".join, zip(text, text[1:], strict=False))).union(text)
-        return frozenset(word[:KEY_CHARS] for word in _WORD.findall(text))
+        return frozenset(_KEY.findall(text))
 
     def words(self, text: str) -> Iterator[str]:
         """Yield the words of a head; in a language without spaces, what no group has is one word per character."""
@@ -86,7 +87,7 @@ def _read(language: str) -> Talk:
         elif not section:
             raise ValueError(f"data/talk/{language}.txt: the line {text!r} is in no [section]; add it to one.")
         else:
-            phrases.setdefault(section, []).append(compile_phrase(text, sources, syntax))
+            phrases.setdefault(section, []).append(read_phrase(text, sources, syntax))
     groups = {group: _word_group(sources.get(group, ""), sources) for group in GROUPS}
     all_groups = WordGroup(
         frozenset[str]().union(*(group.words for group in groups.values())),
@@ -187,39 +188,47 @@ def is_empty_answer(answer: Answer) -> bool:
     return False
 
 
-def is_head(text: str, answer: Answer) -> bool:
+def is_head(text: str, answer: Answer, alone: bool = False) -> bool:
     """Return whether *text*, the start of the masked answer, can only be before a caption: `sure! the caption is`.
 
     Each sentence has only words of preambles, or a phrase of the section `preamble`. The last one must name the answer
-    or be an assent.
+    or be an assent; if *alone*, it can be any opening.
     """
     talks = talk_of(answer.settings.languages)
     phrases = found_phrases(masked(answer.text), answer.settings.languages, "preamble", "closing")
-    sentences = [sentence for sentence in _SENTENCE_END.split(text) if _WORD.search(sentence)]
+    openings = ("assent", "opening") if alone else ("assent",)
+    sentences = [sentence for sentence in _SENTENCE_END.split(text) if not sentence.isspace() and sentence]
     return bool(sentences) and all(
-        _is_talk(sentence, talks, phrases, last=index == len(sentences) - 1) for index, sentence in enumerate(sentences)
+        _is_talk(sentence, talks, phrases, openings if index == len(sentences) - 1 else ())
+        for index, sentence in enumerate(sentences)
     )
 
 
-def _is_talk(sentence: str, talks: tuple[Talk, ...], phrases: tuple[Phrase, ...], last: bool) -> bool:
+def _is_talk(
+    sentence: str, talks: tuple[Talk, ...], phrases: tuple[Phrase, ...], last_openings: tuple[str, ...]
+) -> bool:
     first, comma, rest = sentence.partition(",")
     if comma and is_opening(first, talks):
         sentence = rest  # "Sure, 캡션": the opening can be English
-    return any(_has_only_head_words(sentence, talk, last) for talk in talks) or any(
+    return any(_has_only_head_words(sentence, talk, last_openings) for talk in talks) or any(
         phrase.pattern.search(sentence) for phrase in phrases
     )
 
 
-def _has_only_head_words(sentence: str, talk: Talk, last: bool) -> bool:
-    """Return whether all words are in the groups, and one names the answer; before the last sentence, none has to."""
-    words = list(talk.words(sentence)) if all(map(talk.all_groups.has, talk.words(sentence))) else []
-    if not words or not last:
+def _has_only_head_words(sentence: str, talk: Talk, last_openings: tuple[str, ...]) -> bool:
+    """Return whether all words are in the groups.
+
+    In the last sentence, which has *last_openings*, a word also has to name the answer, or it has only openings.
+    """
+    if not all(map(talk.all_groups.has, talk.words(sentence))):
+        return False
+    words, groups = list(talk.words(sentence)), talk.groups
+    if not words or not last_openings:
         return bool(words)
-    groups = talk.groups
     if any(map(groups["label"].has, words)):
         return True
     of_task = sum(map(groups["of_task"].has, words))
-    return of_task > 1 or (of_task > 0 and any(map(groups["result"].has, words))) or _opens(words, talk, ("assent",))
+    return of_task > 1 or (of_task > 0 and any(map(groups["result"].has, words))) or _opens(words, talk, last_openings)
 
 
 def is_opening(sentence: str, talks: tuple[Talk, ...], groups: tuple[str, ...] = ("assent", "opening")) -> bool:
