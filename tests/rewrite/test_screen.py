@@ -7,8 +7,6 @@ import time
 import typing
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from benchmarks.screening import PARTS, languages, read_examples, score
 from vecap_tasks.config import ScreenConfig, ScreenRule
@@ -16,9 +14,6 @@ from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen_vec, screen_vecap
 from vecap_tasks.rewrite.screen.identification import MODEL
-from vecap_tasks.rewrite.screen.preamble import _TALK, _TALK_WORDS
-from vecap_tasks.rewrite.screen.refusal import _APOLOGY, _APOLOGY_WORDS, _REFUSAL, _REFUSAL_WORDS
-from vecap_tasks.rewrite.screen.text import plain_words
 
 PROMPT = load_prompt("fuse-vicuna").text
 MODULES = tuple(module.name for module in pkgutil.iter_modules(screen.__path__))
@@ -142,21 +137,6 @@ def test_screening_settings_are_part_of_the_identity() -> None:
     for without in (ScreenConfig(languages=()), ScreenConfig(disabled_rules=("language",))):
         assert "language_model" not in screen.identity(without)
     assert screen.identity(ScreenConfig(max_words=60)) != screen.identity(ScreenConfig())
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(
-    ("patterns", "prefilter"),
-    [(_REFUSAL, _REFUSAL_WORDS), (_APOLOGY, _APOLOGY_WORDS), (_TALK, _TALK_WORDS)],
-    ids=("refusal", "apology", "leak"),
-)
-def test_prefilters_never_skip_a_match(patterns, prefilter) -> None:
-    @settings(max_examples=1000, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(text=st.from_regex(patterns, alphabet=st.characters(codec="ascii")))
-    def holds(text: str) -> None:
-        assert not patterns.search(text) or not prefilter.isdisjoint(plain_words(text))
-
-    holds()
 
 
 def test_rules_accept_unusual_texts_without_errors() -> None:

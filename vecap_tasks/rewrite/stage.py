@@ -41,6 +41,7 @@ from vecap_tasks.rewrite.reuse import (
     finished_captions,
 )
 from vecap_tasks.rewrite.screen import Screened
+from vecap_tasks.rewrite.screen.talk import languages_without_lists
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,17 @@ class Rewrite(Stage):
         size = self.config.rewrite.shard_size
         accepted = self.upstream_manifest("quality").counters["accepted"]
         return [f"{number:05d}" for number in range(-(-accepted // size))]
+
+    def plan(self) -> list[str]:
+        shards = super().plan()
+        missing = languages_without_lists(self.config.rewrite.screen.languages)
+        if shards and missing:
+            log.warning(
+                "%s: screening has no lists for %s and finds refusals, preambles, and leaks there only in English",
+                self.name,
+                ", ".join(missing),
+            )
+        return shards
 
     def process(self, shard: str, work: Path) -> ShardOutput:
         section = self.config.rewrite

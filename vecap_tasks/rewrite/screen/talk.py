@@ -72,9 +72,16 @@ def talk_of(languages: tuple[str, ...]) -> tuple[Talk, ...]:
     return tuple(_read(language) for language in LISTED if language in wanted)
 
 
+def languages_without_lists(languages: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the codes of *languages* that have no lists; screening finds talk in them only in English."""
+    return tuple(language for language in languages if language not in LISTED)
+
+
 @lru_cache(maxsize=32)
 def _read(language: str) -> Talk:
-    syntax = PhraseSyntax(spaced=language not in _UNSPACED, key_chars=_KEY_CHARS_UNSPACED if language in _UNSPACED else KEY_CHARS)
+    syntax = PhraseSyntax(
+        spaced=language not in _UNSPACED, key_chars=_KEY_CHARS_UNSPACED if language in _UNSPACED else KEY_CHARS
+    )
     phrases: dict[str, list[Phrase]] = {}
     sources: dict[str, str] = {}
     section = ""
@@ -241,6 +248,4 @@ def is_opening(sentence: str, talks: tuple[Talk, ...], groups: tuple[str, ...] =
 
 def _opens(words: list[str], talk: Talk, groups: tuple[str, ...]) -> bool:
     found = [any(talk.groups[group].has(word) for group in groups) for word in words]
-    return any(found) and all(
-        opens or talk.groups["small"].has(word) for opens, word in zip(found, words, strict=True)
-    )
+    return any(found) and all(opens or talk.groups["small"].has(word) for opens, word in zip(found, words, strict=True))
