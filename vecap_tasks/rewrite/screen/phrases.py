@@ -96,28 +96,28 @@ class _Parser:
         pattern, keys = "", list[frozenset[str]]()
         joined, space = True, False  # whether the next part follows directly, and whether a space was read
         while self.tokens and self.tokens[0] not in "|)":
-            token = self.tokens.pop(0)
-            if token.isspace():
+            symbol = self.tokens.pop(0)
+            if symbol.isspace():
                 space = True
                 continue
-            between = self._between(token) if space and not joined else ""
+            between = self._between(symbol) if space and not joined else ""
             space = False
-            if token in ("...", "^", ">"):
+            if symbol in ("...", "^", ">"):
                 gap = _GAP if self.syntax.spaced else _GAP_UNSPACED
-                pattern += {"...": gap, ">": _AFTER_SENTENCE}.get(token) or self._clause_start()
+                pattern += {"...": gap, ">": _AFTER_SENTENCE}.get(symbol) or self._clause_start()
                 joined = True
                 continue
-            if token == "$":
+            if symbol == "$":
                 pattern += _END
                 continue
-            if token == "!":
+            if symbol == "!":
                 pattern += f"(?!{between}{self._part(self.tokens.pop(0))[0]})"
                 continue
-            part, required = self._part(token)
+            part, required = self._part(symbol)
             if self.tokens[:1] == ["?"]:
                 self.tokens.pop(0)
                 follows = bool(self.tokens) and self.tokens[0].isspace() and joined
-                after = self._between(token) if follows else ""
+                after = self._between(symbol) if follows else ""
                 pattern += f"(?:{between}{part}{after})?"
                 continue
             pattern += between + part
@@ -125,21 +125,21 @@ class _Parser:
             joined = False
         return pattern, keys
 
-    def _between(self, token: str) -> str:
+    def _between(self, symbol: str) -> str:
         """Return the expression between words; none has to be beside a punctuation mark."""
         if not self.syntax.spaced:
             return _BETWEEN_UNSPACED
-        return _BETWEEN if token[0] in "({*" or token[0].isalnum() else _BETWEEN_PUNCTUATION
+        return _BETWEEN if symbol[0] in "({*" or symbol[0].isalnum() else _BETWEEN_PUNCTUATION
 
-    def _part(self, token: str) -> tuple[str, list[frozenset[str]]]:
-        if token == "(":
+    def _part(self, symbol: str) -> tuple[str, list[frozenset[str]]]:
+        if symbol == "(":
             found = self.alternatives()
             if not self.tokens or self.tokens.pop(0) != ")":
                 raise ValueError(f"The phrase {self.source!r} has a parenthesis without its end; add `)`.")
             return found
-        if token.startswith("{"):
-            return self._group(token[1:-1])
-        return self._word(token)
+        if symbol.startswith("{"):
+            return self._group(symbol[1:-1])
+        return self._word(symbol)
 
     def _group(self, name: str) -> tuple[str, list[frozenset[str]]]:
         if name in _BUILT_IN:
@@ -148,12 +148,12 @@ class _Parser:
             raise ValueError(f"The group {{{name}}} is not defined; define it before the first section.")
         return _Parser(self.groups[name].strip(), self.groups, self.syntax).alternatives()
 
-    def _word(self, token: str) -> tuple[str, list[frozenset[str]]]:
-        word = token.strip("*").strip("'").lower()
+    def _word(self, symbol: str) -> tuple[str, list[frozenset[str]]]:
+        word = symbol.strip("*").strip("'").lower()
         pattern = re.escape(word).replace(":", "[:：]")
         if not self.syntax.spaced:
             return pattern, [frozenset({word[: self.syntax.key_chars]})] if word[0].isalnum() else []
-        start, end = token.startswith("*"), token.endswith("*")
+        start, end = symbol.startswith("*"), symbol.endswith("*")
         before = r"\w{0,20}" if start else r"\b" if word[0].isalnum() else ""
         after = r"\w*+" if end else r"\b" if word[-1].isalnum() else ""
         first = re.split(r"[\W_]", word)[0]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from itertools import pairwise
 
 from vecap_tasks.core.word_lists import read_lines
 from vecap_tasks.rewrite.screen.phrases import Phrase, PhraseSyntax, read_phrase
@@ -24,9 +25,9 @@ _SENTENCE_END = re.compile(r"[.!?…。！？]+(?!\w)")
 _DEFINITION = re.compile(r"([a-z_]+) *=")
 _WORD = re.compile(r"[^\W_]+")  # also splits at apostrophes
 _GROUP_IN_GROUP = re.compile(r"\{([a-z_]+)\}")
-KEY_CHARS = 3
+_KEY_CHARS = 3
 _KEY_CHARS_UNSPACED = 2
-_KEY = re.compile(rf"\b\w{{1,{KEY_CHARS}}}")
+_KEY = re.compile(rf"\b\w{{1,{_KEY_CHARS}}}")
 _MAX_EMPTY_CHARS = 80
 _COMMON_KEY = 20  # a key of function words is as frequent as this many others
 GROUPS = ("assent", "opening", "label", "result", "of_task", "small")
@@ -57,7 +58,7 @@ class Talk:
     def keys(self, text: str) -> frozenset[str]:
         """Return the keys that phrases can require."""
         if self.language in _UNSPACED:
-            return frozenset(map("".join, zip(text, text[1:], strict=False))).union(text)
+            return frozenset(map("".join, pairwise(text))).union(text)
         return frozenset(_KEY.findall(text))
 
     def words(self, text: str) -> Iterator[str]:
@@ -79,9 +80,8 @@ def languages_without_lists(languages: tuple[str, ...]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=32)
 def _read(language: str) -> Talk:
-    syntax = PhraseSyntax(
-        spaced=language not in _UNSPACED, key_chars=_KEY_CHARS_UNSPACED if language in _UNSPACED else KEY_CHARS
-    )
+    spaced = language not in _UNSPACED
+    syntax = PhraseSyntax(spaced, _KEY_CHARS if spaced else _KEY_CHARS_UNSPACED)
     phrases: dict[str, list[Phrase]] = {}
     sources: dict[str, str] = {}
     section = ""
@@ -107,7 +107,7 @@ def _read(language: str) -> Talk:
         _index(phrases, common),
         groups,
         all_groups,
-        _WORD if syntax.spaced else _tokens(all_groups),
+        _WORD if spaced else _tokens(all_groups),
     )
 
 
