@@ -34,7 +34,7 @@ _MIN_DISTINCT_SHARES = ((24, 0.34), (18, 0.27))  # words of a long text, and the
 _MAX_CHANTS = 10  # words of laughter or song in a row
 _MIN_CHARACTERS = 5  # of a script without spaces
 
-_OPEN_PUNCTUATION = re.compile(r"[,;:，、；：(（\[{‘„「『《〈【&+/=–—]\s*$|[“\"]$(?<=\s.)|(?<![\d\w])-\s*$|\s-\s*$")
+_OPEN_PUNCTUATION = re.compile(r"[,;:，、；：(（\[{‘„「『《〈【&+=–—]\s*$|^[^/]*/\s*$|[“\"]$(?<=\s.)|(?<![\d\w])-\s*$|\s-\s*$")
 _CLOSING_PUNCTUATION = re.compile(r"[,;，、；)\]}）」』》〉】。](?![-'])|-[a-zà-öø-ÿğış]")
 _FULL_STOP = re.compile(r"[.!?…。！？．](?:[\"”“»’)\]）」』]|\s»)*\s*$")
 _INCHES = re.compile(r"\d\s?\"")
