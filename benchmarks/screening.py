@@ -2,7 +2,8 @@
 
 The examples are in `tests/data/screening`, one file per language, in two parts. The rules are developed on `tuned`.
 `sealed`, one third, was separated before: no rule is changed for one of its examples. The authors of the examples had
-not read the rules. There is no other tool to compare with.
+not read the rules. Texts that stop inside a word are not among the examples: only the token limit does that, and the
+server reports it. There is no other tool to compare with.
 
 Columns: the rule that an example tests, the expected verdict (keep, strip, refuse), the text, and AltText and VeC for
 fused captions; `\\uXXXX` is a character.

@@ -23,7 +23,7 @@ _MARKUP = one_of(
     r"\[/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|b|i|u|img|url|quote|caption)(?:=[^\]]*)?\]|#{3,}\s*\w",
     r"(?:^|\s)(?-i:USER|ASSISTANT|SYSTEM|HUMAN):\s|^\s*(?:assistant|user|system):\s",
     # Markdown
-    r"```|!?\[[^\]]*\]\([^)]*\)|\*\*[^*\s][^*]*\*\*|(?<!\w)__[^_\s][^_]*__(?!\w)|^\s*#{1,6}\s+(?!\d)",
+    r"```|\s#{3,}\s*$|^\s*>\s+\w|^\s*\[\s*'[^']*'\s*[,\]]|!?\[[^\]]*\]\([^)]*\)|\*\*[^*\s][^*]*\*\*|(?<!\w)__[^_\s][^_]*__(?!\w)|^\s*#{1,6}\s+(?!\d)",
     r"^\s*\|[^|]*\|[^|]*\||\|\s*:?-{2,}:?\s*\||^\s*1[.)]\s.*\s2[.)]\s|^\s*[-*•]\s.*\s[-*•]\s",
     r"~~[^~\s][^~]*~~|'''[^'\s][^']*'''|^\s*`[^`]+`\s*$|`[^`\s]+`\s*\{",
     r"\[(?:caption|gallery|embed) \w+=|\[(?:PAD|CLS|SEP|MASK|UNK|BOS|EOS)\]|<0x[0-9a-f]{2}>",
@@ -40,13 +40,13 @@ _MARKUP = one_of(
     r"|^\s*[\w.#-]+\s*\{\s*[\w-]+\s*:[^{}]*\}|^\s*</?\?(?:php|xml)",
     # unfilled placeholders
     r"\[(?:insert|your|name|brand|location|city|date|person|company|artist|product|object)\b[^\]\d]*\]",
-    r"\{\{?[\w.| ]*[a-z][\w.| ]*\}?\}",
+    r"\{\{?\w[\w.|]*(?: [\w.|]+){0,4}\}?\}",
     # templates of web frameworks and wikis
     r"\{\{[^{}]{1,200}\}\}|\{%[^%]{0,200}%\}|<%[^%]{0,200}%>|\[\[[^\[\]]{1,200}\]\]|^\s*\.\. \w+:: |\$\{[^{}]{1,80}\}",
     r"\[(?:colou?r|title|year|place|country|number|breed|animal|item|model|type|size|material|adjective|noun|event|subject"
     r"|description|style|age|gender|species|price|author|photographer)(?: (?:name|here))?\]",
     r"<(?:your|insert|the)? ?(?-i:[A-Z][A-Z ]+|[a-z]+_[a-z_]+)>|<(?:location|name|city|place|brand|color|date|person"
-    r"|object|animal|subject|product|title|number|event|company|artist|year)>|%(?-i:[A-Z]{3,}(?:_[A-Z]+)*)%|\s%[sd](?=\s|$|[.,])",
+    r"|object|animal|subject|product|title|number|event|company|artist|year)>|%(?-i:[A-Z]{3,}(?:_[A-Z]+)*)%|\s%[sd](?=\s|$|[.,!?\"'])",
 )
 _MARKUP_CHARACTERS = frozenset("<&[#:`*_\\{2-~$%=;|(")  # ASCII markup contains at least one
 # C0 and C1 controls, zero width, bidi overrides, tags, private use, and replacement characters.
@@ -81,7 +81,7 @@ _BRAND_BEFORE = one_of(
     r"(?:(?:of|for|from|by|reading|that reads|called) )?(?:the )?$"
 )
 _LINK_CUE = one_of(
-    r"(?:\b(?:visit|at|from|via|on|by|see|go to|online|available|credits?|courtesy of|source|more|buy|shop|click|order"
+    r"(?:\b(?:visit|at|from|via|on|by|see|go to|online|available|credits?|courtesy of|source|address|website|site|url|link|more|buy|shop|click|order"
     r"|check out)|©|\(c\))\W*$"
 )
 
@@ -160,7 +160,10 @@ def url(answer: Answer) -> str | None:
 
 def _is_brand(text: str, site: re.Match[str]) -> bool:
     """Return whether the words around *site* make it the name of a shop or a displayed page."""
-    return bool(_BRAND_AFTER.search(text[site.end() :]) or _BRAND_BEFORE.search(text[: site.start()]))
+    before, after = text[: site.start()], text[site.end() :]
+    if _BRAND_AFTER.search(after):
+        return True
+    return bool(_BRAND_BEFORE.search(before)) and not (_LINK_CUE.search(before) and site.group().islower())
 
 
 def private_data(answer: Answer) -> str | None:

@@ -34,8 +34,11 @@ _MIN_DISTINCT_SHARES = ((24, 0.34), (18, 0.27))  # words of a long text, and the
 _MAX_CHANTS = 10  # words of laughter or song in a row
 _MIN_CHARACTERS = 5  # of a script without spaces
 
-_OPEN_PUNCTUATION = re.compile(r"[,;:，、；：(（\[{‘„「『《〈【&+=–—]\s*$|^[^/]*/\s*$|[“\"]$(?<=\s.)|(?<![\d\w])-\s*$|\s-\s*$")
-_CLOSING_PUNCTUATION = re.compile(r"[,;，、；)\]}）」』》〉】。](?![-'])|-[a-zà-öø-ÿğış]")
+_OPEN_PUNCTUATION = re.compile(
+    r"[,;:，、；：(（\[{‘„「『《〈【&+=–—]\s*$|^[^/]*/\s*$|[“\"]$(?<=\s.)|(?<![\d\w])-\s*$|\s-\s*$"
+)
+_ELLIPSIS = re.compile(r"\b(?:to|of|with|for|by|at|from) ?(?:\.\.\.|…)$")
+_CLOSING_PUNCTUATION = re.compile(r"[.] \w|[,;，、；)\]}）」』》〉】。](?![-'])|-[a-zà-öø-ÿğış]")
 _FULL_STOP = re.compile(r"[.!?…。！？．](?:[\"”“»’)\]）」』]|\s»)*\s*$")
 _INCHES = re.compile(r"\d\s?\"")
 _PAIRS = ("「」", "『』", "《》", "【】", "（）", "〈〉", "«»")
@@ -175,7 +178,12 @@ def cut_off(answer: Answer) -> str | None:
     if not answer.ended:
         return "cut_off"
     text = answer.text.strip()
-    if _OPEN_PUNCTUATION.search(text) or _CLOSING_PUNCTUATION.match(text) or incomplete_beginning(answer):
+    if (
+        _OPEN_PUNCTUATION.search(text)
+        or _ELLIPSIS.search(text)
+        or _CLOSING_PUNCTUATION.match(text)
+        or incomplete_beginning(answer)
+    ):
         return "cut_off"
     if _FULL_STOP.search(text):
         return None
