@@ -35,6 +35,19 @@ KEPT = [
     ("Tower of Pisa", "a tilted tower", "A tilted tower in Pisa, Italy"),
     ("737-800 at gate", "a plane", "A Boeing 737-800, a plane at the gate"),
     ("old map of Europe", "a map with a blue sea", "A map with a blue sea, the Mediterranean"),
+    ("Weingut Gebr. Groß", "two men in a vineyard", "Two men, the brothers Gross, in a vineyard"),
+    ("Umsatz 2.400.000 €", "a chart", "A chart of sales of 2.4 million euros"),
+    ("bolt 1.8 cm", "a bolt", "A bolt of 18 millimeters"),
+    ("Donautal im Nebel", "a valley in fog", "A valley of the Danube in fog"),
+    ("canyonlandsUT_noon", "red rocks", "Red rocks in Utah"),
+    ("Tenn. river barge", "a barge", "A barge on the Tennessee River"),
+    ("LBC ferry", "a ferry", "A ferry to Long Beach City"),
+    ("hndrx at the piano", "a man at a piano", "A man at a piano in the style of Hendrix"),
+    ("ottinger forehand", "a woman with a racket", "A woman, Mirabel Ottinger, with a racket"),
+    ("Der gestiefelte Kater", "a cat in boots", "A cat in boots, the hero of Puss in Boots"),
+    ("abbey of Nonnberg", "nuns in a yard", "Nuns in a yard of Nonnberg in Austria"),
+    ("our pup", "a big dog", "A Great Dane, a big dog"),
+    ("Kaiser Friedrich", "a bust of a man", "A bust of a man, Emperor Frederick"),
 ]
 INVENTED = [
     ("red bus", "a red bus", "A red bus in Dublin"),
@@ -49,6 +62,11 @@ INVENTED = [
     ("park", "a bench in a park", "A bench in a park in October"),
     ("park", "a bench in a park", "A bench in Wexley Park"),
     ("park", "a bench in a park", "Wexley Park with a bench"),
+    ("Anna on a bench", "a woman on a bench", "Anna Korbel on a bench"),  # a common name is no hint of the surname
+    ("Toyota on gravel", "a car on gravel", "A Toyota Zephyra, a car on gravel"),  # nor is a brand of the model
+    ("Nikon on a tripod", "a camera", "A camera by Pentax"),
+    ("marathon", "people run", "People run the Ulverton Marathon"),
+    ("Umsatz 2.400.000 €", "a chart", "A chart of sales of 2.6 million euros"),
 ]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from vecap_tasks.core.word_lists import read_lines, read_words
 from vecap_tasks.rewrite.screen.text import DATA, NUMBER_WORDS, stem
@@ -16,6 +16,7 @@ _COUNTS = {
     **{"duo": 2, "both": 2, "trio": 3, "quartet": 4},
 }
 _MAX_SIBLINGS = 25  # words below a concept up to which they can stand for each other: hat, cap
+_MIN_PART = 3  # length of the second part of a compound; the first is longer
 _MIN_PREFIX = 4  # length of a common prefix that makes two words match: Italy, Italian
 
 
@@ -52,9 +53,27 @@ def meaning(stems: Iterable[str]) -> Meaning:
     return Meaning(frozenset(near), frozenset(far))
 
 
+@lru_cache(maxsize=16384)
 def meaning_of(word: str) -> Meaning:
-    """Return what a stem can mean; empty for an unknown stem."""
-    return _table().get(word, _UNKNOWN)
+    """Return what a stem can mean, including the parts of a compound without synonyms; empty for an unknown stem.
+
+    >>> [meaning_of("lakesid").matches(meaning_of(stem(word))) for word in ("lake", "truck")]
+    [True, False]
+    """
+    table = _table()
+    known = table.get(word, _UNKNOWN)
+    for end in range(len(word) - _MIN_PART, _MIN_PART, -1):
+        first, second = table.get(stem(word[:end])), table.get(word[end:])
+        if first and second:
+            if word in _synonyms():  # surfboards are boards, but a rainbow is no bow
+                return known if len(word) - end == _MIN_PART else Meaning(known.near | second.near, known.far)
+            return Meaning(known.near | first.near | second.near, known.far | first.far | second.far)
+    return known
+
+
+def is_listed(word: str) -> bool:
+    """Return whether a stem itself, not only its parts, has a meaning."""
+    return word in _table()
 
 
 def is_synonym_known(word: str) -> bool:
@@ -72,13 +91,27 @@ def is_noun(word: str) -> bool:
     return word in _noun_words()
 
 
-def has_match(word: str, others: Set[str]) -> bool:
-    """Return whether *word* is in *others* or shares a prefix with one: garden and gardener."""
-    return word in others or any(
-        (other.startswith(word) if len(word) < len(other) else word.startswith(other))
-        for other in others
-        if min(len(word), len(other)) >= _MIN_PREFIX
-    )
+class Stems:
+    """Stems of a text, and what they mean."""
+
+    def __init__(self, stems: Iterable[str]) -> None:
+        self._stems = frozenset(stems)
+        self._by_prefix: dict[str, list[str]] = {}
+        for word in self._stems:
+            if len(word) >= _MIN_PREFIX:
+                self._by_prefix.setdefault(word[:_MIN_PREFIX], []).append(word)
+        self.meaning = meaning(self._stems)
+
+    def match(self, word: str) -> bool:
+        """Return whether *word* is one of the stems or begins one, or begins with one: garden and gardener.
+
+        >>> [Stems(("gardener", "red")).match(word) for word in ("garden", "red", "reddish", "pond")]
+        [True, True, False, False]
+        """
+        if word in self._stems:
+            return True
+        others = self._by_prefix.get(word[:_MIN_PREFIX])
+        return others is not None and any(word.startswith(other) or other.startswith(word) for other in others)
 
 
 @cache

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from vecap_tasks.core.word_lists import read_lines, read_words
-from vecap_tasks.rewrite.screen.concepts import has_match, is_synonym_known, meaning, meaning_of
+from vecap_tasks.rewrite.screen.concepts import Stems, is_synonym_known, meaning_of
+from vecap_tasks.rewrite.screen.expansions import is_expansion
 from vecap_tasks.rewrite.screen.names import is_known, names
 from vecap_tasks.rewrite.screen.numbers import new_numbers
 from vecap_tasks.rewrite.screen.overlap import have_little_in_common, is_english
@@ -17,13 +20,21 @@ from vecap_tasks.rewrite.screen.text import (
     words,
 )
 
-_SHARED_CREDIT = 0.8  # for a concept that the AltText states too
-_NAME_CREDIT = 0.3  # for a concept that a name can replace
-_SUBJECT_CREDIT = 0.3  # for the first concept of the VeC
-_UNKNOWN_CREDIT = 0.15  # for a word without a known concept, which can paraphrase a lost one
-_SHORT_CREDIT = 0.45  # for a VeC that says hardly anything
-_CONFLICT = 0.15  # for a word with a known concept that is in neither source
-_STATEMENT = 1.0  # for a phrase of a text that does not describe a picture
+# What a word of the VeC that the caption keeps counts. The credits were fitted to labeled captions.
+_SAME = 1.0  # in the same word
+_SYNONYM = 0.6  # in a word that the AltText does not have
+_SHARED_SYNONYM = 0.4  # in a word of the AltText
+_LIGHT_CREDIT = 0.3  # for a frequent word
+# What counts for the caption as a whole
+_SUBJECT_CREDIT = 0.3  # if it keeps the first concept of the VeC
+_NAME_CREDIT = 0.3  # if a name can replace a lost concept
+_OWN_CREDIT = 2.3  # times the share of its words, without those of the AltText, that state something of the VeC
+_FEW = 3  # words without those of the AltText that say little
+_SHORT_CREDIT = 1.6  # for a VeC that says hardly anything
+_BASE = -0.1
+_COPY = -0.8  # if all words are in the AltText
+_CONFLICT = -0.12  # for each word with a known concept that is in neither source
+_STATEMENT = -1.4  # for a phrase of a text that does not describe a picture
 _LIGHT_WEIGHT = 0.6
 _MAX_WEIGHT = 3.0  # weight of a VeC's concepts that counts, because captions are short
 _SHORT_WEIGHT = 2.0
@@ -47,7 +58,8 @@ def drops_vec(answer: Answer) -> str | None:
     """Reject a caption that keeps less than `min_vec_kept` of the VeC's concepts, in the same words or in synonyms.
 
     Frequent words weigh less; at most `_MAX_WEIGHT` of a long VeC counts. A name from the AltText can replace a
-    concept. Concepts from neither source, and phrases of encyclopedias, news and shops, count against the caption.
+    concept. The share of the caption's words without those of the AltText that state something of the VeC counts
+    for it; concepts from neither source, and phrases of encyclopedias, news and shops, count against it.
     In languages without lists of concepts, a caption is rejected if it has hardly any word in common with the VeC.
 
     >>> vec = "two red tulips left of a blue mug on grass"
@@ -65,50 +77,55 @@ def drops_vec(answer: Answer) -> str | None:
     vec_words = _content(answer.vec)
     if not vec_words:
         return None
-    needed = minimum * min(sum(map(_weight, vec_words)), _MAX_WEIGHT) + _STATEMENT * _statements(answer.text)
+    total = len(vec_words) - (1 - _LIGHT_WEIGHT) * len(_LIGHT & vec_words.keys())
+    needed = minimum * min(total, _MAX_WEIGHT) - _BASE - _STATEMENT * _statements(answer.text)
+    needed -= _SHORT_CREDIT if total <= _SHORT_WEIGHT else 0.0
     text_words, source_words = _content(answer.text), _content(answer.alttext)
-    own = frozenset(word for word in text_words if word not in source_words)
-    if sum(_weight(word) for word in own if word in vec_words) >= needed + _CONFLICT * len(own):
+    own = text_words.keys() - source_words.keys()
+    if _SAME * len((own & vec_words.keys()) - _LIGHT) >= needed - _CONFLICT * len(own):
         return None  # whatever the other words mean
-    return "drops_vec" if _kept(vec_words, own, frozenset(text_words).difference(own)) < needed else None
+    return "drops_vec" if _kept(vec_words, own, text_words.keys() & source_words.keys()) < needed else None
 
 
 def _content(text: str) -> dict[str, None]:
     """Return the stems of the words that say something, in their sequence."""
-    return dict.fromkeys(item for word in words(text) if word not in FUNCTION and (item := stem(word)) not in PLAIN)
+    return dict.fromkeys(filter(None, map(_telling_stem, words(text))))
 
 
-def _weight(word: str) -> float:
-    return _LIGHT_WEIGHT if word in _LIGHT else 1.0
+@lru_cache(maxsize=65536)
+def _telling_stem(word: str) -> str | None:
+    """Return the stem of a word that says something, or None."""
+    found = None if word in FUNCTION else stem(word)
+    return None if found in PLAIN else found
 
 
-def _kept(vec_words: dict[str, None], own: frozenset[str], shared: frozenset[str]) -> float:
-    """Return the weight of the VeC's concepts that the caption keeps, less what counts against it.
+def _kept(vec_words: dict[str, None], own: set[str], shared: set[str]) -> float:
+    """Return what the VeC's concepts that the caption keeps count, less what counts against it.
 
     The words of the caption are its *own*, or *shared* with the AltText.
     """
-    vec_set = frozenset(vec_words)
-    own_meaning, shared_meaning = meaning(own), meaning(shared)
-    vec_meaning = meaning(vec_words)
-    new = [word for word in own if not has_match(word, vec_set) and not vec_meaning.matches(meaning_of(word))]
-    kept, kept_shared, total, lost = 0.0, 0.0, 0.0, []
+    own_stems, shared_stems, vec_stems = Stems(own), Stems(shared), Stems(vec_words)
+    lost = []
+    kept = 0.0 if own else _COPY
     for word in vec_words:
-        total += _weight(word)
-        if has_match(word, own) or own_meaning.matches(meaning_of(word)):
-            kept = min(kept + _weight(word), len(own) - len(new))
-        elif has_match(word, shared) or shared_meaning.matches(meaning_of(word)):
-            kept_shared += _weight(word) * _SHARED_CREDIT
+        sense = meaning_of(word)
+        if own_stems.match(word):
+            kept += _LIGHT_CREDIT if word in _LIGHT else _SAME
+        elif own_stems.meaning.matches(sense):
+            kept += _LIGHT_CREDIT if word in _LIGHT else _SYNONYM
+        elif shared_stems.match(word):
+            kept += _SHARED_SYNONYM if word in _LIGHT else _SAME
+        elif shared_stems.meaning.matches(sense):
+            kept += _SHARED_SYNONYM
         else:
             lost.append(word)
-    kept += kept_shared
-    if not shared <= vec_set and not _NAMEABLE.isdisjoint(lost):
-        kept += _NAME_CREDIT
     if next((word for word in vec_words if word not in _LIGHT), next(iter(vec_words))) not in lost:
         kept += _SUBJECT_CREDIT
-    conflicts = [word for word in new if is_synonym_known(word)]
-    kept += _UNKNOWN_CREDIT * min(len(new) - len(conflicts), len(lost))
-    kept -= _CONFLICT * sum(map(_weight, conflicts))
-    return kept + (_SHORT_CREDIT if total <= _SHORT_WEIGHT else 0.0)
+    if not shared <= vec_words.keys() and not _NAMEABLE.isdisjoint(lost):
+        kept += _NAME_CREDIT
+    new = [word for word in own if not vec_stems.match(word) and not vec_stems.meaning.matches(meaning_of(word))]
+    kept += _CONFLICT * sum(map(is_synonym_known, new))
+    return kept + _OWN_CREDIT * (len(own) - len(new)) / (len(own) + _FEW)
 
 
 def _statements(text: str) -> int:
@@ -139,8 +156,11 @@ def invented(answer: Answer) -> str | None:
         return None
     allowed = answer.settings.max_new_names
     new = len(new_numbers(answer.text, answer.data))
-    for name, following in names(answer.text, known_only="de" in answer.settings.languages):
+    for name in names(answer.text, known_only="de" in answer.settings.languages):
         if new > allowed:
             break
-        new += not is_known(name, following, answer.alttext, answer.data, answer.text)
+        new += not (
+            is_known(name, answer.alttext, answer.data, answer.text)
+            or is_expansion(name, answer.alttext, answer.vec, answer.text)
+        )
     return "invented" if new > allowed else None

@@ -10,14 +10,16 @@ from difflib import SequenceMatcher
 from functools import lru_cache
 
 from vecap_tasks.core.word_lists import read_table, read_words
-from vecap_tasks.rewrite.screen.concepts import is_noun, meaning_of
+from vecap_tasks.rewrite.screen.concepts import is_listed, is_noun
 from vecap_tasks.rewrite.screen.numbers import states_number
 from vecap_tasks.rewrite.screen.text import DATA, FUNCTION, NUMBER_WORDS, WORD, stem, words
 
 SPELLED_OUT = {short: frozenset(line.split()) for short, line in read_table(DATA, "spelled_out").items()}
 EVERYDAY = read_words(DATA, "everyday")
 NAME_PARTS = read_words(DATA, "name_parts")
-KNOWN_NAMES = read_words(DATA, "known_names")
+GIVEN_NAMES = read_words(DATA, "given_names")
+BRANDS = read_words(DATA, "brands")
+KNOWN_NAMES = GIVEN_NAMES | BRANDS | read_words(DATA, "places")
 _IMPLIED = {name: frozenset(line.split()) for name, line in read_table(DATA, "implied").items()}
 _EPONYMS = {name: frozenset(line.split()) for name, line in read_table(DATA, "eponyms").items()}
 _MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november")
@@ -31,12 +33,14 @@ _MAPS = frozenset({"map", "maps", "globe", "atlas"})
 
 _MAX_CAPITALIZED = 0.7  # share of capitalized words above which capitals do not mark names
 _MIN_PREFIX = 4  # length of a common prefix that makes two words match: Italy, Italian
+_MIN_COMPOUND = 7  # length of a word that can start with a name: Rheintal
 _MIN_SIMILARITY = 0.75  # of two spellings of a name
 _MAX_CODE = 4  # letters of a code such as USA or ATL
 _STARTS_AFTER = ".!?:\"“'‘(…"  # characters before the first word of a sentence or quotation
 _ABBREVIATION = re.compile(
     r"(?:(?<!\d)(?<!\d )\b[A-Z]|\b(?:St|Mt|Dr|Mr|Mrs|Ms|Prof|Gov|Lt|Col|Gen|Sgt|Capt|Rev|vs|No|Jr|Sr|Ft))\.$"
 )
+_SHORTENED = re.compile(r"\b([A-Za-z][a-z]{2,5})\.(?=,? \w)")
 _PARTS = re.compile(r"[A-ZÀ-Þ]?[a-zß-ÿ]+|[A-ZÀ-Þ]+(?![a-zß-ÿ])")
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]")
@@ -44,16 +48,19 @@ _OTHER_LETTER = re.compile(r"[^\W\d_A-Za-zÀ-ɏ]")
 _CYRILLIC = dict(zip("абвгдезийклмнопрстуфхцыэіїґ", "abvgdeziiklmnoprstufhcyeiig", strict=True))
 _TRANSLITERATION = str.maketrans(
     _CYRILLIC
+    | {"ß": "ss", "ł": "l", "ø": "o", "æ": "ae", "œ": "oe", "ı": "i", "đ": "d", "ð": "d", "þ": "th"}
     | {"ё": "yo", "ж": "zh", "ч": "ch", "ш": "sh", "щ": "sch", "ю": "yu", "я": "ya", "є": "ye", "ь": "", "ъ": ""}
 )
 
 
-def _groups() -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
-    """Return the English words that a word, and a code in capitals, can stand for."""
+def _groups() -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]], frozenset[str]]:
+    """Return the English words that a word, and a code in capitals, can stand for, and all words for countries."""
+    countries: set[str] = set()
     by_word: dict[str, frozenset[str]] = {}
     by_code: dict[str, frozenset[str]] = {}
     for codes, line in read_table(DATA, "countries").items():
         country = frozenset(line.split())
+        countries |= country - NAME_PARTS
         for code in codes.lower().split():
             by_code[code] = by_code.get(code, _NONE) | country
         for name in country - NAME_PARTS:
@@ -65,10 +72,24 @@ def _groups() -> tuple[dict[str, frozenset[str]], dict[str, frozenset[str]]]:
         group = frozenset((english, *line.split()))
         for name in group:
             by_word[name] = by_word.get(name, _NONE) | group
-    return by_word, by_code
+    return by_word, by_code, frozenset(countries)
 
 
-_BY_WORD, _BY_CODE = _groups()
+_BY_WORD, _BY_CODE, _COUNTRIES = _groups()
+_LONG_FORMS = {
+    word: SPELLED_OUT.get(word, _NONE) | _BY_WORD.get(word, _NONE) for word in SPELLED_OUT.keys() | _BY_WORD.keys()
+}
+REGIONS = _COUNTRIES | read_words(DATA, "regions")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A capitalized word of a text, the words before and after it, and where it starts."""
+
+    text: str
+    previous: str
+    following: str
+    start: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +103,23 @@ class _Sources:
     expanded: frozenset[str]  # what short forms, codes and names in other languages stand for
     stated: frozenset[str]  # words and expanded words
     is_map: bool  # whether names of places can be read on a map
+    shortened: frozenset[str]  # words that a period shortens: Miss.
     codes: frozenset[str]  # short words in capitals: USA, ATL
     initials: tuple[str, str]  # of the consecutive words: all, and without function words
     other_script: bool  # whether names cannot be compared, because most of the AltText is in another script
 
 
-def is_known(name: str, following: str, alttext: str, data: str, text: str) -> bool:
+def is_known(name: Name, alttext: str, data: str, text: str) -> bool:
     """Return whether the sources state *name*, or it is not the name of something.
 
-    *following* is the next word of *text*; *data* are the sources, of which the AltText is one.
+    *name* is a word of *text*; *data* are the sources, of which the AltText is one.
     """
-    lower = name.lower()
+    lower, following = name.text.lower(), name.following
     if lower in EVERYDAY or lower in FUNCTION or lower in NUMBER_WORDS or lower in NAME_PARTS:
         return True
-    if following.lower() in _EPONYMS.get(lower, _NONE) or lower in words(data):
+    if following.lower() in _EPONYMS.get(lower, _NONE) or lower in _EPONYMS.get(name.previous.lower(), _NONE):
+        return True
+    if lower in words(data):
         return True
     sources = _sources(alttext, data)
     if sources.other_script or _is_stated(lower, sources):
@@ -106,10 +130,10 @@ def is_known(name: str, following: str, alttext: str, data: str, text: str) -> b
         number = NUMBER_WORDS.get(following.lower(), following)
         if re.search(rf"\b{re.escape(lower[0])}\w?[- ]?{number}\b", data, re.IGNORECASE):
             return True  # I-95: Interstate 95; PS4: PlayStation 4
-    parts = [part.lower() for part in _PARTS.findall(name) if part]
+    parts = [part.lower() for part in _PARTS.findall(name.text) if part]
     if len(parts) > 1 and all(part in EVERYDAY or part in FUNCTION or _is_stated(part, sources) for part in parts):
         return True
-    return _abbreviates(name, sources, text)
+    return _abbreviates(name.text, sources, text)
 
 
 @lru_cache(maxsize=64)
@@ -117,12 +141,16 @@ def _sources(alttext: str, data: str) -> _Sources:
     raw = WORD.findall(data)
     parts = [part for word in raw for part in _PARTS.findall(word)]
     known = frozenset(words(data)) | {part.lower() for part in parts}
-    plain = frozenset(_plain(word) for word in known)
+    folded = frozenset(plain(word) for word in known if not word.isascii())
     expanded: set[str] = set()
-    for word in known | plain:
+    for word in _LONG_FORMS.keys() & (known | folded):
         if len(word) > 3 or word not in _SMALL_WORDS or not word.isascii():
-            expanded.update(SPELLED_OUT.get(word, _NONE), _BY_WORD.get(word, _NONE))
-    codes = frozenset(word.lower() for word in raw if word.isupper() and 1 < len(word) <= _MAX_CODE)
+            expanded |= _LONG_FORMS[word]
+    for word in known | folded:
+        if len(word) >= _MIN_COMPOUND and not is_noun(word):  # Rheintal
+            for end in range(_MIN_PREFIX, len(word) - 1):
+                expanded.update(_BY_WORD.get(word[:end], _NONE))
+    codes = frozenset(word.lower() for word in (*raw, *parts) if word.isupper() and 1 < len(word) <= _MAX_CODE)
     for code in codes:
         expanded.update(SPELLED_OUT.get(code, _NONE), _BY_CODE.get(code, _NONE))
     if _UNSPACED.search(data):
@@ -132,20 +160,21 @@ def _sources(alttext: str, data: str) -> _Sources:
     row = words(data)
     return _Sources(
         text=data,
-        words=known | plain,
-        stems=frozenset(stem(word) for word in known | plain),
-        joined="".join(character for character in _plain(data.lower()) if character.isalnum()),
+        words=known | folded,
+        stems=frozenset(stem(word) for word in known | folded),
+        joined="".join(character for character in plain(data.lower()) if character.isalnum()),
         expanded=frozenset(expanded),
-        stated=known | plain | expanded,
+        stated=known | folded | expanded,
         is_map=not _MAPS.isdisjoint(known),
         codes=codes,
+        shortened=frozenset(short.lower() for short in _SHORTENED.findall(alttext)),
         initials=("".join(w[0] for w in row), "".join(w[0] for w in row if w not in FUNCTION)),
         other_script=len(_OTHER_LETTER.findall(alttext)) > len(_LATIN.findall(alttext)),
     )
 
 
-def _plain(word: str) -> str:
-    """Return *word* in lower case without accents, and Cyrillic in Latin letters."""
+def plain(word: str) -> str:
+    """Return *word* (lower case) without accents, and in Latin letters: ß as ss, Cyrillic transliterated."""
     if word.isascii():
         return word
     latin = word.translate(_TRANSLITERATION)
@@ -153,25 +182,27 @@ def _plain(word: str) -> str:
 
 
 def _is_stated(lower: str, sources: _Sources) -> bool:
-    plain = _plain(lower)
-    if lower in sources.words or plain in sources.words or lower in sources.expanded or plain in sources.expanded:
+    folded = plain(lower)
+    if lower in sources.words or folded in sources.words or lower in sources.expanded or folded in sources.expanded:
         return True
-    if stem(lower) in sources.stems or stem(plain) in sources.stems:
+    if stem(lower) in sources.stems or stem(folded) in sources.stems:
         return True
     if lower.endswith("s") and (lower[:-1] in sources.words or lower[:-1] in EVERYDAY):
         return True  # TVs
     if lower.partition("'")[0] in sources.words:
         return True  # Ege'de
-    if len(lower) >= _MIN_PREFIX and re.sub(r"\W", "", plain) in sources.joined:
+    if len(lower) >= _MIN_PREFIX and re.sub(r"\W", "", folded) in sources.joined:
         return True
     short = SPELLED_OUT.get(lower, _NONE)
     if not short.isdisjoint(sources.words) or not _IMPLIED.get(lower, short).isdisjoint(sources.stated):
         return True
+    if any(lower.startswith(short) for short in sources.shortened):
+        return True  # Miss. River
     if sources.is_map and lower in _BY_WORD:
         return True
-    if any(_fits_code(plain, code) for code in sources.codes):
+    if any(_fits_code(folded, code) for code in sources.codes):
         return True
-    return any(_is_similar(plain, word) for word in sources.words if len(word) > 2 and word not in FUNCTION)
+    return any(is_similar(folded, word) for word in sources.words if len(word) > 2 and word not in FUNCTION)
 
 
 def _fits_code(lower: str, code: str) -> bool:
@@ -186,12 +217,12 @@ def _fits_code(lower: str, code: str) -> bool:
     return True
 
 
-def _is_similar(lower: str, word: str) -> bool:
+def is_similar(lower: str, word: str) -> bool:
     """Return whether two words have most of their beginning or spelling in common, or one abbreviates the other."""
     common = next((n for n, (a, b) in enumerate(zip(lower, word, strict=False)) if a != b), min(len(lower), len(word)))
     if common >= _MIN_PREFIX and 2 * common >= max(len(lower), len(word)):
         return True
-    if common == len(word) and common > 2 and not meaning_of(stem(word)).near:
+    if common == len(word) and common > 2 and not is_listed(stem(word)):
         return True  # Dict, Dictionary
     if common == 0 or len(lower) < _MIN_PREFIX or abs(len(lower) - len(word)) > 3:
         return False
@@ -216,31 +247,40 @@ def _bare(word: str) -> str:
     return word.removesuffix("'s").removesuffix("’s")
 
 
-def names(text: str, known_only: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield the capitalized words that do not start a sentence or quotation, each with the next word.
+def names(text: str, known_only: bool = False) -> Iterator[Name]:
+    """Yield the capitalized words that do not start a sentence or quotation.
 
     A word that starts a sentence counts if it is a name everywhere, such as Sydney. With *known_only*, for
     languages that capitalize nouns, no other words count.
     """
+    row = WORD.findall(text)
+    capitalized = [word for word in row if not word.islower()]
+    if not capitalized or (
+        len(capitalized) == 1 and text.startswith(capitalized[0]) and _bare(capitalized[0]).lower() not in KNOWN_NAMES
+    ):
+        return
     found = list(WORD.finditer(text))
-    cased = [match.group() for match in found if len(match.group()) > 3]
+    cased = [word for word in row if len(word) > 3]
     if not cased:
         return
-    upper = sum(not word.islower() for word in cased) - (not found[0].group().islower())  # the first word always is
+    upper = sum(not word.islower() for word in cased) - (not row[0].islower())  # the first word always is
     if not known_only and len(cased) > 3 and upper > _MAX_CAPITALIZED * len(cased):
         return
     for index, match in enumerate(found):
-        bare = _bare(match.group())
+        if row[index].islower():
+            continue
+        bare = _bare(row[index])
         if bare == bare.lower() or len(bare) < 2 or bare[0].isdigit():
             continue
         if known_only and bare.lower() not in KNOWN_NAMES:
             continue
-        following = found[index + 1].group() if index + 1 < len(found) else ""
+        previous = row[index - 1] if index else ""
+        following = row[index + 1] if index + 1 < len(row) else ""
         if _starts_sentence(text, match.start()) and not _is_name_anywhere(bare.lower(), following):
             continue
         if text[match.start() - 1] == "-" and index:
-            bare = f"{_bare(found[index - 1].group())}-{bare}"
-        yield bare, following
+            bare = f"{_bare(previous)}-{bare}"
+        yield Name(bare, previous, following, match.start())
 
 
 def _is_name_anywhere(lower: str, following: str) -> bool:

@@ -35,6 +35,9 @@ def new_numbers(text: str, data: str) -> list[str]:
     if not found and not measured:
         return []
     known = _known_numbers(data)
+    if _SCALED.search(text):
+        text = _SCALED.sub(lambda match: " " if _scaled(*match.groups()) in known else match.group(), text)
+        found, measured = _numbers(text), _measured(text)
     return [number for number in dict.fromkeys((*found, *measured)) if not _is_known(number, known)]
 
 
@@ -55,10 +58,18 @@ def _numbers(text: str) -> list[str]:
     return [_digits(number) for number in _NUMBER.findall(plain)]
 
 
+def _scaled(whole: str, fraction: str | None, scale: str) -> str:
+    """Return a number such as 1.2 million without its scale."""
+    power = _SCALES.get(scale.lower(), 6)
+    return _digits(whole + (fraction or "")[:power].ljust(power, "0"))
+
+
 def _measured(text: str) -> list[str]:
     """Return the numbers in words that a unit of measure follows: six grams."""
     tokens = words(text)
-    found = []
+    found: list[str] = []
+    if UNITS.isdisjoint(tokens):
+        return found
     for index, token in enumerate(tokens[1:], start=1):
         if token in UNITS:
             number = _spelled(tokens[max(0, index - 5) : index])
@@ -98,10 +109,9 @@ def _known_numbers(data: str) -> frozenset[str]:
             spelled = _spelled(tokens[max(0, index - 5) : index])
             found.update([] if spelled is None else [str(spelled)])
     for whole, fraction, scale in _SCALED.findall(data):
-        power = _SCALES.get(scale.lower(), 6)
-        found.add(_digits(whole + fraction[:power].ljust(power, "0")))
-    for whole, fraction in _DECIMAL.findall(data):  # 0.5 kg, 1.5 m
-        found.update(_digits(whole + fraction.ljust(power, "0")) for power in (2, 3))
+        found.add(_scaled(whole, fraction, scale))
+    for whole, fraction in _DECIMAL.findall(data):  # 0.5 kg, 1.5 m, 2.3 cm
+        found.update(_digits(whole + fraction.ljust(power, "0")) for power in (1, 2, 3) if power >= len(fraction))
     for date in _COMPACT.findall(data):
         parts = [date[start : start + 2] for start in range(0, len(date), 2)]
         found.update(map(_digits, parts))
