@@ -139,7 +139,7 @@ class ScreenConfig(Section):
     max_words: int = Field(80, ge=1, description="Maximum words of a caption. CLIP reads 77 tokens.")
     leak_words: int = Field(6, ge=3, description="Consecutive words of the prompt that count as a prompt leak.")
     min_vec_kept: float = Field(
-        0.33, ge=0, le=1, description="Minimum share of the VeC's concepts in a VeCap, in the same words or synonyms."
+        0.45, ge=0, le=1, description="Minimum share of the VeC's concepts in a VeCap, in the same words or synonyms."
     )
     max_new_names: int = Field(0, ge=0, description="Maximum names and numbers of a VeCap that no source contains.")
     strip_preamble: bool = Field(True, description="Remove a preamble and keep the caption, instead of rejecting both.")
