@@ -10,8 +10,8 @@ from vecap_tasks.rewrite.screen.text import DATA, words
 
 _COMMON_WORDS = {code: frozenset(line.split()) for code, line in read_table(DATA, "sentence_words").items()}
 _ALL_COMMON_WORDS = frozenset[str]().union(*_COMMON_WORDS.values())
-_CHARACTERS = re.compile(r"[㐀-䶿一-鿿豈-﫿ァ-ヺー]")  # Han and katakana: hiragana is mostly grammar
-_NO_SPACES = re.compile(r"[぀-ヿ㐀-䶿一-鿿豈-﫿฀-๿຀-໿ក-៿က-႟]")
+_CHARACTERS = re.compile(r"[㐀-䶿一-鿿\uf900-\ufaffァ-ヺー]")  # Han and katakana: hiragana is mostly grammar
+_NO_SPACES = re.compile(r"[぀-ヿ㐀-䶿一-鿿\uf900-\ufaff฀-๿຀-໿ក-៿က-႟]")
 _COMMON_CHARACTERS = frozenset(
     "一二三个個的了在是着著有和与與上下中里裡前后後边邊旁这這那人子大小者方色面张張只條条名位座"
 )
