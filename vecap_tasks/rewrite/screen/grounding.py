@@ -38,6 +38,7 @@ _STATEMENT = -1.4  # for a phrase of a text that does not describe a picture
 _LIGHT_WEIGHT = 0.6
 _MAX_WEIGHT = 3.0  # weight of a VeC's concepts that counts, because captions are short
 _SHORT_WEIGHT = 2.0
+_FEW_ADDED, _MANY_LOST = 1, 5  # words of the VeC
 _NAMEABLE = frozenset(stem(word) for word in NAMEABLE)
 _LIGHT = frozenset(stem(word) for word in read_words(DATA, "light"))
 
@@ -59,7 +60,8 @@ def drops_vec(answer: Answer) -> str | None:
 
     Frequent words weigh less; at most `_MAX_WEIGHT` of a long VeC counts. A name from the AltText can replace a
     concept. The share of the caption's words without those of the AltText that state something of the VeC counts
-    for it; concepts from neither source, and phrases of encyclopedias, news and shops, count against it.
+    for it; concepts from neither source, and phrases of encyclopedias, news and shops, count against it. A caption that
+    adds hardly anything of a long VeC to the AltText is rejected.
     In languages without lists of concepts, a caption is rejected if it has hardly any word in common with the VeC.
 
     >>> vec = "two red tulips left of a blue mug on grass"
@@ -84,7 +86,21 @@ def drops_vec(answer: Answer) -> str | None:
     own = text_words.keys() - source_words.keys()
     if _SAME * len((own & vec_words.keys()) - _LIGHT) >= needed - _CONFLICT * len(own):
         return None  # whatever the other words mean
-    return "drops_vec" if _kept(vec_words, own, text_words.keys() & source_words.keys()) < needed else None
+    shared = text_words.keys() & source_words.keys()
+    return "drops_vec" if _adds_little(vec_words, own, shared) or _kept(vec_words, own, shared) < needed else None
+
+
+def _adds_little(vec_words: dict[str, None], own: set[str], shared: set[str]) -> bool:
+    """Return whether the caption adds one word of the VeC to the AltText at most, and loses many."""
+    own_stems, shared_stems = Stems(own), Stems(shared)
+    added = lost = 0
+    for word in vec_words:
+        sense = meaning_of(word)
+        if own_stems.match(word) or own_stems.meaning.matches(sense):
+            added += 1
+        elif word not in _LIGHT and not (shared_stems.match(word) or shared_stems.meaning.matches(sense)):
+            lost += 1
+    return added <= _FEW_ADDED and lost >= _MANY_LOST
 
 
 def _content(text: str) -> dict[str, None]:
