@@ -8,7 +8,7 @@
 
 The rules are this project's own. They favor precision: rejecting a good caption costs as much as keeping a bad one.
 `python -m benchmarks.screening` measures each rule on labeled examples. Increase `REVISION` when a result changes;
-captions screened by another revision are not reused.
+captions screened by another revision are screened again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vecap_tasks.rewrite.screen.refusal import refusal
 from vecap_tasks.rewrite.screen.shape import cut_off, empty, loop, too_long
 from vecap_tasks.rewrite.screen.text import Answer, Rule
 
-REVISION = 3
+REVISION = 4
 STRIPPED = "preamble_stripped"
 _MAX_CHARS = 4_000  # of a text that the rules read; `max_words` can raise it
 

@@ -81,7 +81,8 @@ _BRAND_BEFORE = one_of(
     r"(?:(?:of|for|from|by|reading|that reads|called) )?(?:the )?$"
 )
 _LINK_CUE = one_of(
-    r"(?:\b(?:visit|at|from|via|on|by|see|go to|online|available|credits?|courtesy of|source|address|website|site|url|link|more|buy|shop|click|order"
+    r"(?:\b(?:visit|at|from|via|on|by|see|go to|online|available|credits?|courtesy of|source|address|website|site"
+    r"|url|link|more|buy|shop|click|order"
     r"|check out)|©|\(c\))\W*$"
 )
 
