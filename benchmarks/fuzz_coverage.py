@@ -20,7 +20,7 @@ READERS = (
     "crawl/sources/sitemap.py", "crawl/sources/table_rows.py", "crawl/sources/url_list.py", "crawl/sources/warc.py",
     "crawl/sources/wat.py", "crawl/sources/wat_record.py", "crawl/sources/webdataset.py", "crawl/warc/gzip_reader.py",
     "crawl/warc/records.py", "evaluate/sets/captions.py", "evaluate/sets/classes.py", "evaluate/sets/types.py",
-    "rewrite/backends/openai_errors.py", "rewrite/prompt.py", "rewrite/screen/content.py",
+    "rewrite/backends/openai_errors.py", "rewrite/prompt.py", "rewrite/screen/content.py", "core/private_data.py",
     "rewrite/screen/grounding.py", "rewrite/screen/language.py", "rewrite/screen/preamble.py",
     "rewrite/screen/refusal.py", "rewrite/screen/shape.py", "rewrite/screen/text.py", "train/data/samples.py",
 )  # fmt: skip

@@ -2,7 +2,8 @@
 
     refusal, preamble  assistant talk instead of the caption; also leaks of the prompt
     shape              empty, loop, too_long, cut_off
-    content            markup, url, private_data
+    content            markup, url
+    private            private_data
     language           language
     grounding          drops_vec, invented: only for fused captions
 
@@ -17,11 +18,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vecap_tasks.config import ScreenConfig
-from vecap_tasks.rewrite.screen.content import markup, private_data, url
+from vecap_tasks.rewrite.screen.content import markup, url
 from vecap_tasks.rewrite.screen.grounding import drops_vec, invented
 from vecap_tasks.rewrite.screen.identification import MODEL
 from vecap_tasks.rewrite.screen.language import language
 from vecap_tasks.rewrite.screen.preamble import preamble, prompt_leak, without_preamble
+from vecap_tasks.rewrite.screen.private import private_data
 from vecap_tasks.rewrite.screen.refusal import refusal
 from vecap_tasks.rewrite.screen.shape import cut_off, empty, loop, too_long
 from vecap_tasks.rewrite.screen.text import Answer, Rule

@@ -1,4 +1,4 @@
-"""Rules for unwanted content: markup, control characters, URLs and private data."""
+"""Rules for unwanted content: markup, control characters and URLs."""
 
 from __future__ import annotations
 
@@ -86,32 +86,6 @@ _LINK_CUE = one_of(
     r"|check out)|©|\(c\))\W*$"
 )
 
-_EMAIL_CHARACTERS = frozenset("@[(")  # an email address contains at least one
-_EMAIL = one_of(
-    r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[a-z]{2,}",
-    r"\b[\w.+-]+ ?[\[(] ?at ?[\])] ?[\w-]+ ?(?:\.|[\[(] ?dot ?[\])]) ?[a-z]{2,}",
-)
-_PHONE = one_of(
-    r"(?<![\w.,+-])\+\d{1,3}[ .\-–(]*\(?0?\)?(?:\d[ .\-–()/]{0,2}){6,12}\d(?![\d%°])",
-    r"(?<![\w.,$€£#/-])(?:1[ .-])?\(?[2-9]\d{2}\)[ .-]?\d{3}[ .–-]\d{4}(?![\w-])",
-    r"(?<![\w.,$€£#/+-])(?:1[ .-])?[2-9]\d{2}([ .-])\d{3}\1\d{4}(?![\w-]|[.,/]\d)",
-    r"(?<![\w.,$€£#/:+-])(?<!\d )\(?0[1-9]\d{0,3}\)?[ /-]\d{2,4}[ -]?\d{2,4}(?:[ -]?\d{2,4}){0,2}(?![\w/:-]|[.,]\d)",
-    r"(?<![\w.,$€£#/-])(?:1[ -])?8(?:00|33|44|55|66|77|88)[ -]\d{3}[ -]\d{4}(?![\w-])",
-)
-_PHONE_AFTER_CUE = one_of(
-    r"\b(?:tel(?:ephone)?|phone|ph|call|calling|cell|fax|mobile|mob|whatsapp|hotline|helpline|dial|text|sms|viber"
-    r"|contact(?: no| number)?)\b[.:]?\s*"
-    r"(?:(?:no|nr|number|us|me|him|her|now|today|at|on|line|is|or|free|the|for)\b[.:]?\s*){0,3}[:#]?\s*"
-    r"(\+?\(?\d(?:[ .\-–/()]{0,2}\d){6,14})(?!\d)"
-)
-# Words before a number that is not a phone number.
-_NOT_A_PHONE = one_of(
-    r"(?:\b(?:isbn(?:-1[03])?|issn|sku|upc|ean|asin|item|model|parts?|serial|ref|reference|art|article|code|product|order"
-    r"|lot|nos?|nr|catalog|patent|id|invoice|size|version|ver|oem|mpn|pn|p/n|doi|batch|stock)\b"
-    r"[.:#]?\s*(?:number|no\.?|code|id|#)?\W{0,3}|#)$"
-)
-_MIN_DIGITS = 7
-
 
 def markup(answer: Answer) -> str | None:
     """Reject tags, entities, Markdown, JSON, chat tokens, unfilled placeholders and control characters.
@@ -165,36 +139,3 @@ def _is_brand(text: str, site: re.Match[str]) -> bool:
     if _BRAND_AFTER.search(after):
         return True
     return bool(_BRAND_BEFORE.search(before)) and not (_LINK_CUE.search(before) and site.group().islower())
-
-
-def private_data(answer: Answer) -> str | None:
-    """Reject email addresses and phone numbers, by shape or by a preceding cue word.
-
-    A numbering-plan library needs a country and misses numbers that a model invents.
-
-    >>> private_data(Answer("Contact Jane at jane.roe@example.com"))
-    'private_data'
-    >>> private_data(Answer("A van with (555) 123-4567 on its side"))
-    'private_data'
-    >>> private_data(Answer("Call 020 7946 0958 for a quote"))
-    'private_data'
-    >>> private_data(Answer("ISBN 978-0-340-82975-2, 1994-1996, 76 x 127 mm, $10,400, 3-2, Nokia 3310, 655-12SSCY"))
-    >>> private_data(Answer("A contact page with an e-mail address and a phone number"))
-    """
-    text = answer.text
-    if not _EMAIL_CHARACTERS.isdisjoint(text) and _EMAIL.search(text):
-        return "private_data"
-    if _count_digits(text) < _MIN_DIGITS:
-        return None
-    if _PHONE_AFTER_CUE.search(text):
-        return "private_data"
-    for match in _PHONE.finditer(text):
-        if 9 <= _count_digits(match.group()) <= 15 and (
-            match.group().startswith("+") or not _NOT_A_PHONE.search(text, 0, match.start())
-        ):
-            return "private_data"
-    return None
-
-
-def _count_digits(text: str) -> int:
-    return sum(map(str.isdigit, text))
