@@ -26,7 +26,7 @@ import duckdb
 from benchmarks.report import Measure, alternate, machine, median, report
 from vecap_tasks.config import QualityConfig
 from vecap_tasks.core.tables import ROW_GROUP
-from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_matches, first_match
+from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, add_functions, all_matches, first_match
 from vecap_tasks.quality.measures import measure, write_sample
 from vecap_tasks.quality.rules import DUPLICATE_RULES, GROUP_RULES, REPEATED, ROW_RULES
 from vecap_tasks.quality.verdicts import compute_verdicts, texts, write_verdicts
@@ -104,6 +104,7 @@ def single_query(folder: Path) -> float:
     rules = QualityConfig().rows
     start = time.perf_counter()
     with _connection(folder) as connection:
+        add_functions(connection)
         connection.execute("SET preserve_insertion_order = false")
         connection.execute(f"""
             COPY (

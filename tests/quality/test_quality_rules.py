@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.core.test_private_data import ACCOUNTS, EMAILS, OTHER, PHONE_NUMBERS
 from tests.quality.factories import crawled, judge
 from vecap_tasks.config import RowRules
 from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES
@@ -156,3 +157,14 @@ def test_cleaning_is_idempotent(texts):
     assert [alttext for problem, alttext in again if problem is None] == [
         before for before, (problem, _) in zip(usable, again, strict=True) if problem is None
     ]
+
+
+def test_private_data_is_found_in_sql_as_in_generated_texts():
+    found = problems([*PHONE_NUMBERS, *EMAILS, *ACCOUNTS])
+    assert {problem for problem, _ in found} == {"private_data"}
+    assert "private_data" not in {problem for problem, _ in problems([*OTHER])}
+
+
+def test_private_data_in_markup_or_entities_is_found():
+    texts = ['<a href="mailto:jane@shop.example">Bakery</a>', "jane&#64;shop.example", "Bakery &amp; caf&eacute;"]
+    assert [problem for problem, _ in problems(texts)] == ["private_data", "private_data", None]

@@ -12,7 +12,7 @@ from benchmarks.screening import PARTS, languages, read_examples, score
 from vecap_tasks.config import ScreenConfig, ScreenRule
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.prompt import load_prompt
-from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen_vec, screen_vecap
+from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen_alttext, screen_vec, screen_vecap
 from vecap_tasks.rewrite.screen.identification import MODEL
 
 PROMPT = load_prompt("fuse-vicuna").text
@@ -85,6 +85,22 @@ def test_a_short_caption_of_a_long_vec_is_kept() -> None:
 def test_a_text_at_the_token_limit_is_cut_off_unless_an_earlier_rule_applies() -> None:
     assert screen_vec("a cat on a mat", False, PROMPT).problem == "cut_off"
     assert screen_vec("a 2 2 2 2 2 2", False, PROMPT).problem == "loop"
+
+
+@pytest.mark.parametrize(
+    ("alttext", "problem"),
+    [
+        ("A view of the", None),  # AltTexts are often fragments
+        ("Beagle, Tess, 2019", None),
+        ("Beagle, call 212-555-0142", "private_data"),
+        ("Beagle, see www.dogs.example/beagle", "url"),
+        ("I'm sorry, but I can't describe this image.", "refusal"),
+        ("Ein roter Hund vor dem Schloß", "language"),
+    ],
+)
+def test_an_alttext_that_becomes_the_caption_is_screened(alttext: str, problem: str | None) -> None:
+    assert screen_alttext(alttext).problem == problem
+    assert screen_alttext(alttext, ScreenConfig(disabled_rules=RULES)).problem is None
 
 
 def test_a_text_without_its_preamble_is_screened() -> None:

@@ -24,9 +24,10 @@ from vecap_tasks.errors import PermanentError
 
 # An accepted row becomes a sample if it has a VeCap: from the LLM, or the VeC or AltText as a fallback.
 _HAS_TEXT = "captions.vecap IS NOT NULL AND captions.vecap_from != 'none'"
-# The arm `alttext` is the text as crawled, with white space normalized. `alttext` in VERDICTS and CAPTIONS is the
-# cleaned text for the LLM.
-_ALTTEXT = r"coalesce(trim(regexp_replace(crawl.caption, '[\s\p{Z}\p{Cc}]+', ' ', 'g')), '')"
+# The arm `alttext` is the text as crawled, with white space normalized, unless it has private data. `alttext` in
+# VERDICTS and CAPTIONS is the cleaned text for the LLM.
+_ALTTEXT = r"""CASE WHEN verdicts.alttext_problem = 'private_data' THEN ''
+    ELSE coalesce(trim(regexp_replace(crawl.caption, '[\s\p{Z}\p{Cc}]+', ' ', 'g')), '') END"""
 # The variants of a text: all accepted ones; if there are none, the text itself.
 _VARIANTS = """
     CASE WHEN coalesce(captions.{0}, '') = '' THEN []
@@ -49,7 +50,7 @@ class Assemble(Stage):
 
     name: ClassVar[str] = "assemble"
     upstream: ClassVar[tuple[str, ...]] = ("crawl", "quality", "rewrite")
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3  # 3: no AltText with private data
 
     def reads(self) -> list[RecordedFile]:
         verdicts, captions = self._tables()

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from threading import Lock
 from typing import IO, Any, NamedTuple
 
 from vecap_tasks.core.manifest import Manifest, read_manifest
+from vecap_tasks.core.private_data import hide
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import create_view, open_connection
@@ -106,7 +107,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One captioned row. `caption` is the AltText as crawled, `alttext` the cleaned one; texts may be None."""
+    """One captioned row. `caption` is the AltText as crawled, `alttext` the cleaned one; texts may be None.
+
+    A notice replaces a text with private data.
+    """
 
     key: str
     uid: str
@@ -145,6 +149,10 @@ class Count:
     rows: int
 
 
+def _hidden(row: Row) -> Row:
+    return replace(row, caption=hide(row.caption), alttext=hide(row.alttext), vec=hide(row.vec), vecap=hide(row.vecap))
+
+
 class Samples:
     """The captioned rows of *version*. Raises VecapError if it has none. Thread-safe."""
 
@@ -176,7 +184,7 @@ class Samples:
             "WHERE key IN (SELECT unnest($keys))) USING (key) WHERE key IN (SELECT unnest($keys)) ORDER BY key",
             {"keys": keys or []},
         )
-        return Page(tuple(Row(*row) for row in rows), first, total)
+        return Page(tuple(_hidden(Row(*row)) for row in rows), first, total)
 
     def row(self, uid: str) -> Row | None:
         """Return the row of the sample *uid*, None if the version has none."""

@@ -14,9 +14,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html.entities import name2codepoint
+from typing import TYPE_CHECKING
 
 from vecap_tasks.config import RowRules
+from vecap_tasks.core.private_data import HINT, has_private_data, rules_digest
 from vecap_tasks.core.word_lists import read_words
+
+if TYPE_CHECKING:
+    import duckdb
 
 # Tags, template fields ({{ item.title }}, {% … %}) and shortcodes ([caption id=3]). An unpaired < or [ is text.
 _MARKUP = (
@@ -121,6 +126,19 @@ def _consists_of(words: frozenset[str]) -> str:
     return f"letters > 0 AND len(words) > 0 AND len(list_filter(words, lambda w: {other})) = 0"
 
 
+_PRIVATE_DATA = f"has_private_data_{rules_digest()}"  # the name of the SQL function is part of the stage's fingerprint
+
+
+def add_functions(connection: duckdb.DuckDBPyConnection) -> None:
+    """Define the functions that the rules call in SQL."""
+    from duckdb.sqltypes import BOOLEAN, VARCHAR
+
+    def is_private(raw: str, text: str) -> bool:
+        return has_private_data(raw) or (raw != text and has_private_data(text))
+
+    connection.create_function(_PRIVATE_DATA, is_private, [VARCHAR, VARCHAR], BOOLEAN)
+
+
 def _drop_first_char(text: str) -> str:
     """Return SQL for *text* with every occurrence of its first character removed.
 
@@ -137,6 +155,25 @@ ALTTEXT_RULES: tuple[Rule, ...] = (
         r"NOT regexp_matches(raw, '[\p{L}\p{N}]')",
         ("", "   ", "...", "-", "***"),
         ("Beagle",),
+    ),
+    Rule(
+        "private_data",
+        "an email address, or the number of a telephone, account or identity document; never published",
+        f"""CASE WHEN regexp_matches(text, {literal(HINT)}) OR raw != text AND regexp_matches(raw, {literal(HINT)})
+            THEN {_PRIVATE_DATA}(raw, text) END""",
+        (
+            "bob@shop.example",
+            "Plumber in Leeds, tel. 0113 496 0371",
+            "jane [at] mail [dot] example",
+            "+44 20 7946 0958",
+        ),
+        (
+            "@nasa on a screen",
+            "icon@2x.png is sharp",
+            "Nokia 3310 phone",
+            "SKU 212-555-0142 dress",
+            "A band on tour in Spain, 2019-04-20",
+        ),
     ),
     Rule(
         "markup",
@@ -172,9 +209,8 @@ ALTTEXT_RULES: tuple[Rule, ...] = (
             OR regexp_full_match(text, '/{0,2}(?:[\w.%~-]+/)+[\w.%~?=&-]*')
                 AND (starts_with(text, '/')
                     OR regexp_matches(text, '\.\w{2,5}$') AND len(string_split(text, '/')) > 2)
-            OR regexp_full_match(text, '(?i)(?:[a-z0-9-]+\.)+(?:com|org|net|info|co\.uk|de|fr|io|example)/?')
-            OR regexp_full_match(text, '\S+@\S+\.[a-z]{2,}'))""",
-        ("https://a.example/b.jpg", "www.orchard.example", "/uploads/2025/11/beagle.png", "bob@shop.example"),
+            OR regexp_full_match(text, '(?i)(?:[a-z0-9-]+\.)+(?:com|org|net|info|co\.uk|de|fr|io|example)/?'))""",
+        ("https://a.example/b.jpg", "www.orchard.example", "/uploads/2025/11/beagle.png"),
         ("AC/DC live", "Harry Potter and/or Ron", "Photo of a dog, see www.dogs.example"),
     ),
     Rule(

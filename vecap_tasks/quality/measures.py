@@ -12,10 +12,13 @@ from typing import Any
 
 import duckdb
 
+from vecap_tasks.core.private_data import hide
 from vecap_tasks.core.tables import write_sorted
 from vecap_tasks.quality.alttext_rules import literal
 
 EXAMPLES = 5
+_MAX_EXAMPLE_CHARS = 200
+_MAX_READ_CHARS = 4_000  # of an example that is searched for private data
 _MAX_NAMES = 200  # hosts and languages counted by name; the rest is `other`
 
 SAMPLE_COLUMNS = (
@@ -112,7 +115,7 @@ def measure(connection: duckdb.DuckDBPyConnection) -> Measured:
         _count_by_name(
             connection,
             "SELECT alttext_problem AS name, draw, key FROM verdicts WHERE alttext_problem IS NOT NULL",
-            "left(caption, 200)",
+            f"left(caption, {_MAX_READ_CHARS})",
         ),
     )
 
@@ -210,7 +213,8 @@ def _count_by_name(connection: duckdb.DuckDBPyConnection, query: str, example: s
 
 
 def _examples(texts: dict[str, str | None], keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text for key in keys if (text := texts.get(key)) is not None))
+    shown = (hide(text) for key in keys if (text := texts.get(key)) is not None)
+    return tuple(dict.fromkeys(text[:_MAX_EXAMPLE_CHARS] for text in shown if text is not None))
 
 
 def write_sample(connection: duckdb.DuckDBPyConnection, rows: int, path: Path) -> int:

@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from vecap_tasks.core.manifest import Manifest, read_manifest
+from vecap_tasks.core.private_data import hide
 from vecap_tasks.core.releases import Action, Entry, active, add_release, read_releases
 from vecap_tasks.core.schemas import CRAWL, VERDICTS
 from vecap_tasks.core.store import Store
@@ -88,6 +89,8 @@ def list_reasons(store: Store, version: Version) -> list[ReasonCount]:
 def list_rows(store: Store, version: Version, reason: str | None = None, limit: int = 50, offset: int = 0) -> Page:
     """Return up to *limit* rejected rows after *offset*; with *reason*, only rows that have it.
 
+    A notice replaces an AltText with private data.
+
     Raises VecapError without verdicts.
     """
     with _open_tables(store, version) as connection:
@@ -107,7 +110,10 @@ def list_rows(store: Store, version: Version, reason: str | None = None, limit: 
             params=[limit, offset],
         ).to_arrow_table()
     rows = tuple(
-        RejectedRow(**{**row, "reasons": tuple(row["reasons"])}, releasable=not set(FINAL) & set(row["reasons"]))
+        RejectedRow(
+            **{**row, "caption": hide(row["caption"]), "reasons": tuple(row["reasons"])},
+            releasable=not set(FINAL) & set(row["reasons"]),
+        )
         for row in table.to_pylist()
     )
     return Page(total, rows)

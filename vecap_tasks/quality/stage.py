@@ -60,7 +60,7 @@ class Quality(Stage):
     """
 
     name: ClassVar[str] = "quality"
-    revision: ClassVar[int] = 3  # 3: more generic AltTexts, `document.` is not markup
+    revision: ClassVar[int] = 4  # 4: private data; menus, buttons and screenshots in more languages
     upstream: ClassVar[tuple[str, ...]] = ("crawl",)
 
     def __init__(self, config: Config, version: Version) -> None:

@@ -18,7 +18,7 @@ from vecap_tasks.config import QualityConfig, RowRules
 from vecap_tasks.core.releases import Released
 from vecap_tasks.core.schemas import VERDICTS
 from vecap_tasks.core.tables import scan, write_sorted
-from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, all_matches, cleaned, first_match, literal
+from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, add_functions, all_matches, cleaned, first_match, literal
 from vecap_tasks.quality.rules import (
     CLIP_SCORE,
     DUPLICATE_RULES,
@@ -64,6 +64,7 @@ def compute_verdicts(
 
 def apply_row_rules(connection: duckdb.DuckDBPyConnection, config: QualityConfig, path: Path) -> None:
     """Apply the rules about single rows, write the result to *path*, and create the view `judged` of it."""
+    add_functions(connection)
     rules = config.rows
     source = "crawl"
     if config.clip is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,19 +13,30 @@ from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.backends.sampling_params import flat
 from vecap_tasks.rewrite.captioner import NOT_GENERATED, Caption
 from vecap_tasks.rewrite.reuse import CaptionProvenance, Captions, ProvenanceByText
-from vecap_tasks.rewrite.screen import STRIPPED
+from vecap_tasks.rewrite.screen import STRIPPED, Screened, screen_alttext
 
 _TEXTS = ("vec", "vecap", "alttext_rewritten")
 
 
-def caption_table(rows: Sequence[Row], captions: Captions, provenance: ProvenanceByText) -> pa.Table:
-    """Return the captions of *rows* in row order, schema CAPTIONS."""
+def caption_table(
+    rows: Sequence[Row],
+    captions: Captions,
+    provenance: ProvenanceByText,
+    screen_alttext: Callable[[str], Screened] = screen_alttext,
+) -> pa.Table:
+    """Return the captions of *rows* in row order, schema CAPTIONS.
+
+    *screen_alttext* screens an AltText that becomes the caption because the models have no text.
+    """
     vecs = [captions.vec[row.sha256] for row in rows]
     vecaps = [
         captions.vecap[row.alttext, vec.text] if row.alttext and vec.text else NOT_GENERATED
         for row, vec in zip(rows, vecs, strict=True)
     ]
-    chosen = [choose(vecap.text, vec.text, row.alttext) for row, vec, vecap in zip(rows, vecs, vecaps, strict=True)]
+    chosen = [
+        choose(vecap.text, vec.text, None if vec.text or not row.alttext else screen_alttext(row.alttext).text)
+        for row, vec, vecap in zip(rows, vecs, vecaps, strict=True)
+    ]
     columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in ("key", "uid", "sha256")}
     columns["alttext"] = [row.alttext for row in rows]
     columns["vec"] = [vec.text for vec in vecs]
@@ -59,16 +70,24 @@ def choose(vecap: str | None, vec: str | None, alttext: str | None) -> tuple[str
 
 
 def count(table: pa.Table) -> dict[str, int]:
-    """Return the counters of a caption table. `refused` counts the texts that screening rejected."""
+    """Return the counters of a caption table. `refused` counts the generated texts that screening rejected.
+
+    `refused_alttext` counts the AltTexts that screening rejected as captions, if there are any.
+    """
     origins = Counter(table["vecap_from"].to_pylist())
     problems = Counter(name for text in _TEXTS for name in table[f"{text}_problem"].to_pylist() if name)
     attempts = [attempt for text in _TEXTS for row in table[f"{text}_attempts"].to_pylist() for attempt in row or ()]
+    without_caption = sum(
+        origin == "none" and bool(alttext)
+        for origin, alttext in zip(table["vecap_from"].to_pylist(), table["alttext"].to_pylist(), strict=True)
+    )
     tokens = {f"{text}_tokens": sum(filter(None, table[f"{text}_tokens"].to_pylist())) for text in _TEXTS}
     return {
         "rows": len(table),
         "captioned": origins["llm"] + origins["vec"],
         **{name: number for name, number in tokens.items() if number or name != "alttext_rewritten_tokens"},
         "refused": sum(attempt["problem"] not in (None, STRIPPED) for attempt in attempts),
+        **({"refused_alttext": without_caption} if without_caption else {}),
         **{f"vecap_from.{origin}": number for origin, number in sorted(origins.items())},
         **{f"problem.{name}": number for name, number in sorted(problems.items())},
     }

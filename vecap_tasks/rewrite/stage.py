@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -126,7 +126,8 @@ class Rewrite(Stage):
             notes["reused_alttext_rewritten"] = len(rewritten)
             alttexts = {row.alttext: (row.alttext, "") for row in rows if row.alttext}
             rewritten = self._llm_captioner("alttext", batches, meters["llm"]).write(alttexts, rewritten)
-        table = caption_table(rows, Captions(vec, vecap, rewritten), self._provenances)
+        screen_alttext = partial(screen.screen_alttext, settings=section.screen)
+        table = caption_table(rows, Captions(vec, vecap, rewritten), self._provenances, screen_alttext)
         write_rows(table.to_batches(), CAPTIONS, work / f"{shard}.parquet")
         if batches.resumed:
             notes["taken_over"] = batches.resumed

@@ -82,6 +82,15 @@ def screen_vecap(
     return screen(Answer(text, ended, prompt, alttext, vec, settings))
 
 
+def screen_alttext(text: str, settings: ScreenConfig = _DEFAULTS) -> Screened:
+    """Screen a cleaned AltText that is to be used as a caption.
+
+    The rules that need a model's inputs do not apply, nor does `cut_off`: AltTexts are often fragments.
+    """
+    skipped = {*settings.disabled_rules, "cut_off", "drops_vec", "invented"}
+    return screen(Answer(text, settings=settings.model_copy(update={"disabled_rules": tuple(sorted(skipped))})))
+
+
 def identity(settings: ScreenConfig) -> dict[str, Any]:
     """Return the rules' revision and settings, which determine all results, as JSON values.
 
