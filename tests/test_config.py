@@ -143,7 +143,7 @@ def sections(base: type[Section]) -> set[type[Section]]:
         ("crawl.source.pathes=[a]", r"unknown setting crawl\.source\.warc\.pathes; did you mean .*\.warc\.paths\?"),
         ("trainn={}", r"unknown setting trainn; did you mean train\?"),
         ("dask.zzz=1", r"unknown setting dask\.zzz$"),
-        ("root=ftp://x", r"root: root must be a path, file:// or s3://, not ftp://"),
+        ("root=ftp://x", r"root: root must be a path, file://, s3://, gs:// or az://, not ftp://"),
         ("dataset=Über", r"dataset"),
         ("train.arms=[alttext, best]", r"train\.arms\.1"),
         ("train.precision=auto", r"train\.precision.*'float32' or 'bfloat16', not 'auto'"),

@@ -32,6 +32,7 @@ def observe_writes(notify: Callable[[str], None]) -> Iterator[None]:
     before it returns. An exception from *notify* propagates from the write. Removing a missing file is not a write.
     """
     pending: list[str] = []
+    remove = Store.remove
 
     def observed(operation: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def write(store: Store, name: str, *arguments: Any) -> Any:
@@ -41,7 +42,7 @@ def observe_writes(notify: Callable[[str], None]) -> Iterator[None]:
                 if not paths:
                     return real(store, name)
                 if len(paths) > 1:
-                    store.filesystem.delete_file(store.path(paths[0]))
+                    remove(store, paths[0])
                 notify(f"{point}: begun")
             elif store.remote:
                 notify(f"{point}: begun")

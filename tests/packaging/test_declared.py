@@ -32,8 +32,8 @@ EXTRA_OF = {
     "rewrite": "captioning",
     "train": "train",
 }
-# Any function may import these, because MLflow and S3 are optional.
-WITHIN_FUNCTIONS = ("mlflow", "s3")
+# Any function may import these, because MLflow and object storage are optional.
+WITHIN_FUNCTIONS = ("mlflow", "s3", "gcs", "azure")
 # Not imported by our code: required by other packages and programs.
 INDIRECT = {
     "airflow": {"apache-airflow", "apache-airflow-providers-standard", "asyncpg"},

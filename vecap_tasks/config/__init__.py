@@ -38,6 +38,7 @@ from vecap_tasks.config.evaluate import (
     ZeroShotSource,
 )
 from vecap_tasks.config.loader import (
+    REMOTE_SCHEMES,
     Config,
     DaskConfig,
     MlflowConfig,
@@ -68,6 +69,7 @@ from vecap_tasks.config.train import (
 )
 
 __all__ = [
+    "REMOTE_SCHEMES",
     "Arm",
     "AssembleConfig",
     "BootstrapConfig",

@@ -56,8 +56,8 @@ class UrlSource(Section):
     kind: Literal["urls"]
     paths: list[str] = Field(
         min_length=1,
-        description="parquet, csv, tsv, json, jsonl or txt, also .gz and .zst: files or globs, local or on s3://; "
-        "`{interval}` is the version's interval.",
+        description="parquet, csv, tsv, json, jsonl or txt, also .gz and .zst: files or globs, local or on s3://, "
+        "gs:// or az://; `{interval}` is the version's interval.",
     )
     url_column: str | int | None = Field(
         None, description="URL column, if not detected by name; without a header, its index from 0."
@@ -76,7 +76,8 @@ class WebdatasetSource(Section):
 
     kind: Literal["webdataset"]
     paths: list[str] = Field(
-        min_length=1, description="Tars or globs, local or on s3://; `{interval}` is the version's interval."
+        min_length=1,
+        description="Tars or globs, local or on s3://, gs:// or az://; `{interval}` is the version's interval.",
     )
 
 

@@ -20,6 +20,7 @@ from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.train import AssembleConfig, TrainConfig
 from vecap_tasks.errors import ConfigError
 
+REMOTE_SCHEMES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}  # object stores, and the prefix of their variables
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
 _VARIABLE_NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
@@ -131,7 +132,9 @@ class Config(Section):
     dataset: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the dataset: lowercase letters, digits, `-` and `_`."
     )
-    root: Annotated[str, Runtime] = Field(description="Storage for all versions: a folder, `file://` or `s3://`.")
+    root: Annotated[str, Runtime] = Field(
+        description="Storage for all versions: a folder, `file://`, `s3://`, `gs://` or `az://`."
+    )
     crawl: CrawlConfig
     quality: QualityConfig = QualityConfig()
     rewrite: RewriteConfig
@@ -148,8 +151,8 @@ class Config(Section):
     @classmethod
     def _known_store(cls, root: str) -> str:
         scheme, separator, _ = root.partition("://")
-        if separator and scheme not in ("file", "s3"):
-            raise ValueError(f"root must be a path, file:// or s3://, not {scheme}://")
+        if separator and scheme not in ("file", *REMOTE_SCHEMES):
+            raise ValueError(f"root must be a path, file://, s3://, gs:// or az://, not {scheme}://")
         return root
 
     @property

@@ -111,7 +111,7 @@ class VersionSource(_MixtureSource):
 
 
 class TarSource(_MixtureSource):
-    """External webdataset tars: local paths or globs, `file://` or `s3://`."""
+    """External webdataset tars: local paths or globs, or `file://`, `s3://`, `gs://` or `az://`."""
 
     kind: Literal["tars"]
     paths: Annotated[list[str], Runtime] = Field(min_length=1, description="Paths or globs of webdataset tars.")

@@ -1,4 +1,4 @@
-"""Input files: local or S3 paths and globs, and the names that the manifest gives them."""
+"""Input files: local or object-storage paths and globs, and the names that the manifest gives them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
 
-from vecap_tasks.config import Config
+from vecap_tasks.config import REMOTE_SCHEMES, Config
 from vecap_tasks.core.manifest import Input
+from vecap_tasks.core.object_storage import is_remote
 from vecap_tasks.core.store import open_filesystem
 from vecap_tasks.errors import PermanentError, VecapError
 
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _MAGIC = re.compile(r"[*?\[]")
-_READ_AHEAD = 4 << 20  # bytes per S3 request; reads are small and mostly sequential
+_READ_AHEAD = 4 << 20  # bytes per request; reads are small and mostly sequential
 _BLOCK = 2 << 20  # bytes
 _KEPT_BLOCKS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file. `name` is its name in the manifest, `location` a local path or `s3://bucket/key`, `size` in bytes."""
+    """One file. `name` is its name in the manifest, `location` a local path or URL, `size` in bytes."""
 
     name: str
     location: str
@@ -41,7 +42,7 @@ class SourceFile:
 
     @property
     def remote(self) -> bool:
-        return self.location.startswith("s3://")
+        return is_remote(self.location)
 
     def open(self) -> IO[bytes]:
         """Open for buffered, seekable reading. Raises OSError."""
@@ -75,8 +76,9 @@ def find_files(
 def _find(config: Config, pattern: str, kind: str, setting: str) -> list[SourceFile]:
     folder, tail = _split_glob(pattern, config.resolve)
     location = config.resolve(folder or ".").removeprefix("file://").rstrip("/") or "/"
-    if "://" in location and not location.startswith("s3://"):
-        raise PermanentError(f"{setting}: {pattern} is neither a local nor an s3:// path; copy the files first")
+    if "://" in location and not is_remote(location):
+        known = ", ".join(f"{scheme}://" for scheme in REMOTE_SCHEMES)
+        raise PermanentError(f"{setting}: {pattern} is neither a local path nor on {known}; copy the files first")
     filesystem, base = open_filesystem(location)
     try:
         if tail:
@@ -86,7 +88,8 @@ def _find(config: Config, pattern: str, kind: str, setting: str) -> list[SourceF
             found = {"": filesystem.get_file_info(base)}
     except OSError as error:
         reason = " ".join(str(error).split())
-        remedy = f"check {setting} and {'the AWS variables' if location.startswith('s3://') else 'the permissions'}"
+        service = REMOTE_SCHEMES.get(location.partition("://")[0])
+        remedy = f"check {setting} and {f'the {service} variables' if service else 'the permissions'}"
         raise VecapError(f"cannot read {location}: {reason}; {remedy}") from error
     files = [
         SourceFile(folder + name, f"{location}/{name}" if tail else location, info.size)

@@ -1,4 +1,4 @@
-"""The storage of datasets: a local folder or an S3 bucket, with one interface.
+"""The storage of datasets: a local folder or object storage, with one interface.
 
 Writes are atomic. `put` replaces; `create` wins or loses a race: with `link(2)` on a file system, with a conditional
 put on object storage. Paths are relative to the root, with forward slashes.
@@ -8,61 +8,41 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+from fsspec import AbstractFileSystem
 
+from vecap_tasks.core.object_storage import Bucket, ObjectInfo, ObjectReader, is_remote, open_bucket
 from vecap_tasks.errors import PermanentError, VecapError
 
 Local = Callable[[str], AbstractContextManager[Path]]  # yields a local path to a file of the store
 
 STAGING = ".staging"
-_CHUNK = 1 << 20
-_CONFLICT_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)  # seconds between retries of a conflicting conditional put
-# Environment variables that pyarrow and boto3 read when they create a client.
-_S3_VARIABLES = (
-    "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION",
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-)  # fmt: skip
+_BLOCK = 8 << 20  # bytes of a sequential read, one request
+_READ_AHEAD = 1 << 20  # bytes of a request for a small read
 
 
 def open_filesystem(root: str) -> tuple[pafs.FileSystem, str]:
-    """Return the file system of *root* (a path, `file://…` or `s3://…`), and *root*'s path in it.
+    """Return the file system of *root* (a path, `file://…`, `s3://…`, `gs://…` or `az://…`), and *root*'s path in it.
 
-    S3 uses boto3's variables for endpoint and credentials (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID` …).
+    On object storage it is for reading; the path is bucket/key.
     """
-    if root.startswith("s3://"):
-        return _s3(tuple(os.environ.get(name) for name in _S3_VARIABLES)), root.removeprefix("s3://")
+    if is_remote(root):
+        scheme, _, path = root.partition("://")
+        return pafs.PyFileSystem(_Handler(ObjectFiles(scheme))), path
     return pafs.LocalFileSystem(), str(Path(root.removeprefix("file://")).absolute())
-
-
-@lru_cache(maxsize=4)
-def _s3(variables: tuple[str | None, ...]) -> pafs.FileSystem:
-    """Return the cached file system for these values of `_S3_VARIABLES`, so that connections are reused."""
-    endpoint_s3, endpoint, region, default_region, *_ = variables
-    return pafs.S3FileSystem(
-        endpoint_override=endpoint_s3 or endpoint,
-        region=region or default_region or "us-east-1",
-        allow_delayed_open=True,  # small files take one request instead of the three of a multipart upload
-    )
-
-
-@lru_cache(maxsize=4)
-def _s3_client(variables: tuple[str | None, ...]) -> Any:
-    """Return the cached, thread-safe boto3 client for these values of `_S3_VARIABLES`."""
-    import boto3
-
-    return boto3.client("s3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +55,18 @@ class WrittenFile:
 
 
 class Store:
-    """Files under *root*: a path, `file://…` or `s3://bucket/prefix`."""
+    """Files under *root*: a path, `file://…`, or `s3://`, `gs://` or `az://` with bucket/prefix."""
 
     def __init__(self, root: str) -> None:
         self.root = root.removesuffix("/")
-        self.remote = root.startswith("s3://")
+        self.remote = is_remote(root)
+        self.scheme = self.root.partition("://")[0] if self.remote else "file"
         self._fs, self._base = open_filesystem(self.root)
         if "\\" in self._base and not self.remote:  # DuckDB treats it as a slash
             raise PermanentError(f"the root {self.root} has a backslash; rename the folder")
 
     def path(self, name: str) -> str:
-        """Return *name* as a path for DuckDB and pyarrow: an absolute path, or bucket/key on S3."""
+        """Return *name* as a path for DuckDB and pyarrow: an absolute path, or bucket/key."""
         clean = PurePosixPath(name)
         if clean.is_absolute() or ".." in clean.parts:
             raise ValueError(f"{name} is outside the store")
@@ -98,12 +79,28 @@ class Store:
 
     def query_path(self, name: str) -> str:
         """Return *name* as a path for a query on `connect()`; `scan` inserts it into SQL."""
-        return f"s3://{self.path(name)}" if self.remote else self.path(name)
+        return f"{self.scheme}://{self.path(name)}" if self.remote else self.path(name)
+
+    def _object(self, name: str) -> tuple[Bucket, str]:
+        """Return the bucket and the key of the object *name*."""
+        bucket, _, key = (self.path(name) if name else self._base).partition("/")
+        return open_bucket(self.scheme, bucket), key
 
     def exists(self, name: str) -> bool:
+        if self.remote:
+            bucket, key = self._object(name)
+            try:
+                bucket.head(key)
+            except FileNotFoundError:
+                return False
+            return True
         return bool(self._fs.get_file_info(self.path(name)).type == pafs.FileType.File)
 
     def size(self, name: str) -> int:
+        """Return the size of the file *name* in bytes. Raises FileNotFoundError."""
+        if self.remote:
+            bucket, key = self._object(name)
+            return bucket.head(key).bytes
         info = self._fs.get_file_info(self.path(name))
         if info.type != pafs.FileType.File:
             raise FileNotFoundError(self.path(name))
@@ -111,47 +108,49 @@ class Store:
 
     def folders(self, name: str = "") -> list[str]:
         """Return the names of the folders directly under *name*, sorted; none if it does not exist."""
-        return self._list(name, pafs.FileType.Directory)
+        return self._list(name)[0]
 
     def files(self, name: str = "") -> list[str]:
         """Return the names of the files directly under *name*, sorted; none if it does not exist."""
-        return self._list(name, pafs.FileType.File)
+        return self._list(name)[1]
 
-    def _list(self, name: str, kind: pafs.FileType) -> list[str]:
-        base = self.path(name) if name else self._base
-        found = self._fs.get_file_info(pafs.FileSelector(base, allow_not_found=True))
-        return sorted(info.base_name for info in found if info.type == kind and info.base_name != STAGING)
+    def _list(self, name: str) -> tuple[list[str], list[str]]:
+        if self.remote:
+            bucket, key = self._object(name)
+            folders, objects = bucket.children(key)
+            paths = (folders, [info.key for info in objects])
+            found = [[PurePosixPath(path).name for path in kind] for kind in paths]
+        else:
+            base = self.path(name) if name else self._base
+            infos = self._fs.get_file_info(pafs.FileSelector(base, allow_not_found=True))
+            kinds = (pafs.FileType.Directory, pafs.FileType.File)
+            found = [[info.base_name for info in infos if info.type == kind] for kind in kinds]
+        folder_names, file_names = (sorted(entry for entry in names if entry != STAGING) for names in found)
+        return folder_names, file_names
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file for seekable reading. Raises FileNotFoundError."""
+        if self.remote:
+            bucket, key = self._object(name)
+            return cast("IO[bytes]", io.BufferedReader(bucket.open(key), _READ_AHEAD))
         stream: IO[bytes] = self._fs.open_input_file(self.path(name))
         return stream
 
     def read(self, name: str) -> bytes:
-        """Return the content of the file *name*. Raises FileNotFoundError, and OSError if it cannot be read.
+        """Return the content of the file *name*, in one request on object storage.
 
-        On S3 this is one request. pyarrow requests the length first, and returns garbage if a shorter object replaces
-        the file in between.
+        Raises FileNotFoundError, and OSError if it cannot be read.
         """
-        if not self.remote:
-            with self.open(name) as stream:
-                return stream.read()
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        bucket, _, key = self.path(name).partition("/")
-        client = self._client()
-        try:
-            data: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-        except client.exceptions.NoSuchKey:
-            raise FileNotFoundError(self.path(name)) from None
-        except (BotoCoreError, ClientError) as error:
-            raise OSError(f"cannot read {self.query_path(name)}: {error}") from error
-        return data
+        if self.remote:
+            bucket, key = self._object(name)
+            return bucket.read(key)
+        with self.open(name) as stream:
+            return stream.read()
 
     def sha256(self, name: str) -> str:
         digest = hashlib.sha256()
         with self.open(name) as stream:
-            while block := stream.read(_CHUNK):
+            while block := stream.read(_BLOCK):
                 digest.update(block)
         return digest.hexdigest()
 
@@ -167,14 +166,14 @@ class Store:
         with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
             path = Path(folder) / PurePosixPath(name).name
             with self.open(name) as stream, path.open("wb") as copy:
-                shutil.copyfileobj(stream, copy, _CHUNK)
+                shutil.copyfileobj(stream, copy, _BLOCK)
             yield path
 
     def put(self, name: str, data: bytes) -> None:
         """Write *data* atomically, replacing an existing file."""
         if self.remote:
-            with self._writing_remote(name) as (client, target):
-                client.put_object(Body=data, **target)
+            bucket, key = self._object(name)
+            bucket.put(key, data)
             return
         with self._temporary_file() as temporary:
             temporary.write_bytes(data)
@@ -183,42 +182,35 @@ class Store:
     def upload(self, name: str, source: Path) -> None:
         """Publish the local file *source* atomically, replacing an existing file; *source* may be moved."""
         if self.remote:
-            with self._writing_remote(name) as (client, target):
-                client.upload_file(str(source), **target)
+            bucket, key = self._object(name)
+            bucket.upload(key, source)
             return
         with self._temporary_file() as temporary:
             shutil.move(source, temporary)
             self._publish(temporary, name)
 
-    @contextmanager
-    def _writing_remote(self, name: str) -> Iterator[tuple[Any, dict[str, str]]]:
-        """Yield boto3's client and its arguments for the object *name*. Errors of boto3 become OSError.
-
-        pyarrow cannot be used to write: closing its stream after an error or Ctrl-C publishes a partial file.
-        """
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        bucket, _, key = self.path(name).partition("/")
-        try:
-            yield self._client(), {"Bucket": bucket, "Key": key}
-        except (Boto3Error, BotoCoreError, ClientError) as error:
-            raise OSError(f"cannot write {self.query_path(name)}: {error}") from error
-
     def remove(self, name: str) -> None:
         """Delete the file *name* if it exists."""
-        if self.exists(name):
+        if self.remote:
+            bucket, key = self._object(name)
+            bucket.delete([key])
+        elif self.exists(name):
             self._fs.delete_file(self.path(name))
 
     def remove_folder(self, name: str) -> None:
         """Delete the folder *name* with its contents if it exists."""
+        if self.remote:
+            bucket, key = self._object(name)
+            bucket.delete([info.key for info in bucket.tree(key)])
+            return
         with suppress(FileNotFoundError):
             self._fs.delete_dir(self.path(name))
 
     def copy(self, name: str, to: str) -> None:
         """Publish a copy of the file *name* as *to*, atomically. Raises FileNotFoundError."""
         if self.remote:
-            self._fs.copy_file(self.path(name), self.path(to))
+            bucket, key = self._object(name)
+            bucket.copy(key, self._object(to)[1])
             return
         with self._temporary_file() as temporary:
             shutil.copyfile(self.path(name), temporary)
@@ -226,6 +218,13 @@ class Store:
 
     def tree(self, name: str = "") -> list[WrittenFile]:
         """Return all files under *name*, recursively, sorted by path; `.staging` only if *name* is in it."""
+        if self.remote:
+            bucket, key = self._object(name)
+            start = len(key.rstrip("/")) + 1 if key else 0
+            return [
+                WrittenFile(f"{name}/{info.key[start:]}".lstrip("/"), info.bytes, info.written)
+                for info in bucket.tree(key)
+            ]
         base = self.path(name) if name else self._base
         infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
         found = [
@@ -241,7 +240,8 @@ class Store:
         Raises OSError if the write fails.
         """
         if self.remote:
-            return self._create_remote(name, data)
+            bucket, key = self._object(name)
+            return bucket.create(key, data)
         with self._temporary_file() as temporary:
             temporary.write_bytes(data)
             try:
@@ -249,28 +249,6 @@ class Store:
             except FileExistsError:
                 return False
         return True
-
-    def _create_remote(self, name: str, data: bytes) -> bool:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        bucket, _, key = self.path(name).partition("/")
-        client = self._client()
-        for pause in _CONFLICT_PAUSES:
-            try:
-                client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-                return True
-            except (BotoCoreError, ClientError) as error:
-                response = error.response if isinstance(error, ClientError) else {}
-                status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-                if status == 412:
-                    return False
-                if status != 409:
-                    raise OSError(f"cannot write {self.query_path(name)}: {error}") from error
-                time.sleep(pause)  # another writer is still active, so the winner is not known yet
-        return False
-
-    def _client(self) -> Any:
-        return _s3_client(tuple(map(os.environ.get, _S3_VARIABLES)))
 
     @contextmanager
     def _temporary_file(self) -> Iterator[Path]:
@@ -336,3 +314,82 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync(folder.parent)
+
+
+class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]
+    """The buckets of one service for DuckDB and, through `open_filesystem`, for pyarrow. Paths are `bucket/key`."""
+
+    def __init__(self, scheme: str) -> None:
+        super().__init__()
+        self.protocol = scheme
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return (path.partition("://")[2] if "://" in path else path).rstrip("/")
+
+    def _locate(self, path: str) -> tuple[Bucket, str]:
+        name, _, key = self._strip_protocol(path).partition("/")
+        return open_bucket(self.protocol, name), key
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        bucket, key = self._locate(path)
+        try:
+            if key:
+                return _file(bucket, bucket.head(key))
+        except FileNotFoundError:
+            if not any(bucket.children(key)):
+                raise
+        return _folder(bucket, key)
+
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        bucket, key = self._locate(path)
+        folders, files = bucket.children(key)
+        found = [*(_folder(bucket, folder) for folder in folders), *(_file(bucket, info) for info in files)]
+        return found if detail else [entry["name"] for entry in found]
+
+    def find(
+        self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **_: Any
+    ) -> Any:
+        """Return the files under *path* with one listing."""
+        bucket, key = self._locate(path)
+        entries = self.ls(path) if maxdepth == 1 else [*_all(bucket, key, maxdepth)]
+        found = {entry["name"]: entry for entry in entries if withdirs or entry["type"] == "file"}
+        return found if detail else sorted(found)
+
+    def modified(self, path: str) -> datetime:
+        bucket, key = self._locate(path)
+        return datetime.fromtimestamp(bucket.head(key).written, UTC)
+
+    def open(self, path: str, mode: str = "rb", **_: Any) -> ObjectReader:
+        if mode not in ("r", "rb"):
+            raise io.UnsupportedOperation(f"{path} is read-only; use Store to write")
+        bucket, key = self._locate(path)
+        return bucket.open(key)
+
+
+def _file(bucket: Bucket, info: ObjectInfo) -> dict[str, Any]:
+    name = f"{bucket.name}/{info.key}"
+    return {"name": name, "size": info.bytes, "type": "file", "mtime": info.written, "etag": info.etag}
+
+
+def _folder(bucket: Bucket, key: str) -> dict[str, Any]:
+    return {"name": f"{bucket.name}/{key}".rstrip("/"), "size": 0, "type": "directory"}
+
+
+def _all(bucket: Bucket, folder: str, maxdepth: int | None) -> Iterator[dict[str, Any]]:
+    """Yield the folders and files under *folder*, down to *maxdepth* levels."""
+    start = f"{folder}/" if folder else ""
+    folders: set[str] = set()
+    for info in bucket.tree(folder):
+        *parents, _ = info.key.removeprefix(start).split("/")
+        folders |= {start + "/".join(parents[:depth]) for depth in range(1, len(parents) + 1)}
+        if maxdepth is None or len(parents) < maxdepth:
+            yield _file(bucket, info)
+    for key in sorted(folders):
+        if maxdepth is None or key.removeprefix(start).count("/") < maxdepth:
+            yield _folder(bucket, key)
+
+
+class _Handler(pafs.FSSpecHandler):  # type: ignore[misc]
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        return pa.PythonFile(self.fs.open(path), mode="r")

@@ -108,7 +108,7 @@ def open_connection(
     (`TMPDIR`); it is deleted with the connection. DuckDB's own default is `.tmp` in the working directory, which may
     be read-only in a container.
 
-    S3 is read with pyarrow, because DuckDB downloads its own S3 extension at run time.
+    Object storage is read with obstore, because DuckDB downloads its own extensions at run time.
     """
     import duckdb
 
@@ -120,7 +120,9 @@ def open_connection(
     if threads is not None:
         connection.execute(f"SET threads = {threads}")
     if store.remote:
-        connection.register_filesystem(_s3(store))
+        from vecap_tasks.core.store import ObjectFiles
+
+        connection.register_filesystem(ObjectFiles(store.scheme))
     return connection
 
 
@@ -143,16 +145,3 @@ def scan(paths: Sequence[str], *, union_by_name: bool = False) -> str:
     """
     files = ", ".join("'" + escape(path).replace("'", "''") + "'" for path in paths)
     return f"read_parquet([{files}], filename = true, hive_partitioning = false, union_by_name = {union_by_name})"
-
-
-def _s3(store: Store) -> object:
-    from fsspec.implementations.arrow import ArrowFSWrapper
-
-    class ArrowS3(ArrowFSWrapper):  # type: ignore[misc]
-        protocol = "s3"
-
-        @classmethod
-        def _strip_protocol(cls, path: str) -> str:
-            return path.removeprefix("s3://").rstrip("/")
-
-    return ArrowS3(store.filesystem)

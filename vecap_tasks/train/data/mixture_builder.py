@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from vecap_tasks.config import Arm, Config, MixtureConfig, TarSource, Text, VersionSource
+from vecap_tasks.config import REMOTE_SCHEMES, Arm, Config, MixtureConfig, TarSource, Text, VersionSource
 from vecap_tasks.core.files import DigestReader, SourceFile, find_files
 from vecap_tasks.core.manifest import Input, Manifest
+from vecap_tasks.core.object_storage import open_bucket
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Store, open_filesystem
 from vecap_tasks.core.tables import connect, create_view
@@ -45,14 +46,14 @@ _HAS_TEXT_SQL: Mapping[Arm, str] = {  # conditions on the table of a shard
 
 @dataclass(frozen=True, slots=True)
 class FoundTar:
-    """An existing tar. `etag` is S3's, None for a local file."""
+    """An existing tar. `etag` is the object store's, None for a local file."""
 
     file: SourceFile
     etag: str | None
 
     @property
     def check(self) -> str:
-        """Return `etag:…` on S3, otherwise `sha256:…`, which reads the file."""
+        """Return `etag:…` on object storage, otherwise `sha256:…`, which reads the file."""
         if self.etag is not None:
             return f"etag:{self.etag}"
         with self.file.open() as stream:
@@ -74,23 +75,17 @@ def find_tars(config: Config, patterns: Sequence[str]) -> dict[str, FoundTar]:
 
 
 def _etags(folders: Collection[str]) -> dict[str, str]:
-    """Return the ETags of the objects directly in *folders* (`s3://…`) by URL. pyarrow does not provide them."""
-    if not folders:
-        return {}
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
+    """Return the ETags of the objects directly in *folders* (URLs) by URL. pyarrow does not provide them."""
     etags: dict[str, str] = {}
     for folder in folders:
-        bucket, _, prefix = f"{folder.removeprefix('s3://')}/".partition("/")
+        scheme, _, path = folder.partition("://")
+        name, _, key = path.partition("/")
         try:
-            pages = boto3.client("s3").get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
-                objects = page.get("Contents", [])
-                etags |= {f"s3://{bucket}/{item['Key']}": item["ETag"].strip('"') for item in objects}
-        except (BotoCoreError, ClientError) as error:
-            reason = " ".join(str(error).split())
-            raise VecapError(f"cannot read {folder}: {reason}; check {_SETTING} and the AWS variables") from error
+            bucket = open_bucket(scheme, name)
+            etags |= {bucket.url(info.key): (info.etag or "").strip('"') for info in bucket.children(key)[1]}
+        except OSError as error:
+            service = REMOTE_SCHEMES[scheme]
+            raise VecapError(f"{error}; check {_SETTING} and the {service} variables") from error
     return etags
 
 
@@ -242,7 +237,7 @@ def training_sources(config: Config, version: Version, arm: Arm) -> list[Source]
 def training_files(config: Config, version: Version) -> list[RecordedFile]:
     """Return the files that a run on *version* reads, with their recorded digests.
 
-    External tars on S3 are omitted; their ETags are compared when a run opens them. Raises the errors of
+    External tars on object storage are omitted; their ETags are compared when a run opens them. Raises the errors of
     `training_sources`.
     """
     parts = _parts(config, version)
