@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,47 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A local S3 server: the one of the deployment, as `docker/s3.sh` starts it, without identities."""
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    ports = _seaweedfs_ports()
+    url = f"http://127.0.0.1:{ports['s3.port']}"
+    server = subprocess.Popen(
+        [
+            *(Path(sys.executable).with_name("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-filer", "-s3"),
+            "-s3.port.iceberg=0",
+            *("-master.volumeSizeLimitMB=64", "-volume.max=0", *(f"-{name}={port}" for name, port in ports.items())),
+        ],
+        stdout=(folder / "server.log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while http_probe(url) is None:
+            assert time.monotonic() < deadline, (folder / "server.log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(60)
+
+
+def _seaweedfs_ports() -> dict[str, int]:
+    """Return free ports by option. SeaweedFS uses port + 10000 for gRPC."""
+    ports: dict[str, int] = {}
+    for name in ("master.port", "volume.port", "filer.port", "s3.port"):
+        while name not in ports:
+            port = random.randrange(11_000, 22_000)
+            with suppress(OSError), socket.socket() as one, socket.socket() as other:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10_000))
+                if port not in ports.values():
+                    ports[name] = port
+    return ports
+
+
+@pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real local MLflow server, started as the services start it."""
     home = tmp_path_factory.mktemp("mlflow")
@@ -120,20 +163,29 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket, with the environment variables to access it."""
+def create_bucket(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """A function that creates an empty bucket on a server, and sets the environment variables to access it."""
     import boto3
 
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    bucket = f"vecap-{uuid.uuid4().hex}"
-    boto3.client("s3").create_bucket(Bucket=bucket)
-    return bucket
+    def create(server: str) -> str:
+        for name, value in {
+            "AWS_ENDPOINT_URL": server,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        bucket = f"vecap-{uuid.uuid4().hex}"
+        boto3.client("s3").create_bucket(Bucket=bucket)
+        return bucket
+
+    return create
+
+
+@pytest.fixture
+def s3_bucket(s3_server: str, create_bucket: Callable[[str], str]) -> str:
+    """An empty bucket, with the environment variables to access it."""
+    return create_bucket(s3_server)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,12 +34,13 @@ class Letters(Stage):
         return ShardOutput({"count.txt": None}, {"files": 1}, attachments=("page.html",))
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", "s3", "seaweedfs"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The root of an empty store, on a file system and on S3."""
+    """The root of an empty store, on a file system and on two S3 servers."""
     if request.param == "file":
         return str(tmp_path / "store")
-    return f"s3://{request.getfixturevalue('s3_bucket')}/some/prefix"
+    server = request.getfixturevalue("s3_server" if request.param == "s3" else "seaweedfs_server")
+    return f"s3://{request.getfixturevalue('create_bucket')(server)}/some/prefix"
 
 
 @pytest.fixture

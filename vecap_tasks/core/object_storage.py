@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 _PART = 8 << 20  # bytes of one part of a multipart upload
 _PARTS_AT_ONCE = 4
-_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # seconds between attempts; obstore retries quickly within each
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # seconds between attempts
+_QUICK_PAUSE = timedelta(seconds=0.1)  # before the first of two retries by obstore within an attempt
 _DEBUG = "\n\nDebug source:"  # obstore appends the error's Rust structure
 _RETRIED = " retries, max_retries:"  # in the text of an error after a retry by obstore
 _STATUS = re.compile(r"status code: (\d+)([^:\n]*)")
@@ -80,7 +81,7 @@ def _bucket(scheme: str, name: str, variables: tuple[tuple[str, str], ...]) -> B
         "read_timeout": timedelta(seconds=60),
         "timeout": timedelta(minutes=15),
     }
-    backoff = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=1), "base": 2}
+    backoff = {"init_backoff": _QUICK_PAUSE, "max_backoff": timedelta(seconds=1), "base": 2}
     retry: dict[str, Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=30), "backoff": backoff}
     options: dict[str, Any] = {"client_options": client, "retry_config": retry}
     authorities = dict(variables).get("AWS_CA_BUNDLE")
