@@ -6,6 +6,8 @@ import builtins
 import errno
 import io
 import os
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -133,9 +135,35 @@ def test_a_folder_is_removed_with_its_contents(store: Store) -> None:
     for name in ("d/gone/a.txt", "d/gone/deep/b.txt", "d/stays/c.txt"):
         store.put(name, b"one")
     store.remove_folder("d/gone")
-    assert store.folders("d") == ["stays"]
+    assert [file.path for file in store.tree("d")] == ["d/stays/c.txt"]
+    deadline = time.monotonic() + 60  # SeaweedFS deletes empty folders later
+    while store.folders("d") != ["stays"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert store.files("d") == []
     assert not store.exists("d/gone/deep/b.txt")
+
+
+def test_a_folder_is_removed_while_other_runs_add_and_remove_files(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    done = threading.Event()
+
+    def write(number: int) -> None:
+        while not done.is_set():
+            store.put(f"d/gone/{number}/{time.monotonic_ns()}.txt", b"one")
+
+    def remove(_: int) -> None:
+        for _ in range(100):
+            store.remove_folder("d/gone")
+
+    with ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(write, number) for number in range(2)]
+        list(pool.map(remove, range(2)))
+        done.set()
+    for writer in writers:
+        writer.result()
+    store.remove_folder("d/gone")
+    assert store.folders("d") == []
 
 
 def test_an_s3_error_is_an_os_error_that_names_the_file(s3_bucket: str) -> None:
@@ -195,3 +223,35 @@ def test_a_power_failure_leaves_a_complete_file_or_none(
     assert ("sync", "temporary") in done[:named]
     assert ("sync", "/store/d/v") in done[named:]
     assert {("sync", "/store"), ("sync", "/store/d")} <= set(done)
+
+
+@pytest.mark.parametrize(
+    ("root", "variables", "kind"),
+    [
+        ("s3://bucket/a", {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}, "S3Store"),
+        ("gs://bucket/a", {"GOOGLE_SKIP_SIGNATURE": "true"}, "GCSStore"),
+        ("az://box/a", {"AZURE_STORAGE_ACCOUNT_NAME": "a", "AZURE_STORAGE_ACCOUNT_KEY": "Yg=="}, "AzureStore"),
+    ],
+)
+def test_the_scheme_of_the_root_selects_the_service(
+    root: str, variables: dict[str, str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    store = Store(root)
+    bucket, key = store._object("d/x.txt")
+    assert (type(bucket._store).__name__, key) == (kind, "a/d/x.txt")
+    assert store.query_path("d/x.txt") == f"{root}/d/x.txt"
+
+
+def test_missing_credentials_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(VecapError, match=r"^cannot find credentials for s3://bucket: .*AWS_SKIP_SIGNATURE=true"):
+        Store("s3://bucket").read("x")
+    (tmp_path / "credentials").write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    assert Store("s3://bucket")._object("x")[0].url("x") == "s3://bucket/x"

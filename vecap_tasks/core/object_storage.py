@@ -214,6 +214,13 @@ class Bucket:
             some = list(keys[start : start + 1000])
             self._request("delete", some[0], partial(obstore.delete, self._store, some), missing=True)
 
+    def delete_folder(self, folder: str) -> None:
+        """Delete all objects under *folder*, and the folders themselves on servers that keep them, like SeaweedFS."""
+        keys = [info.key for info in self.tree(folder)]
+        parents = {key[:end] for key in keys for end in range(len(folder), len(key)) if key[end] == "/"}
+        self.delete(keys)
+        self.delete(sorted(parents, key=len, reverse=True))
+
     def copy(self, key: str, to: str) -> None:
         """Copy the object *key* to *to*, on the server. Raises FileNotFoundError."""
         import obstore

@@ -201,10 +201,15 @@ class Store:
         """Delete the folder *name* with its contents if it exists."""
         if self.remote:
             bucket, key = self._object(name)
-            bucket.delete([info.key for info in bucket.tree(key)])
+            bucket.delete_folder(key)
             return
-        with suppress(FileNotFoundError):
-            self._fs.delete_dir(self.path(name))
+        folder = Path(self.path(name))
+        while folder.exists():  # again if another run adds or deletes a file meanwhile
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                    raise
 
     def copy(self, name: str, to: str) -> None:
         """Publish a copy of the file *name* as *to*, atomically. Raises FileNotFoundError."""
@@ -220,11 +225,8 @@ class Store:
         """Return all files under *name*, recursively, sorted by path; `.staging` only if *name* is in it."""
         if self.remote:
             bucket, key = self._object(name)
-            start = len(key.rstrip("/")) + 1 if key else 0
-            return [
-                WrittenFile(f"{name}/{info.key[start:]}".lstrip("/"), info.bytes, info.written)
-                for info in bucket.tree(key)
-            ]
+            start = len(self._object("")[1].rstrip("/") + "/") if self._object("")[1] else 0
+            return [WrittenFile(info.key[start:], info.bytes, info.written) for info in bucket.tree(key)]
         base = self.path(name) if name else self._base
         infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
         found = [
@@ -275,13 +277,17 @@ class Store:
         Raises FileExistsError if *name* exists and *replace* is false.
         """
         target = Path(self.path(name))
-        _make_folder(target.parent)
         _sync(temporary)
-        if replace:
-            temporary.replace(target)
-        else:
-            os.link(temporary, target)
-        _sync(target.parent)
+        for last in (*[False] * 20, True):
+            try:
+                _make_folder(target.parent)
+                (os.replace if replace else os.link)(temporary, target)
+                break
+            except FileNotFoundError:  # another run has deleted the folder meanwhile
+                if last:
+                    raise
+        with suppress(FileNotFoundError):
+            _sync(target.parent)
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -351,8 +357,7 @@ class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **_: Any
     ) -> Any:
         """Return the files under *path* with one listing."""
-        bucket, key = self._locate(path)
-        entries = self.ls(path) if maxdepth == 1 else [*_all(bucket, key, maxdepth)]
+        entries = self.ls(path) if maxdepth == 1 else _all(*self._locate(path), maxdepth)
         found = {entry["name"]: entry for entry in entries if withdirs or entry["type"] == "file"}
         return found if detail else sorted(found)
 
