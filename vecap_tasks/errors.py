@@ -11,6 +11,8 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires
 
+from vecap_tasks.redaction import redact
+
 log = logging.getLogger(__name__)
 
 _MAX_MESSAGE = 2_000  # characters
@@ -21,7 +23,13 @@ _SHUTDOWN_MESSAGES = ("shutdown", "can't start new thread", "loop is closed")
 
 
 class VecapError(Exception):
-    """A failure the user can act on. The message is one line; the command line prints it and exits with 1."""
+    """A failure the user can act on. The message is one line; the command line prints it and exits with 1.
+
+    The message never contains secrets from environment variables.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(redact(each) if isinstance(each, str) else each for each in arguments))
 
 
 class PermanentError(VecapError):
@@ -50,7 +58,7 @@ def format_error(error: BaseException) -> str:
         return f"no space left on the disk{where}; free some or move `root` elsewhere, then run the same command again"
     if isinstance(error, ModuleNotFoundError) and (needed := missing_extra(error)):
         return needed
-    text = " ".join(str(error).split())
+    text = redact(" ".join(str(error).split()))
     if len(text) > _MAX_MESSAGE:  # parsers quote their input
         text = f"{text[:_MAX_MESSAGE]} …"
     if isinstance(error, VecapError):
@@ -104,6 +112,7 @@ class Failure(Exception):
     def __init__(
         self, reason: str, detail: str = "", *, temporary: bool = False, retry_after: float | None = None
     ) -> None:
+        detail = redact(detail)  # it is stored in tables
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Asset, Param
+from airflow.sdk.log import mask_secret
 
+from vecap_tasks import redaction
 from vecap_tasks.config import Config, load_config, parse_config
 from vecap_tasks.errors import ConfigError
 
@@ -51,7 +53,10 @@ class Job:
     def load(self) -> Config:
         """Return the configuration. Raises ConfigError for settings of an incompatible release."""
         file = REPOSITORY / self.config
-        return parse_config(self.settings, file.resolve().parent, str(file))
+        config = parse_config(self.settings, file.resolve().parent, str(file))
+        for secret in redaction.values():
+            mask_secret(secret)  # in tracebacks of other libraries, which Airflow formats itself
+        return config
 
     def with_versions(self, *versions: str) -> Job:
         return replace(self, versions=list(versions))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vecap_tasks.config import Config, load_config
+from vecap_tasks.redaction import redact
 
 Commands = argparse._SubParsersAction  # argparse has no public name for the return type of add_subparsers
 
@@ -37,7 +38,7 @@ def configuration(arguments: argparse.Namespace) -> Config:
 
 def print_json(value: Any) -> None:
     """Print *value* as one JSON document on standard output."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True))
+    print(redact(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)))
 
 
 def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -48,7 +49,7 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         for cell, width in zip(row, widths, strict=True):
             number = cell.replace(",", "").replace(".", "").isdigit() and len(cell) < 16
             cells.append(cell.rjust(width) if number else cell.ljust(width))
-        print("  ".join(cells).rstrip())
+        print(redact("  ".join(cells).rstrip()))
 
 
 _LOG_INTERVAL = 5.0  # seconds

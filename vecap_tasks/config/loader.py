@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -19,6 +20,7 @@ from vecap_tasks.config.rewrite import RewriteConfig
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.train import AssembleConfig, TrainConfig
 from vecap_tasks.errors import ConfigError
+from vecap_tasks.redaction import install, learn, learn_value
 
 REMOTE_SCHEMES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}  # object stores, and the prefix of their variables
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
@@ -76,19 +78,27 @@ class RetentionConfig(Section):
 def expand(text: str) -> str:
     """Replace `${NAME}` and `${NAME:-default}` with environment values; a default may itself contain variables.
 
-    Raises ConfigError for a variable that is not set and has no default.
+    The values that are secret are remembered (`vecap_tasks.redaction`). Raises ConfigError for a variable that is not
+    set and has no default.
     """
+    used: dict[str, str] = {}
 
     def value(match: re.Match[str]) -> str:
         name, default = match.group(1), match.group(2)
-        found = os.environ.get(name) or default
-        if found is None:
+        found = os.environ.get(name)
+        if found:
+            used[name] = found
+            return found
+        if default is None:
             raise ConfigError(f"the configuration uses ${{{name}}}, which is not set; export {name}=… first")
-        return found
+        return default
 
+    expanded = text
     for _ in range(text.count("${")):  # innermost first; the bound stops a value that refers to itself
-        text = _VARIABLE.sub(value, text)
-    return text
+        expanded = _VARIABLE.sub(value, expanded)
+    if used:
+        learn(text, expanded, used)
+    return expanded
 
 
 def expand_optional(text: str | None) -> str | None:
@@ -210,11 +220,28 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 def parse_config(values: dict[str, Any], base: Path, name: str = "configuration") -> Config:
     """Validate *values*; relative paths start from *base*. Raises ConfigError naming the first invalid key."""
+    install()
+    _learn_secrets(values)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_format_first(error, name)) from error
     return config.with_base(base)
+
+
+def _learn_secrets(values: Any, key: str = "") -> None:
+    """Remember the secrets of the environment that the settings *values* refer to, before anything can report them."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            _learn_secrets(value, str(name))
+    elif isinstance(values, list):
+        for value in values:
+            _learn_secrets(value)
+    elif isinstance(values, str) and key == "api_key_env":
+        learn_value(values, os.environ.get(values))
+    elif isinstance(values, str) and "${" in values:
+        with suppress(ConfigError):  # reported when the setting is used
+            expand(values)
 
 
 def _format_first(error: ValidationError, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -13,8 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from vecap_tasks.config import Config, expand_optional
 from vecap_tasks.core.manifest import Input
@@ -292,10 +295,17 @@ def _artifacts(uri: str, experiment: str) -> str | None:
 
 
 def _check_server(uri: str, timeout: float) -> None:
+    parts = urlsplit(uri)
+    credentials, _, host = parts.netloc.rpartition("@")
+    headers = {}
+    if credentials:
+        headers["Authorization"] = f"Basic {base64.b64encode(unquote(credentials).encode()).decode()}"
+    health = urlunsplit(parts._replace(netloc=host, path=f"{parts.path}/health"))
     try:
-        with urllib.request.urlopen(f"{uri}/health", timeout=timeout):  # noqa: S310 - http or https, see the caller
+        request = urllib.request.Request(health, headers=headers)  # noqa: S310 - http or https, see the caller
+        with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310
             return
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, OSError, ValueError, HTTPException) as error:
         raise VecapError(
             f"no MLflow server answers at {uri} ({error}); start it, or change mlflow.tracking_uri"
         ) from error

@@ -41,6 +41,7 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import MISSING, RecordedFile, Upstream, find_differing
 from vecap_tasks.core.version import Version, is_deleted, list_versions
 from vecap_tasks.errors import CorruptError, VecapError
+from vecap_tasks.redaction import redact_all
 
 log = logging.getLogger(__name__)
 
@@ -376,7 +377,7 @@ class Stage(ABC):
             "code": code_version(),
             "seconds": round(sum(result.seconds for result in results), 3),
             "notes": _total([*(result.notes for result in results), end.notes]),
-            "config": self.config.model_dump(mode="json"),
+            "config": redact_all(self.config.model_dump(mode="json")),
         }
 
 

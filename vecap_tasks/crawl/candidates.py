@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -19,7 +19,8 @@ from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.schemas import CANDIDATES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, scan
-from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, shorten, uid
+from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, conceal_link, shorten, uid
+from vecap_tasks.redaction import conceal
 
 if TYPE_CHECKING:
     import duckdb
@@ -155,9 +156,11 @@ def _batches(items: Iterator[Link | ArchivedImage], stats: Stats) -> Iterator[li
     chars = 0
     for item in items:
         if isinstance(item, Link):
-            item = shorten(item, stats)
+            item = shorten(conceal_link(item), stats)
             chars += len(item.url) + len(item.alttext or "") + len(item.page_title or "") + len(item.figcaption or "")
             chars += len(item.scores or "") + sum(map(len, item.alternatives))
+        elif item.url != (url := conceal(item.url)):
+            item = replace(item, url=url)
         batch.append(item)
         if len(batch) == _BATCH or chars > _BATCH_CHARS:
             yield batch

@@ -21,6 +21,7 @@ from vecap_tasks.crawl.image.decoded import DecodedImage
 from vecap_tasks.crawl.sources.link import ByteRange
 from vecap_tasks.crawl.warc.records import MAX_HEADER, Records, parse_response
 from vecap_tasks.errors import Failure, VecapError, failure_of
+from vecap_tasks.redaction import reveal
 
 SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE = "success", "failed_to_download", "failed_to_resize"
 _DECODE_THREADS = 2  # each waits for a child process that decodes
@@ -142,7 +143,7 @@ class _Downloader:
     async def get(self, request: ImageRequest) -> Outcome:
         try:
             if request.stored is None:
-                return await self.fetcher.get(request.url, self._on_download)
+                return await self.fetcher.get(reveal(request.url), self._on_download)
             loop = asyncio.get_running_loop()
             body = await loop.run_in_executor(self.threads, read_archived, self.config, request.stored)
         except Exception as error:

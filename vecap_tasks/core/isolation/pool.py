@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from vecap_tasks.core.isolation.child import Child, ChildLost, ForkServer, Task
 from vecap_tasks.core.isolation.messages import Item
 from vecap_tasks.errors import Failure, VecapError
+from vecap_tasks.redaction import redact_record
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Pool:
             raise
         self._release(child)
         for record in records:
-            logging.getLogger(record.name).handle(record)
+            logging.getLogger(record.name).handle(redact_record(record))
         if fault is not None:
             raise fault
         return values

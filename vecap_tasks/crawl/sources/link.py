@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.crawl.html.extract import PageContent
 from vecap_tasks.crawl.html.parser import FIGCAPTION_CHARS, LANGUAGE_CHARS, TITLE_CHARS
 from vecap_tasks.errors import Failure
+from vecap_tasks.redaction import conceal
 
 ALTTEXT_CHARS = 10_000  # the longest descriptions in textbooks have 4,000
 
@@ -77,6 +78,15 @@ class Stats:
 def uid(url: str, alttext: str | None) -> str:
     """Return the uid of an image and its AltText, 32 hex digits. Missing and empty AltText are equal."""
     return hashlib.sha256(f"{url}\0{alttext or ''}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def conceal_link(link: Link) -> Link:
+    """Return *link* with `${NAME}` in place of secrets; its image is downloaded from `reveal(url)`."""
+    texts = {name: value for name, value in link._asdict().items() if isinstance(value, str)}
+    changed: dict[str, Any] = {name: clean for name, value in texts.items() if (clean := conceal(value)) != value}
+    if link.alternatives and (alternatives := tuple(map(conceal, link.alternatives))) != link.alternatives:
+        return link._replace(**changed, alternatives=alternatives)
+    return link._replace(**changed) if changed else link
 
 
 def shorten(link: Link, stats: Stats) -> Link:

@@ -17,6 +17,7 @@ import aiohttp
 
 from vecap_tasks.config import ModelConfig, ServerConfig, expand
 from vecap_tasks.errors import PermanentError, VecapError, format_error, retry_after_seconds
+from vecap_tasks.redaction import learn_value
 from vecap_tasks.rewrite.backends.openai_errors import (
     KNOWN_ROW_FAULTS,
     ROW_FAULTS,
@@ -383,6 +384,7 @@ def _key(server: ServerConfig) -> str | None:
         )
     if not key.isascii() or not key.isprintable():
         raise PermanentError(f"{server.api_key_env} has characters that an HTTP header cannot carry; export it again")
+    learn_value(server.api_key_env, key)
     return key
 
 
