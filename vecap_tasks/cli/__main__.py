@@ -1,30 +1,72 @@
-"""The `vecap` command line: runs the same stage code as Airflow, and inspects versions."""
+"""The `vecap` command line: runs the same stage code as Airflow, and inspects versions.
+
+Imports that take time are in the functions, so that Ctrl-C is handled before they begin.
+"""
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
-from vecap_tasks import __version__
-from vecap_tasks.errors import VecapError, format_error, missing_extra
+TYPE_CHECKING = False  # as in `typing`, whose import takes time
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
 
-Command = Callable[[argparse.Namespace], int]
+    Command = Callable[[argparse.Namespace], int]
+
+_OWN_INTERRUPTS = ("demo", "services")  # commands that start processes which outlive them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 for success, 1 for a reported failure, 2 for wrong usage."""
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(message)s", stream=sys.stderr
-    )
-    for chatty in ("distributed", "distributed.worker", "alembic", "mlflow", "great_expectations", "botocore"):
-        logging.getLogger(chatty).setLevel(logging.DEBUG if arguments.verbose else logging.WARNING)
-    command: Command = arguments.command
+    """Run one command and return its exit code: 0 for success, 1 for a reported failure, 2 for wrong usage.
+
+    Without *argv* this is the process of the command: Ctrl-C ends it at once, with exit code 130.
+    """
+    if argv is not None:
+        return _run(argv)
+    from vecap_tasks.cli import interrupt
+
+    arguments = sys.argv[1:]
+    if arguments[:1] and arguments[0] in _OWN_INTERRUPTS:
+        return _run(arguments)
+    interrupt.install()
     try:
+        with ExitStack() as stack:
+            _use_own_temporary_folder(stack)
+            return _run(arguments)
+    finally:
+        interrupt.wait_if_interrupted()
+
+
+def _use_own_temporary_folder(stack: ExitStack) -> None:
+    """Have this process, its children and all libraries create temporary files in one folder until *stack* closes."""
+    import tempfile
+
+    from vecap_tasks.core.temporary import remove_abandoned, temporary_folder
+
+    remove_abandoned()
+    try:
+        folder = stack.enter_context(temporary_folder())
+    except OSError:  # the command reports it if it needs one
+        return
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+
+
+def _run(argv: Sequence[str]) -> int:
+    import logging
+
+    from vecap_tasks.errors import VecapError, format_error, missing_extra
+
+    try:
+        arguments = build_parser().parse_args(argv)
+        logging.basicConfig(
+            level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(message)s", stream=sys.stderr
+        )
+        for chatty in ("distributed", "distributed.worker", "alembic", "mlflow", "great_expectations", "botocore"):
+            logging.getLogger(chatty).setLevel(logging.DEBUG if arguments.verbose else logging.WARNING)
+        command: Command = arguments.command
         return command(arguments)
     except KeyboardInterrupt:
         print("vecap: Interrupted; run the same command again to resume", file=sys.stderr)
@@ -47,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `vecap` with all its subcommands."""
+    import argparse
+
+    from vecap_tasks import __version__
     from vecap_tasks.cli import demo, mixture, quarantine, run, versions
 
     parser = argparse.ArgumentParser(

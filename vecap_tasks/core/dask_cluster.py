@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,9 @@ def connect(config: Config) -> Iterator[Client]:
     # CPU per decoded photograph.
     variables = dict(dask.config.get(_SPAWN))
     variables.pop("MALLOC_TRIM_THRESHOLD_", None)
-    with _quiet_children(), dask.config.set({_SPAWN: variables, **_DASHBOARD_OFF}):
+    if _LOG_LEVEL not in os.environ:
+        variables[_LOG_LEVEL] = "critical"  # at the end, workers report the lost scheduler as an error
+    with _uninterrupted_children(), dask.config.set({_SPAWN: variables, **_DASHBOARD_OFF}):
         cluster = LocalCluster(
             n_workers=config.dask.workers,
             threads_per_worker=1,
@@ -151,20 +153,15 @@ def wait_for_slots(client: Client, resources: Mapping[str, float]) -> int:
 
 
 @contextmanager
-def _quiet_children() -> Iterator[None]:
-    """Make processes started in the block ignore Ctrl-C, which also reaches them; their parent stops them.
+def _uninterrupted_children() -> Iterator[None]:
+    """Block Ctrl-C in processes started in the block, or later by threads started in it; their parent stops them.
 
-    It also silences their log at shutdown, where Dask reports a lost scheduler as an error.
+    In this process it waits for the end of the block.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    configured = _LOG_LEVEL in os.environ
-    os.environ.setdefault(_LOG_LEVEL, "error")
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
+        resource_tracker.ensure_running()  # it unblocks the signal when it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
-        if not configured:
-            del os.environ[_LOG_LEVEL]
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

@@ -19,6 +19,7 @@ from vecap_tasks.config import environment, parse_config
 from vecap_tasks.core.dask_cluster import connect, count_slots, wait_for_slots
 from vecap_tasks.core.manifest import ShardResult
 from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.temporary import remove_abandoned
 from vecap_tasks.core.version import Version
 from vecap_tasks.core.worker_deaths import record_attempt
 from vecap_tasks.errors import PermanentError, VecapError, format_error, missing_extra
@@ -76,7 +77,12 @@ def _format_duration(seconds: float) -> str:
 
 
 def prepare(stage: Stage, progress: Progress | None = None) -> None:
-    """Run the pending preparations of *stage* in parallel. Raises VecapError at the end if any failed."""
+    """Run the pending preparations of *stage* in parallel. Raises VecapError at the end if any failed.
+
+    First removes the temporary files that killed processes left.
+    """
+    remove_abandoned()
+    stage.store.remove_abandoned()
     parts = stage.pending_preparations()
     report = progress or (lambda done, total: None)
     if len(parts) > 1 and stage.on_workers:
@@ -117,7 +123,7 @@ class Job:
 
     config: str
     base: str
-    environment: tuple[tuple[str, str | None], ...]
+    environment: tuple[tuple[str, str | None], ...] = field(repr=False)  # Dask logs a failed task's arguments
     stage: type[Stage]
     version: Version
 
@@ -184,6 +190,7 @@ def _load_stage(job: Job) -> Stage:
 
 @lru_cache(maxsize=2)
 def _cached_stage(job: Job) -> Stage:
+    remove_abandoned()
     stage = job.stage(parse_config(json.loads(job.config), Path(job.base)), job.version)
     stage.should_continue = _is_task_active
     return stage

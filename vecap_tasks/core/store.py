@@ -11,8 +11,6 @@ import hashlib
 import io
 import os
 import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import pyarrow.fs as pafs
 from fsspec import AbstractFileSystem
 
 from vecap_tasks.core.object_storage import Bucket, ObjectInfo, ObjectReader, is_remote, open_bucket
+from vecap_tasks.core.temporary import remove_abandoned, temporary_folder
 from vecap_tasks.errors import PermanentError, VecapError
 
 Local = Callable[[str], AbstractContextManager[Path]]  # yields a local path to a file of the store
@@ -163,8 +162,8 @@ class Store:
                 raise FileNotFoundError(str(path))
             yield path
             return
-        with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
-            path = Path(folder) / PurePosixPath(name).name
+        with temporary_folder() as folder:
+            path = folder / PurePosixPath(name).name
             with self.open(name) as stream, path.open("wb") as copy:
                 shutil.copyfileobj(stream, copy, _BLOCK)
             yield path
@@ -255,11 +254,8 @@ class Store:
     @contextmanager
     def _temporary_file(self) -> Iterator[Path]:
         """Yield a path for a file to publish; removed at the end if it is still there."""
-        path = self._staging() / uuid.uuid4().hex
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
+        with temporary_folder(self._staging()) as folder:
+            yield folder / "file"
 
     def _staging(self) -> Path:
         folder = Path(self._base) / STAGING
@@ -295,11 +291,13 @@ class Store:
 
         On a file system it is inside the root, so that publishing is a rename.
         """
-        parent = None
+        with temporary_folder(None if self.remote else self._staging()) as folder:
+            yield folder
+
+    def remove_abandoned(self) -> None:
+        """Remove the unpublished files of processes that were killed."""
         if not self.remote:
-            parent = self._staging()
-        with tempfile.TemporaryDirectory(prefix="work-", dir=parent) as folder:
-            yield Path(folder)
+            remove_abandoned(Path(self._base) / STAGING)
 
 
 def _sync(path: Path) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from vecap_tasks.core.store import Store
-
+from vecap_tasks.core.temporary import temporary_folder
 
 ROW_GROUP = 100_000
 _TABLE_ROW_GROUP = 122_880  # DuckDB's default
@@ -112,9 +110,10 @@ def open_connection(
     """
     import duckdb
 
-    spill = tempfile.mkdtemp(prefix="vecap-duckdb-", dir=work)
-    connection = duckdb.connect(":memory:", config={"memory_limit": memory_limit, "temp_directory": spill})
-    weakref.finalize(connection, shutil.rmtree, spill, ignore_errors=True)
+    stack = ExitStack()
+    spill = stack.enter_context(temporary_folder(work))
+    connection = duckdb.connect(":memory:", config={"memory_limit": memory_limit, "temp_directory": str(spill)})
+    weakref.finalize(connection, stack.close)
     connection.execute("SET preserve_insertion_order = true")
     connection.execute("SET enable_progress_bar = false")  # it would write to standard output
     if threads is not None:

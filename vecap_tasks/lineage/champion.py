@@ -8,7 +8,6 @@ champion's answers to these queries are stored in MLflow. If the models cannot b
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from vecap_tasks.config import Config
 from vecap_tasks.core.mlflow_tracking import Tracking, is_server, open_tracking
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
+from vecap_tasks.core.temporary import temporary_folder
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.evaluate.results import Results, RunFigures, read_results
@@ -185,8 +185,8 @@ def _champion_answers(tracking: Tracking, champion: ModelVersion) -> tuple[Answe
     if not any(artifact.path == path for artifact in client.list_artifacts(champion.run_id, FOLDER)):
         return None
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
-        file = Path(client.download_artifacts(champion.run_id, path, folder))
+    with temporary_folder() as folder:
+        file = Path(client.download_artifacts(champion.run_id, path, str(folder)))
         return read_answers(file.read_bytes(), f"{path} of run {champion.run_id}")
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import FileEntry, Manifest
 from vecap_tasks.core.mlflow_tracking import NoDatabase, Tracking, open_tracking
+from vecap_tasks.core.temporary import temporary_folder
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.tree import Node
@@ -131,9 +131,9 @@ def _compare_copy(
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     problems = []
     files, size = 0, 0
-    with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
+    with temporary_folder() as folder:
         try:
-            root = Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=tracking.uri))
+            root = Path(download_artifacts(artifact_uri=uri, dst_path=str(folder), tracking_uri=tracking.uri))
         except (MlflowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             return Node("mlflow", name, None, unchecked=f"cannot download the files from MLflow: {reason}")

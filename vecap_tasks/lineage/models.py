@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.mlflow_tracking import Tracking, airflow_tags, dataset_input, open_tracking
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
+from vecap_tasks.core.temporary import temporary_folder
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.mlflow_notes import RunLink, TrainingDataset, arms_note, model_note, model_page, run_page
@@ -145,9 +145,9 @@ class _Recorder:
         chance = {f"chance.{name}": value for name, value in results["chance"].items()}
         for values in (*map(arm_values, results["arms"]), chance):
             self._log_figures(run_id, values, None, None)
-        with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
-            self._collect_arms(Path(folder))
-            client.log_artifacts(run_id, folder)
+        with temporary_folder() as folder:
+            self._collect_arms(folder)
+            client.log_artifacts(run_id, str(folder))
         self.tracking.describe(run_id, arms_note(data, self._sets, RunLink(self.experiment, run_id), tags))
         client.set_terminated(run_id, "FINISHED")
         delete_live_runs(self.tracking, self.experiment, self.train.fingerprint)
@@ -184,9 +184,9 @@ class _Recorder:
         note = model_note(shard, page, data, self._sets, RunLink(self.experiment, parent), tags)
         self.tracking.describe(run_id, note)
         self.tracking.describe_model(model.model_id, note)
-        with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
-            collect_evaluation(self.store, self.evaluate, shard, Path(folder))
-            client.log_artifacts(run_id, folder, FOLDER)
+        with temporary_folder() as folder:
+            collect_evaluation(self.store, self.evaluate, shard, folder)
+            client.log_artifacts(run_id, str(folder), FOLDER)
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=len(steps))])
         client.set_terminated(run_id, "FINISHED")
@@ -198,12 +198,12 @@ class _Recorder:
         model = client.create_logged_model(
             self.experiment, name=name, source_run_id=run_id, tags=vecap_tags, model_type="CLIPModel"
         )
-        with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
+        with temporary_folder() as folder:
             for entry in self.train.files:
                 path = PurePosixPath(entry.path)
                 if path.parts[0] == shard:
-                    (Path(folder) / path.name).write_bytes(self.store.read(self.train.file(entry.path)))
-            client.log_model_artifacts(model.model_id, folder)
+                    (folder / path.name).write_bytes(self.store.read(self.train.file(entry.path)))
+            client.log_model_artifacts(model.model_id, str(folder))
         return model
 
     def _log_figures(

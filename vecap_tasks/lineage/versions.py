@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.mlflow_tracking import airflow_tags, clean, open_tracking, source_inputs
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
+from vecap_tasks.core.temporary import temporary_folder
 from vecap_tasks.core.verify import read_verified_manifest
 from vecap_tasks.core.version import DATASET_STAGES, Version
 from vecap_tasks.errors import VecapError, format_error
@@ -77,13 +77,13 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
         crawl_files = run_page(experiment, run_id, mlflow_notes.NAME)
         tracking.inputs(run_id, source_inputs([item for m in manifests.values() for item in m.inputs], crawl_files))
         training_runs = training_runs_page(tracking.experiment(version.dataset, "clip"), name)
-        with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
-            collect(store, manifests, Path(folder))
+        with temporary_folder() as folder:
+            collect(store, manifests, folder)
             links = (run.link(f"Version {name}"), f"[Models trained on it]({training_runs})")
-            mlflow_notes.write_crawl_files(Path(folder), manifests["crawl"], links)
-            (Path(folder) / CONFIGURATION).write_text(_configuration(published), encoding="utf-8")
-            client.set_tag(run_id, FILES_TAG, _digests(Path(folder)))
-            client.log_artifacts(run_id, folder)
+            mlflow_notes.write_crawl_files(folder, manifests["crawl"], links)
+            (folder / CONFIGURATION).write_text(_configuration(published), encoding="utf-8")
+            client.set_tag(run_id, FILES_TAG, _digests(folder))
+            client.log_artifacts(run_id, str(folder))
         tracking.describe(run_id, version_note(name, manifests, run, training_runs, all_tags))
         client.set_terminated(run_id, "FINISHED")
     return run_id
@@ -149,12 +149,12 @@ def record_gate(
             now = int(time.time() * 1000)
             metrics = [Metric(clean(counter), float(n), now, 0) for counter, n in manifest.counters.items()]
             tracking.metrics(run_id, metrics)
-        with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
+        with temporary_folder() as folder:
             for page in pages:
-                target = Path(folder) / REPORT / page
+                target = folder / REPORT / page
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(stage.store.read(f"{stage.folder}/{REPORT}/{page}"))
-            tracking.client.log_artifacts(run_id, folder)
+            tracking.client.log_artifacts(run_id, str(folder))
         note = gate_note(f"{version.dataset}/{version.name}", RunLink(experiment, run_id), failure, all_tags)
         tracking.describe(run_id, note)
         # A run that is not FINISHED is replaced the next time the gate runs.

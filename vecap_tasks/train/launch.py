@@ -16,7 +16,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import IO
@@ -24,6 +23,7 @@ from typing import IO
 from vecap_tasks.config import load_config
 from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import Store
+from vecap_tasks.core.temporary import temporary_folder
 from vecap_tasks.core.version import read_version
 from vecap_tasks.errors import ConfigError, CorruptError, PermanentError, VecapError, format_error
 from vecap_tasks.train.signals import Interrupted, StopRequest, catch_sigterm
@@ -41,8 +41,7 @@ def launch(stage: Stage, run: str) -> None:
 
     Raises the error of the first process that failed, and Interrupted on SIGTERM, which is forwarded.
     """
-    with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
-        work = Path(folder)
+    with temporary_folder() as work:
         (work / "config.yaml").write_text(stage.config.model_dump_json(), encoding="utf-8")
         with catch_sigterm() as stop_request:
             exit_code = _run_command(command(stage, run, work), stop_request)

@@ -1,0 +1,116 @@
+"""Temporary folders. If a process is killed, the next run removes those it left.
+
+Each folder holds a lock file, which its process keeps locked. The kernel unlocks it when the process dies, on any
+machine that shares the file system and in any container. A process id would not tell that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LOCK = "lock"
+_FILES = "files"
+# Several installations can share a folder for temporary files; each removes only its own.
+_PREFIX = f"vecap-{hashlib.sha256(str(Path(__file__).parent).encode()).hexdigest()[:6]}-"
+
+_open: dict[Path, int] = {}  # folder -> descriptor of its lock; of this process
+_parents: set[Path] = set()  # folders in which this process creates temporary folders
+
+
+@contextmanager
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Yield an empty folder in *parent* (default: `TMPDIR`), which is removed at the end of the block."""
+    folder = _create(parent or Path(tempfile.gettempdir()))
+    try:
+        files = folder / _FILES
+        files.mkdir()
+        yield files
+    finally:
+        lock = _open.pop(folder, None)
+        if lock is not None:  # otherwise this process was forked in the block
+            _remove(folder)
+            os.close(lock)
+
+
+def _create(parent: Path) -> Path:
+    _parents.add(parent)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        try:
+            lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        except FileNotFoundError:  # `remove_abandoned` of another process was faster
+            continue
+        with contextlib.suppress(OSError):  # a file system without locks: the folder then stays after a kill
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            _open[folder] = lock
+            return folder
+        os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove *folder*, its lock last, so that an interruption leaves it to `remove_abandoned`."""
+    shutil.rmtree(folder / _FILES, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        (folder / _LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def remove_abandoned(parent: Path | None = None) -> int:
+    """Remove the temporary folders in *parent* (default: `TMPDIR`) that processes of this user and installation left.
+
+    Returns how many were removed.
+    """
+    try:
+        entries = [entry for entry in os.scandir(parent or tempfile.gettempdir()) if entry.name.startswith(_PREFIX)]
+    except OSError:
+        return 0
+    return sum(_remove_if_abandoned(Path(entry.path)) for entry in entries)
+
+
+def _remove_if_abandoned(folder: Path) -> bool:
+    try:
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            return False
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:  # its process was killed before the lock existed, or after
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        return not folder.exists()
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(folder)
+    except OSError:  # in use, or on a file system without locks
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+def remove_own() -> None:
+    """Remove the temporary folders of this process, which is about to exit, and of its children, which are dead."""
+    for folder in list(_open):
+        _remove(folder)
+    for parent in list(_parents):
+        remove_abandoned(parent)
+
+
+def _forget() -> None:
+    """In a forked process: the folders are its parent's. A lock counts until all copies of its descriptor close."""
+    for lock in _open.values():
+        with contextlib.suppress(OSError):
+            os.close(lock)
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
