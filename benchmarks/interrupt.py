@@ -108,7 +108,7 @@ class Place:
 def interrupt(place: Place, moment: float) -> Outcome:
     """Run, and send Ctrl-C *moment* seconds after the command handles it."""
     process = place.start()
-    while process.poll() is None and not _handles_interrupts(process.pid):
+    while process.poll() is None and not handles_interrupts(process.pid):
         time.sleep(0.002)
     try:
         process.wait(moment)
@@ -137,7 +137,8 @@ def interrupt(place: Place, moment: float) -> Outcome:
     return Outcome(moment, where, latency, faults)
 
 
-def _handles_interrupts(pid: int) -> bool:
+def handles_interrupts(pid: int) -> bool:
+    """Return whether the process handles Ctrl-C: it then blocks the signal in its main thread."""
     try:
         found = _BLOCKED.search(Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
     except OSError:

@@ -7,9 +7,10 @@ import socket
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from tests.crawl.conftest import crawl
 from tests.crawl.test_fetcher import URL, failure_message, get, keep
 from tests.crawl.web import Answer, Web
-from vecap_tasks.config import parse_config
+from vecap_tasks.config import FetchConfig, parse_config
 from vecap_tasks.crawl.http.fetcher import Fetcher
 from vecap_tasks.crawl.http.ssrf import AddressGuard
 from vecap_tasks.errors import ConfigError, Failure
@@ -185,3 +186,31 @@ def test_proxy_environment_variables_are_ignored(web, fetch_config, monkeypatch)
         assert get(fetch_config()).content_type == "image/png"
         assert failure_message(fetch_config(), f"http://169.254.169.254:{web.port}/") == "forbidden_address: robots.txt"
         assert not proxy.request_counts
+
+
+@pytest.mark.parametrize(
+    ("agent", "real"),
+    [
+        (FetchConfig().user_agent, False),
+        ("bot/1 (+http://www.Example.com/bot)", False),
+        ("bot/1 (bot@crawler.test)", False),
+        ("bot/1 (+https://example.org/bot; me@lab.edu)", True),
+        ("bot/1 (+https://myexample.org/bot)", True),
+    ],
+)
+def test_a_contact_at_a_reserved_name_is_none(agent, real):
+    assert FetchConfig(user_agent=agent).has_contact == real
+
+
+def test_public_sites_are_not_contacted_without_a_contact(all_interfaces, fetch_config, configure, seeds, monkeypatch):
+    monkeypatch.setattr(AddressGuard, "allows", lambda self, address: True)  # as if 127.0.0.1 were public
+    all_interfaces.page("/", "<img src=a.png>")
+    connect_to = {"*.example": f"127.0.0.1:{all_interfaces.port}"}
+    fetch = {"connect_to": connect_to, "allow_networks": []}
+    with pytest.raises(ConfigError) as error:
+        crawl(configure(seeds("http://site.example/"), fetch))
+    assert str(error.value).startswith("crawl.fetch.user_agent has no contact of yours")
+    assert not all_interfaces.request_counts
+    fetch["user_agent"] = "bot/1 (+https://lab.edu/bot)"
+    crawl(configure(seeds("http://site.example/"), fetch))
+    assert all_interfaces.request_counts

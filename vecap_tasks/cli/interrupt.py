@@ -30,6 +30,10 @@ def install() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.signal(signal.SIGINT, lambda *_: _exit())  # a library may unblock the signal in a thread
     threading.Thread(target=_wait, name="interrupt", daemon=True).start()
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans become children of this process
 
 
 def wait_if_interrupted() -> None:
@@ -63,11 +67,7 @@ def _exit() -> None:
 
 def _kill_descendants() -> None:
     """Kill all descendants of this process, also those that are started meanwhile or lose their parent."""
-    import ctypes
-
     _forbid_children()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans become children of this process
     absent = 0
     for _ in range(_ROUNDS):
         found = _descendants()

@@ -12,6 +12,8 @@ from vecap_tasks.config.section import Runtime, Section
 
 # A product token, as in robots.txt, followed by a URL or an email address.
 _USER_AGENT = re.compile(r"[A-Za-z_-]+[ -~]*(https?://[^\s/]+\.[^\s/]|[^\s@(<]+@[^\s@]+\.[^\s@]+)[ -~]*")
+_CONTACT_HOST = re.compile(r"(?:https?://|@)([^\s/:;,()<>]+)")
+_RESERVED = re.compile(r"(?:.*\.)?(?:example\.(?:com|net|org|edu)|example|test|invalid|localhost)\.?", re.IGNORECASE)
 
 
 class WarcSource(Section):
@@ -89,7 +91,8 @@ class FetchConfig(Section):
 
     user_agent: str = Field(
         "vecap/0.1 (+https://example.org/vecap-bot; bot@example.org)",
-        description="User-Agent header. Its first word is the product token in robots.txt; include a contact.",
+        description="User-Agent header. Its first word is the product token in robots.txt; include your contact. The "
+        "default has none, so it is refused outside `allow_networks`.",
     )
     deadline: float = Field(30.0, gt=0, description="Seconds for one download, including retries.")
     max_bytes: int = Field(50_000_000, gt=0, description="Maximum body size in bytes; larger bodies fail.")
@@ -127,6 +130,11 @@ class FetchConfig(Section):
                 "give a name and a contact URL or email address, such as my-crawler/1.0 (+https://example.org/crawler)"
             )
         return agent
+
+    @property
+    def has_contact(self) -> bool:
+        """Whether a contact in `user_agent` can be real: not at example.org or another reserved name (RFC 2606)."""
+        return any(not _RESERVED.fullmatch(host) for host in _CONTACT_HOST.findall(self.user_agent))
 
     @field_validator("allow_networks")
     @classmethod

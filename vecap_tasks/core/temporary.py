@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,9 @@ _FILES = "files"
 _PREFIX = f"vecap-{hashlib.sha256(str(Path(__file__).parent).encode()).hexdigest()[:6]}-"
 
 _open: dict[Path, int] = {}  # folder -> descriptor of its lock; of this process
-_parents: set[Path] = set()  # folders in which this process creates temporary folders
+_parents: set[Path] = set()  # folders in which this process or its children create temporary folders
+_exiting = threading.Event()
+_ROUNDS = 3  # another thread may add a file to a folder that is being removed
 
 
 @contextmanager
@@ -43,6 +46,8 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
 def _create(parent: Path) -> Path:
     _parents.add(parent)
     while True:
+        if _exiting.is_set():
+            threading.Event().wait()
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         try:
             lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
@@ -69,8 +74,10 @@ def remove_abandoned(parent: Path | None = None) -> int:
 
     Returns how many were removed.
     """
+    parent = parent or Path(tempfile.gettempdir())
+    _parents.add(parent)
     try:
-        entries = [entry for entry in os.scandir(parent or tempfile.gettempdir()) if entry.name.startswith(_PREFIX)]
+        entries = [entry for entry in os.scandir(parent) if entry.name.startswith(_PREFIX)]
     except OSError:
         return 0
     return sum(_remove_if_abandoned(Path(entry.path)) for entry in entries)
@@ -99,7 +106,8 @@ def _remove_if_abandoned(folder: Path) -> bool:
 
 def remove_own() -> None:
     """Remove the temporary folders of this process, which is about to exit, and of its children, which are dead."""
-    for folder in list(_open):
+    _exiting.set()
+    for folder in list(_open) * _ROUNDS:
         _remove(folder)
     for parent in list(_parents):
         remove_abandoned(parent)

@@ -107,7 +107,7 @@ class Fetcher:
             limit=0,  # `Slots` limits connections
             resolver=self._resolver,
             ttl_dns_cache=int(self._config.dns_ttl),
-            socket_factory=AddressGuard(self._config.allow_networks).socket,
+            socket_factory=AddressGuard(self._config.allow_networks, self._config.has_contact).socket,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,

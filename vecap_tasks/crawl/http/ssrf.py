@@ -38,9 +38,13 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class AddressGuard:
-    """Creates sockets only to allowed IP addresses. *allow* lists networks in CIDR notation."""
+    """Creates sockets only to allowed IP addresses. *allow* lists networks in CIDR notation.
 
-    def __init__(self, allow: Iterable[str]) -> None:
+    Unless *has_contact*, which tells whether the user agent names one, only these networks are allowed.
+    """
+
+    def __init__(self, allow: Iterable[str], has_contact: bool = True) -> None:
+        self._has_contact = has_contact
         self._allow = tuple(ipaddress.ip_network(network, strict=False) for network in allow)
 
     def allows(self, address: str) -> bool:
@@ -53,16 +57,30 @@ class AddressGuard:
             return all(self._configured(inner) or _is_public(inner) for inner in embedded)
         return _is_public(ip)
 
+    def _is_configured(self, address: str) -> bool:
+        """Return whether *address*, or all IPv4 addresses to which it leads, are in the configured networks."""
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        embedded = _embedded_ipv4(ip)
+        return self._configured(ip) or (bool(embedded) and all(map(self._configured, embedded)))
+
     def _configured(self, ip: Address) -> bool:
         return any(ip in network for network in self._allow)
 
     def socket(
         self, address_info: tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
     ) -> socket.socket:
-        """Return a socket for *address_info*, a getaddrinfo result. Raises PermissionError if it is not allowed."""
+        """Return a socket for *address_info*, a getaddrinfo result.
+
+        Raises PermissionError if it is not allowed, and ConfigError if it requires a contact.
+        """
         family, kind, protocol, _, target = address_info
         if not self.allows(target[0]):
             raise PermissionError(errno.EACCES, f"{target[0]} is not a public address")
+        if not self._has_contact and not self._is_configured(target[0]):
+            raise ConfigError(
+                "crawl.fetch.user_agent has no contact of yours (example.org is reserved); set it to a name with your "
+                "URL or email address before you download from public sites"
+            )
         return socket.socket(family, kind, protocol)
 
 
