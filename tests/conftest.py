@@ -101,6 +101,7 @@ def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         [
             *(Path(sys.executable).with_name("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-filer", "-s3"),
             "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
             *("-master.volumeSizeLimitMB=64", "-volume.max=0", *(f"-{name}={port}" for name, port in ports.items())),
         ],
         stdout=(folder / "server.log").open("w"),

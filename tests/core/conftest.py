@@ -34,13 +34,12 @@ class Letters(Stage):
         return ShardOutput({"count.txt": None}, {"files": 1}, attachments=("page.html",))
 
 
-@pytest.fixture(params=["file", "s3", "seaweedfs"])
+@pytest.fixture(params=["file", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The root of an empty store, on a file system and on two S3 servers."""
+    """The root of an empty store, on a file system and on S3."""
     if request.param == "file":
         return str(tmp_path / "store")
-    server = request.getfixturevalue("s3_server" if request.param == "s3" else "seaweedfs_server")
-    return f"s3://{request.getfixturevalue('create_bucket')(server)}/some/prefix"
+    return f"s3://{request.getfixturevalue('s3_bucket')}/some/prefix"
 
 
 @pytest.fixture

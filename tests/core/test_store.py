@@ -21,6 +21,15 @@ from vecap_tasks.core.tables import connect
 from vecap_tasks.errors import VecapError
 
 
+@pytest.fixture(params=["file", "s3_server", "seaweedfs_server"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The root of an empty store, on a file system and on two S3 servers."""
+    if request.param == "file":
+        return str(tmp_path / "store")
+    bucket = request.getfixturevalue("create_bucket")(request.getfixturevalue(request.param))
+    return f"s3://{bucket}/some/prefix"
+
+
 def test_a_file_is_written_read_and_replaced(store: Store) -> None:
     store.put("d/v/a.txt", b"one")
     store.put("d/v/a.txt", b"two")
