@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from vecap_tasks.config import RowRules
 from vecap_tasks.core.private_data import HINT, has_private_data, rules_digest
-from vecap_tasks.core.word_lists import read_words
+from vecap_tasks.quality.word_lists import MAX_WORDS, all_words, known_words, words_digest
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,14 +33,15 @@ EXTENSION = "(?:jpe?g|png|gif|webp|tiff?|bmp|svg|avif|heic|ico|psd|jfif)"
 _TEXT_WITH_EXTENSION = rf"(?i)^(?:file:)?(\S.* .*?)\.{EXTENSION}$"
 _SPACE = r"[\s\p{Z}\p{Cc}\x{200B}\x{200E}\x{200F}\x{2060}\x{FEFF}]+"
 _THRESHOLD = re.compile(rf"@({'|'.join(RowRules.model_fields)})\b")
-# An AltText that consists only of these words does not describe the image.
-GENERIC = read_words("vecap_tasks.quality", "generic")
-BOILERPLATE = read_words("vecap_tasks.quality", "boilerplate")
 _CAMERA = (
     r"(?:(?:img|_mg|dsc[nf]?|pict|pxl|gopr|mvi|vid|screen ?shot|scan|whatsapp image|untitled|unnamed)"
     r"[ _-]*[0-9(][0-9 ._()x-]*(?:at [0-9. ]+)?(?:[ _-]*(?:[a-z]{1,2}|edit(?:ed)?|copy|final)[0-9]?)?"
-    r"|(?:photo|image|pic|picture|scan|untitled)[_-][0-9]+(?:[_-][a-z0-9]+)*|[ps][0-9]{5,})"
+    r"|(?:photo|image|pic|picture|scan|untitled)[_-][0-9]+(?:[_-][a-z0-9]+)*|[ps][0-9]{5,}"
+    r"|whatsapp[ -]\p{L}+ [0-9]{4}-[0-9]{2}-[0-9]{2} .*)"
 )
+_IDEOGRAPH = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]"
+_DIGIT_OR_IDEOGRAPH = rf"\p{{Nd}}|{_IDEOGRAPH}"
+_MAX_UNIT_CHARS = 3
 _HASH = r"(?:[0-9a-f]{12,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 
 
@@ -114,19 +115,12 @@ def all_matches(rules: Sequence[Rule], thresholds: RowRules) -> str:
     return f"list_filter([{cases}]::VARCHAR[], lambda name: name IS NOT NULL)"
 
 
-def _consists_of(words: frozenset[str]) -> str:
-    """Return SQL that is true if every word is a number or in *words*, and at least one is not a number.
-
-    A number may follow a word of two or more letters without a blank: `image001`.
-    """
-    known = "[" + ", ".join(literal(word) for word in sorted(words)) + "]"
-    number = r"'[0-9]+(?:x[0-9]+|px|k|mb)?'"
-    word = r"regexp_replace(w, '^([^0-9]{2,})[0-9]+$', '\1')"
-    other = f"NOT list_contains({known}, {word}) AND NOT regexp_full_match(w, {number})"
-    return f"letters > 0 AND len(words) > 0 AND len(list_filter(words, lambda w: {other})) = 0"
-
-
-_PRIVATE_DATA = f"has_private_data_{rules_digest()}"  # the name of the SQL function is part of the stage's fingerprint
+# Topics of the word lists. An AltText that consists only of their words does not describe the image.
+_GENERIC: tuple[str, ...] = ("generic",)
+_BOILERPLATE: tuple[str, ...] = ("generic", "boilerplate")
+# Names of SQL functions. A digest of what the function reads is a part, and so of the stage's fingerprint.
+_PRIVATE_DATA = f"has_private_data_{rules_digest()}"
+_CONSIST_OF = {topics: f"consist_of_{words_digest(topics)}" for topics in (_GENERIC, _BOILERPLATE)}
 
 
 def add_functions(connection: duckdb.DuckDBPyConnection) -> None:
@@ -137,6 +131,44 @@ def add_functions(connection: duckdb.DuckDBPyConnection) -> None:
         return has_private_data(raw) or (raw != text and has_private_data(text))
 
     connection.create_function(_PRIVATE_DATA, is_private, [VARCHAR, VARCHAR], BOOLEAN)
+    for topics, name in _CONSIST_OF.items():
+        known = known_words(topics)
+        connection.create_function(name, known.contain, [connection.list_type(VARCHAR)], BOOLEAN)
+
+
+def _consists_of(topics: tuple[str, ...]) -> str:
+    """Return SQL that is true if all words are of *topics* in one language.
+
+    The function is called only if the first and the last word are known, or have digits or ideographs.
+    """
+    known = _list(all_words(topics))
+    either = " AND ".join(
+        f"(replace({word}, 'i\u0307', 'i') IN {known} OR regexp_matches({word}, {literal(_DIGIT_OR_IDEOGRAPH)}))"
+        for word in ("words[1]", "words[-1]")
+    )
+    return f"CASE WHEN letters > 0 AND len(words) <= {MAX_WORDS} AND {either} THEN {_CONSIST_OF[topics]}(words) END"
+
+
+def _list(words: Sequence[str]) -> str:
+    return f"({', '.join(literal(word) for word in words)})"
+
+
+def _has_name() -> str:
+    """Return SQL that is true for a text with a name: `1967 Ford 427`, `NGC 4565`, `Bf 109 G-6`, `駅舎（2019年）`."""
+    words = all_words(("dates",))
+    known = _list(words)
+    # Up to two short words before a number of up to four digits: a type, a model or a catalog entry.
+    short_word = r"[\p{Latin}\p{Greek}\p{Cyrillic}]{1,5}"
+    designation = f"^(?:{short_word}[ -])?{short_word}[ -]?[0-9]{{1,4}}(?:[^0-9]|$)"
+    units = literal("|".join(word for word in words if not word.isascii() and len(word) <= _MAX_UNIT_CHARS))
+    return (
+        f"regexp_matches(text, {literal(designation)}) AND words[1] NOT IN {known}"
+        # With a number of five digits, a word of three letters is a part of a code: 51740 BLK.
+        rf" OR len(list_filter(words, lambda w: regexp_full_match(w, '[\p{{L}}\p{{M}}]{{3,}}')"
+        " AND (length(w) > 3 OR NOT regexp_matches(text, '[0-9]{5}'))"
+        f" AND NOT regexp_matches(w, {literal(_IDEOGRAPH)}) AND w NOT IN {known})) > 0"
+        f" OR regexp_matches(regexp_replace(text, {units}, '', 'g'), {literal(_IDEOGRAPH)})"
+    )
 
 
 def _drop_first_char(text: str) -> str:
@@ -146,6 +178,8 @@ def _drop_first_char(text: str) -> str:
     """
     return f"replace({text}, left({text}, 1), '')"
 
+
+_SHORT_WORDS = _list([word for word in all_words(_BOILERPLATE) if len(word) == 2])
 
 ALTTEXT_RULES: tuple[Rule, ...] = (
     Rule("missing", "no AltText on the page", "raw IS NULL", example="an `<img>` without `alt`"),
@@ -182,7 +216,8 @@ ALTTEXT_RULES: tuple[Rule, ...] = (
             OR regexp_matches(text, '(?i)<\?(?:php|xml|=)|\bfunction ?\w* ?\([^()]*\) ?\{'
                 '|\bdocument\.(?:add|all\b|body|cookie|create|domain|forms|get|head\b|images\b|location|on[a-z]|open|query|ready|referrer|title|url|write)'
                 '|\$\((?:["''.#]|document\b|this\b|window\b|function\b)|</?(?:div|img|span|a|p)\b'
-                '|^[\[{]["'']|\b(?:style|class|onclick|href|src) ?= ?["'']|%[a-z_]+%|\$\{|\bvar [a-z_]+ ?=')""",
+                '|^[\[{]["'']|\b(?:style|class|onclick|href|src) ?= ?["'']|%[a-z_]+%|\$\{|\bvar [a-z_]+ ?='
+                '|\\(?:displaystyle|textstyle|frac|begin|mathrm|mathbf|sqrt)\b')""",
         (
             "<br/>",
             "<img src='a.jpg'",
@@ -243,7 +278,7 @@ ALTTEXT_RULES: tuple[Rule, ...] = (
     Rule(
         "generic",
         "only words that fit any image, such as image, photo, logo or placeholder",
-        _consists_of(GENERIC),
+        _consists_of(_GENERIC),
         (
             "image",
             "Photo 3",
@@ -260,23 +295,24 @@ ALTTEXT_RULES: tuple[Rule, ...] = (
     Rule(
         "boilerplate",
         "only shop, menu or notice text that appears on every page",
-        _consists_of(BOILERPLATE | GENERIC),
+        _consists_of(_BOILERPLATE),
         ("Add to basket", "Buy now - FREE shipping | Best prices online", "Home | Shop | Contact | About us"),
         ("Beagle - FREE shipping", "shop window at night", "Order of the Garter"),
     ),
     Rule(
         "mostly_digits",
-        "more digits than letters, and fewer than two words",
-        r"digits > letters AND len(list_filter(words, lambda w: regexp_matches(w, '\p{L}{3}'))) < 2",
-        ("8626000031", "2019-04-20 12:07", "51740 A1"),
-        ("Boeing 747", "1980 Jeep CJ-7 for sale 101359225"),
+        "more digits than letters, and no name or designation",
+        f"CASE WHEN digits > letters THEN NOT ({_has_name()}) END",
+        ("8626000031", "2019-04-20 12:07", "51740 A1", "2019年3月", "12. März 2019", "No. 4411"),
+        ("Boeing 747", "1980 Jeep CJ-7 for sale 101359225", "NGC 4565", "B-52", "駅舎（2019年3月）"),
     ),
     Rule(
         "too_short",
-        "shorter than `min_alttext_chars`; an ideograph counts as three characters",
-        "length(text) + 2 * ideographs < @min_alttext_chars",
+        "shorter than `min_alttext_chars`; an ideograph counts as three characters; two capital letters are a name",
+        "length(text) + 2 * ideographs < @min_alttext_chars"
+        rf" AND NOT (regexp_full_match(text, '[\p{{Lu}}\p{{Nd}}]\p{{Lu}}') AND words[1] NOT IN {_SHORT_WORDS})",
         ("ab",),
-        ("cat", "猫"),
+        ("cat", "猫", "VW"),
     ),
     Rule(
         "language",
