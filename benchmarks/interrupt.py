@@ -4,9 +4,9 @@
 
 A small miniature web is crawled through all stages. Like a terminal, each interruption sends SIGINT to the whole
 process group, at a random time after the command handles it (about 0.1 s after its start, when Python has started). The
-next run continues the same version; when a run ends before its moment, its digests are compared with those of an
-uninterrupted run, and the next one starts with an empty store. A moment passes if the exit code is 130, standard error
-ends with the one line and has no traceback, and no process or temporary file is left. Exits with 1 if one fails.
+runs are interrupted five times in each store, which begins before crawl, quality, … in turn; the last run must end
+with the digests of an uninterrupted one. A moment passes if the exit code is 130, standard error ends with the one line
+and has no traceback, and no process or temporary file is left. Exits with 1 if one fails.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 import psutil
@@ -37,7 +38,8 @@ from vecap_tasks.local.definitions import is_listening
 
 LINE = "vecap: Interrupted; run the same command again to resume"
 IMAGES = 40
-EARLY, EARLY_SECONDS, LATE_SECONDS = 0.3, 2.0, 25.0  # share of moments during imports; longest times
+EARLY, EARLY_SECONDS, LATE_SECONDS = 0.3, 2.0, 20.0  # share of moments during imports; longest times
+PER_HOME = 5
 _MARK = "VECAP_INTERRUPT_DRILL"
 _STAGES = ("crawl", "quality", "rewrite", "assemble", "train", "evaluate")
 _BLOCKED = re.compile(r"^SigBlk:\s*([0-9a-f]+)$", re.MULTILINE)
@@ -185,23 +187,36 @@ def drill(count: int, seed: int, folder: Path) -> Iterator[Outcome]:
         expected = reference.digests()
         print(f"uninterrupted: {duration:.0f} s, {len(expected)} manifests", flush=True)
         yield ended
-        current = place()
         done = 0
-        while True:
-            last = done == count
-            longest = EARLY_SECONDS if chance.random() < EARLY else min(duration / 4, LATE_SECONDS)
-            moment = chance.uniform(0, longest)
-            outcome = interrupt(current, 3600 if last else moment)
-            if outcome.moment is None:
-                outcome.faults += _check(current.digests() == expected, "the digests differ")
-                outcome.faults += _check(not current.temporary(), f"temporary files left: {current.temporary()}")
-                shutil.rmtree(current.home)
-                current = place()
-            else:
+        for stage in cycle(_STAGES):
+            current = place()
+            _copy_until(stage, reference, current)
+            for _ in range(min(PER_HOME, count - done)):
+                longest = EARLY_SECONDS if chance.random() < EARLY else LATE_SECONDS
+                outcome = interrupt(current, chance.uniform(0, longest))
+                if outcome.moment is None:
+                    break
                 done += 1
+                yield outcome
+            else:
+                outcome = interrupt(current, 3600)
+            outcome.faults += _check(current.digests() == expected, "the digests differ")
+            outcome.faults += _check(not current.temporary(), f"temporary files left: {current.temporary()}")
             yield outcome
-            if last:
+            shutil.rmtree(current.home)
+            if done == count:
                 return
+
+
+def _copy_until(stage: str, source: Place, target: Place) -> None:
+    """Copy what *source* had before *stage*."""
+    if stage == _STAGES[0]:
+        return
+    shutil.copytree(source.home / "store", target.home / "store")
+    for later in _STAGES[_STAGES.index(stage) :]:
+        shutil.rmtree(target.home / "store" / "demo" / INTERVAL / later)
+    if stage in ("train", "evaluate"):  # otherwise nothing was recorded
+        shutil.copy(source.home / "mlflow.db", target.home)
 
 
 def main(arguments: list[str] | None = None) -> int:

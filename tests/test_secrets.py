@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import logging
@@ -16,6 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from tests.crawl.conftest import configure, fetch_config, seeds, stage_of, web  # noqa: F401 - fixtures
@@ -23,7 +25,7 @@ from tests.crawl.web import Answer, Web
 from tests.installation import REPOSITORY
 from vecap_tasks import redaction
 from vecap_tasks.cli.__main__ import main
-from vecap_tasks.config import Config, expand, parse_config
+from vecap_tasks.config import Config, expand, load_config, parse_config
 from vecap_tasks.core.executor import Job
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.errors import Failure, VecapError, format_error
@@ -183,6 +185,29 @@ def _leaks(folder: Path) -> list[str]:
     return found
 
 
+def _pages(file: Path, config: Config, overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Return the HTML of the pages for the crawl, by path."""
+    import tests.plugins.conftest  # noqa: F401 - sets Airflow's folders
+
+    app = importlib.import_module("vecap_airflow.pages.app")
+    changed = load_config(file.with_name("config.yaml"), overrides[1::2])
+    file.write_text(changed.model_dump_json(), encoding="utf-8")
+    monkeypatch.setenv("VECAP_CONFIG", str(file))
+    monkeypatch.setattr(app, "may_change", lambda user: False)
+    for dependency in (app.get_user, app.requires_view):
+        monkeypatch.setitem(app.app.dependency_overrides, dependency, lambda: None)
+    client = TestClient(app.app)
+    paths = [
+        f"/versions/{INTERVAL}/samples",
+        f"/versions/{INTERVAL}/quarantine",
+        f"/lineage?name={INTERVAL}",
+        "/versions",
+    ]
+    answers = {path: client.get(path) for path in [*paths]}
+    assert {path: answer.status_code for path, answer in answers.items()} == dict.fromkeys(paths, 200)
+    return {path: answer.text for path, answer in answers.items()}
+
+
 @pytest.mark.slow
 def test_the_canary_is_nowhere(
     web: Web,  # noqa: F811
@@ -216,6 +241,9 @@ def test_the_canary_is_nowhere(
     assert any(row["error_message"] for row in rows)
     assert list((home / "mlflow-artifacts").rglob("config.yaml"))
     assert _leaks(home) == []
+    for path, page in _pages(file.with_suffix(".pages.yaml"), config, overrides, monkeypatch).items():
+        assert "c4nary" not in page, path
+        assert "site.example" in page or path == "/versions", page
     output = capfd.readouterr()
     assert "${CANARY}" in output.out + output.err
     assert "c4nary" not in output.out + output.err

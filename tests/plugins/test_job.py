@@ -31,6 +31,20 @@ def test_the_interval_is_the_partition_key_or_the_parameter(key, param, interval
     assert interval_of_run(key, param) == interval
 
 
+def test_a_job_holds_no_secret_and_airflow_masks_them(tmp_path, monkeypatch):
+    masked = []
+    monkeypatch.setattr("vecap_airflow.job.mask_secret", masked.append)
+    monkeypatch.setenv("SITE_TOKEN", "c4nary-77Qx")
+    file = tmp_path / "config.yaml"
+    file.write_text(load_config(DEFAULT_CONFIG).model_dump_json())
+    job = Job.read(str(file), ["root=/data/${SITE_TOKEN}"], ["2026-01-01"])
+    body = job.to_xcom()
+    assert "/data/${SITE_TOKEN}" in json.dumps(body)
+    assert "c4nary" not in json.dumps(body)
+    Job.from_xcom(body).load()
+    assert "c4nary-77Qx" in masked
+
+
 def test_a_missing_or_conflicting_interval_is_an_error():
     with pytest.raises(ConfigError, match="trigger the run with a partition key or an interval"):
         interval_of_run(None, None)

@@ -103,10 +103,13 @@ def _descendants() -> list[int]:
             continue
         try:
             with open(f"/proc/{name}/stat", "rb") as stream:  # noqa: PTH123
-                state, parent = stream.read().rpartition(b")")[2].split()[:2]
+                fields = stream.read().rpartition(b")")[2].split()
         except OSError:
             continue
-        children.setdefault(int(parent), []).append(int(name) if state not in b"ZX" else -int(name))
+        state, parent, threads = fields[0], int(fields[1]), int(fields[17])
+        # The first thread of a process is a zombie while others still exit and hold its locks.
+        running = state not in b"ZX" or threads > 1
+        children.setdefault(parent, []).append(int(name) if running else -int(name))
     found, queue = [], [os.getpid()]
     while queue:
         for child in children.get(queue.pop(0), ()):
