@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
-from vecap_tasks.rewrite.screen.talk import is_head, is_opening, masked, matches, talk_of
+from vecap_tasks.rewrite.screen.talk import can_begin_with_head, is_head, is_opening, masked, matches, talks_of
 from vecap_tasks.rewrite.screen.text import QUOTED_CHARACTER, Answer, without_quotes, words
 
 _MAX_HEAD_CHARS = 220
@@ -35,6 +36,8 @@ def without_preamble(answer: Answer) -> str | None:
 
 def _preamble_end(answer: Answer) -> int:
     """Return the index after a preamble that ends with a colon, a dash, an opening quotation mark or an assent."""
+    if not can_begin_with_head(answer):
+        return 0
     text = masked(answer.text)
     for separator in _SEPARATOR.finditer(text, 0, _MAX_HEAD_CHARS):
         head = text[: separator.start()]
@@ -44,7 +47,7 @@ def _preamble_end(answer: Answer) -> int:
     first = _FIRST_SENTENCE.match(text)
     if first is None or answer.quotes(first.group()) or answer.text[first.end() : first.end() + 1].islower():
         return 0
-    return first.end() if is_opening(first.group(), talk_of(answer.settings.languages), ("assent",)) else 0
+    return first.end() if is_opening(first.group(), talks_of(answer.settings.languages), ("assent",)) else 0
 
 
 def preamble(answer: Answer) -> str | None:
@@ -65,6 +68,8 @@ def preamble(answer: Answer) -> str | None:
         before = _LAST_END.match(text, 0, match.start())
         if before is None or is_head(before.group(), answer):
             return "preamble"
+    if not can_begin_with_head(answer):
+        return None
     if _preamble_end(answer):
         return "preamble"
     alone = len(text) <= _MAX_HEAD_CHARS and is_head(text, answer, alone=True)
@@ -87,8 +92,25 @@ def prompt_leak(answer: Answer) -> str | None:
     if any(matches(answer, "leak", "closing")):
         return "prompt_leak"
     length = answer.settings.leak_words
+    if not _has_run(words(answer.text), _prompt_words(answer.prompt), length):
+        return None
     leaked = _ngrams(answer.text, length) & _prompt_ngrams(answer.prompt, length)
     return "prompt_leak" if leaked and leaked - _ngrams(answer.data, length) else None
+
+
+def _has_run(tokens: Iterable[str], known: frozenset[str], length: int) -> bool:
+    """Return whether *length* consecutive *tokens* are *known*, without which no n-gram of them is."""
+    run = 0
+    for token in tokens:
+        run = run + 1 if token in known else 0
+        if run >= length:
+            return True
+    return False
+
+
+@lru_cache(maxsize=16)
+def _prompt_words(prompt: str) -> frozenset[str]:
+    return frozenset(words(prompt))
 
 
 @lru_cache(maxsize=16)
