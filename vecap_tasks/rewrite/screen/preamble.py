@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from vecap_tasks.rewrite.screen.talk import can_begin_with_head, is_head, is_opening, masked, matches, talks_of
+from vecap_tasks.rewrite.screen.talk import begins, can_begin_with_head, is_head, is_opening, masked, matches, talks_of
 from vecap_tasks.rewrite.screen.text import QUOTED_CHARACTER, Answer, without_quotes, words
 
 _MAX_HEAD_CHARS = 220
@@ -14,7 +14,6 @@ _SEPARATOR = re.compile(
     rf"[:：]|[—–]+|-(?<=\s-)-?(?=\s)|{QUOTED_CHARACTER}(?<=[\s!.。！]{QUOTED_CHARACTER}){QUOTED_CHARACTER}*[.!。]?\Z"
 )
 _FIRST_SENTENCE = re.compile(r"[^.!。！]*[.!。！]+\s*")
-_LAST_END = re.compile(r".*[.!?。！？](?!\w)")
 _MARKS = " *_#"  # of Markdown
 
 
@@ -63,15 +62,13 @@ def preamble(answer: Answer) -> str | None:
     >>> preamble(Answer("Here is where the river bends"))
     >>> preamble(Answer("Certainly not a dog"))
     """
-    text = masked(answer.text)
-    for match in matches(answer, "preamble", "closing"):
-        before = _LAST_END.match(text, 0, match.start())
-        if before is None or is_head(before.group(), answer):
-            return "preamble"
+    if any(begins(match, answer) for match in matches(answer, "preamble", "closing")):
+        return "preamble"
     if not can_begin_with_head(answer):
         return None
     if _preamble_end(answer):
         return "preamble"
+    text = masked(answer.text)
     alone = len(text) <= _MAX_HEAD_CHARS and is_head(text, answer, alone=True)
     return "preamble" if alone and not answer.quotes(text) else None
 

@@ -23,13 +23,14 @@ _FOLDER = files(DATA).joinpath("data", "talk")
 LISTED = tuple(sorted(path.name.removesuffix(".txt") for path in _FOLDER.iterdir() if path.name.endswith(".txt")))
 _UNSPACED = frozenset({"zh", "ja", "ko"})  # words have no boundaries, or many endings
 _SENTENCE_END = re.compile(r"[.!?…。！？]+(?!\w)")
+_LAST_END = re.compile(r".*[.!?。！？](?!\w)")
 _QUOTATION_MARK = re.compile("[\"'“”„‘‚«»‹›「『《〈]")
 _DEFINITION = re.compile(r"([a-z_]+) *=")
 _WORD = re.compile(r"[^\W_]+")  # also splits at apostrophes
 _CJK = re.compile("[\u1100-\u11ff\u2e80-\ud7ff\uf900-\ufaff\uff00-\uffef]")
 _GROUP_IN_GROUP = re.compile(r"\{([a-z_]+)\}")
 _MAX_EMPTY_CHARS = 80
-_COMMON_KEY = 20  # a key of function words is as frequent as this many others
+_COMMON_KEY = 100  # a frequent key is as frequent as this many others
 _SHORT_KEY_CHARS = {True: 3, False: 1}  # of a frequent key, by whether spaces separate words
 _CACHED_WORDS = 65_536
 GROUPS = ("assent", "opening", "label", "result", "of_task", "small")
@@ -277,9 +278,26 @@ def _is_talk(sentence: str, talks: Talks, phrases: list[Phrase], last_openings: 
     first, comma, rest = sentence.partition(",")
     if comma and is_opening(first, talks):
         sentence = rest  # "Sure, 캡션": the opening can be English
-    return any(_has_only_head_words(sentence, talk, last_openings) for talk in talks.that_can_have(sentence)) or any(
-        phrase.pattern.search(sentence) for phrase in phrases
+    if any(_has_only_head_words(sentence, talk, last_openings) for talk in talks.that_can_have(sentence)):
+        return True
+    sentence = sentence.lstrip()
+    found = (phrase.pattern.search(sentence) for phrase in phrases)
+    return any(match is not None and _begins(sentence[: match.start()], talks) for match in found)
+
+
+def _begins(before: str, talks: Talks) -> bool:
+    """Return whether the text *before* a phrase has only words of preambles, or none."""
+    return not _WORD.search(before) or any(
+        all(map(talk.all_groups.has, talk.words(before))) for talk in talks.that_can_have(before)
     )
+
+
+def begins(match: re.Match[str], answer: Answer) -> bool:
+    """Return whether a phrase is at the start of the masked text, or only talk is before it."""
+    end = _LAST_END.match(match.string, 0, match.start())
+    start = end.end() if end else 0
+    talks = talks_of(answer.settings.languages)
+    return _begins(match.string[start : match.start()], talks) and (end is None or is_head(end.group(), answer))
 
 
 def _has_only_head_words(sentence: str, talk: Talk, last_openings: tuple[str, ...]) -> bool:
