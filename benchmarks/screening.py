@@ -132,6 +132,24 @@ def score(language: str, examples: Sequence[Example]) -> list[Score]:
     return [*scores, _together(language, examples)]
 
 
+def pooled(scores: Iterable[Score]) -> list[Score]:
+    """Return the sum over all languages (`*`) for each rule."""
+    by_rule: dict[str, list[Score]] = {}
+    for item in scores:
+        by_rule.setdefault(item.rule, []).append(item)
+    return [
+        Score(
+            "*",
+            rule,
+            sum(item.right for item in items),
+            tuple(text for item in items for text in item.wrong),
+            tuple(text for item in items for text in item.missed),
+            sum(item.kept for item in items),
+        )
+        for rule, items in by_rule.items()
+    ]
+
+
 def _counts(rule: str, example: Example) -> bool:
     """Return whether *example* shows how *rule* treats a good caption. Only examples of fusions are faithful ones."""
     return rule not in _FUSION_RULES or example.rule in _FUSION_RULES
@@ -208,8 +226,10 @@ def main() -> None:
             examples += loaded
             scores += score(language, loaded)
         shown = [item for item in scores if not arguments.rule or item.rule in arguments.rule]
+        total = [item for item in pooled(shown) if len(arguments.language or languages(part)) > 1]
         results += measures(part, shown)
-        print(f"{part}\n{table(shown)}\n")
+        results += measures(part, total)
+        print(f"{part}\n{table([*shown, *total])}\n")
         for item in shown if arguments.texts else ():
             print("\n".join(f"  {item.language} {item.rule} wrong:  {text}" for text in item.wrong))
             print("\n".join(f"  {item.language} {item.rule} missed: {text}" for text in item.missed))
