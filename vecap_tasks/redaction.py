@@ -118,6 +118,11 @@ def _form_pattern(form: str) -> str:
     return rf"(?<=[=]){re.escape(form)}(?![^&;#\s\"'<>)])"
 
 
+def any_known() -> bool:
+    """Return whether a secret is known."""
+    return _pattern is not None
+
+
 def values() -> list[str]:
     """Return the known secrets."""
     return list(_values.values())

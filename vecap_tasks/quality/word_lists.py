@@ -82,7 +82,7 @@ def _are_joined(words: Sequence[str], parts: frozenset[str], standalone: bool) -
 
 
 def _joins(word: str, parts: frozenset[str]) -> bool | None:
-    """Return whether *word* is a sequence of *parts* with one that stands alone, None if it is no such sequence."""
+    """Return whether *word* is a sequence of *parts* with one that stands alone, None for any other word."""
     if len(word) > _MAX_JOINED:
         return None
     reached: dict[int, bool] = {0: False}  # position -> whether a part before it stands alone

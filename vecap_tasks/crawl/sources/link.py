@@ -11,7 +11,7 @@ from vecap_tasks.core.manifest import Input
 from vecap_tasks.crawl.html.extract import PageContent
 from vecap_tasks.crawl.html.parser import FIGCAPTION_CHARS, LANGUAGE_CHARS, TITLE_CHARS
 from vecap_tasks.errors import Failure
-from vecap_tasks.redaction import conceal
+from vecap_tasks.redaction import any_known, conceal
 
 ALTTEXT_CHARS = 10_000  # the longest descriptions in textbooks have 4,000
 
@@ -82,6 +82,8 @@ def uid(url: str, alttext: str | None) -> str:
 
 def conceal_link(link: Link) -> Link:
     """Return *link* with `${NAME}` in place of secrets; its image is downloaded from `reveal(url)`."""
+    if not any_known():
+        return link
     texts = {name: value for name, value in link._asdict().items() if isinstance(value, str)}
     changed: dict[str, Any] = {name: clean for name, value in texts.items() if (clean := conceal(value)) != value}
     if link.alternatives and (alternatives := tuple(map(conceal, link.alternatives))) != link.alternatives:
