@@ -1,10 +1,6 @@
 """Ctrl-C: prints one line, kills the processes that the command started, and exits with 130.
 
-<<<<<<< ours
-The stages can be killed at any time, so nothing is unwound: an exception during an import, of a library's
-=======
 The stages can be killed at any time, so nothing is unwound: an exception during an import, in a library's
->>>>>>> theirs
 callback or of Dask's event loop would print tracebacks, be swallowed, or leave processes. A thread waits for the
 signal, which all other threads block, so that it works while the main thread is in native code. Child processes
 inherit the blocked signal: a terminal sends it to them, too, and only this process ends them.
