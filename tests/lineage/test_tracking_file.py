@@ -106,5 +106,5 @@ def test_reading_a_missing_database_creates_no_file(demo_config: Config) -> None
     with pytest.raises(VecapError, match=rf"^there is no MLflow database {re.escape(str(file))}; set mlflow"):
         walk(demo_config, "models:/demo-clip@champion")
     needed = needed_by_mlflow(demo_config, {"2026-01-01": "0" * 64})
-    assert needed["2026-01-01"].startswith("not recorded: there is no MLflow database")
+    assert needed["2026-01-01"].startswith("not recorded in MLflow: there is no MLflow database")
     assert not any(file.parent.glob("mlflow.db*"))

@@ -167,7 +167,7 @@ print(*[stage_class(name).name for name in STAGES])
 def test_fingerprints_and_commands_need_only_the_core() -> None:
     """A machine with one extra computes the fingerprints of all stages."""
     absent = {item.module for item in imports() if not packages_of(item.module) & packages("core")}
-    assert {"torch", "transformers", "cv2", "mlflow", "great_expectations", "pandas", "aiohttp", "psutil"} <= absent
+    assert {"torch", "transformers", "cv2", "mlflow", "great_expectations", "pandas", "aiohttp"} <= absent
     result = subprocess.run(
         [sys.executable, "-c", f"ABSENT = {sorted(absent)!r}\n{_LIGHT}"],
         cwd=REPOSITORY,

@@ -36,7 +36,7 @@ def test_a_retry_resumes_finished_batches(sandbox, rows, tmp_path, batches: int)
     manifest = finish(retry)
     assert manifest.digest == uninterrupted.digest
     notes, whole = manifest.provenance["notes"], uninterrupted.provenance["notes"]
-    assert notes["taken_over"] >= 16 * (batches - 1)  # minus the row without an image
+    assert notes["taken_over"] >= 16 * (batches - 2)  # the last batch of a model is smaller
     generated, needed = (sum(counts[f"{role}_captions"] for role in ("vlm", "llm")) for counts in (notes, whole))
     assert generated + notes["taken_over"] == needed
     assert stage.store.folders(f"{stage.folder}/_shards") == []

@@ -162,7 +162,7 @@ def needed_by_mlflow(config: Config, versions: Mapping[str, str]) -> dict[str, s
         with open_tracking(config, create=False) as tracking:
             return _needed_versions(config.dataset, tracking, versions)
     except NoDatabase as error:
-        return dict.fromkeys(versions, f"not recorded: {error}")
+        return dict.fromkeys(versions, f"not recorded in MLflow: {error}")
 
 
 def _needed_versions(dataset: str, tracking: Tracking, versions: Mapping[str, str]) -> dict[str, str]:

@@ -61,7 +61,7 @@ _PARTICLES = read_words(DATA, "name_particles")
 _PUNCTUATION = ".,;:!?…\"'“”„‚‘’«»‹›()[]{}–—-|/*&¿¡、。・「」"
 
 # Chosen on the captions of `python -m benchmarks.languages`.
-_MIN_WORDS = 3
+_MIN_WORDS = 4
 _FEW_WORDS = 6  # fewer words are often a title, and need more evidence
 _MIN_TOP = 0.2  # probability of the most likely other language; the mean of a text as it is and in lower case
 _MIN_TOP_FEW = 0.5
