@@ -198,7 +198,8 @@ def test_a_match_always_has_the_keys_of_its_phrase(language: str) -> None:
         text = masked(example.answer.text)
         keys = talks_of((language,)).keys(text)
         for phrase in (phrase for found in talk.phrases.values() for phrase in found):
-            if example.verdict != "keep" and not text.isascii() and phrase.pattern.search(text):
+            consulted = language not in ("ja", "ko", "zh") or not text.isascii()
+            if example.verdict != "keep" and consulted and phrase.pattern.search(text):
                 assert all(not required.isdisjoint(keys) for required in phrase.keys), (text, phrase.expression)
 
 
