@@ -20,9 +20,11 @@ READERS = (
     "crawl/sources/sitemap.py", "crawl/sources/table_rows.py", "crawl/sources/url_list.py", "crawl/sources/warc.py",
     "crawl/sources/wat.py", "crawl/sources/wat_record.py", "crawl/sources/webdataset.py", "crawl/warc/gzip_reader.py",
     "crawl/warc/records.py", "evaluate/sets/captions.py", "evaluate/sets/classes.py", "evaluate/sets/types.py",
-    "rewrite/backends/openai_errors.py", "rewrite/prompt.py", "rewrite/screen/content.py", "core/private_data.py",
-    "rewrite/screen/grounding.py", "rewrite/screen/language.py", "rewrite/screen/preamble.py",
-    "rewrite/screen/refusal.py", "rewrite/screen/shape.py", "rewrite/screen/text.py", "train/data/samples.py",
+    "core/private_data.py", "rewrite/backends/openai_errors.py", "rewrite/delimiters.py", "rewrite/prompt.py",
+    "rewrite/sanitize.py", "rewrite/screen/content.py", "rewrite/screen/expansions.py", "rewrite/screen/fragment.py",
+    "rewrite/screen/grounding.py", "rewrite/screen/language.py", "rewrite/screen/names.py",
+    "rewrite/screen/numbers.py", "rewrite/screen/overlap.py", "rewrite/screen/preamble.py",
+    "rewrite/screen/shape.py", "rewrite/screen/talk.py", "rewrite/screen/text.py", "train/data/samples.py",
 )  # fmt: skip
 _MAX_SECONDS = 5.0  # CPU time of one input
 _SAVE_EVERY = 100  # inputs

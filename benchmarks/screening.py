@@ -198,15 +198,23 @@ def _share(value: float, bounds: tuple[float, float]) -> str:
     return f"{value:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
-def measures(part: str, scores: Iterable[Score]) -> list[Measure]:
-    """Return the scores in the format of all benchmarks."""
+def measures(subject: str, part: str, scores: Iterable[Score]) -> list[Measure]:
+    """Return the scores of *subject* in the format of all benchmarks."""
     found = []
     for item in scores:
         conditions = f"{part}: {item.right} right, {len(item.wrong)} wrong, {len(item.missed)} missed"
         for name, value in (("precision", item.precision), ("recall", item.recall)):
-            label = f"screening {item.language} {item.rule} {name}, {part}"
+            label = f"{subject} {item.language} {item.rule} {name}, {part}"
             found.append(Measure(label, "share", round(value, 4), None, 1.0, conditions))
     return found
+
+
+def print_texts(scores: Iterable[Score]) -> None:
+    """Print the texts that rules got wrong or missed."""
+    for item in scores:
+        for kind, texts in (("wrong: ", item.wrong), ("missed:", item.missed)):
+            for text in texts:
+                print(f"  {item.language} {item.rule} {kind} {text}")
 
 
 def main() -> None:
@@ -227,12 +235,11 @@ def main() -> None:
             scores += score(language, loaded)
         shown = [item for item in scores if not arguments.rule or item.rule in arguments.rule]
         total = [item for item in pooled(shown) if len(arguments.language or languages(part)) > 1]
-        results += measures(part, shown)
-        results += measures(part, total)
+        results += measures("screening", part, shown)
+        results += measures("screening", part, total)
         print(f"{part}\n{table([*shown, *total])}\n")
-        for item in shown if arguments.texts else ():
-            print("\n".join(f"  {item.language} {item.rule} wrong:  {text}" for text in item.wrong))
-            print("\n".join(f"  {item.language} {item.rule} missed: {text}" for text in item.missed))
+        if arguments.texts:
+            print_texts(shown)
     cost = microseconds(examples)
     conditions = f"median of {_ROUNDS} rounds over {len(examples)} examples, one process"
     results.append(Measure("screening one text", "µs", round(cost, 1), None, None, conditions))

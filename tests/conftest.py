@@ -109,14 +109,18 @@ def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 120
-        while http_probe(url) is None:
-            assert time.monotonic() < deadline, (folder / "server.log").read_text()
-            time.sleep(0.2)
+        _await_answer(url, folder / "server.log", 120)
         yield url
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait(60)
+
+
+def _await_answer(url: str, log: Path, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while http_probe(url) is None:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
 
 
 def _seaweedfs_ports() -> dict[str, int]:
@@ -153,10 +157,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + 400
-        while http_probe(f"{url}/health") is None:
-            assert time.monotonic() < deadline, (home / "server.log").read_text()
-            time.sleep(0.2)
+        _await_answer(f"{url}/health", home / "server.log", 400)
         yield url
     finally:
         os.killpg(server.pid, signal.SIGTERM)

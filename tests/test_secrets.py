@@ -94,7 +94,7 @@ def test_stored_urls_name_the_variable_and_lead_back_to_the_image(monkeypatch: p
 
 
 def test_log_records_and_tracebacks_are_redacted(
-    demo_config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    demo_config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CANARY_TOKEN", CANARY)
     values = demo_config.model_dump() | {"root": "${CANARY_TOKEN}/store"}
@@ -108,9 +108,11 @@ def test_log_records_and_tracebacks_are_redacted(
             raise ValueError(f"bad header {CANARY}")
         except ValueError:
             logger.exception("failed: %s", {"url": f"http://a.example/?x={CANARY}"})
+        logger.error("two values: %s %s", CANARY)  # logging prints the arguments of such a call
     finally:
         logger.removeHandler(handler)
-    assert "c4nary" not in out.getvalue()
+    assert "c4nary" not in out.getvalue() + capsys.readouterr().err
+    assert "two values: %s %s ('${CANARY_TOKEN}',)" in out.getvalue()
     assert "ValueError: bad header ${CANARY_TOKEN}" in out.getvalue()
 
 

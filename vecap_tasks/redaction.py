@@ -164,7 +164,8 @@ def redact_record(record: logging.LogRecord) -> logging.LogRecord:
     """Redact the message and traceback of *record* in place, and return it."""
     try:
         message = record.getMessage()
-    except Exception:  # its arguments do not fit; logging reports that
+    except Exception:  # its arguments do not fit: logging would print them
+        record.msg, record.args = redact(f"{record.msg} {record.args!r}"), ()
         return record
     if (clean := redact(message)) != message:
         record.msg, record.args = clean, ()

@@ -65,6 +65,11 @@ def test_invisible_characters_do_not_hide_private_data() -> None:
     assert has_private_data("212\u200b-555\u2011\u200b0142")
 
 
+@pytest.mark.parametrize("code", [0x34F, 0x180B, 0x2063, 0xFE0F, 0xE0020])
+def test_ignorable_characters_do_not_hide_private_data(code: int) -> None:
+    assert has_private_data(f"call 212{chr(code)}-555-{chr(code)}0142")
+
+
 def test_pages_hide_a_text_with_private_data_even_if_it_is_escaped() -> None:
     assert hide("Call 212-555-0142") == HIDDEN
     assert hide("jane&#64;example.com") == HIDDEN

@@ -15,6 +15,7 @@ from functools import cache
 from html import unescape
 from importlib.resources import files
 
+from vecap_tasks.core.invisible import IGNORABLE
 from vecap_tasks.core.word_lists import read_table
 
 HIDDEN = "(hidden: contains private data)"
@@ -30,7 +31,8 @@ _CONTEXT = 48  # characters read before a number
 _FOLD = str.maketrans(
     dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u30fc", "-")
     | dict.fromkeys("•·∙⋅・", ".")
-    | {"\u200b": "", "\u200c": "", "\u200d": "", "\u2060": "", "\ufeff": "", "\u00ad": "", "\u2044": "/", "\u2215": "/"}
+    | dict.fromkeys(IGNORABLE, "")
+    | {"\u2044": "/", "\u2215": "/"}
 )
 _FOLDED = re.compile(f"[{''.join(map(chr, _FOLD))}\uff01-\uff5e\u00a0\u2000-\u200a\u202f\u3000]|(?![0-9])\\d")
 _CJK = "\u2e80-\ud7ff"

@@ -18,13 +18,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vecap_tasks.config import ScreenConfig
-from vecap_tasks.rewrite.screen.content import markup, url
+from vecap_tasks.rewrite.screen.content import markup, private_data, url
 from vecap_tasks.rewrite.screen.grounding import drops_vec, invented
 from vecap_tasks.rewrite.screen.identification import MODEL
 from vecap_tasks.rewrite.screen.language import language
-from vecap_tasks.rewrite.screen.preamble import preamble, prompt_leak, without_preamble
-from vecap_tasks.rewrite.screen.private import private_data
-from vecap_tasks.rewrite.screen.refusal import refusal
+from vecap_tasks.rewrite.screen.preamble import preamble, prompt_leak, refusal, without_preamble
 from vecap_tasks.rewrite.screen.shape import cut_off, empty, loop, too_long
 from vecap_tasks.rewrite.screen.text import Answer, Rule
 

@@ -1,4 +1,4 @@
-"""Rules for assistant talk around the caption: preambles such as "Sure! Here is …", and leaks of the prompt."""
+"""Rules for assistant talk: refusals, preambles such as "Sure! Here is …", and leaks of the prompt."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from vecap_tasks.rewrite.screen.talk import begins, can_begin_with_head, is_head, is_opening, masked, matches, talks_of
+from vecap_tasks.rewrite.screen.talk import (
+    begins,
+    can_begin_with_head,
+    is_empty_answer,
+    is_head,
+    is_opening,
+    masked,
+    matches,
+    talks_of,
+)
 from vecap_tasks.rewrite.screen.text import QUOTED_CHARACTER, Answer, without_quotes, words
 
 _MAX_HEAD_CHARS = 220
@@ -118,3 +127,24 @@ def _prompt_ngrams(prompt: str, length: int) -> frozenset[tuple[str, ...]]:
 def _ngrams(text: str, length: int) -> frozenset[tuple[str, ...]]:
     tokens = words(text)
     return frozenset(tokens[index : index + length] for index in range(len(tokens) - length + 1))
+
+
+def refusal(answer: Answer) -> str | None:
+    """Reject refusals, empty answers, requests for the image, and self-descriptions of an assistant.
+
+    The phrases are in the section `refusal` of `data/talk`. Quoted text and text of the sources do not count.
+
+    >>> refusal(Answer("I'm sorry, but I cannot see the image."))
+    'refusal'
+    >>> refusal(Answer("As an AI language model, I don't have eyes."))
+    'refusal'
+    >>> refusal(Answer("There is no image provided."))
+    'refusal'
+    >>> refusal(Answer("null"))
+    'refusal'
+    >>> refusal(Answer("A white shirt that reads Sorry I'm late, I didn't want to come"))
+    >>> refusal(Answer("Sorry I'm late, I didn't want to come t-shirt in black"))
+    >>> refusal(Answer("I can't keep calm, I'm a teacher mug on a desk"))
+    >>> refusal(Answer("As an AI researcher, Jane Roe speaks on a stage"))
+    """
+    return "refusal" if is_empty_answer(answer) or any(matches(answer, "refusal")) else None
