@@ -27,6 +27,28 @@ with temporary_folder() as folder, Store(sys.argv[1]).workspace() as work:
     time.sleep(600)
 """
 
+# Exits as after Ctrl-C while another thread removes a folder with many files.
+EXIT_DURING_REMOVAL = """
+import os, threading, time
+from vecap_tasks.core.temporary import remove_own, temporary_folder
+
+created, leave = threading.Event(), threading.Event()
+
+def work():
+    with temporary_folder() as folder:
+        for number in range(20_000):
+            (folder / str(number)).touch()
+        created.set()
+        leave.wait()
+
+threading.Thread(target=work).start()
+created.wait()
+leave.set()
+time.sleep(0.02)
+remove_own()
+os._exit(0)
+"""
+
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -75,4 +97,9 @@ def test_a_forked_process_leaves_the_folders_of_its_parent(scratch: Path) -> Non
         os.waitpid(child, 0)
         assert remove_abandoned() == 0
         assert folder.is_dir()
+    assert list(scratch.iterdir()) == []
+
+
+def test_an_exit_while_a_thread_removes_its_folder_leaves_nothing(scratch: Path) -> None:
+    subprocess.run([sys.executable, "-c", EXIT_DURING_REMOVAL], cwd=REPOSITORY, check=True)
     assert list(scratch.iterdir()) == []

@@ -24,7 +24,9 @@ _PREFIX = f"vecap-{hashlib.sha256(str(Path(__file__).parent).encode()).hexdigest
 
 _open: dict[Path, int] = {}  # folder -> descriptor of its lock; of this process
 _parents: set[Path] = set()  # folders in which this process or its children create temporary folders
+_creating = threading.Lock()  # while a folder exists that is not in `_open` yet
 _exiting = threading.Event()
+_CREATING_SECONDS = 1.0  # a handler of a signal may interrupt the thread that has the lock
 _ROUNDS = 3  # another thread may add a file to a folder that is being removed
 
 
@@ -37,17 +39,22 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
         files.mkdir()
         yield files
     finally:
-        lock = _open.pop(folder, None)
-        if lock is not None:  # otherwise this process was forked in the block
+        if folder in _open:  # otherwise this process was forked in the block
             _remove(folder)
-            os.close(lock)
+            os.close(_open.pop(folder))
 
 
 def _create(parent: Path) -> Path:
     _parents.add(parent)
+    with _creating:
+        if not _exiting.is_set():
+            return _create_locked(parent)
     while True:
-        if _exiting.is_set():
-            threading.Event().wait()
+        threading.Event().wait()
+
+
+def _create_locked(parent: Path) -> Path:
+    while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         try:
             lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
@@ -64,6 +71,8 @@ def _create(parent: Path) -> Path:
 def _remove(folder: Path) -> None:
     """Remove *folder*, its lock last, so that an interruption leaves it to `remove_abandoned`."""
     shutil.rmtree(folder / _FILES, ignore_errors=True)
+    if (folder / _FILES).exists():  # a thread still adds files
+        return
     with contextlib.suppress(OSError):
         (folder / _LOCK).unlink(missing_ok=True)
         folder.rmdir()
@@ -107,6 +116,7 @@ def _remove_if_abandoned(folder: Path) -> bool:
 def remove_own() -> None:
     """Remove the temporary folders of this process, which is about to exit, and of its children, which are dead."""
     _exiting.set()
+    _creating.acquire(timeout=_CREATING_SECONDS)
     for folder in list(_open) * _ROUNDS:
         _remove(folder)
     for parent in list(_parents):
@@ -115,6 +125,8 @@ def remove_own() -> None:
 
 def _forget() -> None:
     """In a forked process: the folders are its parent's. A lock counts until all copies of its descriptor close."""
+    global _creating  # another thread of the parent may have it
+    _creating = threading.Lock()
     for lock in _open.values():
         with contextlib.suppress(OSError):
             os.close(lock)
