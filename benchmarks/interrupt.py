@@ -128,6 +128,8 @@ def interrupt(place: Place, moment: float) -> Outcome:
         process.kill()
         code = process.wait()
     latency = time.monotonic() - start
+    if code == 0:  # all work was done before
+        return Outcome(None, "end", latency)
     errors = (place.home / "stderr").read_text(encoding="utf-8")
     lines = errors.splitlines()
     left, temporary = place.processes(), place.temporary()
