@@ -34,6 +34,27 @@ ACCOUNTS = (
     "IBAN GB29 NWBK 6016 1331 9268 19", "FR1420041010050500013M02606 on a form", "Card 4111 1111 1111 1111",
     "5500-0000-0000-0004", "a form with 123-45-6789", "passport number 123456789", "driver's license D123-4567-8901",
 )  # fmt: skip
+LINKS = (
+    "https://example.org/call/+49-171-1234567", "call https://example.org/tel/%2B49%20171%201234567 now",
+    "callto:0171-1234567", "tel:+491711234567", "see tel:2125550142", "sms:+12125550142", "facetime:+12125550142",
+    "https://wa.me/491711234567", "wa.me/491711234567", "https://example.org/call/0171 1234567",
+    "https://api.whatsapp.com/send?phone=491711234567", "example.org/call/2125550142", "https://a.example/?tel=01711234567",
+    "www.example.org/contact/212-555-0142", "mailto:jane%40example.com", "mailto:jane@example.com?subject=Hi",
+    "https://example.org/?x=1&email=jane%40example.com", "https://example.org/u/jane@example.com/1.jpg",
+    "<a href='tel:+49-171-1234567'>", "https://a.example/iban/GB29NWBK60161331926819",
+)  # fmt: skip
+OTHER_LINKS = (
+    "https://shop.example/phone/1234567", "https://example.org/mobile/4006381333932", "a.org/contact/2019/04/123456",
+    "https://shop.example/mobile-phone-12345678.html", "https://example.org/mobile/2019/04/20/123456.jpg",
+    "https://www.example.com/photo/4111111111111111", "https://a.example/photo?fbid=4111111111111111&set=a.1",
+    "https://news.example/2019-04-20/call-for-papers-2019-1234567", "https://shop.tel/12345678",
+    "https://a.example/550e8400-e29b-41d4-a716-446655440000.jpg", "https://a.example/web/20190420120705/x",
+    "https://a.example/photos/2019/04/20/12345678-1234567.jpg", "https://a.example/img_20190420_120705.jpg?w=1200",
+    "https://www.example.com/photos/12345678@N00/1234567890", "https://maps.example/@40.7128,-74.0060,15z",
+    "https://cdn.example/npm/pkg@1.2.3/dist.js", "https://a.example/@someone/title-1234567890",
+    "https://doi.org/10.1000/123456.7890123", "https://a.example/100%25/20%20off", "https://a.example/text/1234567.txt",
+    "https://a.example/dp/B00FLYWNYQ/ref=sr_1_1?qid=1571234567&sr=8-1", "https://a.example/watch?v=dQw4w9WgX&t=1234567",
+)  # fmt: skip
 OTHER = (
     "A Boeing 747-400 and a 737-800", "Lego 42115-1, 3696 pieces", "ISBN-13: 978-3-16-148410-0", "ISSN 2049-3630",
     "EAN 4006381333932", "UPC 036000291452", "1920x1080 wallpaper", "300 600 1200 dpi", "1914-1918",
@@ -50,12 +71,12 @@ OTHER = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("text", [*PHONE_NUMBERS, *EMAILS, *ACCOUNTS])
+@pytest.mark.parametrize("text", [*PHONE_NUMBERS, *EMAILS, *ACCOUNTS, *LINKS])
 def test_private_data_is_found(text: str) -> None:
     assert has_private_data(text)
 
 
-@pytest.mark.parametrize("text", OTHER)
+@pytest.mark.parametrize("text", [*OTHER, *OTHER_LINKS])
 def test_other_numbers_are_kept(text: str) -> None:
     assert not has_private_data(text)
 
@@ -70,6 +91,11 @@ def test_ignorable_characters_do_not_hide_private_data(code: int) -> None:
     assert has_private_data(f"call 212{chr(code)}-555-{chr(code)}0142")
 
 
+def test_entities_do_not_hide_private_data() -> None:
+    assert has_private_data("jane&#64;example.com")
+    assert has_private_data("call &#50;&#49;2-555&hyphen;0142")
+
+
 def test_pages_hide_a_text_with_private_data_even_if_it_is_escaped() -> None:
     assert hide("Call 212-555-0142") == HIDDEN
     assert hide("jane&#64;example.com") == HIDDEN
@@ -78,7 +104,23 @@ def test_pages_hide_a_text_with_private_data_even_if_it_is_escaped() -> None:
 
 @pytest.mark.parametrize(
     "part",
-    ["0 1 ", "a@", "+1 ", "(", "one two ", "1-", "a at ", "a.b@", "at dot ", "[a.b-", "AB12 ", "アット", "phone 1 "],
+    [
+        "0 1 ",
+        "a@",
+        "+1 ",
+        "(",
+        "one two ",
+        "1-",
+        "a at ",
+        "a.b@",
+        "at dot ",
+        "[a.b-",
+        "AB12 ",
+        "アット",
+        "phone 1 ",
+        "a.example/1/",
+        "%40",
+    ],
 )
 def test_the_time_grows_linearly(part: str) -> None:
     text = (part * 20_000)[:40_000]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core.test_private_data import ACCOUNTS, EMAILS, OTHER, PHONE_NUMBERS
+from tests.core.test_private_data import ACCOUNTS, EMAILS, LINKS, OTHER, OTHER_LINKS, PHONE_NUMBERS
 from tests.quality.factories import crawled, judge
 from vecap_tasks.config import RowRules
 from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES
@@ -160,9 +160,9 @@ def test_cleaning_is_idempotent(texts):
 
 
 def test_private_data_is_found_in_sql_as_in_generated_texts():
-    found = problems([*PHONE_NUMBERS, *EMAILS, *ACCOUNTS])
+    found = problems([*PHONE_NUMBERS, *EMAILS, *ACCOUNTS, *LINKS])
     assert {problem for problem, _ in found} == {"private_data"}
-    assert "private_data" not in {problem for problem, _ in problems([*OTHER])}
+    assert "private_data" not in {problem for problem, _ in problems([*OTHER, *OTHER_LINKS])}
 
 
 def test_private_data_in_markup_or_entities_is_found():

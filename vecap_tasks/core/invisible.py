@@ -1,6 +1,9 @@
-"""Characters without a visible glyph, with which a text can hide what it says from a search."""
+"""Characters without a visible glyph and look-alikes, with which a text can hide what it says from a search."""
 
 from __future__ import annotations
+
+import re
+import unicodedata
 
 # Default_Ignorable_Code_Point of DerivedCoreProperties.txt, Unicode 17.0: characters without a visible glyph.
 _DEFAULT_IGNORABLE = (
@@ -9,3 +12,20 @@ _DEFAULT_IGNORABLE = (
     *((0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF)),
 )
 IGNORABLE = frozenset(code for first, last in _DEFAULT_IGNORABLE for code in range(first, last + 1))
+
+# Characters that are written for ASCII digits, hyphens and dots, and invisible ones.
+_FOLD = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u30fc", "-")
+    | dict.fromkeys("•·∙⋅・", ".")
+    | dict.fromkeys(IGNORABLE, "")
+    | {"\u2044": "/", "\u2215": "/"}
+)
+_FOLDED = re.compile(f"[{''.join(map(chr, _FOLD))}\uff01-\uff5e\u00a0\u2000-\u200a\u202f\u3000]|(?![0-9])\\d")
+
+
+def fold(text: str) -> str:
+    """Return *text* with ASCII digits, hyphens and dots, and without invisible characters."""
+    if not _FOLDED.search(text):
+        return text
+    text = unicodedata.normalize("NFKC", text.translate(_FOLD)).translate(_FOLD)
+    return "".join(str(unicodedata.digit(c)) if not c.isascii() and c.isdecimal() else c for c in text)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Iterable
 from functools import cache
 from html import unescape
 from importlib.resources import files
+from urllib.parse import unquote
 
-from vecap_tasks.core.invisible import IGNORABLE
+from vecap_tasks.core.invisible import fold
 from vecap_tasks.core.word_lists import read_table
 
 HIDDEN = "(hidden: contains private data)"
-_PACKAGE = "vecap_tasks.core"
+DATA = "vecap_tasks.core"
 _MIN_DIGITS = 5  # of the shortest local number after a telephone word
 _MIN_PHONE_DIGITS = 7
 _MAX_BETWEEN = 3
@@ -27,14 +27,6 @@ _MIN_CODE = 6  # characters of the number of a document
 _MIN_DIGIT_WORDS = 3  # in a number that is spelled out
 _CONTEXT = 48  # characters read before a number
 
-# Characters that are written for ASCII digits, hyphens and dots, and invisible ones.
-_FOLD = str.maketrans(
-    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u30fc", "-")
-    | dict.fromkeys("•·∙⋅・", ".")
-    | dict.fromkeys(IGNORABLE, "")
-    | {"\u2044": "/", "\u2215": "/"}
-)
-_FOLDED = re.compile(f"[{''.join(map(chr, _FOLD))}\uff01-\uff5e\u00a0\u2000-\u200a\u202f\u3000]|(?![0-9])\\d")
 _CJK = "\u2e80-\ud7ff"
 _BESIDE_CJK = re.compile(f"(?<=[{_CJK}])(?=[0-9+(a-zA-Z])|(?<=[0-9)])(?=[{_CJK}])")
 _DIGIT = re.compile("[0-9]")
@@ -44,14 +36,25 @@ _NAME = r"(?<![\w.+-])[\w.+-]+"
 _EMAIL = re.compile(
     rf"{_NAME} ?[\[({{<]?@[\])}}>]? ?(?!\d+x\.)(?:[\w-]+\.)+(?!(?:{_IMAGE})\b)[^\W\d_]{{2,}}", re.IGNORECASE
 )
+# A URL, and the ids in it: numbers in the path after a word that does not call, and long numbers in the query.
+_LINK = re.compile(
+    r"(?<![\w.-])(?:[a-z][a-z0-9+-]{1,20}://|(?:mailto|tel|sms|callto):|www\."
+    r"|(?:[a-z0-9-]{1,63}\.){1,8}(?:com|org|net|edu|gov|info|biz|dev|app|example)/)\S+",
+    re.IGNORECASE,
+)
+_LINK_IDS = re.compile(
+    r"(?<![a-z.])([a-z.]+)[/-]([1-9]\d*(?:/\d+)*)(?=[/?#.&]|$)|(?<==)\d{14,}(?![\d-])", re.IGNORECASE
+)
+_CALLS = frozenset(("call", "callto", "dial", "sms", "tel", "wa.me", "whatsapp"))
+_MIN_LINK_DIGITS = 9  # of a telephone number without separators in a path
 _TLD = "(?:com|org|net|edu|gov|info|biz|dev|app|example|[a-z]{2})"
 
 
 @cache
 def _tables() -> dict[str, dict[str, str]]:
     """Return the tables of words by language."""
-    names = sorted(file.name for file in files(_PACKAGE).joinpath("data", "private").iterdir())
-    return {name: read_table(_PACKAGE, f"private/{name}") for name in (file.removesuffix(".txt") for file in names)}
+    names = sorted(file.name for file in files(DATA).joinpath("data", "private").iterdir())
+    return {name: read_table(DATA, f"private/{name}") for name in (file.removesuffix(".txt") for file in names)}
 
 
 def _phrases(key: str) -> dict[str, tuple[str, ...]]:
@@ -125,9 +128,10 @@ _DOT_WORDS = frozenset(_all(_phrases("dot")))
 _UNSPACED_AT = tuple(sorted(word for word in _all(_phrases("at")) if _unspaced(word[0])))
 
 _OPEN, _CLOSE = r"[\[({<（［｛＜]", r"[\])}>）］｝＞]"
-# Every text with private data matches this pattern, in the syntax of RE2: a cheap first check in SQL.
+# Every text with private data and without HTML entities matches this pattern, in the syntax of RE2: a cheap first check
+# in SQL.
 HINT = (
-    rf"(?i)[@＠﹫]|{_OPEN} ?(?:a|\.|{_alternatives(_all(_phrases('at')) | _DOT_WORDS)}) ?{_CLOSE}"
+    rf"(?i)[@＠﹫]|%40|{_OPEN} ?(?:a|\.|{_alternatives(_all(_phrases('at')) | _DOT_WORDS)}) ?{_CLOSE}"
     rf"|\s(?:{_alternatives(_DOT_WORDS)})\s|{_alternatives(_UNSPACED_AT)}"
     rf"|(?:(?:{_alternatives(_DIGIT_WORDS)}|\p{{Nd}}{{1,4}})[\s,.-]+){{3}}|(?:\p{{Nd}}\P{{Nd}}*){{5}}"
 )
@@ -197,13 +201,20 @@ _CODE = re.compile(r"(?<!\w)(?=(?:[A-Z -]*\d){4})[A-Z0-9]{2,12}(?:[ -][A-Z0-9]{2
 def has_private_data(text: str) -> bool:
     """Return whether *text* contains an email address, telephone number, or number of an account or document.
 
+    HTML entities and the percent-encoding of URLs are decoded.
+
     >>> [has_private_data(text) for text in ("jane(at)studio.example", "Tel.: 01/5550123", "212-555-0142")]
     [True, True, True]
+    >>> [has_private_data(text) for text in ("https://a.example/call/+49-171-1234567", "mailto:jane%40studio.example")]
+    [True, True]
     >>> [has_private_data(text) for text in ("logo@2x.png", "ISBN 978-0-340-82975-2", "12.05.2019 - 14.05.2019")]
     [False, False, False]
     """
+    text = unescape(text) if "&" in text else text
     if not text.isascii():
-        text = _BESIDE_CJK.sub(" ", _fold(text) if _FOLDED.search(text) else text)
+        text = _BESIDE_CJK.sub(" ", fold(text))
+    if "/" in text or ":" in text:
+        text = _LINK.sub(_plain_link, text)
     if "@" in text and _EMAIL.search(text):
         return True
     words = text.lower().split()
@@ -218,6 +229,16 @@ def has_private_data(text: str) -> bool:
     return sum(word.strip(",.-") in _DIGIT_WORDS for word in words) >= _MIN_DIGIT_WORDS and _has_spelled_number(text)
 
 
+def _plain_link(link: re.Match[str]) -> str:
+    """Return a URL without percent-encoding and without the ids in its path."""
+    return _LINK_IDS.sub(_without_ids, unquote(link.group()))
+
+
+def _without_ids(path: re.Match[str]) -> str:
+    word, ids = path.groups(default="")
+    return path.group() if word.lower() in _CALLS and len(ids) >= _MIN_LINK_DIGITS else word
+
+
 def _may_spell_email(text: str, words: list[str]) -> bool:
     return (
         not _BRACKETS.isdisjoint(text)
@@ -228,23 +249,23 @@ def _may_spell_email(text: str, words: list[str]) -> bool:
 
 def hide(text: str | None) -> str | None:
     """Return *text*, or a notice instead of a text with private data. For pages and reports that show texts."""
-    private = text is not None and (has_private_data(text) or ("&" in text and has_private_data(unescape(text))))
-    return HIDDEN if private else text
+    return HIDDEN if text is not None and has_private_data(text) else text
 
 
 @cache
 def rules_digest() -> str:
     """Return a digest of all patterns and phrases, 16 hex digits."""
-    patterns = (_EMAIL, _SPELLED_EMAIL, _SHAPE, _NO_PHONE, _RUN, _LOCAL, _DATE, _SPELLED_NUMBER, _IBAN, _CARD, _CODE)
+    patterns = (
+        *(_LINK, _LINK_IDS, _EMAIL, _SPELLED_EMAIL, _SHAPE, _NO_PHONE, _FIVE_PAIRS, _RUN, _LOCAL, _DATE),
+        *(_THOUSANDS, _SPELLED_NUMBER, _SOCIAL_SECURITY, _IBAN, _CARD, _CODE),
+    )
     endings = (_PHONE_WORDS, _BETWEEN, _OFFER, _REFERENCE, _DOCUMENT)
-    parts = [*(item.pattern for item in patterns), *(phrase for item in endings for phrase in item.phrases)]
+    parts = [
+        *(item.pattern for item in patterns),
+        *(phrase for item in endings for phrase in item.phrases),
+        *sorted(_CALLS),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _fold(text: str) -> str:
-    """Return *text* with ASCII digits, hyphens and dots, and without invisible characters."""
-    text = unicodedata.normalize("NFKC", text.translate(_FOLD)).translate(_FOLD)
-    return "".join(str(unicodedata.digit(c)) if not c.isascii() and c.isdecimal() else c for c in text)
 
 
 def _has_phone_shape(text: str) -> bool:
