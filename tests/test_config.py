@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DEMO
-from vecap_tasks.config import MixtureConfig, Runtime, Section, expand, expand_optional, load_config, read_yaml
+from vecap_tasks.config import Config, MixtureConfig, Runtime, Section, expand, expand_optional, load_config, read_yaml
+from vecap_tasks.config.recorded import with_current_names
 from vecap_tasks.errors import ConfigError
 
 
@@ -33,6 +34,15 @@ def test_moving_and_scaling_do_not_change_the_identity(home: Path) -> None:
     there = load_config(DEMO, ["root=s3://bucket/x", "dask.workers=64", "crawl.fetch.connections=500"])
     assert here.identity() == there.identity()
     assert here.identity() != load_config(DEMO, ["rewrite.vlm.max_new_tokens=7"]).identity()
+
+
+@pytest.mark.parametrize("name", ["off", "disabled_rules"])
+def test_a_recorded_configuration_that_disables_private_data_stays_readable(name: str) -> None:
+    recorded = load_config(DEMO).model_dump(mode="json")
+    recorded["rewrite"]["screen"].pop("disabled_rules")
+    recorded["rewrite"]["screen"][name] = ["url", "private_data"]
+    config = Config.model_validate(with_current_names(recorded))
+    assert config.rewrite.screen.disabled_rules == ("url",)
 
 
 DEVICES = ["rewrite.vlm.device={}", "rewrite.llm.device={}", "train.device={}", "evaluate.device={}"]

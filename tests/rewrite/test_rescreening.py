@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
 
+from vecap_tasks.config import ScreenRule
 from vecap_tasks.core.samples import Row as PageRow
 from vecap_tasks.core.schemas import ATTEMPT, CAPTIONS, SAMPLES
 from vecap_tasks.rewrite import captioner, screen
 from vecap_tasks.rewrite.stage import Rewrite
 
-LOOSE = {"disabled_rules": sorted(set(screen.RULES) - {"empty"}), "strip_preamble": False}
+LOOSE = {"disabled_rules": sorted(set(get_args(ScreenRule)) - {"empty"}), "strip_preamble": False}
 
 
 def finish(stage: Rewrite) -> dict[str, int]:
@@ -75,11 +76,17 @@ def test_only_the_retries_of_newly_rejected_texts_are_generated(sandbox, rows) -
     ]
 
 
-def test_a_changed_revision_of_the_rules_screens_again(sandbox, rows, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("REVISION", screen.REVISION + 1), ("lists_digest", lambda *packages: "changed")]
+)
+def test_changed_rules_and_lists_screen_again(sandbox, rows, monkeypatch, name: str, value: Any) -> None:
     first, second = versions(sandbox, rows, {}, {})
     finish(first)
-    monkeypatch.setattr(screen, "REVISION", screen.REVISION + 1)
-    notes = finish(Rewrite(second.config, second.version))
+    unchanged = second.fingerprint
+    monkeypatch.setattr(screen, name, value)
+    changed = Rewrite(second.config, second.version)
+    assert changed.fingerprint != unchanged
+    notes = finish(changed)
     assert notes["vlm_captions"] == notes["llm_captions"] == 0
     assert notes["rescreened"] > 0
 

@@ -3,13 +3,18 @@
 import doctest
 import importlib
 import pkgutil
+import shutil
 import time
 import typing
+from importlib.resources import files
 
 import pytest
 
 from benchmarks.screening import PARTS, languages, pooled, read_examples, score
-from vecap_tasks.config import ScreenConfig, ScreenRule
+from tests.conftest import DEMO
+from vecap_tasks.config import ScreenConfig, ScreenRule, load_config
+from vecap_tasks.core.word_lists import lists_digest
+from vecap_tasks.errors import ConfigError
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen_alttext, screen_vec, screen_vecap
@@ -32,8 +37,14 @@ def test_rule_docstrings_show_rejected_and_kept_texts() -> None:
         assert any(not example.want and name in example.source for example in examples), name
 
 
-def test_the_configuration_lists_all_rules() -> None:
-    assert typing.get_args(ScreenRule) == tuple(RULES)
+def test_all_rules_but_private_data_can_be_disabled() -> None:
+    assert typing.get_args(ScreenRule) == tuple(rule for rule in RULES if rule != "private_data")
+    with pytest.raises(ConfigError) as exc_info:
+        load_config(DEMO, ["rewrite.screen.disabled_rules=[url, private_data]"])
+    assert str(exc_info.value) == (
+        f"{DEMO}: rewrite.screen.disabled_rules: private_data cannot be disabled, because texts with private data are "
+        "never published; remove it"
+    )
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -104,7 +115,9 @@ def test_a_text_at_the_token_limit_is_cut_off_unless_an_earlier_rule_applies() -
 )
 def test_an_alttext_that_becomes_the_caption_is_screened(alttext: str, problem: str | None) -> None:
     assert screen_alttext(alttext).problem == problem
-    assert screen_alttext(alttext, ScreenConfig(disabled_rules=tuple(RULES))).problem is None
+    is_private = problem == "private_data"
+    disabled = ScreenConfig(disabled_rules=typing.get_args(ScreenRule))
+    assert screen_alttext(alttext, disabled).problem == (problem if is_private else None)
 
 
 def test_a_text_without_its_preamble_is_screened() -> None:
@@ -153,10 +166,30 @@ def test_thresholds_are_configurable(settings, text: str, problem: str | None) -
 def test_screening_settings_are_part_of_the_identity() -> None:
     values = ScreenConfig().model_dump(mode="json")
     values["off"] = values.pop("disabled_rules")
-    assert screen.identity(ScreenConfig()) == {"revision": screen.REVISION, "language_model": MODEL} | values
+    assert screen.identity(ScreenConfig()) == screen.rules_identity() | {"language_model": MODEL} | values
     for without in (ScreenConfig(languages=()), ScreenConfig(disabled_rules=("language",))):
         assert "language_model" not in screen.identity(without)
     assert screen.identity(ScreenConfig(max_words=60)) != screen.identity(ScreenConfig())
+
+
+def test_a_changed_list_changes_the_identity(tmp_path, monkeypatch) -> None:
+    copies = {screen.DATA: "screening_lists", screen.PRIVATE_DATA: "private_lists"}
+    for package, name in copies.items():
+        shutil.copytree(str(files(package).joinpath("data")), tmp_path / name / "data")
+        (tmp_path / name / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    before = screen.rules_identity()
+    monkeypatch.setattr(screen, "DATA", "screening_lists")
+    monkeypatch.setattr(screen, "PRIVATE_DATA", "private_lists")
+    assert screen.rules_identity() == before
+    for name in ("private_lists/data/private/en.txt", "screening_lists/data/talk/de.txt"):
+        digest = lists_digest.__wrapped__(*copies.values())
+        with (tmp_path / name).open("a") as file:
+            file.write("# a comment\n")
+        assert lists_digest.__wrapped__(*copies.values()) == digest
+        with (tmp_path / name).open("a") as file:
+            file.write("new: word\n")
+        assert lists_digest.__wrapped__(*copies.values()) != digest
 
 
 def test_rules_accept_unusual_texts_without_errors() -> None:

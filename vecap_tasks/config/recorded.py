@@ -30,11 +30,14 @@ _NAMES = {
 }
 _VALUES = {("evaluate.ties", "against"): "pessimistic", ("train.model.preprocess", "usual"): "default"}
 
+_DISABLED_RULES = ("rewrite.screen.off", "rewrite.screen.disabled_rules")
+
 
 def with_current_names(section: dict[str, Any], path: str = "") -> dict[str, Any]:
     """Return a recorded configuration, or its part at *path*, with current setting names and values.
 
-    `device: auto` and `precision: auto` of 0.1.0 are dropped: the stages no longer accept `auto`.
+    `device: auto` and `precision: auto` of 0.1.0 are dropped, because the stages no longer accept `auto`; so is
+    `private_data` in the disabled screening rules, because that rule always applies.
     """
     result: dict[str, Any] = {}
     for name, value in section.items():
@@ -45,5 +48,7 @@ def with_current_names(section: dict[str, Any], path: str = "") -> dict[str, Any
             value = with_current_names(value, full)
         elif isinstance(value, str):
             value = _VALUES.get((full, value), value)
+        elif full in _DISABLED_RULES and isinstance(value, list | tuple):
+            value = [rule for rule in value if rule != "private_data"]
         result[_NAMES.get(full, name)] = value
     return result

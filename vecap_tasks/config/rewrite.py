@@ -112,6 +112,7 @@ class ModelConfig(Section):
         return {names.get(name, name): value for name, value in values if name not in ("model", "prompt", *_MACHINE)}
 
 
+# Rules that can be disabled: all but `private_data`.
 ScreenRule = Literal[
     "empty",
     "refusal",
@@ -120,7 +121,6 @@ ScreenRule = Literal[
     "markup",
     "loop",
     "url",
-    "private_data",
     "language",
     "too_long",
     "cut_off",
@@ -132,7 +132,7 @@ ScreenRule = Literal[
 class ScreenConfig(Section):
     """Thresholds of the screening rules for generated texts; see `vecap_tasks.rewrite.screen`."""
 
-    disabled_rules: tuple[ScreenRule, ...] = Field((), description="Rules to skip.")
+    disabled_rules: tuple[ScreenRule, ...] = Field((), description="Rules to skip. `private_data` always applies.")
     languages: tuple[Annotated[str, Field(pattern="^[a-z]{2}$")], ...] = Field(
         ("en",), description="ISO 639-1 codes of the allowed caption languages; empty allows all."
     )
@@ -143,6 +143,15 @@ class ScreenConfig(Section):
     )
     max_new_names: int = Field(0, ge=0, description="Maximum names and numbers of a VeCap that no source contains.")
     strip_preamble: bool = Field(True, description="Remove a preamble and keep the caption, instead of rejecting both.")
+
+    @field_validator("disabled_rules", mode="before")
+    @classmethod
+    def _keeps_private_data(cls, rules: Any) -> Any:
+        if isinstance(rules, list | tuple) and "private_data" in rules:
+            raise ValueError(
+                "private_data cannot be disabled, because texts with private data are never published; remove it"
+            )
+        return rules
 
 
 class RewriteConfig(Section):

@@ -83,7 +83,7 @@ class Rewrite(Stage):
                 identity[role] |= {"prompt_digest": prompt.digest}
             else:
                 identity[f"{role}_prompt_digest"] = prompt.digest
-        return identity | {"screening": screen.REVISION}
+        return identity | {"screening": screen.rules_identity()}
 
     def inputs(self) -> list[Input]:
         models = [Input("model", found.name, found.digest, found.bytes) for found in self._models.values()]

@@ -8,8 +8,9 @@
     grounding          drops_vec, invented: only for fused captions
 
 The rules are this project's own. They favor precision: rejecting a good caption costs as much as keeping a bad one.
-`python -m benchmarks.screening` measures each rule on labeled examples. Increase `REVISION` when a result changes;
-captions screened by another revision are screened again.
+`python -m benchmarks.screening` measures each rule on labeled examples. Increase `REVISION` when a change of the code,
+here or in `core/private_data.py`, changes a result; changed lists count by themselves. Captions screened by another
+revision or with other lists are screened again.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vecap_tasks.config import ScreenConfig
+from vecap_tasks.core.private_data import DATA as PRIVATE_DATA
+from vecap_tasks.core.word_lists import lists_digest
 from vecap_tasks.rewrite.screen.content import markup, private_data, url
 from vecap_tasks.rewrite.screen.grounding import drops_vec, invented
 from vecap_tasks.rewrite.screen.identification import MODEL
 from vecap_tasks.rewrite.screen.language import language
 from vecap_tasks.rewrite.screen.preamble import preamble, prompt_leak, refusal, without_preamble
 from vecap_tasks.rewrite.screen.shape import cut_off, empty, loop, too_long
-from vecap_tasks.rewrite.screen.text import Answer, Rule
+from vecap_tasks.rewrite.screen.text import DATA, Answer, Rule
 
-REVISION = 4
+REVISION = 5
 STRIPPED = "preamble_stripped"
 _MAX_CHARS = 4_000  # of a text that the rules read; `max_words` can raise it
 
@@ -89,8 +92,13 @@ def screen_alttext(text: str, settings: ScreenConfig = _DEFAULTS) -> Screened:
     return screen(Answer(text, settings=settings.model_copy(update={"disabled_rules": tuple(sorted(skipped))})))
 
 
+def rules_identity() -> dict[str, Any]:
+    """Return the revision of the rules and a digest of their lists and of those of private data, as JSON values."""
+    return {"revision": REVISION, "lists": lists_digest(DATA, PRIVATE_DATA)}
+
+
 def identity(settings: ScreenConfig) -> dict[str, Any]:
-    """Return the rules' revision and settings, which determine all results, as JSON values.
+    """Return the identity of the rules and the settings, which determine all results, as JSON values.
 
     The model of the rule `language` is included if the rule applies. `disabled_rules` keeps its name of 0.1.0, `off`,
     so that captions of that release are reused.
@@ -98,4 +106,4 @@ def identity(settings: ScreenConfig) -> dict[str, Any]:
     names = {"disabled_rules": "off"}
     values = {names.get(name, name): value for name, value in settings.identity().items()}
     applies = settings.languages and "language" not in settings.disabled_rules
-    return {"revision": REVISION} | values | ({"language_model": MODEL} if applies else {})
+    return rules_identity() | values | ({"language_model": MODEL} if applies else {})
