@@ -10,10 +10,12 @@ import pytest
 from tests.train.factories import Texts, configure, publish_version, run, scene_image
 from tests.train.test_training_data import SHUFFLED, STREAMED, open_data, read_batches
 from vecap_tasks.cli.__main__ import main
+from vecap_tasks.core.manifest import digest
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import verify_version
 from vecap_tasks.errors import ConfigError, CorruptError, VecapError
+from vecap_tasks.train.data import mixture_builder
 from vecap_tasks.train.data.mixture import Mixture, read_mixture
 from vecap_tasks.train.data.mixture_builder import check_mixture, load_mixture
 
@@ -209,6 +211,57 @@ def test_unusable_samples_of_external_tars_are_skipped_and_counted(home, reading
     assert len(uids) == 30
     assert sum(uids.values()) == 31, "another sample replaces the truncated image"
     assert read_batches(open_data(config, version, "vecap")) == [((0, 0, 0), rows)]
+
+
+def test_samples_with_private_data_in_a_text_are_skipped_and_counted(home, capsys, reading):
+    private = ["call 212-555-0142", "jane&#64;example.com", "https://a.example/call/+49-171-1234567"]
+    samples = [external_sample(f"{n:09d}", f"picture {n}") for n in range(8)]
+    samples += [external_sample(f"{n:09d}", text) for n, text in enumerate(private, start=8)]
+    samples.append(external_sample("000000011", "a short text", several=["one", "write to jane@example.com"]))
+    samples.append(external_sample("000000012", "a field that is not read", other="jane@example.com"))
+    write_tar(home / "theirs" / "a.tar", samples)
+    version = publish_version(configure(home), [Texts() for _ in range(4)])
+    texts = {"alttext": "txt", "vec": "json.several"}
+    source = {"kind": "tars", "paths": [f"{home}/theirs/*.tar"], "texts": texts, "arm": "alttext"}
+    config = with_mixture(home, OWN_VERSION, source, epochs=1, batch_size=13, **reading)
+    mixture = load_mixture(config, version.name)
+    [tar] = mixture.sources[1].tars
+    assert (tar.samples, dict(tar.skipped), tar.usable["alttext"]) == (13, {"private_data": 4}, 9)
+    [(_, rows)] = read_batches(open_data(config, version, "vecap"))
+    assert len(rows) == 13, "four of the version, nine of the tar"
+    file = home / "config.yaml"
+    file.write_text(config.model_dump_json().replace('"../', f'"{config.base.parent}/'))
+    assert main(["mixture", "show", "--config", str(file), "both"]) == 0
+    assert f"skipped in {home}/theirs/*.tar: 4 private_data\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rules", [None, "0123456789abcdef"])
+def test_a_record_made_without_the_current_rules_for_private_data_is_not_trained_on(home, monkeypatch, rules):
+    version = publish_version(configure(home), [Texts() for _ in range(4)])
+    sources = OWN_VERSION, external_source(home)
+    config = with_mixture(home, *sources)
+    with monkeypatch.context() as patched:
+        patched.setattr(mixture_builder, "rules_digest", lambda: rules)
+        recorded = load_mixture(config, version.name)
+    assert load_mixture(config, version.name) == recorded, "still readable, with its digest"
+    assert check_mixture(config, recorded) == []
+    with pytest.raises(VecapError, match=r"00000\.tar were recorded without .*; record the mixture under another name"):
+        open_data(config, version, "vecap")
+    again = with_mixture(home, *sources, name="again")
+    assert load_mixture(again, version.name).digest != recorded.digest
+    assert open_data(again, version, "vecap").samples == 24
+
+
+def test_records_of_earlier_releases_keep_their_digest(home):
+    version = publish_version(configure(home), [Texts() for _ in range(4)])
+    mixture = load_mixture(with_mixture(home, OWN_VERSION, external_source(home)), version.name)
+    body = json.loads(mixture.to_json())
+    for tar in body["sources"][1]["tars"]:
+        del tar["rules"]
+    del body["seal"]
+    old = Mixture.from_json(json.dumps(body | {"seal": digest(body)}).encode(), "old")
+    files = [[tar.path.rpartition("/")[2], tar.bytes, tar.check] for tar in old.sources[1].tars]
+    assert old.sources[1].digest == digest(files)
 
 
 def test_texts_are_read_from_the_configured_fields(home):

@@ -49,7 +49,8 @@ class RecordedVersion:
 class RecordedTar:
     """One tar of a source. `check` is `sha256:…` of its bytes, or S3's `etag:…`.
 
-    `usable` counts the samples with a text by arm, `skipped` the samples that no arm can use by reason.
+    `usable` counts the samples with a text by arm, `skipped` the samples that no arm can use by reason. `rules` is the
+    digest of the rules that found private data in the texts, None in a record of a release that did not search them.
     """
 
     path: str
@@ -58,6 +59,7 @@ class RecordedTar:
     samples: int
     usable: Mapping[Arm, int]
     skipped: Mapping[str, int]
+    rules: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,9 @@ class RecordedTars:
 
     @property
     def digest(self) -> str:
-        """The sha256 (64 hex digits) of the tars' file names, sizes and checks; folders do not enter it."""
-        return digest([[PurePosixPath(tar.path).name, tar.bytes, tar.check] for tar in self.tars])
+        """The sha256 (64 hex digits) of the tars' file names, sizes, checks and rules; folders do not enter it."""
+        recorded = ([PurePosixPath(tar.path).name, tar.bytes, tar.check, tar.rules] for tar in self.tars)
+        return digest([values if values[-1] else values[:-1] for values in recorded])
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -169,8 +172,8 @@ def record_mixture(store: Store, dataset: str, mixture: Mixture) -> None:
     existing = Mixture.from_json(store.read(file), file)
     if existing.digest != mixture.digest:
         raise PermanentError(
-            f"mixture {mixture.name} already exists with other sources or weights (digest {existing.digest[:12]}, not "
-            f"{mixture.digest[:12]}); mixtures are immutable, use another name"
+            f"mixture {mixture.name} already exists with other sources or weights, or other rules for private "
+            f"data (digest {existing.digest[:12]}, not {mixture.digest[:12]}); mixtures are immutable, use another name"
         )
 
 

@@ -13,6 +13,7 @@ from vecap_tasks.config import REMOTE_SCHEMES, Arm, Config, MixtureConfig, TarSo
 from vecap_tasks.core.files import DigestReader, SourceFile, find_files
 from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.object_storage import open_bucket
+from vecap_tasks.core.private_data import rules_digest
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Store, open_filesystem
 from vecap_tasks.core.tables import connect, create_view
@@ -92,7 +93,10 @@ def _etags(folders: Collection[str]) -> dict[str, str]:
 def count_tars(
     tars: Iterable[FoundTar], texts: Mapping[Text, str], known: Sequence[RecordedTar], threads: int
 ) -> tuple[RecordedTar, ...]:
-    """Count the samples of all tars; *known* counts are reused for tars with the same name, size and ETag."""
+    """Count the samples of all tars; *known* counts are reused for tars with the same name, size and ETag.
+
+    A mixture is immutable, so its counts are reused with the rules for private data that they were made with.
+    """
     known_tars = {(tar.path, tar.bytes): tar for tar in known}
 
     def count(tar: FoundTar) -> RecordedTar:
@@ -115,9 +119,8 @@ def _count_tar(tar: FoundTar, texts: Mapping[Text, str]) -> RecordedTar:
         for sample in parse_samples(stream, shard.name, fields, stats, own=False):
             for arm in usable:
                 usable[arm] += has_text(sample, arm)
-    return RecordedTar(
-        tar.file.name, tar.file.size, tar.check, stats.samples, usable, dict(sorted(stats.skipped.items()))
-    )
+    skipped = dict(sorted(stats.skipped.items()))
+    return RecordedTar(tar.file.name, tar.file.size, tar.check, stats.samples, usable, skipped, rules_digest())
 
 
 def load_mixture(config: Config, version: str | None) -> Mixture | None:
@@ -291,6 +294,11 @@ def _tar_source(config: Config, part: RecordedTars, arm: Arm) -> Source:
             or (current.etag is not None and current.check != tar.check)
         ):
             raise CorruptError(f"{tar.path} is missing or changed after the mixture was recorded; restore it")
+        if tar.rules != rules_digest():
+            raise PermanentError(
+                f"the texts of {tar.path} were recorded without this release's rules for private data; record the "
+                "mixture under another name"
+            )
         shards.append(current.shard(tar.usable))
     texts = {text: (field,) for text, field in part.texts.items()}
     mixed_p = config.train.mixed_p if part.mixed_p is None else part.mixed_p

@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 from vecap_tasks.config import Arm, Text
 from vecap_tasks.core.files import BlockStream
 from vecap_tasks.core.json_reader import parse_json
+from vecap_tasks.core.private_data import has_private_data
 from vecap_tasks.core.tar import MAX_TEXT, Member, read_groups
 from vecap_tasks.errors import CorruptError
 
@@ -202,6 +203,8 @@ def _parse_sample(
     for text, candidates in fields.items():
         found = (_variants(stream, members, values, text_field) for text_field in candidates)
         texts[text] = next((variants for variants in found if variants), ())
+        if not own and any(map(has_private_data, texts[text])):
+            raise _SkippedError("private_data")
     # External samples use DataComp's `uid`, otherwise a hash of tar name and key.
     uid = values.get("uid")
     if not isinstance(uid, str) or not uid or _SURROGATE.search(uid):
