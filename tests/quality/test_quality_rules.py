@@ -165,6 +165,11 @@ def test_private_data_is_found_in_sql_as_in_generated_texts():
     assert "private_data" not in {problem for problem, _ in problems([*OTHER, *OTHER_LINKS])}
 
 
+def test_invisible_characters_and_look_alikes_do_not_hide_private_data_in_sql():
+    texts = ["jane [a\xadt] example [d\xadot] org", "jane ａｔ mail ｄｏｔ example ｄｏｔ net", "beispiel • – 50"]
+    assert [problem for problem, _ in problems(texts)] == ["private_data", "private_data", None]
+
+
 def test_private_data_in_markup_or_entities_is_found():
     texts = ['<a href="mailto:jane@shop.example">Bakery</a>', "jane&#64;shop.example", "Bakery &amp; caf&eacute;"]
     assert [problem for problem, _ in problems(texts)] == ["private_data", "private_data", None]

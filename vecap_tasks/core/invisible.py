@@ -14,18 +14,22 @@ _DEFAULT_IGNORABLE = (
 IGNORABLE = frozenset(code for first, last in _DEFAULT_IGNORABLE for code in range(first, last + 1))
 
 # Characters that are written for ASCII digits, hyphens and dots, and invisible ones.
+_HYPHENS, _DOTS, _SLASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u30fc", "•·∙⋅・", "\u2044\u2215"
 _FOLD = str.maketrans(
-    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u30fc", "-")
-    | dict.fromkeys("•·∙⋅・", ".")
+    dict.fromkeys(_HYPHENS, "-")
+    | dict.fromkeys(_DOTS, ".")
     | dict.fromkeys(IGNORABLE, "")
-    | {"\u2044": "/", "\u2215": "/"}
+    | dict.fromkeys(_SLASHES, "/")
 )
-_FOLDED = re.compile(f"[{''.join(map(chr, _FOLD))}\uff01-\uff5e\u00a0\u2000-\u200a\u202f\u3000]|(?![0-9])\\d")
+_RANGES = "".join(f"{chr(first)}-{chr(last)}" for first, last in _DEFAULT_IGNORABLE)
+# Characters other than digits that `fold` changes, in the syntax of RE2.
+FOLDED = f"[{_RANGES}{_HYPHENS}{_DOTS}{_SLASHES}\uff01-\uff5e\u00a0\u2000-\u200a\u202f\u3000]"
+_IS_FOLDED = re.compile(rf"{FOLDED}|(?![0-9])\d")
 
 
 def fold(text: str) -> str:
     """Return *text* with ASCII digits, hyphens and dots, and without invisible characters."""
-    if not _FOLDED.search(text):
+    if not _IS_FOLDED.search(text):
         return text
     text = unicodedata.normalize("NFKC", text.translate(_FOLD)).translate(_FOLD)
     return "".join(str(unicodedata.digit(c)) if not c.isascii() and c.isdecimal() else c for c in text)

@@ -15,7 +15,7 @@ from html import unescape
 from importlib.resources import files
 from urllib.parse import unquote
 
-from vecap_tasks.core.invisible import fold
+from vecap_tasks.core.invisible import FOLDED, fold
 from vecap_tasks.core.word_lists import read_table
 
 HIDDEN = "(hidden: contains private data)"
@@ -131,7 +131,7 @@ _OPEN, _CLOSE = r"[\[({<（［｛＜]", r"[\])}>）］｝＞]"
 # Every text with private data and without HTML entities matches this pattern, in the syntax of RE2: a cheap first check
 # in SQL.
 HINT = (
-    rf"(?i)[@＠﹫]|%40|{_OPEN} ?(?:a|\.|{_alternatives(_all(_phrases('at')) | _DOT_WORDS)}) ?{_CLOSE}"
+    rf"(?i)[@﹫]|%40|{FOLDED}|{_OPEN} ?(?:a|\.|{_alternatives(_all(_phrases('at')) | _DOT_WORDS)}) ?{_CLOSE}"
     rf"|\s(?:{_alternatives(_DOT_WORDS)})\s|{_alternatives(_UNSPACED_AT)}"
     rf"|(?:(?:{_alternatives(_DIGIT_WORDS)}|\p{{Nd}}{{1,4}})[\s,.-]+){{3}}|(?:\p{{Nd}}\P{{Nd}}*){{5}}"
 )
