@@ -5,11 +5,16 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import normalize
 
 from tests.conftest import REPOSITORY
+from vecap_tasks.core.private_data import HIDDEN
 from vecap_tasks.evaluate import metrics, retrieval, zero_shot
+from vecap_tasks.evaluate.charts import plot_retrieved
+from vecap_tasks.evaluate.features import Features
 from vecap_tasks.evaluate.retrieval import image_to_text_hits, text_to_image_hits
+from vecap_tasks.evaluate.sets import ImageFile, RetrievalSet
 from vecap_tasks.evaluate.zero_shot import class_features, class_sentences, zero_shot_hits
 
 KS = (1, 5, 10)
@@ -138,3 +143,13 @@ def test_zero_shot_averages_normalized_templates():
     labels = [0, 1, 0, 1, 1, 0, 0, 1, 0]
     correct = (images @ expected.T).argmax(1) == torch.tensor(labels)
     assert zero_shot_hits(images, result, labels)[:, 0].tolist() == correct.tolist()
+
+
+def test_example_sheets_hide_captions_with_private_data(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    encoded = Features(torch.ones(1, 1), torch.ones(1, 1))
+    for name, caption in (("private", "A van, call 212-555-0142"), ("hidden", HIDDEN), ("other", "A van")):
+        dataset = RetrievalSet("", (ImageFile("a.png", tmp_path / "a.png"),), (caption,), (0,))
+        plot_retrieved(dataset, encoded, tmp_path / f"{name}.png")
+    private, hidden, other = ((tmp_path / f"{name}.png").read_bytes() for name in ("private", "hidden", "other"))
+    assert private == hidden != other

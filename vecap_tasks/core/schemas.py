@@ -92,8 +92,8 @@ ATTEMPT = pa.struct(
         pa.field("seed", pa.int64()),
         pa.field("tokens", pa.int32()),
         pa.field("problem", pa.string()),  # screening result, null if the text was accepted
-        # The model's answer before screening, for later screening only; null if there is none, if it is longer than
-        # 16,384 characters, or in tables of earlier releases.
+        # The model's answer before screening, for later screening only; null if there is none, if it has private data
+        # or more than 16,384 characters, or in tables of earlier releases.
         pa.field("text", pa.string()),
         pa.field("ended", pa.bool_()),  # false if generation stopped at the token limit
     ]

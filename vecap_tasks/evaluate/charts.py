@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from vecap_tasks.core.private_data import hide
 from vecap_tasks.evaluate.results import Results
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def plot_arms(results: Results, path: Path) -> None:
 def plot_retrieved(dataset: RetrievalSet, features: Features, path: Path) -> None:
     """Write a sheet of retrieval examples: a few captions, each with its own image and the most similar ones.
 
-    The captions are those with the smallest sha256, one per image, so they are the same for all models. The correct
-    image has a green frame.
+    The captions are those with the smallest sha256, one per image, so they are the same for all models. A notice
+    replaces a caption with private data. The correct image has a green frame.
     """
     queries = choose_queries(dataset)
     count = min(_NUM_RETRIEVED, len(dataset.images))
@@ -70,7 +71,7 @@ def plot_retrieved(dataset: RetrievalSet, features: Features, path: Path) -> Non
         own = dataset.caption_of[query]
         caption = figure.add_subplot(grid[row, 0])
         caption.set_axis_off()
-        text = "\n".join(textwrap.wrap(dataset.captions[query], 26, max_lines=6, placeholder=" …"))
+        text = "\n".join(textwrap.wrap(hide(dataset.captions[query]) or "", 26, max_lines=6, placeholder=" …"))
         caption.text(0, 0.5, text, fontsize=9, va="center", parse_math=False)
         _draw_image(figure.add_subplot(grid[row, 1]), dataset.images[own], None, "its own" if row == 0 else "")
         for rank, image in enumerate(best):

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from vecap_tasks.config import ModelConfig, PriceConfig
+from vecap_tasks.core.private_data import has_private_data
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, Sampling, sampling_of
 from vecap_tasks.rewrite.batches import Batches, text_key
 from vecap_tasks.rewrite.prompt import Prompt
@@ -25,7 +26,8 @@ Generate = Callable[[Sequence[tuple[S, Sampling]], OnFinished], list[GeneratedTe
 class Attempt:
     """One generated text, as in schema ATTEMPT; `problem` is the screening result.
 
-    `text` is the answer before screening, so that changed rules screen it again; None if it is not stored.
+    `text` is the answer before screening, so that changed rules screen it again; None if it is not stored: it is too
+    long or has private data.
     """
 
     variant: int
@@ -166,7 +168,7 @@ class Captioner(Generic[S]):
 
 
 def _attempt(sampling: Sampling, result: GeneratedText, problem: str | None) -> Attempt:
-    is_stored = result.problem is None and len(result.text) <= _MAX_STORED_CHARS
+    is_stored = result.problem is None and len(result.text) <= _MAX_STORED_CHARS and not has_private_data(result.text)
     text, ended = (result.text, result.ended) if is_stored else (None, None)
     return Attempt(sampling.variant, sampling.temperature, sampling.seed, result.tokens, problem, text, ended)
 
