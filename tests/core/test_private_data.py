@@ -39,7 +39,8 @@ LINKS = (
     "callto:0171-1234567", "tel:+491711234567", "see tel:2125550142", "sms:+12125550142", "facetime:+12125550142",
     "https://wa.me/491711234567", "wa.me/491711234567", "https://example.org/call/0171 1234567",
     "https://api.whatsapp.com/send?phone=491711234567", "example.org/call/2125550142", "https://a.example/?tel=01711234567",
-    "www.example.org/contact/212-555-0142", "mailto:jane%40example.com", "mailto:jane@example.com?subject=Hi",
+    "www.example.org/contact/212-555-0142", "mailto:jane%40example.com", "jane%40example.com",
+    "mailto:jane@example.com?subject=Hi", "https://a.example/call/0171%C2%AD%E2%80%91123%EF%BC%9467",
     "https://example.org/?x=1&email=jane%40example.com", "https://example.org/u/jane@example.com/1.jpg",
     "<a href='tel:+49-171-1234567'>", "https://a.example/iban/GB29NWBK60161331926819",
 )  # fmt: skip
@@ -89,6 +90,11 @@ def test_invisible_characters_do_not_hide_private_data() -> None:
 @pytest.mark.parametrize("code", [0x34F, 0x180B, 0x2063, 0xFE0F, 0xE0020])
 def test_ignorable_characters_do_not_hide_private_data(code: int) -> None:
     assert has_private_data(f"call 212{chr(code)}-555-{chr(code)}0142")
+
+
+@pytest.mark.parametrize("text", ["212  555 \t0142", "jane\n@ example.com", "(212)\r\n 555\u00a0\u00a00142"])
+def test_white_space_does_not_hide_private_data(text: str) -> None:
+    assert has_private_data(text)
 
 
 def test_entities_do_not_hide_private_data() -> None:

@@ -201,7 +201,7 @@ _CODE = re.compile(r"(?<!\w)(?=(?:[A-Z -]*\d){4})[A-Z0-9]{2,12}(?:[ -][A-Z0-9]{2
 def has_private_data(text: str) -> bool:
     """Return whether *text* contains an email address, telephone number, or number of an account or document.
 
-    HTML entities and the percent-encoding of URLs are decoded.
+    HTML entities and the percent-encoding of URLs are decoded, and white space is collapsed.
 
     >>> [has_private_data(text) for text in ("jane(at)studio.example", "Tel.: 01/5550123", "212-555-0142")]
     [True, True, True]
@@ -210,7 +210,7 @@ def has_private_data(text: str) -> bool:
     >>> [has_private_data(text) for text in ("logo@2x.png", "ISBN 978-0-340-82975-2", "12.05.2019 - 14.05.2019")]
     [False, False, False]
     """
-    text = unescape(text) if "&" in text else text
+    text = " ".join((unescape(text) if "&" in text else text).split()).replace("%40", "@")
     if not text.isascii():
         text = _BESIDE_CJK.sub(" ", fold(text))
     if "/" in text or ":" in text:
@@ -231,7 +231,7 @@ def has_private_data(text: str) -> bool:
 
 def _plain_link(link: re.Match[str]) -> str:
     """Return a URL without percent-encoding and without the ids in its path."""
-    return _LINK_IDS.sub(_without_ids, unquote(link.group()))
+    return _LINK_IDS.sub(_without_ids, fold(unquote(link.group())))
 
 
 def _without_ids(path: re.Match[str]) -> str:
