@@ -38,7 +38,8 @@ LINKS = (
     "https://example.org/call/+49-171-1234567", "call https://example.org/tel/%2B49%20171%201234567 now",
     "callto:0171-1234567", "tel:+491711234567", "see tel:2125550142", "sms:+12125550142", "facetime:+12125550142",
     "https://wa.me/491711234567", "wa.me/491711234567", "https://example.org/call/0171 1234567",
-    "https://api.whatsapp.com/send?phone=491711234567", "example.org/call/2125550142", "https://a.example/?tel=01711234567",
+    "https://api.whatsapp.com/send?phone=491711234567", "example.org/call/2125550142", "https://a.example/phone/01711234567",
+    "https://a.example/?tel=01711234567",
     "www.example.org/contact/212-555-0142", "mailto:jane%40example.com", "jane%40example.com",
     "mailto:jane@example.com?subject=Hi", "https://a.example/call/0171%C2%AD%E2%80%91123%EF%BC%9467",
     "https://example.org/?x=1&email=jane%40example.com", "https://example.org/u/jane@example.com/1.jpg",
@@ -53,7 +54,8 @@ OTHER_LINKS = (
     "https://a.example/photos/2019/04/20/12345678-1234567.jpg", "https://a.example/img_20190420_120705.jpg?w=1200",
     "https://www.example.com/photos/12345678@N00/1234567890", "https://maps.example/@40.7128,-74.0060,15z",
     "https://cdn.example/npm/pkg@1.2.3/dist.js", "https://a.example/@someone/title-1234567890",
-    "https://doi.org/10.1000/123456.7890123", "https://a.example/100%25/20%20off", "https://a.example/text/1234567.txt",
+    "https://doi.org/10.1000/123456.7890123", "https://arxiv.org/abs/astro-ph/0511773",
+    "https://a.example/100%25/20%20off", "https://a.example/text/1234567.txt",
     "https://a.example/dp/B00FLYWNYQ/ref=sr_1_1?qid=1571234567&sr=8-1", "https://a.example/watch?v=dQw4w9WgX&t=1234567",
 )  # fmt: skip
 OTHER = (

@@ -36,15 +36,13 @@ _NAME = r"(?<![\w.+-])[\w.+-]+"
 _EMAIL = re.compile(
     rf"{_NAME} ?[\[({{<]?@[\])}}>]? ?(?!\d+x\.)(?:[\w-]+\.)+(?!(?:{_IMAGE})\b)[^\W\d_]{{2,}}", re.IGNORECASE
 )
-# A URL, and the ids in it: numbers in the path after a word that does not call, and long numbers in the query.
+# A URL, and the ids in it: short numbers in the path, others after a word that does not call, long ones in the query.
 _LINK = re.compile(
     r"(?<![\w.-])(?:[a-z][a-z0-9+-]{1,20}://|(?:mailto|tel|sms|callto):|www\."
     r"|(?:[a-z0-9-]{1,63}\.){1,8}(?:com|org|net|edu|gov|info|biz|dev|app|example)/)\S+",
     re.IGNORECASE,
 )
-_LINK_IDS = re.compile(
-    r"(?<![a-z.])([a-z.]+)[/-]([1-9]\d*(?:/\d+)*)(?=[/?#.&]|$)|(?<==)\d{14,}(?![\d-])", re.IGNORECASE
-)
+_LINK_IDS = re.compile(r"(?<![a-z.])([a-z.]+)[/-](\d+(?:/\d+)*)(?=[/?#.&]|$)|(?<==)\d{14,}(?![\d-])", re.IGNORECASE)
 _CALLS = frozenset(("call", "callto", "dial", "sms", "tel", "wa.me", "whatsapp"))
 _MIN_LINK_DIGITS = 9  # of a telephone number without separators in a path
 _TLD = "(?:com|org|net|edu|gov|info|biz|dev|app|example|[a-z]{2})"
@@ -236,7 +234,8 @@ def _plain_link(link: re.Match[str]) -> str:
 
 def _without_ids(path: re.Match[str]) -> str:
     word, ids = path.groups(default="")
-    return path.group() if word.lower() in _CALLS and len(ids) >= _MIN_LINK_DIGITS else word
+    may_call = ids.startswith("0") or word.lower() in _CALLS
+    return path.group() if may_call and len(ids) >= _MIN_LINK_DIGITS else word
 
 
 def _may_spell_email(text: str, words: list[str]) -> bool:
