@@ -99,7 +99,10 @@ def test_white_space_does_not_hide_private_data(text: str) -> None:
     assert has_private_data(text)
 
 
-def test_entities_do_not_hide_private_data() -> None:
+def test_tags_and_entities_do_not_hide_private_data() -> None:
+    assert has_private_data("jane<b>@</b>example.com")
+    assert has_private_data("call 212<b>-555-</b>01&lt;i&gt;42&lt;/i&gt;")
+    assert not has_private_data("<b>5 < 6</b> and 7 > 212")
     assert has_private_data("jane&#64;example.com")
     assert has_private_data("call &#50;&#49;2-555&hyphen;0142")
 

@@ -30,6 +30,7 @@ _CONTEXT = 48  # characters read before a number
 _CJK = "\u2e80-\ud7ff"
 _BESIDE_CJK = re.compile(f"(?<=[{_CJK}])(?=[0-9+(a-zA-Z])|(?<=[0-9)])(?=[{_CJK}])")
 _DIGIT = re.compile("[0-9]")
+_TAG = re.compile("<[/!]?[a-z-][^<>]*>", re.IGNORECASE)
 _BRACKETS = frozenset("[({<")
 _IMAGE = "png|jpe?g|gif|webp|svg|avif|bmp|tiff?|ico|heic|pdf"
 _NAME = r"(?<![\w.+-])[\w.+-]+"
@@ -126,8 +127,7 @@ _DOT_WORDS = frozenset(_all(_phrases("dot")))
 _UNSPACED_AT = tuple(sorted(word for word in _all(_phrases("at")) if _unspaced(word[0])))
 
 _OPEN, _CLOSE = r"[\[({<（［｛＜]", r"[\])}>）］｝＞]"
-# Every text with private data and without HTML entities matches this pattern, in the syntax of RE2: a cheap first check
-# in SQL.
+# Every text with private data and without entities matches this RE2 pattern: a cheap first check in SQL.
 HINT = (
     rf"(?i)[@﹫]|%40|{FOLDED}|{_OPEN} ?(?:a|\.|{_alternatives(_all(_phrases('at')) | _DOT_WORDS)}) ?{_CLOSE}"
     rf"|\s(?:{_alternatives(_DOT_WORDS)})\s|{_alternatives(_UNSPACED_AT)}"
@@ -199,7 +199,7 @@ _CODE = re.compile(r"(?<!\w)(?=(?:[A-Z -]*\d){4})[A-Z0-9]{2,12}(?:[ -][A-Z0-9]{2
 def has_private_data(text: str) -> bool:
     """Return whether *text* contains an email address, telephone number, or number of an account or document.
 
-    HTML entities and the percent-encoding of URLs are decoded, and white space is collapsed.
+    HTML tags, entities and the percent-encoding of URLs do not hide it, nor does white space.
 
     >>> [has_private_data(text) for text in ("jane(at)studio.example", "Tel.: 01/5550123", "212-555-0142")]
     [True, True, True]
@@ -209,6 +209,10 @@ def has_private_data(text: str) -> bool:
     [False, False, False]
     """
     text = " ".join((unescape(text) if "&" in text else text).split()).replace("%40", "@")
+    return _is_private(text) or ("<" in text and _is_private(_TAG.sub("", text)))
+
+
+def _is_private(text: str) -> bool:
     if not text.isascii():
         text = _BESIDE_CJK.sub(" ", fold(text))
     if "/" in text or ":" in text:
@@ -234,8 +238,7 @@ def _plain_link(link: re.Match[str]) -> str:
 
 def _without_ids(path: re.Match[str]) -> str:
     word, ids = path.groups(default="")
-    may_call = ids.startswith("0") or word.lower() in _CALLS
-    return path.group() if may_call and len(ids) >= _MIN_LINK_DIGITS else word
+    return path.group() if len(ids) >= _MIN_LINK_DIGITS and (ids[0] == "0" or word.lower() in _CALLS) else word
 
 
 def _may_spell_email(text: str, words: list[str]) -> bool:
@@ -255,7 +258,7 @@ def hide(text: str | None) -> str | None:
 def rules_digest() -> str:
     """Return a digest of all patterns and phrases, 16 hex digits."""
     patterns = (
-        *(_LINK, _LINK_IDS, _EMAIL, _SPELLED_EMAIL, _SHAPE, _NO_PHONE, _FIVE_PAIRS, _RUN, _LOCAL, _DATE),
+        *(_TAG, _LINK, _LINK_IDS, _EMAIL, _SPELLED_EMAIL, _SHAPE, _NO_PHONE, _FIVE_PAIRS, _RUN, _LOCAL, _DATE),
         *(_THOUSANDS, _SPELLED_NUMBER, _SOCIAL_SECURITY, _IBAN, _CARD, _CODE),
     )
     endings = (_PHONE_WORDS, _BETWEEN, _OFFER, _REFERENCE, _DOCUMENT)
