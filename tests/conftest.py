@@ -19,6 +19,7 @@ import pytest
 from filelock import FileLock
 
 from tests.installation import DEMO, REPOSITORY, small_config
+from vecap_tasks import outages
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.local.airflow import http_probe
 
@@ -26,6 +27,14 @@ pytest_plugins = ["tests.browser"]
 
 # The tests of this folder share the fixture `installation`.
 _INSTALLATION = "tests/end_to_end/airflow_services/"
+
+
+@pytest.fixture(autouse=True)
+def _no_outage_timeout() -> Iterator[None]:
+    """Let outages fail at once, until a test reads a configuration, which sets the timeout."""
+    outages.set_timeout(0)
+    yield
+    outages.set_timeout(0)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -39,6 +40,13 @@ class PermanentError(VecapError):
     """
 
 
+class OutageError(VecapError):
+    """A service did not answer, or a disk was full, for longer than the setting `outage_timeout`.
+
+    Airflow retries it; the executor does not, because the outage has already been waited for.
+    """
+
+
 class ConfigError(PermanentError):
     """The configuration is missing, unreadable, or has an invalid value."""
 
@@ -54,8 +62,9 @@ class CorruptError(PermanentError):
 def format_error(error: BaseException) -> str:
     """Return *error* as a single line, with the remedy if the cause is known."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" writing {error.filename}" if error.filename else ""
-        return f"no space left on the disk{where}; free some or move `root` elsewhere, then run the same command again"
+        path = error.filename2 or error.filename
+        where = f" ({path})" if path else ""
+        return f"{os.strerror(errno.ENOSPC)}{where}; free space and run the same command again"
     if isinstance(error, ModuleNotFoundError) and (needed := missing_extra(error)):
         return needed
     text = redact(" ".join(str(error).split()))

@@ -8,8 +8,9 @@ import pytest
 from tests.crawl.conftest import crawl
 from tests.crawl.test_warc import gzip_records, record
 from tests.crawl.web import image
+from vecap_tasks import outages
 from vecap_tasks.core.files import DigestReader, find_files
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import OutageError, VecapError
 
 NAMES = ["2026-01-01/b.csv", "2026-01-01/a.csv", "2026-01-01/a.txt", "2026-01-01/deep/er/c.csv", "2026-01-02/a.csv"]
 
@@ -72,8 +73,8 @@ def test_an_unreachable_server_is_a_one_line_error(demo_config, monkeypatch, fre
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(VecapError, match=r"cannot read s3://bucket/a\.csv: .*AWS variables") as error:
+    outages.set_timeout(0)
+    with pytest.raises(OutageError, match=r"cannot read s3://bucket/a\.csv: .*AWS variables") as error:
         find(demo_config, "s3://bucket/a.csv")
     assert "\n" not in str(error.value)
 

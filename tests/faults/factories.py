@@ -48,6 +48,7 @@ def _values(home: Path, port: int) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "dataset": "tiny",
+        "outage_timeout": 0,
         "root": str(home / "store"),
         "crawl": {"source": {"kind": "warc", "paths": [str(home / "*.warc.gz")]}, "shard_size": IMAGES}
         | {"fetch": connect | {"retries": 0, "deadline": 5}},

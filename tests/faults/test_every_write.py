@@ -293,5 +293,5 @@ def test_a_full_disk_is_a_one_line_error_on_the_command_line(
     text = log.read_text()
     assert "Traceback" not in text
     assert text.splitlines()[-1] == (
-        "vecap: no space left on the disk; free some or move `root` elsewhere, then run the same command again"
+        f"vecap: No space left on device ({root}); free space and run the same command again"
     )

@@ -18,10 +18,11 @@ from tests.faults.factories import INTERVAL, create_inputs
 from tests.faults.proxy import Fault, FaultyProxy, faulty_proxy
 from tests.faults.test_every_write import at
 from tests.faults.writes import run_forked
+from vecap_tasks import outages
 from vecap_tasks.config import Config
 from vecap_tasks.core import object_storage
 from vecap_tasks.core.store import Store, open_filesystem
-from vecap_tasks.errors import format_error
+from vecap_tasks.errors import OutageError, format_error
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,8 @@ def digests(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.fixture(params=["moto", "seaweedfs"])
 def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     server = request.getfixturevalue("s3_server" if request.param == "moto" else "seaweedfs_server")
-    monkeypatch.setattr(object_storage, "_PAUSES", (0.01,) * 7)
+    monkeypatch.setattr(outages, "_FIRST_PAUSE", 0.01)
+    outages.set_timeout(2)
     monkeypatch.setattr(object_storage, "_QUICK_PAUSE", timedelta(milliseconds=2))
     with faulty_proxy(server) as proxy:
         yield proxy
@@ -87,7 +89,7 @@ def test_a_stage_fails_in_one_line_while_no_write_succeeds_and_the_next_attempt_
         proxy.chosen = lambda method, path, writes=writes, allowed=allowed: (  # type: ignore[misc]
             method in ("PUT", "POST") and next(writes) >= allowed
         )
-        with pytest.raises(OSError, match=r"^cannot (write|copy) s3://") as error:
+        with pytest.raises(OutageError, match=r"^cannot (write|copy) s3://") as error:
             attempt("crawl", at(config, root))
         assert "\n" not in str(error.value)
         assert len(format_error(error.value)) < 300
@@ -105,7 +107,7 @@ def test_a_failed_upload_in_parts_leaves_nothing(fault: Fault, proxy: FaultyProx
     store = Store(root)
     proxy.fault = fault
     proxy.chosen = lambda method, path: method == "PUT" and "partNumber=2" in path
-    with pytest.raises(OSError, match=r"^cannot write s3://.*/store/d/x: "):
+    with pytest.raises(OutageError, match=r"^cannot write s3://.*/store/d/x: "):
         store.upload("d/x", tmp_path / "x")
     assert not store.exists("d/x")
     assert store.tree() == []

@@ -20,6 +20,7 @@ from vecap_tasks.config.rewrite import RewriteConfig
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.train import AssembleConfig, TrainConfig
 from vecap_tasks.errors import ConfigError
+from vecap_tasks.outages import DEFAULT_TIMEOUT, set_timeout
 from vecap_tasks.redaction import install, learn, learn_value
 
 REMOTE_SCHEMES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}  # object stores, and the prefix of their variables
@@ -154,6 +155,12 @@ class Config(Section):
     dask: Annotated[DaskConfig, Runtime] = DaskConfig()
     mlflow: Annotated[MlflowConfig, Runtime] = MlflowConfig()
     retention: Annotated[RetentionConfig, Runtime] = RetentionConfig()
+    outage_timeout: Annotated[float, Runtime] = Field(
+        DEFAULT_TIMEOUT,
+        ge=0,
+        description="Seconds to wait for the end of an outage: object storage, MLflow or a model server does not "
+        "answer, or a disk is full. Longer outages fail the task, which Airflow retries.",
+    )
 
     _base: Path = PrivateAttr(default_factory=Path.cwd)
 
@@ -219,13 +226,17 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def parse_config(values: dict[str, Any], base: Path, name: str = "configuration") -> Config:
-    """Validate *values*; relative paths start from *base*. Raises ConfigError naming the first invalid key."""
+    """Validate *values*; relative paths start from *base*. Raises ConfigError naming the first invalid key.
+
+    Sets the process's `outages` timeout.
+    """
     install()
     _learn_secrets(values)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_format_first(error, name)) from error
+    set_timeout(config.outage_timeout)
     return config.with_base(base)
 
 

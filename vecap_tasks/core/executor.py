@@ -22,7 +22,8 @@ from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.temporary import remove_abandoned
 from vecap_tasks.core.version import Version
 from vecap_tasks.core.worker_deaths import record_attempt
-from vecap_tasks.errors import PermanentError, VecapError, format_error, missing_extra
+from vecap_tasks.errors import OutageError, PermanentError, VecapError, format_error, missing_extra
+from vecap_tasks.outages import retry_when_full
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -90,7 +91,7 @@ def prepare(stage: Stage, progress: Progress | None = None) -> None:
             TaskPool(client, stage, prepare_part, report).run(parts)
         return
     for done, part in enumerate(parts, start=1):
-        stage.prepare(part)
+        retry_when_full(partial(stage.prepare, part), stage.store.scratch)
         report(done, len(parts))
 
 
@@ -137,11 +138,12 @@ class Job:
 class Failed:
     """Returned by a worker if a task failed for a reason that the user can act on: one line, no traceback.
 
-    `permanent` means that a retry cannot help.
+    `permanent` means that a retry cannot help, `outage` that the task has already waited for the end of an outage.
     """
 
     reason: str
     permanent: bool = False
+    outage: bool = False
 
 
 def run_shard(job: Job, shard: str, run: str) -> ShardResult | Failed:
@@ -163,7 +165,8 @@ def run_shard(job: Job, shard: str, run: str) -> ShardResult | Failed:
 def prepare_part(job: Job, part: str) -> Failed | None:
     """Prepare one part on a worker."""
     try:
-        _load_stage(job).prepare(part)
+        stage = _load_stage(job)
+        retry_when_full(partial(stage.prepare, part), stage.store.scratch)
     except (VecapError, OSError, ModuleNotFoundError) as error:
         return _failed(job, error)
     return None
@@ -176,7 +179,7 @@ def _failed(job: Job, error: Exception) -> Failed:
         if extra is None:
             raise error
         return Failed(f"the worker {extra}", permanent=True)
-    return Failed(format_error(error), isinstance(error, PermanentError))
+    return Failed(format_error(error), isinstance(error, PermanentError), isinstance(error, OutageError))
 
 
 def _load_stage(job: Job) -> Stage:
@@ -207,7 +210,10 @@ def _is_task_active() -> bool:
 
 @dataclass(slots=True)
 class TaskPool(Generic[T]):
-    """Runs `task` for each name; a failed one is retried once, after the others."""
+    """Runs `task` for each name; a failed one is retried once, after the others, unless it waited for an outage.
+
+    Submits no more if as many tasks in a row as there are slots met an outage: the others would wait for it, too.
+    """
 
     client: Client
     stage: Stage
@@ -219,6 +225,8 @@ class TaskPool(Generic[T]):
     _waiting: deque[str] = field(default_factory=deque)
     _running: dict[Future, str] = field(default_factory=dict)
     _finished: SimpleQueue[Future] = field(default_factory=SimpleQueue)
+    _slots: int = 0
+    _outages: int = 0  # since the last success
 
     def run(self, names: Sequence[str]) -> list[T]:
         """Return the results of *names*, in order. Raises VecapError at the end if any failed."""
@@ -226,8 +234,8 @@ class TaskPool(Generic[T]):
         resources = dask.resources if self.stage.runs_models else {}
         job = Job.from_stage(self.stage)
         self._waiting.extend(names)
-        slots = wait_for_slots(self.client, resources)
-        self._submit(job, slots, resources)
+        self._slots = wait_for_slots(self.client, resources)
+        self._submit(job, self._slots, resources)
         last_log = last_poll = last_worker = time.monotonic()
         while self._running or (self._waiting and not self._should_stop()):
             try:
@@ -237,8 +245,8 @@ class TaskPool(Generic[T]):
                 pass
             now = time.monotonic()
             if now - last_poll >= _POLL_SECONDS:
-                last_poll, slots = now, self._count_slots(resources, slots)
-                last_worker = now if slots else last_worker
+                last_poll, self._slots = now, self._count_slots(resources)
+                last_worker = now if self._slots else last_worker
                 if now - last_worker > _NO_WORKER_TIMEOUT:
                     raise VecapError(
                         f"{self.stage.name}: the Dask cluster has had no worker for {_NO_WORKER_TIMEOUT:.0f} s; "
@@ -248,12 +256,14 @@ class TaskPool(Generic[T]):
                 last_log = now
                 log.info("%s: %s", self.stage.name, self.progress_log.line())
             if not self._should_stop():
-                self._submit(job, slots - len(self._running), resources)
+                self._submit(job, self._slots - len(self._running), resources)
         if self._failures:
             raise self._failure(len(names))
         return [self._results[name] for name in names]
 
     def _should_stop(self) -> bool:
+        if self._outages >= max(1, self._slots):
+            return True
         reasons = {failed.reason for failed in self._failures.values()}
         return not self._results and len(self._failures) >= _MAX_COMMON_FAILURES and len(reasons) == 1
 
@@ -264,12 +274,12 @@ class TaskPool(Generic[T]):
             self._running[future] = name
             future.add_done_callback(self._finished.put)
 
-    def _count_slots(self, resources: dict[str, float], previous: int) -> int:
+    def _count_slots(self, resources: dict[str, float]) -> int:
         """Return how many tasks can run at once now; workers come and go."""
         try:
             return count_slots(self.client, resources)
         except (OSError, TimeoutError):
-            return previous  # the scheduler is going away; the futures report it
+            return self._slots  # the scheduler is going away; the futures report it
 
     def _handle(self, future: Future) -> None:
         name = self._running.pop(future)
@@ -287,11 +297,13 @@ class TaskPool(Generic[T]):
         future.release()
         if isinstance(outcome, Failed | BaseException):
             failed = outcome if isinstance(outcome, Failed) else Failed(_reason(outcome))
-            if name not in self._failures and not failed.permanent:
+            self._outages += failed.outage
+            if name not in self._failures and not failed.permanent and not failed.outage:
                 self._waiting.append(name)
             self._failures[name] = failed
             return
         self._results[name] = outcome
+        self._outages = 0
         self._failures.pop(name, None)
         if isinstance(outcome, ShardResult):
             _log_rates(self.stage, outcome)
@@ -308,7 +320,8 @@ class TaskPool(Generic[T]):
             log.error("%s: shard %s%s: %s", self.stage.name, names[0], more, other_reason)
         count = f"{len(self._failures)} of {total} shards failed; " if len(self._failures) > 1 else ""
         permanent = all(failed.permanent for failed in self._failures.values())
-        kind = PermanentError if permanent else VecapError
+        outage = all(failed.outage for failed in self._failures.values())
+        kind = PermanentError if permanent else OutageError if outage else VecapError
         return kind(f"{self.stage.name}: {count}shard {shard}: {reason}")
 
 

@@ -21,7 +21,7 @@ from vecap_tasks.config import REMOTE_SCHEMES, Config
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.object_storage import is_remote
 from vecap_tasks.core.store import open_filesystem
-from vecap_tasks.errors import PermanentError, VecapError
+from vecap_tasks.errors import OutageError, PermanentError, VecapError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -86,11 +86,12 @@ def _find(config: Config, pattern: str, kind: str, setting: str) -> list[SourceF
             found = _matching(filesystem.get_file_info(everything), base, tail)
         else:
             found = {"": filesystem.get_file_info(base)}
-    except OSError as error:
+    except (OSError, OutageError) as error:
         reason = " ".join(str(error).split())
         service = REMOTE_SCHEMES.get(location.partition("://")[0])
         remedy = f"check {setting} and {f'the {service} variables' if service else 'the permissions'}"
-        raise VecapError(f"cannot read {location}: {reason}; {remedy}") from error
+        error_class: type[VecapError] = OutageError if isinstance(error, OutageError) else VecapError
+        raise error_class(f"cannot read {location}: {reason}; {remedy}") from error
     files = [
         SourceFile(folder + name, f"{location}/{name}" if tail else location, info.size)
         for name, info in sorted(found.items())

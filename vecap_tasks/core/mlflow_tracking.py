@@ -8,25 +8,32 @@ import logging
 import os
 import re
 import sqlite3
+import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
+from functools import partial, wraps
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from vecap_tasks.config import Config, expand_optional
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.outages import Cause, full_disk, retry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric, Run
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _OWN_ROWS = ("alembic_version", "workspaces")  # tables that MLflow's migrations fill
 _LEFTOVERS = ("-journal", "-wal", "-shm")  # SQLite would apply those of a killed process to the new file
@@ -41,6 +48,7 @@ _NOTE = "mlflow.note.content"
 _KIND = "custom_model_development"  # MLflow's type for training experiments
 _AIRFLOW = {"dag_id": "DAG_ID", "run_id": "DAG_RUN_ID", "task_id": "TASK_ID", "try_number": "TRY_NUMBER"}
 _SQLITE = "sqlite:///"
+_TEMPORARY_STATUSES = (429, 500, 502, 503, 504)  # MLflow reports a failed connection as 500
 _PARAM_CHARS = 6000  # MLflow's limit
 _PARAMS_PER_REQUEST = 100
 _METRICS_PER_REQUEST = 1000
@@ -52,6 +60,29 @@ _INVALID_NAME_CHARS = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
 class NoDatabase(VecapError):
     """The SQLite database of `mlflow.tracking_uri` does not exist."""
+
+
+class Unavailable(VecapError):
+    """MLflow does not answer now; a retry can succeed."""
+
+
+def retry_recording(record: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function so that it starts again while MLflow is unavailable or a disk is full.
+
+    Recording can start again at any time: a run is FINISHED last, and `find_run` deletes incomplete ones. Raises
+    OutageError if the outage exceeds `outage_timeout`.
+    """
+
+    def find_cause(error: Exception) -> Cause | None:
+        if isinstance(error, Unavailable):
+            return Cause("MLflow", str(error))
+        return full_disk(error, tempfile.gettempdir())
+
+    @wraps(record)
+    def retrying(*arguments: P.args, **named: P.kwargs) -> T:
+        return retry(partial(record, *arguments, **named), find_cause)
+
+    return retrying
 
 
 def ensure_database(file: Path, artifacts: str) -> None:
@@ -184,7 +215,7 @@ class Tracking:
 
 @contextmanager
 def open_tracking(config: Config, *, create: bool = True) -> Iterator[Tracking]:
-    """Yield a connection to the configured MLflow. Raises VecapError if it does not answer or reports an error.
+    """Yield a connection to the configured MLflow. Raises Unavailable if it does not answer, VecapError for an error.
 
     A missing SQLite database is created. Without *create*, NoDatabase is raised instead.
     """
@@ -195,18 +226,30 @@ def open_tracking(config: Config, *, create: bool = True) -> Iterator[Tracking]:
     if is_server(uri):
         _check_server(uri, config.mlflow.timeout)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the tracebacks of what it raises
     from mlflow.exceptions import MlflowException
+    from requests import RequestException
 
     try:
         yield Tracking(_open(uri, create), uri)
-    except MlflowException as error:
+    except (MlflowException, RequestException) as error:
         reason = " ".join(str(error).split())[:300]
-        raise VecapError(f"MLflow at {uri} reported: {reason}; check its log, or change mlflow.tracking_uri") from error
+        kind = Unavailable if _is_temporary(error, uri) else VecapError
+        raise kind(f"MLflow at {uri} reported: {reason}; check its log, or change mlflow.tracking_uri") from error
+
+
+def _is_temporary(error: MlflowException | RequestException, uri: str) -> bool:
+    if uri.startswith(_SQLITE):
+        return "database is locked" in str(error)
+    response = getattr(error, "response", None)  # of an artifact request; None if the connection failed
+    if response is not None:
+        return int(response.status_code) in _TEMPORARY_STATUSES
+    return not hasattr(error, "get_http_status_code") or error.get_http_status_code() in _TEMPORARY_STATUSES
 
 
 def _open(uri: str, create: bool) -> MlflowClient:
     from mlflow import MlflowClient
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
     try:
         if uri.startswith(_SQLITE):
@@ -217,7 +260,8 @@ def _open(uri: str, create: bool) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
     except SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
-        raise VecapError(
+        kind = Unavailable if isinstance(error, OperationalError) and not uri.startswith(_SQLITE) else VecapError
+        raise kind(
             f"MLflow cannot open {uri}: {reason}; restore the database from a backup, or move it away"
         ) from error
 
@@ -306,6 +350,7 @@ def _check_server(uri: str, timeout: float) -> None:
         with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310
             return
     except (urllib.error.URLError, OSError, ValueError, HTTPException) as error:
-        raise VecapError(
+        status = error.code if isinstance(error, urllib.error.HTTPError) else 503
+        raise (Unavailable if status in _TEMPORARY_STATUSES else VecapError)(
             f"no MLflow server answers at {uri} ({error}); start it, or change mlflow.tracking_uri"
         ) from error

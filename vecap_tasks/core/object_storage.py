@@ -1,17 +1,15 @@
 """Object storage (S3, Google Cloud Storage, Azure): one library, obstore, with one policy for errors and retries.
 
-Every request is retried for about a minute; then it raises OSError in one line. Writes are atomic: a failed or
-interrupted upload publishes nothing, and a failed multipart upload is aborted.
+Requests wait for the end of an outage (`vecap_tasks.outages`), then raise OutageError; other errors are OSError, in one
+line. Writes are atomic: a failed or interrupted upload publishes nothing, and a failed multipart upload is aborted.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,18 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import REMOTE_SCHEMES
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import OutageError, VecapError
+from vecap_tasks.outages import Cause, retry
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from obstore import GetOptions
     from obstore.store import AzureStore, GCSStore, S3Store
 
-log = logging.getLogger(__name__)
-
 _PART = 8 << 20  # bytes of one part of a multipart upload
 _PARTS_AT_ONCE = 4
-_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # seconds between attempts
 _QUICK_PAUSE = timedelta(seconds=0.1)  # before the first of two retries by obstore within an attempt
 _DEBUG = "\n\nDebug source:"  # obstore appends the error's Rust structure
 _RETRIED = " retries, max_retries:"  # in the text of an error after a retry by obstore
@@ -41,6 +37,10 @@ _MESSAGE = re.compile(r"<Message>([^<]+)</Message>")
 _NO_CONTAINER = ("NoSuchBucket", "ContainerNotFound", "specified bucket does not exist")
 _CAUSE = re.compile(r'(?:message|error): "([^"]+)"|^ +(\w+),$', re.MULTILINE)  # of a failed connection
 _used: list[int] = []  # the ids of processes that have used obstore, this one or an ancestor
+
+
+class _Busy(Exception):
+    """Another writer of the same object is still active."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def _s3_options(name: str, variables: dict[str, str]) -> dict[str, Any]:
 
 
 class Bucket:
-    """The objects of one bucket or container. Methods raise OSError, in one line that names the object."""
+    """The objects of one bucket or container. Methods raise OSError and OutageError, in one line with the object."""
 
     def __init__(self, scheme: str, name: str, store: S3Store | GCSStore | AzureStore) -> None:
         self.scheme = scheme
@@ -195,16 +195,17 @@ class Bucket:
                 raise
             return True
 
-        for pause in _PAUSES:
+        def write() -> bool:
             if self._request("write", key, send):
                 return True
             try:
                 found = self.read(key)
-            except FileNotFoundError:  # a conflict: another writer is still active, so the winner is not known yet
-                time.sleep(pause)
-            else:
-                return unsure and found == data
-        raise OSError(f"cannot write {self.url(key)}: other writers keep it busy; run the same command again")
+            except FileNotFoundError as error:  # another writer is still active, so the winner is not known yet
+                raise _Busy from error
+            return unsure and found == data
+
+        busy = Cause(self.url(key), f"cannot write {self.url(key)}: other writers keep it busy")
+        return retry(write, lambda error: busy if isinstance(error, _Busy) else None)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete the objects *keys*; missing ones are no error."""
@@ -261,23 +262,23 @@ class Bucket:
             _used.append(os.getpid())
         elif os.getpid() not in _used:  # obstore's threads are gone, so that the request would never end
             raise VecapError("this process was forked from one that had used object storage; start a new process")
-        for pause in (*_PAUSES, None):
-            try:
-                return _interruptible(send)
-            except Exception as error:
-                reason, temporary, absent = _classify(error)
-                if absent:
-                    if missing:
-                        return None
-                    raise FileNotFoundError(self.url(key)) from error
-                message = f"cannot {action} {self.url(key)}: {reason}"
-                if not temporary:
-                    raise OSError(message) from error
-                if pause is None:
-                    raise OSError(f"{message}; run the same command again later") from error
-                log.warning("%s; next attempt in %g s", message, pause)
-            time.sleep(pause)
-        raise AssertionError("unreachable")
+        problem = f"cannot {action} {self.url(key)}"
+
+        def outage(error: Exception) -> Cause | None:
+            reason, temporary, _ = _classify(error)
+            return Cause(f"{self.scheme}://{self.name}", f"{problem}: {reason}") if temporary else None
+
+        try:
+            return retry(partial(_interruptible, send), outage)
+        except OutageError:
+            raise
+        except Exception as error:
+            reason, _, absent = _classify(error)
+            if not absent:
+                raise OSError(f"{problem}: {reason}") from error
+            if missing:
+                return None
+            raise FileNotFoundError(self.url(key)) from error
 
 
 def _info(meta: Any) -> ObjectInfo:

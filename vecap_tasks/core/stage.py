@@ -41,6 +41,7 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import MISSING, RecordedFile, Upstream, find_differing
 from vecap_tasks.core.version import Version, is_deleted, list_versions
 from vecap_tasks.errors import CorruptError, VecapError
+from vecap_tasks.outages import retry_when_full
 from vecap_tasks.redaction import redact_all
 
 log = logging.getLogger(__name__)
@@ -246,7 +247,7 @@ class Stage(ABC):
         for name in self.upstream:
             self.upstream_manifest(name)
         self._check_upstream(_MAX_EARLY_CHECK)
-        return self._unfinished()
+        return retry_when_full(self._unfinished, self.store.scratch)
 
     def _unfinished(self) -> list[str]:
         finished = {name.removesuffix(".json") for name in self.store.files(f"{self.folder}/{RECEIPTS}")}
@@ -287,12 +288,10 @@ class Stage(ABC):
             return found
         if self.manifest() is not None:
             raise VecapError(f"{self.folder} is committed and its shards are immutable; run `vecap verify`")
-        with self.store.workspace() as work:
-            output = self.process(shard, work)
-            found = self.finalize(shard)
-            if found is not None:  # another run was faster
-                return found
-            files = self._publish(output.files, work)
+        made = retry_when_full(lambda: self._make(shard), self.store.scratch)
+        if isinstance(made, ShardResult):  # another run was faster
+            return made
+        output, files = made
         result = ShardResult(
             shard, files, dict(output.counters), round(time.monotonic() - start, 3), dict(output.notes)
         )
@@ -301,6 +300,12 @@ class Stage(ABC):
         self.store.remove_folder(self.scratch_dir(shard))
         return result
 
+    def _make(self, shard: str) -> ShardResult | tuple[ShardOutput, tuple[FileEntry, ...]]:
+        """Process one shard and publish its files; return its receipt if another run has finished it meanwhile."""
+        with self.store.workspace() as work:
+            output = self.process(shard, work)
+            return self.finalize(shard) or (output, self._publish(output.files, work))
+
     def commit(self) -> Manifest:
         """Write the manifest after all shards are finished; return the existing one of a committed stage.
 
@@ -308,6 +313,9 @@ class Stage(ABC):
         version was deleted, or another run committed different content, and CorruptError if an upstream file differs
         from its manifest.
         """
+        return retry_when_full(self._commit, self.store.scratch)
+
+    def _commit(self) -> Manifest:
         found = self.manifest() or self.reuse_revision()
         if found is not None:
             return found

@@ -1,7 +1,8 @@
 """The storage of datasets: a local folder or object storage, with one interface.
 
 Writes are atomic. `put` replaces; `create` wins or loses a race: with `link(2)` on a file system, with a conditional
-put on object storage. Paths are relative to the root, with forward slashes.
+put on object storage. Paths are relative to the root, with forward slashes. Operations wait while the disk is full or
+object storage does not answer (`vecap_tasks.outages`), then raise OutageError.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import io
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,8 +25,9 @@ import pyarrow.fs as pafs
 from fsspec import AbstractFileSystem
 
 from vecap_tasks.core.object_storage import Bucket, ObjectInfo, ObjectReader, is_remote, open_bucket
-from vecap_tasks.core.temporary import remove_abandoned, temporary_folder
+from vecap_tasks.core.temporary import make_folder, remove_abandoned, sync, temporary_folder
 from vecap_tasks.errors import PermanentError, VecapError
+from vecap_tasks.outages import retry_when_full
 
 Local = Callable[[str], AbstractContextManager[Path]]  # yields a local path to a file of the store
 
@@ -174,19 +177,18 @@ class Store:
             bucket, key = self._object(name)
             bucket.put(key, data)
             return
-        with self._temporary_file() as temporary:
-            temporary.write_bytes(data)
-            self._publish(temporary, name)
+        self._write(name, lambda path: path.write_bytes(data))
 
     def upload(self, name: str, source: Path) -> None:
-        """Publish the local file *source* atomically, replacing an existing file; *source* may be moved."""
+        """Publish the local file *source* atomically, replacing an existing file; *source* may be moved.
+
+        On a full disk it raises OSError without waiting, because *source* may be gone.
+        """
         if self.remote:
             bucket, key = self._object(name)
             bucket.upload(key, source)
             return
-        with self._temporary_file() as temporary:
-            shutil.move(source, temporary)
-            self._publish(temporary, name)
+        self._publish(name, lambda path: shutil.move(source, path))
 
     def remove(self, name: str) -> None:
         """Delete the file *name* if it exists."""
@@ -216,9 +218,7 @@ class Store:
             bucket, key = self._object(name)
             bucket.copy(key, self._object(to)[1])
             return
-        with self._temporary_file() as temporary:
-            shutil.copyfile(self.path(name), temporary)
-            self._publish(temporary, to)
+        self._write(to, lambda path: shutil.copyfile(self.path(name), path))
 
     def tree(self, name: str = "") -> list[WrittenFile]:
         """Return all files under *name*, recursively, sorted by path; `.staging` only if *name* is in it."""
@@ -238,24 +238,41 @@ class Store:
     def create(self, name: str, data: bytes) -> bool:
         """Write *data* if the file does not exist; return whether it was written. Of concurrent calls exactly one wins.
 
-        Raises OSError if the write fails.
+        Raises OSError and OutageError if the write fails.
         """
         if self.remote:
             bucket, key = self._object(name)
             return bucket.create(key, data)
-        with self._temporary_file() as temporary:
-            temporary.write_bytes(data)
-            try:
-                self._publish(temporary, name, replace=False)
-            except FileExistsError:
-                return False
+        try:
+            self._write(name, lambda path: path.write_bytes(data), replace=False)
+        except FileExistsError:
+            return False
         return True
 
-    @contextmanager
-    def _temporary_file(self) -> Iterator[Path]:
-        """Yield a path for a file to publish; removed at the end if it is still there."""
+    def _write(self, name: str, fill: Callable[[Path], object], *, replace: bool = True) -> None:
+        """Call `_publish`, again while the disk is full."""
+        retry_when_full(lambda: self._publish(name, fill, replace=replace), self._base)
+
+    def _publish(self, name: str, fill: Callable[[Path], object], *, replace: bool = True) -> None:
+        """Publish the file that *fill* writes to the path it gets as *name*, atomically and durably.
+
+        Raises FileExistsError if *name* exists and *replace* is false.
+        """
+        target = Path(self.path(name))
         with temporary_folder(self._staging()) as folder:
-            yield folder / "file"
+            temporary = folder / "file"
+            fill(temporary)
+            sync(temporary)
+            for last in (*[False] * 20, True):
+                try:
+                    make_folder(target.parent)
+                    (os.replace if replace else os.link)(temporary, target)
+                    break
+                except FileNotFoundError:  # another run has deleted the folder meanwhile
+                    if last:
+                        raise
+        with suppress(FileNotFoundError):
+            sync(target.parent)
 
     def _staging(self) -> Path:
         folder = Path(self._base) / STAGING
@@ -267,23 +284,10 @@ class Store:
             ) from error
         return folder
 
-    def _publish(self, temporary: Path, name: str, *, replace: bool = True) -> None:
-        """Move the file *temporary* to *name*, atomically and durably.
-
-        Raises FileExistsError if *name* exists and *replace* is false.
-        """
-        target = Path(self.path(name))
-        _sync(temporary)
-        for last in (*[False] * 20, True):
-            try:
-                _make_folder(target.parent)
-                (os.replace if replace else os.link)(temporary, target)
-                break
-            except FileNotFoundError:  # another run has deleted the folder meanwhile
-                if last:
-                    raise
-        with suppress(FileNotFoundError):
-            _sync(target.parent)
+    @property
+    def scratch(self) -> Path:
+        """The folder in which `workspace` creates its folders: inside the root, or the system's temporary folder."""
+        return Path(tempfile.gettempdir()) if self.remote else self._staging()
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -291,33 +295,13 @@ class Store:
 
         On a file system it is inside the root, so that publishing is a rename.
         """
-        with temporary_folder(None if self.remote else self._staging()) as folder:
+        with temporary_folder(self.scratch) as folder:
             yield folder
 
     def remove_abandoned(self) -> None:
         """Remove the unpublished files of processes that were killed."""
         if not self.remote:
             remove_abandoned(Path(self._base) / STAGING)
-
-
-def _sync(path: Path) -> None:
-    """Flush the file or folder *path* to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _make_folder(folder: Path) -> None:
-    """Create *folder* and its parents, flushing each to disk."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
 
 
 class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
     from vecap_tasks.core.store import Store
 from vecap_tasks.core.temporary import temporary_folder
+from vecap_tasks.errors import OutageError
+from vecap_tasks.outages import full_disk
 
+_OUTAGE = re.compile(r"^(?:[\w.]+\.)?OutageError: (.+)$", re.MULTILINE)
 ROW_GROUP = 100_000
 _TABLE_ROW_GROUP = 122_880  # DuckDB's default
 
@@ -84,17 +88,28 @@ def connect(
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield the connection of `open_connection`, and close it afterwards.
 
-    Raises OSError for a file that DuckDB cannot read or write in the block.
+    Raises OSError for a file that DuckDB cannot read or write in the block, and OutageError if object storage does not
+    answer. DuckDB reports errors of its file system, which is in Python, as text.
     """
+    with open_connection(store, memory_limit, threads, work) as connection, translate_errors():
+        yield connection
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Raise an error of DuckDB in the block as OSError or OutageError, as `connect` describes, if it is one."""
     import duckdb
 
-    with open_connection(store, memory_limit, threads, work) as connection:
-        try:
-            yield connection
-        except duckdb.IOException as error:
-            if os.strerror(errno.ENOSPC) in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+    try:
+        yield
+    except duckdb.Error as error:
+        if outage := _OUTAGE.search(str(error)):
+            raise OutageError(outage[1]) from error
+        if full_disk(error, "") is not None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        if isinstance(error, duckdb.IOException):
             raise OSError(f"DuckDB: {error}") from error
+        raise
 
 
 def open_connection(

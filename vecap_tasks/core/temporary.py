@@ -1,4 +1,4 @@
-"""Temporary folders. If a process is killed, the next run removes those it left.
+"""Temporary folders, and durable writes. If a process is killed, the next run removes the folders it left.
 
 Each folder holds a lock file, which its process keeps locked. The kernel unlocks it when the process dies, on any
 machine that shares the file system and in any container. A process id would not tell that.
@@ -7,6 +7,7 @@ machine that shares the file system and in any container. A process id would not
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -60,6 +61,9 @@ def _create_locked(parent: Path) -> Path:
             lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         except FileNotFoundError:  # `remove_abandoned` of another process was faster
             continue
+        except OSError:  # such as a full disk
+            folder.rmdir()
+            raise
         with contextlib.suppress(OSError):  # a file system without locks: the folder then stays after a kill
             fcntl.flock(lock, fcntl.LOCK_EX)
         if os.fstat(lock).st_nlink:
@@ -134,3 +138,23 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
+
+
+def sync(path: Path) -> None:
+    """Flush the file or folder *path* to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create *folder* and its parents, flushing each to disk."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.mlflow_tracking import Tracking, is_server, open_tracking
+from vecap_tasks.core.mlflow_tracking import Tracking, is_server, open_tracking, retry_recording
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.temporary import temporary_folder
@@ -47,6 +47,7 @@ class Decision:
         return f"{self.name} version {self.version}: {outcome}: {self.reason}"
 
 
+@retry_recording
 def decide_champion(config: Config, version: Version) -> Decision:
     """Register the best model of *version* and return whether it should become the champion; does not move the alias.
 
@@ -75,6 +76,7 @@ def decide_champion(config: Config, version: Version) -> Decision:
         return Decision(name, str(candidate.version), moves, reason)
 
 
+@retry_recording
 def move_champion(config: Config, version: Version, approved_by: str = "") -> Decision:
     """Call `decide_champion`, and move the alias if it decides so. *approved_by* is stored as a tag of the version."""
     decision = decide_champion(config, version)

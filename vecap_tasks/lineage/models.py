@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Input, Manifest
-from vecap_tasks.core.mlflow_tracking import Tracking, airflow_tags, dataset_input, open_tracking
+from vecap_tasks.core.mlflow_tracking import Tracking, airflow_tags, dataset_input, open_tracking, retry_recording
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.temporary import temporary_folder
@@ -98,6 +98,7 @@ def _run_link(tracking: Tracking, item: Input) -> RunLink | None:
     return None if run is None else RunLink(str(run.info.experiment_id), str(run.info.run_id))
 
 
+@retry_recording
 def record_clip(config: Config, version: Version, tags: Mapping[str, str] | None = None) -> str:
     """Record the models of *version* in MLflow, unless they are recorded, and return the id of the run of all arms.
 

@@ -13,7 +13,7 @@ import yaml
 
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Manifest
-from vecap_tasks.core.mlflow_tracking import airflow_tags, clean, open_tracking, source_inputs
+from vecap_tasks.core.mlflow_tracking import airflow_tags, clean, open_tracking, retry_recording, source_inputs
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.temporary import temporary_folder
@@ -32,6 +32,7 @@ _MAX_ARTIFACT_BYTES = 16 << 20
 _DATA_SUFFIXES = (".parquet", ".tar")
 
 
+@retry_recording
 def record_version(config: Config, version: Version, tags: Mapping[str, str] | None = None) -> str:
     """Record *version* in MLflow, unless it is recorded, and return the run id.
 
@@ -113,6 +114,7 @@ def _digests(folder: Path) -> str:
     return json.dumps({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
 
 
+@retry_recording
 def record_gate(
     config: Config, version: Version, failure: str | None = None, tags: Mapping[str, str] | None = None
 ) -> str:

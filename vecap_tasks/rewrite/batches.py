@@ -122,18 +122,18 @@ class Batches:
         """
         self._pending.update((keys[index], text) for index, text in batch.items() if text.problem is None)
         if len(self._pending) >= size:
-            self._store(role)
+            self.store_pending(role)
         if not self._stage.should_continue():
-            self._store(role)
+            self.store_pending(role)
             raise VecapError(f"{self._stage.name} {self._shard}: task canceled; progress saved")
 
     def add_all(self, role: str, keys: Sequence[str], texts: Sequence[GeneratedText]) -> None:
-        """Add the texts of all *keys*, log rejected requests, and store pending texts."""
+        """Add the texts of all *keys*, and log rejected requests."""
         self.texts |= zip(keys, texts, strict=True)
         self.rejected.log_rejections(role, texts)
-        self._store(role)
 
-    def _store(self, role: str) -> None:
+    def store_pending(self, role: str) -> None:
+        """Store the texts that are not stored yet."""
         if not self._pending:
             return
         lines = ({"key": key, "written": flat(text)} for key, text in sorted(self._pending.items()))

@@ -161,7 +161,10 @@ class Captioner(Generic[S]):
             missing = [keys[index] for index in indices]
             started = time.monotonic()
             on_finished = partial(self.batches.add_batch, self.role, missing, self.settings.batch_size)
-            texts = generate([requests[index] for index in indices], on_finished)
+            try:
+                texts = generate([requests[index] for index in indices], on_finished)
+            finally:
+                self.batches.store_pending(self.role)
             self.meter.count(texts, started)
             self.batches.add_all(self.role, missing, texts)
         return [self.batches.texts[key] for key in keys]

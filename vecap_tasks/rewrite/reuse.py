@@ -22,7 +22,7 @@ from vecap_tasks.core.manifest import read_manifest
 from vecap_tasks.core.schemas import CAPTIONS
 from vecap_tasks.core.stage import RECEIPTS
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.tables import connect, open_connection, scan
+from vecap_tasks.core.tables import connect, open_connection, scan, translate_errors
 from vecap_tasks.core.version import Version, list_versions
 from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, Sampling, failed
@@ -92,11 +92,12 @@ class CaptionCache:
             return
         numbers = {store.query_path(name): number for number, name in enumerate(files)}
         self._connection.register("file", pa.table({"filename": [*numbers], "number": [*numbers.values()]}))
-        self._connection.execute(f"""
-            INSERT INTO location
-            SELECT hash(sha256), number
-            FROM {scan([*numbers], union_by_name=True)} JOIN file USING (filename)
-            WHERE sha256 IN (SELECT sha256 FROM {scan([verdicts])} WHERE accepted)""")
+        with translate_errors():
+            self._connection.execute(f"""
+                INSERT INTO location
+                SELECT hash(sha256), number
+                FROM {scan([*numbers], union_by_name=True)} JOIN file USING (filename)
+                WHERE sha256 IN (SELECT sha256 FROM {scan([verdicts])} WHERE accepted)""")
 
     def files_with(self, rows: Sequence[Row]) -> list[str]:
         """Return the files with captions of the images of *rows*; a hash collision can add a file."""

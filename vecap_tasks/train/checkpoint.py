@@ -10,6 +10,7 @@ from typing import Any, get_args
 from vecap_tasks.config import Arm, TrainConfig
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import VecapError, format_error
+from vecap_tasks.outages import retry_when_full
 
 
 def run_names(config: TrainConfig) -> list[str]:
@@ -100,7 +101,7 @@ class Checkpoints:
     def save(self, state: TrainingState) -> None:
         """Write a checkpoint, then delete all but the last *kept*. Checkpoints stay readable if the process is killed.
 
-        Raises VecapError and OSError if writing fails.
+        Waits while the disk is full. Raises VecapError and OSError if writing fails.
         """
         import torch
 
@@ -113,15 +114,20 @@ class Checkpoints:
             "speeds": [asdict(speed) for speed in state.speeds],
             "figures": asdict(state.data),
         }
-        with self._store.workspace() as work:
-            try:
-                torch.save(body, work / "checkpoint.pt")
-            except RuntimeError as error:  # torch raises it for any write failure
-                raise VecapError(
-                    f"cannot write a checkpoint to {work.parent}: {format_error(error)}; "
-                    "check free disk space, then run the same command again"
-                ) from error
-            self._store.upload(f"{self._folder}/{len(state.records):09d}.pt", work / "checkpoint.pt")
+
+        def write() -> None:
+            with self._store.workspace() as work:
+                try:
+                    with (work / "checkpoint.pt").open("wb") as stream:  # so that a full disk is an OSError
+                        torch.save(body, stream)
+                except RuntimeError as error:  # torch raises it for any write failure
+                    raise VecapError(
+                        f"cannot write a checkpoint to {work.parent}: {format_error(error)}; "
+                        "check the disk, then run the same command again"
+                    ) from error
+                self._store.upload(f"{self._folder}/{len(state.records):09d}.pt", work / "checkpoint.pt")
+
+        retry_when_full(write, self._store.scratch)
         for step in self.steps()[: -self._kept]:
             self._store.remove(f"{self._folder}/{step:09d}.pt")
 

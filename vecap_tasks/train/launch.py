@@ -25,14 +25,14 @@ from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.temporary import temporary_folder
 from vecap_tasks.core.version import read_version
-from vecap_tasks.errors import ConfigError, CorruptError, PermanentError, VecapError, format_error
+from vecap_tasks.errors import ConfigError, CorruptError, OutageError, PermanentError, VecapError, format_error
 from vecap_tasks.train.signals import Interrupted, StopRequest, catch_sigterm
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
 _ERROR_TYPES: dict[str, type[VecapError]] = {
-    kind.__name__: kind for kind in (PermanentError, ConfigError, CorruptError, Interrupted)
+    kind.__name__: kind for kind in (PermanentError, ConfigError, CorruptError, Interrupted, OutageError)
 }
 
 

@@ -18,7 +18,7 @@ from vecap_tasks.core.releases import Entry, read_releases
 from vecap_tasks.core.samples import Row, Samples, read_image
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, list_versions, published, read_version
-from vecap_tasks.errors import CorruptError, VecapError, format_error
+from vecap_tasks.errors import CorruptError, OutageError, VecapError, format_error
 from vecap_tasks.lineage.mlflow_notes import page_url, run_page
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.lineage.walk import walk
@@ -28,7 +28,7 @@ from vecap_tasks.quality.report import read_findings, report_folder
 _CACHED_VERSIONS = 16  # versions whose sample tables stay open
 _MAX_COMPARED = 8  # versions of one sample on the comparison page
 # Exceptions from reading corrupt or missing version files.
-UNREADABLE = (CorruptError, OSError, duckdb.IOException, duckdb.InvalidInputException)
+UNREADABLE = (CorruptError, OutageError, OSError, duckdb.IOException, duckdb.InvalidInputException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def describe_unreadable(error: Exception) -> str:
 
 @lru_cache(maxsize=4)
 def _repository(path: str, modified: float) -> Repository:
-    return Repository(load_config(path))
+    return Repository(load_config(path, ["outage_timeout=0"]))  # a page reports an outage at once
 
 
 def open_repository(config: str) -> Repository:

@@ -16,8 +16,10 @@ from typing import Any
 import aiohttp
 
 from vecap_tasks.config import ModelConfig, ServerConfig, expand
-from vecap_tasks.errors import PermanentError, VecapError, format_error, retry_after_seconds
+from vecap_tasks.errors import PermanentError, format_error, retry_after_seconds
+from vecap_tasks.outages import Cause, Outage
 from vecap_tasks.redaction import learn_value
+from vecap_tasks.rewrite.backends.openai_endpoint import Endpoint, acquire_endpoint
 from vecap_tasks.rewrite.backends.openai_errors import (
     KNOWN_ROW_FAULTS,
     ROW_FAULTS,
@@ -28,11 +30,12 @@ from vecap_tasks.rewrite.backends.openai_errors import (
 )
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, failed, ignore_finished
 
-_INITIAL_LIMIT = 8  # requests in flight
-_FAILURES_BEFORE_BACKOFF = 3  # consecutive failures
-_BACKOFF_SECONDS = (1.0, 60.0)  # first and maximum
-_MAX_RETRY_AFTER = 300.0  # seconds
 _RETRYABLE_STATUSES = frozenset({408, 409, 424, 425, 429, 500, 502, 503, 504, 529})
+_UNAVAILABLE_STATUSES = frozenset({429, 502, 503, 504, 529})
+_CHECK_SERVER = (
+    "check that the server is up and that the URL has its API path, usually /v1; then run the same command again"
+)
+_MAX_OUTAGES = 8  # that one row meets; the request may crash the server
 _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.5, 30.0  # exponential backoff with a jitter of 50 %
 _MAX_RESPONSE_BYTES = 4 << 20
 _CONNECT_TIMEOUT = 10.0
@@ -40,62 +43,6 @@ _LIST_MODELS_TIMEOUT = 10.0
 _WANTS_MAX_COMPLETION_TOKENS: set[tuple[str, str]] = set()  # (URL, model) that reject `max_tokens`; per process
 
 Messages = Sequence[dict[str, Any]]
-
-
-class Endpoint:
-    """Limits the requests in flight at one URL by additive increase and multiplicative decrease (Jacobson, 1988).
-
-    The limit doubles each round until the first decrease, then grows by one. It halves when the server is overloaded
-    or slow; failures of requests sent before the last decrease do not halve it again. After repeated failures, the
-    endpoint backs off, longer each time, and resumes with a single request.
-    """
-
-    def __init__(self, url: str, max_in_flight: int, latency_threshold: float) -> None:
-        self.url = url
-        self.in_flight = 0
-        self.sent = 0
-        self.limit = float(min(_INITIAL_LIMIT, max_in_flight))
-        self.closed_until = 0.0  # time.monotonic
-        self.last_success = -math.inf  # time.monotonic
-        self._max_in_flight = max_in_flight
-        self._latency_threshold = latency_threshold
-        self._last_decrease = 0.0
-        self._failures = 0
-
-    @property
-    def load(self) -> float:
-        """The share of the limit in use; at 1 or more the endpoint takes no request."""
-        return self.in_flight / int(self.limit)
-
-    def record_response(self, started: float) -> None:
-        """Record a response to a request sent at *started*."""
-        self._failures = 0
-        if time.monotonic() - started > self._latency_threshold:
-            self._decrease_limit(started)
-            return
-        step = 1 / self.limit if self._last_decrease else 1
-        self.limit = min(float(self._max_in_flight), self.limit + step)
-
-    def record_overload(self, started: float, wait: float | None) -> None:
-        """Record that the server is overloaded, and wait *wait* seconds if it sent Retry-After."""
-        self._decrease_limit(started)
-        if wait is not None:
-            self.closed_until = max(self.closed_until, time.monotonic() + min(wait, _MAX_RETRY_AFTER))
-
-    def record_failure(self, started: float) -> None:
-        """Record a request without a valid response."""
-        self._decrease_limit(started)
-        self._failures += 1
-        if self._failures >= _FAILURES_BEFORE_BACKOFF:
-            first, longest = _BACKOFF_SECONDS
-            backoff = min(longest, first * 2 ** (self._failures - _FAILURES_BEFORE_BACKOFF))
-            self.closed_until = max(self.closed_until, time.monotonic() + backoff)
-            self.limit = 1.0
-
-    def _decrease_limit(self, started: float) -> None:
-        if started >= self._last_decrease:
-            self.limit = max(1.0, self.limit / 2)
-            self._last_decrease = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +56,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why a request failed, and the endpoints that reported it."""
+    """Why a request failed, the endpoints that reported it, and when its last attempt was sent.
+
+    `unavailable`: the server did not process the request, so that it says nothing about the row.
+    """
 
     fault: Fault
     message: str
     endpoints: Sequence[Endpoint]
+    sent: float = 0.0  # time.monotonic
+    unavailable: bool = False
 
 
 class Client:
@@ -130,6 +82,7 @@ class Client:
             Endpoint(expand(url).rstrip("/"), server.requests, server.latency_threshold) for url in server.urls
         ]
         self._probe = probe
+        self._last_outage = -math.inf  # its end, time.monotonic
 
     def generate(
         self, requests: Iterator[Request | GeneratedText], on_finished: OnFinished = ignore_finished
@@ -138,8 +91,8 @@ class Client:
 
         *on_finished* gets each text. A row that the server rejects has a `problem`.
 
-        Raises VecapError if the server does not answer. Raises PermanentError if it rejects the API key, the model or
-        every request.
+        Waits while the server does not answer, then raises OutageError. Raises PermanentError if it rejects the API
+        key, the model or every request.
         """
         return asyncio.run(self._generate(requests, on_finished))
 
@@ -176,7 +129,7 @@ class Client:
                         results[index] = request
                         free_slots.release()
                     else:
-                        await self._acquire_endpoint(self._endpoints)
+                        await acquire_endpoint(self._endpoints, self._capacity_changed)
                         tasks.create_task(run(index, request))
                     index += 1
         except BaseExceptionGroup as group:
@@ -194,21 +147,28 @@ class Client:
 
     async def _complete(self, request: Request) -> GeneratedText:
         started = time.monotonic()
-        result = await self._post_retrying(request, self._endpoints, self._server.max_attempts)
-        if isinstance(result, GeneratedText):
-            return result
-        await self._check_row_fault(result, request, started)
-        return failed(result.fault, result.message)
+        for _ in range(_MAX_OUTAGES):
+            result = await self._post_retrying(request, self._endpoints, self._server.max_attempts)
+            if isinstance(result, GeneratedText):
+                return result
+            if result.fault != Fault.FAILED:
+                await self._check_row_fault(result, request, started)
+                return failed(result.fault, result.message)
+            failure = result
+            if await self._wait_for_server(failure, request) and not failure.unavailable:
+                break
+        return failed(failure.fault, failure.message)
 
     async def _post_retrying(
         self, request: Request, endpoints: Sequence[Endpoint], attempts: int
     ) -> GeneratedText | _Failure:
-        """Return the text or the failure; retries temporary errors."""
+        """Return the text or the failure; retries temporary errors, but not while all *endpoints* are down."""
         for number in range(1, attempts + 1):
-            endpoint = await self._acquire_endpoint(endpoints)
+            endpoint = await acquire_endpoint(endpoints, self._capacity_changed)
             started = time.monotonic()
             endpoint.in_flight += 1
             endpoint.sent += 1
+            unavailable = False
             try:
                 response = await self._post(endpoint.url, request)
                 if response.status == HTTPStatus.OK:
@@ -221,6 +181,7 @@ class Client:
                 if error.status not in _RETRYABLE_STATUSES or fault != Fault.REFUSED:
                     endpoint.record_response(started)
                     return _Failure(fault, reason, (endpoint,))
+                unavailable = error.status in _UNAVAILABLE_STATUSES
                 if error.status == HTTPStatus.TOO_MANY_REQUESTS:
                     endpoint.record_overload(started, response.retry_after)
                 else:
@@ -229,14 +190,46 @@ class Client:
                         endpoint.record_overload(started, response.retry_after)
             except InvalidResponse as error:
                 endpoint.record_failure(started)
-                reason = str(error)
+                reason, unavailable = str(error), error.unavailable
             finally:
                 endpoint.in_flight -= 1
                 self._capacity_changed.set()
+            if unavailable and all(endpoint.is_down for endpoint in endpoints):
+                break
             if number < attempts:
                 wait = min(_MAX_RETRY_SECONDS, _MIN_RETRY_SECONDS * 2 ** (number - 1))
                 await asyncio.sleep(wait * random.uniform(0.5, 1.5))
-        return _Failure(Fault.FAILED, f"{endpoint.url}: {reason}", endpoints)
+        return _Failure(Fault.FAILED, f"{endpoint.url}: {reason}", endpoints, started, unavailable)
+
+    async def _wait_for_server(self, failure: _Failure, request: Request) -> bool:
+        """Wait until the server answers; return whether it did so after the last attempt of *request*, without a wait.
+
+        One of the failed requests waits for all of them, with short test requests. Raises OutageError.
+        """
+        model = f"model {self._settings.model}"
+        async with self._probe_lock:
+            if self._last_outage > failure.sent:
+                return False
+            if any(endpoint.last_success > failure.sent for endpoint in failure.endpoints):
+                return True
+            outage: Outage | None = None
+            while True:
+                endpoint = min(failure.endpoints, key=lambda endpoint: endpoint.closed_until)
+                if endpoint.is_down:
+                    endpoint.closed_until = 0.0
+                result = await self._post_retrying(replace(request, messages=self._probe), (endpoint,), 1)
+                if isinstance(result, GeneratedText):
+                    break
+                if result.fault != Fault.FAILED:
+                    raise await self._job_error(result)
+                outage = outage or Outage()
+                cause = Cause(model, f"{model} at {result.message}", _CHECK_SERVER)
+                await asyncio.sleep(outage.next_pause(cause))
+            if outage is None:
+                return True
+            outage.end(cause)
+            self._last_outage = time.monotonic()
+            return False
 
     async def _check_row_fault(self, failure: _Failure, request: Request, started: float) -> None:
         """Return if *failure* is the fault of this row; raise VecapError if the server would fail every request.
@@ -250,23 +243,15 @@ class Client:
         async with self._probe_lock:  # one test request for all failures in flight
             if any(endpoint.last_success > since for endpoint in failure.endpoints):
                 return
-            endpoints, attempts = failure.endpoints, self._server.max_attempts
-            if failure.fault == Fault.FAILED:  # already retried with waits: probe once, immediately
-                endpoint = min(endpoints, key=lambda endpoint: endpoint.closed_until)
-                endpoint.closed_until = 0.0
-                endpoints, attempts = (endpoint,), 1
-            result = await self._post_retrying(replace(request, messages=self._probe), endpoints, attempts)
-        if isinstance(result, _Failure):
+            probe = replace(request, messages=self._probe)
+            result = await self._post_retrying(probe, failure.endpoints, self._server.max_attempts)
+        if isinstance(result, _Failure) and result.fault == Fault.FAILED:
+            await self._wait_for_server(result, request)
+        elif isinstance(result, _Failure):
             raise await self._job_error(result)
 
-    async def _job_error(self, failure: _Failure) -> VecapError:
+    async def _job_error(self, failure: _Failure) -> PermanentError:
         name, url = self._settings.model, failure.endpoints[0].url
-        if failure.fault == Fault.FAILED:
-            return VecapError(
-                f"model {name} at {failure.message} (after {self._server.max_attempts} attempts); "
-                "check that the server is up and that the URL has its API path, usually /v1; "
-                "then run the same command again"
-            )
         if failure.fault == Fault.KEY:
             variable = self._server.api_key_env
             hint = f"correct the key in {variable} on every worker" if variable else "set api_key_env to its variable"
@@ -291,20 +276,6 @@ class Client:
             body = self._body(request, "max_completion_tokens")
             response = await self._send(url, "POST", "/chat/completions", body)
         return response
-
-    async def _acquire_endpoint(self, endpoints: Sequence[Endpoint]) -> Endpoint:
-        """Wait until one of *endpoints* takes a request, and return the least loaded."""
-        while True:
-            now = time.monotonic()
-            available = [endpoint for endpoint in endpoints if endpoint.closed_until <= now and endpoint.load < 1]
-            if available:
-                return min(available, key=lambda endpoint: (endpoint.load, endpoint.sent))
-            closed = [endpoint.closed_until - now for endpoint in endpoints if endpoint.closed_until > now]
-            self._capacity_changed.clear()
-            try:
-                await asyncio.wait_for(self._capacity_changed.wait(), min(closed, default=None))
-            except TimeoutError:
-                continue
 
     def _body(self, request: Request, limit_name: str) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -338,7 +309,8 @@ class Client:
         except aiohttp.InvalidURL:
             raise PermanentError(f"{url} is not a valid URL; correct the model's server.urls") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise InvalidResponse(self._redact(format_error(error))) from None
+            refused = isinstance(error, aiohttp.ClientConnectorError)
+            raise InvalidResponse(self._redact(format_error(error)), unavailable=refused) from None
 
     async def _model_names(self, url: str) -> str:
         models = await self._list_models(url)

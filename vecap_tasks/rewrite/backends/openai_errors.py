@@ -282,7 +282,11 @@ def _one_line(text: str) -> str:
 
 
 class InvalidResponse(Exception):
-    """The response is not valid, but a retry of the request can succeed."""
+    """The response is not valid, but a retry of the request can succeed. `unavailable`: there was no connection."""
+
+    def __init__(self, message: str, *, unavailable: bool = False) -> None:
+        super().__init__(message)
+        self.unavailable = unavailable
 
 
 @dataclass(frozen=True, slots=True)
