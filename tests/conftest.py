@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import os
-import random
-import signal
 import socket
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +13,9 @@ import pytest
 from filelock import FileLock
 
 from tests.installation import DEMO, REPOSITORY, small_config
+from tests.services import mlflow, running, seaweedfs
 from vecap_tasks import outages
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.local.airflow import http_probe
 
 pytest_plugins = ["tests.browser"]
 
@@ -102,75 +96,16 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A local S3 server: the one of the deployment, as `docker/s3.sh` starts it, without identities."""
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    ports = _seaweedfs_ports()
-    url = f"http://127.0.0.1:{ports['s3.port']}"
-    server = subprocess.Popen(
-        [
-            *(Path(sys.executable).with_name("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-filer", "-s3"),
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            *("-master.volumeSizeLimitMB=64", "-volume.max=0", *(f"-{name}={port}" for name, port in ports.items())),
-        ],
-        stdout=(folder / "server.log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        _await_answer(url, folder / "server.log", 120)
-        yield url
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait(60)
-
-
-def _await_answer(url: str, log: Path, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while http_probe(url) is None:
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.2)
-
-
-def _seaweedfs_ports() -> dict[str, int]:
-    """Return free ports by option. SeaweedFS uses port + 10000 for gRPC."""
-    ports: dict[str, int] = {}
-    for name in ("master.port", "volume.port", "filer.port", "s3.port"):
-        while name not in ports:
-            port = random.randrange(11_000, 22_000)
-            with suppress(OSError), socket.socket() as one, socket.socket() as other:
-                one.bind(("127.0.0.1", port))
-                other.bind(("127.0.0.1", port + 10_000))
-                if port not in ports.values():
-                    ports[name] = port
-    return ports
+    """A local S3 server: the one of the deployment."""
+    with running(seaweedfs(tmp_path_factory.mktemp("seaweedfs"))) as service:
+        yield service.url
 
 
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real local MLflow server, started as the services start it."""
-    home = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]),
-            *("--workers", "1", "--backend-store-uri", f"sqlite:///{home}/server.db"),
-            *("--artifacts-destination", str(home / "artifacts")),
-        ],
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-        cwd=home,
-        stdout=(home / "server.log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        _await_answer(f"{url}/health", home / "server.log", 400)
-        yield url
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
+    """A real local MLflow server."""
+    with running(mlflow(tmp_path_factory.mktemp("mlflow"))) as service:
+        yield service.url
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def digests(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return {"crawl": attempt("crawl", at(config, str(root))).digest}
 
 
-@pytest.fixture(params=["moto", "seaweedfs"])
+@pytest.fixture(params=["moto", pytest.param("seaweedfs", marks=pytest.mark.exhaustive)])
 def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     server = request.getfixturevalue("s3_server" if request.param == "moto" else "seaweedfs_server")
     monkeypatch.setattr(outages, "_FIRST_PAUSE", 0.01)
@@ -76,6 +77,23 @@ def test_a_stage_completes_while_a_third_of_all_requests_fail(
     proxy.sometimes(fault, 0.3)
     assert attempt("crawl", at(config, root)).digest == digests["crawl"]
     assert proxy.faults > 10
+
+
+def test_a_stage_waits_for_the_end_of_an_outage(
+    config: Config,
+    digests: dict[str, str],
+    proxy: FaultyProxy,
+    root: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outages.set_timeout(60)
+    begin, end = (time.monotonic() + seconds for seconds in (0.3, 1.5))
+    proxy.fault, proxy.chosen = "503", lambda method, path: begin < time.monotonic() < end
+    assert attempt("crawl", at(config, root)).digest == digests["crawl"]
+    lines = [record.message for record in caplog.records if record.name == "vecap_tasks.outages"]
+    pause = r"cannot \w+ s3://\S+: SlowDown: Reduce your rate\.; next attempt in \S+ s, waiting up to \S+ s"
+    assert any(re.fullmatch(pause, line) for line in lines), lines
+    assert re.fullmatch(r"s3://vecap-\w+ is available again after [\d.]+ s; resuming", lines[-1])
 
 
 @pytest.mark.parametrize("fault", FAULTS)

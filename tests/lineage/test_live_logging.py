@@ -5,11 +5,13 @@ import time
 import pytest
 from mlflow import MlflowClient
 
+from tests.faults.proxy import faulty_proxy
 from tests.installation import REPOSITORY, wait_until
 from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from tests.train.test_train_stage import stop_after
-from vecap_tasks import lineage
+from vecap_tasks import lineage, outages
 from vecap_tasks.core.stage import load_stage
+from vecap_tasks.errors import OutageError
 from vecap_tasks.lineage.walk import walk
 
 pytestmark = [pytest.mark.slow, pytest.mark.services]
@@ -124,3 +126,33 @@ def test_a_registered_version_leads_to_its_sources(home, mlflow_server):
     assert client.get_model_version_download_uri(champion.name, champion.version) == model.artifact_location
     client.delete_model_version_tag(champion.name, champion.version, "vecap.model")
     assert walk(config, "models:/registered-clip").verified, "the source contains the model id too"
+
+
+def test_recording_waits_for_mlflow(home, mlflow_server, caplog, monkeypatch):
+    """MLflow is away while a version and its models are recorded, and while the champion is chosen."""
+    monkeypatch.setattr(outages, "_FIRST_PAUSE", 0.1)
+    with faulty_proxy(mlflow_server) as proxy:
+        config = with_live_logging(home, proxy.url, "waiting", epochs=1)
+        write_evaluation_set(config)
+        version = publish_version(config, SAMPLES)
+        run("train", config, version)
+        run("evaluate", config, version)
+        for record, fault in ((lineage.record_clip, "503"), (lineage.move_champion, "reset")):
+            caplog.clear()
+            started, end = time.monotonic(), time.monotonic() + 2
+            requests = iter(range(1000))  # the outage begins in the middle
+            proxy.fault = fault
+            proxy.chosen = lambda method, path, r=requests, e=end: next(r) >= 5 and time.monotonic() < e
+            record(config, version)
+            lines = [record.message for record in caplog.records if record.name == "vecap_tasks.outages"]
+            assert "MLflow" in lines[0]
+            assert "; next attempt in " in lines[0]
+            assert lines[-1].startswith("MLflow is available again after ")
+            assert time.monotonic() - started > 2
+        names = sorted(item.info.run_name for item in runs(mlflow_server, "waiting"))
+        assert names == ["2026-01-01 arms", "2026-01-01 vecap-0"]
+        assert "already the champion" in lineage.move_champion(config, version).reason
+        outages.set_timeout(0)
+        proxy.always("503", "GET", "POST")
+        with pytest.raises(OutageError, match="no MLflow server answers at"):
+            lineage.move_champion(config, version)

@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
-from vecap_tasks import lineage
+from vecap_tasks import lineage, outages
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.mlflow_tracking import open_tracking, tracking_uri
 from vecap_tasks.core.stage import load_stage
@@ -127,6 +127,7 @@ def test_recording_models_before_evaluation_is_one_clear_line(config, version):
 @pytest.mark.timeout(100)  # MLflow itself would retry for minutes
 def test_an_unreachable_server_is_reported_quickly(config, version, monkeypatch):
     monkeypatch.setenv("VECAP_MLFLOW_URI", "http://127.0.0.1:9")
+    outages.set_timeout(0)
     with pytest.raises(VecapError, match=r"no MLflow server answers at http://127\.0\.0\.1:9 .*start it"):
         lineage.record_version(config, version)
 

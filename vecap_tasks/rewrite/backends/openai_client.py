@@ -67,6 +67,9 @@ class _Failure:
     sent: float = 0.0  # time.monotonic
     unavailable: bool = False
 
+    def was_followed_by_success(self) -> bool:
+        return any(endpoint.last_success > self.sent for endpoint in self.endpoints)
+
 
 class Client:
     """Sends requests to all URLs of one served model. Raises PermanentError if the API key is not set.
@@ -210,21 +213,23 @@ class Client:
         async with self._probe_lock:
             if self._last_outage > failure.sent:
                 return False
-            if any(endpoint.last_success > failure.sent for endpoint in failure.endpoints):
+            if failure.was_followed_by_success():
                 return True
             outage: Outage | None = None
-            while True:
+            while not failure.was_followed_by_success():
                 endpoint = min(failure.endpoints, key=lambda endpoint: endpoint.closed_until)
                 if endpoint.is_down:
                     endpoint.closed_until = 0.0
                 result = await self._post_retrying(replace(request, messages=self._probe), (endpoint,), 1)
-                if isinstance(result, GeneratedText):
-                    break
+                if isinstance(result, GeneratedText):  # now it was followed by one
+                    continue
                 if result.fault != Fault.FAILED:
                     raise await self._job_error(result)
                 outage = outage or Outage()
                 cause = Cause(model, f"{model} at {result.message}", _CHECK_SERVER)
-                await asyncio.sleep(outage.next_pause(cause))
+                end = time.monotonic() + outage.next_pause(cause)
+                while (left := end - time.monotonic()) > 0 and not failure.was_followed_by_success():
+                    await asyncio.sleep(min(left, 0.5))
             if outage is None:
                 return True
             outage.end(cause)
