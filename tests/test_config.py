@@ -86,6 +86,7 @@ RUNTIME = {
     "Config.dask": "location",
     "Config.mlflow": "record",
     "Config.retention": "record",
+    "Config.outage_timeout": "failure",
     "Config.root": "location",
     "EvaluateConfig.champion": "record",
     "EvaluateConfig.dataset": "location",

@@ -90,7 +90,7 @@ def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
                 return
             self.wfile.write(data)
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any
+        do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any
 
         def answer_error(self, fault: str) -> None:
             code, message = _ERRORS[fault]

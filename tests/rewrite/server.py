@@ -1,13 +1,9 @@
-"""A chat-completions server on localhost with scripted responses, and requests to it.
-
-`python -m tests.rewrite.server PORT` runs it as a process that can be killed; it prints the number of each request.
-"""
+"""A chat-completions server on localhost with scripted responses, and requests to it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -74,9 +70,8 @@ def rejecting(marked: Mapping[str, tuple[int, Any]], answer: Handler = echo) -> 
 class Server:
     """Serves the model `tiny` with the handler `answer`. A context manager; runs in a thread."""
 
-    def __init__(self, answer: Handler = echo, port: int = 0) -> None:
+    def __init__(self, answer: Handler = echo) -> None:
         self.answer = answer
-        self.port = port
         self.requests: list[ReceivedRequest] = []
         self.max_in_flight = 0  # in flight at once
         self._in_flight = 0
@@ -103,7 +98,7 @@ class Server:
         app.router.add_get("/v1/models", self._models)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         self.port = self._runner.addresses[0][1]
 
@@ -139,17 +134,3 @@ def fuse(model: ModelConfig, count: int = 1, sampling: Sampling = GREEDY) -> lis
     """Fuse *count* pairs with *model*."""
     pairs = [(f"Name {number}", f"thing {number}") for number in range(count)]
     return ServedLlm(model, load_prompt("fuse"), 512).fuse([(pair, sampling) for pair in pairs])
-
-
-def main() -> None:
-    async def answer(request: ReceivedRequest) -> web.StreamResponse:
-        await asyncio.sleep(0.02)
-        print(request.number, flush=True)
-        return await echo(request)
-
-    with Server(answer, int(sys.argv[1])):
-        threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main()

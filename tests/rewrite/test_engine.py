@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from vecap_tasks.config import Config
 from vecap_tasks.core.dask_cluster import connect
 from vecap_tasks.core.executor import prepare, run_shards
 from vecap_tasks.core.manifest import ShardOutput
-from vecap_tasks.errors import PermanentError, VecapError
+from vecap_tasks.errors import OutageError, PermanentError, VecapError
 from vecap_tasks.rewrite.stage import Rewrite
 
 
@@ -96,6 +97,12 @@ class FailsPermanently(FailsOnce):
     error = PermanentError
 
 
+class MeetsOutages(FailsOnce):
+    """Fails because an outage was too long."""
+
+    error = OutageError
+
+
 def attempts_file(config: Config, shard: str) -> Path:
     """Return the file with the number of attempts of *shard*."""
     return Path(config.resolve(config.root)).parent / f"{shard}.tries"
@@ -114,6 +121,21 @@ def test_a_permanent_error_is_not_retried(sandbox, rows, cluster) -> None:
     with pytest.raises(PermanentError, match="2 of 2 shards failed; shard 00000: not this time"):
         run_shards(stage, stage.plan())
     assert [attempts_file(config, shard).read_text() for shard in stage.shards()] == ["1", "1"]
+
+
+def test_the_outage_of_a_service_is_waited_for_once_and_stops_the_stage(sandbox, rows, cluster) -> None:
+    """Each task has waited for the end of the outage, and the others would wait as long."""
+    config = with_dask(sandbox.config(shard_size=1), address=cluster.scheduler_address)
+    stage = MeetsOutages(config, sandbox.write_crawl(config, rows))
+    with pytest.raises(OutageError, match=r"rewrite: \d of 8 shards failed; shard 0000\d: not this time"):
+        run_shards(stage, stage.plan())
+    tried = [attempts_file(config, f"{number:05d}") for number in range(8)]
+    assert 2 <= sum(file.exists() for file in tried) <= 4
+    assert {file.read_text() for file in tried if file.exists()} == {"1"}
+    while shards := stage.plan():
+        with suppress(OutageError):
+            run_shards(stage, shards)
+    assert stage.commit().counters["rows"] == 8
 
 
 class FailsBothWays(Rewrite):
