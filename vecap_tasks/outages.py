@@ -78,19 +78,23 @@ def retry(attempt: Callable[[], T], find_cause: Callable[[Exception], Cause | No
 
     Raises other errors at once, and OutageError if the outage exceeds the timeout.
     """
-    outage: Outage | None = None
+    outage = Outage()
     cause: Cause | None = None
     while True:
         try:
             result = attempt()
         except Exception as error:
-            cause = None if isinstance(error, OutageError) else find_cause(error)
-            if cause is None:
+            found = None if isinstance(error, OutageError) else find_cause(error)
+            if found is None:
+                if cause is not None and not isinstance(error, OutageError):  # such as a missing object
+                    outage.end(cause)
                 raise
-            outage = outage or Outage()
+            if cause is None:
+                outage = Outage()
+            cause = found
             pause = outage.next_pause(cause, error)
         else:
-            if outage is not None and cause is not None:
+            if cause is not None:
                 outage.end(cause)
             return result
         time.sleep(pause)

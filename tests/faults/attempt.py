@@ -6,6 +6,7 @@ import json
 import re
 import time
 import uuid
+from functools import partial
 from typing import Any
 
 from tests.faults.factories import INTERVAL
@@ -18,6 +19,7 @@ from vecap_tasks.core.store import STAGING, Store
 from vecap_tasks.core.verify import check_files, verify_version
 from vecap_tasks.core.version import read_version
 from vecap_tasks.core.worker_deaths import record_attempt
+from vecap_tasks.outages import retry_when_full
 
 
 def attempt(name: str, config: Config, workers: list[Stage] | None = None) -> Manifest:
@@ -32,7 +34,7 @@ def attempt(name: str, config: Config, workers: list[Stage] | None = None) -> Ma
         workers.append(load_stage(name, config, version))
     (worker,) = workers
     for part in driver.pending_preparations():
-        worker.prepare(part)
+        retry_when_full(partial(worker.prepare, part), worker.store.scratch)
     for shard in driver.plan():
         with record_attempt(worker, shard, uuid.uuid4().hex):
             worker.run(shard)

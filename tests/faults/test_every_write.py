@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -24,10 +25,11 @@ import torch
 from tests.crawl.web import Web
 from tests.faults import check
 from tests.faults.attempt import attempt, collect_garbage, completed, list_files
-from tests.faults.disk import full_disk
+from tests.faults.disk import full_disk, full_for, small_disk
 from tests.faults.factories import BATCH, INTERVAL, create_inputs
 from tests.faults.writes import observe_writes, run_forked
 from tests.rewrite.chaos import count_texts
+from vecap_tasks import outages
 from vecap_tasks.cli import __main__ as cli
 from vecap_tasks.config import Config
 from vecap_tasks.core.stage import STAGES, Stage
@@ -261,6 +263,26 @@ def test_a_disk_that_fills_up_is_reported_and_the_next_attempt_completes(
     messages, digest = json.loads(output)
     assert all("\n" not in message for message in messages)
     assert digest == stage.digest
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_waits_until_a_full_disk_has_space(
+    name: str, config: Config, undisturbed: dict[str, Undisturbed], tmp_path: Path
+) -> None:
+    stage, log = undisturbed[name], tmp_path / "a.log"
+    with small_disk(tmp_path / "disk", 64 << 20) as disk:
+        root = copy_of(stage.before, disk / "store")
+
+        def work(answer: int) -> None:
+            outages.set_timeout(60)
+            with full_for(disk, 2):
+                os.write(answer, attempt(name, at(config, root)).digest.encode())
+
+        code, output = run_forked(work, log)
+        assert list(Path(root, STAGING).iterdir()) == []
+    assert (code, output) == (0, stage.digest), log.read_text()
+    assert re.search(r"^No space left on device \(\S+\); next attempt in ", log.read_text(), re.MULTILINE)
 
 
 def test_a_write_to_s3_that_seems_to_fail_is_reported_and_the_next_attempt_completes(
