@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import build_once
-from vecap_tasks.core.mlflow_tracking import ensure_database
+from vecap_tasks.core.mlflow_database import ensure_database
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.mlflow_tracking import open_tracking, tracking_uri
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage import models
 from vecap_tasks.lineage.mlflow_notes import RunLink, TrainingDataset, gate_note, model_note
 
 SAMPLES = [Texts() for _ in range(16)]
@@ -68,6 +69,29 @@ def test_a_version_is_recorded_once_with_its_provenance(config, version, home, m
     )
     assert not any(name.endswith((".tar", ".parquet")) for name in artifacts(config, run_id))
     assert recorded.info.artifact_uri.startswith(f"{home.as_uri()}/mlflow-artifacts/vecap/demo/versions/")
+
+
+def test_of_two_concurrent_recordings_the_first_to_finish_counts(config, version, monkeypatch):
+    run("train", config, version)
+    run("evaluate", config, version)
+    write_page, first = models.arms_note, []
+
+    def be_overtaken(*arguments):
+        monkeypatch.setattr(models, "arms_note", write_page)
+        first.append(lineage.record_clip(config, version))
+        return write_page(*arguments)
+
+    monkeypatch.setattr(models, "arms_note", be_overtaken)
+    assert lineage.record_clip(config, version) == first[0]
+    assert {item.info.run_name for item in runs(config, "clip")} == {
+        "2026-01-01 arms",
+        "2026-01-01 alttext-0",
+        "2026-01-01 vecap-0",
+    }
+    assert len(runs(config, "clip")) == 3
+    decision = lineage.decide_champion(config, version)
+    model = client(config).get_model_version(decision.name, decision.version)
+    assert client(config).get_run(model.run_id).info.lifecycle_stage == "active"
 
 
 def test_models_are_recorded_once_with_losses_metrics_and_files(config, version):

@@ -7,14 +7,12 @@ import json
 import logging
 import os
 import re
-import sqlite3
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from fcntl import LOCK_EX, flock
 from functools import partial, wraps
 from http.client import HTTPException
 from pathlib import Path
@@ -23,6 +21,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from vecap_tasks.config import Config, expand_optional
 from vecap_tasks.core.manifest import Input
+from vecap_tasks.core.mlflow_database import ensure_database
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.outages import Cause, full_disk, retry
 
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_OWN_ROWS = ("alembic_version", "workspaces")  # tables that MLflow's migrations fill
-_LEFTOVERS = ("-journal", "-wal", "-shm")  # SQLite would apply those of a killed process to the new file
 # Descriptions on the pages of the experiments.
 EXPERIMENTS = {
     "gate": "Quality gate reports, passed or failed: one run per crawl.",
@@ -66,11 +63,15 @@ class Unavailable(VecapError):
     """MLflow does not answer now; a retry can succeed."""
 
 
-def retry_recording(record: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function so that it starts again while MLflow is unavailable or a disk is full.
+class Overtaken(VecapError):
+    """Another process recorded the same first."""
 
-    Recording can start again at any time: a run is FINISHED last, and `find_run` deletes incomplete ones. Raises
-    OutageError if the outage exceeds `outage_timeout`.
+
+def retry_recording(record: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function so that it starts again while MLflow is unavailable or a disk is full, and if overtaken.
+
+    Recording can start again at any time: a run is FINISHED last, which deletes incomplete ones. Raises OutageError if
+    the outage exceeds `outage_timeout`.
     """
 
     def find_cause(error: Exception) -> Cause | None:
@@ -80,55 +81,13 @@ def retry_recording(record: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(record)
     def retrying(*arguments: P.args, **named: P.kwargs) -> T:
-        return retry(partial(record, *arguments, **named), find_cause)
+        call = partial(record, *arguments, **named)
+        try:
+            return retry(call, find_cause)
+        except Overtaken:  # the other's run is found
+            return retry(call, find_cause)
 
     return retrying
-
-
-def ensure_database(file: Path, artifacts: str) -> None:
-    """Create *file* as a database with MLflow's tables, unless it has data. *artifacts* is its default artifact URI.
-
-    MLflow creates its tables in dozens of transactions and cannot resume after a crash, so a database without data is
-    replaced. Raises VecapError if *file* is not a SQLite database or cannot be written.
-    """
-    try:
-        if _has_data(file):
-            return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with Path(f"{file}.lock").open("a") as lock:
-            flock(lock, LOCK_EX)  # the kernel releases it even if the process is killed
-            if not _has_data(file):  # another process may have created it
-                _create_database(file, artifacts)
-    except sqlite3.DatabaseError as error:
-        raise VecapError(f"cannot read {file}: {error}; restore it, or change mlflow.tracking_uri") from error
-    except OSError as error:
-        raise VecapError(f"cannot write {file}: {error.strerror}; change mlflow.tracking_uri") from error
-
-
-def _has_data(file: Path) -> bool:
-    """Return whether any table has rows; MLflow adds its default experiment when it first opens a database."""
-    if not file.exists():
-        return False
-    with closing(sqlite3.connect(file, timeout=60)) as database:
-        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return any(
-            database.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()  # noqa: S608 - the database's own names
-            for name in tables
-            if name not in _OWN_ROWS
-        )
-
-
-def _create_database(file: Path, artifacts: str) -> None:
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    new = file.with_name(f"{file.name}.new")
-    new.unlink(missing_ok=True)
-    for suffix in _LEFTOVERS:
-        Path(f"{new}{suffix}").unlink(missing_ok=True)
-    SqlAlchemyStore(f"sqlite:///{new}", artifacts).engine.dispose()
-    for suffix in _LEFTOVERS:
-        Path(f"{file}{suffix}").unlink(missing_ok=True)
-    new.replace(file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +128,54 @@ class Tracking:
         """Set the description on a logged model's page."""
         self.client.set_logged_model_tags(model_id, {_NOTE: note})
 
-    def find_run(self, experiment: str, digest: str) -> Run | None:
-        """Return the finished run tagged with *digest*; incomplete runs of killed processes are deleted."""
-        for run in self.client.search_runs([experiment], f"tags.`vecap.digest` = '{digest}'"):
-            if run.info.status == "FINISHED":
-                return run
+    @contextmanager
+    def new_run(self, experiment: str, tags: Mapping[str, str], name: str) -> Iterator[str]:
+        """Create a run and yield its id; the block ends with `finish`.
+
+        Raises Overtaken if another process finished a run with the same digest first and deleted this one.
+        """
+        from mlflow.exceptions import MlflowException
+
+        run = self.client.create_run(experiment, tags=dict(tags), run_name=name)
+        try:
+            yield str(run.info.run_id)
+        except MlflowException as error:
+            if self.client.get_run(run.info.run_id).info.lifecycle_stage == "active":
+                raise
+            self._delete_children(run)
+            raise Overtaken(f"another process recorded {name} first") from error
+
+    def finish(self, run_id: str, status: str = "FINISHED") -> str:
+        """End a run with the tags `vecap.digest` and `vecap.version`. Return the id of the run that counts.
+
+        That is the run that finished first. Deletes incomplete runs with the same tags: those of killed processes, and
+        those of processes that still record the same, which then use this one.
+        """
+        self.client.set_terminated(run_id, status)
+        run = self.client.get_run(run_id)
+        tags = run.data.tags
+        runs = self._runs(run.info.experiment_id, tags["vecap.digest"], tags["vecap.version"])
+        for other in runs:
+            if other.info.status != "FINISHED" and other.info.run_id != run_id:
+                self.delete(other)
+        first = _first_finished(runs) or run
+        if first.info.run_id != run_id:
             self.delete(run)
-        return None
+        return str(first.info.run_id)
+
+    def find_run(self, experiment: str, digest: str, version: str) -> Run | None:
+        """Return the finished run with the tags `vecap.digest` and `vecap.version`; the first if there are several."""
+        return _first_finished(self._runs(experiment, digest, version))
+
+    def _runs(self, experiment: str, digest: str, version: str) -> list[Run]:
+        query = f"tags.`vecap.digest` = '{digest}' AND tags.`vecap.version` = '{version}'"
+        return list(self.client.search_runs([experiment], query))
+
+    def find_child(self, parent: Run, name: str) -> Run | None:
+        """Return the child run of *parent* with the tag `vecap.run` *name*."""
+        query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' AND tags.`vecap.run` = '{name}'"
+        found = self.client.search_runs([parent.info.experiment_id], query)
+        return found[0] if found else None
 
     def find_version(self, dataset: str, version: str, digest: str) -> Run | None:
         """Return the finished run of a published version, *digest* being that of its `assemble`. Read-only."""
@@ -190,11 +190,16 @@ class Tracking:
     def delete(self, run: Run) -> None:
         """Delete a run, its child runs and their models."""
         experiment, run_id = run.info.experiment_id, run.info.run_id
-        for child in self.client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'"):
-            self.delete(child)
+        self._delete_children(run)
         for model in self.client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
             self.client.delete_logged_model(model.model_id)
         self.client.delete_run(run_id)
+
+    def _delete_children(self, run: Run) -> None:
+        for child in self.client.search_runs(
+            [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+        ):
+            self.delete(child)
 
     def params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Record the nested *params* under dotted names."""
@@ -211,6 +216,11 @@ class Tracking:
     def inputs(self, run_id: str, datasets: Sequence[DatasetInput]) -> None:
         for start in range(0, len(datasets), _DATASETS_PER_REQUEST):
             self.client.log_inputs(run_id, datasets=datasets[start : start + _DATASETS_PER_REQUEST])
+
+
+def _first_finished(runs: Sequence[Run]) -> Run | None:
+    finished = [run for run in runs if run.info.status == "FINISHED"]
+    return min(finished, key=lambda run: (run.info.end_time, run.info.run_id), default=None)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def decide_champion(config: Config, version: Version) -> Decision:
     best = max(results.runs, key=lambda run: run.figures[metric])
     shard = f"{best.arm}-{best.seed}"
     with open_tracking(config) as tracking:
-        run = _run(tracking, version, f"{manifest.digest[:32]}/{shard}")
+        run = _run(tracking, version, manifest.digest, shard)
         name = f"{version.dataset}-clip"
         candidate = _register(tracking, name, run, best, metric)
         champion = next((model for model in _versions(tracking, name) if ALIAS in model.aliases), None)
@@ -134,10 +134,11 @@ def _points(interval: Difference) -> str:
     return f"{100 * interval.difference:+.1f} points ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
 
 
-def _run(tracking: Tracking, version: Version, digest: str) -> Run:
-    """Return the run that `record_clip` tagged with the evaluation's *digest*."""
+def _run(tracking: Tracking, version: Version, digest: str, shard: str) -> Run:
+    """Return the run of the model *shard* that `record_clip` recorded for the evaluation's *digest*."""
     experiment = tracking.client.get_experiment_by_name(f"vecap/{version.dataset}/clip")
-    run = None if experiment is None else tracking.find_run(experiment.experiment_id, digest)
+    arms = None if experiment is None else tracking.find_run(experiment.experiment_id, digest, version.name)
+    run = None if arms is None else tracking.find_child(arms, shard)
     if run is None:
         raise VecapError(f"the models of version {version.name} are not in MLflow; run `vecap evaluate` again")
     return run
@@ -148,8 +149,7 @@ def _register(tracking: Tracking, name: str, run: Run, best: RunFigures, metric:
     from mlflow.exceptions import MlflowException
 
     client = tracking.client
-    existing = next((version for version in _versions(tracking, name) if version.run_id == run.info.run_id), None)
-    if existing is not None:
+    if (existing := _registered(tracking, name, run)) is not None:
         return existing
     try:
         client.create_registered_model(name)
@@ -162,7 +162,7 @@ def _register(tracking: Tracking, name: str, run: Run, best: RunFigures, metric:
     # Without a server, MLflow resolves models:/ through global state, which may point elsewhere.
     source = f"models:/{model.model_id}" if is_server(tracking.uri) else model.artifact_location
     figure = f"{metric} {100 * best.figures[metric]:.1f} %"
-    return client.create_model_version(
+    created = client.create_model_version(
         name,
         source,
         run.info.run_id,
@@ -170,6 +170,16 @@ def _register(tracking: Tracking, name: str, run: Run, best: RunFigures, metric:
         description=f"Arm {best.arm}, seed {best.seed}, version {tags['vecap.version']}: {figure}.",
         model_id=model.model_id,
     )
+    first = _registered(tracking, name, run) or created
+    if first.version != created.version:  # another process registered it meanwhile
+        client.delete_model_version(name, created.version)
+    return first
+
+
+def _registered(tracking: Tracking, name: str, run: Run) -> ModelVersion | None:
+    """Return the first version of the registered model *name* for *run*."""
+    found = (version for version in _versions(tracking, name) if version.run_id == run.info.run_id)
+    return min(found, key=lambda version: int(version.version), default=None)
 
 
 def _versions(tracking: Tracking, name: str) -> list[ModelVersion]:

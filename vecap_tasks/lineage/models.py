@@ -114,8 +114,8 @@ def record_clip(config: Config, version: Version, tags: Mapping[str, str] | None
     record_version(config, version, tags)
     with open_tracking(config) as tracking:
         experiment = tracking.experiment(version.dataset, "clip")
-        existing = tracking.find_run(experiment, evaluate.digest)
-        if existing is not None and existing.data.tags.get("vecap.version") == version.name:
+        existing = tracking.find_run(experiment, evaluate.digest, version.name)
+        if existing is not None:
             return str(existing.info.run_id)
         all_tags = airflow_tags() | dict(tags or {})
         return _Recorder(tracking, experiment, store, version, train, evaluate, all_tags).record()
@@ -132,11 +132,15 @@ class _Recorder:
     tags: dict[str, str]
 
     def record(self) -> str:
-        results = json.loads(self.store.read(self.evaluate.file("results.json")))
         tags = self._tags("arms", self.evaluate.digest)
-        client = self.tracking.client
-        run = client.create_run(self.experiment, tags=tags, run_name=f"{self.version.name} arms")
-        run_id = str(run.info.run_id)
+        with self.tracking.new_run(self.experiment, tags, f"{self.version.name} arms") as run_id:
+            self._record_arms(run_id, tags)
+            run_id = self.tracking.finish(run_id)
+        delete_live_runs(self.tracking, self.experiment, self.train.fingerprint)
+        return run_id
+
+    def _record_arms(self, run_id: str, tags: dict[str, str]) -> None:
+        results = json.loads(self.store.read(self.evaluate.file("results.json")))
         data = training_datasets(self.tracking, self.version, self.train)
         self.tracking.inputs(run_id, [*self._training_inputs(data), *self._evaluation_inputs().values()])
         self.tracking.params(run_id, {"train": self.train.config, "evaluate": self.evaluate.config})
@@ -148,11 +152,8 @@ class _Recorder:
             self._log_figures(run_id, values, None, None)
         with temporary_folder() as folder:
             self._collect_arms(folder)
-            client.log_artifacts(run_id, str(folder))
+            self.tracking.client.log_artifacts(run_id, str(folder))
         self.tracking.describe(run_id, arms_note(data, self._sets, RunLink(self.experiment, run_id), tags))
-        client.set_terminated(run_id, "FINISHED")
-        delete_live_runs(self.tracking, self.experiment, self.train.fingerprint)
-        return run_id
 
     def _record_model(
         self, parent: str, arm: str, seed: int, figures: dict[str, float], data: list[TrainingDataset]

@@ -60,34 +60,33 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
     }
     with open_tracking(config) as tracking:
         experiment = tracking.experiment(version.dataset, "versions")
-        existing = tracking.find_run(experiment, published.digest)
-        if existing is not None and existing.data.tags.get("vecap.version") == version.name:
+        existing = tracking.find_run(experiment, published.digest, version.name)
+        if existing is not None:
             return str(existing.info.run_id)
         client = tracking.client
         all_tags = airflow_tags() | dict(tags or {}) | version_tags
-        run_id = str(client.create_run(experiment, tags=all_tags, run_name=version.name).info.run_id)
-        run = RunLink(experiment, run_id)
-        tracking.params(run_id, {stage: manifest.config for stage, manifest in manifests.items()})
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(clean(f"{stage}.{counter}"), float(count), now, 0)
-            for stage, manifest in manifests.items()
-            for counter, count in manifest.counters.items()
-        ]
-        tracking.metrics(run_id, metrics)
-        crawl_files = run_page(experiment, run_id, mlflow_notes.NAME)
-        tracking.inputs(run_id, source_inputs([item for m in manifests.values() for item in m.inputs], crawl_files))
-        training_runs = training_runs_page(tracking.experiment(version.dataset, "clip"), name)
-        with temporary_folder() as folder:
-            collect(store, manifests, folder)
-            links = (run.link(f"Version {name}"), f"[Models trained on it]({training_runs})")
-            mlflow_notes.write_crawl_files(folder, manifests["crawl"], links)
-            (folder / CONFIGURATION).write_text(_configuration(published), encoding="utf-8")
-            client.set_tag(run_id, FILES_TAG, _digests(folder))
-            client.log_artifacts(run_id, str(folder))
-        tracking.describe(run_id, version_note(name, manifests, run, training_runs, all_tags))
-        client.set_terminated(run_id, "FINISHED")
-    return run_id
+        with tracking.new_run(experiment, all_tags, version.name) as run_id:
+            run = RunLink(experiment, run_id)
+            tracking.params(run_id, {stage: manifest.config for stage, manifest in manifests.items()})
+            now = int(time.time() * 1000)
+            metrics = [
+                Metric(clean(f"{stage}.{counter}"), float(count), now, 0)
+                for stage, manifest in manifests.items()
+                for counter, count in manifest.counters.items()
+            ]
+            tracking.metrics(run_id, metrics)
+            crawl_files = run_page(experiment, run_id, mlflow_notes.NAME)
+            tracking.inputs(run_id, source_inputs([item for m in manifests.values() for item in m.inputs], crawl_files))
+            training_runs = training_runs_page(tracking.experiment(version.dataset, "clip"), name)
+            with temporary_folder() as folder:
+                collect(store, manifests, folder)
+                links = (run.link(f"Version {name}"), f"[Models trained on it]({training_runs})")
+                mlflow_notes.write_crawl_files(folder, manifests["crawl"], links)
+                (folder / CONFIGURATION).write_text(_configuration(published), encoding="utf-8")
+                client.set_tag(run_id, FILES_TAG, _digests(folder))
+                client.log_artifacts(run_id, str(folder))
+            tracking.describe(run_id, version_note(name, manifests, run, training_runs, all_tags))
+            return tracking.finish(run_id)
 
 
 def collect(store: Store, manifests: Mapping[str, Manifest], folder: Path) -> None:
@@ -140,28 +139,28 @@ def record_gate(
     }
     with open_tracking(config) as tracking:
         experiment = tracking.experiment(version.dataset, "gate")
-        existing = tracking.find_run(experiment, gate_tags["vecap.digest"])
-        if existing is not None and existing.data.tags.get("vecap.version") == version.name:
+        existing = tracking.find_run(experiment, gate_tags["vecap.digest"], version.name)
+        if existing is not None:
             return run_page(experiment, str(existing.info.run_id), f"{REPORT}/index.html")
         all_tags = airflow_tags() | dict(tags or {}) | gate_tags
         name = version.name if failure is None else f"{version.name} failed"
-        run_id = str(tracking.client.create_run(experiment, tags=all_tags, run_name=name).info.run_id)
-        tracking.params(run_id, {"quality": stage.identity()})
-        if manifest is not None:
-            now = int(time.time() * 1000)
-            metrics = [Metric(clean(counter), float(n), now, 0) for counter, n in manifest.counters.items()]
-            tracking.metrics(run_id, metrics)
-        with temporary_folder() as folder:
-            for page in pages:
-                target = folder / REPORT / page
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(stage.store.read(f"{stage.folder}/{REPORT}/{page}"))
-            tracking.client.log_artifacts(run_id, str(folder))
-        note = gate_note(f"{version.dataset}/{version.name}", RunLink(experiment, run_id), failure, all_tags)
-        tracking.describe(run_id, note)
-        # A run that is not FINISHED is replaced the next time the gate runs.
-        tracking.client.set_terminated(run_id, "FINISHED" if failure is None else "FAILED")
-    return run_page(experiment, run_id, f"{REPORT}/index.html")
+        with tracking.new_run(experiment, all_tags, name) as run_id:
+            tracking.params(run_id, {"quality": stage.identity()})
+            if manifest is not None:
+                now = int(time.time() * 1000)
+                metrics = [Metric(clean(counter), float(n), now, 0) for counter, n in manifest.counters.items()]
+                tracking.metrics(run_id, metrics)
+            with temporary_folder() as folder:
+                for page in pages:
+                    target = folder / REPORT / page
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(stage.store.read(f"{stage.folder}/{REPORT}/{page}"))
+                tracking.client.log_artifacts(run_id, str(folder))
+            note = gate_note(f"{version.dataset}/{version.name}", RunLink(experiment, run_id), failure, all_tags)
+            tracking.describe(run_id, note)
+            # A run that is not FINISHED is replaced the next time the gate runs.
+            run_id = tracking.finish(run_id, "FINISHED" if failure is None else "FAILED")
+            return run_page(experiment, run_id, f"{REPORT}/index.html")
 
 
 def try_record_gate(
