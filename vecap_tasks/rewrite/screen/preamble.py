@@ -20,9 +20,10 @@ from vecap_tasks.rewrite.screen.text import QUOTED_CHARACTER, Answer, without_qu
 
 _MAX_HEAD_CHARS = 220
 _SEPARATOR = re.compile(
-    rf"[:：]|[—–]+|-(?<=\s-)-?(?=\s)|{QUOTED_CHARACTER}(?<=[\s!.。！]{QUOTED_CHARACTER}){QUOTED_CHARACTER}*[.!。]?\Z"
+    rf"[:：→]|[—–]+|-(?<=\s-)-?(?=\s)|{QUOTED_CHARACTER}(?<=[\s!.。！]{QUOTED_CHARACTER}){QUOTED_CHARACTER}*[.!。]?\Z"
 )
 _FIRST_SENTENCE = re.compile(r"[^.!。！]*[.!。！]+\s*")
+_EXCLAMATION = re.compile(r"\s*!+\s*")
 _MARKS = " *_#"  # of Markdown
 
 
@@ -70,8 +71,10 @@ def preamble(answer: Answer) -> str | None:
     >>> preamble(Answer("Here are two cats"))
     >>> preamble(Answer("Here is where the river bends"))
     >>> preamble(Answer("Certainly not a dog"))
+    >>> preamble(Answer("No problem! sign on a bus"))
     """
-    if any(begins(match, answer) for match in matches(answer, "preamble", "closing")):
+    found = matches(answer, "preamble", "closing")
+    if any(begins(match, answer) and not _continues(match, answer) for match in found):
         return "preamble"
     if not can_begin_with_head(answer):
         return None
@@ -80,6 +83,12 @@ def preamble(answer: Answer) -> str | None:
     text = masked(answer.text)
     alone = len(text) <= _MAX_HEAD_CHARS and is_head(text, answer, alone=True)
     return "preamble" if alone and not answer.quotes(text) else None
+
+
+def _continues(match: re.Match[str], answer: Answer) -> bool:
+    """Return whether the text goes on with a small letter after a phrase with an exclamation mark."""
+    exclamation = _EXCLAMATION.match(answer.text, match.end())
+    return exclamation is not None and answer.text[exclamation.end() :][:1].islower()
 
 
 def prompt_leak(answer: Answer) -> str | None:
