@@ -103,7 +103,7 @@ class Talks:
         found: dict[str, dict[Phrase, None]] = {}
         for key in keys:
             for section, phrase in self._index.get(key, ()):
-                if all(not required.isdisjoint(keys) for required in phrase.keys):
+                if not any(map(keys.isdisjoint, phrase.keys)):
                     found.setdefault(section, {})[phrase] = None
         return {section: list(phrases) for section, phrases in found.items()}
 
