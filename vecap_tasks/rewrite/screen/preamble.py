@@ -20,7 +20,7 @@ from vecap_tasks.rewrite.screen.text import QUOTED_CHARACTER, Answer, without_qu
 
 _MAX_HEAD_CHARS = 220
 _SEPARATOR = re.compile(
-    rf"[:：→]|[—–]+|-(?<=\s-)-?(?=\s)|{QUOTED_CHARACTER}(?<=[\s!.。！]{QUOTED_CHARACTER}){QUOTED_CHARACTER}*[.!。]?\Z"
+    rf"[:：】\]→]|\*\*(?=\s)|[—–]+|-(?<=\s-)-?(?=\s)|{QUOTED_CHARACTER}(?<=[\s!.。！]{QUOTED_CHARACTER}){QUOTED_CHARACTER}*[.!。]?\Z"
 )
 _FIRST_SENTENCE = re.compile(r"[^.!。！]*[.!。！]+\s*")
 _EXCLAMATION = re.compile(r"\s*!+\s*")
@@ -35,6 +35,8 @@ def without_preamble(answer: Answer) -> str | None:
     >>> without_preamble(Answer("Sure! Here is the rewritten sentence: A cat on a mat."))
     'A cat on a mat.'
     >>> without_preamble(Answer('Caption: "A cat on a mat."'))
+    'A cat on a mat.'
+    >>> without_preamble(Answer("【Caption】 A cat on a mat."))
     'A cat on a mat.'
     >>> without_preamble(Answer("Here are two cats: a red one and a white one"))
     >>> without_preamble(Answer("Sure Thing album cover"))

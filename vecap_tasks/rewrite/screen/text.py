@@ -14,9 +14,10 @@ DATA = "vecap_tasks.rewrite.screen"
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _CLITIC = re.compile(r"['’](?:s|re|ve|ll|d|m)?$")
+_SPACED = r"[^\W\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"  # a letter of a script with spaces; can be beside an apostrophe
 _QUOTED = re.compile(
     r"[\"“„”][^\"“„”]*[\"“”]|«[^«»]*»|»[^«»]*«|‹[^‹›]*›|「[^「」]*」|『[^『』]*』|《[^《》]*》|〈[^〈〉]*〉"
-    r"|(?<!\w)['‘‚][^'‘’‚]*(?:['’]\w[^'‘’‚]*)*['‘’](?!\w)"
+    rf"|(?<!{_SPACED})['‘‚][^'‘’‚]*(?:['’]{_SPACED}[^'‘’‚]*)*['‘’](?!{_SPACED})"
 )
 _ALL_QUOTED = re.compile(r"[\"“„][^\"“„”]*[\"“”]|'[^']*'|«[^«»]*»|»[^«»]*«|「[^「」]*」|『[^『』]*』")
 QUOTED_CHARACTER = "\ufffc"  # replaces a character inside quotation marks
@@ -125,6 +126,8 @@ def unquoted(text: str) -> str:
 
     >>> unquoted('A sign with "No"').replace(QUOTED_CHARACTER, "_")
     'A sign with ____'
+    >>> unquoted("‘금연’이라고 적힌 팻말").replace(QUOTED_CHARACTER, "_")
+    '____이라고 적힌 팻말'
     """
     if _ALL_QUOTED.fullmatch(text):
         text = f" {text[1:-1]} "
