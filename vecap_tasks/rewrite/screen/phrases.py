@@ -181,7 +181,7 @@ class _Parser:
         if not self.spaced:
             return pattern, [frozenset({word[:_MAX_GRAM]})] if word[0].isalnum() else []
         start, end = symbol.startswith("*"), symbol.endswith("*")
-        before = r"\w{0,20}" if start else r"\b" if word[0].isalnum() else ""
+        before = r"\b\w{0,20}" if start else r"\b" if word[0].isalnum() else ""
         after = r"\w*+" if end else r"\b" if word[-1].isalnum() else ""
         first = re.split(r"[\W_]", word)[0]
         is_stem = end and first == word

@@ -14,7 +14,7 @@ DATA = "vecap_tasks.rewrite.screen"
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _CLITIC = re.compile(r"['’](?:s|re|ve|ll|d|m)?$")
-_SPACED = r"[^\W\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"  # a letter of a script with spaces; can be beside an apostrophe
+_SPACED = r"[^\W\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"  # a letter that can be beside an apostrophe
 _QUOTED = re.compile(
     r"[\"“„”][^\"“„”]*[\"“”]|«[^«»]*»|»[^«»]*«|‹[^‹›]*›|「[^「」]*」|『[^『』]*』|《[^《》]*》|〈[^〈〉]*〉"
     rf"|(?<!{_SPACED})['‘‚][^'‘’‚]*(?:['’]{_SPACED}[^'‘’‚]*)*['‘’](?!{_SPACED})"
