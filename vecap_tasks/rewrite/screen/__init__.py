@@ -29,7 +29,7 @@ from vecap_tasks.rewrite.screen.preamble import preamble, prompt_leak, refusal, 
 from vecap_tasks.rewrite.screen.shape import cut_off, empty, loop, too_long
 from vecap_tasks.rewrite.screen.text import DATA, Answer, Rule
 
-REVISION = 5
+REVISION = 6
 STRIPPED = "preamble_stripped"
 _MAX_CHARS = 4_000  # of a text that the rules read; `max_words` can raise it
 
