@@ -41,7 +41,7 @@ IMAGES = 40
 EARLY, EARLY_SECONDS, LATE_SECONDS = 0.3, 2.0, 20.0  # share of moments during imports; longest times
 PER_HOME = 5
 _MARK = "VECAP_INTERRUPT_DRILL"
-_STAGES = ("crawl", "quality", "rewrite", "assemble", "train", "evaluate")
+STAGES = ("crawl", "quality", "rewrite", "assemble", "train", "evaluate")
 _BLOCKED = re.compile(r"^SigBlk:\s*([0-9a-f]+)$", re.MULTILINE)
 
 
@@ -69,9 +69,10 @@ class Place:
         own = {"VECAP_HOME": str(self.home), "VECAP_WEB_PORT": str(self.port), "TMPDIR": str(self.home / "tmp")}
         return inherited | own | {"OMP_NUM_THREADS": "1", _MARK: self.home.name}
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, name: str = "run") -> subprocess.Popen[bytes]:
+        """Start the command *name*: `run`, or a stage."""
         (self.home / "tmp").mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "vecap_tasks.cli", "run", "--config", str(self.config), "--version", INTERVAL]
+        command = [sys.executable, "-m", "vecap_tasks.cli", name, "--config", str(self.config), "--version", INTERVAL]
         with (self.home / "stderr").open("wb") as errors:
             return subprocess.Popen(
                 command,
@@ -90,7 +91,7 @@ class Place:
     def where(self) -> str:
         """Return the first stage without a manifest."""
         done = {name.partition("/")[0] for name in self.digests()}
-        return next((stage for stage in _STAGES if stage not in done), "record")
+        return next((stage for stage in STAGES if stage not in done), "record")
 
     def processes(self) -> list[int]:
         found = []
@@ -190,9 +191,9 @@ def drill(count: int, seed: int, folder: Path) -> Iterator[Outcome]:
         print(f"uninterrupted: {duration:.0f} s, {len(expected)} manifests", flush=True)
         yield ended
         done = 0
-        for stage in cycle(_STAGES):
+        for stage in cycle(STAGES):
             current = place()
-            _copy_until(stage, reference, current)
+            copy_until(stage, reference, current)
             for _ in range(min(PER_HOME, count - done)):
                 longest = EARLY_SECONDS if chance.random() < EARLY else LATE_SECONDS
                 outcome = interrupt(current, chance.uniform(0, longest))
@@ -210,12 +211,12 @@ def drill(count: int, seed: int, folder: Path) -> Iterator[Outcome]:
                 return
 
 
-def _copy_until(stage: str, source: Place, target: Place) -> None:
+def copy_until(stage: str, source: Place, target: Place) -> None:
     """Copy what *source* had before *stage*."""
-    if stage == _STAGES[0]:
+    if stage == STAGES[0]:
         return
     shutil.copytree(source.home / "store", target.home / "store")
-    for later in _STAGES[_STAGES.index(stage) :]:
+    for later in STAGES[STAGES.index(stage) :]:
         shutil.rmtree(target.home / "store" / "demo" / INTERVAL / later)
     if stage in ("train", "evaluate"):  # otherwise nothing was recorded
         shutil.copy(source.home / "mlflow.db", target.home)

@@ -14,7 +14,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig, LlavaC
 from benchmarks.photographs import as_jpeg, photograph
 from benchmarks.report import Measure, alternate, machine, median, report
 from vecap_tasks.config import ModelConfig
+from vecap_tasks.core import tar as tars
 from vecap_tasks.core.models import Checkpoint
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import TarWriter
@@ -125,7 +126,11 @@ class Tar:
 
     def caption(self, vlm: Vlm) -> list[GeneratedText]:
         """Describe every image with *vlm*, like the stage."""
-        return vlm.describe((image, GREEDY) for image in read_images(self._store.local, self._rows, vlm.decoders))
+        return vlm.describe((image, GREEDY) for image in read_images(self._stored, self._rows, vlm.decoders))
+
+    def _stored(self, tar: str, wanted: Mapping[str, str | None]) -> Iterator[tuple[str, bytes]]:
+        with self._store.open(tar) as stream:
+            yield from tars.read_images(stream, tar, wanted, "run the benchmark again")
 
 
 class Plain:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from hashlib import md5
+from hashlib import md5, sha256
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +12,7 @@ import yaml
 from tests.core.factories import flip_bit
 from tests.quality.factories import Row, configure, give_captions, give_crawl, run, stage, use_given
 from vecap_tasks.core.schemas import SAMPLES
-from vecap_tasks.core.tar import read_samples
+from vecap_tasks.core.tar import read_members, read_samples
 from vecap_tasks.errors import CorruptError, VecapError
 
 ROWS = [
@@ -211,11 +211,44 @@ def test_a_corrupt_input_is_named_and_nothing_is_published(config):
     assert run("assemble", config).counters["samples"] == 41
 
 
+def test_a_changed_image_is_named_and_other_bytes_of_a_tar_are_not_read(tmp_path, monkeypatch):
+    use_given(monkeypatch)
+    config = configure(tmp_path)
+    give_crawl(tmp_path, ROWS[:4], hashed=True)
+    run("crawl", config)
+    run("quality", config)
+    give_captions(config)
+    run("rewrite", config)
+    assemble = stage("assemble", config)
+    tar = f"{assemble.version.folder}/crawl/00000.tar"
+    with assemble.store.open(tar) as stream:
+        image, text, _ = (
+            next(m for m in read_members(stream, tar) if m.kind == kind) for kind in ("jpg", "txt", "json")
+        )
+    data = assemble.store.read(tar)
+    assemble.store.put(tar, flipped(data, image.offset + image.size // 2))
+    with pytest.raises(
+        CorruptError, match=rf"^{tar} is corrupt: the image of 000000000 differs from its sha256 in the"
+    ):
+        run("assemble", config)
+    assert assemble.manifest() is None
+    assemble.store.put(tar, flipped(data, text.offset))
+    expected = sha256(data[image.offset : image.offset + image.size]).hexdigest()
+    manifest = run("assemble", config)
+    with assemble.store.open(manifest.files_ending(".tar")[0]) as stream:
+        published = {json.loads(s.members["json"])["uid"]: s.members["jpg"] for s in read_samples(stream)}
+    assert sha256(published[f"{0:032x}"]).hexdigest() == expected
+
+
+def flipped(data, position):
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
 def test_a_missing_image_is_named(tmp_path, config):
     shutil.copy(tmp_path / "given" / "crawl" / "00001.tar", tmp_path / "given" / "crawl" / "00000.tar")
     stage("crawl", config).store.remove_folder(stage("crawl", config).folder)
     run("crawl", config)
-    with pytest.raises(CorruptError, match="images are missing in the crawl's tars, such as 000000000"):
+    with pytest.raises(CorruptError, match=r"00000\.tar is corrupt: it has no image 000000000"):
         run("assemble", config)
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from vecap_tasks.core.manifest import FileEntry, Input, Manifest, read_manifest
 from vecap_tasks.core.store import Store
+from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.core.version import DATASET_STAGES, Version, register
 
 
@@ -52,3 +53,8 @@ def flip_bit(store: Store, name: str) -> None:
     data = bytearray(store.read(name))
     data[len(data) // 2] ^= 1
     store.put(name, bytes(data))
+
+
+def recorded(store: Store, name: str) -> RecordedFile:
+    """Return the file *name* with a record of its present content."""
+    return RecordedFile(store, name, store.size(name), store.sha256(name), "restore it")

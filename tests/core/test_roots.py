@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DEMO
+from tests.core.factories import recorded
 from tests.quality.factories import Row, configure, give_captions, give_crawl, run, stage, use_given
 from vecap_tasks.config import UrlSource, load_config
 from vecap_tasks.core.diff import diff
@@ -54,7 +55,9 @@ def test_stages_read_only_their_own_root(tmp_path: Path, monkeypatch: pytest.Mon
     assert manifest is not None
     captions = manifest.files_ending(".parquet")
     verdicts = store.query_path(stage("quality", config).folder + "/verdicts.parquet")
-    assert CaptionCache(store, captions, verdicts).files_with(rows[:1]) == captions[:1]
+    assert (
+        CaptionCache(store, [recorded(store, name) for name in captions], verdicts).files_with(rows[:1]) == captions[:1]
+    )
     assert Samples(store, version).page(Filter(), 0, 1).total == 14
     assert list_rows(store, version).total == 1
     assert diff(store, version, version).kept == 14

@@ -9,7 +9,7 @@ from tests.quality.factories import INTERVAL, Row, configure, give_captions, giv
 from vecap_tasks.core.samples import Filter, Samples, find_member, read_image
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import CorruptError, VecapError
 
 ROWS = [
     *(Row(caption=f"Beagle no. {n} at the fair", language="en" if n % 2 else "de") for n in range(30)),
@@ -83,6 +83,18 @@ def test_each_image_is_found_by_its_key_only(samples, tmp_path):
         assert read_image(store, samples.crawl, key) == picture(number)
     for key in ("000030000", "000019999", "999990000", "../../etc/passwd", ""):
         assert read_image(store, samples.crawl, key) is None
+
+
+def test_a_changed_image_is_not_shown(tmp_path, monkeypatch):
+    use_given(monkeypatch)
+    config = configure(tmp_path)
+    give_crawl(tmp_path, ROWS[:2], hashed=True)
+    crawl, store = run("crawl", config), stage("crawl", config).store
+    assert read_image(store, crawl, "000000000") == picture(0)
+    name = crawl.file("00000.tar")
+    store.put(name, store.read(name).replace(picture(0), picture(0)[:-1] + b"\0"))
+    with pytest.raises(CorruptError, match=rf"^{name} is corrupt: the image of 000000000 differs from its sha256"):
+        read_image(store, crawl, "000000000")
 
 
 @pytest.mark.parametrize("sizes", [[10], [0, 1, 511, 512, 513], [70_000] * 40, [5, 300_000, 5, 5, 200_000] * 8])

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from vecap_tasks.core.files import BlockStream, DigestReader
-from vecap_tasks.core.tar import read_groups, read_members
+from vecap_tasks.core.tar import TarWriter, read_groups, read_images, read_members
 from vecap_tasks.errors import CorruptError, PermanentError
 
 NAMES = ["a/000.jpg", "a/000.json", "./b.x/001.JPG", "001.seg.png", "no_ending", "ü.txt", f"{'long/' * 30}name.jpg"]
@@ -189,3 +189,23 @@ def test_sparse_files_and_links_are_not_members():
         + bytes(1024)
     )
     assert [member.key for member in read_members(io.BytesIO(data), "a.tar")] == ["2"]
+
+
+def test_only_the_wanted_images_are_read_and_each_is_compared_with_its_hash(tmp_path):
+    images = {f"{number:09d}": bytes([number]) * 700 for number in range(4)}
+    with TarWriter(tmp_path / "a.tar") as tar:
+        for key, jpeg in images.items():
+            tar.write(key, {"jpg": jpeg, "txt": b"text"})
+    hashes = {key: hashlib.sha256(jpeg).hexdigest() for key, jpeg in images.items()}
+
+    def read(wanted):
+        with (tmp_path / "a.tar").open("rb") as stream:
+            return dict(read_images(stream, "a.tar", wanted, "restore it"))
+
+    first, second, *_ = images
+    assert read({second: hashes[second], first: None}) == {first: images[first], second: images[second]}
+    assert read({}) == {}
+    with pytest.raises(CorruptError, match=rf"^a\.tar is corrupt: the image of {second} differs from its sha256"):
+        read({second: hashes[first]})
+    with pytest.raises(CorruptError, match=r"^a\.tar is corrupt: it has no image 9; restore it"):
+        read({first: hashes[first], "9": None})

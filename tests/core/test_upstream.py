@@ -13,6 +13,7 @@ from vecap_tasks.config import Config
 from vecap_tasks.core import stage as core_stage
 from vecap_tasks.core.manifest import ShardOutput
 from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.verify import read_file
 from vecap_tasks.core.version import register
 from vecap_tasks.errors import CorruptError
 
@@ -103,15 +104,46 @@ def test_reused_files_are_checked_in_the_other_version(words: Words, letters_con
     assert "delete demo/2026-01-01-r2/crawl and demo/2026-01-01/crawl and run" in str(error.value)
 
 
-def test_a_file_is_checked_when_it_is_opened(words: Words) -> None:
-    with words.upstream_file(FILE) as path:
-        assert path.read_bytes() == b"cccccccccc"
+def test_a_file_is_checked_when_it_is_read(words: Words) -> None:
+    manifest = words.upstream_manifest("crawl")
+    assert read_file(words.store, manifest, "c.txt") == b"cccccccccc"
     flip_bit(words.store, FILE)
-    with pytest.raises(CorruptError, match=rf"{FILE} is corrupt: .*; {REMEDY}"), words.upstream_file(FILE):
-        pytest.fail("the corrupt file was opened")
+    with pytest.raises(CorruptError, match=rf"{FILE} is corrupt: .*; {REMEDY}"):
+        read_file(words.store, manifest, "c.txt")
     words.store.remove(FILE)
-    with pytest.raises(CorruptError, match=rf"^{FILE} is missing; {REMEDY}$"), words.upstream_file(FILE):
-        pytest.fail("the missing file was opened")
+    with pytest.raises(CorruptError, match=rf"^{FILE} is missing; {REMEDY}$"):
+        read_file(words.store, manifest, "c.txt")
+
+
+def test_each_process_checks_the_files_before_it_reads_them(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is corrupt only while a worker reads it is found neither before nor after the work."""
+    monkeypatch.setattr("vecap_tasks.core.stage._MAX_EARLY_CHECK", 10)
+    assert words.plan() == list("abcd")
+    flip_bit(words.store, FILE)
+    with pytest.raises(CorruptError, match=r"c\.txt is corrupt"):
+        Words(words.config, words.version).run("a")
+    flip_bit(words.store, FILE)
+    assert words.receipts() == []
+
+
+def test_a_file_that_changed_after_its_receipt_is_not_committed(words: Words) -> None:
+    for shard in words.plan():
+        words.run(shard)
+    flip_bit(words.store, f"{words.folder}/b.txt")
+    with pytest.raises(CorruptError, match=r"quality/b\.txt is corrupt: .* or delete .*/_shards/b\.json and run"):
+        words.commit()
+    assert words.manifest() is None
+    words.store.remove(f"{words.folder}/_shards/b.json")
+    words.run("b")
+    assert words.commit()
+
+
+def test_a_changed_receipt_is_found_by_its_seal(words: Words) -> None:
+    words.run("a")
+    name = f"{words.folder}/_shards/a.json"
+    words.store.put(name, words.store.read(name).replace(b'"bytes": 10', b'"bytes": 11'))
+    with pytest.raises(CorruptError, match=rf"^{name} is corrupt: it was changed after it was written; restore it, or"):
+        words.receipts()
 
 
 def test_a_missing_file_discards_no_finished_work(words: Words) -> None:

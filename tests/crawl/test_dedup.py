@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from benchmarks.photographs import as_jpeg, photograph
+from tests.core.factories import recorded
 from tests.crawl.conftest import crawl
 from tests.crawl.web import Answer
 from vecap_tasks.config import DuplicatesConfig
@@ -48,7 +49,7 @@ def find_duplicates(folder, rows, earlier=(), **config):
     crawls = []
     for number, old in enumerate(earlier):
         pq.write_table(table(old), folder / f"old{number}.parquet")
-        crawls.append(PublishedCrawl(f"v{number}", "0" * 64, (f"old{number}.parquet",)))
+        crawls.append(PublishedCrawl(f"v{number}", "0" * 64, (recorded(store, f"old{number}.parquet"),)))
     path = folder / "duplicates.parquet"
     count, counters = write_duplicates(store, ["now.parquet"], crawls, DuplicatesConfig(**config), folder, path)
     duplicates = pq.read_table(path)

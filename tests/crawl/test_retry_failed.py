@@ -144,7 +144,7 @@ def test_unusable_earlier_crawls_are_one_line_errors(configure_retry):
         with pytest.raises(VecapError, match=rf"used a different crawl\.{name}"):
             run_crawl(configure_retry({"version": "2026-01-01"}, **settings))
     stage.store.put(manifest.file("00000.tar"), b"changed")
-    with pytest.raises(CorruptError, match=r"00000\.tar is corrupt"):
+    with pytest.raises(CorruptError, match=r"00000\.tar is truncated after byte 7"):
         run_crawl(configure_retry({"version": "2026-01-01"}))
 
 

@@ -105,8 +105,11 @@ def run(name: str, config: Config) -> Any:
     return loaded.commit()
 
 
-def give_crawl(folder: Path, rows: Sequence[Row], shard_size: int = 10) -> pa.Table:
-    """Write *rows* as the files of a crawl, with duplicates by bytes, and return all rows as a table."""
+def give_crawl(folder: Path, rows: Sequence[Row], shard_size: int = 10, *, hashed: bool = False) -> pa.Table:
+    """Write *rows* as the files of a crawl, with duplicates by bytes, and return all rows as a table.
+
+    *hashed*: with `jpeg_sha256`, which release 0.1.0 did not write.
+    """
     output = folder / "given" / "crawl"
     output.mkdir(parents=True)
     kept: dict[str, str] = {}
@@ -123,6 +126,8 @@ def give_crawl(folder: Path, rows: Sequence[Row], shard_size: int = 10) -> pa.Ta
                     continue
                 data = picture(index if row.image is None else row.image)
                 entry |= {"sha256": sha256(data).hexdigest()}
+                if hashed:
+                    entry |= {"jpeg_sha256": entry["sha256"]}
                 tar.write(key, {"jpg": data, "txt": (row.caption or "").encode(), "json": json.dumps(entry).encode()})
                 first = kept.setdefault(entry["sha256"], entry["uid"])
                 if first != entry["uid"]:

@@ -7,11 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.core.factories import flip_bit, recorded
 from tests.old_versions import MODELS, VERSIONS, unpack
 from vecap_tasks.config import load_config
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect
 from vecap_tasks.core.version import Version
+from vecap_tasks.errors import CorruptError
 from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.backends.sampling_params import Sampling
 from vecap_tasks.rewrite.batches import text_key
@@ -65,11 +67,17 @@ def test_a_shard_reads_only_files_with_its_images(tmp_path) -> None:
         pq.write_table(pa.table({"sha256": shas}), tmp_path / name)
     accepted = [hashlib.sha256(f"{number} 0".encode()).hexdigest() for number in (0, 2)]
     pq.write_table(pa.table({"sha256": accepted, "accepted": [True, False]}), tmp_path / "verdicts.parquet")
-    earlier = CaptionCache(store, names, store.query_path("verdicts.parquet"))
+    files = [recorded(store, name) for name in names]
+    earlier = CaptionCache(store, files, store.query_path("verdicts.parquet"))
     row = [Row("", "", sha256, None, "") for sha256 in accepted]
     assert earlier.files_with(row[:1]) == ["0.parquet"]
     assert earlier.files_with(row[1:]) == []  # its row is rejected
     assert earlier.files_with([]) == []
+    earlier = CaptionCache(store, files, store.query_path("verdicts.parquet"))
+    flip_bit(store, "0.parquet")
+    with pytest.raises(CorruptError, match=r"^0\.parquet is corrupt"):
+        earlier.files_with(row[:1])
+    flip_bit(store, "0.parquet")
     assert CaptionCache(store, (), store.query_path("verdicts.parquet")).files_with(row) == []
 
 
@@ -81,7 +89,7 @@ def test_a_million_captions_are_searched_in_bounded_memory(tmp_path) -> None:
             f"TO '{tmp_path}/captions.parquet'"
         )
     path = store.query_path("captions.parquet")
-    earlier = CaptionCache(store, ["captions.parquet"], path, memory_limit="150MB")
+    earlier = CaptionCache(store, [recorded(store, "captions.parquet")], path, memory_limit="150MB")
     expected = [Row("", "", hashlib.sha256(b"999999").hexdigest(), None, "")]
     assert earlier.files_with(expected) == ["captions.parquet"]
 
@@ -91,7 +99,7 @@ def test_captions_of_an_earlier_release_are_reused_on_any_device(home, monkeypat
     monkeypatch.setenv("VECAP_MODELS", str(MODELS))
     config = load_config(unpack(home), [f"rewrite.{role}.{change}" for role in ("vlm", "llm")])
     stage = Rewrite(config, Version(config.dataset, "2026-01-03", 1, ""))
-    files = finished_captions(stage.store, stage.version)
+    files = [file.name for file in finished_captions(stage.store, stage.version)]
     records = [line for name in files for line in pq.read_table(stage.store.path(name)).to_pylist()]
     rows = [Row(line["key"], line["uid"], line["sha256"], line["alttext"], "") for line in records]
     assert len({name.split("/")[1] for name in files}) == len(VERSIONS)

@@ -237,6 +237,18 @@ def test_sigterm_saves_a_checkpoint_from_which_the_run_resumes(config, tmp_path_
     assert digests(run("train", config, publish_version(config, SAMPLES))) == digests(resumed)
 
 
+def test_a_checkpoint_with_a_flipped_bit_is_not_used(home):
+    config = configure(home, arms="[vecap]", checkpoint_steps=1, checkpoints_kept=2)
+    stage = load_stage("train", config, publish_version(config, SAMPLES))
+    stop_after(stage, "vecap-0", 1)
+    checkpoints = stage.checkpoints("vecap-0")
+    folder = f"{stage.folder}/_checkpoints/vecap-0"
+    flip_bit(stage.store, f"{folder}/{stage.store.files(folder)[-1]}")
+    state = checkpoints.load()
+    assert state is not None
+    assert len(state.records) == checkpoints.steps()[0]
+
+
 def test_a_run_resumes_from_the_latest_readable_checkpoint(home):
     config = configure(home, arms="[vecap]", checkpoint_steps=1, checkpoints_kept=2)
     version = publish_version(config, SAMPLES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -11,10 +11,8 @@ import pyarrow as pa
 
 from vecap_tasks.core.manifest import canonical_json
 from vecap_tasks.core.schemas import SAMPLES
-from vecap_tasks.core.store import Local
 from vecap_tasks.core.tables import write_rows
-from vecap_tasks.core.tar import TarWriter, read_samples
-from vecap_tasks.errors import CorruptError
+from vecap_tasks.core.tar import StoredImages, TarWriter
 
 MIN_MIXED_SHARDS = 4  # minimum training shards per group over which rows are shuffled
 _BATCH = 1_000
@@ -72,15 +70,23 @@ class _Span:
     length: int
 
 
-def write_shards(local: Local, group: Group, samples: pa.Table, work: Path, digits: int) -> dict[str, int]:
-    """Write the training shards of *group* to *work* and return the rows of each file; *local* opens the crawl tars.
+def write_shards(
+    stored: StoredImages,
+    group: Group,
+    samples: pa.Table,
+    wanted: Mapping[str, Mapping[str, str | None]],
+    work: Path,
+    digits: int,
+) -> dict[str, int]:
+    """Write the training shards of *group* to *work* and return the rows of each file.
 
-    *samples* has the columns of SAMPLES in output order, with crawl keys. *digits* is the width of the row number in a
-    new key. Raises CorruptError if a tar has no image for a sample.
+    *samples* has the columns of SAMPLES in output order, with crawl keys; *wanted* maps each tar to the keys of its
+    images and their sha256. *digits* is the width of the row number in a new key. Raises CorruptError if an image is
+    missing or corrupt.
     """
     spool = work / "images.spool"
     with spool.open("w+b") as images:
-        spans = _spool_images(local, group, set(samples["key"].to_pylist()), images)
+        spans = _spool_images(stored, group, wanted, images)
         files: dict[str, int] = {}
         start = 0
         for number, size in enumerate(group.sizes, group.first):
@@ -92,24 +98,15 @@ def write_shards(local: Local, group: Group, samples: pa.Table, work: Path, digi
     return files
 
 
-def _spool_images(local: Local, group: Group, wanted: set[str], images: IO[bytes]) -> dict[str, _Span]:
+def _spool_images(
+    stored: StoredImages, group: Group, wanted: Mapping[str, Mapping[str, str | None]], images: IO[bytes]
+) -> dict[str, _Span]:
     """Copy the JPEG of each *wanted* key to *images* and return its span."""
     spans: dict[str, _Span] = {}
     for source in group.sources:
-        with local(source.tar) as path, path.open("rb") as stream:
-            for sample in read_samples(stream, source.tar, ("jpg",)):
-                if sample.key not in wanted:
-                    continue
-                image = sample.members.get("jpg")
-                if image is None:
-                    raise CorruptError(f"{source.tar} has no image for {sample.key}; restore it, or crawl again")
-                spans[sample.key] = _Span(images.tell(), len(image))
-                images.write(image)
-    missing = wanted - spans.keys()
-    if missing:
-        raise CorruptError(
-            f"{len(missing)} images are missing in the crawl's tars, such as {min(missing)}; run `vecap verify`"
-        )
+        for key, image in stored(source.tar, wanted[source.tar]):
+            spans[key] = _Span(images.tell(), len(image))
+            images.write(image)
     return spans
 
 

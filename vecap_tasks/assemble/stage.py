@@ -19,7 +19,7 @@ from vecap_tasks.core.manifest import ShardOutput, ShardResult
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL, SAMPLES, VERDICTS
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import connect, create_view
-from vecap_tasks.core.verify import RecordedFile
+from vecap_tasks.core.verify import RecordedFile, check_recorded, receipted_files
 from vecap_tasks.errors import PermanentError
 
 # An accepted row becomes a sample if it has a VeCap: from the LLM, or the VeC or AltText as a fallback.
@@ -72,13 +72,20 @@ class Assemble(Stage):
         group = next(group for group in self._groups if group.name == shard)
         with self._open_views([source.table for source in group.sources], work) as connection:
             samples = connection.sql(f"""
-                SELECT crawl.key, crawl.uid, crawl.url, crawl.sha256, crawl.width, crawl.height,
+                SELECT crawl.filename, crawl.jpeg_sha256,
+                    crawl.key, crawl.uid, crawl.url, crawl.sha256, crawl.width, crawl.height,
                     {_ALTTEXT} AS alttext, coalesce(captions.vec, '') AS vec, captions.vecap, captions.vecap_from,
                     coalesce(captions.alttext_rewritten, '') AS alttext_rewritten,
                     {", ".join(_VARIANTS.format(text) for text in ("vec", "vecap", "alttext_rewritten"))}
                 FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
                 WHERE verdicts.accepted AND {_HAS_TEXT} ORDER BY md5(crawl.uid), crawl.key""").to_arrow_table()
-        files = write_shards(self.upstream_file, group, samples.select(SAMPLES.names), work, self._digits)
+        wanted: dict[str, dict[str, str | None]] = {source.tar: {} for source in group.sources}
+        images = {self.store.query_path(source.table): wanted[source.tar] for source in group.sources}
+        stored = samples.select(["filename", "key", "jpeg_sha256"]).to_pydict()
+        for table, key, sha256 in zip(*stored.values(), strict=True):
+            images[table][key] = sha256
+        rows = samples.select(SAMPLES.names)
+        files = write_shards(self.upstream_images, group, rows, wanted, work, self._digits)
         return ShardOutput(files, {"samples": len(samples), "shards": len(group.sizes)})
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
@@ -89,7 +96,10 @@ class Assemble(Stage):
         rows = self.upstream_manifest("rewrite").counters["rows"]
         left_out = rows - sum(result.counters["samples"] for result in results)
         (work / "README.md").write_text(write_card(self._card_data(tables, left_out, work)), encoding="utf-8")
-        write_sheet(self.store, f"{self.folder}/{min(sizes)}", work / _SHEET)
+        first = f"{self.folder}/{min(sizes)}"
+        own = receipted_files(self.store, self.folder, self.name, results)
+        check_recorded([file for file in own if file.name == first])
+        write_sheet(self.store, first, work / _SHEET)
         counters = {"rows": rows, "left_out.no_caption": left_out}
         # The sheet is an attachment because font rendering depends on the machine.
         return ShardOutput({"sizes.json": None, "README.md": None}, counters, attachments=(_SHEET,))

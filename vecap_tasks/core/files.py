@@ -11,9 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Protocol, Self
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
 
@@ -185,13 +184,23 @@ class DigestReader(io.RawIOBase):
         return Input("source", name, self._sha256.hexdigest(), self.bytes)
 
 
+class Blocks(Protocol):
+    """A file that `BlockStream` reads."""
+
+    def size(self) -> int: ...
+
+    def read_at(self, size: int, offset: int) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
 class BlockStream:
     """A seekable stream over *source* that reads whole blocks and caches the last ones.
 
     Sequential reads with small steps back request ascending blocks, as `DigestReader` requires.
     """
 
-    def __init__(self, source: pa.NativeFile | DigestReader, block: int = _BLOCK) -> None:
+    def __init__(self, source: Blocks, block: int = _BLOCK) -> None:
         self._source = source
         self._block = block
         self._size = int(source.size())

@@ -7,17 +7,21 @@ import json
 import os
 import subprocess
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from vecap_tasks import __version__
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import CorruptError, PermanentError
+from vecap_tasks.redaction import redact_all
 
 FORMAT = 1
 NAME = "manifest.json"
+RECEIPTS = "_shards"  # folder of a stage
 
 
 def canonical_json(value: Any) -> bytes:
@@ -28,6 +32,27 @@ def canonical_json(value: Any) -> bytes:
 def digest(value: Any) -> str:
     """Return the sha256 of the canonical JSON of *value*, 64 hex digits."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def seal(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *body* with a digest of itself, which `unseal` checks."""
+    return {**body, "seal": digest(body)}
+
+
+def unseal(data: bytes, where: str, remedy: str = "restore it") -> dict[str, Any]:
+    """Parse the sealed JSON *data* and return the body.
+
+    Earlier releases sealed only manifests, so a file without a seal is accepted. Raises CorruptError with the location
+    *where* and the *remedy*.
+    """
+    try:
+        body: dict[str, Any] = json.loads(data)
+        changed = "seal" in body and body.pop("seal") != digest(body)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CorruptError(f"{where} is corrupt: {error}; {remedy}") from error
+    if changed:
+        raise CorruptError(f"{where} is corrupt: it was changed after it was written; {remedy}")
+    return body
 
 
 def fingerprint(
@@ -100,11 +125,50 @@ class ShardResult:
     seconds: float
     notes: dict[str, int] = field(default_factory=dict)
 
+    def to_json(self) -> bytes:
+        return json.dumps(seal(asdict(self)), sort_keys=True).encode()
+
     @classmethod
-    def from_json(cls, data: bytes) -> ShardResult:
-        body = json.loads(data)
-        files = tuple(FileEntry(**item) for item in body["files"])
-        return cls(body["shard"], files, body["counters"], body["seconds"], body["notes"])
+    def from_json(cls, data: bytes, where: str) -> ShardResult:
+        """Parse a receipt and check its seal. Raises CorruptError naming its location *where*."""
+        remedy = "restore it, or delete it to process the shard again"
+        body = unseal(data, where, remedy)
+        try:
+            files = tuple(FileEntry(**item) for item in body.pop("files"))
+            return cls(files=files, **body)
+        except (KeyError, TypeError) as error:
+            raise CorruptError(f"{where} is corrupt: {error}; {remedy}") from error
+
+
+def publish(store: Store, folder: str, files: Mapping[str, int | None], work: Path) -> tuple[FileEntry, ...]:
+    """Upload *files* (name to rows) of *work* to *folder* and return their entries."""
+    entries = [FileEntry.from_file(work, name, rows) for name, rows in sorted(files.items())]
+    for entry in entries:
+        # A killed or concurrent run may have written it already; published files are written once.
+        if not entry.exists_in(store, folder):
+            store.upload(f"{folder}/{entry.path}", work / entry.path)
+    return tuple(entries)
+
+
+def provenance(config: Mapping[str, Any], results: Sequence[ShardResult], notes: Mapping[str, int]) -> dict[str, Any]:
+    """Return when, by which code and with which *config* a stage was run. *notes* are those of its end."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "vecap": __version__,
+        "code": code_version(),
+        "seconds": round(sum(result.seconds for result in results), 3),
+        "notes": total([*(result.notes for result in results), notes]),
+        "config": redact_all(config),
+    }
+
+
+def total(sources: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sums of *sources* by name."""
+    counters: dict[str, int] = {}
+    for source in sources:
+        for name, count in source.items():
+            counters[name] = counters.get(name, 0) + count
+    return counters
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +324,9 @@ class Attachments:
         entries = [FileEntry.from_file(work, name, None) for name in sorted(names)]
         for entry in entries:
             self._store.upload(f"{self._offer}/{entry.path}", work / entry.path)
-        body = {"offer": self._offer, "entries": [asdict(entry) for entry in entries]}
-        if not self._store.create(self._taken, json.dumps(body).encode()):
-            body = json.loads(self._store.read(self._taken))
+        body: dict[str, Any] = {"offer": self._offer, "entries": [asdict(entry) for entry in entries]}
+        if not self._store.create(self._taken, json.dumps(seal(body)).encode()):
+            body = unseal(self._store.read(self._taken), self._taken, "delete it and run again")
             entries = [FileEntry(**item) for item in body["entries"]]
         try:
             for entry in entries:

@@ -117,6 +117,11 @@ def hash_files(files: Iterable[Path]) -> dict[str, str]:
     return {file.name: _sha256(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats}
 
 
+def forget_hashes() -> None:
+    """Read all files again at the next call of `hash_files`."""
+    _sha256.cache_clear()
+
+
 def _weights(folder: Path) -> list[Path]:
     for pattern in ("*.safetensors", "pytorch_model*.bin"):
         if found := [file for file in folder.glob(pattern) if file.is_file()]:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -19,7 +21,7 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import create_view, open_connection
 from vecap_tasks.core.tar import parse_header
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import CorruptError, VecapError
 
 _BLOCK = tarfile.BLOCKSIZE
 _WINDOW = 128 * _BLOCK  # bytes per read during the search for a header
@@ -28,12 +30,22 @@ _MAX_FACET_VALUES = 25
 
 
 def read_image(store: Store, crawl: Manifest, key: str) -> bytes | None:
-    """Return the JPEG of the row *key* of the crawl stage, None if it has no image."""
+    """Return the JPEG of the row *key* of the crawl stage, None if it has no image.
+
+    Raises CorruptError if it differs from the row's `jpeg_sha256`, which the tar has next to it.
+    """
     for name in crawl.files_ending(".tar"):
         shard = PurePosixPath(name).stem
         if key.startswith(shard) and key.isdecimal():
             with store.open(name) as stream:
-                return find_member(stream, key, "jpg")
+                jpeg, row = (find_member(stream, key, kind) for kind in ("jpg", "json"))
+            try:
+                sha256 = None if row is None else json.loads(row).get("jpeg_sha256")
+            except ValueError as error:
+                raise CorruptError(f"{name} is corrupt: {key}.json: {error}; run `vecap verify`") from error
+            if jpeg is not None and sha256 not in (None, hashlib.sha256(jpeg).hexdigest()):
+                raise CorruptError(f"{name} is corrupt: the image of {key} differs from its sha256; run `vecap verify`")
+            return jpeg
     return None
 
 

@@ -41,6 +41,7 @@ CRAWL = pa.schema(
         pa.field("original_bytes", pa.int64()),
         pa.field("exif", pa.string()),  # JSON, `{}` if there is none
         pa.field("sha256", pa.string()),  # of the bytes as downloaded, 64 hex digits
+        pa.field("jpeg_sha256", pa.string()),  # of the stored JPEG; missing in crawls of release 0.1.0
         pa.field("phash", pa.string()),  # perceptual hash of the stored image, 16 hex digits; null: too flat to hash
     ]
 )

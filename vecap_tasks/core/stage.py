@@ -1,6 +1,7 @@
 """The base class of stages. A subclass defines only its shards and how to process them.
 
-reads()   the files of other stages that it reads; they are checked before the work starts and before the commit
+reads()   the recorded files that it reads; they are checked before the work starts, in each process before it reads
+          them, and before the commit
 prepare() work that must be done before the shards can be named, one part at a time; most stages have none
 plan()    the shards that are not finished
 run(s)    process one shard; files appear atomically and the receipt last, so a kill loses only that shard
@@ -9,44 +10,51 @@ commit()  check that all shards are finished, write files of the whole stage, th
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
-from vecap_tasks import __version__
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import (
     NAME,
+    RECEIPTS,
     Attachments,
     FileEntry,
     Input,
     Manifest,
     ShardOutput,
     ShardResult,
-    code_version,
     fingerprint,
+    provenance,
+    publish,
     read_manifest,
+    total,
 )
+from vecap_tasks.core.models import forget_hashes
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import MISSING, RecordedFile, Upstream, find_differing
+from vecap_tasks.core.verify import (
+    MISSING,
+    RecordedFile,
+    Upstream,
+    check_recorded,
+    find_differing,
+    raise_differing,
+    receipted_files,
+    without_tars,
+)
 from vecap_tasks.core.version import Version, is_deleted, list_versions
 from vecap_tasks.errors import CorruptError, VecapError
 from vecap_tasks.outages import retry_when_full
-from vecap_tasks.redaction import redact_all
 
 log = logging.getLogger(__name__)
 
-RECEIPTS = "_shards"
 _MAX_EARLY_CHECK = 1 << 30  # bytes of upstream files to hash before a stage starts: a second or two
 
 
@@ -92,6 +100,7 @@ class Stage(ABC):
         self.config = config
         self.version = version
         self.store = Store(config.resolve(config.root))
+        self._checking, self._checked = Lock(), False  # whether this process has compared the hashes of `reads`
         # Called between the batches of a shard; False if the task was cancelled.
         self.should_continue: Callable[[], bool] = lambda: True
 
@@ -104,13 +113,16 @@ class Stage(ABC):
 
     def inputs(self) -> list[Input]:
         """Return this stage's inputs other than upstream stages: sources, models, prompts."""
+        return self.loaded()
+
+    def loaded(self) -> list[Input]:
+        """Return the inputs that libraries load, models and prompts; their digests are compared before the commit."""
         return []
 
     def reads(self) -> list[RecordedFile]:
-        """Return the upstream files that this stage reads, except tars, which it checks while reading."""
+        """Return the recorded files that this stage reads, except tars, whose images it checks while reading."""
         everything = ((name, self.upstream_manifest(name).files_ending("")) for name in self.upstream)
-        files = [file for name, listed in everything for file in self.upstream_files(name, listed)]
-        return [file for file in files if not file.name.endswith(".tar")]
+        return without_tars(file for name, listed in everything for file in self.upstream_files(name, listed))
 
     @abstractmethod
     def shards(self) -> list[str]:
@@ -182,11 +194,9 @@ class Stage(ABC):
         """Return *files* (names in the store) of the upstream stage *name*, by default all."""
         return self.resolve_upstream(name).files(files)
 
-    @contextmanager
-    def upstream_file(self, name: str) -> Iterator[Path]:
-        """Yield a local path to the file *name* of an upstream stage. Raises CorruptError if it differs."""
-        with self._upstream_files[name].checked() as path:
-            yield path
+    def upstream_images(self, tar: str, wanted: Mapping[str, str | None]) -> Iterator[tuple[str, bytes]]:
+        """Yield the *wanted* images of the crawl's *tar* (a name in the store), as `RecordedFile.images` does."""
+        return self._upstream_files[tar].images(wanted)
 
     @cached_property
     def _upstream_files(self) -> dict[str, RecordedFile]:
@@ -199,28 +209,41 @@ class Stage(ABC):
         discarded; no work can depend on a missing file.
         """
         files = self.reads()
-        differing = find_differing(files, read=sum(file.bytes for file in files) <= max_bytes)
-        if not differing:
-            return
+        read = sum(file.bytes for file in files) <= max_bytes
+        differing = find_differing(files, read=read)
         changed = any(problem != MISSING for _, problem in differing)
         for name in self.store.folders(self.folder) if changed else ():
             if name.startswith("_"):  # receipts, checkpoints
                 log.warning("%s: discarding %s: it may depend on a corrupt file", self.name, name)
                 self.store.remove_folder(f"{self.folder}/{name}")
-        (file, problem), *more = differing
-        others = f" (and {len(more)} more files)" if more else ""
-        raise CorruptError(f"{file.name} {problem}; {file.remedy}{others}")
+        raise_differing(differing)
+        self._checked = self._checked or read
+
+    def check_reads(self) -> None:
+        """Compare the files that this stage reads with their records, once per process. Raises CorruptError."""
+        with self._checking:
+            if not self._checked:
+                check_recorded(self.reads())
+                self._checked = True
+
+    def _check_loaded(self) -> None:
+        """Raise CorruptError if a model or a prompt has changed since the stage started."""
+        known = self.loaded()
+        forget_hashes()
+        for item in set(type(self)(self.config, self.version).loaded()).difference(known):
+            raise CorruptError(f"{item.kind} {item.name} changed during the run; restore it and run again")
 
     def receipts(self) -> list[ShardResult]:
         """Return the receipts of the finished shards, by name."""
         folder = f"{self.folder}/{RECEIPTS}"
         names = [name for name in self.store.files(folder) if name.endswith(".json")]
-        return [ShardResult.from_json(self.store.read(f"{folder}/{name}")) for name in names]
+        return [ShardResult.from_json(self.store.read(f"{folder}/{name}"), f"{folder}/{name}") for name in names]
 
     def receipt(self, shard: str) -> ShardResult | None:
         """Return the receipt of *shard*, None if it is not finished."""
+        name = f"{self.folder}/{RECEIPTS}/{shard}.json"
         try:
-            return ShardResult.from_json(self.store.read(f"{self.folder}/{RECEIPTS}/{shard}.json"))
+            return ShardResult.from_json(self.store.read(name), name)
         except FileNotFoundError:
             return None
 
@@ -288,6 +311,7 @@ class Stage(ABC):
             return found
         if self.manifest() is not None:
             raise VecapError(f"{self.folder} is committed and its shards are immutable; run `vecap verify`")
+        self.check_reads()
         made = retry_when_full(lambda: self._make(shard), self.store.scratch)
         if isinstance(made, ShardResult):  # another run was faster
             return made
@@ -295,8 +319,7 @@ class Stage(ABC):
         result = ShardResult(
             shard, files, dict(output.counters), round(time.monotonic() - start, 3), dict(output.notes)
         )
-        receipt = json.dumps(asdict(result), sort_keys=True).encode()
-        self.store.put(f"{self.folder}/{RECEIPTS}/{shard}.json", receipt)
+        self.store.put(f"{self.folder}/{RECEIPTS}/{shard}.json", result.to_json())
         self.store.remove_folder(self.scratch_dir(shard))
         return result
 
@@ -304,7 +327,7 @@ class Stage(ABC):
         """Process one shard and publish its files; return its receipt if another run has finished it meanwhile."""
         with self.store.workspace() as work:
             output = self.process(shard, work)
-            return self.finalize(shard) or (output, self._publish(output.files, work))
+            return self.finalize(shard) or (output, publish(self.store, self.folder, output.files, work))
 
     def commit(self) -> Manifest:
         """Write the manifest after all shards are finished; return the existing one of a committed stage.
@@ -327,14 +350,16 @@ class Stage(ABC):
                 f"run `vecap {self.name}` again to resume"
             )
         results = self.receipts()
+        self._check_loaded()
+        check_recorded(without_tars(receipted_files(self.store, self.folder, self.name, results)))
         for name in {result.shard for result in results}.intersection(self.store.folders(f"{self.folder}/{RECEIPTS}")):
             self.store.remove_folder(self.scratch_dir(name))  # left by killed workers that were overtaken
         attached = Attachments(self.store, self.folder, f"{self.folder}/{RECEIPTS}/attachments")
         with self.store.workspace() as work:
             output = self.finish(results, work)
-            files = self._publish(output.files, work)
+            files = publish(self.store, self.folder, output.files, work)
             attachments = attached.publish(output.attachments, work, lambda: self.manifest() is not None)
-        counters = _total((*(result.counters for result in results), output.counters))
+        counters = total((*(result.counters for result in results), output.counters))
         everything = sorted(
             (*(entry for result in results for entry in result.files), *files), key=lambda entry: entry.path
         )
@@ -349,7 +374,7 @@ class Stage(ABC):
             counters=counters,
             attachments=tuple(sorted(attachments, key=lambda entry: entry.path)),
             location=self.folder,
-            provenance=self._provenance(results, output),
+            provenance=provenance(self.config.model_dump(mode="json"), results, output.notes),
         )
         won = self.store.create(f"{self.folder}/{NAME}", manifest.to_json())
         if is_deleted(self.store, self.version.dataset, self.version.name):  # after the write, as in `reuse_revision`
@@ -369,29 +394,3 @@ class Stage(ABC):
 
     def _upstream_inputs(self) -> list[Input]:
         return [Input("stage", name, self.upstream_manifest(name).digest) for name in self.upstream]
-
-    def _publish(self, files: Mapping[str, int | None], work: Path) -> tuple[FileEntry, ...]:
-        entries = [FileEntry.from_file(work, name, rows) for name, rows in sorted(files.items())]
-        for entry in entries:
-            # A killed or concurrent run may have written it already; published files are written once.
-            if not entry.exists_in(self.store, self.folder):
-                self.store.upload(f"{self.folder}/{entry.path}", work / entry.path)
-        return tuple(entries)
-
-    def _provenance(self, results: list[ShardResult], end: ShardOutput) -> dict[str, Any]:
-        return {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "vecap": __version__,
-            "code": code_version(),
-            "seconds": round(sum(result.seconds for result in results), 3),
-            "notes": _total([*(result.notes for result in results), end.notes]),
-            "config": redact_all(self.config.model_dump(mode="json")),
-        }
-
-
-def _total(sources: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    counters: dict[str, int] = {}
-    for source in sources:
-        for name, count in source.items():
-            counters[name] = counters.get(name, 0) + count
-    return counters

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -28,8 +28,6 @@ from vecap_tasks.core.object_storage import Bucket, ObjectInfo, ObjectReader, is
 from vecap_tasks.core.temporary import make_folder, remove_abandoned, sync, temporary_folder
 from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.outages import retry_when_full
-
-Local = Callable[[str], AbstractContextManager[Path]]  # yields a local path to a file of the store
 
 STAGING = ".staging"
 _BLOCK = 8 << 20  # bytes of a sequential read, one request

@@ -143,12 +143,18 @@ def open_connection(
 def create_view(
     connection: duckdb.DuckDBPyConnection, store: Store, view: str, names: Sequence[str], schema: pa.Schema
 ) -> None:
-    """Create *view* over the store's Parquet files *names*, with the column `filename`; empty without files."""
+    """Create *view* over the store's Parquet files *names*, with the column `filename`; empty without files.
+
+    Text columns of *schema* that earlier releases did not write are null.
+    """
     if not names:
         connection.register(view, schema.append(pa.field("filename", pa.string())).empty_table())
         return
     files = scan([store.query_path(name) for name in names])
-    connection.execute(f"CREATE VIEW {view} AS SELECT * FROM {files}")  # noqa: S608
+    written = {name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {files}").fetchall()}  # noqa: S608
+    texts = [field.name for field in schema if pa.types.is_string(field.type)]
+    missing = "".join(f", CAST(NULL AS VARCHAR) AS {name}" for name in texts if name not in written)
+    connection.execute(f"CREATE VIEW {view} AS SELECT *{missing} FROM {files}")  # noqa: S608
 
 
 def scan(paths: Sequence[str], *, union_by_name: bool = False) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tarfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from io import SEEK_END
 from itertools import groupby
@@ -14,6 +15,9 @@ from types import TracebackType
 from typing import IO, NamedTuple, Self
 
 from vecap_tasks.errors import CorruptError, PermanentError
+
+# Yields key and JPEG of samples of a crawl's tar, given its name in the store and the JPEGs' sha256 by key.
+StoredImages = Callable[[str, Mapping[str, str | None]], Iterator[tuple[str, bytes]]]
 
 _BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 MAX_TEXT = 1 << 24  # bytes of a text or JSON member that readers accept
@@ -107,6 +111,29 @@ def read_samples(stream: IO[bytes], name: str = "the tar", kinds: Collection[str
     for key, group in read_groups(stream, name):
         selected = (member for member in group if kinds is None or member.kind in kinds)
         yield Sample(key, {member.kind: member.read(stream) for member in selected})
+
+
+def read_images(
+    stream: IO[bytes], name: str, wanted: Mapping[str, str | None], remedy: str
+) -> Iterator[tuple[str, bytes]]:
+    """Yield key and JPEG of the *wanted* samples of a crawl's tar, in tar order; reads only these images.
+
+    *wanted* maps keys to the JPEG's sha256, or to None if it is not known. Raises CorruptError, which ends with
+    *remedy*, if an image is missing or differs, and for a corrupt tar.
+    """
+    left = dict(wanted)
+    if left:
+        for sample in read_samples(stream, name, ("jpg",)):
+            if sample.key not in left:
+                continue
+            jpeg, sha256 = sample.members.get("jpg"), left.pop(sample.key)
+            if jpeg is None or sha256 not in (None, hashlib.sha256(jpeg).hexdigest()):
+                problem = "is missing" if jpeg is None else "differs from its sha256 in the crawl's table"
+                raise CorruptError(f"{name} is corrupt: the image of {sample.key} {problem}; {remedy}")
+            yield sample.key, jpeg
+            if not left:
+                return
+        raise CorruptError(f"{name} is corrupt: it has no image {min(left)}; {remedy}")
 
 
 class _Entry(NamedTuple):

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import builtins  # `bytes` is a field of RecordedFile
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from vecap_tasks.core.manifest import NAME, Manifest, read_manifest
+from vecap_tasks.core.manifest import NAME, RECEIPTS, FileEntry, Manifest, ShardResult, read_manifest, seal, unseal
 from vecap_tasks.core.store import Store
+from vecap_tasks.core.tar import read_images
 from vecap_tasks.core.version import DATASET_STAGES, Version
 from vecap_tasks.errors import CorruptError, VecapError
 
 KEYED_STAGES = ("train", "evaluate")
 CHANGED = "is corrupt: its sha256 differs from the manifest"
 MISSING = "is missing"
+RECORD = ".json"  # suffix of the record of a file of an unfinished stage
 _THREADS = 8  # hashing releases the GIL
 
 
@@ -53,19 +57,37 @@ class RecordedFile:
             return MISSING
         return None
 
-    @contextmanager
-    def checked(self) -> Iterator[Path]:
-        """Yield a local path to the file. Raises CorruptError if it is missing or corrupt."""
+    def read(self) -> builtins.bytes:
+        """Return the content. Raises CorruptError if the file is missing or corrupt."""
+        try:
+            data = self.store.read(self.name)
+        except FileNotFoundError:
+            raise self._corrupt(MISSING) from None
+        self._compare(hashlib.sha256(data).hexdigest())
+        return data
+
+    def images(self, wanted: Mapping[str, str | None]) -> Iterator[tuple[str, builtins.bytes]]:
+        """Yield key and JPEG of the *wanted* samples of this tar of a crawl, as `read_images` does.
+
+        An image is compared with its own sha256. Crawls of earlier releases have none; then the whole tar is checked
+        first. Raises CorruptError if an image or the file is missing or corrupt.
+        """
         with ExitStack() as stack:
             try:
                 path = stack.enter_context(self.store.local(self.name))
             except FileNotFoundError:
-                raise CorruptError(f"{self.name} {MISSING}; {self.remedy}") from None
-            with path.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            if sha256 != self.sha256:
-                raise CorruptError(f"{self.name} {CHANGED}; {self.remedy}")
-            yield path
+                raise self._corrupt(MISSING) from None
+            stream = stack.enter_context(path.open("rb"))
+            if None in wanted.values():
+                self._compare(hashlib.file_digest(stream, "sha256").hexdigest())
+            yield from read_images(stream, self.name, wanted, self.remedy)
+
+    def _compare(self, sha256: str) -> None:
+        if sha256 != self.sha256:
+            raise self._corrupt(CHANGED)
+
+    def _corrupt(self, problem: str) -> CorruptError:
+        return CorruptError(f"{self.name} {problem}; {self.remedy}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +174,26 @@ def check_inputs(folder: str, manifest: Manifest, manifests: dict[str, Manifest]
     return corruptions
 
 
+def receipted_files(store: Store, folder: str, stage: str, results: Iterable[ShardResult]) -> list[RecordedFile]:
+    """Return the files of a stage's finished shards with their records in the receipts *results*."""
+    return [
+        RecordedFile(
+            store,
+            f"{folder}/{entry.path}",
+            entry.bytes,
+            entry.sha256,
+            f"restore it, or delete {folder}/{RECEIPTS}/{result.shard}.json and run `vecap {stage}` again",
+        )
+        for result in results
+        for entry in result.files
+    ]
+
+
+def without_tars(files: Iterable[RecordedFile]) -> list[RecordedFile]:
+    """Return the *files* except tars, which are large and have other checks."""
+    return [file for file in files if not file.name.endswith(".tar")]
+
+
 def recorded_files(
     store: Store, manifest: Manifest, names: Iterable[str] | None = None, remedy: str = ""
 ) -> list[RecordedFile]:
@@ -170,6 +212,52 @@ def find_differing(files: Sequence[RecordedFile], *, read: bool = True) -> list[
     Raises OSError if one cannot be read.
     """
     return _check(files, lambda file: file.problem(read=read))
+
+
+def check_recorded(files: Sequence[RecordedFile], *, read: bool = True) -> None:
+    """Compare *files* with their records; *read* as for `RecordedFile.problem`. Raises CorruptError for the first."""
+    raise_differing(find_differing(files, read=read))
+
+
+def raise_differing(differing: Sequence[tuple[RecordedFile, str]]) -> None:
+    """Raise CorruptError for the first of the *differing* files, if any."""
+    if differing:
+        (file, problem), *more = differing
+        others = f" (and {len(more)} more files)" if more else ""
+        raise CorruptError(f"{file.name} {problem}; {file.remedy}{others}")
+
+
+def put_recorded(store: Store, name: str, path: Path) -> None:
+    """Publish the local file *path* as *name*, then its record, which marks it as finished."""
+    entry = FileEntry.from_file(path.parent, path.name, None)
+    store.upload(name, path)
+    put_record(store, name, entry)
+
+
+def put_record(store: Store, name: str, entry: FileEntry) -> None:
+    """Write the record *name* of an unfinished stage's file. Its digest is that of *entry*."""
+    store.put(f"{name}{RECORD}", json.dumps(seal({"bytes": entry.bytes, "sha256": entry.sha256})).encode())
+
+
+def recorded_file(store: Store, name: str, record: str | None = None) -> RecordedFile:
+    """Return the file *name* of an unfinished stage with its *record*, by default of the same name.
+
+    Raises FileNotFoundError if there is no record, and CorruptError if it changed.
+    """
+    where = f"{record or name}{RECORD}"
+    remedy = f"restore it, or delete {where} and run the stage again"
+    body = unseal(store.read(where), where, remedy)
+    try:
+        return RecordedFile(store, name, body["bytes"], body["sha256"], remedy)
+    except KeyError as error:
+        raise CorruptError(f"{where} is corrupt: it has no {error}; {remedy}") from error
+
+
+def read_file(store: Store, manifest: Manifest, path: str) -> bytes:
+    """Return the content of the file *path* of a stage. Raises CorruptError if it is missing or corrupt."""
+    remedy = f"restore it, or delete {manifest.location} and run `vecap {manifest.stage}` again"
+    (file,) = recorded_files(store, manifest, [manifest.file(path)], remedy)
+    return file.read()
 
 
 def _check(

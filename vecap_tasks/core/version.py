@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from vecap_tasks.config.recorded import with_current_names
-from vecap_tasks.core.manifest import Manifest, read_manifest
+from vecap_tasks.core.manifest import Manifest, read_manifest, seal, unseal
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import ConfigError, CorruptError, PermanentError
 
@@ -105,8 +105,8 @@ def read_version(store: Store, dataset: str, name: str) -> Version:
 def read_config(store: Store, version: Version) -> dict[str, Any]:
     """Return the configuration that identifies *version* and decides its content. Raises CorruptError."""
     try:
-        config: dict[str, Any] = json.loads(store.read(f"{version.folder}/{_FILE}"))["config"]
-    except (ValueError, KeyError, TypeError) as error:
+        config: dict[str, Any] = _read(store, f"{version.folder}/{_FILE}")["config"]
+    except (KeyError, TypeError) as error:
         raise CorruptError(f"{version.folder}/{_FILE} is corrupt: {error}; restore it") from error
     return config
 
@@ -134,13 +134,13 @@ def tombstone(store: Store, version: Version, deletion: Deletion) -> None:
 
     Raises FileNotFoundError if the version does not exist.
     """
-    body = json.loads(store.read(f"{version.folder}/{_FILE}"))
+    body = _read(store, f"{version.folder}/{_FILE}")
     store.put(f"{version.folder}/{_FILE}", _json(body | {"deleted": asdict(deletion)}))
 
 
 def restore(store: Store, version: Version) -> None:
     """Remove the tombstone of *version*, whose files must all exist."""
-    body = json.loads(store.read(f"{version.folder}/{_FILE}"))
+    body = _read(store, f"{version.folder}/{_FILE}")
     body.pop("deleted", None)
     store.put(f"{version.folder}/{_FILE}", _json(body))
 
@@ -173,20 +173,24 @@ def _entries(store: Store, dataset: str, interval: str | None = None) -> list[_E
 def _entry(store: Store, dataset: str, name: str) -> _Entry | None:
     path = f"{dataset}/{name}/{_FILE}"
     try:
-        body = json.loads(store.read(path))
+        body = _read(store, path)
         version = Version(body["dataset"], body["interval"], body["revision"], body["fingerprint"])
         deletion = Deletion(**body["deleted"]) if "deleted" in body else None
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise CorruptError(f"{path} is corrupt: {error}; restore it") from error
     if version.name != name:
         raise CorruptError(f"{path} belongs to version {version.name}; restore it")
     return _Entry(version, deletion)
 
 
+def _read(store: Store, path: str) -> dict[str, Any]:
+    return unseal(store.read(path), path)
+
+
 def _json(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(seal(body), indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
 _DIGEST = re.compile(r"[0-9a-f]{16,}")

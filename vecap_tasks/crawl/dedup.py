@@ -21,6 +21,7 @@ from vecap_tasks.core.manifest import read_manifest
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, create_view, write_rows
+from vecap_tasks.core.verify import RecordedFile, check_recorded, recorded_files
 from vecap_tasks.core.version import Version, list_versions, published
 from vecap_tasks.crawl.shard_images import SUCCESS
 
@@ -60,7 +61,7 @@ class PublishedCrawl:
 
     version: str
     digest: str
-    tables: tuple[str, ...]
+    tables: tuple[RecordedFile, ...]
 
 
 def published_crawls(store: Store, version: Version) -> list[PublishedCrawl]:
@@ -72,8 +73,9 @@ def published_crawls(store: Store, version: Version) -> list[PublishedCrawl]:
         manifest = read_manifest(store, f"{candidate.folder}/crawl")
         if manifest is not None:
             names = manifest.files_ending(".parquet")
-            tables = tuple(name for name in names if name.rsplit("/", 1)[1].removesuffix(".parquet").isdigit())
-            found.setdefault(manifest.digest, PublishedCrawl(candidate.name, manifest.digest, tables))
+            names = [name for name in names if name.rsplit("/", 1)[1].removesuffix(".parquet").isdigit()]
+            tables = recorded_files(store, manifest, names, "restore it, or set crawl.duplicates.earlier to false")
+            found.setdefault(manifest.digest, PublishedCrawl(candidate.name, manifest.digest, tuple(tables)))
     return list(found.values())
 
 
@@ -115,7 +117,8 @@ def _load_earlier(connection: duckdb.DuckDBPyConnection, store: Store, earlier: 
         "CREATE TEMP TABLE earlier_rows (number BIGINT, key VARCHAR, uid VARCHAR, sha256 VARCHAR, phash VARCHAR)"
     )
     for number, crawl in enumerate(earlier):
-        create_view(connection, store, f"crawl_{number}", crawl.tables, CRAWL)
+        check_recorded(crawl.tables)
+        create_view(connection, store, f"crawl_{number}", [table.name for table in crawl.tables], CRAWL)
         connection.execute(f"""
             INSERT INTO earlier_rows SELECT {number}, key, uid, sha256, phash FROM crawl_{number}
             WHERE status = '{SUCCESS}'""")

@@ -5,22 +5,22 @@ The retry publishes a new revision with all rows; its manifest lists the earlier
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import IO, Any
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Input, Manifest, read_manifest
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.tar import read_samples
+from vecap_tasks.core.verify import RecordedFile, recorded_files
 from vecap_tasks.core.version import interval_of, read_version
 from vecap_tasks.crawl.image.decoded import DecodedImage
 from vecap_tasks.crawl.shard_images import SUCCESS, Outcome, Spool
-from vecap_tasks.errors import CorruptError, Failure, PermanentError
+from vecap_tasks.errors import Failure, PermanentError
 
 # Failures that a retry cannot change: decisions of site owners, or properties of the image. All others may pass.
 # If you change this list, increase the stage's `revision`.
@@ -58,25 +58,22 @@ class PreviousCrawl:
 
     def read(self, path: str) -> bytes:
         """Return the content of a file of the crawl. Raises CorruptError if it differs from its manifest."""
-        with self._open(path) as stream:
-            return stream.read()
+        return self._file(path).read()
 
     def outcomes(self, shard: str, spool: Spool) -> list[Outcome | None]:
         """Return the outcome of each row of *shard*, None for rows to retry; append the JPEGs to *spool*.
 
         Raises CorruptError if a file differs from its manifest.
         """
-        with self._open(f"{shard}.parquet") as stream:
-            rows = pq.read_table(stream).to_pylist()
-        lengths = dict(self._copy_images(shard, spool)) if any(row["status"] == SUCCESS for row in rows) else {}
-        return [self._outcome(row, *lengths.get(row["key"], (0, 0))) for row in rows]
-
-    def _copy_images(self, shard: str, spool: Spool) -> Iterator[tuple[str, tuple[int, int]]]:
-        """Copy the JPEGs to *spool*; yield each key with its offset and length."""
-        with self._open(f"{shard}.tar") as stream:
-            for sample in read_samples(stream, self.manifest.file(f"{shard}.tar"), ("jpg",)):
-                jpeg = sample.members["jpg"]
-                yield sample.key, (spool.append(jpeg), len(jpeg))
+        rows = pq.read_table(io.BytesIO(self.read(f"{shard}.parquet"))).to_pylist()
+        stored = {row["key"]: row for row in rows if row["status"] == SUCCESS}
+        spans: dict[str, tuple[int, int]] = {}
+        if stored:
+            tar = self._file(f"{shard}.tar")
+            for key, jpeg in tar.images({key: row.get("jpeg_sha256") for key, row in stored.items()}):
+                stored[key].setdefault("jpeg_sha256", hashlib.sha256(jpeg).hexdigest())
+                spans[key] = spool.append(jpeg), len(jpeg)
+        return [self._outcome(row, *spans.get(row["key"], (0, 0))) for row in rows]
 
     def _outcome(self, row: dict[str, Any], offset: int, length: int) -> Outcome | None:
         if row["status"] == SUCCESS:
@@ -87,18 +84,9 @@ class PreviousCrawl:
             return None
         return Outcome(row["status"], Failure(reason, detail), row["sha256"], row["original_bytes"])
 
-    @contextmanager
-    def _open(self, path: str) -> Iterator[IO[bytes]]:
-        name = self.manifest.file(path)
-        entry = next(entry for entry in self.manifest.files if entry.path == path)
-        try:
-            verified = self.store.sha256(name) == entry.sha256
-        except FileNotFoundError:
-            verified = False
-        if not verified:
-            raise CorruptError(f"{name} is corrupt: missing or changed; restore it or crawl everything again")
-        with self.store.local(name) as local, local.open("rb") as stream:
-            yield stream
+    def _file(self, path: str) -> RecordedFile:
+        names = [self.manifest.file(path)]
+        return recorded_files(self.store, self.manifest, names, "restore it, or crawl everything again")[0]
 
 
 def open_previous(store: Store, config: Config, interval: str) -> PreviousCrawl | None:

@@ -56,6 +56,7 @@ def _columns(outcome: Outcome) -> dict[str, Any]:
         "original_bytes": outcome.original_bytes,
         "exif": image and image.exif,
         "sha256": outcome.sha256,
+        "jpeg_sha256": image and image.jpeg_sha256,
         "phash": image and image.phash,
     }
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult
+from vecap_tasks.core.manifest import FileEntry, Input, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.verify import RECORD, RecordedFile, check_recorded, put_record, put_recorded, recorded_file
 
 # Heavy imports are local: every stage loads this class for its fingerprint, also on machines without crawl
 # dependencies. Processes that download never import DuckDB, which saves memory.
@@ -38,7 +39,7 @@ class Crawl(Stage):
     """
 
     name: ClassVar[str] = "crawl"
-    revision: ClassVar[int] = 4  # 4: URLs by the WHATWG standard, more attributes with URLs, limits of pages and texts
+    revision: ClassVar[int] = 5  # 5: jpeg_sha256
     rates: ClassVar[tuple[str, ...]] = ("success",)
 
     def inputs(self) -> list[Input]:
@@ -46,11 +47,19 @@ class Crawl(Stage):
         published = [Input("version", crawl.version, crawl.digest) for crawl in self._published]
         return [*self._stats.inputs, *retried, *published]
 
+    def reads(self) -> list[RecordedFile]:
+        """Return the candidates, once they exist."""
+        try:
+            return [recorded_file(self.store, f"{self.folder}/{_CANDIDATES}", f"{self.folder}/{_LINKS}/{_CANDIDATES}")]
+        except FileNotFoundError:
+            return []
+
     def preparations(self) -> list[str]:
         if self._previous is not None or self.store.exists(f"{self.folder}/{_CANDIDATES}"):
             return []
         done = set(self.store.files(f"{self.folder}/{_LINKS}"))
-        return [part for part in self._source.parts() if PurePosixPath(self._links_path(part)).name not in done]
+        records = {part: PurePosixPath(f"{self._links_path(part)}{RECORD}").name for part in self._source.parts()}
+        return [part for part, record in records.items() if record not in done]
 
     def prepare(self, part: str) -> None:
         from vecap_tasks.crawl.candidates import archived_images_path, extract
@@ -60,8 +69,9 @@ class Crawl(Stage):
             extract(self._source, part, path)
             links = self._links_path(part)
             if archived_images_path(path).exists():
-                self.store.upload(str(archived_images_path(PurePosixPath(links))), archived_images_path(path))
-            self.store.upload(links, path)  # last: marks the part as done
+                archived = str(archived_images_path(PurePosixPath(links)))
+                put_recorded(self.store, archived, archived_images_path(path))
+            put_recorded(self.store, links, path)  # last: marks the part as done
 
     def shards(self) -> list[str]:
         from vecap_tasks.crawl.candidates import shard_names
@@ -135,6 +145,11 @@ class Crawl(Stage):
         """Return the store path of the links of *part*; part names may not be valid file names."""
         return f"{self.folder}/{_LINKS}/{hashlib.sha256(part.encode()).hexdigest()[:16]}.parquet"
 
+    def _recorded_links(self) -> list[str]:
+        folder = f"{self.folder}/{_LINKS}"
+        names = [name.removesuffix(RECORD) for name in self.store.files(folder) if name.endswith(RECORD)]
+        return [f"{folder}/{name}" for name in names if name != _CANDIDATES]
+
     @cached_property
     def _footer(self) -> Any:
         """The footer of the candidates table, which is created if missing. Concurrent creation is safe."""
@@ -147,8 +162,12 @@ class Crawl(Stage):
             for part in self.preparations():
                 self.prepare(part)
             tables = [self._links_path(part) for part in self._source.parts()]
+            check_recorded([recorded_file(self.store, name) for name in self._recorded_links()])
             with self.store.workspace() as work:
                 path = write_candidates(self.store, tables, self.config.crawl.shard_size, work)
+                put_record(
+                    self.store, f"{self.folder}/{_LINKS}/{_CANDIDATES}", FileEntry.from_file(work, path.name, None)
+                )
                 self.store.create(name, path.read_bytes())
         with self.store.open(name) as stream:
             return pq.read_metadata(stream)

@@ -12,6 +12,7 @@ from typing import Any
 from vecap_tasks.config import BootstrapConfig
 from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.store import Store
+from vecap_tasks.core.verify import read_file
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.evaluate.bootstrap import Rounds, arm_rounds, difference, interval, resample
 from vecap_tasks.evaluate.metrics import Answers, figures_of, metrics_of
@@ -113,7 +114,7 @@ class Results:
 def read_results(store: Store, manifest: Manifest) -> Results:
     """Return the results of the stage `evaluate`. Raises CorruptError."""
     name = manifest.file(FILE)
-    return Results.from_json(store.read(name), name)
+    return Results.from_json(read_file(store, manifest, FILE), name)
 
 
 def summarize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vecap_tasks.core.manifest import Input, Manifest, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import CHANGED, RecordedFile
+from vecap_tasks.core.verify import RecordedFile, read_file
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.evaluate.results import FILE as RESULTS
 from vecap_tasks.evaluate.results import SetSize
@@ -40,6 +39,9 @@ class Evaluate(Stage):
         from vecap_tasks.evaluate.sets.loader import sets_digests
 
         digests = sets_digests(self._sets, cached=False)
+        for name, known in self._digests.items():
+            if digests[name] != known:
+                raise CorruptError(f"evaluation set {name} changed during the run; restore it and run again")
         return [Input("dataset", name, digest) for name, digest in digests.items()]
 
     def reads(self) -> list[RecordedFile]:
@@ -130,10 +132,4 @@ def fetch_model(store: Store, manifest: Manifest, shard: str, folder: Path) -> N
         path = PurePosixPath(entry.path)
         if path.parts[0] != shard:
             continue
-        data = store.read(manifest.file(entry.path))
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise CorruptError(
-                f"{manifest.file(entry.path)} {CHANGED}; "
-                f"restore it, or delete {manifest.location} and run `vecap train` again"
-            )
-        (folder / path.name).write_bytes(data)
+        (folder / path.name).write_bytes(read_file(store, manifest, entry.path))

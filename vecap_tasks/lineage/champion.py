@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Config
+from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.mlflow_tracking import Tracking, is_server, open_tracking, retry_recording
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.temporary import temporary_folder
+from vecap_tasks.core.verify import read_file
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.evaluate.results import Results, RunFigures, read_results
@@ -71,7 +73,7 @@ def decide_champion(config: Config, version: Version) -> Decision:
             return Decision(name, str(candidate.version), True, reason)
         if champion.version == candidate.version:
             return Decision(name, str(candidate.version), False, "already the champion")
-        answers = _stored_answers(evaluate.store, manifest.file(f"{shard}/answers.parquet"))
+        answers = _stored_answers(evaluate.store, manifest, f"{shard}/answers.parquet")
         moves, reason = _compare(_champion_answers(tracking, champion), answers, metric, str(champion.version), config)
         return Decision(name, str(candidate.version), moves, reason)
 
@@ -202,7 +204,7 @@ def _champion_answers(tracking: Tracking, champion: ModelVersion) -> tuple[Answe
         return read_answers(file.read_bytes(), f"{path} of run {champion.run_id}")
 
 
-def _stored_answers(store: Store, path: str) -> tuple[Answers, ...]:
+def _stored_answers(store: Store, manifest: Manifest, path: str) -> tuple[Answers, ...]:
     from vecap_tasks.evaluate.metrics import read_answers
 
-    return read_answers(store.read(path), path)
+    return read_answers(read_file(store, manifest, path), path)

@@ -16,6 +16,7 @@ from vecap_tasks.core.mlflow_tracking import Tracking, airflow_tags, dataset_inp
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.temporary import temporary_folder
+from vecap_tasks.core.verify import read_file
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.mlflow_notes import RunLink, TrainingDataset, arms_note, model_note, model_page, run_page
@@ -68,12 +69,12 @@ def collect_evaluation(store: Store, evaluate: Manifest, shard: str, folder: Pat
     for entry in evaluate.files:
         path = PurePosixPath(entry.path)
         if path.parts[0] == shard and path.name != _METRICS_FILE:
-            (folder / path.name).write_bytes(store.read(evaluate.file(entry.path)))
+            (folder / path.name).write_bytes(read_file(store, evaluate, entry.path))
 
 
 def throughput(store: Store, train: Manifest, shard: str) -> list[Metric]:
     """Return the throughput of the run *shard* of *train* as metrics with their original timestamps."""
-    lines = store.read(train.file(f"{shard}/throughput.jsonl")).splitlines()
+    lines = read_file(store, train, f"{shard}/throughput.jsonl").splitlines()
     return [metric for line in lines for metric in speed_metrics(json.loads(line))]
 
 
@@ -140,7 +141,7 @@ class _Recorder:
         return run_id
 
     def _record_arms(self, run_id: str, tags: dict[str, str]) -> None:
-        results = json.loads(self.store.read(self.evaluate.file("results.json")))
+        results = json.loads(read_file(self.store, self.evaluate, "results.json"))
         data = training_datasets(self.tracking, self.version, self.train)
         self.tracking.inputs(run_id, [*self._training_inputs(data), *self._evaluation_inputs().values()])
         self.tracking.params(run_id, {"train": self.train.config, "evaluate": self.evaluate.config})
@@ -166,14 +167,14 @@ class _Recorder:
         tags |= {"mlflow.parentRunId": parent, "vecap.run": shard, "vecap.arm": arm, "vecap.seed": str(seed)}
         run = client.create_run(self.experiment, tags=tags, run_name=f"{self.version.name} {shard}")
         run_id = str(run.info.run_id)
-        summary = json.loads(self.store.read(self.train.file(f"{shard}/training.json")))
+        summary = json.loads(read_file(self.store, self.train, f"{shard}/training.json"))
         params: dict[str, Any] = {"run": summary, "train": self.train.config}
         self.tracking.params(run_id, params)
         training, evaluation = self._training_inputs(data), self._evaluation_inputs()
         self.tracking.inputs(run_id, [*training, *evaluation.values()])
         model = self._log_model(run_id, shard, tags)
         now = int(time.time() * 1000)
-        lines = self.store.read(self.train.file(f"{shard}/log.jsonl")).splitlines()
+        lines = read_file(self.store, self.train, f"{shard}/log.jsonl").splitlines()
         steps = [json.loads(line) for line in lines]
         curves = [Metric(name, step[name], now, step["step"]) for step in steps for name in CURVES]
         self.tracking.metrics(run_id, curves + throughput(self.store, self.train, shard))
@@ -204,7 +205,7 @@ class _Recorder:
             for entry in self.train.files:
                 path = PurePosixPath(entry.path)
                 if path.parts[0] == shard:
-                    (folder / path.name).write_bytes(self.store.read(self.train.file(entry.path)))
+                    (folder / path.name).write_bytes(read_file(self.store, self.train, entry.path))
             client.log_model_artifacts(model.model_id, str(folder))
         return model
 
@@ -258,4 +259,4 @@ class _Recorder:
             (folder / stage).mkdir()
             (folder / stage / "manifest.json").write_bytes(manifest.to_json())
         for name in ("results.json", "results.md", "arms.png"):
-            (folder / name).write_bytes(self.store.read(self.evaluate.file(name)))
+            (folder / name).write_bytes(read_file(self.store, self.evaluate, name))

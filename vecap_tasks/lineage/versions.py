@@ -17,7 +17,7 @@ from vecap_tasks.core.mlflow_tracking import airflow_tags, clean, open_tracking,
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.temporary import temporary_folder
-from vecap_tasks.core.verify import read_verified_manifest
+from vecap_tasks.core.verify import read_file, read_verified_manifest
 from vecap_tasks.core.version import DATASET_STAGES, Version
 from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.lineage import mlflow_notes
@@ -99,7 +99,7 @@ def collect(store: Store, manifests: Mapping[str, Manifest], folder: Path) -> No
                 continue
             target = folder / stage / entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(store.read(manifest.file(entry.path)))
+            target.write_bytes(read_file(store, manifest, entry.path))
 
 
 def _configuration(published: Manifest) -> str:

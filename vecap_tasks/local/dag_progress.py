@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.stage import RECEIPTS, Stage, load_stage
+from vecap_tasks.core.manifest import RECEIPTS
+from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import read_version
 from vecap_tasks.errors import VecapError

@@ -17,11 +17,12 @@ from vecap_tasks.config import ClipScore, Config
 from vecap_tasks.core.manifest import digest, read_manifest
 from vecap_tasks.core.models import Checkpoint, digest_checkpoint
 from vecap_tasks.core.schemas import CRAWL, SCORES
-from vecap_tasks.core.store import Local, Store
+from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, create_view, write_rows
-from vecap_tasks.core.tar import read_samples
+from vecap_tasks.core.tar import StoredImages
+from vecap_tasks.core.verify import RecordedFile, recorded_files
 from vecap_tasks.core.version import Version, list_versions
-from vecap_tasks.errors import CorruptError, PermanentError
+from vecap_tasks.errors import PermanentError
 from vecap_tasks.quality.alttext_rules import cleaned, literal
 
 if TYPE_CHECKING:
@@ -49,20 +50,21 @@ def scored_by(clip: Checkpoint, settings: ClipScore) -> str:
     return digest({"model": clip.digest, "batch_size": settings.batch_size, "cleaning": cleaned("caption")})[:16]
 
 
-def earlier_scores(store: Store, version: Version) -> list[str]:
-    """Return the score files of the dataset's other versions, as names in *store*."""
-    found: dict[str, None] = {}
+def earlier_scores(store: Store, version: Version) -> list[RecordedFile]:
+    """Return the score files of the dataset's other versions."""
+    found: dict[str, RecordedFile] = {}
     for other in list_versions(store, version.dataset):
         manifest = read_manifest(store, f"{other.folder}/quality") if other.name != version.name else None
         if manifest is not None and any(entry.path == FILE for entry in manifest.files):
-            found[manifest.file(FILE)] = None
-    return list(found)
+            name = manifest.file(FILE)
+            (found[name],) = recorded_files(store, manifest, [name], f"restore it, or delete {manifest.location}")
+    return list(found.values())
 
 
 def write_scores(
     store: Store,
     shard: str,
-    local: Local,
+    stored: StoredImages,
     earlier: Sequence[str],
     clip: Checkpoint,
     settings: ClipScore,
@@ -70,15 +72,15 @@ def write_scores(
 ) -> tuple[int, int]:
     """Score the crawl's *shard* (its name in the store without extension) and write SCORES to *path*.
 
-    *local* opens the shard's tar. Returns the number of rows, and how many of them were reused from *earlier* files.
-    Raises CorruptError if the tar lacks an image.
+    Returns the number of rows, and how many of them were reused from *earlier* files. Raises CorruptError if an image
+    is missing or corrupt.
     """
     by = scored_by(clip, settings)
     with connect(store, threads=1, work=path.parent) as connection:
         create_view(connection, store, "crawl", [f"{shard}.parquet"], CRAWL)
         create_view(connection, store, "earlier", earlier, SCORES)
         connection.execute(f"""
-            CREATE TEMP TABLE wanted AS SELECT key, uid, sha256, text, md5(text) AS text_md5
+            CREATE TEMP TABLE wanted AS SELECT key, uid, sha256, jpeg_sha256, text, md5(text) AS text_md5
             FROM (SELECT *, {cleaned("caption")} AS text FROM crawl WHERE status = 'success') WHERE text != ''""")
         rows: pa.Table = connection.sql(f"""
             SELECT wanted.*, found.similarity FROM wanted LEFT JOIN (
@@ -92,37 +94,35 @@ def write_scores(
         from vecap_tasks.quality.clip_model import load_scorer
 
         scorer = load_scorer(clip.folder, clip.digest, settings.batch_size, settings.device, settings.threads)
-        known |= _score_shard(local, f"{shard}.tar", missing, scorer)
+        hashes = dict(zip(rows["key"].to_pylist(), rows["jpeg_sha256"].to_pylist(), strict=True))
+        images = stored(f"{shard}.tar", {key: hashes[key] for key in missing})
+        known |= _score_images(images, missing, scorer)
     similarity = pa.array([known[key] for key in texts], pa.float64())
     table = rows.set_column(rows.schema.get_field_index("similarity"), "similarity", similarity)
     table = table.append_column("scored_by", pa.array([by] * len(table), pa.string()))
     return write_rows(table.to_batches(), SCORES, path), len(texts) - len(missing)
 
 
-def _score_shard(local: Local, tar: str, texts: dict[str, str], scorer: Scorer) -> dict[str, float | None]:
+def _score_images(
+    stored: Iterator[tuple[str, bytes]], texts: dict[str, str], scorer: Scorer
+) -> dict[str, float | None]:
     scores: dict[str, float | None] = {}
-    images = _decode_images(local, tar, texts, scores)
+    images = _decode_images(stored, scores)
     while batch := list(islice(images, scorer.batch_size)):
         values = scorer.score([(image, texts[key]) for key, image in batch])
         scores |= dict(zip((key for key, _ in batch), values, strict=True))
-    if len(scores) < len(texts):
-        key = min(texts.keys() - scores.keys())
-        raise CorruptError(f"{tar} has no image {key}; run `vecap verify`, then restore it or crawl again")
     return scores
 
 
 def _decode_images(
-    local: Local, tar: str, texts: dict[str, str], scores: dict[str, float | None]
+    stored: Iterator[tuple[str, bytes]], scores: dict[str, float | None]
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Yield the images of *tar* that have a text in *texts*; set the score of undecodable ones to None."""
-    with local(tar) as path, path.open("rb") as stream:
-        for sample in read_samples(stream, tar, ("jpg",)):
-            if sample.key not in texts:
-                continue
-            try:
-                with Image.open(io.BytesIO(sample.members.get("jpg", b""))) as opened:
-                    image = opened.convert("RGB")
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL's decode errors
-                scores[sample.key] = None
-                continue
-            yield sample.key, image
+    """Yield the images by key; set the score of undecodable ones to None."""
+    for key, jpeg in stored:
+        try:
+            with Image.open(io.BytesIO(jpeg)) as opened:
+                image = opened.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL's decode errors
+            scores[key] = None
+            continue
+        yield key, image

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from vecap_tasks.config import Bound, Drift, Gate, Level
 from vecap_tasks.core.manifest import read_manifest
 from vecap_tasks.core.store import Store
+from vecap_tasks.core.verify import read_file
 from vecap_tasks.core.version import Version, list_versions, published
 from vecap_tasks.quality.measures import Measured
 
@@ -52,7 +53,7 @@ def previous_versions(store: Store, version: Version, count: int) -> list[Previo
     for _, other in sorted(newest.items(), reverse=True):
         manifest = read_manifest(store, f"{other.folder}/quality")
         if manifest is not None and any(entry.path == MEASURES for entry in manifest.files):
-            measured = Measured.from_json(store.read(manifest.file(MEASURES)))
+            measured = Measured.from_json(read_file(store, manifest, MEASURES))
             previous.append(PreviousVersion(other.name, manifest.digest, measured))
         if len(previous) == count:
             break

@@ -24,7 +24,7 @@ from vecap_tasks.core.releases import Entry, active, entry_bytes, releases_of
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES, SCORES
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import connect, create_view, write_sorted
-from vecap_tasks.core.verify import RecordedFile
+from vecap_tasks.core.verify import RECORD, RecordedFile, check_recorded, put_recorded, recorded_file
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import GateFailed
 from vecap_tasks.quality.alttext_rules import cleaned
@@ -82,8 +82,11 @@ class Quality(Stage):
             Input("release", f"{prefix}/{number}", hashlib.sha256(entry_bytes(entry)).hexdigest())
             for number, entry in enumerate(self._releases, start=1)
         ]
+        return [*self.loaded(), *released]
+
+    def loaded(self) -> list[Input]:
         clip = self._clip
-        return released if clip is None else [Input("model", clip.name, clip.digest, clip.bytes), *released]
+        return [] if clip is None else [Input("model", clip.name, clip.digest, clip.bytes)]
 
     @cached_property
     def _releases(self) -> list[Entry]:
@@ -106,23 +109,26 @@ class Quality(Stage):
             return []
         scored = set(self.store.files(f"{self.folder}/{_SCORES}"))
         shards = [Path(name).stem for name in shard_tables(self.upstream_manifest("crawl"))]
-        return [shard for shard in shards if f"{shard}.parquet" not in scored]
+        return [shard for shard in shards if f"{shard}.parquet{RECORD}" not in scored]
 
     def prepare(self, part: str) -> None:
         settings, clip = self.config.quality.clip, self._clip
         if settings is None or clip is None:
             raise ValueError("no CLIP model is configured")
+        self.check_reads()
         shard = self.upstream_manifest("crawl").file(f"{part}.parquet").removesuffix(".parquet")
         with self.store.workspace() as work:
             rows, reused = write_scores(
-                self.store, shard, self.upstream_file, self._earlier_scores, clip, settings, work / SCORES_FILE
+                self.store, shard, self.upstream_images, self._earlier_scores, clip, settings, work / SCORES_FILE
             )
-            self.store.upload(f"{self.folder}/{_SCORES}/{part}.parquet", work / SCORES_FILE)
+            put_recorded(self.store, f"{self.folder}/{_SCORES}/{part}.parquet", work / SCORES_FILE)
         log.info("quality: shard %s: %d CLIP scores, %d reused from other versions", part, rows, reused)
 
     @cached_property
     def _earlier_scores(self) -> list[str]:
-        return earlier_scores(self.store, self.version)
+        files = earlier_scores(self.store, self.version)
+        check_recorded(files)
+        return [file.name for file in files]
 
     # Verdicts and measures (DuckDB)
 
@@ -165,7 +171,8 @@ class Quality(Stage):
             create_view(connection, self.store, "duplicates", duplicates, DUPLICATES)
             if self.config.quality.clip is not None:
                 folder = f"{self.folder}/{_SCORES}"
-                scores = [f"{folder}/{name}" for name in self.store.files(folder)]
+                scores = [f"{folder}/{name}" for name in self.store.files(folder) if not name.endswith(RECORD)]
+                check_recorded([recorded_file(self.store, name) for name in scores])
                 create_view(connection, self.store, "scored", scores, SCORES)
                 connection.execute(f"CREATE VIEW scores AS SELECT {', '.join(SCORES.names)} FROM scored")
             yield connection

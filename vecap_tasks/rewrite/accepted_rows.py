@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from PIL import Image
 
-from vecap_tasks.core.store import Local, Store
-from vecap_tasks.core.tables import connect, scan
-from vecap_tasks.core.tar import read_samples
+from vecap_tasks.core.schemas import CRAWL
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.tables import connect, create_view, scan
+from vecap_tasks.core.tar import StoredImages
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.rewrite.backends.sampling_params import Sampling
 
@@ -27,13 +28,17 @@ _DECODE_QUEUE = 64  # images
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An accepted row. `tar` is the store name of the crawl shard with its image."""
+    """An accepted row. `tar` is the store name of the crawl shard with its image, `sha256` the hash of the download.
+
+    `jpeg_sha256` is the hash of the stored image, None in crawls of release 0.1.0.
+    """
 
     key: str
     uid: str
     sha256: str
     alttext: str | None
     tar: str
+    jpeg_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,41 +59,42 @@ def read_rows(store: Store, verdicts: str, tables: Mapping[str, str], shard: int
     verdicts = store.query_path(verdicts)
     tars = {store.query_path(table): tar for table, tar in tables.items()}
     with connect(store, threads=1, work=work) as connection:
+        create_view(connection, store, "crawl", list(tables), CRAWL)
         records = connection.execute(f"""
-            SELECT key, uid, verdict.sha256, alttext, shard.filename
+            SELECT key, uid, verdict.sha256, alttext, shard.filename, shard.jpeg_sha256
             FROM {scan([verdicts])} AS verdict
-            LEFT JOIN (SELECT key, filename FROM {scan(list(tars))}) AS shard USING (key)
+            LEFT JOIN (SELECT key, filename, jpeg_sha256 FROM crawl) AS shard USING (key)
             WHERE accepted ORDER BY key LIMIT {size} OFFSET {shard * size}""").fetchall()  # noqa: S608
-    for key, *_, file in records:
+    for key, _, _, _, file, _ in records:
         if file is None:
             raise CorruptError(f"{verdicts} accepts row {key}, but no crawl shard has it; run `vecap verify`")
-    return [Row(key, uid, sha256, alttext, tars[file]) for key, uid, sha256, alttext, file in records]
+    return [Row(key, uid, sha256, text, tars[file], jpeg) for key, uid, sha256, text, file, jpeg in records]
 
 
 def read_inputs(
-    local: Local, requests: Sequence[tuple[Row, Sampling]], decode_threads: int
+    stored: StoredImages, requests: Sequence[tuple[Row, Sampling]], decode_threads: int
 ) -> Iterator[tuple[ImageInput, Sampling]]:
     """Yield the image of each of *requests*. Reads an image once; the samplings of a row must be adjacent."""
     samplings: dict[str, list[Sampling]] = {}
     for row, sampling in requests:
         samplings.setdefault(row.key, []).append(sampling)
-    for item in read_images(local, dict.fromkeys(row for row, _ in requests), decode_threads):
+    for item in read_images(stored, dict.fromkeys(row for row, _ in requests), decode_threads):
         for sampling in samplings[item.row.key]:
             yield item, sampling
 
 
-def read_images(local: Local, rows: Iterable[Row], decode_threads: int) -> Iterator[ImageInput]:
-    """Yield the image of every row, tar by tar; *local* opens the tars.
+def read_images(stored: StoredImages, rows: Iterable[Row], decode_threads: int) -> Iterator[ImageInput]:
+    """Yield the image of every row, tar by tar.
 
     Decodes ahead on *decode_threads* threads, or in the calling thread if it is 1. Raises CorruptError if a tar is
     corrupt or has no image for a row.
     """
     if decode_threads == 1:
-        yield from starmap(_decode, _read_jpegs(local, rows))
+        yield from starmap(_decode, _read_jpegs(stored, rows))
         return
     with ThreadPoolExecutor(decode_threads, "decode") as threads:
         decoding: deque[Future[ImageInput]] = deque()
-        for row, data in _read_jpegs(local, rows):
+        for row, data in _read_jpegs(stored, rows):
             decoding.append(threads.submit(_decode, row, data))
             if len(decoding) > _DECODE_QUEUE:
                 yield decoding.popleft().result()
@@ -96,18 +102,11 @@ def read_images(local: Local, rows: Iterable[Row], decode_threads: int) -> Itera
             yield decoding.popleft().result()
 
 
-def _read_jpegs(local: Local, rows: Iterable[Row]) -> Iterator[tuple[Row, bytes]]:
+def _read_jpegs(stored: StoredImages, rows: Iterable[Row]) -> Iterator[tuple[Row, bytes]]:
     for tar, group in groupby(rows, key=lambda row: row.tar):
         wanted = {row.key: row for row in group}
-        with local(tar) as path, path.open("rb") as stream:
-            for sample in read_samples(stream, tar, ("jpg",)):
-                row = wanted.pop(sample.key, None)
-                if row is not None:
-                    yield row, sample.members.get("jpg", b"")
-                if not wanted:
-                    break
-        if wanted:
-            raise CorruptError(f"{tar} has no image {min(wanted)}; run `vecap verify`, then restore it or crawl again")
+        for key, jpeg in stored(tar, {key: row.jpeg_sha256 for key, row in wanted.items()}):
+            yield wanted[key], jpeg
 
 
 def _decode(row: Row, data: bytes) -> ImageInput:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from vecap_tasks.core.manifest import digest
 from vecap_tasks.core.stage import Stage
-from vecap_tasks.errors import PermanentError, VecapError
+from vecap_tasks.errors import CorruptError, PermanentError, VecapError
 from vecap_tasks.rewrite.backends.openai_errors import ROW_FAULTS, Fault
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, Sampling, flat
 
@@ -76,6 +76,10 @@ def _format_counts(rejected: Counter[str]) -> str:
     return ", ".join(f"{problem} {count}" for problem, count in sorted(rejected.items()))
 
 
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
 def text_key(role: str, subject: str, sampling: Sampling) -> str:
     """Return the key of a stored text, 32 hex digits, from its role, subject and sampling parameters."""
     return digest([role, subject, flat(sampling)])[:32]
@@ -99,12 +103,20 @@ class Batches:
         self._pending: dict[str, GeneratedText] = {}
         for name in stage.store.files(self._folder):
             if name.endswith(_SUFFIX):
-                for line in stage.store.read(f"{self._folder}/{name}").splitlines():
+                for line in self._read(name).splitlines():
                     body = json.loads(line)
                     values = {
                         name: body["written"][name] for name in GeneratedText.__slots__ if name in body["written"]
                     }
                     self.texts[body["key"]] = GeneratedText(**values)
+
+    def _read(self, name: str) -> bytes:
+        """Return the content of the file *name*. Raises CorruptError if it does not have the digest in its name."""
+        path = f"{self._folder}/{name}"
+        data = self._stage.store.read(path)
+        if _digest(data) != name.removesuffix(_SUFFIX):
+            raise CorruptError(f"{path} is corrupt; restore it, or delete it to generate its texts again")
+        return data
 
     def missing(self, keys: Sequence[str]) -> list[int]:
         """Return the indices of the *keys* that have no text yet. Counts the others as resumed or rescreened."""
@@ -138,6 +150,6 @@ class Batches:
             return
         lines = ({"key": key, "written": flat(text)} for key, text in sorted(self._pending.items()))
         data = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines).encode()
-        self._stage.store.put(f"{self._folder}/{hashlib.sha256(data).hexdigest()[:16]}{_SUFFIX}", data)
+        self._stage.store.put(f"{self._folder}/{_digest(data)}{_SUFFIX}", data)
         log.debug("%s %s: stored %d texts of %s", self._stage.name, self._shard, len(self._pending), role)
         self._pending.clear()

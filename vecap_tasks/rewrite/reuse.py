@@ -18,11 +18,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from vecap_tasks.core.manifest import read_manifest
+from vecap_tasks.core.manifest import RECEIPTS, ShardResult, read_manifest
 from vecap_tasks.core.schemas import CAPTIONS
-from vecap_tasks.core.stage import RECEIPTS
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, open_connection, scan, translate_errors
+from vecap_tasks.core.verify import RecordedFile, check_recorded, receipted_files, recorded_files
 from vecap_tasks.core.version import Version, list_versions
 from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, Sampling, failed
@@ -59,20 +59,23 @@ class Captions:
     alttext_rewritten: dict[str, Caption] = field(default_factory=dict)
 
 
-def finished_captions(store: Store, version: Version) -> tuple[str, ...]:
-    """Return the store names of caption files of the dataset's other versions, including unfinished ones."""
-    names: dict[str, None] = {}
+def finished_captions(store: Store, version: Version) -> tuple[RecordedFile, ...]:
+    """Return the caption files of the dataset's other versions, including unfinished ones."""
+    found: dict[str, RecordedFile] = {}
     for candidate in list_versions(store, version.dataset):
         if candidate.name == version.name:
             continue
         folder = f"{candidate.folder}/rewrite"
         manifest = read_manifest(store, folder)
         if manifest is not None:
-            names |= dict.fromkeys(manifest.files_ending(".parquet"))
+            remedy = f"restore it, or delete {manifest.location} to generate its captions again"
+            files = recorded_files(store, manifest, manifest.files_ending(".parquet"), remedy)
         else:  # a receipt is written after its shard file
-            receipts = [file for file in store.files(f"{folder}/{RECEIPTS}") if file.endswith(".json")]
-            names |= dict.fromkeys(f"{folder}/{file.removesuffix('.json')}.parquet" for file in receipts)
-    return tuple(names)
+            names = [f"{folder}/{RECEIPTS}/{file}" for file in store.files(f"{folder}/{RECEIPTS}")]
+            receipts = [ShardResult.from_json(store.read(name), name) for name in names if name.endswith(".json")]
+            files = receipted_files(store, folder, "rewrite", receipts)
+        found |= {file.name: file for file in files}
+    return tuple(found.values())
 
 
 class CaptionCache:
@@ -82,15 +85,16 @@ class CaptionCache:
     *memory_limit*. The list of files is fixed at construction.
     """
 
-    def __init__(self, store: Store, files: Sequence[str], verdicts: str, memory_limit: str = "1GB") -> None:
+    def __init__(self, store: Store, files: Sequence[RecordedFile], verdicts: str, memory_limit: str = "1GB") -> None:
         self._store = store
         self._files = files
+        self._checked: set[int] = set()
         self._lock = Lock()  # worker threads process several shards at once
         self._connection = open_connection(store, memory_limit, threads=1)
         self._connection.execute("CREATE TABLE location (image UBIGINT, file INTEGER)")
         if not files:
             return
-        numbers = {store.query_path(name): number for number, name in enumerate(files)}
+        numbers = {store.query_path(file.name): number for number, file in enumerate(files)}
         self._connection.register("file", pa.table({"filename": [*numbers], "number": [*numbers.values()]}))
         with translate_errors():
             self._connection.execute(f"""
@@ -100,13 +104,19 @@ class CaptionCache:
                 WHERE sha256 IN (SELECT sha256 FROM {scan([verdicts])} WHERE accepted)""")
 
     def files_with(self, rows: Sequence[Row]) -> list[str]:
-        """Return the files with captions of the images of *rows*; a hash collision can add a file."""
+        """Return the files with captions of the images of *rows*; a hash collision can add a file.
+
+        Compares each file with its record once. Raises CorruptError if one differs.
+        """
         with self._lock:
             self._connection.register("wanted", pa.table({"sha256": [row.sha256 for row in rows]}))
             found = self._connection.execute(
                 "SELECT DISTINCT file FROM location WHERE image IN (SELECT hash(sha256) FROM wanted) ORDER BY file"
             ).fetchall()
-        return [self._files[number] for (number,) in found]
+            numbers = [number for (number,) in found]
+            check_recorded([self._files[number] for number in numbers if number not in self._checked])
+            self._checked.update(numbers)
+        return [self._files[number].name for number in numbers]
 
 
 # Excludes failed server requests and texts that were never requested (0 tokens): both are requested again.

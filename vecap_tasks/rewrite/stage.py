@@ -85,7 +85,7 @@ class Rewrite(Stage):
                 identity[f"{role}_prompt_digest"] = prompt.digest
         return identity | {"screening": screen.rules_identity()}
 
-    def inputs(self) -> list[Input]:
+    def loaded(self) -> list[Input]:
         models = [Input("model", found.name, found.digest, found.bytes) for found in self._models.values()]
         return [*models, *(Input("prompt", prompt.id, prompt.digest) for prompt in self._prompts.values())]
 
@@ -234,7 +234,7 @@ class Rewrite(Stage):
         def load() -> Generate[Row]:
             vlm = self._vlm()
             return lambda requests, on_finished: vlm.describe(
-                read_inputs(self.upstream_file, requests, vlm.decode_threads), on_finished
+                read_inputs(self.upstream_images, requests, vlm.decode_threads), on_finished
             )
 
         def screen_text(row: Row, generated: GeneratedText) -> Screened:

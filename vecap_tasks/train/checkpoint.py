@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 from dataclasses import asdict, astuple, dataclass
 from typing import Any, get_args
 
 from vecap_tasks.config import Arm, TrainConfig
+from vecap_tasks.core.manifest import FileEntry
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.outages import retry_when_full
@@ -28,6 +30,8 @@ def parse_run(name: str) -> tuple[Arm, int]:
 
 log = logging.getLogger(__name__)
 
+_DIGITS = 16
+_FILE = re.compile(r"([0-9]+)(?:-([0-9a-f]{16}))?\.pt")
 _READ_ERRORS = (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError)
 
 
@@ -125,16 +129,23 @@ class Checkpoints:
                         f"cannot write a checkpoint to {work.parent}: {format_error(error)}; "
                         "check the disk, then run the same command again"
                     ) from error
-                self._store.upload(f"{self._folder}/{len(state.records):09d}.pt", work / "checkpoint.pt")
+                sha256 = FileEntry.from_file(work, "checkpoint.pt", None).sha256
+                name = f"{len(state.records):09d}-{sha256[:_DIGITS]}.pt"
+                self._store.upload(f"{self._folder}/{name}", work / "checkpoint.pt")
 
         retry_when_full(write, self._store.scratch)
-        for step in self.steps()[: -self._kept]:
-            self._store.remove(f"{self._folder}/{step:09d}.pt")
+        files = self._files()
+        for step in sorted(files)[: -self._kept]:
+            self._store.remove(f"{self._folder}/{files[step]}")
+
+    def _files(self) -> dict[int, str]:
+        """Return the file names by step: the step, and digits of the content's sha256 that earlier releases omitted."""
+        matches = [_FILE.fullmatch(name) for name in self._store.files(self._folder)]
+        return {int(match[1]): match[0] for match in matches if match}
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, in order."""
-        names = [name.removesuffix(".pt") for name in self._store.files(self._folder)]
-        return [int(name) for name in names if name.isdigit()]
+        return sorted(self._files())
 
     def load(self) -> TrainingState | None:
         """Return the latest readable state, or None."""
@@ -148,9 +159,13 @@ class Checkpoints:
         """Return the state after *step* steps, or None if it cannot be read."""
         import torch
 
-        name = f"{self._folder}/{step:09d}.pt"
+        file = self._files().get(step, f"{step:09d}.pt")
+        name, match = f"{self._folder}/{file}", _FILE.fullmatch(file)
         try:
             with self._store.local(name) as path:
+                sha256 = FileEntry.from_file(path.parent, path.name, None).sha256
+                if match and match[2] and not sha256.startswith(match[2]):
+                    raise ValueError("its sha256 differs from the one in its name")
                 body = torch.load(path, map_location="cpu", weights_only=True)
             rows = body["records"].tolist()
             records = [StepRecord(int(step), int(epoch), *numbers) for step, epoch, *numbers in rows]

@@ -62,9 +62,12 @@ class Train(Stage):
         from vecap_tasks.train.data.mixture_builder import mixture_inputs
 
         mixture = mixture_inputs(self._mixture) if self._mixture else []
+        return [*self.loaded(), *mixture]
+
+    def loaded(self) -> list[Input]:
         model = self.config.train.model
         init = [Input("model", model.init_from, self._init_digest)] if model.init_from and self._init_digest else []
-        return [Input("model", model.tokenizer, self._tokenizer_digest), *init, *mixture]
+        return [Input("model", model.tokenizer, self._tokenizer_digest), *init]
 
     @cached_property
     def _mixture(self) -> Mixture | None:
@@ -88,6 +91,9 @@ class Train(Stage):
         from vecap_tasks.train.data.mixture_builder import training_files
 
         return training_files(self.config, self.version)
+
+    def check_reads(self) -> None:
+        """Do nothing: each training process checks the shards as it reads them."""
 
     def shards(self) -> list[str]:
         return run_names(self.config.train)

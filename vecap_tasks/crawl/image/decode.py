@@ -148,7 +148,8 @@ def decode(body: bytes, config: ImageConfig) -> tuple[DecodedImage, bytes]:
     if orientation in _TRANSPOSE and orientation > 4:
         width, height = height, width
     size = pixels.shape[1], pixels.shape[0]
-    return DecodedImage(*size, width, height, kind, exif_text, phash(pixels)), _jpeg(pixels, config.quality)
+    jpeg = _jpeg(pixels, config.quality)
+    return DecodedImage(*size, width, height, kind, exif_text, hashlib.sha256(jpeg).hexdigest(), phash(pixels)), jpeg
 
 
 def decode_and_hash(body: bytes, config: ImageConfig) -> DecodeResult:

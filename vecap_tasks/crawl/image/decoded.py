@@ -17,6 +17,7 @@ class DecodedImage:
     original_height: int
     original_format: str
     exif: str  # JSON object of strings
+    jpeg_sha256: str  # of the JPEG to store, 64 hex digits
     phash: str | None  # 16 hex digits, None for flat images
 
 

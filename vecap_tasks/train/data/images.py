@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -36,8 +37,9 @@ Decode = Callable[[bytes], Pixels | None]
 class Index:
     """The samples of *sources* with a text for their arm, numbered in source, shard and tar order.
 
-    `shard` (int32, index into `shards`), `offset` and `size` (int64, bytes) locate the image of each sample. `bounds`
-    has the number of each source's first sample, and the total; `stats` has the counts of each source.
+    `shard` (int32, index into `shards`), `offset` and `size` (int64, bytes) locate the image of each sample; `crc`
+    (int64) is its CRC-32, which later reads compare. `bounds` has the number of each source's first sample, and the
+    total; `stats` has the counts of each source.
     """
 
     def __init__(self, sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast) -> None:
@@ -46,7 +48,7 @@ class Index:
         self.stats = tuple(ReadStats() for _ in sources)
         self._texts = TokenizedTexts(tokenizer)
         uids: list[pa.Array] = []
-        columns: list[NDArray[np.int64]] = []  # shard, offset, size, texts, alttexts
+        columns: list[NDArray[np.int64]] = []  # shard, offset, size, texts, alttexts, CRC
         bounds = [0]
         number = 0
         for source, stats in zip(sources, self.stats, strict=True):
@@ -57,10 +59,11 @@ class Index:
                 number += 1
             bounds.append(bounds[-1] + stats.usable)
         self._uids: pa.Array = pa.chunked_array(uids, pa.string()).combine_chunks()
-        table = np.concatenate(columns, axis=1) if columns else np.zeros((5, 0), np.int64)
+        table = np.concatenate(columns, axis=1) if columns else np.zeros((6, 0), np.int64)
         self.shard, self.offset, self.size = table[0].astype(np.int32), table[1], table[2]
         self._first_text = np.concatenate([[0], np.cumsum(table[3])])
         self._alttexts = table[4].astype(np.uint8)
+        self.crc = table[5]
         self.bounds = np.array(bounds)
 
     def __len__(self) -> int:
@@ -86,19 +89,29 @@ class Index:
 def _index_shard(
     shard: Shard, source: Source, stats: ReadStats, texts: TokenizedTexts
 ) -> list[tuple[pa.Array, NDArray[np.int64]]]:
-    """Return uids, and offset, size, texts and alttexts, of the samples of *shard* in chunks; append to *texts*."""
+    """Return uids, and offset, size, texts, alttexts and CRC, of the samples of *shard* in chunks; append to *texts*.
+
+    Raises CorruptError if the shard differs from its record.
+    """
     chunks = []
     with shard.open() as stream:
-        samples = read_samples(stream, shard, source, stats)
+        samples = _with_crc(read_samples(stream, shard, source, stats), stream)
         while chunk := list(islice(samples, _INDEX_CHUNK)):
-            texts.add([text for sample in chunk for text in sample.texts])
-            chunks.append((pa.array([sample.uid for sample in chunk], pa.string()), _columns(chunk)))
+            texts.add([text for sample, _ in chunk for text in sample.texts])
+            chunks.append((pa.array([sample.uid for sample, _ in chunk], pa.string()), _columns(chunk)))
     return chunks
 
 
-def _columns(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    rows = [(sample.offset, sample.size, len(sample.texts), sample.alttexts) for sample in samples]
+def _columns(samples: Sequence[tuple[Sample, int]]) -> NDArray[np.int64]:
+    rows = [(sample.offset, sample.size, len(sample.texts), sample.alttexts, crc) for sample, crc in samples]
     return np.array(rows, np.int64).T
+
+
+def _with_crc(samples: Iterator[Sample], stream: IO[bytes]) -> Iterator[tuple[Sample, int]]:
+    """Yield each sample with the CRC-32 of its image, read while it is in the cache."""
+    for sample in samples:
+        stream.seek(sample.offset)
+        yield sample, zlib.crc32(stream.read(sample.size))
 
 
 class Decoder:
@@ -154,7 +167,10 @@ class ShardImages:
             candidate = int(first + (number - first + step) % (end - first))
             shard = self._index.shards[self._index.shard[candidate]]
             offset = int(self._index.offset[candidate])
-            pixels = self._decoder(shard.read(offset, int(self._index.size[candidate])))
+            data = shard.read(offset, int(self._index.size[candidate]))
+            if zlib.crc32(data) != self._index.crc[candidate]:
+                raise CorruptError(f"{shard.name} changed after it was indexed: the image at byte {offset}; restore it")
+            pixels = self._decoder(data)
             if pixels is not None:
                 return pixels, candidate
             if source.own:

@@ -17,7 +17,7 @@ from vecap_tasks.core.private_data import rules_digest
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Store, open_filesystem
 from vecap_tasks.core.tables import connect, create_view
-from vecap_tasks.core.verify import Corruption, RecordedFile, read_verified_manifest, recorded_files
+from vecap_tasks.core.verify import Corruption, RecordedFile, check_recorded, read_verified_manifest, recorded_files
 from vecap_tasks.core.version import Version, published, read_version
 from vecap_tasks.errors import ConfigError, CorruptError, PermanentError, VecapError
 from vecap_tasks.train.data.mixture import (
@@ -60,9 +60,10 @@ class FoundTar:
         with self.file.open() as stream:
             return f"sha256:{DigestReader(stream).input(self.file.name).digest}"
 
-    def shard(self, counted: Mapping[Arm, int] | None = None) -> Shard:
+    def shard(self, counted: Mapping[Arm, int] | None = None, check: str = "") -> Shard:
         filesystem, path = open_filesystem(self.file.location)
-        return Shard(self.file.name, filesystem, path, counted)
+        kind, _, recorded = check.partition(":")
+        return Shard(self.file.name, filesystem, path, counted, recorded if kind == "sha256" else None)
 
 
 def find_tars(config: Config, patterns: Sequence[str]) -> dict[str, FoundTar]:
@@ -277,7 +278,8 @@ def _version_source(config: Config, part: RecordedVersion, arm: Arm, *, counted:
     store, manifest = _manifest(config, part)
     usable = _count(store, manifest) if counted else {}
     shards = tuple(
-        Shard(tar, store.filesystem, store.path(tar), usable.get(tar)) for tar in manifest.files_ending(".tar")
+        Shard(file.name, store.filesystem, store.path(file.name), usable.get(file.name), file.sha256)
+        for file in recorded_files(store, manifest, manifest.files_ending(".tar"))
     )
     mixed_p = config.train.mixed_p if part.mixed_p is None else part.mixed_p
     return Source(part.name, shards, part.samples, part.weight, part.arm or arm, mixed_p)
@@ -299,7 +301,7 @@ def _tar_source(config: Config, part: RecordedTars, arm: Arm) -> Source:
                 f"the texts of {tar.path} were recorded without this release's rules for private data; record the "
                 "mixture under another name"
             )
-        shards.append(current.shard(tar.usable))
+        shards.append(current.shard(tar.usable, tar.check))
     texts = {text: (field,) for text, field in part.texts.items()}
     mixed_p = config.train.mixed_p if part.mixed_p is None else part.mixed_p
     return Source(part.name, tuple(shards), part.samples, part.weight, part.arm or arm, mixed_p, texts, own=False)
@@ -319,6 +321,7 @@ def _manifest(config: Config, part: RecordedVersion) -> tuple[Store, Manifest]:
 def _count(store: Store, manifest: Manifest) -> dict[str, dict[Arm, int]]:
     """Return the number of samples with a text by tar and arm, counted in the tables of the shards."""
     tables = manifest.files_ending(".parquet")
+    check_recorded(recorded_files(store, manifest, tables, "restore it"))
     with connect(store) as connection:
         create_view(connection, store, "samples", tables, SAMPLES)
         columns = {name for name, *_ in connection.execute("DESCRIBE samples").fetchall()}

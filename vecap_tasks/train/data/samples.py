@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from vecap_tasks.config import Arm, Text
@@ -16,10 +18,12 @@ from vecap_tasks.core.files import BlockStream
 from vecap_tasks.core.json_reader import parse_json
 from vecap_tasks.core.private_data import has_private_data
 from vecap_tasks.core.tar import MAX_TEXT, Member, read_groups
+from vecap_tasks.core.verify import CHANGED
 from vecap_tasks.errors import CorruptError
 
 _IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
 _MAX_IMAGE = 1 << 28  # bytes
+_SKIPPED = 1 << 22  # bytes of a read whose data is only hashed
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # lone: JSON can escape it, tokenizers reject it
 _IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
 # Text fields of shards that VeCap published. Earlier releases wrote no variants.
@@ -33,25 +37,79 @@ OWN_TEXTS: Mapping[Text, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A tar. `name` is for messages; `usable` counts the samples with a text by arm, None if not counted."""
+    """A tar. `name` is for messages; `usable` counts the samples with a text by arm, None if not counted.
+
+    `sha256` is recorded of the whole file, None if there is no record.
+    """
 
     name: str
     filesystem: pafs.FileSystem
     path: str
     usable: Mapping[Arm, int] | None = None
+    sha256: str | None = None
 
-    def open(self) -> IO[bytes]:
-        """Return a seekable stream. Raises OSError."""
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """Yield a seekable stream, to be read in order, and compare its content with `sha256`.
+
+        A local file is hashed first; the page cache makes the second read cheap. Another is hashed as it is read.
+        Raises OSError, and CorruptError, possibly at the end of the block.
+        """
         if isinstance(self.filesystem, pafs.LocalFileSystem):
-            return Path(self.path).open("rb")
-        # A sample ends at the first member of the next one, so reading its members needs a small seek back.
-        return cast("IO[bytes]", BlockStream(self.filesystem.open_input_file(self.path)))
+            with Path(self.path).open("rb") as stream:
+                if self.sha256 is not None:
+                    self._compare(hashlib.file_digest(stream, "sha256").hexdigest())
+                    stream.seek(0)
+                yield stream
+            return
+        with self.filesystem.open_input_file(self.path) as source:
+            # A sample ends at the first member of the next one, so reading its members needs a small seek back.
+            blocks = _HashedBlocks(source)
+            yield cast("IO[bytes]", BlockStream(blocks))
+            if self.sha256 is not None:
+                self._compare(blocks.sha256())
+
+    def _compare(self, sha256: str) -> None:
+        if sha256 != self.sha256:
+            raise CorruptError(f"{self.name} {CHANGED}; restore it")
 
     def read(self, offset: int, size: int) -> bytes:
         """Return *size* bytes at *offset*."""
         with self.filesystem.open_input_file(self.path) as stream:
             data: bytes = stream.read_at(size, offset)
             return data
+
+
+class _HashedBlocks:
+    """Reads blocks of a file and hashes each byte once, in order."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._end = 0  # bytes hashed
+
+    def size(self) -> int:
+        return int(self._file.size())
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        while self._end < offset and self._update(min(_SKIPPED, offset - self._end)):
+            pass
+        return self._update(size) if offset == self._end else bytes(self._file.read_at(size, offset))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def sha256(self) -> str:
+        """Read the rest and return the hash of the file, 64 hex digits."""
+        while self._update(_SKIPPED):
+            pass
+        return self._hash.hexdigest()
+
+    def _update(self, size: int) -> bytes:
+        data: bytes = self._file.read_at(size, self._end)
+        self._hash.update(data)
+        self._end += len(data)
+        return data
 
 
 @dataclass(frozen=True, slots=True)
