@@ -105,7 +105,7 @@ with DAG(
             get_current_context()["ti"].xcom_push("summary", summary)
             if not any(decision.moves for decision in decisions):
                 return None
-            return "approve" if config.evaluate.champion.approval else "promote"
+            return "approve" if config.evaluation.champion.approval else "promote"
 
     approve = ApprovalOperator(
         task_id="approve",

@@ -60,9 +60,10 @@ with DAG(
     @task(**RETRIES)
     def open_version() -> dict[str, Any]:
         """Find or register the version of the run's interval and configuration."""
+        from vecap_tasks.core.open_version import check_stages
         from vecap_tasks.core.open_version import open_version as find_or_register
         from vecap_tasks.core.store import Store
-        from vecap_tasks.core.version import version_status
+        from vecap_tasks.core.version import DATASET_STAGES, version_status
 
         context = get_current_context()
         params = context["params"]
@@ -71,6 +72,7 @@ with DAG(
             config = job.load()
             interval = interval_of_run(context["dag_run"].partition_key, params["interval"])
             store = Store(config.resolve(config.root))
+            check_stages(config, store, interval, DATASET_STAGES)
             version = find_or_register(config, store, interval)
             log.info("%s", version_status(store, version))
             return job.with_versions(version.name).to_xcom()

@@ -31,11 +31,17 @@ COMMANDS = [
         re.MULTILINE,
     )
 ]
-SOURCES = re.findall(r"`(\{kind: .*?\})`", (REPOSITORY / "docs" / "crawl.md").read_text(encoding="utf-8"))
+SOURCES = [
+    source
+    for page in ("crawl.md", "own-data.md")
+    for source in re.findall(r"`(\{kind: .*?\})`", (REPOSITORY / "docs" / page).read_text(encoding="utf-8"))
+]
 
 
 def merged(base: dict, over: dict) -> dict:
-    """Return *base* with *over* merged into it, section by section."""
+    """Return *base* with *over* merged into it by section; a section of another kind replaces that of *base*."""
+    if over.get("kind", base.get("kind")) != base.get("kind"):
+        return over
     both = {name: merged(base[name], over[name]) for name in base.keys() & over.keys() if isinstance(over[name], dict)}
     return base | over | both
 

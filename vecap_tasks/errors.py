@@ -26,11 +26,15 @@ _SHUTDOWN_MESSAGES = ("shutdown", "can't start new thread", "loop is closed")
 class VecapError(Exception):
     """A failure the user can act on. The message is one line; the command line prints it and exits with 1.
 
-    The message never contains secrets from environment variables.
+    Each argument is one problem; the command line prints a line for each. The message never contains secrets from
+    environment variables.
     """
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*(redact(each) if isinstance(each, str) else each for each in arguments))
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
 
 
 class PermanentError(VecapError):
@@ -73,6 +77,13 @@ def format_error(error: BaseException) -> str:
     if isinstance(error, VecapError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def format_problems(error: BaseException) -> list[str]:
+    """Return the problems that *error* reports, each as a single line."""
+    if isinstance(error, VecapError) and len(error.args) > 1:
+        return [format_error(VecapError(problem)) for problem in error.args]
+    return [format_error(error)]
 
 
 _PACKAGES = {"cv2": "opencv-python-headless", "psycopg2": "psycopg2-binary"}  # module name -> distribution name

@@ -204,3 +204,18 @@ def test_captions_in_lists_are_counted(read):
     links, _, counters = read(tar_of(members))
     assert [link.alttext for link in links] == ["one", None]
     assert counters == {"images": 2, "dropped.caption_variants": 1, "dropped.caption": 1}
+
+
+def test_the_key_and_fields_are_kept(configure, tmp_path):
+    members = [("a/7.jpg", RED), ("a/7.json", b'{"caption": "x", "id": 7, "tags": ["a", "\xc3\xa9"], "n": 1.5}')]
+    (tmp_path / "x.tar").write_bytes(tar_of([*members, ("a/8.jpg", BLUE)]))
+    keep = ["__key__", "id", "tags", "n"]
+    source = {"kind": "webdataset", "paths": ["${VECAP_HOME}/x.tar"], "keep_columns": keep}
+    stage, manifest = crawl(configure(source))
+    table = pq.read_table(stage.store.path(manifest.file("00000.parquet")))
+    assert [json.loads(kept) for kept in table["kept"].to_pylist()] == [
+        {"__key__": "a/7", "id": 7, "tags": ["a", "é"], "n": 1.5},
+        {"__key__": "a/8", "id": None, "tags": None, "n": None},
+    ]
+    _, without = crawl(configure(source | {"keep_columns": []}).model_copy(update={"dataset": "without"}))
+    assert "keep_columns" not in without.config["source"], "the fingerprint of an earlier release stays valid"

@@ -115,6 +115,7 @@ class CardData:
     provenance: tuple[TextProvenance, ...]
     counters: Mapping[str, Mapping[str, int]]
     digests: Mapping[str, str]
+    kept: tuple[str, ...] = ()  # columns of the source
 
 
 def write_card(data: CardData) -> str:
@@ -181,7 +182,7 @@ rules are this project's own.
 - `00000.tar` …: webdataset shards with shuffled samples. A sample is `<key>.jpg`, `<key>.txt` (the VeCap)
   and `<key>.json` (`uid`, `url`, `sha256`, `width`, `height`, `alttext`, `vec`, `vecap`, `vecap_from`,
   `alttext_rewritten`, `key`, and the lists `vec_variants`, `vecap_variants`, `alttext_rewritten_variants`).
-- `00000.parquet` …: the values of the `.json` files, one row per sample, in the same order.
+{_kept(data.kept)}- `00000.parquet` …: the values of the `.json` files, one row per sample, in the same order.
 - `sizes.json`: number of samples in each tar.
 
 `uid` identifies an image URL with its AltText and is the same in every crawl. `sha256` is the hash of the downloaded
@@ -244,6 +245,13 @@ source pages (`url`).
 - Images with identical bytes are deduplicated. Near-duplicates are removed only if `quality.rows` enables it.
 - No filter for unsafe images is applied.
 """
+
+
+def _kept(columns: Sequence[str]) -> str:
+    if not columns:
+        return ""
+    names = ", ".join(f"`{name}`" for name in columns)
+    return f"  `kept` is a JSON object with columns of the source: {names}.\n"
 
 
 def _variants(count: int) -> str:

@@ -10,7 +10,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from vecap_tasks.core.manifest import canonical_json
-from vecap_tasks.core.schemas import SAMPLES
+from vecap_tasks.core.schemas import KEPT, SAMPLES, with_kept
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import StoredImages, TarWriter
 
@@ -80,9 +80,9 @@ def write_shards(
 ) -> dict[str, int]:
     """Write the training shards of *group* to *work* and return the rows of each file.
 
-    *samples* has the columns of SAMPLES in output order, with crawl keys; *wanted* maps each tar to the keys of its
-    images and their sha256. *digits* is the width of the row number in a new key. Raises CorruptError if an image is
-    missing or corrupt.
+    *samples* has the columns of SAMPLES, and may have `kept`, in output order, with crawl keys; *wanted* maps each tar to
+    the keys of its images and their sha256. *digits* is the width of the row number in a new key. Raises CorruptError if
+    an image is missing or corrupt.
     """
     spool = work / "images.spool"
     with spool.open("w+b") as images:
@@ -115,7 +115,7 @@ def _write_shard(
 ) -> None:
     keys = pa.array([f"{shard}{row:0{digits}d}" for row in range(len(samples))])
     renamed = samples.set_column(samples.schema.get_field_index("key"), SAMPLES.field("key"), keys)
-    write_rows(renamed.to_batches(), SAMPLES, work / f"{shard}.parquet")
+    write_rows(renamed.to_batches(), with_kept(SAMPLES, KEPT.name in samples.column_names), work / f"{shard}.parquet")
     crawl_keys = iter(samples["key"].to_pylist())
     with TarWriter(work / f"{shard}.tar") as tar:
         for row in _rows(renamed):

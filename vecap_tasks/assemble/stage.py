@@ -16,7 +16,7 @@ import duckdb
 from vecap_tasks.assemble.card import CardData, TextProvenance, write_card, write_sheet
 from vecap_tasks.assemble.shards import Group, Source, plan_groups, write_shards
 from vecap_tasks.core.manifest import ShardOutput, ShardResult
-from vecap_tasks.core.schemas import CAPTIONS, CRAWL, SAMPLES, VERDICTS
+from vecap_tasks.core.schemas import CAPTIONS, CRAWL, KEPT, SAMPLES, VERDICTS, with_kept
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import connect, create_view
 from vecap_tasks.core.verify import RecordedFile, check_recorded, receipted_files
@@ -70,13 +70,15 @@ class Assemble(Stage):
 
     def process(self, shard: str, work: Path) -> ShardOutput:
         group = next(group for group in self._groups if group.name == shard)
+        schema = with_kept(SAMPLES, bool(self.config.crawl.source.kept_columns))
+        kept = ", crawl.kept" if KEPT.name in schema.names else ""
         with self._open_views([source.table for source in group.sources], work) as connection:
             samples = connection.sql(f"""
                 SELECT crawl.filename, crawl.jpeg_sha256,
                     crawl.key, crawl.uid, crawl.url, crawl.sha256, crawl.width, crawl.height,
                     {_ALTTEXT} AS alttext, coalesce(captions.vec, '') AS vec, captions.vecap, captions.vecap_from,
                     coalesce(captions.alttext_rewritten, '') AS alttext_rewritten,
-                    {", ".join(_VARIANTS.format(text) for text in ("vec", "vecap", "alttext_rewritten"))}
+                    {", ".join(_VARIANTS.format(text) for text in ("vec", "vecap", "alttext_rewritten"))}{kept}
                 FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
                 WHERE verdicts.accepted AND {_HAS_TEXT} ORDER BY md5(crawl.uid), crawl.key""").to_arrow_table()
         wanted: dict[str, dict[str, str | None]] = {source.tar: {} for source in group.sources}
@@ -84,7 +86,7 @@ class Assemble(Stage):
         stored = samples.select(["filename", "key", "jpeg_sha256"]).to_pydict()
         for table, key, sha256 in zip(*stored.values(), strict=True):
             images[table][key] = sha256
-        rows = samples.select(SAMPLES.names)
+        rows = samples.select(schema.names)
         files = write_shards(self.upstream_images, group, rows, wanted, work, self._digits)
         return ShardOutput(files, {"samples": len(samples), "shards": len(group.sizes)})
 
@@ -170,4 +172,5 @@ class Assemble(Stage):
             provenance=tuple(TextProvenance(*row) for row in provenance),
             counters={name: manifest.counters for name, manifest in manifests.items()},
             digests={name: manifest.digest for name, manifest in manifests.items()},
+            kept=self.config.crawl.source.kept_columns,
         )

@@ -57,7 +57,7 @@ def _use_own_temporary_folder(stack: ExitStack) -> None:
 def _run(argv: Sequence[str]) -> int:
     import logging
 
-    from vecap_tasks.errors import VecapError, format_error, missing_extra
+    from vecap_tasks.errors import VecapError, format_problems, missing_extra
 
     try:
         arguments = build_parser().parse_args(argv)
@@ -75,15 +75,16 @@ def _run(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (VecapError, OSError, ModuleNotFoundError) as error:
-        reason = format_error(error)
+        problems = format_problems(error)
         if isinstance(error, ModuleNotFoundError):
             extra = missing_extra(error, arguments.subcommand)
             if extra is None:
                 raise
-            reason = f"{arguments.subcommand} {extra}"
+            problems = [f"{arguments.subcommand} {extra}"]
         if arguments.verbose:
             logging.exception("Traceback:")
-        print(f"vecap: {reason}", file=sys.stderr)
+        for problem in problems:
+            print(f"vecap: {problem}", file=sys.stderr)
         return 1
 
 

@@ -58,7 +58,7 @@ def _create(arguments: argparse.Namespace) -> int:
     if arguments.recipe is not None:
         arguments.overrides.append(f"train.mixture={json.dumps(_recipe(arguments.recipe))}")
     config = configuration(arguments)
-    recipe = config.train.mixture
+    recipe = config.training.mixture
     if recipe is None or isinstance(recipe, str):
         raise ConfigError("no recipe to record; define train.mixture, or pass a file with --recipe")
     _print(config, make_mixture(config, recipe, arguments.version), machine=arguments.json)
@@ -123,7 +123,7 @@ def _print(config: Config, mixture: Mixture, *, machine: bool) -> None:
     print(f"{mixture.name}  {mixture.digest}")
     rows: list[tuple[str, ...]] = []
     for source in mixture.sources:
-        mixed_p = config.train.mixed_p if source.mixed_p is None else source.mixed_p
+        mixed_p = config.training.mixed_p if source.mixed_p is None else source.mixed_p
         arm = source.arm or "from run"
         shown = f"{arm}, p {mixed_p:g}" if arm in ("mixed", "from run") else arm
         counts = (f"{source.samples:,}", f"{source.weight:g}", f"{quota(source.samples, source.weight):,}")

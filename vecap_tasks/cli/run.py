@@ -8,14 +8,13 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, progress
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Manifest
-from vecap_tasks.core.open_version import open_version
+from vecap_tasks.core.open_version import check_stages, open_version, select_stages
 from vecap_tasks.core.stage import STAGES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, interval_of, version_status
@@ -44,21 +43,31 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     run = add_command(
         commands,
         "run",
-        "run one interval through all stages",
-        "vecap run --config configs/demo.yaml --version 2026-01-01 --set train.epochs=2",
+        "run one interval through all stages that the configuration has settings for",
+        "vecap run --config configs/demo.yaml --version 2026-01-01 --until quality",
     )
     today = datetime.now(UTC).date().isoformat()
     run.add_argument(
         "--version", default=today, metavar="V", help="interval to process, e.g. 2026-01-01 (default: today)"
     )
+    run.add_argument(
+        "--from", dest="first", choices=STAGES, metavar="STAGE", help="first stage to run (default: crawl)"
+    )
+    run.add_argument(
+        "--until",
+        dest="last",
+        choices=STAGES,
+        metavar="STAGE",
+        help="last stage to run (default: the last one that the configuration has settings for)",
+    )
     _add_retry(run)
-    run.set_defaults(command=partial(_run, tuple(STAGES)))
+    run.set_defaults(command=_run)
     for name, summary in _SUMMARIES.items():
         example = f"vecap {name} --config configs/demo.yaml --version 2026-01-01"
         stage = add_command(commands, name, summary, example)
         stage.add_argument("--version", required=True, metavar="V", help="version to process, e.g. 2026-01-01")
         _add_retry(stage)
-        stage.set_defaults(command=partial(_run, (name,)))
+        stage.set_defaults(command=_run, first=name, last=name)
 
 
 def _add_retry(parser: argparse.ArgumentParser) -> None:
@@ -89,15 +98,17 @@ def _check_imports(stages: tuple[str, ...]) -> None:
                 raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
-def _run(stages: tuple[str, ...], arguments: argparse.Namespace) -> int:
-    _check_imports(stages)
+def _run(arguments: argparse.Namespace) -> int:
     name = arguments.version
     if arguments.retry_failed is not None:
         retry = {"version": name, "reasons": [reason for reason in arguments.retry_failed.split(",") if reason]}
         arguments.overrides.append(f"crawl.retry_failed={json.dumps(retry)}")
         name = interval_of(name)  # the retry is another revision of the interval
     config = configuration(arguments)
+    stages = select_stages(config, arguments.first, arguments.last)
+    _check_imports(stages)
     store = Store(config.resolve(config.root))
+    check_stages(config, store, name, stages)
     if config.crawl.retry_failed is not None:
         from vecap_tasks.crawl.previous_crawl import open_previous
 
@@ -117,6 +128,8 @@ def _run(stages: tuple[str, ...], arguments: argparse.Namespace) -> int:
         _record(stage, config, version)
     if arguments.json:
         print_json([_as_json(version, name, outcome) for name, outcome in outcomes.items()])
+    elif config.rewrite is None and arguments.subcommand == "run" and arguments.last is None:
+        print("no captions: the configuration has no section `rewrite`; add it and run again", file=sys.stderr)
     elif "evaluate" in outcomes:
         _print_results(store, outcomes["evaluate"].manifest)
     return 0
@@ -146,7 +159,7 @@ def _record(name: str, config: Config, version: Version) -> None:
         lineage.record_version(config, version)
     elif name == "evaluate":
         lineage.record_clip(config, version)
-        if config.evaluate.champion.approval:
+        if config.evaluation.champion.approval:
             decision = lineage.decide_champion(config, version)
             hint = "; approval required: trigger the DAG vecap_clip" if decision.moves else ""
             print(f"{decision}{hint}", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,10 +13,29 @@ from vecap_tasks.config.section import Runtime, Section
 # A product token, as in robots.txt, followed by a URL or an email address.
 _USER_AGENT = re.compile(r"[A-Za-z_-]+[ -~]*(https?://[^\s/]+\.[^\s/]|[^\s@(<]+@[^\s@]+\.[^\s@]+)[ -~]*")
 _CONTACT_HOST = re.compile(r"(?:https?://|@)([^\s/:;,()<>]+)")
+_NEW_SETTINGS = ("keep_columns", "allow_folders")
+_Kept = Annotated[
+    tuple[str, ...],
+    Field(
+        description="Columns, JSON fields, `__key__` of webdataset, or `file_name` of folders to keep: as JSON in the "
+        "column `kept` of all tables and of training samples."
+    ),
+]
 _RESERVED = re.compile(r"(?:.*\.)?(?:example\.(?:com|net|org|edu)|example|test|invalid|localhost)\.?", re.IGNORECASE)
 
 
-class WarcSource(Section):
+class _Source(Section):
+    def identity(self) -> dict[str, Any]:
+        """Leave out the settings of `_NEW_SETTINGS` that are not used, so that earlier versions keep their names."""
+        return {name: value for name, value in super().identity().items() if value or name not in _NEW_SETTINGS}
+
+    @property
+    def kept_columns(self) -> tuple[str, ...]:
+        """The columns that the tables keep as JSON in `kept`."""
+        return tuple(getattr(self, "keep_columns", None) or ())
+
+
+class WarcSource(_Source):
     """Pages from WARC and ARC files; their images are read from the same files or downloaded."""
 
     kind: Literal["warc"]
@@ -26,14 +45,14 @@ class WarcSource(Section):
     )
 
 
-class WatSource(Section):
+class WatSource(_Source):
     """Links and AltText from Common Crawl's WAT files; the images are downloaded."""
 
     kind: Literal["wat"]
     paths: list[str] = Field(min_length=1, description="Files or globs; `{interval}` is the version's interval.")
 
 
-class SiteSource(Section):
+class SiteSource(_Source):
     """Pages downloaded from web sites: seeds, pages they link to on the same host, and pages in sitemaps."""
 
     kind: Literal["site"]
@@ -52,7 +71,7 @@ class SiteSource(Section):
         return self
 
 
-class UrlSource(Section):
+class UrlSource(_Source):
     """Lists of image URLs with captions; the images are downloaded. Columns are detected by name."""
 
     kind: Literal["urls"]
@@ -71,9 +90,15 @@ class UrlSource(Section):
     quotes: bool | None = Field(
         None, description="Whether csv and tsv fields may be quoted; default: true, except headerless tsv."
     )
+    keep_columns: _Kept = ()
+    allow_folders: list[str] = Field(
+        default_factory=list,
+        description="Folders from which rows may name local files, as paths relative to the list or `file://` URLs. "
+        "Default: none. Links and `..` cannot leave them.",
+    )
 
 
-class WebdatasetSource(Section):
+class WebdatasetSource(_Source):
     """Images with captions in webdataset tars, as img2dataset writes them; nothing is downloaded."""
 
     kind: Literal["webdataset"]
@@ -81,9 +106,47 @@ class WebdatasetSource(Section):
         min_length=1,
         description="Tars or globs, local or on s3://, gs:// or az://; `{interval}` is the version's interval.",
     )
+    keep_columns: _Kept = ()
 
 
-Source = Annotated[WarcSource | WatSource | SiteSource | UrlSource | WebdatasetSource, Field(discriminator="kind")]
+class _LocalSource(_Source):
+    path: str = Field(description="Folder on this machine and all workers; `{interval}` is the version's interval.")
+    image_column: str | None = Field(None, description="Column with the images, if not detected by name.")
+    caption_column: str | None = Field(None, description="Column with the AltText, if not detected by name.")
+    keep_columns: _Kept = ()
+
+    @property
+    def allow_folders(self) -> list[str]:
+        """The folders from which files are read."""
+        return [self.path]
+
+
+class FolderSource(_LocalSource):
+    """Images in a folder and its subfolders, with captions from one table or from files next to the images.
+
+    `photo.jpg` has its AltText in `photo.txt`, or in `photo.json` with other fields. Nothing is downloaded.
+    """
+
+    kind: Literal["folder"]
+    captions: str | None = Field(
+        None,
+        description="Table with file names and captions (parquet, csv, tsv, json, jsonl), relative to `path`. "
+        "Default: the only parquet, csv, tsv or jsonl file directly in the folder; without one, .txt and .json files.",
+    )
+    keep_columns: _Kept = ("file_name",)
+
+
+class HfSource(_LocalSource):
+    """A Hugging Face dataset on disk: written by `save_to_disk`, parquet files, or an imagefolder with metadata."""
+
+    kind: Literal["hf"]
+    split: str | None = Field(None, description="Split to read. Default: `train`, or the only split.")
+
+
+Source = Annotated[
+    WarcSource | WatSource | SiteSource | UrlSource | WebdatasetSource | FolderSource | HfSource,
+    Field(discriminator="kind"),
+]
 
 
 class FetchConfig(Section):

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from vecap_tasks.config.crawl import CrawlConfig
 from vecap_tasks.config.evaluate import EvaluateConfig
@@ -148,10 +149,10 @@ class Config(Section):
     )
     crawl: CrawlConfig
     quality: QualityConfig = QualityConfig()
-    rewrite: RewriteConfig
+    rewrite: RewriteConfig | None = Field(None, description="Required to write captions.")
     assemble: AssembleConfig = AssembleConfig()
-    train: TrainConfig
-    evaluate: EvaluateConfig
+    train: TrainConfig | None = Field(None, description="Required to train models.")
+    evaluate: EvaluateConfig | None = Field(None, description="Required to evaluate models.")
     dask: Annotated[DaskConfig, Runtime] = DaskConfig()
     mlflow: Annotated[MlflowConfig, Runtime] = MlflowConfig()
     retention: Annotated[RetentionConfig, Runtime] = RetentionConfig()
@@ -171,6 +172,28 @@ class Config(Section):
         if separator and scheme not in ("file", *REMOTE_SCHEMES):
             raise ValueError(f"root must be a path, file://, s3://, gs:// or az://, not {scheme}://")
         return root
+
+    def section(self, stage: str) -> Section:
+        """Return the section of *stage*. Raises ConfigError if the configuration does not have it."""
+        found: Section | None = getattr(self, stage)
+        if found is None:
+            raise ConfigError(f"the stage {stage} needs the section `{stage}`; add it to the configuration")
+        return found
+
+    @property
+    def captioning(self) -> RewriteConfig:
+        """The section `rewrite`. Raises ConfigError if it is missing."""
+        return cast("RewriteConfig", self.section("rewrite"))
+
+    @property
+    def training(self) -> TrainConfig:
+        """The section `train`. Raises ConfigError if it is missing."""
+        return cast("TrainConfig", self.section("train"))
+
+    @property
+    def evaluation(self) -> EvaluateConfig:
+        """The section `evaluate`. Raises ConfigError if it is missing."""
+        return cast("EvaluateConfig", self.section("evaluate"))
 
     @property
     def base(self) -> Path:
@@ -226,7 +249,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def parse_config(values: dict[str, Any], base: Path, name: str = "configuration") -> Config:
-    """Validate *values*; relative paths start from *base*. Raises ConfigError naming the first invalid key.
+    """Validate *values*; relative paths start from *base*. Raises ConfigError with a problem for each invalid key.
 
     Sets the process's `outages` timeout.
     """
@@ -235,7 +258,7 @@ def parse_config(values: dict[str, Any], base: Path, name: str = "configuration"
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_format_first(error, name)) from error
+        raise ConfigError(*(f"{name}: {_format_problem(problem)}" for problem in error.errors())) from error
     set_timeout(config.outage_timeout)
     return config.with_base(base)
 
@@ -255,31 +278,36 @@ def _learn_secrets(values: Any, key: str = "") -> None:
             expand(values)
 
 
-def _format_first(error: ValidationError, name: str) -> str:
-    problems = error.errors()
-    first = problems[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the top level"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        *parents, unknown = first["loc"]
+def _format_problem(problem: ErrorDetails) -> str:
+    where = ".".join(str(part) for part in problem["loc"]) or "the top level"
+    if problem["type"] == "extra_forbidden":
+        *parents, unknown = problem["loc"]
         close = get_close_matches(str(unknown), _settings_at(parents), n=1)
         hint = f"; did you mean {where.removesuffix(str(unknown))}{close[0]}?" if close else ""
-        return f"{name}: unknown setting {where}{hint}{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(first["input"], dict | list) else f", not {first['input']!r}"
-    if first["type"] == "missing" or first["loc"][-1:] == ("api_key_env",):  # its value may be the key itself
+        return f"unknown setting {where}{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(problem["input"], dict | list) else f", not {problem['input']!r}"
+    if problem["type"] == "missing" or problem["loc"][-1:] == ("api_key_env",):  # its value may be the key itself
         value = ""
-    return f"{name}: {where}: {message}{value}{more}"
+    return f"{where}: {message}{value}"
 
 
 def _settings_at(path: list[int | str]) -> list[str]:
-    """Return the settings of the section at *path*; the members of a union together."""
+    """Return the settings of the section at *path*."""
     sections: list[type[Section]] = [Config]
     for part in path:
         fields = [section.model_fields[str(part)] for section in sections if str(part) in section.model_fields]
-        if fields:  # otherwise a list index or the tag of a union
+        tagged = [section for section in sections if part in get_args(_annotation(section, "kind"))]
+        if tagged:  # the tag of a union
+            sections = tagged
+        elif fields:  # otherwise a list index
             sections = [section for field in fields for section in _sections_in(field.annotation)]
     return sorted({name for section in sections for name in section.model_fields})
+
+
+def _annotation(section: type[Section], name: str) -> Any:
+    field = section.model_fields.get(name)
+    return None if field is None else field.annotation
 
 
 def _sections_in(annotation: Any) -> Iterator[type[Section]]:

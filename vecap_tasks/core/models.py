@@ -145,7 +145,7 @@ def _sha256(path: str, size: int, modified: int) -> str:
 
 def tokenizer_path(config: Config) -> str:
     """Return the configured tokenizer's folder, or its Hub name if no such folder exists."""
-    name = config.train.model.tokenizer
+    name = config.training.model.tokenizer
     folder = Path(config.resolve(name))
     if folder.is_dir():
         return str(folder)
@@ -168,7 +168,7 @@ def tokenizer_digest(config: Config) -> str:
 
 def init_folder(config: Config) -> Path | None:
     """Return the folder in `train.model.init_from`, None if unset. Raises ConfigError."""
-    name = config.resolve_optional(config.train.model.init_from)
+    name = config.resolve_optional(config.training.model.init_from)
     if name is None:
         return None
     folder = Path(name)

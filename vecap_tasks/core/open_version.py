@@ -1,17 +1,19 @@
-"""Finds or registers the version of an interval for a configuration."""
+"""Opens a run: selects and checks its stages, then finds or registers the version of its interval."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.manifest import fingerprint
+from vecap_tasks.core.manifest import fingerprint, read_manifest
 from vecap_tasks.core.releases import CONFIG, count_releases
-from vecap_tasks.core.stage import load_stage, stage_class
+from vecap_tasks.core.stage import STAGES, Stage, load_stage, stage_class
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import (
     DATASET_STAGES,
+    UNCAPTIONED_STAGES,
     Version,
     check_interval,
     interval_of,
@@ -20,7 +22,61 @@ from vecap_tasks.core.version import (
     read_version,
     register,
 )
-from vecap_tasks.errors import ConfigError
+from vecap_tasks.errors import ConfigError, VecapError, format_problems
+
+
+def select_stages(config: Config, first: str | None, last: str | None) -> tuple[str, ...]:
+    """Return the stages from *first* to *last*.
+
+    By default, *first* is `crawl`, and *last* is the last stage whose section the configuration has. Raises ConfigError
+    if no stage is selected.
+    """
+    names = list(STAGES)
+    if last is None:
+        configured = [name for name in ("rewrite", "train", "evaluate") if getattr(config, name) is not None]
+        last = {"rewrite": "assemble"}.get(configured[-1], configured[-1]) if configured else "quality"
+        last = max(last, first or last, key=names.index)  # `--from train` without `train` names the missing section
+    first = first or names[0]
+    selected = names[names.index(first) : names.index(last) + 1]
+    if not selected:
+        raise ConfigError(f"no stage to run: {first} comes after {last}; the order is {', '.join(names)}")
+    return tuple(selected)
+
+
+def check_stages(config: Config, store: Store, name: str, stages: Sequence[str]) -> None:
+    """Check the sections, paths, models and limits of *stages* for the interval or version *name*.
+
+    Finished stages are not checked, because they do not run again. Raises ConfigError with all problems.
+    """
+    version = Version(config.dataset, interval_of(name), 0, "")
+    names = list(STAGES)
+    before = names[: names.index(stages[-1]) + 1]  # a fingerprint covers the settings of all stages before it
+    missing = [stage for stage in before if getattr(config, stage) is None]
+    checks: list[Callable[[], object]] = [partial(config.section, stage) for stage in missing]
+    for stage in (load_stage(name, config, version) for name in stages if name not in missing):
+        if not _is_finished(stage, store):
+            checks += stage.checks()
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except VecapError as error:
+            problems += format_problems(error)
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+
+
+def _is_finished(stage: Stage, store: Store) -> bool:
+    """Return whether a version of the interval has the stage's output with the same fingerprint."""
+    if stage.keyed:  # the fingerprint of a training can depend on the version that the run makes
+        return False
+    try:
+        expected = stage.fingerprint
+    except VecapError:  # a check reports it
+        return False
+    versions = list_versions(store, stage.version.dataset, stage.version.interval)
+    manifests = (read_manifest(store, f"{version.folder}/{stage.name}") for version in versions)
+    return any(manifest is not None and manifest.fingerprint == expected for manifest in manifests)
 
 
 def registered_fingerprints(version: Version, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -29,7 +85,7 @@ def registered_fingerprints(version: Version, settings: Mapping[str, Any]) -> di
     Raises KeyError or TypeError if *settings* is incomplete.
     """
     result: dict[str, str] = {}
-    for name in DATASET_STAGES:
+    for name in DATASET_STAGES if "rewrite" in settings else UNCAPTIONED_STAGES:
         identity = dict(settings[name])
         release = identity.pop("release")
         upstream = {other: result[other] for other in stage_class(name).upstream}
@@ -40,11 +96,11 @@ def registered_fingerprints(version: Version, settings: Mapping[str, Any]) -> di
 def open_version(config: Config, store: Store, name: str) -> Version:
     """Return the version of the interval *name* for *config*, or the revision *name* if it matches *config*.
 
-    A version is identified by the fingerprint of its last dataset stage, which covers the configuration, the models'
-    files and the stage revisions. A new fingerprint creates a revision. Released rows also create one; the version
-    records how many release entries apply to it. Raises ConfigError for an interval that is not a date or a revision
-    that does not match *config*, and VecapError for a missing revision or an unreadable model; nothing is registered
-    then.
+    A version is identified by the fingerprint of its last dataset stage (quality, without a section `rewrite`), which
+    covers the configuration, the models' files and the stage revisions. A new fingerprint creates a revision. Released
+    rows also create one; the version records how many release entries apply to it. Raises ConfigError for an interval
+    that is not a date or a revision that does not match *config*, and VecapError for a missing revision or an
+    unreadable model; nothing is registered then.
     """
     interval = interval_of(name)
     revision = read_version(store, config.dataset, name) if name != interval else None
@@ -55,8 +111,9 @@ def open_version(config: Config, store: Store, name: str) -> Version:
             raise
     while True:
         releases = count_releases(store, config.dataset, interval)
-        stages = {name: load_stage(name, config, Version(config.dataset, interval, 0, "")) for name in DATASET_STAGES}
-        last_fingerprint = stages[DATASET_STAGES[-1]].fingerprint
+        names = UNCAPTIONED_STAGES if config.rewrite is None else DATASET_STAGES
+        stages = {name: load_stage(name, config, Version(config.dataset, interval, 0, "")) for name in names}
+        last_fingerprint = stages[names[-1]].fingerprint
         if count_releases(store, config.dataset, interval) == releases:  # otherwise one was added meanwhile
             break
     if revision is not None:

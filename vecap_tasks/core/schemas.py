@@ -22,10 +22,19 @@ CANDIDATES = pa.schema(
         pa.field("source", pa.string(), nullable=False),  # file or seed that contains the row
         pa.field("scores", pa.string()),  # JSON object of the source's numeric columns, else null
         pa.field("stored_in", pa.string()),  # source file that contains the image, null if it is downloaded
-        pa.field("stored_at", pa.int64()),  # offset in that file, bytes
+        pa.field("stored_at", pa.int64()),  # offset in that file, bytes; in a table, the number of the row
         pa.field("stored_bytes", pa.int64()),
     ]
 )
+
+# A last column of the tables of crawls with `crawl.source.keep_columns`: CANDIDATES, CRAWL, CAPTIONS and SAMPLES.
+KEPT = pa.field("kept", pa.string(), nullable=False)  # JSON object of these columns, in their order
+
+
+def with_kept(schema: pa.Schema, kept: bool) -> pa.Schema:
+    """Return *schema*, with the column `kept` if *kept*."""
+    return schema.append(KEPT) if kept else schema
+
 
 # One row per candidate, with its outcome.
 CRAWL = pa.schema(

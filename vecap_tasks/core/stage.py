@@ -108,8 +108,7 @@ class Stage(ABC):
 
     def identity(self) -> dict[str, Any]:
         """Return the configuration that decides this stage's output bytes, with the digests of models."""
-        section: dict[str, Any] = getattr(self.config, self.name).identity()
-        return section
+        return self.config.section(self.name).identity()
 
     def inputs(self) -> list[Input]:
         """Return this stage's inputs other than upstream stages: sources, models, prompts."""
@@ -117,6 +116,10 @@ class Stage(ABC):
 
     def loaded(self) -> list[Input]:
         """Return the inputs that libraries load, models and prompts; their digests are compared before the commit."""
+        return []
+
+    def checks(self) -> list[Callable[[], object]]:
+        """Return checks to make before any stage starts, without a server. Each raises VecapError for one problem."""
         return []
 
     def reads(self) -> list[RecordedFile]:

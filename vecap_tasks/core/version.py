@@ -15,6 +15,7 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.errors import ConfigError, CorruptError, PermanentError
 
 DATASET_STAGES = ("crawl", "quality", "rewrite", "assemble")
+UNCAPTIONED_STAGES = DATASET_STAGES[:2]  # of a configuration without the section `rewrite`
 _FILE = "version.json"
 _INTERVAL = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9_.+:]|-(?!r\d+$))*$")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}(?::[0-9]{2}(?::[0-9]{2})?)?)?")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecap_tasks.config import Config, UrlSource, WarcSource, WatSource, WebdatasetSource
+from vecap_tasks.config import Config, FolderSource, HfSource, UrlSource, WarcSource, WatSource, WebdatasetSource
 from vecap_tasks.core.manifest import Input
-from vecap_tasks.core.schemas import CANDIDATES
+from vecap_tasks.core.schemas import CANDIDATES, KEPT, with_kept
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, scan
 from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, conceal_link, shorten, uid
@@ -32,6 +32,7 @@ LINKS = pa.schema(
         pa.field("place", pa.int64()),
         *(field for field in CANDIDATES if field.name != "key"),
         pa.field("alternatives", pa.list_(pa.string())),
+        KEPT.with_nullable(True),
     ]
 )
 # The fields of ArchivedImage.
@@ -104,6 +105,8 @@ class Source(Protocol):
 
 def open_source(config: Config, interval: str) -> Source:
     """Return the source that the crawl of *interval* reads."""
+    from vecap_tasks.crawl.sources.folder import FolderFiles
+    from vecap_tasks.crawl.sources.hf import HfDataset
     from vecap_tasks.crawl.sources.site import Site
     from vecap_tasks.crawl.sources.url_list import UrlFiles
     from vecap_tasks.crawl.sources.warc import WarcFiles
@@ -119,6 +122,10 @@ def open_source(config: Config, interval: str) -> Source:
         return UrlFiles(config, section, interval)
     if isinstance(section, WebdatasetSource):
         return WebdatasetFiles(config, section, interval)
+    if isinstance(section, FolderSource):
+        return FolderFiles(config, section, interval)
+    if isinstance(section, HfSource):
+        return HfDataset(config, section, interval)
     return Site(config.crawl.fetch, config.crawl.limits, section, interval)
 
 
@@ -158,7 +165,7 @@ def _batches(items: Iterator[Link | ArchivedImage], stats: Stats) -> Iterator[li
         if isinstance(item, Link):
             item = shorten(conceal_link(item), stats)
             chars += len(item.url) + len(item.alttext or "") + len(item.page_title or "") + len(item.figcaption or "")
-            chars += len(item.scores or "") + sum(map(len, item.alternatives))
+            chars += len(item.scores or "") + len(item.kept or "") + sum(map(len, item.alternatives))
         elif item.url != (url := conceal(item.url)):
             item = replace(item, url=url)
         batch.append(item)
@@ -215,14 +222,15 @@ def shard_names(rows: int, shard_size: int) -> list[str]:
     return [f"{number:0{digits}d}" for number in range(count)]
 
 
-def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work: Path) -> Path:
+def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work: Path, *, kept: bool) -> Path:
     """Write the candidates of *tables* (links tables in the store, in order) to the folder *work*; return the path.
 
     Each uid appears once. If any part holds an image, its row points to the archive; of several URLs of an image, the
-    best that is archived is used. Row group n holds the rows of
-    shard n. Memory is independent of the number of rows.
+    best that is archived is used. Row group n holds the rows of shard n. *kept* adds the column `kept`. Memory is
+    independent of the number of rows.
     """
     path = work / "candidates.parquet"
+    schema = with_kept(CANDIDATES, kept)
     stats = _merge_stats(store, tables)
     with connect(store, threads=2, work=work) as connection:
         _create_view(connection, store, "links", tables, LINKS)
@@ -246,13 +254,13 @@ def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work:
             LEFT JOIN images USING (url) ORDER BY resolved.position""")
         names = shard_names(rows, shard_size)
         digits = max(_ROW_DIGITS, len(str(shard_size - 1)))
-        with pq.ParquetWriter(path, CANDIDATES, compression="zstd", store_schema=False) as writer:
+        with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False) as writer:
             for name, table in zip(names, _rechunk(ordered.to_arrow_reader(_BATCH), shard_size), strict=True):
                 if stored := table.num_rows - table["stored_in"].null_count:
                     stats.counters["stored"] += stored
                 keys = pa.array([f"{name}{row:0{digits}d}" for row in range(table.num_rows)], pa.string())
-                columns = [keys, *(table[field.name] for field in CANDIDATES if field.name != "key")]
-                writer.write_table(pa.Table.from_arrays(columns, schema=CANDIDATES), row_group_size=shard_size)
+                columns = [keys, *(table[name] for name in schema.names if name != "key")]
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=shard_size)
             body = {"counters": stats.counters, "inputs": [asdict(item) for item in stats.inputs]}
             writer.add_key_value_metadata({FOOTER_KEY: json.dumps(body, sort_keys=True).encode()})
     return path

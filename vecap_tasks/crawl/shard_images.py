@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
 
-from vecap_tasks.config import Config, FetchConfig, WarcSource
+from vecap_tasks.config import Config, FetchConfig, FolderSource, HfSource, UrlSource, WarcSource
 from vecap_tasks.core.store import open_filesystem
 from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 from vecap_tasks.crawl.http.robots import opted_out, product_token
 from vecap_tasks.crawl.image.decode_pool import DecodePool
 from vecap_tasks.crawl.image.decoded import DecodedImage
+from vecap_tasks.crawl.sources.hf import HfImages
 from vecap_tasks.crawl.sources.link import ByteRange
+from vecap_tasks.crawl.sources.local_files import LocalFolders
 from vecap_tasks.crawl.warc.records import MAX_HEADER, Records, parse_response
 from vecap_tasks.errors import Failure, VecapError, failure_of
 from vecap_tasks.redaction import reveal
 
 SUCCESS, FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE = "success", "failed_to_download", "failed_to_resize"
 _DECODE_THREADS = 2  # each waits for a child process that decodes
+_STORED_IMAGES = 64  # of source files in memory at a time, read and not yet decoded: a few batches for each thread
 
 
 def read_archived(config: Config, stored: ByteRange) -> bytes:
@@ -47,6 +51,16 @@ def read_archived(config: Config, stored: ByteRange) -> bytes:
     if len(body) < stored.length:
         raise Failure("not_stored", "the file is shorter than it was")
     return _response_body(body, config.crawl.fetch) if record else body
+
+
+def image_reader(config: Config, interval: str) -> Callable[[ByteRange], bytes]:
+    """Return the function that reads the images in the source's files. It raises Failure as `read_archived` does."""
+    section = config.crawl.source
+    if isinstance(section, HfSource):
+        return HfImages(config, section, interval).read
+    if isinstance(section, FolderSource | UrlSource):
+        return LocalFolders(config, section.allow_folders, interval).read
+    return partial(read_archived, config)
 
 
 def _response_body(record: bytes, fetch: FetchConfig) -> bytes:
@@ -115,9 +129,13 @@ class Spool:
 
 
 async def download_all(
-    requests: Iterable[ImageRequest], config: Config, fetcher: Fetcher, spool: Spool
+    requests: Iterable[ImageRequest],
+    config: Config,
+    fetcher: Fetcher,
+    spool: Spool,
+    read: Callable[[ByteRange], bytes],
 ) -> dict[ImageRequest, Outcome]:
-    """Return the outcome of each distinct request; append the JPEGs to *spool*.
+    """Return the outcome of each distinct request; append the JPEGs to *spool*. *read* reads images in source files.
 
     A failed download is an outcome. Raises OSError if the spool cannot be written.
     """
@@ -125,7 +143,7 @@ async def download_all(
         decoders = DecodePool(config.crawl.image, config.crawl.limits, threads, _DECODE_THREADS)
         try:
             async with asyncio.TaskGroup() as group:
-                download = _Downloader(config, fetcher, threads, decoders, spool).get
+                download = _Downloader(fetcher, threads, decoders, spool, read, asyncio.Semaphore(_STORED_IMAGES)).get
                 tasks = {request: group.create_task(download(request)) for request in dict.fromkeys(requests)}
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None  # the group contains it; chaining would create a cycle
@@ -134,21 +152,28 @@ async def download_all(
 
 @dataclass(frozen=True, slots=True)
 class _Downloader:
-    config: Config
     fetcher: Fetcher
     threads: ThreadPoolExecutor
     decoders: DecodePool
     spool: Spool
+    read: Callable[[ByteRange], bytes]
+    stored_images: asyncio.Semaphore
 
     async def get(self, request: ImageRequest) -> Outcome:
+        if request.stored is not None:
+            async with self.stored_images:
+                return await self._get_stored(request.url, request.stored)
         try:
-            if request.stored is None:
-                return await self.fetcher.get(reveal(request.url), self._on_download)
-            loop = asyncio.get_running_loop()
-            body = await loop.run_in_executor(self.threads, read_archived, self.config, request.stored)
+            return await self.fetcher.get(reveal(request.url), self._on_download)
         except Exception as error:
             return Outcome(FAILED_TO_DOWNLOAD, failure_of(error, request.url))
-        return await self._decode(body, request.url)
+
+    async def _get_stored(self, url: str, stored: ByteRange) -> Outcome:
+        try:
+            body = await asyncio.get_running_loop().run_in_executor(self.threads, self.read, stored)
+        except Exception as error:
+            return Outcome(FAILED_TO_DOWNLOAD, failure_of(error, url))
+        return await self._decode(body, url)
 
     async def _on_download(self, download: Download) -> Outcome:
         return await self._decode(download.body, download.url)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from vecap_tasks.core.manifest import ShardOutput
-from vecap_tasks.core.schemas import CRAWL
+from vecap_tasks.core.schemas import CRAWL, KEPT, with_kept
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.crawl.shard_images import FAILED_TO_DOWNLOAD, FAILED_TO_RESIZE, SUCCESS, Outcome, Spool
@@ -28,7 +28,8 @@ def write_shard(shard: str, candidates: pa.Table, outcomes: Sequence[Outcome], s
     statuses = Counter(row["status"] for row in rows)
     reasons = Counter((row["error_message"] or SUCCESS).partition(":")[0] for row in rows)
     table, tar, stats = f"{shard}.parquet", f"{shard}.tar", f"{shard}_stats.json"
-    write_rows(pa.Table.from_pylist(rows, schema=CRAWL).to_batches(), CRAWL, work / table)
+    schema = with_kept(CRAWL, KEPT.name in candidates.column_names)
+    write_rows(pa.Table.from_pylist(rows, schema=schema).to_batches(), schema, work / table)
     files: dict[str, int | None] = {table: len(rows), stats: None}
     if statuses[SUCCESS]:
         files[tar] = statuses[SUCCESS]

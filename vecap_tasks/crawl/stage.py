@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vecap_tasks.config import SiteSource
 from vecap_tasks.core.manifest import FileEntry, Input, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.verify import RECORD, RecordedFile, check_recorded, put_record, put_recorded, recorded_file
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from vecap_tasks.crawl.dedup import PublishedCrawl
     from vecap_tasks.crawl.http.fetcher import FetcherThread
     from vecap_tasks.crawl.previous_crawl import PreviousCrawl
-    from vecap_tasks.crawl.sources.link import Stats
+    from vecap_tasks.crawl.sources.link import ByteRange, Stats
 
 _CANDIDATES = "candidates.parquet"
 _DUPLICATES = "duplicates.parquet"
@@ -53,6 +55,11 @@ class Crawl(Stage):
             return [recorded_file(self.store, f"{self.folder}/{_CANDIDATES}", f"{self.folder}/{_LINKS}/{_CANDIDATES}")]
         except FileNotFoundError:
             return []
+
+    def checks(self) -> list[Callable[[], object]]:
+        # The parts of a site are its pages, which only the crawl itself may request.
+        local = self.config.crawl.retry_failed is None and not isinstance(self.config.crawl.source, SiteSource)
+        return [lambda: self._source.parts() if local else None]
 
     def preparations(self) -> list[str]:
         if self._previous is not None or self.store.exists(f"{self.folder}/{_CANDIDATES}"):
@@ -87,7 +94,9 @@ class Crawl(Stage):
             requests = image_requests(candidates)
             reused = self._previous.outcomes(shard, spool) if self._previous else [None] * len(requests)
             pending = [request for request, outcome in zip(requests, reused, strict=True) if outcome is None]
-            results = self._fetcher.run(lambda fetcher: download_all(pending, self.config, fetcher, spool))
+            results = self._fetcher.run(
+                lambda fetcher: download_all(pending, self.config, fetcher, spool, self._read_image)
+            )
             outcomes = [outcome or results[request] for request, outcome in zip(requests, reused, strict=True)]
             output = write_shard(shard, candidates, outcomes, spool, work)
         if self._previous is None:
@@ -141,6 +150,12 @@ class Crawl(Stage):
 
         return open_source(self.config, self.version.interval)
 
+    @cached_property
+    def _read_image(self) -> Callable[[ByteRange], bytes]:
+        from vecap_tasks.crawl.shard_images import image_reader
+
+        return image_reader(self.config, self.version.interval)
+
     def _links_path(self, part: str) -> str:
         """Return the store path of the links of *part*; part names may not be valid file names."""
         return f"{self.folder}/{_LINKS}/{hashlib.sha256(part.encode()).hexdigest()[:16]}.parquet"
@@ -164,7 +179,9 @@ class Crawl(Stage):
             tables = [self._links_path(part) for part in self._source.parts()]
             check_recorded([recorded_file(self.store, name) for name in self._recorded_links()])
             with self.store.workspace() as work:
-                path = write_candidates(self.store, tables, self.config.crawl.shard_size, work)
+                crawl = self.config.crawl
+                kept = bool(crawl.source.kept_columns)
+                path = write_candidates(self.store, tables, crawl.shard_size, work, kept=kept)
                 put_record(
                     self.store, f"{self.folder}/{_LINKS}/{_CANDIDATES}", FileEntry.from_file(work, path.name, None)
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,11 @@ class Evaluate(Stage):
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"sets": self._digests}
 
+    def checks(self) -> list[Callable[[], object]]:
+        from vecap_tasks.evaluate.sets.loader import set_checks
+
+        return set_checks(self.config)
+
     def inputs(self) -> list[Input]:
         """Return the sets, with digests computed from all image bytes."""
         from vecap_tasks.evaluate.sets.loader import sets_digests
@@ -48,7 +54,7 @@ class Evaluate(Stage):
         return []  # `fetch_model` verifies the files that it reads
 
     def shards(self) -> list[str]:
-        return [f"{arm}-{seed}" for arm in self.config.train.arms for seed in self.config.train.seeds]
+        return [f"{arm}-{seed}" for arm in self.config.training.arms for seed in self.config.training.seeds]
 
     def process(self, shard: str, work: Path) -> ShardOutput:
         """Write metrics, answers and example sheets of the model *shard*. Raises VecapError for an unusable set."""
@@ -58,8 +64,8 @@ class Evaluate(Stage):
         from vecap_tasks.evaluate.features import Encoder, measure
         from vecap_tasks.evaluate.metrics import FILE, figures_of, write_answers
 
-        torch.set_num_threads(self.config.train.threads)
-        settings = self.config.evaluate
+        torch.set_num_threads(self.config.training.threads)
+        settings = self.config.evaluation
         folder = work / "model"
         fetch_model(self.store, self.upstream_manifest("train"), shard, folder)
         encoder = Encoder(folder, settings.device, settings.batch_size)
@@ -89,7 +95,7 @@ class Evaluate(Stage):
             arm, _, seed = shard.rpartition("-")
             path = f"{self.folder}/{shard}/{FILE}"
             runs[arm, int(seed)] = read_answers(self.store.read(path), path)
-        settings = self.config.evaluate.bootstrap
+        settings = self.config.evaluation.bootstrap
         summary = summarize(runs, self._sizes(), chances_of(self._sets), settings)
         (work / RESULTS).write_text(summary.to_json())
         (work / "results.md").write_text(format_markdown(summary))

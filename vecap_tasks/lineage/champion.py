@@ -93,7 +93,7 @@ def move_champion(config: Config, version: Version, approved_by: str = "") -> De
 
 
 def _metric(config: Config, results: Results) -> str:
-    metric = config.evaluate.champion.metric or next(iter(results.titles))
+    metric = config.evaluation.champion.metric or next(iter(results.titles))
     if metric not in results.titles:
         raise ConfigError(
             f"evaluate.champion.metric: {metric} was not measured; give one of {', '.join(results.titles)}"
@@ -124,7 +124,7 @@ def _compare(
             False,
             f"champion version {champion} was evaluated on another set for {metric}; evaluate both on the same set",
         )
-    settings = config.evaluate.bootstrap
+    settings = config.evaluation.bootstrap
     rounds = resample([[before], [after]], settings)[metric]
     observed = figures_of([after])[metric] - figures_of([before])[metric]
     interval = difference(observed, rounds[:, 1] - rounds[:, 0], settings.confidence)

@@ -168,6 +168,8 @@ class InputChecker:
             uri = self._current_config.resolve(item.name)
         except ConfigError as error:
             raise MissingSource(str(error)) from error
+        if Path(uri).is_dir():
+            raise MissingSource("a folder; compare its files with the column sha256 of the crawl's tables")
         filesystem, path = open_filesystem(uri)
         sha256 = hashlib.sha256()
         size = 0
@@ -205,7 +207,7 @@ class InputChecker:
     @cached_property
     def _current_inputs(self) -> dict[tuple[str, str], Input]:
         # Mixtures are compared separately (`walk.py`); loading one here would record it again.
-        train = self.config.train.model_copy(update={"mixture": None})
+        train = self.config.train and self.config.train.model_copy(update={"mixture": None})
         config = self.config.model_copy(update={"train": train}).with_base(self._current_config.base)
         stage = load_stage(self._manifest.stage, config, self._version)
         return {(item.kind, item.name): item for item in named_inputs(stage.name, stage.inputs())}
@@ -215,7 +217,7 @@ class InputChecker:
         from vecap_tasks.core.models import find_checkpoint
         from vecap_tasks.rewrite.prompt import load_prompt
 
-        section = self.config.rewrite
+        section = self.config.captioning
         if item.kind == "model":
             settings = next((model for model in (section.vlm, section.llm) if model.model == item.name), None)
             if settings is not None and settings.server is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -75,6 +75,9 @@ class Quality(Stage):
         if self._clip is not None:
             identity["clip"] |= {"digest": self._clip.digest}
         return identity
+
+    def checks(self) -> list[Callable[[], object]]:
+        return [lambda: self._clip]
 
     def inputs(self) -> list[Input]:
         prefix = f"{self.version.dataset}/{self.version.interval}"

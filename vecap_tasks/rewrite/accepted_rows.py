@@ -30,7 +30,7 @@ _DECODE_QUEUE = 64  # images
 class Row:
     """An accepted row. `tar` is the store name of the crawl shard with its image, `sha256` the hash of the download.
 
-    `jpeg_sha256` is the hash of the stored image, None in crawls of release 0.1.0.
+    `jpeg_sha256` is the hash of the stored image, None in crawls of release 0.1.0; `kept` is as in the crawl's tables.
     """
 
     key: str
@@ -39,6 +39,7 @@ class Row:
     alttext: str | None
     tar: str
     jpeg_sha256: str | None = None
+    kept: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +51,28 @@ class ImageInput:
     jpeg: bytes = b""
 
 
-def read_rows(store: Store, verdicts: str, tables: Mapping[str, str], shard: int, size: int, work: Path) -> list[Row]:
-    """Return the accepted rows of *shard* in key order; a shard has *size* rows.
+def read_rows(
+    store: Store, verdicts: str, tables: Mapping[str, str], shard: int, size: int, work: Path, *, kept: bool = False
+) -> list[Row]:
+    """Return the accepted rows of *shard* in key order; a shard has *size* rows. *kept* reads the column `kept`.
 
     *verdicts* and *tables* (crawl table to tar) are names in *store*. *work* is a folder for spilled data.
     Raises CorruptError if an accepted row is in no crawl table.
     """
     verdicts = store.query_path(verdicts)
     tars = {store.query_path(table): tar for table, tar in tables.items()}
+    column = "kept" if kept else "NULL AS kept"
     with connect(store, threads=1, work=work) as connection:
         create_view(connection, store, "crawl", list(tables), CRAWL)
         records = connection.execute(f"""
-            SELECT key, uid, verdict.sha256, alttext, shard.filename, shard.jpeg_sha256
+            SELECT key, uid, verdict.sha256, alttext, shard.filename, shard.jpeg_sha256, shard.kept
             FROM {scan([verdicts])} AS verdict
-            LEFT JOIN (SELECT key, filename, jpeg_sha256 FROM crawl) AS shard USING (key)
+            LEFT JOIN (SELECT key, filename, jpeg_sha256, {column} FROM crawl) AS shard USING (key)
             WHERE accepted ORDER BY key LIMIT {size} OFFSET {shard * size}""").fetchall()  # noqa: S608
-    for key, _, _, _, file, _ in records:
+    for key, _, _, _, file, *_ in records:
         if file is None:
             raise CorruptError(f"{verdicts} accepts row {key}, but no crawl shard has it; run `vecap verify`")
-    return [Row(key, uid, sha256, text, tars[file], jpeg) for key, uid, sha256, text, file, jpeg in records]
+    return [Row(key, uid, sha256, text, tars[file], *rest) for key, uid, sha256, text, file, *rest in records]
 
 
 def read_inputs(

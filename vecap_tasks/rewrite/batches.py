@@ -96,7 +96,7 @@ class Batches:
         self.resumed = 0  # requested texts that an earlier attempt stored
         self.rescreened = 0  # requested texts of other versions
         self._answers = answers or {}
-        self.rejected = RejectedRequests(f"{stage.name} {shard}", stage.config.rewrite.max_rejected)
+        self.rejected = RejectedRequests(f"{stage.name} {shard}", stage.config.captioning.max_rejected)
         self._stage = stage
         self._shard = shard
         self._folder = stage.scratch_dir(shard)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vecap_tasks.core.schemas import CAPTIONS
+from vecap_tasks.core.schemas import CAPTIONS, KEPT, with_kept
 from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.backends.sampling_params import flat
 from vecap_tasks.rewrite.captioner import NOT_GENERATED, Caption
@@ -24,7 +24,7 @@ def caption_table(
     provenance: ProvenanceByText,
     screen_alttext: Callable[[str], Screened] = screen_alttext,
 ) -> pa.Table:
-    """Return the captions of *rows* in row order, schema CAPTIONS.
+    """Return the captions of *rows* in row order, schema CAPTIONS, with `kept` if the rows have it.
 
     *screen_alttext* screens an AltText that becomes the caption because the models have no text.
     """
@@ -39,6 +39,8 @@ def caption_table(
     ]
     columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in ("key", "uid", "sha256")}
     columns["alttext"] = [row.alttext for row in rows]
+    columns[KEPT.name] = [row.kept for row in rows]
+    schema = with_kept(CAPTIONS, bool(rows) and rows[0].kept is not None)
     columns["vec"] = [vec.text for vec in vecs]
     columns["vecap"] = [text for text, _ in chosen]
     columns["vecap_from"] = [origin for _, origin in chosen]
@@ -47,7 +49,8 @@ def caption_table(
         rewritten = [captions.alttext_rewritten[row.alttext] if row.alttext else NOT_GENERATED for row in rows]
         columns["alttext_rewritten"] = [caption.text for caption in rewritten]
         columns |= _columns("alttext_rewritten", rewritten, provenance.alttext_rewritten)
-    return pa.table([pa.array(columns.get(field.name, [None] * len(rows)), field.type) for field in CAPTIONS], CAPTIONS)
+    arrays = [pa.array(columns.get(field.name, [None] * len(rows)), field.type) for field in schema]
+    return pa.table(arrays, schema=schema)
 
 
 def _columns(prefix: str, captions: Sequence[Caption], provenance: CaptionProvenance) -> dict[str, list[Any]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, canonical_json
 from vecap_tasks.core.models import Checkpoint, ServedModel, find_model
-from vecap_tasks.core.schemas import CAPTIONS, IMAGE_REVISION
+from vecap_tasks.core.schemas import IMAGE_REVISION
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.verify import RecordedFile
@@ -89,17 +89,21 @@ class Rewrite(Stage):
         models = [Input("model", found.name, found.digest, found.bytes) for found in self._models.values()]
         return [*models, *(Input("prompt", prompt.id, prompt.digest) for prompt in self._prompts.values())]
 
+    def checks(self) -> list[Callable[[], object]]:
+        models = [partial(find_model, self.config, settings) for settings in self._settings.values()]
+        return [*models, *(partial(self._prompt, role) for role in self._prompt_names)]
+
     def reads(self) -> list[RecordedFile]:
         return [*self.upstream_files("crawl", self._tables), *self.upstream_files("quality", [self._verdicts])]
 
     def shards(self) -> list[str]:
-        size = self.config.rewrite.shard_size
+        size = self.config.captioning.shard_size
         accepted = self.upstream_manifest("quality").counters["accepted"]
         return [f"{number:05d}" for number in range(-(-accepted // size))]
 
     def plan(self) -> list[str]:
         shards = super().plan()
-        missing = languages_without_lists(self.config.rewrite.screen.languages)
+        missing = languages_without_lists(self.config.captioning.screen.languages)
         if shards and missing:
             log.warning(
                 "%s: screening has no lists for %s and finds refusals, preambles, and leaks there only in English",
@@ -109,7 +113,7 @@ class Rewrite(Stage):
         return shards
 
     def process(self, shard: str, work: Path) -> ShardOutput:
-        section = self.config.rewrite
+        section = self.config.captioning
         rows = self._rows(int(shard), work)
         files = self._cache.files_with(rows)
         found = find_captions(self.store, files, rows, self._provenances, work)
@@ -128,7 +132,7 @@ class Rewrite(Stage):
             rewritten = self._llm_captioner("alttext", batches, meters["llm"]).write(alttexts, rewritten)
         screen_alttext = partial(screen.screen_alttext, settings=section.screen)
         table = caption_table(rows, Captions(vec, vecap, rewritten), self._provenances, screen_alttext)
-        write_rows(table.to_batches(), CAPTIONS, work / f"{shard}.parquet")
+        write_rows(table.to_batches(), table.schema, work / f"{shard}.parquet")
         if batches.resumed:
             notes["taken_over"] = batches.resumed
         if batches.rescreened:
@@ -154,7 +158,7 @@ class Rewrite(Stage):
 
     @cached_property
     def _settings(self) -> dict[str, ModelConfig]:
-        return {"vlm": self.config.rewrite.vlm, "llm": self.config.rewrite.llm}
+        return {"vlm": self.config.captioning.vlm, "llm": self.config.captioning.llm}
 
     @cached_property
     def _models(self) -> dict[str, Checkpoint | ServedModel]:
@@ -162,18 +166,23 @@ class Rewrite(Stage):
 
     @cached_property
     def _prompts(self) -> dict[str, Prompt]:
+        return {role: self._prompt(role) for role in self._prompt_names}
+
+    @property
+    def _prompt_names(self) -> dict[str, str]:
         names = {role: settings.prompt for role, settings in self._settings.items()}
-        if self.config.rewrite.alttext_prompt is not None:
-            names["alttext"] = self.config.rewrite.alttext_prompt
-        folder = self.config.resolve_optional(self.config.rewrite.prompts)
-        own = Path(folder) if folder else None
-        return {role: load_prompt(name, own, PLACEHOLDERS[role]) for role, name in names.items()}
+        alttext = self.config.captioning.alttext_prompt
+        return names if alttext is None else names | {"alttext": alttext}
+
+    def _prompt(self, role: str) -> Prompt:
+        folder = self.config.resolve_optional(self.config.captioning.prompts)
+        return load_prompt(self._prompt_names[role], Path(folder) if folder else None, PLACEHOLDERS[role])
 
     @cached_property
     def _provenances(self) -> ProvenanceByText:
         # The VLM sees the stored image, so the parameters include how the crawl stored it.
         stored = self.config.crawl.image.identity() | {"revision": IMAGE_REVISION}
-        limit = {"max_alttext_chars": self.config.rewrite.max_alttext_chars}
+        limit = {"max_alttext_chars": self.config.captioning.max_alttext_chars}
         return ProvenanceByText(
             vec=self._model_provenance("vlm", self._prompts["vlm"], {"image": stored}),
             vecap=self._model_provenance("llm", self._prompts["llm"], limit),
@@ -184,7 +193,7 @@ class Rewrite(Stage):
 
     def _model_provenance(self, role: str, prompt: Prompt, more: dict[str, Any]) -> CaptionProvenance:
         model = self._models[role]
-        screening = screen.identity(self.config.rewrite.screen)
+        screening = screen.identity(self.config.captioning.screen)
         parameters = self._settings[role].parameters() | more | {"screening": screening, "stage": self.revision}
         return CaptionProvenance(model.name, model.revision, prompt.name, canonical_json(parameters).decode())
 
@@ -199,7 +208,7 @@ class Rewrite(Stage):
         return load_vlm(model, settings, prompt)
 
     def _llm(self, prompt: Prompt) -> LlmBackend:
-        model, settings, limit = self._models["llm"], self._settings["llm"], self.config.rewrite.max_alttext_chars
+        model, settings, limit = self._models["llm"], self._settings["llm"], self.config.captioning.max_alttext_chars
         if isinstance(model, ServedModel):
             from vecap_tasks.rewrite.openai_models import ServedLlm
 
@@ -221,7 +230,9 @@ class Rewrite(Stage):
         return {str(PurePosixPath(tar).with_suffix(".parquet")): tar for tar in tars}
 
     def _rows(self, number: int, work: Path) -> list[Row]:
-        return read_rows(self.store, self._verdicts, self._tables, number, self.config.rewrite.shard_size, work)
+        kept = bool(self.config.crawl.source.kept_columns)
+        size = self.config.captioning.shard_size
+        return read_rows(self.store, self._verdicts, self._tables, number, size, work, kept=kept)
 
     @cached_property
     def _cache(self) -> CaptionCache:
@@ -238,7 +249,7 @@ class Rewrite(Stage):
             )
 
         def screen_text(row: Row, generated: GeneratedText) -> Screened:
-            return screen.screen_vec(generated.text, generated.ended, prompt.text, self.config.rewrite.screen)
+            return screen.screen_vec(generated.text, generated.ended, prompt.text, self.config.captioning.screen)
 
         return Captioner("vlm", settings, prompt, batches, meter, load, lambda row: row.sha256, screen_text)
 
@@ -247,6 +258,8 @@ class Rewrite(Stage):
         settings, prompt = self._settings["llm"], self._prompts[role]
 
         def screen_text(pair: Texts, generated: GeneratedText) -> Screened:
-            return screen.screen_vecap(generated.text, generated.ended, prompt.text, *pair, self.config.rewrite.screen)
+            return screen.screen_vecap(
+                generated.text, generated.ended, prompt.text, *pair, self.config.captioning.screen
+            )
 
         return Captioner(role, settings, prompt, batches, meter, lambda: self._llm(prompt).fuse, "\n".join, screen_text)

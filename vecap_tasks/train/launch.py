@@ -59,7 +59,7 @@ def launch(stage: Stage, run: str) -> None:
 
 def command(stage: Stage, run: str, work: Path) -> list[str]:
     """Return the command that trains *run* on this node. It reads `config.yaml` and writes `failure.json` in *work*."""
-    settings = stage.config.train.launch
+    settings = stage.config.training.launch
     rendezvous = ["--standalone"]
     if settings.nodes > 1:
         rendezvous = [

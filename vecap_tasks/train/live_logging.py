@@ -131,7 +131,7 @@ class LiveLogger:
         }  # fmt: skip
         name = f"{self._version.name} {self._run} training"
         run_id = str(tracking.client.create_run(experiment, tags=tags, run_name=name).info.run_id)
-        tracking.params(run_id, {"train": self._config.train.model_dump(mode="json")})
+        tracking.params(run_id, {"train": self._config.training.model_dump(mode="json")})
         log.info("%s: logging to MLflow run %r", self._run, name)
         return run_id
 

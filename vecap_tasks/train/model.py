@@ -25,7 +25,9 @@ def create_model(config: Config, tokenizer: PreTrainedTokenizerFast, seed: int) 
     """
     folder = init_folder(config)
     return (
-        build_model(config.train.model, tokenizer, seed) if folder is None else _pretrained(folder, config, tokenizer)
+        build_model(config.training.model, tokenizer, seed)
+        if folder is None
+        else _pretrained(folder, config, tokenizer)
     )
 
 
@@ -49,7 +51,7 @@ def _pretrained(folder: Path, config: Config, tokenizer: PreTrainedTokenizerFast
         raise ConfigError(
             f"train.model.init_from: {folder} has {len(missing)} missing weights of a CLIPModel, e.g. {missing[0]}"
         )
-    _check(model, folder, config.train.model, tokenizer)
+    _check(model, folder, config.training.model, tokenizer)
     return model
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vecap_tasks.config import Arm
+from vecap_tasks.config import Arm, MixtureConfig, TarSource
 from vecap_tasks.core.manifest import Input, Manifest, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.verify import RecordedFile
@@ -53,10 +53,21 @@ class Train(Stage):
     report: Callable[[Progress], None] | None = None  # called after each step, for a progress bar
 
     def identity(self) -> dict[str, Any]:
-        section = self.config.train.identity()
+        section = self.config.training.identity()
         mixture = {"mixture": self._mixture.digest} if self._mixture else {}
         model = section["model"] | {"tokenizer": self._tokenizer_digest, "init_from": self._init_digest}
         return section | {"model": model} | mixture
+
+    def checks(self) -> list[Callable[[], object]]:
+        from vecap_tasks.core.models import init_digest, tokenizer_digest
+        from vecap_tasks.train.data.mixture_builder import find_tars
+        from vecap_tasks.train.memory import check_memory
+
+        config = self.config.training
+        sources = config.mixture.sources if isinstance(config.mixture, MixtureConfig) else []
+        tars = [source.paths for source in sources if isinstance(source, TarSource)]
+        models = [partial(read, self.config) for read in (tokenizer_digest, init_digest)]
+        return [*models, *(partial(find_tars, self.config, paths) for paths in tars), partial(check_memory, config)]
 
     def inputs(self) -> list[Input]:
         from vecap_tasks.train.data.mixture_builder import mixture_inputs
@@ -65,7 +76,7 @@ class Train(Stage):
         return [*self.loaded(), *mixture]
 
     def loaded(self) -> list[Input]:
-        model = self.config.train.model
+        model = self.config.training.model
         init = [Input("model", model.init_from, self._init_digest)] if model.init_from and self._init_digest else []
         return [Input("model", model.tokenizer, self._tokenizer_digest), *init]
 
@@ -96,7 +107,7 @@ class Train(Stage):
         """Do nothing: each training process checks the shards as it reads them."""
 
     def shards(self) -> list[str]:
-        return run_names(self.config.train)
+        return run_names(self.config.training)
 
     def run(self, shard: str) -> ShardResult:
         result = super().run(shard)
@@ -112,14 +123,16 @@ class Train(Stage):
     def process(self, shard: str, work: Path) -> ShardOutput:
         """Train the run *shard* in this process, or in the configured number of processes.
 
-        Raises VecapError if fewer than two samples have a text for the arm or if the loss is not finite, and
-        Interrupted on SIGTERM, after a checkpoint.
+        Raises VecapError if fewer than two samples have a text for the arm or if the loss is not finite, ConfigError if
+        a step cannot fit into memory, and Interrupted on SIGTERM, after a checkpoint.
         """
         from vecap_tasks.core.preprocess import image_processor
         from vecap_tasks.train.data.tokenizer import load_tokenizer
+        from vecap_tasks.train.memory import check_memory
         from vecap_tasks.train.model import create_model, export
 
-        config = self.config.train
+        config = self.config.training
+        check_memory(config)  # again: the run may have been checked on another machine
         arm, seed = parse_run(shard)
         self.upstream_manifest("assemble")
         state = self._train(shard)
@@ -164,8 +177,8 @@ class Train(Stage):
         from vecap_tasks.train.trainer import train
 
         checkpoints = self.checkpoints(shard)
-        if self.config.train.launch.single_process:
-            process_group = ProcessGroup(training_device(self.config.train.device))
+        if self.config.training.launch.single_process:
+            process_group = ProcessGroup(training_device(self.config.training.device))
             with self.live_logger(shard) as live_logger:
                 reports: list[Callable[[Progress], None]] = [live_logger, self.report] if self.report else [live_logger]
                 return train(self.config, self.version, shard, process_group, checkpoints, reports)
@@ -190,7 +203,7 @@ class Train(Stage):
         """Return the checkpoints of the run *shard*."""
         from vecap_tasks.train.checkpoint import Checkpoints
 
-        return Checkpoints(self.store, f"{self.folder}/_checkpoints/{shard}", self.config.train.checkpoints_kept)
+        return Checkpoints(self.store, f"{self.folder}/_checkpoints/{shard}", self.config.training.checkpoints_kept)
 
 
 def write_lines(records: Sequence[StepRecord | Speed], path: Path) -> None:

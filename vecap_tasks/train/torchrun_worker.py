@@ -57,8 +57,9 @@ def _train(config: Config, name: str, run: str) -> None:
 
     stage = Train(config, read_version(Store(config.resolve(config.root)), config.dataset, name))
     checkpoints = stage.checkpoints(run)
-    timeout = config.train.launch.rendezvous_timeout + config.outage_timeout  # rank 0 may wait to save a checkpoint
-    with join_process_group(config.train.device, timeout) as process_group:
+    settings = config.training
+    timeout = settings.launch.rendezvous_timeout + config.outage_timeout  # rank 0 may wait to save a checkpoint
+    with join_process_group(settings.device, timeout) as process_group:
         with stage.live_logger(run) if process_group.rank == 0 else nullcontext() as live_logger:
             state = train(config, stage.version, run, process_group, checkpoints, [live_logger] if live_logger else [])
         if process_group.rank == 0:

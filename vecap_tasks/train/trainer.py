@@ -281,7 +281,7 @@ def train(
     model = create_model(config, tokenizer, seed)
     data = open_training_data(config, version, arm, seed, tokenizer)
     log.info("%s: %d samples per epoch, %d skipped without a text", run, data.samples, data.left_out)
-    return fit(run, model, data, config.train, seed, process_group, checkpoints, _reporter(reports))
+    return fit(run, model, data, config.training, seed, process_group, checkpoints, _reporter(reports))
 
 
 def _reporter(callbacks: Sequence[Callable[[Progress], None]]) -> Callable[[Progress], None]:

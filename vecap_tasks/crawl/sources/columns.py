@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from vecap_tasks.errors import failure_of
+from vecap_tasks.core.json_reader import parse_json
+from vecap_tasks.errors import Failure, failure_of
 
 log = logging.getLogger(__name__)
 
 # In order of preference, case-insensitive. LAION has URL and TEXT, DataComp url and text, CC3M and CC12M (with an added
 # header) image_url and caption, RedCaps url and caption, LAION-COCO URL, TEXT and top_caption. AltText is preferred to
 # generated captions.
-_URLS = ("url", "image_url", "imageurl", "img_url", "image_link", "image", "src", "link", "key")
+URLS = ("url", "image_url", "imageurl", "img_url", "image_link", "image", "src", "link", "key")
+# Names of a column with file names, as in imagefolders, and of one with images, as in Hugging Face datasets.
+FILES = (
+    "file_name", "filename", "file", "file_path", "filepath", "path", "image_path", "image_file", "image_name",
+    "image", "img", "name", "key", "url",
+)  # fmt: skip
+IMAGES = ("image", "img", "jpg", "png", "picture", "photo", "image_bytes", "bytes")
+FILE_NAME = "file_name"  # in `keep_columns`, the name of the image's file
 _ALTTEXTS = ("caption", "alttext", "alt_text", "alt", "text", "raw_caption", "org_caption", "top_caption", "title")
+_MORE_ALTTEXTS = ("description", "captions", "sentence", "sentences", "prompt")  # of local files
 _SCORES = (
     "similarity", "punsafe", "pwatermark", "aesthetic", "aesthetic_score",  # LAION and its subsets
     "clip_b32_similarity_score", "clip_l14_similarity_score",  # DataComp
 )  # fmt: skip
+_KEPT_CHARS = 10_000  # of one value as JSON
 _UID = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -40,6 +51,7 @@ class Row:
     caption: str | None = None
     uid: str | None = None  # 32 hex digits, as in DataComp
     scores: str | None = None  # as in CANDIDATES
+    kept: str | None = None  # JSON object of the columns to keep, None if there are none to keep
     problem: str | None = None
     dropped: tuple[tuple[str, int], ...] = ()
 
@@ -53,11 +65,12 @@ class Columns:
     uid: str | None = None
     sha256: str | None = None
     scores: tuple[str, ...] = ()
+    kept: tuple[tuple[str, str | None], ...] = ()  # names in `keep_columns`, and their columns
 
     @property
     def names(self) -> list[str]:
         """The distinct names of all columns."""
-        named = (self.url, self.caption, self.uid, self.sha256, *self.scores)
+        named = (self.url, self.caption, self.uid, self.sha256, *self.scores, *(column for _, column in self.kept))
         return list(dict.fromkeys(name for name in named if name is not None))
 
     def row(self, values: Mapping[str, object]) -> Row:
@@ -84,7 +97,8 @@ class Columns:
         uid = _matching(uid, _UID, "uid", dropped)
         sha256 = _matching(sha256, _SHA256, "sha256", dropped)
         scores = _scores(values, self.scores, sha256, dropped) if self.scores or sha256 else None
-        return Row(url, caption, uid, scores, dropped=tuple(sorted(dropped.items())) if dropped else ())
+        kept = _kept_json(values, self.kept, dropped) if self.kept else None
+        return Row(url, caption, uid, scores, kept, dropped=tuple(sorted(dropped.items())) if dropped else ())
 
 
 def find_columns(
@@ -92,10 +106,13 @@ def find_columns(
     url: str | int | None = None,
     caption: str | int | None = None,
     scores: Sequence[str] | None = None,
+    kept: Sequence[str] = (),
+    image_names: Sequence[str] = URLS,
 ) -> Columns:
     """Return the columns of a table with the column *names*. *url*, *caption* and *scores* override the detection.
 
-    Blanks around a name do not matter. A configured column that is not in *names* is None.
+    *image_names* are the usual names of the column with the image, *kept* the columns to keep. Blanks around a name do
+    not matter. A configured column that is not in *names* is None.
     """
     stripped = {name.strip(): name for name in reversed(names)}  # the first of equal names wins
     lowered = {name.strip().lower(): name for name in reversed(names)}
@@ -110,12 +127,36 @@ def find_columns(
     else:
         numbers = [found for name in scores if (found := pick(name, ())) is not None]
     return Columns(
-        pick(url, _URLS),
-        pick(caption, _ALTTEXTS),
+        pick(url, image_names),
+        pick(caption, _ALTTEXTS if image_names is URLS else (*_ALTTEXTS, *_MORE_ALTTEXTS)),
         pick(None, ("uid",)),
         pick(None, ("sha256",)),
         tuple(numbers),
+        tuple((name, pick(name, ()) or (pick(url, image_names) if name == FILE_NAME else None)) for name in kept),
     )
+
+
+def sidecar_row(
+    texts: Mapping[str, bytes], caption: str | None, kept: Sequence[str], virtual: Mapping[str, str]
+) -> Row:
+    """Return the row of an image with a `txt`, the caption, and a `json`, an object of columns; both are optional.
+
+    *virtual* are columns in addition to those of the object. Raises Failure: `bad_json`, `not_utf8`.
+    """
+    try:
+        values = parse_json(texts.get("json", b"{}"))
+        text = texts.get("txt", b"").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Failure("not_utf8") from error
+    except ValueError as error:
+        raise Failure("bad_json") from error
+    if not isinstance(values, dict):
+        raise Failure("bad_json")
+    values |= virtual
+    row = find_columns(list(values), "url", caption, kept=kept).row(values)
+    if row.problem is not None:
+        raise Failure(row.problem)
+    return replace(row, caption=text or row.caption)
 
 
 def _text(value: object, field: str, dropped: dict[str, int]) -> str | None:
@@ -179,6 +220,36 @@ def _scores(
     if sha256 is not None:
         kept["source_sha256"] = sha256
     return json.dumps(kept, sort_keys=True) if kept else None
+
+
+def _kept_json(values: Mapping[str, object], columns: Sequence[tuple[str, str | None]], dropped: dict[str, int]) -> str:
+    """Return the JSON object for column `kept`; values without a JSON form, or too long, are null and *dropped*."""
+    members = []
+    for name, column in columns:
+        value = None if column is None else values.get(column)
+        text = _json_text(value)
+        if text is None:
+            dropped["kept"] += 1
+        members.append(f"{json.dumps(name, ensure_ascii=False)}: {text or 'null'}")
+    return f"{{{', '.join(members)}}}"
+
+
+def _json_text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    if isinstance(value, float) and math.isnan(value):
+        value = None
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_json_value)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return text if len(text) <= _KEPT_CHARS and _is_unicode(text) else None
+
+
+def _json_value(value: object) -> str:
+    if isinstance(value, Decimal | datetime.date | datetime.time | datetime.timedelta):
+        return str(value)
+    raise TypeError
 
 
 def log_dropped(dropped: Mapping[str, int], name: str) -> None:

@@ -175,4 +175,4 @@ class _Objects:
     def check(self) -> None:
         """Raise VecapError if no row had a URL column."""
         if self._rows and not self._found:
-            raise self._file.no_column("url_column", self._seen)
+            raise self._file.no_column(self._file.image_setting, self._seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ ALTTEXT_CHARS = 10_000  # the longest descriptions in textbooks have 4,000
 class ByteRange:
     """An image inside a source file: `length` bytes from `offset`.
 
-    `archive` is the file name as in the manifest; the bytes are a member of a tar or a record of a WARC file.
+    `archive` is the file name as in the manifest; the bytes are a member of a tar, a record of a WARC file, or a whole
+    file. In a table (`hf`), `offset` is the number of the row.
     """
 
     archive: str
@@ -45,6 +47,7 @@ class Link(NamedTuple):
     scores: str | None = None  # JSON object of numbers from the source
     stored: ByteRange | None = None
     alternatives: tuple[str, ...] = ()  # other URLs of the image, the best first, used if only they are archived
+    kept: str | None = None  # JSON object of the source's columns in `keep_columns`
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,14 @@ class Stats:
 def uid(url: str, alttext: str | None) -> str:
     """Return the uid of an image and its AltText, 32 hex digits. Missing and empty AltText are equal."""
     return hashlib.sha256(f"{url}\0{alttext or ''}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def digest_url(sha256: bytes) -> str:
+    """Return the `ni:` URI of an image that has no URL (RFC 6920).
+
+    The URI is independent of the location of the image and cannot be downloaded.
+    """
+    return "ni:///sha-256;" + base64.urlsafe_b64encode(sha256).decode("ascii").rstrip("=")
 
 
 def conceal_link(link: Link) -> Link:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from vecap_tasks.config import UrlSource
+from vecap_tasks.config import FolderSource, HfSource, UrlSource
 from vecap_tasks.core.files import DigestReader, SourceFile, wide_encoding
-from vecap_tasks.crawl.sources.columns import Columns, find_columns
+from vecap_tasks.crawl.sources.columns import FILES, Columns, find_columns
 from vecap_tasks.errors import PermanentError, VecapError
 
 log = logging.getLogger(__name__)
@@ -21,16 +21,17 @@ log = logging.getLogger(__name__)
 BUFFER = 1 << 20
 MAX_LINE = 1 << 24  # characters
 _MAX_NAME = 100  # characters of a column name in a message
+ListSection = UrlSource | FolderSource | HfSource
 
 
 @dataclass(frozen=True, slots=True)
 class ListFile:
-    """A file with its format, compression and settings."""
+    """A file with its format, compression and settings. Its images are URLs in a UrlSource, else files."""
 
     file: SourceFile
     kind: str
     codec: str | None
-    section: UrlSource
+    section: ListSection
 
     @property
     def name(self) -> str:
@@ -39,7 +40,15 @@ class ListFile:
     def find(self, names: Sequence[str]) -> Columns:
         """Return the columns among *names*; configured columns take precedence."""
         section = self.section
-        return find_columns(names, section.url_column, section.caption_column, section.score_columns)
+        kept = section.kept_columns
+        if isinstance(section, UrlSource):
+            return find_columns(names, section.url_column, section.caption_column, section.score_columns, kept)
+        return find_columns(names, section.image_column, section.caption_column, None, kept, FILES)
+
+    @property
+    def image_setting(self) -> str:
+        """The setting with the name of the column with URLs or file names."""
+        return "url_column" if isinstance(self.section, UrlSource) else "image_column"
 
     def columns(self, names: Sequence[str]) -> Columns:
         """Return the columns to read among *names*. Raises VecapError without a URL column, or with several columns of
@@ -50,7 +59,10 @@ class ListFile:
             if (count := names.count(name)) > 1:
                 raise PermanentError(f"{self.name} has {count} columns {name[:_MAX_NAME]}; keep only one")
         if found.url is None:
-            raise self.no_column("url_column", names)
+            raise self.no_column(self.image_setting, names)
+        for name, column in found.kept:
+            if column is None:
+                raise self.missing(f"column {name!r}", "keep_columns", names)
         if found.caption is None and self.section.caption_column is not None:
             raise self.no_column("caption_column", names)
         if found.caption is None and len(names) > 1:
@@ -59,9 +71,12 @@ class ListFile:
 
     def no_column(self, setting: str, names: Sequence[str]) -> VecapError:
         configured = getattr(self.section, setting)
-        missing = "URL column" if configured is None else f"column {configured!r}"
+        detected = "URL column" if setting == "url_column" else "column with file names"
+        return self.missing(detected if configured is None else f"column {configured!r}", setting, names)
+
+    def missing(self, column: str, setting: str, names: Sequence[str]) -> VecapError:
         present = _listed(names) or "none"
-        return PermanentError(f"{self.name} has no {missing} (columns: {present}); set crawl.source.{setting}")
+        return PermanentError(f"{self.name} has no {column} (columns: {present}); set crawl.source.{setting}")
 
     def truncated(self, position: str) -> VecapError:
         return PermanentError(f"{self.name} is truncated: {position}; download the file again")

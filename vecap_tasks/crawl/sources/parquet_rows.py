@@ -43,7 +43,7 @@ def parquet_rows(file: ListFile, stream: BufferedReader) -> Iterator[Row]:
             size = sum(footer.row_group(group).column(index).total_uncompressed_size for index in selected)
             batch_rows = max(1, min(_BATCH, _BATCH_BYTES * rows // max(1, size)))
             for batch in table.iter_batches(batch_rows, [group], columns.names, use_threads=False):
-                cells = [_cells(batch.column(name)) for name in columns.names]
+                cells = [cells_of(batch.column(name)) for name in columns.names]
                 for values in zip(*cells, strict=True):
                     yield columns.row(dict(zip(columns.names, values, strict=True)))
 
@@ -55,15 +55,16 @@ def _check_type(file: ListFile, schema: pa.Schema, name: str | None) -> None:
         kind = kind.value_type
     if pt.is_nested(kind) or pt.is_temporal(kind) or pt.is_boolean(kind):
         shown = f"{name} has {kind}"[:200]
-        raise PermanentError(f"{file.name}: column {shown}, not URLs; set crawl.source.url_column")
+        what = "URLs" if file.image_setting == "url_column" else "file names"
+        raise PermanentError(f"{file.name}: column {shown}, not {what}; set crawl.source.{file.image_setting}")
 
 
-def _cells(column: pa.Array) -> list[object]:
+def cells_of(column: pa.Array) -> list[object]:
     """Return the values of *column*; invalid UTF-8 becomes lone surrogates."""
     if pt.is_dictionary(column.type):
-        return _cells(column.dictionary_decode())
+        return cells_of(column.dictionary_decode())
     if pt.is_list(column.type) or pt.is_large_list(column.type):
-        items = iter(_cells(column.flatten()))
+        items = iter(cells_of(column.flatten()))
         return [None if n is None else [next(items) for _ in range(n)] for n in column.value_lengths().to_pylist()]
     try:
         found: list[object] = column.to_pylist()

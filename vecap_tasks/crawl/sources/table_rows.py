@@ -20,7 +20,7 @@ from vecap_tasks.core.json_reader import JsonError
 from vecap_tasks.crawl.sources.columns import Columns, Row
 from vecap_tasks.crawl.sources.json_rows import json_line_rows, json_rows
 from vecap_tasks.crawl.sources.link import Stats
-from vecap_tasks.crawl.sources.list_file import MAX_LINE, Lines, ListFile, decompressed
+from vecap_tasks.crawl.sources.list_file import MAX_LINE, Lines, ListFile, ListSection, decompressed
 from vecap_tasks.crawl.sources.parquet_rows import parquet_rows
 from vecap_tasks.errors import PermanentError
 
@@ -30,7 +30,7 @@ _CODECS = {"gz": "gzip", "zst": "zstd"}
 csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))  # of the process; Python's default is 131,072
 
 
-def read_rows(file: SourceFile, section: UrlSource, stats: Stats) -> Iterator[Row]:
+def read_rows(file: SourceFile, section: ListSection, stats: Stats) -> Iterator[Row]:
     """Yield every row of *file*, then add the file to the inputs of *stats*.
 
     Raises VecapError if the file is corrupt, truncated, of unknown format, or without a URL column.
@@ -73,8 +73,10 @@ def _csv(file: ListFile, stream: BufferedReader) -> Iterator[Row]:
     lines = Lines(file, stream)
     text = _short_lines(file, lines)
     first = next(text, "")
-    has_header = "://" not in first
-    quotes = file.section.quotes if file.section.quotes is not None else has_header or file.kind == "csv"
+    section = file.section
+    has_header = "://" not in first or not isinstance(section, UrlSource)
+    configured = section.quotes if isinstance(section, UrlSource) else None
+    quotes = configured if configured is not None else has_header or file.kind == "csv"
     separator = "\t" if file.kind == "tsv" else ","
     reader = csv.reader(
         chain([first], text),
@@ -87,7 +89,11 @@ def _csv(file: ListFile, stream: BufferedReader) -> Iterator[Row]:
     try:
         cells = next(reader)
         names = cells if has_header else [str(number) for number in range(len(cells))]
-        columns = file.columns(names) if has_header else _headerless_columns(file, cells)
+        columns = (
+            _headerless_columns(file, section, cells)
+            if isinstance(section, UrlSource) and not has_header
+            else (file.columns(names))
+        )
         for row in reader if has_header else chain([cells], reader):
             too_short = len(row) < len(names)
             if len(row) == len(names):
@@ -95,7 +101,8 @@ def _csv(file: ListFile, stream: BufferedReader) -> Iterator[Row]:
             else:
                 yield Row(None, problem="bad_row" if row else "no_url")
     except csv.Error as error:
-        hint = "; if quotes are part of the text, set crawl.source.quotes: false" if quotes else ""
+        optional = quotes and isinstance(section, UrlSource)
+        hint = "; if quotes are part of the text, set crawl.source.quotes: false" if optional else ""
         raise PermanentError(f"{file.name} is corrupt or truncated at line {lines.number}: {error}{hint}") from error
     if too_short and not lines.terminated:
         raise file.truncated(f"line {lines.number} has too few fields and no line break")
@@ -109,13 +116,13 @@ def _short_lines(file: ListFile, lines: Lines) -> Iterator[str]:
         yield line
 
 
-def _headerless_columns(file: ListFile, cells: list[str]) -> Columns:
+def _headerless_columns(file: ListFile, section: UrlSource, cells: list[str]) -> Columns:
     """Return the columns of a headerless table from its first row: CC3M has the caption first, CC12M the URL."""
     names = [str(number) for number in range(len(cells))]
-    url = file.section.url_column
+    url = section.url_column
     if url is None:
         url = next((number for number, cell in enumerate(cells) if "://" in cell[:10]), None)
-    caption = file.section.caption_column
+    caption = section.caption_column
     if caption is None and len(cells) == 2 and str(url) in names:
         caption = names[1 - names.index(str(url))]
     if url is None or (caption is None and len(cells) > 2):
@@ -123,5 +130,5 @@ def _headerless_columns(file: ListFile, cells: list[str]) -> Columns:
             f"{file.name} has no header and {len(cells)} columns; set crawl.source.url_column and "
             "crawl.source.caption_column as numbers from 0"
         )
-    configured = replace(file, section=file.section.model_copy(update={"url_column": url, "caption_column": caption}))
+    configured = replace(file, section=section.model_copy(update={"url_column": url, "caption_column": caption}))
     return configured.columns(names)

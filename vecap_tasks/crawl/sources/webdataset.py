@@ -5,20 +5,18 @@ Each tar is read once to find the byte range of each image; the images are read 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, cast
 
 from vecap_tasks.config import Config, WebdatasetSource
 from vecap_tasks.core.files import BlockStream, DigestReader, SourceFile, find_files
-from vecap_tasks.core.json_reader import parse_json
 from vecap_tasks.core.tar import MAX_TEXT, Member, read_groups
 from vecap_tasks.crawl.http.url import absolute
-from vecap_tasks.crawl.sources.columns import find_columns, log_dropped
-from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats
+from vecap_tasks.crawl.sources.columns import log_dropped, sidecar_row
+from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats, digest_url
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
 _IMAGES = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
@@ -51,6 +49,7 @@ class WebdatasetFiles:
     """
 
     def __init__(self, config: Config, section: WebdatasetSource, interval: str) -> None:
+        self._kept = section.kept_columns
         self._files = find_files(
             config, section.paths, kind="webdataset", setting="crawl.source.paths", interval=interval
         )
@@ -63,7 +62,7 @@ class WebdatasetFiles:
         for sample in _samples(self._files[part], stats):
             stats.counters["images"] += 1
             try:
-                link = _link(sample, part, dropped)
+                link = _link(sample, part, self._kept, dropped)
             except Exception as error:
                 stats.counters[f"skipped.{failure_of(error, f'{part}: {sample.key}').reason}"] += 1
                 continue
@@ -114,36 +113,17 @@ def _sha256(stream: IO[bytes], member: Member) -> bytes:
     return sha256.digest()
 
 
-def _link(sample: _Sample, part: str, dropped: Counter[str]) -> Link:
+def _link(sample: _Sample, part: str, kept: Sequence[str], dropped: Counter[str]) -> Link:
     """Return the link of *sample*; add unused values to *dropped*. Raises Failure with the reason if it is unusable."""
     image = next((sample.images[kind] for kind in _IMAGES if kind in sample.images), None)
     if image is None:
         raise Failure("no_image")
     if sample.problem is not None:
         raise Failure(sample.problem)
-    try:
-        values = parse_json(sample.texts.get("json", b"{}"))
-        text = sample.texts.get("txt", b"").decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise Failure("not_utf8") from error
-    except ValueError as error:
-        raise Failure("bad_json") from error
-    if not isinstance(values, dict):
-        raise Failure("bad_json")
-    row = find_columns(list(values), url="url").row(values)
-    if row.problem is not None:
-        raise Failure(row.problem)
+    row = sidecar_row(sample.texts, None, kept, {"__key__": sample.key} if "__key__" in kept else {})
     dropped.update(dict(row.dropped))
-    url = _image_url(row.url or "", image.digest)
-    return Link(url, text or row.caption, None, None, None, None, part, row.uid, row.scores, image.stored)
-
-
-def _image_url(url: str, digest: bytes) -> str:
-    """Return the URL of the image; if unknown, a `ni:` URI of its digest (RFC 6920).
-
-    The URI is independent of the location of the tar and cannot be downloaded.
-    """
     try:
-        return absolute(url, "")
+        url = absolute(row.url or "", "")
     except Failure:
-        return "ni:///sha-256;" + base64.urlsafe_b64encode(digest).decode("ascii").rstrip("=")
+        url = digest_url(image.digest)
+    return Link(url, row.caption, None, None, None, None, part, row.uid, row.scores, image.stored, kept=row.kept)

@@ -6,9 +6,10 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import assert_never
 
@@ -53,13 +54,24 @@ class EvaluationSets:
 
 def read_sets(config: Config) -> EvaluationSets:
     """Read the sets of the section `evaluate`. Raises VecapError for unusable files, with their line if possible."""
-    settings = config.evaluate
+    settings = config.evaluation
     retrieval = [_retrieval(config, source) for source in settings.retrieval]
     zero_shot = [_zero_shot(config, source) for source in settings.zero_shot]
     if (folder := config.resolve_optional(settings.dataset)) is not None:
         captioned, classified = _read_folder(Path(folder))
         retrieval, zero_shot = [captioned, *retrieval], [classified, *zero_shot]
     return EvaluationSets(tuple(retrieval), tuple(zero_shot))
+
+
+def set_checks(config: Config) -> list[Callable[[], object]]:
+    """Return a function for each set of the section `evaluate`; it reads the set and raises as `read_sets` does."""
+    settings = config.evaluation
+    folder = config.resolve_optional(settings.dataset)
+    return [
+        *(() if folder is None else (partial(_read_folder, Path(folder)),)),
+        *(partial(_retrieval, config, source) for source in settings.retrieval),
+        *(partial(_zero_shot, config, source) for source in settings.zero_shot),
+    ]
 
 
 def _retrieval(config: Config, source: RetrievalSource) -> RetrievalSet:

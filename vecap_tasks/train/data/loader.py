@@ -29,7 +29,7 @@ def open_training_data(
     they fit into `train.image_cache_bytes`. Larger data is streamed shard by shard. Raises VecapError if there are too
     few samples or a source is missing, and CorruptError if a source changed.
     """
-    settings = config.train
+    settings = config.training
     run = f"{arm}-{seed}"
     sources = training_sources(config, version, arm)
     decoder = Decoder(settings.model.image_size, settings.model.preprocess)

@@ -130,7 +130,7 @@ def load_mixture(config: Config, version: str | None) -> Mixture | None:
     *version* is the version to train on. A mixture given by its sources is recorded unless it exists; this reads
     external tars once. Raises VecapError if a source is missing or a different mixture has the name.
     """
-    setting = config.train.mixture
+    setting = config.training.mixture
     if setting is None:
         return None
     store = Store(config.resolve(config.root))
@@ -189,7 +189,7 @@ def _record_tars(config: Config, source: TarSource, known: Sequence[Part]) -> Re
     counted = [
         tar for part in known if isinstance(part, RecordedTars) and part.texts == source.texts for tar in part.tars
     ]
-    tars = count_tars(find_tars(config, source.paths).values(), source.texts, counted, config.train.loader_threads)
+    tars = count_tars(find_tars(config, source.paths).values(), source.texts, counted, config.training.loader_threads)
     return RecordedTars(tuple(source.paths), source.texts, tars, source.weight, source.arm, source.mixed_p)
 
 
@@ -271,7 +271,7 @@ def _parts(config: Config, version: Version) -> tuple[Part, ...]:
 
 def is_streamed(config: Config, sources: Sequence[Part] | Sequence[Source]) -> bool:
     """Return whether *sources* are streamed shard by shard; depends only on their number of samples."""
-    return sum(source.samples for source in sources) > config.train.reading.stream_above
+    return sum(source.samples for source in sources) > config.training.reading.stream_above
 
 
 def _version_source(config: Config, part: RecordedVersion, arm: Arm, *, counted: bool) -> Source:
@@ -281,7 +281,7 @@ def _version_source(config: Config, part: RecordedVersion, arm: Arm, *, counted:
         Shard(file.name, store.filesystem, store.path(file.name), usable.get(file.name), file.sha256)
         for file in recorded_files(store, manifest, manifest.files_ending(".tar"))
     )
-    mixed_p = config.train.mixed_p if part.mixed_p is None else part.mixed_p
+    mixed_p = config.training.mixed_p if part.mixed_p is None else part.mixed_p
     return Source(part.name, shards, part.samples, part.weight, part.arm or arm, mixed_p)
 
 
@@ -303,7 +303,7 @@ def _tar_source(config: Config, part: RecordedTars, arm: Arm) -> Source:
             )
         shards.append(current.shard(tar.usable, tar.check))
     texts = {text: (field,) for text, field in part.texts.items()}
-    mixed_p = config.train.mixed_p if part.mixed_p is None else part.mixed_p
+    mixed_p = config.training.mixed_p if part.mixed_p is None else part.mixed_p
     return Source(part.name, tuple(shards), part.samples, part.weight, part.arm or arm, mixed_p, texts, own=False)
 
 

@@ -28,7 +28,7 @@ def load_tokenizer(config: Config) -> PreTrainedTokenizerFast:
         raise ConfigError(f"train.model.tokenizer: cannot load {location}: {load_problem(error)}") from error
     if not isinstance(source, PreTrainedTokenizerFast):
         raise ConfigError(f"train.model.tokenizer: {location} is not a fast tokenizer; convert it to tokenizer.json")
-    return clip_tokenizer(source, config.train.model)
+    return clip_tokenizer(source, config.training.model)
 
 
 def clip_tokenizer(source: PreTrainedTokenizerFast, model: ClipConfig) -> PreTrainedTokenizerFast:
