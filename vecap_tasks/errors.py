@@ -6,11 +6,13 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
 
 from vecap_tasks.redaction import redact
 
@@ -77,6 +79,29 @@ def format_error(error: BaseException) -> str:
     if isinstance(error, VecapError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the one of *known* that the misspelled *word* probably means, None if none is similar."""
+    names = {name.lower(): name for name in known}
+    found = get_close_matches(word.lower(), names, n=1)
+    return names[found[0]] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean NAME?` for the one of *known* that the misspelled *word* probably means, else ""."""
+    found = closest(word, known)
+    return f"; did you mean {found}?" if found else ""
+
+
+def similar_file(path: str | Path) -> str:
+    """Return ` (did you mean NAME?)` if the folder of the missing local *path* has a similar name, else ""."""
+    missing = Path(path)
+    try:
+        found = closest(missing.name, [entry.name for entry in missing.parent.iterdir()])
+    except OSError:
+        found = None
+    return f" (did you mean {found}?)" if found else ""
 
 
 def format_problems(error: BaseException) -> list[str]:

@@ -14,7 +14,7 @@ from airflow.sdk import Asset, Param
 from airflow.sdk.log import mask_secret
 
 from vecap_tasks import redaction
-from vecap_tasks.config import Config, load_config, parse_config
+from vecap_tasks.config import Config, Origin, load_config, parse_config
 from vecap_tasks.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -53,7 +53,7 @@ class Job:
     def load(self) -> Config:
         """Return the configuration. Raises ConfigError for settings of an incompatible release."""
         file = REPOSITORY / self.config
-        config = parse_config(self.settings, file.resolve().parent, str(file))
+        config = parse_config(self.settings, file.resolve().parent, Origin(str(file)))
         for secret in redaction.values():
             mask_secret(secret)  # in tracebacks of other libraries, which Airflow formats itself
         return config

@@ -80,9 +80,9 @@ def write_shards(
 ) -> dict[str, int]:
     """Write the training shards of *group* to *work* and return the rows of each file.
 
-    *samples* has the columns of SAMPLES, and may have `kept`, in output order, with crawl keys; *wanted* maps each tar to
-    the keys of its images and their sha256. *digits* is the width of the row number in a new key. Raises CorruptError if
-    an image is missing or corrupt.
+    *samples* has the columns of SAMPLES, and may have `kept`, in output order, with crawl keys. *wanted* maps each tar
+    to the keys of its images and their sha256. *digits* is the width of the row number in a new key. Raises
+    CorruptError if an image is missing or corrupt.
     """
     spool = work / "images.spool"
     with spool.open("w+b") as images:

@@ -90,12 +90,11 @@ def _run(argv: Sequence[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `vecap` with all its subcommands."""
-    import argparse
-
     from vecap_tasks import __version__
-    from vecap_tasks.cli import demo, mixture, quarantine, run, versions
+    from vecap_tasks.cli import config, demo, doctor, init, mixture, quarantine, run, versions
+    from vecap_tasks.cli.options import Parser, add_command
 
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="vecap",
         description="Visual-enriched captions from a web crawl, stage by stage.",
         epilog="example: vecap run --config configs/demo.yaml --version 2026-01-01",
@@ -103,9 +102,25 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vecap {__version__}")
     parser.set_defaults(verbose=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="subcommand", required=True)
-    for module in (run, versions, quarantine, mixture, demo):
+    for module in (init, run, config, doctor, versions, quarantine, mixture, demo):
         module.add_commands(commands)
+    shell = add_command(
+        commands,
+        "completion",
+        "print a script that completes commands and options in your shell",
+        "source <(vecap completion bash)",
+        configured=False,
+    )
+    shell.add_argument("shell", choices=("bash", "zsh"))
+    shell.set_defaults(command=_completion)
     return parser
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.cli.options import completion
+
+    print(completion(build_parser(), arguments.shell), end="")
+    return 0
 
 
 if __name__ == "__main__":

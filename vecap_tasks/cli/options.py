@@ -8,12 +8,56 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from vecap_tasks.config import Config, load_config
+from vecap_tasks.errors import closest, did_you_mean
 from vecap_tasks.redaction import redact
 
 Commands = argparse._SubParsersAction  # argparse has no public name for the return type of add_subparsers
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports wrong usage in one line, with the command, option or value that a misspelled one may mean."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        self._given = list(sys.argv[1:] if args is None else args)
+        parsed, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(self._unexpected(rest[0]))
+        return parsed, rest
+
+    def error(self, message: str) -> NoReturn:
+        unknown = None if self._subparsers else next(filter(self._is_unknown_option, self._given), None)
+        message = (
+            self._unexpected(unknown)
+            if unknown
+            else message.replace("the following arguments are required:", "missing")
+        )
+        self.exit(2, f"vecap: {message}; see `{self.prog} --help`\n")
+
+    def _is_unknown_option(self, word: str) -> bool:
+        name = word.partition("=")[0]
+        return name.startswith("--") and not any(known.startswith(name) for known in self._option_string_actions)
+
+    def _unexpected(self, word: str) -> str:
+        if word.startswith("-"):
+            return f"unknown option {word}{did_you_mean(word.partition('=')[0], self._option_string_actions)}"
+        option, key = ["", "", *self._given[: self._given.index(word)]][-2:]
+        hint = f"; write --set {key}={word}" if option == "--set" and "=" not in key else ""
+        return f"unexpected argument {word}{hint}"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        what = (
+            "command"
+            if isinstance(action, argparse._SubParsersAction)
+            else f"value for {action.metavar or action.dest}:"
+        )
+        similar = closest(str(value), action.choices)
+        hint = f"did you mean {similar}?" if similar else f"use one of {', '.join(map(str, action.choices))}"
+        raise argparse.ArgumentError(None, f"unknown {what} {value}; {hint}")
 
 
 def add_command(
@@ -29,6 +73,42 @@ def add_command(
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--verbose", action="store_true", help="log debug messages and tracebacks")
     return parser
+
+
+_COMPLETION = """\
+declare -gA _vecap_words=(
+{words}
+)
+_vecap() {{
+  local at=vecap word
+  for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+    [[ -n ${{_vecap_words["$at $word"]}} && $word != -* ]] && at="$at $word"
+  done
+  local last=${{COMP_WORDS[COMP_CWORD]}} previous="$at ${{COMP_WORDS[COMP_CWORD-1]}}"
+  COMPREPLY=($(compgen -W "${{_vecap_words["$previous"]:-${{_vecap_words["$at"]}}}}" -- "$last"))
+  [[ ${{#COMPREPLY[@]}} -gt 0 ]] || COMPREPLY=($(compgen -f -- "$last"))
+}}
+complete -o filenames -F _vecap vecap
+"""
+
+
+def completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    """Return a script for *shell* (`bash` or `zsh`) that completes commands, options, their choices, and files."""
+    words = "\n".join(f'  ["{at}"]="{" ".join(found)}"' for at, found in _completion_words(parser) if found)
+    script = _COMPLETION.format(words=words)
+    return f"autoload -U +X bashcompinit && bashcompinit\n{script}" if shell == "zsh" else script
+
+
+def _completion_words(parser: argparse.ArgumentParser) -> Iterator[tuple[str, list[str]]]:
+    words: list[str] = []
+    for action in parser._actions:
+        choices = [str(choice) for choice in action.choices or ()]
+        words += action.option_strings or choices
+        yield from ((f"{parser.prog} {option}", choices) for option in action.option_strings)
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from _completion_words(inner)
+    yield parser.prog, words
 
 
 def configuration(arguments: argparse.Namespace) -> Config:

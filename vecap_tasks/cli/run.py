@@ -14,7 +14,7 @@ from typing import Any
 from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, progress
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Manifest
-from vecap_tasks.core.open_version import check_stages, open_version, select_stages
+from vecap_tasks.core.open_version import check_stages, open_store, open_version, select_stages
 from vecap_tasks.core.stage import STAGES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, interval_of, version_status
@@ -107,7 +107,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     stages = select_stages(config, arguments.first, arguments.last)
     _check_imports(stages)
-    store = Store(config.resolve(config.root))
+    store = open_store(config)
     check_stages(config, store, name, stages)
     if config.crawl.retry_failed is not None:
         from vecap_tasks.crawl.previous_crawl import open_previous

@@ -51,8 +51,9 @@ from vecap_tasks.config.loader import (
     expand_optional,
     load_config,
     parse_config,
-    read_yaml,
+    read_settings,
 )
+from vecap_tasks.config.problems import Origin, all_settings, describe_errors, read_yaml
 from vecap_tasks.config.quality import Bound, ClipScore, Drift, Gate, Level, QualityConfig, RowRules, ScoreLimits
 from vecap_tasks.config.rewrite import ModelConfig, PriceConfig, RewriteConfig, ScreenConfig, ScreenRule, ServerConfig
 from vecap_tasks.config.section import Runtime, Section
@@ -102,6 +103,7 @@ __all__ = [
     "MixtureConfig",
     "MlflowConfig",
     "ModelConfig",
+    "Origin",
     "PreprocessWay",
     "PriceConfig",
     "QualityConfig",
@@ -131,10 +133,13 @@ __all__ = [
     "WatSource",
     "WebdatasetSource",
     "ZeroShotSource",
+    "all_settings",
+    "describe_errors",
     "environment",
     "expand",
     "expand_optional",
     "load_config",
     "parse_config",
+    "read_settings",
     "read_yaml",
 ]

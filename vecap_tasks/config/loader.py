@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, cast
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
-from pydantic_core import ErrorDetails
 
 from vecap_tasks.config.crawl import CrawlConfig
 from vecap_tasks.config.evaluate import EvaluateConfig
+from vecap_tasks.config.problems import (
+    Origin,
+    describe_errors,
+    read_yaml,
+    read_yaml_lines,
+    yaml_error,
+)
 from vecap_tasks.config.quality import QualityConfig
 from vecap_tasks.config.rewrite import RewriteConfig
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.train import AssembleConfig, TrainConfig
-from vecap_tasks.errors import ConfigError
+from vecap_tasks.errors import ConfigError, similar_file
 from vecap_tasks.outages import DEFAULT_TIMEOUT, set_timeout
 from vecap_tasks.redaction import install, learn, learn_value
 
 REMOTE_SCHEMES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}  # object stores, and the prefix of their variables
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}")
 _VARIABLE_NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)")
-_TIMESTAMP = "tag:yaml.org,2002:timestamp"
-_NOT_JSON = {_TIMESTAMP, *(f"tag:yaml.org,2002:{name}" for name in ("binary", "omap", "pairs", "set"))}
 
 
 class TlsConfig(Section):
@@ -114,30 +116,6 @@ def environment(text: str) -> tuple[tuple[str, str | None], ...]:
     return tuple((name, os.environ.get(name)) for name in names)
 
 
-class _Loader(yaml.SafeLoader):
-    """Loads JSON values only: a date such as 2026-01-01 names a version and stays a string."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag != _TIMESTAMP]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.yaml_constructors = {
-    tag: construct for tag, construct in yaml.SafeLoader.yaml_constructors.items() if tag not in _NOT_JSON
-}
-
-
-def read_yaml(text: str) -> Any:
-    """Return the contents of the YAML *text* as JSON values; dates stay strings. Raises yaml.YAMLError."""
-    loader = _Loader(text)
-    try:
-        return loader.get_single_data()
-    except ValueError as error:  # such as a tag `!!int` before a word
-        raise yaml.YAMLError(str(error)) from error
-    finally:
-        loader.dispose()
-
-
 class Config(Section):
     """The configuration of a run. Created by `load_config`."""
 
@@ -164,6 +142,7 @@ class Config(Section):
     )
 
     _base: Path = PrivateAttr(default_factory=Path.cwd)
+    _origin: Origin = PrivateAttr(default_factory=Origin)
 
     @field_validator("root")
     @classmethod
@@ -216,11 +195,16 @@ class Config(Section):
         """Return `resolve(text)`; None if the setting is unset or expands to an empty string."""
         return self.resolve(text) if text and expand_optional(text) else None
 
-    def with_base(self, base: Path) -> Config:
-        """Return the same configuration with relative paths relative to *base*."""
+    def with_base(self, base: Path, origin: Origin | None = None) -> Config:
+        """Return the same configuration, read from *origin*, with relative paths relative to *base*."""
         other = self.model_copy()
-        other._base = base
+        other._base, other._origin = base, origin or self._origin
         return other
+
+    def where(self, setting: str) -> str:
+        """Return `FILE:LINE: SETTING` for the dotted name of a setting, such as `rewrite.vlm.model`."""
+        path = tuple(int(part) if part.isdigit() else part for part in setting.split("."))
+        return f"{self._origin.where(path)}: {setting}"
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -228,39 +212,51 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
     Raises ConfigError, in one line that names the file and the key, if the configuration is invalid.
     """
+    values, origin = read_settings(path, overrides or [])
+    return parse_config(values, Path(path).resolve().parent, origin)
+
+
+def read_settings(path: str | Path, overrides: list[str]) -> tuple[dict[str, Any], Origin]:
+    """Return the settings in the YAML file *path* with *overrides*, not validated, and their lines.
+
+    Raises ConfigError.
+    """
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
+        hint = similar_file(file) if isinstance(error, FileNotFoundError) else ""
         raise ConfigError(
-            f"cannot read the configuration {file}: {error.strerror}; give its path with --config"
+            f"cannot read the configuration {file}: {error.strerror}{hint}; give its path with --config"
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the configuration {file} is not UTF-8 text; save it as UTF-8") from error
     try:
-        values = read_yaml(text)
+        values, lines = read_yaml_lines(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise yaml_error(error, str(file)) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds no configuration: expected a mapping with `dataset`, `root`, `crawl` …")
-    for override in overrides or []:
+    for override in overrides:
         _apply(values, override)
-    return parse_config(values, file.resolve().parent, str(file))
+    replaced = tuple(tuple(override.partition("=")[0].split(".")) for override in overrides)
+    return values, Origin(str(file), lines, replaced)
 
 
-def parse_config(values: dict[str, Any], base: Path, name: str = "configuration") -> Config:
-    """Validate *values*; relative paths start from *base*. Raises ConfigError with a problem for each invalid key.
+def parse_config(values: dict[str, Any], base: Path, origin: Origin | None = None) -> Config:
+    """Validate *values*; relative paths start from *base*. Raises ConfigError with all problems.
 
     Sets the process's `outages` timeout.
     """
     install()
     _learn_secrets(values)
+    origin = origin or Origin()
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(*(f"{name}: {_format_problem(problem)}" for problem in error.errors())) from error
+        raise ConfigError(*describe_errors(error, values, origin, Config).values()) from error
     set_timeout(config.outage_timeout)
-    return config.with_base(base)
+    return config.with_base(base, origin)
 
 
 def _learn_secrets(values: Any, key: str = "") -> None:
@@ -276,45 +272,6 @@ def _learn_secrets(values: Any, key: str = "") -> None:
     elif isinstance(values, str) and "${" in values:
         with suppress(ConfigError):  # reported when the setting is used
             expand(values)
-
-
-def _format_problem(problem: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in problem["loc"]) or "the top level"
-    if problem["type"] == "extra_forbidden":
-        *parents, unknown = problem["loc"]
-        close = get_close_matches(str(unknown), _settings_at(parents), n=1)
-        hint = f"; did you mean {where.removesuffix(str(unknown))}{close[0]}?" if close else ""
-        return f"unknown setting {where}{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(problem["input"], dict | list) else f", not {problem['input']!r}"
-    if problem["type"] == "missing" or problem["loc"][-1:] == ("api_key_env",):  # its value may be the key itself
-        value = ""
-    return f"{where}: {message}{value}"
-
-
-def _settings_at(path: list[int | str]) -> list[str]:
-    """Return the settings of the section at *path*."""
-    sections: list[type[Section]] = [Config]
-    for part in path:
-        fields = [section.model_fields[str(part)] for section in sections if str(part) in section.model_fields]
-        tagged = [section for section in sections if part in get_args(_annotation(section, "kind"))]
-        if tagged:  # the tag of a union
-            sections = tagged
-        elif fields:  # otherwise a list index
-            sections = [section for field in fields for section in _sections_in(field.annotation)]
-    return sorted({name for section in sections for name in section.model_fields})
-
-
-def _annotation(section: type[Section], name: str) -> Any:
-    field = section.model_fields.get(name)
-    return None if field is None else field.annotation
-
-
-def _sections_in(annotation: Any) -> Iterator[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _sections_in(inner)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -20,7 +20,7 @@ from vecap_tasks.config import REMOTE_SCHEMES, Config
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.object_storage import is_remote
 from vecap_tasks.core.store import open_filesystem
-from vecap_tasks.errors import OutageError, PermanentError, VecapError
+from vecap_tasks.errors import OutageError, PermanentError, VecapError, similar_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -98,7 +98,8 @@ def _find(config: Config, pattern: str, kind: str, setting: str) -> list[SourceF
     ]
     if not files:
         where = f"{location}/{tail}" if tail else location
-        raise PermanentError(f"{kind} file {where} not found; create it, or change {setting}")
+        hint = "" if tail or is_remote(location) else similar_file(where)
+        raise PermanentError(f"{kind} file {where} not found{hint}; create it, or change {setting}")
     return files
 
 

@@ -234,7 +234,7 @@ def open_tracking(config: Config, *, create: bool = True) -> Iterator[Tracking]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(max(1, round(config.mlflow.timeout))))
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for `--json`
     if is_server(uri):
-        _check_server(uri, config.mlflow.timeout)
+        check_server(uri, config.mlflow.timeout)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it logs the tracebacks of what it raises
     from mlflow.exceptions import MlflowException
@@ -348,7 +348,7 @@ def _artifacts(uri: str, experiment: str) -> str | None:
     return folder.as_uri()
 
 
-def _check_server(uri: str, timeout: float) -> None:
+def check_server(uri: str, timeout: float) -> None:
     parts = urlsplit(uri)
     credentials, _, host = parts.netloc.rpartition("@")
     headers = {}

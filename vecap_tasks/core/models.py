@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Collection, Iterable
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from vecap_tasks.config import Config, ModelConfig, expand
 from vecap_tasks.core.manifest import digest
-from vecap_tasks.errors import ConfigError, PermanentError
+from vecap_tasks.errors import ConfigError, PermanentError, similar_file
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +85,15 @@ def find_checkpoint(config: Config, model: str) -> Checkpoint:
     Nothing is downloaded, so that a fingerprint does not depend on the Hub's current state. Raises VecapError naming
     the folder and what is missing.
     """
+    folder, files = checkpoint_files(config, model)
+    return digest_checkpoint(model, folder, files)
+
+
+def checkpoint_files(config: Config, model: str) -> tuple[Path, list[Path]]:
+    """Return the folder that `find_checkpoint` finds for *model*, and its files; reads none of them.
+
+    Raises VecapError naming the folder and what is missing.
+    """
     folder = Path(config.resolve(model))
     hub_name = expand(model)
     if not folder.is_dir() and _HUB_NAME.fullmatch(hub_name):
@@ -95,14 +105,30 @@ def find_checkpoint(config: Config, model: str) -> Checkpoint:
             )
         folder = cached
     if not folder.is_dir():
-        raise PermanentError(f"model {model}: folder {folder} does not exist; correct the path in the configuration")
+        raise PermanentError(
+            f"model {model}: folder {folder} does not exist{similar_file(folder)}; correct the path in the "
+            "configuration"
+        )
     weights = _weights(folder)
     files = [*weights, *(file for file in folder.iterdir() if file.is_file() and _FILES.fullmatch(file.name))]
     if folder / "config.json" not in files:
         raise PermanentError(f"model {model}: {folder} has no config.json; use the folder of a transformers checkpoint")
     if not weights:
         raise PermanentError(f"model {model}: {folder} has no weights (*.safetensors); copy or download them again")
-    return digest_checkpoint(model, folder, files)
+    return folder, files
+
+
+def check_checkpoint(config: Config, model: str) -> None:
+    """Raise VecapError unless *model* is a folder with weights and the configuration of a model; hashes nothing."""
+    folder, _ = checkpoint_files(config, model)
+    file = folder / "config.json"
+    try:
+        if "model_type" not in json.loads(file.read_bytes()):
+            raise ValueError("it has no model_type")
+    except ValueError as error:
+        raise PermanentError(
+            f"{file} is not the configuration of a model: {error}; copy or download the model again"
+        ) from error
 
 
 def digest_checkpoint(name: str, folder: Path, files: Collection[Path]) -> Checkpoint:

@@ -244,6 +244,12 @@ class Bucket:
         objects = sorted((_info(meta) for meta in listed["objects"]), key=lambda info: info.key)
         return sorted(listed["common_prefixes"]), [info for info in objects if not self._is_marker(folder, info)]
 
+    def probe(self) -> None:
+        """Raise OSError unless the bucket exists and can be listed."""
+        import obstore
+
+        self._request("list", "", lambda: obstore.list_with_delimiter(self._store))
+
     def _is_marker(self, folder: str, info: ObjectInfo) -> bool:
         """Return whether *info* is an empty object `folder/`, which some tools create; obstore drops the slash."""
         if info.bytes:

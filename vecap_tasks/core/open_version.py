@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import fingerprint, read_manifest
+from vecap_tasks.core.object_storage import is_remote
 from vecap_tasks.core.releases import CONFIG, count_releases
-from vecap_tasks.core.stage import STAGES, Stage, load_stage, stage_class
+from vecap_tasks.core.stage import STAGES, Check, Stage, load_stage, stage_class
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import (
     DATASET_STAGES,
@@ -49,21 +52,49 @@ def check_stages(config: Config, store: Store, name: str, stages: Sequence[str])
     Finished stages are not checked, because they do not run again. Raises ConfigError with all problems.
     """
     version = Version(config.dataset, interval_of(name), 0, "")
+    if not list_versions(store, config.dataset, version.interval):
+        check_interval(version.interval)  # an earlier release accepted any name
     names = list(STAGES)
     before = names[: names.index(stages[-1]) + 1]  # a fingerprint covers the settings of all stages before it
     missing = [stage for stage in before if getattr(config, stage) is None]
-    checks: list[Callable[[], object]] = [partial(config.section, stage) for stage in missing]
+    checks: list[Check] = [(stage, partial(config.section, stage)) for stage in missing]
     for stage in (load_stage(name, config, version) for name in stages if name not in missing):
         if not _is_finished(stage, store):
             checks += stage.checks()
-    problems: list[str] = []
-    for check in checks:
+    if problems := find_problems(config, checks):
+        raise ConfigError(*problems)
+
+
+def find_problems(config: Config, checks: Iterable[Check]) -> list[str]:
+    """Return the problems that *checks* find, each in one line with the line of its setting in the file."""
+    found: dict[str, str] = {}  # one variable or folder can be the cause of several
+    for setting, check in checks:
         try:
             check()
-        except VecapError as error:
-            problems += format_problems(error)
-    if problems:
-        raise ConfigError(*dict.fromkeys(problems))
+        except (VecapError, OSError, ModuleNotFoundError) as error:
+            for problem in format_problems(error):
+                found.setdefault(problem, f"{config.where(setting)}: {problem.removeprefix(f'{setting}: ')}")
+    return list(found.values())
+
+
+def open_store(config: Config) -> Store:
+    """Return the store at `root`. Raises ConfigError if it cannot be a folder that this process writes to."""
+    if problems := find_problems(config, [("root", partial(check_root, config))]):
+        raise ConfigError(*problems)
+    return Store(config.resolve(config.root))
+
+
+def check_root(config: Config) -> None:
+    """Raise ConfigError if the local folder `root` cannot be created or written to."""
+    root = config.resolve(config.root)
+    if is_remote(root):
+        return
+    folder = Path(root.removeprefix("file://"))
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"{existing} is not a folder; choose a folder for all versions")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write to {existing}; change its permissions, or choose another folder")
 
 
 def _is_finished(stage: Stage, store: Store) -> bool:

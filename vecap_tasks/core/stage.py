@@ -55,6 +55,7 @@ from vecap_tasks.outages import retry_when_full
 
 log = logging.getLogger(__name__)
 
+Check = tuple[str, Callable[[], object]]  # a dotted setting, and a function that raises VecapError for its problem
 _MAX_EARLY_CHECK = 1 << 30  # bytes of upstream files to hash before a stage starts: a second or two
 
 
@@ -118,7 +119,7 @@ class Stage(ABC):
         """Return the inputs that libraries load, models and prompts; their digests are compared before the commit."""
         return []
 
-    def checks(self) -> list[Callable[[], object]]:
+    def checks(self) -> list[Check]:
         """Return checks to make before any stage starts, without a server. Each raises VecapError for one problem."""
         return []
 

@@ -8,16 +8,19 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecap_tasks.config import SiteSource
+from vecap_tasks.config import Config, SiteSource, UrlSource
+from vecap_tasks.core.files import SourceFile, find_files
 from vecap_tasks.core.manifest import FileEntry, Input, ShardOutput, ShardResult
-from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.verify import RECORD, RecordedFile, check_recorded, put_record, put_recorded, recorded_file
+from vecap_tasks.errors import PermanentError, VecapError, format_error
 
 # Heavy imports are local: every stage loads this class for its fingerprint, also on machines without crawl
 # dependencies. Processes that download never import DuckDB, which saves memory.
@@ -30,6 +33,15 @@ if TYPE_CHECKING:
 
 _CANDIDATES = "candidates.parquet"
 _DUPLICATES = "duplicates.parquet"
+_FIRST_ROWS = 1000  # of a URL list
+_FORMATS = {"urls": "tables", "webdataset": "tars", "warc": "WARC files", "wat": "WAT files"}
+_KINDS = {  # of crawl.source, by file extension
+    **dict.fromkeys(("csv", "tsv", "parquet", "json", "jsonl", "ndjson", "txt"), "urls"),
+    "tar": "webdataset",
+    "warc": "warc",
+    "arc": "warc",
+    "wat": "wat",
+}
 _LINKS = "_links"  # one links table per part of the source
 
 
@@ -56,10 +68,12 @@ class Crawl(Stage):
         except FileNotFoundError:
             return []
 
-    def checks(self) -> list[Callable[[], object]]:
+    def checks(self) -> list[Check]:
         # The parts of a site are its pages, which only the crawl itself may request.
-        local = self.config.crawl.retry_failed is None and not isinstance(self.config.crawl.source, SiteSource)
-        return [lambda: self._source.parts() if local else None]
+        if self.config.crawl.retry_failed is not None or isinstance(self.config.crawl.source, SiteSource):
+            return []
+        setting = "path" if hasattr(self.config.crawl.source, "path") else "paths"
+        return [(f"crawl.source.{setting}", lambda: _check_source(self.config, self._source, self.version.interval))]
 
     def preparations(self) -> list[str]:
         if self._previous is not None or self.store.exists(f"{self.folder}/{_CANDIDATES}"):
@@ -188,3 +202,54 @@ class Crawl(Stage):
                 self.store.create(name, path.read_bytes())
         with self.store.open(name) as stream:
             return pq.read_metadata(stream)
+
+
+def _check_source(config: Config, source: Source, interval: str) -> None:
+    """Find the source's files and read the first rows or pages of the first one. Raises VecapError."""
+    from vecap_tasks.crawl.sources.link import Stats
+    from vecap_tasks.crawl.sources.warc import WarcFiles
+
+    section = config.crawl.source
+    name = source.parts()[0]
+    try:
+        if isinstance(section, UrlSource):
+            files = find_files(config, section.paths, kind="URL", setting="crawl.source.paths", interval=interval)
+            _check_rows(files[name], section)
+            return
+        stats = Stats()  # `items` reads no more than the first page
+        read = source.items if isinstance(source, WarcFiles) else source.read
+        if next(iter(read(name, stats)), None) is None:
+            reasons = ", ".join(f"{count:,} {key}" for key, count in sorted(stats.counters.items()))
+            raise PermanentError(f"{name} has no usable image ({reasons or 'no rows'}); check the file")
+    except VecapError as error:
+        kind = _KINDS.get(name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2])
+        if kind in (None, section.kind) or section.kind not in _FORMATS:
+            raise
+        reads = f"`kind: {section.kind}` reads {_FORMATS[section.kind]}"
+        raise PermanentError(f"{reads}, use `kind: {kind}` for {name}; {format_error(error)}") from error
+
+
+def _check_rows(file: SourceFile, source: UrlSource) -> None:
+    """Raise VecapError if none of the first rows of *file* has a URL, or a path where local files are allowed."""
+    from vecap_tasks.crawl.http.url import absolute
+    from vecap_tasks.crawl.sources.link import Stats
+    from vecap_tasks.crawl.sources.local_files import is_local
+    from vecap_tasks.crawl.sources.table_rows import read_rows
+    from vecap_tasks.errors import Failure
+
+    first = None
+    for row in islice(read_rows(file, source, Stats()), _FIRST_ROWS):
+        if source.allow_folders and row.url and is_local(row.url):
+            return
+        try:
+            absolute(row.url or "", "")
+        except Failure:
+            first = first or row.url
+        else:
+            return
+    if first is None:
+        raise PermanentError(f"{file.name} has no rows with a URL; check the file and crawl.source.url_column")
+    raise PermanentError(
+        f"{file.name}: {first[:100]!r} is not a URL, nor is any other of the first rows; set crawl.source.url_column, "
+        "or for images on this machine use `kind: folder` or crawl.source.allow_folders"
+    )

@@ -109,7 +109,7 @@ async def _run(out: Path, host: str, port: int) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise VecapError(
-                    f"Port {port} on {host} is in use; stop the process that uses it, or choose another port"
+                    f"Port {port} on {host} is in use; stop the process that uses it, or choose another with --port"
                 ) from error
             raise VecapError(f"Cannot listen on {host}, port {port}: {error.strerror}") from error
         print(f"serving the demo website at http://{host}:{port}/; press Ctrl-C to stop", file=sys.stderr)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.core.manifest import Input, Manifest, ShardOutput, ShardResult
-from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import RecordedFile, read_file
 from vecap_tasks.errors import CorruptError
@@ -35,7 +34,7 @@ class Evaluate(Stage):
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"sets": self._digests}
 
-    def checks(self) -> list[Callable[[], object]]:
+    def checks(self) -> list[Check]:
         from vecap_tasks.evaluate.sets.loader import set_checks
 
         return set_checks(self.config)

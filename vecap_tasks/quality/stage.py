@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -22,7 +22,7 @@ from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, digest
 from vecap_tasks.core.models import Checkpoint
 from vecap_tasks.core.releases import Entry, active, entry_bytes, releases_of
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES, SCORES
-from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.tables import connect, create_view, write_sorted
 from vecap_tasks.core.verify import RECORD, RecordedFile, check_recorded, put_recorded, recorded_file
 from vecap_tasks.core.version import Version
@@ -76,8 +76,8 @@ class Quality(Stage):
             identity["clip"] |= {"digest": self._clip.digest}
         return identity
 
-    def checks(self) -> list[Callable[[], object]]:
-        return [lambda: self._clip]
+    def checks(self) -> list[Check]:
+        return [("quality.clip.model", lambda: self._clip)]
 
     def inputs(self) -> list[Input]:
         prefix = f"{self.version.dataset}/{self.version.interval}"

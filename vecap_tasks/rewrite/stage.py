@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from vecap_tasks.config import ModelConfig
 from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, canonical_json
-from vecap_tasks.core.models import Checkpoint, ServedModel, find_model
+from vecap_tasks.core.models import Checkpoint, ServedModel, check_checkpoint, find_model
 from vecap_tasks.core.schemas import IMAGE_REVISION
-from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.core.verify import RecordedFile
+from vecap_tasks.errors import ConfigError
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.accepted_rows import ImageInput, Row, read_inputs, read_rows
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, Sampling
@@ -89,9 +91,17 @@ class Rewrite(Stage):
         models = [Input("model", found.name, found.digest, found.bytes) for found in self._models.values()]
         return [*models, *(Input("prompt", prompt.id, prompt.digest) for prompt in self._prompts.values())]
 
-    def checks(self) -> list[Callable[[], object]]:
-        models = [partial(find_model, self.config, settings) for settings in self._settings.values()]
-        return [*models, *(partial(self._prompt, role) for role in self._prompt_names)]
+    def checks(self) -> list[Check]:
+        checks: list[Check] = []
+        for role, settings in self._settings.items():
+            if settings.server is None:
+                checks.append((f"rewrite.{role}.model", partial(check_checkpoint, self.config, settings.model)))
+            elif (variable := settings.server.api_key_env) is not None:
+                checks.append((f"rewrite.{role}.server.api_key_env", partial(_check_key, variable)))
+        for role in self._prompt_names:
+            setting = "rewrite.alttext_prompt" if role == "alttext" else f"rewrite.{role}.prompt"
+            checks.append((setting, partial(self._prompt, role)))
+        return checks
 
     def reads(self) -> list[RecordedFile]:
         return [*self.upstream_files("crawl", self._tables), *self.upstream_files("quality", [self._verdicts])]
@@ -263,3 +273,8 @@ class Rewrite(Stage):
             )
 
         return Captioner(role, settings, prompt, batches, meter, lambda: self._llm(prompt).fuse, "\n".join, screen_text)
+
+
+def _check_key(variable: str) -> None:
+    if not os.environ.get(variable, "").strip():
+        raise ConfigError(f"{variable}, which holds the API key, is not set; export {variable}=… first")

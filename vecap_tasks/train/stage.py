@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Arm, MixtureConfig, TarSource
 from vecap_tasks.core.manifest import Input, Manifest, ShardOutput, ShardResult
-from vecap_tasks.core.stage import Stage
+from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.errors import VecapError
 from vecap_tasks.train.checkpoint import parse_run, run_names
@@ -58,7 +58,7 @@ class Train(Stage):
         model = section["model"] | {"tokenizer": self._tokenizer_digest, "init_from": self._init_digest}
         return section | {"model": model} | mixture
 
-    def checks(self) -> list[Callable[[], object]]:
+    def checks(self) -> list[Check]:
         from vecap_tasks.core.models import init_digest, tokenizer_digest
         from vecap_tasks.train.data.mixture_builder import find_tars
         from vecap_tasks.train.memory import check_memory
@@ -66,8 +66,12 @@ class Train(Stage):
         config = self.config.training
         sources = config.mixture.sources if isinstance(config.mixture, MixtureConfig) else []
         tars = [source.paths for source in sources if isinstance(source, TarSource)]
-        models = [partial(read, self.config) for read in (tokenizer_digest, init_digest)]
-        return [*models, *(partial(find_tars, self.config, paths) for paths in tars), partial(check_memory, config)]
+        return [
+            ("train.model.tokenizer", partial(tokenizer_digest, self.config)),
+            ("train.model.init_from", partial(init_digest, self.config)),
+            *(("train.mixture.sources", partial(find_tars, self.config, paths)) for paths in tars),
+            ("train", partial(check_memory, config)),
+        ]
 
     def inputs(self) -> list[Input]:
         from vecap_tasks.train.data.mixture_builder import mixture_inputs

@@ -25,6 +25,11 @@ def parquet_rows(file: ListFile, stream: BufferedReader) -> Iterator[Row]:
     with tempfile.TemporaryFile() if file.codec else file.file.open() as seekable:
         if file.codec:
             shutil.copyfileobj(stream, seekable, BUFFER)
+        seekable.seek(0)
+        if seekable.read(4) != b"PAR1":
+            raise PermanentError(
+                f"{file.name} is not a Parquet file; name it by its format, such as .csv, or download it again"
+            )
         # Pre-buffering takes the memory of a row group and avoids an S3 request per page.
         pre_buffer = file.file.remote and not file.codec
         footer = pq.read_metadata(seekable)

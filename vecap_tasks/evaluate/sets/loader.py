@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,7 +27,8 @@ from vecap_tasks.config import (
 )
 from vecap_tasks.core.files import find_files
 from vecap_tasks.core.manifest import digest
-from vecap_tasks.errors import PermanentError, VecapError
+from vecap_tasks.core.stage import Check
+from vecap_tasks.errors import PermanentError, VecapError, similar_file
 from vecap_tasks.evaluate.sets.captions import read_caption_table, read_karpathy, read_tokens
 from vecap_tasks.evaluate.sets.classes import (
     read_caption_tars,
@@ -57,21 +58,25 @@ def read_sets(config: Config) -> EvaluationSets:
     settings = config.evaluation
     retrieval = [_retrieval(config, source) for source in settings.retrieval]
     zero_shot = [_zero_shot(config, source) for source in settings.zero_shot]
-    if (folder := config.resolve_optional(settings.dataset)) is not None:
-        captioned, classified = _read_folder(Path(folder))
+    if settings.dataset is not None and (found := _read_dataset(config, settings.dataset)) is not None:
+        captioned, classified = found
         retrieval, zero_shot = [captioned, *retrieval], [classified, *zero_shot]
     return EvaluationSets(tuple(retrieval), tuple(zero_shot))
 
 
-def set_checks(config: Config) -> list[Callable[[], object]]:
-    """Return a function for each set of the section `evaluate`; it reads the set and raises as `read_sets` does."""
+def set_checks(config: Config) -> list[Check]:
+    """Return a check for each set of the section `evaluate`; it reads the set and raises as `read_sets` does."""
     settings = config.evaluation
-    folder = config.resolve_optional(settings.dataset)
-    return [
-        *(() if folder is None else (partial(_read_folder, Path(folder)),)),
-        *(partial(_retrieval, config, source) for source in settings.retrieval),
-        *(partial(_zero_shot, config, source) for source in settings.zero_shot),
-    ]
+    checks: list[Check] = []
+    if (dataset := settings.dataset) is not None:
+        checks.append(
+            ("evaluate.dataset", lambda: (folder := config.resolve_optional(dataset)) and _read_folder(Path(folder)))
+        )
+    for number, captioned in enumerate(settings.retrieval):
+        checks.append((f"evaluate.retrieval.{number}", partial(_retrieval, config, captioned)))
+    for number, classified in enumerate(settings.zero_shot):
+        checks.append((f"evaluate.zero_shot.{number}", partial(_zero_shot, config, classified)))
+    return checks
 
 
 def _retrieval(config: Config, source: RetrievalSource) -> RetrievalSet:
@@ -105,6 +110,11 @@ def _zero_shot(config: Config, source: ZeroShotSource) -> ZeroShotSet:
             assert_never(source)
 
 
+def _read_dataset(config: Config, dataset: str) -> tuple[RetrievalSet, ZeroShotSet] | None:
+    folder = config.resolve_optional(dataset)
+    return None if folder is None else _read_folder(Path(folder))
+
+
 def _read_folder(folder: Path) -> tuple[RetrievalSet, ZeroShotSet]:
     """Read the folder `evaluate.dataset`, which has the files of both tasks. Image names are relative to it.
 
@@ -114,7 +124,9 @@ def _read_folder(folder: Path) -> tuple[RetrievalSet, ZeroShotSet]:
     templates.txt   prompt templates with {} for the class name, one per line
     """
     if not folder.is_dir():
-        raise PermanentError(f"evaluation set {folder} does not exist; create it, or correct evaluate.dataset")
+        raise PermanentError(
+            f"evaluation set {folder} does not exist{similar_file(folder)}; create it, or correct evaluate.dataset"
+        )
     for name in _FILES:
         if not (folder / name).is_file():
             raise PermanentError(f"evaluation set {folder} has no {name}; recreate it, or correct evaluate.dataset")
