@@ -49,14 +49,14 @@ def test_all_rules_but_private_data_can_be_disabled() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_rules_reach_their_precision_and_recall(part: str) -> None:
-    """A language has about ten sealed examples per rule, so that one error is 9 %."""
+    """Other languages than English have 10 to 32 sealed examples per rule, so that one error is 3 to 10 %."""
     scores = [item for language in languages(part) for item in score(language, read_examples(part, language))]
     for item in [*pooled(scores), *(item for item in scores if item.language == "en")]:
         assert item.precision >= 0.95, (item.language, item.rule, item.wrong)
         assert item.recall >= 0.9, (item.language, item.rule, item.missed)
     for item in scores:
-        assert item.precision >= 0.9 or len(item.wrong) == 1, (item.language, item.rule, item.wrong)
-        assert item.recall >= 0.9 or len(item.missed) == 1, (item.language, item.rule, item.missed)
+        assert item.precision >= 0.85 or len(item.wrong) == 1, (item.language, item.rule, item.wrong)
+        assert item.recall >= 0.85 or len(item.missed) == 1, (item.language, item.rule, item.missed)
 
 
 def test_the_examples_are_distinct() -> None:
