@@ -14,11 +14,13 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from vecap_tasks.errors import OutageError
+from vecap_tasks.errors import OutageError, PermanentError
 from vecap_tasks.redaction import redact
 
 log = logging.getLogger(__name__)
@@ -34,12 +36,23 @@ _FULL = re.compile(
 )
 _QUOTED_PATH = re.compile(r'"(/[^"\\]+)\\?"')
 _timeout = DEFAULT_TIMEOUT
+_waits = ContextVar("waits", default=True)
 
 
 def set_timeout(seconds: float) -> None:
     """Set how long operations of this process wait for the end of an outage; with 0 they fail at once."""
     global _timeout
     _timeout = seconds
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Let operations of this thread fail at once within the block: an outage has been waited for already."""
+    token = _waits.set(False)
+    try:
+        yield
+    finally:
+        _waits.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +67,17 @@ class Cause:
 class Outage:
     """The pauses of one operation, from its first failure."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_pause: float = _FIRST_PAUSE) -> None:
         self._start = time.monotonic()
-        self._next_pause = _FIRST_PAUSE
+        self._next_pause = first_pause
+
+    def exclude(self, seconds: float) -> None:
+        """Do not count *seconds* of work as waiting."""
+        self._start += seconds
 
     def next_pause(self, cause: Cause, error: BaseException | None = None) -> float:
         """Log the next pause and return it in seconds. Raises OutageError if the outage exceeds the timeout."""
-        left = self._start + _timeout - time.monotonic()
+        left = self._start + _timeout - time.monotonic() if _waits.get() else 0.0
         if left <= 0:
             raise OutageError(f"{cause.problem}; {cause.remedy}") from error
         pause = min(self._next_pause * random.uniform(0.75, 1.25), left)
@@ -73,14 +90,17 @@ class Outage:
         log.warning("%s is available again after %.1f s; resuming", cause.what, time.monotonic() - self._start)
 
 
-def retry(attempt: Callable[[], T], find_cause: Callable[[Exception], Cause | None]) -> T:
+def retry(attempt: Callable[[], T], find_cause: Callable[[Exception], Cause | None], *, is_long: bool = False) -> T:
     """Return `attempt()`; repeat it while *find_cause* returns the outage that made it fail.
 
-    Raises other errors at once, and OutageError if the outage exceeds the timeout.
+    An attempt that *is_long*, such as a shard, is repeated after long pauses only, and its time is no waiting. Raises
+    other errors at once, and OutageError if the outage exceeds the timeout.
     """
-    outage = Outage()
+    first_pause = _LONGEST_PAUSE if is_long else _FIRST_PAUSE
+    outage = Outage(first_pause)
     cause: Cause | None = None
     while True:
+        start = time.monotonic()
         try:
             result = attempt()
         except Exception as error:
@@ -90,7 +110,9 @@ def retry(attempt: Callable[[], T], find_cause: Callable[[Exception], Cause | No
                     outage.end(cause)
                 raise
             if cause is None:
-                outage = Outage()
+                outage = Outage(first_pause)
+            elif is_long:
+                outage.exclude(time.monotonic() - start)
             cause = found
             pause = outage.next_pause(cause, error)
         else:
@@ -100,9 +122,9 @@ def retry(attempt: Callable[[], T], find_cause: Callable[[Exception], Cause | No
         time.sleep(pause)
 
 
-def retry_when_full(attempt: Callable[[], T], folder: str | Path) -> T:
+def retry_when_full(attempt: Callable[[], T], folder: str | Path, *, is_long: bool = False) -> T:
     """Return `attempt()`; repeat it while a disk is full. *folder* is where it writes, for the messages."""
-    return retry(attempt, lambda error: full_disk(error, folder))
+    return retry(attempt, lambda error: full_disk(error, folder), is_long=is_long)
 
 
 def full_disk(error: BaseException, folder: str | Path) -> Cause | None:
@@ -110,6 +132,8 @@ def full_disk(error: BaseException, folder: str | Path) -> Cause | None:
 
     *folder* names the disk if neither the error nor its causes have a path.
     """
+    if isinstance(error, PermanentError):
+        return None
     is_full, path = False, None
     for each in _chain(error):
         if isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -125,6 +149,8 @@ def full_disk(error: BaseException, folder: str | Path) -> Cause | None:
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yield *error* and the errors that it was raised from or during."""
-    while error is not None:
+    seen = set[int]()
+    while error is not None and id(error) not in seen:
         yield error
-        error = error.__cause__ or error.__context__
+        seen.add(id(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -91,7 +91,7 @@ def prepare(stage: Stage, progress: Progress | None = None) -> None:
             TaskPool(client, stage, prepare_part, report).run(parts)
         return
     for done, part in enumerate(parts, start=1):
-        retry_when_full(partial(stage.prepare, part), stage.store.scratch)
+        retry_when_full(partial(stage.prepare, part), stage.store.scratch, is_long=True)
         report(done, len(parts))
 
 
@@ -166,7 +166,7 @@ def prepare_part(job: Job, part: str) -> Failed | None:
     """Prepare one part on a worker."""
     try:
         stage = _load_stage(job)
-        retry_when_full(partial(stage.prepare, part), stage.store.scratch)
+        retry_when_full(partial(stage.prepare, part), stage.store.scratch, is_long=True)
     except (VecapError, OSError, ModuleNotFoundError) as error:
         return _failed(job, error)
     return None

@@ -124,6 +124,7 @@ class ShardResult:
     counters: dict[str, int]
     seconds: float
     notes: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""  # of the stage; not in receipts of earlier releases
 
     def to_json(self) -> bytes:
         return json.dumps(seal(asdict(self)), sort_keys=True).encode()
@@ -138,6 +139,16 @@ class ShardResult:
             return cls(files=files, **body)
         except (KeyError, TypeError) as error:
             raise CorruptError(f"{where} is corrupt: {error}; {remedy}") from error
+
+
+def check_fingerprints(folder: str, results: Iterable[ShardResult], fingerprint: str) -> None:
+    """Raise CorruptError if a shard of the stage in *folder* was made with another model or prompt."""
+    for result in results:
+        if result.fingerprint not in ("", fingerprint):
+            receipt = f"{folder}/{RECEIPTS}/{result.shard}.json"
+            raise CorruptError(
+                f"{receipt}: the shard was made with another model or prompt; delete it and run the same command again"
+            )
 
 
 def publish(store: Store, folder: str, files: Mapping[str, int | None], work: Path) -> tuple[FileEntry, ...]:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import ssl
 import tempfile
 import urllib.error
 import urllib.request
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -45,7 +46,8 @@ _NOTE = "mlflow.note.content"
 _KIND = "custom_model_development"  # MLflow's type for training experiments
 _AIRFLOW = {"dag_id": "DAG_ID", "run_id": "DAG_RUN_ID", "task_id": "TASK_ID", "try_number": "TRY_NUMBER"}
 _SQLITE = "sqlite:///"
-_TEMPORARY_STATUSES = (429, 500, 502, 503, 504)  # MLflow reports a failed connection as 500
+_TEMPORARY_STATUSES = (429, 500, 502, 503, 504)
+_DEFAULT_STATUS = 500
 _PARAM_CHARS = 6000  # MLflow's limit
 _PARAMS_PER_REQUEST = 100
 _METRICS_PER_REQUEST = 1000
@@ -148,17 +150,17 @@ class Tracking:
     def finish(self, run_id: str, status: str = "FINISHED") -> str:
         """End a run with the tags `vecap.digest` and `vecap.version`. Return the id of the run that counts.
 
-        That is the run that finished first. Deletes incomplete runs with the same tags: those of killed processes, and
-        those of processes that still record the same, which then use this one.
+        That is the run that finished first, or the last one that failed. Deletes incomplete runs with the same tags:
+        those of killed processes, and those of processes that still record the same, which then use this one.
         """
         self.client.set_terminated(run_id, status)
         run = self.client.get_run(run_id)
         tags = run.data.tags
         runs = self._runs(run.info.experiment_id, tags["vecap.digest"], tags["vecap.version"])
+        first = _first_finished(runs) or max((each for each in runs if each.info.end_time), key=_ended)
         for other in runs:
-            if other.info.status != "FINISHED" and other.info.run_id != run_id:
+            if other.info.status != "FINISHED" and other.info.run_id not in (run_id, first.info.run_id):
                 self.delete(other)
-        first = _first_finished(runs) or run
         if first.info.run_id != run_id:
             self.delete(run)
         return str(first.info.run_id)
@@ -219,8 +221,11 @@ class Tracking:
 
 
 def _first_finished(runs: Sequence[Run]) -> Run | None:
-    finished = [run for run in runs if run.info.status == "FINISHED"]
-    return min(finished, key=lambda run: (run.info.end_time, run.info.run_id), default=None)
+    return min((run for run in runs if run.info.status == "FINISHED"), key=_ended, default=None)
+
+
+def _ended(run: Run) -> tuple[int, str]:
+    return int(run.info.end_time), str(run.info.run_id)
 
 
 @contextmanager
@@ -249,12 +254,20 @@ def open_tracking(config: Config, *, create: bool = True) -> Iterator[Tracking]:
 
 
 def _is_temporary(error: MlflowException | RequestException, uri: str) -> bool:
+    from mlflow.exceptions import RestException
+    from requests import RequestException
+
     if uri.startswith(_SQLITE):
         return "database is locked" in str(error)
     response = getattr(error, "response", None)  # of an artifact request; None if the connection failed
     if response is not None:
         return int(response.status_code) in _TEMPORARY_STATUSES
-    return not hasattr(error, "get_http_status_code") or error.get_http_status_code() in _TEMPORARY_STATUSES
+    if isinstance(error, RequestException):
+        return True
+    status = error.get_http_status_code()
+    if status == _DEFAULT_STATUS and not isinstance(error, RestException):  # of failed connections and of mistakes
+        return isinstance(error.__cause__ or error.__context__, RequestException)
+    return status in _TEMPORARY_STATUSES
 
 
 def _open(uri: str, create: bool) -> MlflowClient:
@@ -361,6 +374,9 @@ def check_server(uri: str, timeout: float) -> None:
             return
     except (urllib.error.URLError, OSError, ValueError, HTTPException) as error:
         status = error.code if isinstance(error, urllib.error.HTTPError) else 503
-        raise (Unavailable if status in _TEMPORARY_STATUSES else VecapError)(
+        is_wrong = isinstance(error, ValueError | InvalidURL) or isinstance(
+            getattr(error, "reason", None), ssl.SSLCertVerificationError
+        )
+        raise (VecapError if is_wrong or status not in _TEMPORARY_STATUSES else Unavailable)(
             f"no MLflow server answers at {uri} ({error}); start it, or change mlflow.tracking_uri"
         ) from error

@@ -31,6 +31,7 @@ from vecap_tasks.core.manifest import (
     Manifest,
     ShardOutput,
     ShardResult,
+    check_fingerprints,
     fingerprint,
     provenance,
     publish,
@@ -60,12 +61,8 @@ _MAX_EARLY_CHECK = 1 << 30  # bytes of upstream files to hash before a stage sta
 
 
 STAGES = {
-    "crawl": "vecap_tasks.crawl.stage:Crawl",
-    "quality": "vecap_tasks.quality.stage:Quality",
-    "rewrite": "vecap_tasks.rewrite.stage:Rewrite",
-    "assemble": "vecap_tasks.assemble.stage:Assemble",
-    "train": "vecap_tasks.train.stage:Train",
-    "evaluate": "vecap_tasks.evaluate.stage:Evaluate",
+    name: f"vecap_tasks.{name}.stage:{name.title()}"
+    for name in ("crawl", "quality", "rewrite", "assemble", "train", "evaluate")
 }
 
 
@@ -220,6 +217,9 @@ class Stage(ABC):
             if name.startswith("_"):  # receipts, checkpoints
                 log.warning("%s: discarding %s: it may depend on a corrupt file", self.name, name)
                 self.store.remove_folder(f"{self.folder}/{name}")
+        for file, problem in differing:
+            if problem != MISSING and file.name.startswith(f"{self.folder}/"):  # an intermediate file: made again
+                self.store.remove(file.name)
         raise_differing(differing)
         self._checked = self._checked or read
 
@@ -230,8 +230,9 @@ class Stage(ABC):
                 check_recorded(self.reads())
                 self._checked = True
 
-    def _check_loaded(self) -> None:
-        """Raise CorruptError if a model or a prompt has changed since the stage started."""
+    def _check_loaded(self, results: Iterable[ShardResult]) -> None:
+        """Raise CorruptError if a model or a prompt has changed since the stage started, or for one of the shards."""
+        check_fingerprints(self.folder, results, self.fingerprint)
         known = self.loaded()
         forget_hashes()
         for item in set(type(self)(self.config, self.version).loaded()).difference(known):
@@ -316,13 +317,12 @@ class Stage(ABC):
         if self.manifest() is not None:
             raise VecapError(f"{self.folder} is committed and its shards are immutable; run `vecap verify`")
         self.check_reads()
-        made = retry_when_full(lambda: self._make(shard), self.store.scratch)
+        made = retry_when_full(lambda: self._make(shard), self.store.scratch, is_long=True)
         if isinstance(made, ShardResult):  # another run was faster
             return made
         output, files = made
-        result = ShardResult(
-            shard, files, dict(output.counters), round(time.monotonic() - start, 3), dict(output.notes)
-        )
+        seconds = round(time.monotonic() - start, 3)
+        result = ShardResult(shard, files, dict(output.counters), seconds, dict(output.notes), self.fingerprint)
         self.store.put(f"{self.folder}/{RECEIPTS}/{shard}.json", result.to_json())
         self.store.remove_folder(self.scratch_dir(shard))
         return result
@@ -354,7 +354,7 @@ class Stage(ABC):
                 f"run `vecap {self.name}` again to resume"
             )
         results = self.receipts()
-        self._check_loaded()
+        self._check_loaded(results)
         check_recorded(without_tars(receipted_files(self.store, self.folder, self.name, results)))
         for name in {result.shard for result in results}.intersection(self.store.folders(f"{self.folder}/{RECEIPTS}")):
             self.store.remove_folder(self.scratch_dir(name))  # left by killed workers that were overtaken

@@ -253,6 +253,29 @@ def recorded_file(store: Store, name: str, record: str | None = None) -> Recorde
         raise CorruptError(f"{where} is corrupt: it has no {error}; {remedy}") from error
 
 
+def check_intermediate(store: Store, names: Iterable[str]) -> None:
+    """Compare the files *names* of an unfinished stage with their records.
+
+    Removes those that differ, because of corruption or because two runs made them at once, so that the next run makes
+    them again. Raises VecapError if there is one.
+    """
+    removed = []
+    for name in names:
+        try:
+            problem = recorded_file(store, name).problem()
+        except FileNotFoundError:
+            problem = "has no record"
+        except CorruptError as error:
+            problem = f"has an invalid record ({error})"
+        if problem is not None:
+            removed.append(f"{name} {problem}")
+            store.remove(f"{name}{RECORD}")
+            store.remove(name)
+    if removed:
+        others = f" (and {len(removed) - 1} more files)" if len(removed) > 1 else ""
+        raise VecapError(f"{removed[0]}; it was removed, run the same command again{others}")
+
+
 def read_file(store: Store, manifest: Manifest, path: str) -> bytes:
     """Return the content of the file *path* of a stage. Raises CorruptError if it is missing or corrupt."""
     remedy = f"restore it, or delete {manifest.location} and run `vecap {manifest.stage}` again"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vecap_tasks.core.stage import Stage
-from vecap_tasks.errors import VecapError, format_error
+from vecap_tasks.errors import OutageError, VecapError, format_error
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ def record_attempt(stage: Stage, shard: str, run: str) -> Iterator[None]:
     stage.store.put(marker, b"")
     try:
         yield
+    except OutageError:
+        raise  # the store may be away; the marker is removed with the shard's folder
     except BaseException:
         try:
             stage.finalize(shard)  # removes what is left here if another worker has finished the shard

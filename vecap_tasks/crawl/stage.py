@@ -19,8 +19,8 @@ from vecap_tasks.config import Config, SiteSource, UrlSource
 from vecap_tasks.core.files import SourceFile, find_files
 from vecap_tasks.core.manifest import FileEntry, Input, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Check, Stage
-from vecap_tasks.core.verify import RECORD, RecordedFile, check_recorded, put_record, put_recorded, recorded_file
-from vecap_tasks.errors import PermanentError, VecapError, format_error
+from vecap_tasks.core.verify import RECORD, RecordedFile, check_intermediate, put_record, put_recorded, recorded_file
+from vecap_tasks.errors import CorruptError, PermanentError, VecapError, format_error
 
 # Heavy imports are local: every stage loads this class for its fingerprint, also on machines without crawl
 # dependencies. Processes that download never import DuckDB, which saves memory.
@@ -62,11 +62,14 @@ class Crawl(Stage):
         return [*self._stats.inputs, *retried, *published]
 
     def reads(self) -> list[RecordedFile]:
-        """Return the candidates, once they exist."""
-        try:
-            return [recorded_file(self.store, f"{self.folder}/{_CANDIDATES}", f"{self.folder}/{_LINKS}/{_CANDIDATES}")]
-        except FileNotFoundError:
+        """Return the candidates, once they exist. Raises CorruptError if they have no record."""
+        name = f"{self.folder}/{_CANDIDATES}"
+        if not self.store.exists(name):
             return []
+        try:
+            return [recorded_file(self.store, name, f"{self.folder}/{_LINKS}/{_CANDIDATES}")]
+        except FileNotFoundError as error:
+            raise CorruptError(f"{name} has no record; delete it and run the same command again") from error
 
     def checks(self) -> list[Check]:
         # The parts of a site are its pages, which only the crawl itself may request.
@@ -176,7 +179,7 @@ class Crawl(Stage):
 
     def _recorded_links(self) -> list[str]:
         folder = f"{self.folder}/{_LINKS}"
-        names = [name.removesuffix(RECORD) for name in self.store.files(folder) if name.endswith(RECORD)]
+        names = [name for name in self.store.files(folder) if name.endswith(".parquet")]
         return [f"{folder}/{name}" for name in names if name != _CANDIDATES]
 
     @cached_property
@@ -186,22 +189,27 @@ class Crawl(Stage):
 
         name = f"{self.folder}/{_CANDIDATES}"
         if not self.store.exists(name) and self._previous is not None:
-            self.store.create(name, self._previous.read(_CANDIDATES))
+            with self.store.workspace() as work:
+                (work / _CANDIDATES).write_bytes(self._previous.read(_CANDIDATES))
+                self._create_candidates(work / _CANDIDATES)
         elif not self.store.exists(name):
             for part in self.preparations():
                 self.prepare(part)
             tables = [self._links_path(part) for part in self._source.parts()]
-            check_recorded([recorded_file(self.store, name) for name in self._recorded_links()])
+            check_intermediate(self.store, self._recorded_links())
             with self.store.workspace() as work:
                 crawl = self.config.crawl
                 kept = bool(crawl.source.kept_columns)
                 path = write_candidates(self.store, tables, crawl.shard_size, work, kept=kept)
-                put_record(
-                    self.store, f"{self.folder}/{_LINKS}/{_CANDIDATES}", FileEntry.from_file(work, path.name, None)
-                )
-                self.store.create(name, path.read_bytes())
+                self._create_candidates(path)
         with self.store.open(name) as stream:
             return pq.read_metadata(stream)
+
+    def _create_candidates(self, path: Path) -> None:
+        """Publish the local file *path* as the candidates, after their record; equal links give equal bytes."""
+        entry = FileEntry.from_file(path.parent, path.name, None)
+        put_record(self.store, f"{self.folder}/{_LINKS}/{_CANDIDATES}", entry)
+        self.store.create(f"{self.folder}/{_CANDIDATES}", path.read_bytes())
 
 
 def _check_source(config: Config, source: Source, interval: str) -> None:

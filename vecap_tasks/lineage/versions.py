@@ -23,6 +23,7 @@ from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.lineage import mlflow_notes
 from vecap_tasks.lineage.mlflow_lookup import FILES_TAG
 from vecap_tasks.lineage.mlflow_notes import RunLink, gate_note, run_page, training_runs_page, version_note
+from vecap_tasks.outages import no_waiting
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,8 @@ def try_record_gate(
 ) -> str | None:
     """Call `record_gate`. If it fails, log a warning and return None; the report is also in the store."""
     try:
-        return record_gate(config, version, failure, tags)
+        with no_waiting():
+            return record_gate(config, version, failure, tags)
     except VecapError as error:
         log.warning("cannot record the quality report in MLflow: %s", format_error(error))
         return None

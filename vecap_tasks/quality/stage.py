@@ -24,7 +24,7 @@ from vecap_tasks.core.releases import Entry, active, entry_bytes, releases_of
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES, SCORES
 from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.tables import connect, create_view, write_sorted
-from vecap_tasks.core.verify import RECORD, RecordedFile, check_recorded, put_recorded, recorded_file
+from vecap_tasks.core.verify import RECORD, RecordedFile, check_intermediate, check_recorded, put_recorded
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import GateFailed
 from vecap_tasks.quality.alttext_rules import cleaned
@@ -175,7 +175,7 @@ class Quality(Stage):
             if self.config.quality.clip is not None:
                 folder = f"{self.folder}/{_SCORES}"
                 scores = [f"{folder}/{name}" for name in self.store.files(folder) if not name.endswith(RECORD)]
-                check_recorded([recorded_file(self.store, name) for name in scores])
+                check_intermediate(self.store, scores)
                 create_view(connection, self.store, "scored", scores, SCORES)
                 connection.execute(f"CREATE VIEW scores AS SELECT {', '.join(SCORES.names)} FROM scored")
             yield connection

@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 from vecap_tasks.config import ModelConfig, PriceConfig
 from vecap_tasks.core.private_data import has_private_data
+from vecap_tasks.errors import OutageError
+from vecap_tasks.outages import no_waiting
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, Sampling, sampling_of
 from vecap_tasks.rewrite.batches import Batches, text_key
 from vecap_tasks.rewrite.prompt import Prompt
@@ -163,8 +165,13 @@ class Captioner(Generic[S]):
             on_finished = partial(self.batches.add_batch, self.role, missing, self.settings.batch_size)
             try:
                 texts = generate([requests[index] for index in indices], on_finished)
-            finally:
+            except OutageError:
+                with no_waiting():  # storage may be what is away
+                    self.batches.store_pending(self.role)
+                raise
+            except BaseException:
                 self.batches.store_pending(self.role)
+                raise
             self.meter.count(texts, started)
             self.batches.add_all(self.role, missing, texts)
         return [self.batches.texts[key] for key in keys]

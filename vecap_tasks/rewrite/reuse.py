@@ -9,6 +9,7 @@ holds only if its server is deterministic. If only the screening differs, the st
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +25,14 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, open_connection, scan, translate_errors
 from vecap_tasks.core.verify import RecordedFile, check_recorded, receipted_files, recorded_files
 from vecap_tasks.core.version import Version, list_versions
+from vecap_tasks.errors import CorruptError
 from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, Sampling, failed
 from vecap_tasks.rewrite.batches import text_key
 from vecap_tasks.rewrite.captioner import Attempt, Caption
 from vecap_tasks.rewrite.screen import STRIPPED
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +76,21 @@ def finished_captions(store: Store, version: Version) -> tuple[RecordedFile, ...
             files = recorded_files(store, manifest, manifest.files_ending(".parquet"), remedy)
         else:  # a receipt is written after its shard file
             names = [f"{folder}/{RECEIPTS}/{file}" for file in store.files(f"{folder}/{RECEIPTS}")]
-            receipts = [ShardResult.from_json(store.read(name), name) for name in names if name.endswith(".json")]
-            files = receipted_files(store, folder, "rewrite", receipts)
+            receipts = (_read_receipt(store, name) for name in names if name.endswith(".json"))
+            files = receipted_files(store, folder, "rewrite", [receipt for receipt in receipts if receipt is not None])
         found |= {file.name: file for file in files}
     return tuple(found.values())
+
+
+def _read_receipt(store: Store, name: str) -> ShardResult | None:
+    """Return the receipt of another version's shard, None if it is gone or corrupt: its captions are optional."""
+    try:
+        return ShardResult.from_json(store.read(name), name)
+    except FileNotFoundError:  # the version was deleted, or starts again
+        return None
+    except CorruptError as error:
+        log.warning("the captions of a shard are not reused: %s", error)
+        return None
 
 
 class CaptionCache:

@@ -133,15 +133,20 @@ class Checkpoints:
                 name = f"{len(state.records):09d}-{sha256[:_DIGITS]}.pt"
                 self._store.upload(f"{self._folder}/{name}", work / "checkpoint.pt")
 
+        for name in self._files().get(len(state.records), ()):  # one that could not be read
+            self._store.remove(f"{self._folder}/{name}")
         retry_when_full(write, self._store.scratch)
         files = self._files()
         for step in sorted(files)[: -self._kept]:
-            self._store.remove(f"{self._folder}/{files[step]}")
+            for name in files[step]:
+                self._store.remove(f"{self._folder}/{name}")
 
-    def _files(self) -> dict[int, str]:
+    def _files(self) -> dict[int, list[str]]:
         """Return the file names by step: the step, and digits of the content's sha256 that earlier releases omitted."""
-        matches = [_FILE.fullmatch(name) for name in self._store.files(self._folder)]
-        return {int(match[1]): match[0] for match in matches if match}
+        files: dict[int, list[str]] = {}
+        for match in filter(None, map(_FILE.fullmatch, self._store.files(self._folder))):
+            files.setdefault(int(match[1]), []).append(match[0])
+        return files
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, in order."""
@@ -157,9 +162,12 @@ class Checkpoints:
 
     def load_step(self, step: int) -> TrainingState | None:
         """Return the state after *step* steps, or None if it cannot be read."""
+        states = (self._load_file(file) for file in self._files().get(step, ()))
+        return next((state for state in states if state is not None), None)
+
+    def _load_file(self, file: str) -> TrainingState | None:
         import torch
 
-        file = self._files().get(step, f"{step:09d}.pt")
         name, match = f"{self._folder}/{file}", _FILE.fullmatch(file)
         try:
             with self._store.local(name) as path:

@@ -13,7 +13,7 @@ from vecap_tasks.config import Arm, MixtureConfig, TarSource
 from vecap_tasks.core.manifest import Input, Manifest, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.verify import RecordedFile
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import CorruptError, VecapError
 from vecap_tasks.train.checkpoint import parse_run, run_names
 
 if TYPE_CHECKING:
@@ -139,7 +139,11 @@ class Train(Stage):
         check_memory(config)  # again: the run may have been checked on another machine
         arm, seed = parse_run(shard)
         self.upstream_manifest("assemble")
-        state = self._train(shard)
+        try:
+            state = self._train(shard)
+        except CorruptError:
+            self.checkpoints(shard).remove()  # they may depend on the corrupt file
+            raise
         tokenizer = load_tokenizer(self.config)
         model = create_model(self.config, tokenizer, seed)
         model.load_state_dict(state.model)

@@ -309,10 +309,14 @@ class Client:
                 wait = retry_after_seconds(response.headers.get("Retry-After"))
                 text = self._redact(data.decode(errors="replace"))
                 return Response(response.status, response.content_type, wait, text)
+        except aiohttp.ConnectionTimeoutError:
+            raise InvalidResponse(f"no connection within {_CONNECT_TIMEOUT:g} seconds", unavailable=True) from None
         except TimeoutError:
             raise InvalidResponse(f"no response within {limit:g} seconds") from None
         except aiohttp.InvalidURL:
             raise PermanentError(f"{url} is not a valid URL; correct the model's server.urls") from None
+        except aiohttp.ClientSSLError as error:
+            raise PermanentError(f"{url}: {format_error(error)}; correct the server's certificate or the URL") from None
         except (aiohttp.ClientError, OSError) as error:
             refused = isinstance(error, aiohttp.ClientConnectorError)
             raise InvalidResponse(self._redact(format_error(error)), unavailable=refused) from None

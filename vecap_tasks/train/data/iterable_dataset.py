@@ -198,13 +198,21 @@ def usable_count(shard: Shard, source: Source) -> int:
 
 
 def _read_shard(shard_slice: _ShardSlice, first: int, count: int) -> Iterator[_EncodedSample]:
-    """Yield *count* usable samples of the shard, starting at *first*. Raises CorruptError if it has fewer."""
+    """Yield *count* usable samples of the shard, starting at *first*. Raises CorruptError if it has fewer.
+
+    The last sample comes after the shard has been compared with its record.
+    """
     shard = shard_slice.shard
+    last = None
     with shard.open() as stream:
         left = count
         for sample in islice(read_samples(stream, shard, shard_slice.source), first, first + count):
+            if last is not None:
+                yield last
             stream.seek(sample.offset)
-            yield _EncodedSample(shard_slice, sample, stream.read(sample.size))
+            last = _EncodedSample(shard_slice, sample, stream.read(sample.size))
             left -= 1
+    if last is not None:
+        yield last
     if left:
         raise CorruptError(f"{shard.name} has {left} samples fewer than counted; it changed after that, restore it")
