@@ -146,6 +146,16 @@ def test_a_changed_receipt_is_found_by_its_seal(words: Words) -> None:
         words.receipts()
 
 
+def test_a_shard_of_another_model_is_not_committed(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shard in "abc":
+        words.run(shard)
+    other = Words(words.config, words.version)
+    monkeypatch.setattr(other, "fingerprint", "f" * 64)
+    other.run("d")
+    with pytest.raises(CorruptError, match=r"_shards/d\.json: the shard was made with another model or prompt"):
+        words.commit()
+
+
 def test_a_missing_file_discards_no_finished_work(words: Words) -> None:
     """No work can depend on a missing file, and the work may be days of training."""
     data = words.store.read(FILE)

@@ -12,12 +12,13 @@ import pytest
 import webdataset
 from PIL import Image
 
+from tests.core.factories import flip_bit
 from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.test_warc import gzip_records, record
 from tests.crawl.web import Answer, cut, hang, image
 from vecap_tasks.core.schemas import CANDIDATES, CRAWL, DUPLICATES
 from vecap_tasks.core.tar import read_samples
-from vecap_tasks.errors import VecapError
+from vecap_tasks.errors import CorruptError, VecapError
 
 SITE = "http://site.example/"
 
@@ -147,6 +148,32 @@ def test_page_changes_after_planning_do_not_change_the_candidates(small_web, con
     manifest = crawl(config)[1]
     assert manifest.counters["candidates"] == 10
     assert small_web.request_counts["site.example/"] == 1
+
+
+def test_corrupt_links_and_candidates_are_made_again(small_web, configure, seeds, tmp_path):
+    config = configure(seeds(SITE), shard_size=3)
+    expected = crawl(config)[1].digest
+    stage = stage_of(config.model_copy(update={"root": str(tmp_path / "other")}))
+    (part,) = stage.preparations()
+    stage.prepare(part)
+    (links,) = [name for name in stage.store.files(f"{stage.folder}/_links") if name.endswith(".parquet")]
+    flip_bit(stage.store, f"{stage.folder}/_links/{links}")
+    with pytest.raises(VecapError, match=rf"_links/{links} is corrupt: .*; it was removed, run the same command again"):
+        stage_of(stage.config).plan()
+    stage_of(stage.config).plan()
+    candidates = f"{stage.folder}/candidates.parquet"
+    flip_bit(stage.store, candidates)
+    with pytest.raises(CorruptError, match=rf"^{candidates} is corrupt"):
+        stage_of(stage.config).plan()
+    assert crawl(stage.config)[1].digest == expected
+
+
+def test_candidates_without_a_record_are_not_crawled(small_web, configure, seeds):
+    stage = stage_of(configure(seeds(SITE)))
+    stage.plan()
+    stage.store.remove_folder(f"{stage.folder}/_links")
+    with pytest.raises(CorruptError, match=r"candidates\.parquet has no record; delete it"):
+        stage_of(stage.config).plan()
 
 
 def test_max_depth_and_max_pages_limit_the_crawl(web, configure, seeds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 import subprocess
@@ -27,7 +28,8 @@ from vecap_tasks.cli import __main__ as cli
 from vecap_tasks.config import Config
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, write_sorted
-from vecap_tasks.errors import OutageError
+from vecap_tasks.errors import OutageError, PermanentError, VecapError
+from vecap_tasks.outages import Cause, full_disk, no_waiting, retry_when_full
 from vecap_tasks.rewrite.backends import openai_client, openai_endpoint
 from vecap_tasks.train.checkpoint import Checkpoints, DataStats, TrainingState
 
@@ -148,6 +150,46 @@ def test_a_disk_that_stays_full_is_one_line_and_the_next_run_completes(
         assert [path for path in Path(config.root).rglob("*") if path.is_file()] == []
         ballast.unlink()
         assert attempt("crawl", config).digest == expected.digest
+
+
+def test_causes_of_a_full_disk() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/x")
+    wrapped = VecapError("cannot write")
+    wrapped.__cause__, full.__context__ = full, wrapped  # a cycle
+    assert full_disk(wrapped, "/tmp") == Cause(
+        "space in /tmp", "No space left on device (/data/x)", "free space and run the same command again"
+    )
+    permanent = PermanentError("the file is invalid")
+    permanent.__context__ = full
+    assert full_disk(permanent, "/tmp") is None
+    other = VecapError("other")
+    other.__context__, other.__suppress_context__ = full, True
+    assert full_disk(other, "/tmp") is None
+
+
+def test_no_waiting_applies_within_the_block() -> None:
+    outages.set_timeout(60)
+    attempts = []
+
+    def attempt() -> None:
+        attempts.append(1)
+        raise OSError(errno.ENOSPC, "No space left on device", "/data/x")
+
+    with no_waiting(), pytest.raises(OutageError):
+        retry_when_full(attempt, "/tmp")
+    assert len(attempts) == 1
+
+
+def test_a_checkpoint_replaces_an_unreadable_one_of_its_step(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    checkpoints = Checkpoints(store, "run", 2)
+    checkpoints.save(TrainingState({}, {}, {}, [], [], DataStats(1, 0, 1, 0)))
+    (name,) = store.files("run")
+    store.remove(f"run/{name}")
+    store.put("run/000000000-ffffffffffffffff.pt", b"corrupt")
+    assert checkpoints.load() is None
+    checkpoints.save(TrainingState({}, {}, {}, [], [], DataStats(1, 0, 1, 0)))
+    assert store.files("run") == [name]
 
 
 def test_a_checkpoint_waits_for_space(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -119,7 +119,7 @@ class Checkpoints:
             "figures": asdict(state.data),
         }
 
-        def write() -> None:
+        def write() -> str:
             with self._store.workspace() as work:
                 try:
                     with (work / "checkpoint.pt").open("wb") as stream:  # so that a full disk is an OSError
@@ -132,14 +132,14 @@ class Checkpoints:
                 sha256 = FileEntry.from_file(work, "checkpoint.pt", None).sha256
                 name = f"{len(state.records):09d}-{sha256[:_DIGITS]}.pt"
                 self._store.upload(f"{self._folder}/{name}", work / "checkpoint.pt")
+                return name
 
-        for name in self._files().get(len(state.records), ()):  # one that could not be read
-            self._store.remove(f"{self._folder}/{name}")
-        retry_when_full(write, self._store.scratch)
+        unreadable = self._files().get(len(state.records), [])  # otherwise the run had resumed from it
+        written = retry_when_full(write, self._store.scratch)
         files = self._files()
-        for step in sorted(files)[: -self._kept]:
-            for name in files[step]:
-                self._store.remove(f"{self._folder}/{name}")
+        earlier = [name for step in sorted(files)[: -self._kept] for name in files[step]]
+        for name in {*earlier, *unreadable} - {written}:
+            self._store.remove(f"{self._folder}/{name}")
 
     def _files(self) -> dict[int, list[str]]:
         """Return the file names by step: the step, and digits of the content's sha256 that earlier releases omitted."""
