@@ -14,12 +14,13 @@ from tests.crawl.test_warc import gzip_records, record
 from tests.crawl.test_wat import INFO, page_record
 from tests.crawl.test_webdataset import tar_of
 from tests.crawl.web import Answer, image
+from vecap_tasks import outages
 from vecap_tasks.core.isolation import pool
 from vecap_tasks.crawl.http import fetcher, robots_cache
 from vecap_tasks.crawl.image import decode_pool
 from vecap_tasks.crawl.previous_crawl import is_permanent
 from vecap_tasks.crawl.sources import columns, site, url_list, warc, wat, webdataset
-from vecap_tasks.errors import Failure, VecapError, failure_of
+from vecap_tasks.errors import Failure, OutageError, VecapError, failure_of
 
 
 @pytest.fixture
@@ -204,5 +205,6 @@ def test_a_full_disk_stops_the_shard(two_pages, configure, seeds, break_function
     two_pages.answers["/bad.png"] = Answer(image() + b"DISK_FULL")
     stage = stage_of(configure(seeds(SITE)))
     (shard,) = stage.plan()
-    with pytest.raises(OSError, match="No space left"):
+    outages.set_timeout(0)
+    with pytest.raises(OutageError, match="No space left"):
         stage.run(shard)
