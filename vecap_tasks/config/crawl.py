@@ -6,7 +6,7 @@ import re
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from vecap_tasks.config.section import Runtime, Section
 
@@ -22,6 +22,15 @@ _Kept = Annotated[
     ),
 ]
 _RESERVED = re.compile(r"(?:.*\.)?(?:example\.(?:com|net|org|edu)|example|test|invalid|localhost)\.?", re.IGNORECASE)
+
+
+def _check_folder(folder: str) -> str:
+    if not folder.removeprefix("file://").strip():
+        raise ValueError("name a folder; `.` is the folder of the configuration")
+    return folder
+
+
+_LocalFolder = Annotated[str, AfterValidator(_check_folder)]
 
 
 class _Source(Section):
@@ -91,7 +100,7 @@ class UrlSource(_Source):
         None, description="Whether csv and tsv fields may be quoted; default: true, except headerless tsv."
     )
     keep_columns: _Kept = ()
-    allow_folders: list[str] = Field(
+    allow_folders: list[_LocalFolder] = Field(
         default_factory=list,
         description="Folders from which rows may name local files, as paths relative to the list or `file://` URLs. "
         "Default: none. Links and `..` cannot leave them.",
@@ -110,7 +119,9 @@ class WebdatasetSource(_Source):
 
 
 class _LocalSource(_Source):
-    path: str = Field(description="Folder on this machine and all workers; `{interval}` is the version's interval.")
+    path: _LocalFolder = Field(
+        description="Folder on this machine and all workers; `{interval}` is the version's interval."
+    )
     image_column: str | None = Field(None, description="Column with the images, if not detected by name.")
     caption_column: str | None = Field(None, description="Column with the AltText, if not detected by name.")
     keep_columns: _Kept = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from vecap_tasks.crawl.http.robots import opted_out, product_token
 from vecap_tasks.crawl.image.decode_pool import DecodePool
 from vecap_tasks.crawl.image.decoded import DecodedImage
 from vecap_tasks.crawl.sources.hf import HfImages
-from vecap_tasks.crawl.sources.link import ByteRange
+from vecap_tasks.crawl.sources.link import ByteRange, digest_url, is_digest_url
 from vecap_tasks.crawl.sources.local_files import LocalFolders
 from vecap_tasks.crawl.warc.records import MAX_HEADER, Records, parse_response
 from vecap_tasks.errors import Failure, VecapError, failure_of
@@ -170,10 +171,16 @@ class _Downloader:
 
     async def _get_stored(self, url: str, stored: ByteRange) -> Outcome:
         try:
-            body = await asyncio.get_running_loop().run_in_executor(self.threads, self.read, stored)
+            body = await asyncio.get_running_loop().run_in_executor(self.threads, self._read_stored, url, stored)
         except Exception as error:
             return Outcome(FAILED_TO_DOWNLOAD, failure_of(error, url))
         return await self._decode(body, url)
+
+    def _read_stored(self, url: str, stored: ByteRange) -> bytes:
+        body = self.read(stored)
+        if is_digest_url(url) and digest_url(hashlib.sha256(body).digest()) != url:
+            raise Failure("not_stored", "the image is another than it was")
+        return body
 
     async def _on_download(self, download: Download) -> Outcome:
         return await self._decode(download.body, download.url)

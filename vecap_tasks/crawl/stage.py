@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config, SiteSource, UrlSource
-from vecap_tasks.core.files import SourceFile, find_files
 from vecap_tasks.core.manifest import FileEntry, Input, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.verify import RECORD, RecordedFile, check_intermediate, put_record, put_recorded, recorded_file
@@ -31,9 +30,11 @@ if TYPE_CHECKING:
     from vecap_tasks.crawl.previous_crawl import PreviousCrawl
     from vecap_tasks.crawl.sources.link import ByteRange, Stats
 
+log = logging.getLogger(__name__)
+
 _CANDIDATES = "candidates.parquet"
 _DUPLICATES = "duplicates.parquet"
-_FIRST_ROWS = 1000  # of a URL list
+_FIRST_PARTS = 3  # of the source, to read before the crawl
 _FORMATS = {"urls": "tables", "webdataset": "tars", "warc": "WARC files", "wat": "WAT files"}
 _KINDS = {  # of crawl.source, by file extension
     **dict.fromkeys(("csv", "tsv", "parquet", "json", "jsonl", "ndjson", "txt"), "urls"),
@@ -75,8 +76,13 @@ class Crawl(Stage):
         # The parts of a site are its pages, which only the crawl itself may request.
         if self.config.crawl.retry_failed is not None or isinstance(self.config.crawl.source, SiteSource):
             return []
-        setting = "path" if hasattr(self.config.crawl.source, "path") else "paths"
-        return [(f"crawl.source.{setting}", lambda: _check_source(self.config, self._source, self.version.interval))]
+        section = self.config.crawl.source
+        checks: list[Check] = []
+        if isinstance(section, UrlSource):
+            folders = partial(_check_folders, self.config, section.allow_folders, self.version.interval)
+            checks.append(("crawl.source.allow_folders", folders))
+        setting = "path" if hasattr(section, "path") else "paths"
+        return [*checks, (f"crawl.source.{setting}", lambda: _check_source(self.config, self._source))]
 
     def preparations(self) -> list[str]:
         if self._previous is not None or self.store.exists(f"{self.folder}/{_CANDIDATES}"):
@@ -212,52 +218,64 @@ class Crawl(Stage):
         self.store.create(f"{self.folder}/{_CANDIDATES}", path.read_bytes())
 
 
-def _check_source(config: Config, source: Source, interval: str) -> None:
-    """Find the source's files and read the first rows or pages of the first one. Raises VecapError."""
+def _check_source(config: Config, source: Source) -> None:
+    """Find the source's files and read rows or pages of the first ones, up to a usable one. Raises VecapError."""
     from vecap_tasks.crawl.sources.link import Stats
+    from vecap_tasks.crawl.sources.url_list import UrlFiles
     from vecap_tasks.crawl.sources.warc import WarcFiles
 
     section = config.crawl.source
-    name = source.parts()[0]
-    try:
-        if isinstance(section, UrlSource):
-            files = find_files(config, section.paths, kind="URL", setting="crawl.source.paths", interval=interval)
-            _check_rows(files[name], section)
-            return
-        stats = Stats()  # `items` reads no more than the first page
-        read = source.items if isinstance(source, WarcFiles) else source.read
-        if next(iter(read(name, stats)), None) is None:
-            reasons = ", ".join(f"{count:,} {key}" for key, count in sorted(stats.counters.items()))
-            raise PermanentError(f"{name} has no usable image ({reasons or 'no rows'}); check the file")
-    except VecapError as error:
-        kind = _KINDS.get(name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2])
-        if kind in (None, section.kind) or section.kind not in _FORMATS:
-            raise
-        reads = f"`kind: {section.kind}` reads {_FORMATS[section.kind]}"
-        raise PermanentError(f"{reads}, use `kind: {kind}` for {name}; {format_error(error)}") from error
-
-
-def _check_rows(file: SourceFile, source: UrlSource) -> None:
-    """Raise VecapError if none of the first rows of *file* has a URL, or a path where local files are allowed."""
-    from vecap_tasks.crawl.http.url import absolute
-    from vecap_tasks.crawl.sources.link import Stats
-    from vecap_tasks.crawl.sources.local_files import is_local
-    from vecap_tasks.crawl.sources.table_rows import read_rows
-    from vecap_tasks.errors import Failure
-
-    first = None
-    for row in islice(read_rows(file, source, Stats()), _FIRST_ROWS):
-        if source.allow_folders and row.url and is_local(row.url):
-            return
+    parts = source.parts()
+    _warn_of_store(config, parts)
+    problems, stats = [], Stats()  # `items` reads no more than the first page
+    for name in parts[:_FIRST_PARTS]:
         try:
-            absolute(row.url or "", "")
-        except Failure:
-            first = first or row.url
-        else:
+            if isinstance(source, UrlFiles):
+                problem = source.first_problem(name)
+            else:
+                read = source.items if isinstance(source, WarcFiles) else source.read
+                problem = "" if next(iter(read(name, stats)), None) is None else None
+        except VecapError as error:
+            raise _other_kind(section.kind, name, error) from error
+        if problem is None:
             return
-    if first is None:
-        raise PermanentError(f"{file.name} has no rows with a URL; check the file and crawl.source.url_column")
-    raise PermanentError(
-        f"{file.name}: {first[:100]!r} is not a URL, nor is any other of the first rows; set crawl.source.url_column, "
-        "or for images on this machine use `kind: folder` or crawl.source.allow_folders"
+        problems.append(problem)
+    if len(parts) > _FIRST_PARTS:  # others may have images
+        return
+    reasons = ", ".join(f"{count:,} {key}" for key, count in sorted(stats.counters.items()))
+    setting = "path" if hasattr(section, "path") else "paths"
+    raise _other_kind(
+        section.kind,
+        parts[0],
+        PermanentError(
+            problems[0]
+            or f"{parts[0]} has no usable image ({reasons or 'no rows'}); correct its files, or crawl.source.{setting}"
+        ),
     )
+
+
+def _warn_of_store(config: Config, parts: list[str]) -> None:
+    """Warn if a pattern among the source's `paths` matches files that the crawl itself writes."""
+    own = Path(config.resolve(config.root).removeprefix("file://"), config.dataset)
+    for name in parts if hasattr(config.crawl.source, "paths") else ():
+        if own in Path(config.resolve(name)).parents:
+            log.warning("%s is in the store (root: %s); change crawl.source.paths, or root", name, config.root)
+            return
+
+
+def _other_kind(kind: str, name: str, error: VecapError) -> VecapError:
+    """Return *error*; if the extension of the file *name* is that of another kind of source, the result says so."""
+    other = _KINDS.get(name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2])
+    if other in (None, kind) or kind not in _FORMATS:
+        return error
+    return PermanentError(
+        f"`kind: {kind}` reads {_FORMATS[kind]}, use `kind: {other}` for {name}; {format_error(error)}"
+    )
+
+
+def _check_folders(config: Config, folders: list[str], interval: str) -> None:
+    """Raise PermanentError for a folder that does not exist."""
+    for folder in folders:
+        path = config.resolve(folder.removeprefix("file://"), interval=interval)
+        if not Path(path).is_dir():
+            raise PermanentError(f"folder {folder} does not exist on this machine ({path}); create it, or remove it")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from vecap_tasks.core.json_reader import parse_json
+from vecap_tasks.core.private_data import has_private_data
 from vecap_tasks.errors import Failure, failure_of
 
 log = logging.getLogger(__name__)
@@ -137,11 +138,17 @@ def find_columns(
 
 
 def sidecar_row(
-    texts: Mapping[str, bytes], caption: str | None, kept: Sequence[str], virtual: Mapping[str, str]
+    texts: Mapping[str, bytes],
+    caption: str | None,
+    kept: Sequence[str],
+    virtual: Mapping[str, str],
+    image_names: Sequence[str] = URLS,
 ) -> Row:
     """Return the row of an image with a `txt`, the caption, and a `json`, an object of columns; both are optional.
 
-    *virtual* are columns in addition to those of the object. Raises Failure: `bad_json`, `not_utf8`.
+    *virtual* are columns in addition to those of the object; *image_names* are as in `find_columns`.
+
+    Raises Failure: `bad_json`, `not_utf8`.
     """
     try:
         values = parse_json(texts.get("json", b"{}"))
@@ -153,7 +160,7 @@ def sidecar_row(
     if not isinstance(values, dict):
         raise Failure("bad_json")
     values |= virtual
-    row = find_columns(list(values), "url", caption, kept=kept).row(values)
+    row = find_columns(list(values), "url", caption, kept=kept, image_names=image_names).row(values)
     if row.problem is not None:
         raise Failure(row.problem)
     return replace(row, caption=text or row.caption)
@@ -223,13 +230,18 @@ def _scores(
 
 
 def _kept_json(values: Mapping[str, object], columns: Sequence[tuple[str, str | None]], dropped: dict[str, int]) -> str:
-    """Return the JSON object for column `kept`; values without a JSON form, or too long, are null and *dropped*."""
+    """Return the JSON object for column `kept`. Values without a JSON form, too long, or with private data are null and
+    *dropped*: tables and samples with `kept` are published.
+    """
     members = []
     for name, column in columns:
         value = None if column is None else values.get(column)
         text = _json_text(value)
         if text is None:
             dropped["kept"] += 1
+        elif has_private_data(f"{name.replace('_', ' ')}: {value if isinstance(value, str) else text}"):
+            text = None
+            dropped["kept_private_data"] += 1
         members.append(f"{json.dumps(name, ensure_ascii=False)}: {text or 'null'}")
     return f"{{{', '.join(members)}}}"
 

@@ -15,9 +15,9 @@ from unicodedata import normalize
 from vecap_tasks.config import Config, FolderSource, expand
 from vecap_tasks.core.files import SourceFile
 from vecap_tasks.core.manifest import Input
-from vecap_tasks.crawl.sources.columns import FILE_NAME, Row, log_dropped, sidecar_row
+from vecap_tasks.crawl.sources.columns import FILE_NAME, FILES, Row, log_dropped, sidecar_row
 from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats
-from vecap_tasks.crawl.sources.local_files import LocalFile, LocalFolders
+from vecap_tasks.crawl.sources.local_files import LocalFile, LocalFolders, folder_name, store_folders
 from vecap_tasks.crawl.sources.table_rows import read_rows
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
@@ -33,7 +33,7 @@ _SIDECARS = ("txt", "json")
 
 @dataclass(slots=True)
 class _Folder:
-    """What one folder contains, hidden files left out."""
+    """What one folder contains, hidden files and the folders of the store left out."""
 
     images: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
@@ -41,12 +41,12 @@ class _Folder:
     sidecars: dict[tuple[str, str], str] = field(default_factory=dict)  # by stem and kind
 
 
-def _list(path: Path) -> _Folder:
+def _list(path: Path, store: frozenset[Path]) -> _Folder:
     found = _Folder()
     with os.scandir(path) as entries:
         for entry in sorted(entries, key=lambda entry: os.fsencode(entry.name)):
             stem, extension = Path(entry.name).stem, Path(entry.name).suffix
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or Path(entry.path) in store:
                 continue
             if entry.is_dir():
                 (found.linked if entry.is_symlink() else found.folders).append(entry.name)
@@ -69,9 +69,10 @@ class FolderFiles:
 
     def __init__(self, config: Config, section: FolderSource, interval: str) -> None:
         self._section = section
-        self._name = section.path.replace("{interval}", interval).rstrip("/")
+        self._name = folder_name(section.path, interval)
         self._folders = LocalFolders(config, [section.path], interval)
         self._root = Path(config.resolve(self._name))
+        self._store = store_folders(config)
         self._captions = (section.captions or "").replace("{interval}", interval)
 
     def parts(self) -> list[str]:
@@ -84,7 +85,7 @@ class FolderFiles:
             table = self._table()
             if table is not None:
                 return [table.name]
-            subfolders = [name for name in _list(self._root).folders if _is_utf8(name)]
+            subfolders = [name for name in _list(self._root, self._store).folders if _is_utf8(name)]
             parts = [self._name, *(f"{self._name}/{name}" for name in subfolders)]
             if not any(True for part in parts for _ in self._images(part, Counter())):
                 raise PermanentError(
@@ -117,6 +118,13 @@ class FolderFiles:
             if not found:
                 return None
             (path,) = found
+            try:
+                self._folders.locate(str(path), None)
+            except Failure as error:
+                raise PermanentError(
+                    f"{self._name}/{path.name} cannot be read: {error.message}; copy the table into the folder, or "
+                    "name it in crawl.source.captions"
+                ) from error
         return SourceFile(f"{self._name}/{os.path.relpath(path, self._root)}", str(path), path.stat().st_size)
 
     # A table names the images.
@@ -141,7 +149,7 @@ class FolderFiles:
         if not used:
             raise PermanentError(
                 f"{table.name} names no image that can be read: {_reasons(stats.counters) or 'it has no rows'}"
-                f"{f'; its first name is {first[:200]!r}' if first else ''}; names are relative to the table or "
+                f"{f'; the first file name is {first[:200]!r}' if first else ''}; names are relative to the table or "
                 "the folder, and crawl.source.image_column selects the column"
             )
         stats.inputs.append(_input(self._name, used))
@@ -202,7 +210,8 @@ class FolderFiles:
         texts = {kind: self._folders.text(file).removeprefix(codecs.BOM_UTF8) for kind, file in files.items()}
         name = os.path.relpath(image, self._root)
         kept = self._section.kept_columns
-        return sidecar_row(texts, self._section.caption_column, kept, {FILE_NAME: name} if FILE_NAME in kept else {})
+        virtual = {FILE_NAME: name} if FILE_NAME in kept else {}
+        return sidecar_row(texts, self._section.caption_column, kept, virtual, FILES)
 
     def _images(
         self, part: str, counters: Counter[str], *, below: bool = False
@@ -216,7 +225,7 @@ class FolderFiles:
         while pending:
             path = pending.pop()
             try:
-                found = _list(path)
+                found = _list(path, self._store)
             except OSError:
                 log.warning("%s cannot be read", ascii(str(path)))
                 counters["folder_skipped.unreadable"] += 1

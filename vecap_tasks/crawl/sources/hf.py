@@ -26,7 +26,7 @@ from vecap_tasks.core.files import DigestReader, SourceFile
 from vecap_tasks.crawl.sources.columns import IMAGES, Columns, find_columns, log_dropped
 from vecap_tasks.crawl.sources.folder import FolderFiles
 from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats, digest_url
-from vecap_tasks.crawl.sources.local_files import LocalFolders
+from vecap_tasks.crawl.sources.local_files import LocalFolders, folder_name, store_folders
 from vecap_tasks.crawl.sources.parquet_rows import cells_of
 from vecap_tasks.errors import Failure, PermanentError, failure_of
 
@@ -55,8 +55,9 @@ class HfDataset:
         self._config = config
         self._section = section
         self._interval = interval
-        self._name = section.path.replace("{interval}", interval).rstrip("/")
+        self._name = folder_name(section.path, interval)
         self._root = Path(config.resolve(self._name))
+        self._store = store_folders(config)
         self._folders = LocalFolders(config, [section.path], interval)
 
     def parts(self) -> list[str]:
@@ -162,6 +163,7 @@ class HfDataset:
             tables = [folder / str(item["filename"]) for item in values["_data_files"]]
         else:
             found = [path for path in sorted(folder.rglob("*.parquet")) if path.is_file()]
+            found = [path for path in found if not self._is_left_out(path)]
             by_split: dict[str, list[Path]] = {}
             for path in found:
                 by_split.setdefault(_split_of(path.relative_to(folder)), []).append(path)
@@ -172,24 +174,36 @@ class HfDataset:
                 "change crawl.source.path, or use kind: folder"
             )
         for table in tables:
-            try:
-                self._folders.locate(str(table), None)
-            except Failure as error:
-                raise PermanentError(
-                    f"{self._name_of(table)} cannot be read: {error.message}; copy the dataset itself into the folder, "
-                    "not links to it (`hf download --local-dir`)"
-                ) from error
+            self._check_inside(table)
         return tables
 
+    def _is_left_out(self, path: Path) -> bool:
+        """Return whether *path* is hidden, or in the store if that is inside the folder."""
+        below = path.relative_to(self._root)
+        hidden = any(name.startswith(".") for name in below.parts)
+        return hidden or any(self._root / parent in self._store for parent in below.parents[:-1])
+
+    def _check_inside(self, file: Path) -> None:
+        """Raise PermanentError if *file* is a link that leads out of the folder."""
+        try:
+            self._folders.locate(str(file), None)
+        except Failure as error:
+            raise PermanentError(
+                f"{self._name_of(file)} cannot be read: {error.message}; copy the dataset itself into the folder, not "
+                "links to it (`hf download --local-dir`)"
+            ) from error
+
     def _imagefolder(self) -> FolderFiles | None:
-        splits = sorted(path.name for path in self._root.iterdir() if path.is_dir() and _metadata(path))
-        if (metadata := _metadata(self._root)) is not None:
-            folder = self._name
-        elif splits:
-            folder = f"{self._name}/{self._choose(splits)}"
-            metadata = _metadata(self._root / folder.removeprefix(f"{self._name}/"))
-        else:
-            return None
+        found = [path for path in self._root.iterdir() if path.is_dir() and not path.is_symlink()]
+        splits = sorted(path.name for path in found if _metadata(path))
+        path, folder = self._root, self._name
+        if _metadata(path) is None:
+            if not splits:
+                return None
+            path /= self._choose(splits)
+            folder = self._name_of(path)
+        metadata = str(_metadata(path))
+        self._check_inside(path / metadata)
         values = self._section.model_dump(exclude={"kind", "path", "split"})
         section = FolderSource(kind="folder", path=folder, captions=metadata, **values)
         return FolderFiles(self._config, section, self._interval)
@@ -212,7 +226,7 @@ class HfImages:
     """Reads the images of an `HfDataset`. Thread-safe; fast if rows are read in about their order."""
 
     def __init__(self, config: Config, section: HfSource, interval: str) -> None:
-        self._name = section.path.replace("{interval}", interval).rstrip("/")
+        self._name = folder_name(section.path, interval)
         self._root = Path(config.resolve(self._name))
         self._column = section.image_column
         self._folders = LocalFolders(config, [section.path], interval)

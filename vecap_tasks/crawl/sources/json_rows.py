@@ -60,7 +60,7 @@ def json_rows(file: ListFile, stream: BufferedReader) -> Iterator[Row]:
                 else:
                     reader.skip()
         case "pairs":
-            pair = Columns("url", "caption")
+            pair = file.fixed_columns("url", "caption")
             for url in reader.names():
                 caption = reader.value()
                 invalid = caption is UNREADABLE
@@ -132,9 +132,11 @@ def _columns_of_interest(file: ListFile, reader: JsonReader) -> int:
 
 def _choose(file: ListFile, arrays: Mapping[str, int], flat: bool) -> _Layout:
     if "images" in arrays and "annotations" in arrays:
+        urls = file.image_setting == "url_column"
+        example = '"url": "https://…"' if urls else '"file_name": "1.jpg"'
         raise PermanentError(
-            f"{file.name} is in COCO's format, with image URLs and captions in separate arrays; convert it to JSON "
-            'lines such as {"url": "https://…", "caption": "…"}'
+            f"{file.name} is in COCO's format, with images and captions in separate arrays; convert it to JSON lines "
+            f'such as {{{example}, "caption": "…"}}'
         )
     with_url = [name for name, columns in arrays.items() if columns and name not in ("info", "licenses")]
     if len(with_url) == 1:
@@ -157,6 +159,7 @@ class _Objects:
         self._seen: tuple[str, ...] = ()
         self._rows = 0
         self._found = False
+        self._kept: set[str] = set()  # found columns of `keep_columns`
 
     def row(self, value: object) -> Row:
         self._rows += 1
@@ -168,11 +171,14 @@ class _Objects:
                 self._known.clear()
             self._known[names] = self._file.find(names)
             self._seen = self._seen or names
+            self._kept |= {name for name, column in self._known[names].kept if column is not None}
         columns = self._known[names]
         self._found |= columns.url is not None
         return columns.row(value)
 
     def check(self) -> None:
-        """Raise VecapError if no row had a URL column."""
+        """Raise VecapError if no row had a URL column, or one of the columns to keep."""
         if self._rows and not self._found:
             raise self._file.no_column(self._file.image_setting, self._seen)
+        if self._rows:
+            self._file.check_kept(self._kept, self._seen)

@@ -14,6 +14,7 @@ from vecap_tasks.crawl.html.parser import FIGCAPTION_CHARS, LANGUAGE_CHARS, TITL
 from vecap_tasks.errors import Failure
 from vecap_tasks.redaction import any_known, conceal
 
+_DIGEST_SCHEME = "ni:///sha-256;"
 ALTTEXT_CHARS = 10_000  # the longest descriptions in textbooks have 4,000
 
 
@@ -88,7 +89,12 @@ def digest_url(sha256: bytes) -> str:
 
     The URI is independent of the location of the image and cannot be downloaded.
     """
-    return "ni:///sha-256;" + base64.urlsafe_b64encode(sha256).decode("ascii").rstrip("=")
+    return _DIGEST_SCHEME + base64.urlsafe_b64encode(sha256).decode("ascii").rstrip("=")
+
+
+def is_digest_url(url: str) -> bool:
+    """Return whether *url* is one of `digest_url`, so that it names the bytes of the image."""
+    return url.startswith(_DIGEST_SCHEME)
 
 
 def conceal_link(link: Link) -> Link:

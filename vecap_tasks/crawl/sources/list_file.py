@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, TextIOWrapper
@@ -60,14 +60,25 @@ class ListFile:
                 raise PermanentError(f"{self.name} has {count} columns {name[:_MAX_NAME]}; keep only one")
         if found.url is None:
             raise self.no_column(self.image_setting, names)
-        for name, column in found.kept:
-            if column is None:
-                raise self.missing(f"column {name!r}", "keep_columns", names)
+        self.check_kept([name for name, column in found.kept if column is not None], names)
         if found.caption is None and self.section.caption_column is not None:
             raise self.no_column("caption_column", names)
         if found.caption is None and len(names) > 1:
             log.warning("%s: no caption column among %s; set crawl.source.caption_column", self.name, _listed(names))
         return found
+
+    def fixed_columns(self, url: str, caption: str | None = None) -> Columns:
+        """Return the columns *url* and *caption* of a format that has no others. Raises VecapError if one is to be kept."""
+        names = [url] if caption is None else [url, caption]
+        found = find_columns(names, url, caption, kept=self.section.kept_columns)
+        self.check_kept([name for name, column in found.kept if column is not None], names)
+        return found
+
+    def check_kept(self, found: Collection[str], names: Sequence[str]) -> None:
+        """Raise VecapError if one of `keep_columns` is not in *found*; *names* are the columns to list."""
+        for name in self.section.kept_columns:
+            if name not in found:
+                raise self.missing(f"column {name!r}", "keep_columns", names)
 
     def no_column(self, setting: str, names: Sequence[str]) -> VecapError:
         configured = getattr(self.section, setting)

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from vecap_tasks.config import Config
+from vecap_tasks.core.object_storage import is_remote
 from vecap_tasks.core.tar import MAX_TEXT
 from vecap_tasks.crawl.sources.link import ByteRange, digest_url
 from vecap_tasks.errors import Failure
@@ -23,6 +24,21 @@ def is_local(reference: str) -> bool:
     """Return whether *reference* is a path or a `file:` URL."""
     scheme = _SCHEME.match(reference)
     return scheme is None or scheme[0].lower() == "file:"
+
+
+def folder_name(folder: str, interval: str) -> str:
+    """Return the configured *folder* for *interval*, without a slash at the end."""
+    name = folder.replace("{interval}", interval)
+    return name.rstrip("/") or "/"
+
+
+def store_folders(config: Config) -> frozenset[Path]:
+    """Return the folders of the store, with the real path: a source that contains them does not read them."""
+    root = config.resolve(config.root)
+    if is_remote(root):
+        return frozenset()
+    folder = Path(os.path.realpath(root.removeprefix("file://")))
+    return frozenset((folder, folder / config.dataset))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +54,8 @@ class LocalFolders:
     """The *folders* from which a source may read. Links and `..` are followed, but cannot leave them."""
 
     def __init__(self, config: Config, folders: Sequence[str], interval: str) -> None:
-        names = [folder.replace("{interval}", interval).removeprefix("file://").rstrip("/") for folder in folders]
-        self._roots = {name: Path(os.path.realpath(config.resolve(name or "/"))) for name in names}
+        names = [folder_name(folder, interval).removeprefix("file://") for folder in folders]
+        self._roots = {name: Path(os.path.realpath(config.resolve(name))) for name in names}
         self._max_bytes = config.crawl.fetch.max_bytes
 
     def locate(self, reference: str, base: Path | None) -> LocalFile:

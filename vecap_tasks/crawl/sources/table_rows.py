@@ -63,7 +63,7 @@ def _format(name: str) -> tuple[str, str | None]:
 
 
 def _txt(file: ListFile, stream: BufferedReader) -> Iterator[Row]:
-    columns = Columns("url")
+    columns = file.fixed_columns("url")
     lines = Lines(file, stream)
     for line in lines:
         yield Row(None, problem="large_row") if lines.too_long else columns.row({"url": line.strip()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from vecap_tasks.config import Config, UrlSource
@@ -17,6 +18,8 @@ from vecap_tasks.crawl.sources.table_rows import read_rows
 from vecap_tasks.errors import Failure, failure_of
 
 log = logging.getLogger(__name__)
+
+_FIRST_ROWS = 1000  # to check before the crawl
 
 
 class UrlFiles:
@@ -55,8 +58,35 @@ class UrlFiles:
         stats.counters.update({f"dropped.{field}": count for field, count in dropped.items()})
         log_dropped(dropped, part)
         if not yielded:
-            local = "; for local files, set crawl.source.allow_folders" if stats.counters["skipped.scheme"] else ""
+            unset = stats.counters["skipped.scheme"] and not self._section.allow_folders
+            local = "; for local files, set crawl.source.allow_folders" if unset else ""
             log.warning("%s: no row has a usable URL; check crawl.source.url_column%s", part, local)
+
+    def first_problem(self, part: str) -> str | None:
+        """Return why none of the first rows of *part* has a usable URL or local file; None if one has."""
+        file = self._files[part]
+        base = None if file.remote else Path(file.location).parent
+        first: tuple[str, Failure] | None = None
+        for row in islice(read_rows(file, self._section, Stats()), _FIRST_ROWS):
+            try:
+                self._link(row, part, base)
+            except Exception as error:
+                failure = failure_of(error, f"{part}: {row.url}")
+                first = first or ((row.url[:100], failure) if row.url and row.url.strip() else None)
+            else:
+                return None
+        if first is None:
+            return f"{part} has no rows with a URL; check the file and crawl.source.url_column"
+        url, failure = first
+        if self._section.allow_folders and is_local(url):
+            return (
+                f"{part}: {url!r} cannot be read ({failure.message}), nor can any other of the first rows; names are "
+                "relative to the list, and crawl.source.allow_folders must have their folder"
+            )
+        return (
+            f"{part}: {url!r} is not a URL, nor is any other of the first rows; set crawl.source.url_column, or for "
+            "images on this machine use `kind: folder` or crawl.source.allow_folders"
+        )
 
     def _link(self, row: Row, part: str, base: Path | None) -> Link:
         if row.problem is not None:
