@@ -94,6 +94,26 @@ def test_the_configuration_without_a_mistake_is_valid(folder: Path, capfd: pytes
     assert run("config check --config config.yaml", capfd) == (0, "OK: config.yaml\n", "")
 
 
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("kind: folder, pth: photos", ["unknown setting crawl.source.pth; did you mean crawl.source.path?"]),
+        ("kind: urls, paths: [list.csv], url_column: 1.5", ["crawl.source.url_column: ", "not 1.5"]),
+        ("kind: urls, paths: [list.csv], url_column: [a]", ["crawl.source.url_column: "]),
+        ("kind: urls, paths: [list.csv], quotes: maybe", ["crawl.source.quotes: ", "not 'maybe'"]),
+    ],
+)
+def test_a_setting_has_the_name_that_it_has_in_the_file(
+    folder: Path, capfd: pytest.CaptureFixture[str], source: str, says: list[str]
+) -> None:
+    config = folder / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("kind: urls, paths: [list.csv]", source), encoding="utf-8")
+    code, _, errors = run("config check --config config.yaml", capfd)
+    assert (code, errors.count("\n")) == (1, 1), errors
+    assert [part for part in says if part not in errors] == [], errors
+
+
 @pytest.mark.parametrize(("mistake", "command"), RUNS)
 def test_a_mistake_is_one_helpful_line(
     folder: Path,

@@ -18,9 +18,15 @@ def create_version(
     stages: tuple[str, ...] = DATASET_STAGES,
     reused: dict[str, Version] | None = None,
     inputs: tuple[Input, ...] = (),
+    *,
+    captions: bool = True,
 ) -> Version:
-    """Register the version of *interval* for *settings* and create *stages*, some *reused* from other versions."""
-    version = register(store, "demo", interval, settings, {"crawl": {"settings": settings}})
+    """Register the version of *interval* for *settings* and create *stages*, some *reused* from other versions.
+
+    Without *captions*, the configuration has no section `rewrite`.
+    """
+    config = {"crawl": {"settings": settings}, **({"rewrite": {}} if captions else {})}
+    version = register(store, "demo", interval, settings, config)
     for stage in stages:
         folder = f"{version.folder}/{stage}"
         if reused and stage in reused:

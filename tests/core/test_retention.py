@@ -15,7 +15,7 @@ from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.retention import Plan, plan_removals, remove
 from vecap_tasks.core.store import STAGING, Store
 from vecap_tasks.core.verify import verify_version
-from vecap_tasks.core.version import Deletion, list_versions, read_version, register, tombstone
+from vecap_tasks.core.version import Deletion, list_versions, read_version, register, tombstone, version_status
 from vecap_tasks.errors import CorruptError, VecapError
 
 POLICY = RetentionConfig(keep_last=1, keep_days=30)
@@ -135,6 +135,14 @@ def test_idle_unfinished_work_is_deleted_without_a_trace(store: Store) -> None:
     assert versions(collect(store)) == ["2026-01-01"]
     assert store.tree("demo/2026-01-01") == []
     assert register(store, "demo", "2026-01-01", "b", {}).name == "2026-01-01"
+
+
+def test_a_version_without_captions_is_finished_after_quality(store: Store) -> None:
+    filtered = create_version(store, "2026-01-01", "a", stages=("crawl", "quality"), captions=False)
+    create_version(store, "2026-01-02", "a", stages=("crawl",), captions=False)
+    create_version(store, "2026-01-03", "a", stages=("crawl", "quality"))
+    assert versions(plan(store)) == ["2026-01-02", "2026-01-03"]
+    assert str(version_status(store, filtered)).endswith("is already complete; nothing to do")
 
 
 def test_a_version_without_files_is_deleted_at_once_and_recent_work_is_kept_with_a_reason(store: Store) -> None:

@@ -9,13 +9,15 @@ import yaml
 
 from tests.rewrite.conftest import jpeg, save_llm, save_vlm
 from vecap_tasks.cli.__main__ import main
+from vecap_tasks.cli.config import config_problems
 from vecap_tasks.config import load_config
-from vecap_tasks.core.open_version import check_stages, open_version, select_stages
+from vecap_tasks.core.manifest import Manifest
+from vecap_tasks.core.open_version import check_stages, open_version, run_checks, select_stages
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import read_samples
 from vecap_tasks.core.version import DATASET_STAGES
-from vecap_tasks.errors import ConfigError
+from vecap_tasks.errors import ConfigError, OutageError, PermanentError, VecapError
 
 DAY = "2026-01-01"
 NAMES = ("beagle", "heron", "bridge", "lamp")
@@ -108,6 +110,42 @@ def test_all_problems_are_reported_before_a_stage_starts(home, write_config, cap
         assert line.startswith("vecap: ")
         assert words in line
     assert not (home / "store").exists()
+
+
+def test_a_problem_that_a_retry_solves_is_not_an_error_of_the_configuration(home, write_config, photos):
+    config = write_config()
+
+    def fail(error):
+        raise error
+
+    outage = ("crawl.source.paths", lambda: fail(OutageError("no answer for 900 s")))
+    with pytest.raises(VecapError, match=r"own\.yaml:\d+: crawl\.source\.paths: no answer for 900 s") as temporary:
+        run_checks(config, [outage])
+    assert not isinstance(temporary.value, PermanentError)
+    with pytest.raises(ConfigError, match=r"no answer.*no model"):
+        run_checks(config, [outage, ("rewrite", lambda: fail(PermanentError("no model")))])
+
+
+def test_a_finished_training_is_not_checked_again(home, write_config, photos, monkeypatch):
+    save_vlm(home / "vlm")
+    save_llm(home / "llm")
+    models = {role: {"model": role, "prompt": prompt} for role, prompt in (("vlm", "describe"), ("llm", "fuse"))}
+    config = write_config(rewrite=models, train={"model": {"tokenizer": str(home / "llm")}, "batch_size": 1_000_000})
+    store = Store(config.resolve(config.root))
+    version = open_version(config, store, DAY)
+    with pytest.raises(ConfigError, match="a step needs"):
+        check_stages(config, store, DAY, ("train",))
+    stage = load_stage("train", config, version)
+    manifest = Manifest(config.dataset, DAY, "train", stage.fingerprint, {}, (), (), {}, (), stage.folder, {})
+    store.create(f"{stage.folder}/manifest.json", manifest.to_json())
+    check_stages(config, store, DAY, ("train",))
+
+
+@pytest.mark.parametrize(("sections", "missing"), [(("train",), "rewrite"), (("rewrite", "evaluate"), "train")])
+def test_config_check_finds_the_missing_sections_that_a_run_finds(demo_config, sections, missing):
+    removed = {name: None for name in ("rewrite", "train", "evaluate") if name not in sections}
+    problems = config_problems(demo_config.model_copy(update=removed))
+    assert [problem for problem in problems if f"needs the section `{missing}`" in problem]
 
 
 @pytest.mark.parametrize(

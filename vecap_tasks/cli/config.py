@@ -27,7 +27,7 @@ from vecap_tasks.config import (
     read_settings,
 )
 from vecap_tasks.core.object_storage import is_remote, open_bucket
-from vecap_tasks.core.open_version import check_root, find_problems
+from vecap_tasks.core.open_version import check_root, find_problems, section_checks, select_stages
 from vecap_tasks.core.stage import STAGES, Check, load_stage
 from vecap_tasks.core.version import Version, check_interval, interval_of
 from vecap_tasks.errors import ConfigError, OutageError, did_you_mean, format_problems
@@ -128,8 +128,10 @@ def config_problems(config: Config, version: str | None = None, *, contact: bool
     With *contact* also those of the services. Source files whose path contains `{interval}` need a *version*.
     """
     checks: list[Check] = [("root", partial(check_root, config))]
+    sections = section_checks(config, select_stages(config, None, None)[-1])
     root = {"root": tempfile.gettempdir()} if find_problems(config, checks) else {}
     readable = config.model_copy(update=root)  # files and models can be checked without the store
+    checks += sections
     for section in ("root", *STAGES, "dask", "mlflow"):
         checks += _variables(section, getattr(config, section))
     interval = interval_of(version) if version else ""

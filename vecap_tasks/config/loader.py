@@ -149,7 +149,7 @@ class Config(Section):
     def _known_store(cls, root: str) -> str:
         scheme, separator, _ = root.partition("://")
         if separator and scheme not in ("file", *REMOTE_SCHEMES):
-            raise ValueError(f"root must be a path, file://, s3://, gs:// or az://, not {scheme}://")
+            raise ValueError("must be a path, file://, s3://, gs:// or az://")
         return root
 
     def section(self, stage: str) -> Section:

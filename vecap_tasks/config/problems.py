@@ -16,6 +16,7 @@ from vecap_tasks.errors import ConfigError, closest, did_you_mean
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _NOT_JSON = {_TIMESTAMP, *(f"tag:yaml.org,2002:{name}" for name in ("binary", "omap", "pairs", "set"))}
+_TYPES = ("str", "int")  # pydantic's names of the types of a union
 _QUOTED = re.compile(r"'([^']+)'")
 
 Path = tuple[str | int, ...]  # of a setting: keys and list indices
@@ -117,9 +118,9 @@ def describe_errors(error: ValidationError, values: Any, origin: Origin, root: t
     missing: dict[str, Path] = {}
     for problem in error.errors():
         path = _path_in(values, problem["loc"])
-        where = ".".join(str(part) for part in problem["loc"]) or "the top level"
+        where = ".".join(map(str, path)) or "the top level"
         if problem["type"] == "extra_forbidden":
-            close = _similar_setting(problem["loc"], root)
+            close = _similar_setting(problem["loc"], path[:-1], root)
             suggested.add(close or "")
             hint = f"; did you mean {close}?" if close else ""
             message = f"unknown setting {where}{hint}"
@@ -127,7 +128,7 @@ def describe_errors(error: ValidationError, values: Any, origin: Origin, root: t
             message = f"{where}: {_message(problem, root)}"
         if problem["type"] == "missing":
             missing[where] = path
-        found[path] = f"{origin.where(path)}: {message}"
+        found.setdefault(path, f"{origin.where(path)}: {message}")  # a value of several types has a problem for each
     for where, path in missing.items():  # it is there, under the misspelled name
         if where in suggested:
             del found[path]
@@ -150,10 +151,11 @@ def _message(problem: Any, root: type[Section]) -> str:
 
 
 def _path_in(values: Any, location: Sequence[str | int]) -> Path:
-    """Return pydantic's *location* without the tags of unions, which are not in *values*."""
+    """Return pydantic's *location* without the tags and types of unions, which are not in *values*."""
     path: list[str | int] = []
     for part in location:
-        if isinstance(values, dict) and part not in values and part == values.get("kind"):
+        known = isinstance(values, dict) and part in values
+        if not known and (part in _TYPES or (isinstance(values, dict) and part == values.get("kind"))):
             continue
         path.append(part)
         with suppress(KeyError, IndexError, TypeError):
@@ -163,15 +165,18 @@ def _path_in(values: Any, location: Sequence[str | int]) -> Path:
     return tuple(path)
 
 
-def _similar_setting(location: Sequence[str | int], root: type[Section]) -> str | None:
-    """Return the setting that the unknown one at *location* may mean: of this name elsewhere, or of a similar name."""
-    *parents, unknown = (str(part) for part in location)
+def _similar_setting(location: Sequence[str | int], parents: Path, root: type[Section]) -> str | None:
+    """Return the setting that the unknown one at *location* may mean: of this name elsewhere, or of a similar name.
+
+    *parents* is the path in the file of the section that it is in.
+    """
+    unknown = str(location[-1])
     same = [name for name in all_settings(root) if name.rpartition(".")[2] == unknown]
     near = [name for name in same if name.split(".")[0] == parents[0]] if parents else []
     if len(near or same) == 1 and "." in (near or same)[0]:
         return (near or same)[0]
     similar = closest(unknown, _settings_at(location[:-1], root))
-    return ".".join([*parents, similar]) if similar else None
+    return ".".join([*map(str, parents), similar]) if similar else None
 
 
 def all_settings(section: type[Section], prefix: str = "") -> Iterator[str]:

@@ -25,7 +25,7 @@ from vecap_tasks.core.version import (
     read_version,
     register,
 )
-from vecap_tasks.errors import ConfigError, VecapError, format_problems
+from vecap_tasks.errors import ConfigError, PermanentError, VecapError, format_problems
 
 
 def select_stages(config: Config, first: str | None, last: str | None) -> tuple[str, ...]:
@@ -49,38 +49,57 @@ def select_stages(config: Config, first: str | None, last: str | None) -> tuple[
 def check_stages(config: Config, store: Store, name: str, stages: Sequence[str]) -> None:
     """Check the sections, paths, models and limits of *stages* for the interval or version *name*.
 
-    Finished stages are not checked, because they do not run again. Raises ConfigError with all problems.
+    Finished stages are not checked, because they do not run again. Raises ConfigError with all problems, or VecapError
+    if a retry can solve all of them, such as an outage of the storage.
     """
     version = Version(config.dataset, interval_of(name), 0, "")
     if not list_versions(store, config.dataset, version.interval):
         check_interval(version.interval)  # an earlier release accepted any name
-    names = list(STAGES)
-    before = names[: names.index(stages[-1]) + 1]  # a fingerprint covers the settings of all stages before it
-    missing = [stage for stage in before if getattr(config, stage) is None]
-    checks: list[Check] = [(stage, partial(config.section, stage)) for stage in missing]
+    checks = section_checks(config, stages[-1])
+    missing = [stage for stage, _ in checks]
     for stage in (load_stage(name, config, version) for name in stages if name not in missing):
         if not _is_finished(stage, store):
             checks += stage.checks()
-    if problems := find_problems(config, checks):
-        raise ConfigError(*problems)
+    run_checks(config, checks)
 
 
-def find_problems(config: Config, checks: Iterable[Check]) -> list[str]:
-    """Return the problems that *checks* find, each in one line with the line of its setting in the file."""
+def section_checks(config: Config, last: str) -> list[Check]:
+    """Return a check for each missing section of the stages up to *last*, because a fingerprint covers all of them."""
+    names = list(STAGES)
+    missing = [stage for stage in names[: names.index(last) + 1] if getattr(config, stage) is None]
+    return [(stage, partial(config.section, stage)) for stage in missing]
+
+
+def run_checks(config: Config, checks: Iterable[Check]) -> None:
+    """Make all *checks*; raise ConfigError with the problems, each in one line with the line of its setting.
+
+    Raises VecapError instead if a retry can solve all of them.
+    """
     found: dict[str, str] = {}  # one variable or folder can be the cause of several
+    temporary = True
     for setting, check in checks:
         try:
             check()
         except (VecapError, OSError, ModuleNotFoundError) as error:
+            temporary &= not isinstance(error, PermanentError | ModuleNotFoundError)
             for problem in format_problems(error):
                 found.setdefault(problem, f"{config.where(setting)}: {problem.removeprefix(f'{setting}: ')}")
-    return list(found.values())
+    if found:
+        raise (VecapError if temporary else ConfigError)(*found.values())
+
+
+def find_problems(config: Config, checks: Iterable[Check]) -> list[str]:
+    """Return the problems that *checks* find, in the words of `run_checks`."""
+    try:
+        run_checks(config, checks)
+    except VecapError as error:
+        return list(error.args)
+    return []
 
 
 def open_store(config: Config) -> Store:
     """Return the store at `root`. Raises ConfigError if it cannot be a folder that this process writes to."""
-    if problems := find_problems(config, [("root", partial(check_root, config))]):
-        raise ConfigError(*problems)
+    run_checks(config, [("root", partial(check_root, config))])
     return Store(config.resolve(config.root))
 
 
@@ -99,15 +118,17 @@ def check_root(config: Config) -> None:
 
 def _is_finished(stage: Stage, store: Store) -> bool:
     """Return whether a version of the interval has the stage's output with the same fingerprint."""
-    if stage.keyed:  # the fingerprint of a training can depend on the version that the run makes
-        return False
-    try:
-        expected = stage.fingerprint
-    except VecapError:  # a check reports it
-        return False
-    versions = list_versions(store, stage.version.dataset, stage.version.interval)
-    manifests = (read_manifest(store, f"{version.folder}/{stage.name}") for version in versions)
-    return any(manifest is not None and manifest.fingerprint == expected for manifest in manifests)
+    for version in list_versions(store, stage.version.dataset, stage.version.interval):
+        try:
+            # The fingerprint of a training can depend on the version.
+            own = load_stage(stage.name, stage.config, version) if stage.keyed else stage
+            expected = own.fingerprint
+        except VecapError:  # a check reports it
+            continue
+        manifest = read_manifest(store, own.folder if stage.keyed else f"{version.folder}/{stage.name}")
+        if manifest is not None and manifest.fingerprint == expected:
+            return True
+    return False
 
 
 def registered_fingerprints(version: Version, settings: Mapping[str, Any]) -> dict[str, str]:

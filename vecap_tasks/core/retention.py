@@ -16,6 +16,7 @@ from vecap_tasks.core.version import (
     Deletion,
     Version,
     deleted_versions,
+    finished,
     list_versions,
     purge,
     restore,
@@ -33,11 +34,15 @@ ExternalUses = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A version that is not deleted, with its manifests by stage folder and all files in its folder."""
+    """A version that is not deleted, with its manifests by stage folder and all files in its folder.
+
+    `finished` is whether its last dataset stage is committed; a version without captions is never published.
+    """
 
     version: Version
     manifests: dict[str, Manifest]
     files: tuple[WrittenFile, ...]
+    finished: bool
 
     @property
     def published(self) -> Manifest | None:
@@ -103,7 +108,8 @@ def take_inventory(store: Store, dataset: str) -> Inventory:
     for version in list_versions(store, dataset):
         found = {folder: read_manifest(store, folder) for folder in stage_folders(store, version)}
         manifests = {folder: manifest for folder, manifest in found.items() if manifest is not None}
-        items[version.name] = Item(version, manifests, tuple(by_folder.get(version.name, ())))
+        files = tuple(by_folder.get(version.name, ()))
+        items[version.name] = Item(version, manifests, files, finished(store, version) is not None)
     orphans = {
         name: tuple(files)
         for name, files in by_folder.items()
@@ -188,7 +194,7 @@ def plan_removals(store: Store, dataset: str, policy: RetentionConfig, external_
 
 
 def _in_progress(inventory: Inventory, now: float, limit: float) -> dict[str, str]:
-    """Return the unpublished versions older than *limit* that a run may still be writing, by name, with the reason.
+    """Return the unfinished versions older than *limit* that a run may still be writing, by name, with the reason.
 
     A version with only its `version.json` has no work to lose.
     """
@@ -196,7 +202,7 @@ def _in_progress(inventory: Inventory, now: float, limit: float) -> dict[str, st
         item.version.name: f"it was written to {(now - item.written) / 60:.0f} minutes ago and may be in progress; "
         "it is kept for an hour"
         for item in inventory.items.values()
-        if item.published is None and now - _IDLE_SECONDS <= item.written < limit and len(item.files) > 1
+        if not item.finished and now - _IDLE_SECONDS <= item.written < limit and len(item.files) > 1
     }
 
 
@@ -205,7 +211,7 @@ def _versions(inventory: Inventory, policy: RetentionConfig, now: float, limit: 
     by_interval: dict[str, list[Item]] = {}
     for item in inventory.items.values():
         by_interval.setdefault(item.version.interval, []).append(item)
-        if item.published is None and item.written < limit:
+        if not item.finished and item.written < limit:
             days = (now - item.written) / _DAY
             yield _removal("unfinished", item.version.folder, f"last written {days:.0f} days ago", item.files, item)
     for items in by_interval.values():
@@ -266,7 +272,7 @@ def remove(store: Store, dataset: str, plan: Plan, external_uses: ExternalUses, 
     planned = {removal.version.name for removal in plan.removals if removal.version is not None}
     if planned:
         for item in take_inventory(store, dataset).items.values():
-            if item.published is None and item.written > now - _IDLE_SECONDS and item.version.name not in planned:
+            if not item.finished and item.written > now - _IDLE_SECONDS and item.version.name not in planned:
                 raise VecapError(
                     f"version {item.version.name} is in progress and may read what would be deleted; wait until it is "
                     f"finished, or for an hour after its last write"

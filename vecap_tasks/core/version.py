@@ -156,6 +156,17 @@ def published(store: Store, version: Version) -> Manifest | None:
     return read_manifest(store, f"{version.folder}/assemble")
 
 
+def finished(store: Store, version: Version) -> Manifest | None:
+    """Return the manifest of the last dataset stage of *version*, or None if it is not committed.
+
+    A version without captions, whose configuration has no section `rewrite`, ends with `quality` and is not published.
+    """
+    manifest = published(store, version)
+    if manifest is not None or "rewrite" in read_config(store, version):
+        return manifest
+    return read_manifest(store, f"{version.folder}/{UNCAPTIONED_STAGES[-1]}")
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     version: Version
@@ -234,8 +245,8 @@ _MAX_CHANGES = 6  # settings in a status line
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """`digest` is that of the published content, None if unpublished. `has_work` is False for a new version. `previous`
-    is the preceding revision, None for the first, and `changes` are the settings that differ from it."""
+    """`digest` is that of the last dataset stage, None if it is not committed. `has_work` is False for a new version.
+    `previous` is the preceding revision, None for the first, and `changes` are the settings that differ from it."""
 
     version: Version
     digest: str | None
@@ -258,10 +269,10 @@ class VersionStatus:
 
 def version_status(store: Store, version: Version) -> VersionStatus:
     """Return the status of the registered *version*. Raises CorruptError."""
-    manifest = published(store, version)
+    manifest = finished(store, version)
     earlier = [v for v in list_versions(store, version.dataset, version.interval) if v.revision < version.revision]
-    finished = [v for v in earlier if published(store, v) is not None]
-    previous = next(reversed(finished or earlier), None)
+    complete = [v for v in earlier if published(store, v) is not None]
+    previous = next(reversed(complete or earlier), None)
     changes = changed_settings(store, previous, version) if previous is not None else ()
     digest = manifest.digest if manifest else None
     return VersionStatus(version, digest, bool(store.folders(version.folder)), previous, changes)

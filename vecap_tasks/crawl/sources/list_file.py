@@ -68,7 +68,7 @@ class ListFile:
         return found
 
     def fixed_columns(self, url: str, caption: str | None = None) -> Columns:
-        """Return the columns *url* and *caption* of a format that has no others. Raises VecapError if one is to be kept."""
+        """Return the columns *url* and *caption* of a format without others. Raises VecapError if one is to be kept."""
         names = [url] if caption is None else [url, caption]
         found = find_columns(names, url, caption, kept=self.section.kept_columns)
         self.check_kept([name for name, column in found.kept if column is not None], names)
