@@ -77,7 +77,8 @@ def _check(arguments: argparse.Namespace) -> int:
         problems = format_problems(error)
         config = _without_invalid(error, arguments)
     if config is not None:
-        problems += config_problems(config, arguments.version, contact=arguments.contact)
+        # A section may only be missing because it is invalid.
+        problems += config_problems(config, arguments.version, contact=arguments.contact, sections=not problems)
     if arguments.json:
         print_json({"valid": not problems, "problems": problems})
         return 1 if problems else 0
@@ -122,16 +123,19 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def config_problems(config: Config, version: str | None = None, *, contact: bool = False) -> list[str]:
+def config_problems(
+    config: Config, version: str | None = None, *, contact: bool = False, sections: bool = True
+) -> list[str]:
     """Return the problems of the variables, files and models that the settings name, each in one line.
 
-    With *contact* also those of the services. Source files whose path contains `{interval}` need a *version*.
+    With *contact* also those of the services, with *sections* also missing sections of stages that come before others.
+    Source files whose path contains `{interval}` need a *version*.
     """
     checks: list[Check] = [("root", partial(check_root, config))]
-    sections = section_checks(config, select_stages(config, None, None)[-1])
     root = {"root": tempfile.gettempdir()} if find_problems(config, checks) else {}
     readable = config.model_copy(update=root)  # files and models can be checked without the store
-    checks += sections
+    if sections:
+        checks += section_checks(config, select_stages(config, None, None)[-1])
     for section in ("root", *STAGES, "dask", "mlflow"):
         checks += _variables(section, getattr(config, section))
     interval = interval_of(version) if version else ""

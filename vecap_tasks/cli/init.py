@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import re
@@ -62,7 +61,9 @@ class _Findings:
         parts = f"{self.parts:,} parts" if self.parts != 1 else "1 part"
         yield f"{self.rows:,} images{more} in {parts}, {self.captioned:,} with AltText"
         if self.columns:
-            yield f"columns: {', '.join(self.columns)}"
+            # A name with a line break would end the comment in the configuration.
+            names = (name if name.isprintable() else json.dumps(name) for name in self.columns)
+            yield f"columns: {', '.join(names)}"
         for reason, count in self.skipped.most_common():
             yield f"{count:,} rows are not usable: {reason}"
         if self.decoded:
@@ -107,16 +108,18 @@ def _init(arguments: argparse.Namespace) -> int:
     source = _source(arguments, base)
 
     def read(findings: _Findings) -> Config:
-        text = _text(base.name, source, arguments.contact, models, findings)
+        text = _text(base, source, arguments.contact, models, findings)
         return parse_config(read_yaml(text), base, Origin(str(file)))
 
-    if source["kind"] == "urls" and (local := _folder_of_local_rows(read(_Findings()))):
+    if arguments.kind == "csv" and (table := _table_of_files(read(_Findings()))):
+        source = {"kind": "folder", "path": _relative(table.parent, base), "captions": table.name}
+    elif source["kind"] == "urls" and (local := _folder_of_local_rows(read(_Findings()))):
         source["allow_folders"] = [_relative(local, base)]
     elif source["kind"] in ("urls", "warc") and not arguments.contact:
         raise ConfigError("images are downloaded, and web sites must be able to reach you; give --contact EMAIL or URL")
     found = _inspect(read(_Findings()))
     config = read(found)
-    text = _text(base.name, source, arguments.contact, models, found)
+    text = _text(base, source, arguments.contact, models, found)
     if problems := config_problems(config):
         raise ConfigError(*problems)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +146,10 @@ def _models(arguments: argparse.Namespace, base: Path) -> dict[str, str]:
     if sys.stdin.isatty() and not arguments.json:
         for role, value in given.items():
             if value is None and (role == "vlm" or given["vlm"]):
-                asked = input(f"{role.upper()}: folder or server URL (empty: no captions): ").strip()
+                try:
+                    asked = input(f"{role.upper()}: folder or server URL (empty: no captions): ").strip()
+                except EOFError:  # Ctrl-D
+                    asked = ""
                 given[role] = asked or None
     if not any(given.values()):
         return {}
@@ -162,8 +168,17 @@ def _model(role: str, value: str, base: Path) -> str:
         return f"{{backend: openai, model: {json.dumps(name)}, prompt: {_prompt(role, name)}, {server}}}"
     path = Path(value).expanduser()
     where = json.dumps(_relative(path.resolve(), base) if path.is_dir() else value)
-    device = "cuda, dtype: bfloat16" if shutil.which("nvidia-smi") else "cpu"
+    device = "cuda, dtype: bfloat16" if shutil.which("nvidia-smi") and _has_cuda() else "cpu"
     return f"{{model: {where}, prompt: {_prompt(role, path.name)}, device: {device}}}"
+
+
+def _has_cuda() -> bool:
+    """Return whether torch is installed and can use a GPU of this machine."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return False
+    return bool(torch.cuda.is_available())
 
 
 def _served(role: str, url: str, name: str) -> str:
@@ -203,6 +218,24 @@ def _source(arguments: argparse.Namespace, base: Path) -> dict[str, Any]:
     raise ConfigError(f"{folder} has no {', '.join(endings)} files; give another --path, or another kind with --from")
 
 
+def _table_of_files(config: Config) -> Path | None:
+    """Return the only table of a URL list if it has a column with file names and none with URLs."""
+    from vecap_tasks.config import UrlSource
+    from vecap_tasks.core.files import find_files
+    from vecap_tasks.crawl.sources.columns import FILES, find_columns
+    from vecap_tasks.crawl.sources.table_rows import column_names
+
+    section = config.crawl.source
+    if not isinstance(section, UrlSource):
+        return None
+    files = [*find_files(config, section.paths, kind="URL", setting="--path").values()]
+    if len(files) != 1 or files[0].remote:
+        return None
+    names = column_names(files[0])
+    has_files = find_columns(names).url is None and find_columns(names, image_names=FILES).url is not None
+    return Path(files[0].location) if has_files else None
+
+
 def _folder_of_local_rows(config: Config) -> Path | None:
     """Return the folder of the first URL list if its first row names a local file."""
     from vecap_tasks.config import UrlSource
@@ -225,17 +258,20 @@ def _relative(path: Path, base: Path) -> str:
 
 def _inspect(config: Config) -> _Findings:
     """Read the first rows, and decode the first images that are in the source's files. Raises VecapError."""
+    from vecap_tasks.core.files import SourceFile
     from vecap_tasks.crawl.candidates import open_source
     from vecap_tasks.crawl.image.decode import decode
     from vecap_tasks.crawl.shard_images import image_reader
     from vecap_tasks.crawl.sources.link import ArchivedImage, ByteRange, Link, Stats
+    from vecap_tasks.crawl.sources.table_rows import column_names
     from vecap_tasks.errors import Failure
 
     interval = datetime.now(UTC).date().isoformat()
     source, stats, found = open_source(config, interval), Stats(), _Findings()
     parts = source.parts()
     found.parts = len(parts)
-    found.columns = _columns(Path(config.resolve(parts[0])))
+    path = Path(config.resolve(parts[0]))
+    found.columns = column_names(SourceFile(parts[0], str(path), 0)) if path.is_file() else []
     read = image_reader(config, interval)
     rows = (row for part in parts for row in source.read(part, stats))
     for row in islice(rows, _ROWS):
@@ -260,31 +296,24 @@ def _inspect(config: Config) -> _Findings:
     return found
 
 
-def _columns(file: Path) -> list[str]:
-    """Return the columns of a local parquet, csv, tsv or jsonl file, none for others."""
-    import pyarrow.parquet as pq
-
-    if file.suffix == ".parquet" and file.is_file():
-        return list(pq.read_schema(file).names)
-    if file.suffix not in (".csv", ".tsv", ".jsonl") or not file.is_file():
-        return []
-    with file.open(encoding="utf-8", errors="replace", newline="") as stream:
-        if file.suffix == ".jsonl":
-            first = json.loads(stream.readline(1 << 20) or "{}")
-            return list(first) if isinstance(first, dict) else []
-        first = next(csv.reader(stream, delimiter="\t" if file.suffix == ".tsv" else ","), [])
-        return first if not any("://" in cell for cell in first) else []
+def _root(source: dict[str, Any], base: Path) -> str:
+    """Return `root`. If a pattern would find the files of `versions`, return a folder next to the data."""
+    top, recursive, _ = next(iter(source.get("paths", ())), "").partition("**")
+    data = (base / top).resolve()
+    if recursive and base.is_relative_to(data):
+        return os.path.relpath(data.parent / f"{data.name}-versions", base)
+    return "versions"
 
 
-def _text(name: str, source: dict[str, Any], contact: str | None, models: dict[str, str], found: _Findings) -> str:
+def _text(base: Path, source: dict[str, Any], contact: str | None, models: dict[str, str], found: _Findings) -> str:
     """Return the configuration as commented YAML."""
-    dataset = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_") or "images"
+    dataset = re.sub(r"[^a-z0-9_-]+", "-", base.name.lower()).strip("-_") or "images"
     where = "\n    ".join(f"{key}: {value if key == 'kind' else json.dumps(value)}" for key, value in source.items())
     summary = "\n    # ".join(found.lines())
     keep = (
-        f"\n    # keep_columns: [{', '.join(found.columns)}]   # copy columns into all tables" if found.columns else ""
+        f"\n    # keep_columns: {json.dumps(found.columns)}   # copy columns into all tables" if found.columns else ""
     )
-    agent = json.dumps(f"{dataset}-crawler/1.0 ({contact})")
+    agent = json.dumps(f"vecap-{dataset}/1.0 ({contact})")
     fetch = f"\n  fetch:\n    user_agent: {agent}   # web sites see it" if contact else ""
     captions = (
         "rewrite:\n" + "\n".join(f"  {role}: {model}" for role, model in models.items())
@@ -294,8 +323,8 @@ def _text(name: str, source: dict[str, Any], contact: str | None, models: dict[s
     return f"""# Written by `vecap init`. Paths start from the folder of this file.
 # Run it:         vecap run --config {_FILE}
 # All settings:   vecap config show --config {_FILE}, docs/reference/settings.md
-dataset: {dataset}
-root: versions   # all versions; a folder, or s3://bucket/prefix
+dataset: {json.dumps(dataset)}
+root: {json.dumps(_root(source, base))}   # all versions; a folder, or s3://bucket/prefix
 
 crawl:
   source:

@@ -10,21 +10,23 @@ import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BufferedReader
-from itertools import chain
+from itertools import chain, islice
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vecap_tasks.config import UrlSource
 from vecap_tasks.core.files import DigestReader, SourceFile
-from vecap_tasks.core.json_reader import JsonError
+from vecap_tasks.core.json_reader import JsonError, parse_json
 from vecap_tasks.crawl.sources.columns import Columns, Row
 from vecap_tasks.crawl.sources.json_rows import json_line_rows, json_rows
 from vecap_tasks.crawl.sources.link import Stats
 from vecap_tasks.crawl.sources.list_file import MAX_LINE, Lines, ListFile, ListSection, decompressed
 from vecap_tasks.crawl.sources.parquet_rows import parquet_rows
-from vecap_tasks.errors import PermanentError
+from vecap_tasks.errors import PermanentError, VecapError
 
 FORMATS = ("parquet", "csv", "tsv", "json", "jsonl", "ndjson", "txt")
+_FIRST_LINES = 100  # in which JSON lines show their columns
 _CODECS = {"gz": "gzip", "zst": "zstd"}
 
 csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))  # of the process; Python's default is 131,072
@@ -49,6 +51,36 @@ def read_rows(file: SourceFile, section: ListSection, stats: Stats) -> Iterator[
     except (OSError, EOFError, pa.ArrowException, JsonError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split()) or type(error).__name__
         raise PermanentError(f"{file.name} is corrupt or truncated: {problem}; download the file again") from error
+
+
+def column_names(file: SourceFile) -> list[str]:
+    """Return the names of the columns of *file*, of JSON lines those of the first object.
+
+    Without names, or if the file cannot be read, which `read_rows` reports, the result is empty.
+    """
+    try:
+        kind, codec = _format(file.name)
+        with file.open() as stream:
+            if kind == "parquet" and codec is None:
+                return list(pq.read_schema(stream).names)
+            with decompressed(DigestReader(stream), codec) as plain:
+                lines = Lines(ListFile(file, kind, codec, UrlSource(kind="urls", paths=[file.name])), plain)
+                if kind in ("csv", "tsv"):
+                    cells = next(csv.reader(lines, delimiter="\t" if kind == "tsv" else ","), [])
+                    return [] if any("://" in cell for cell in cells) else cells
+                if kind in ("jsonl", "ndjson"):
+                    return next((list(value) for value in map(_json_object, islice(lines, _FIRST_LINES)) if value), [])
+    except (OSError, EOFError, ValueError, csv.Error, pa.ArrowException, VecapError):
+        pass
+    return []
+
+
+def _json_object(line: str) -> dict[str, object]:
+    try:
+        value = parse_json(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _format(name: str) -> tuple[str, str | None]:
