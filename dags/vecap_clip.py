@@ -17,7 +17,8 @@ DOCS = """
 **Trains and evaluates all arms.** Runs for each version that `vecap_dataset` or `vecap_recaption` publishes, with that
 version's configuration. For a manual run, set the version. `train` trains one CLIP model per arm (`alttext`, `vec`,
 `vecap`, `mixed`) and seed. `evaluate` measures retrieval and zero-shot classification. `record` logs models and results
-to MLflow, linked to the version. A version that already has results is a no-op.
+to MLflow, linked to the version. A version that already has results is a no-op. A published version whose configuration
+has no section `train` is skipped.
 
 `compare_champion` registers the best model and compares it with the model that has the alias `champion`. If the
 improvement is significant, `promote` moves the alias. With `evaluate.champion.approval` set in the configuration or as
@@ -47,9 +48,12 @@ with DAG(
     },
 ) as dag:
 
-    @task(**RETRIES)
-    def find_version() -> dict[str, Any]:
-        """Return the job for the version of the triggering event, or of the parameter `version`."""
+    @task.short_circuit(**RETRIES)
+    def find_version() -> dict[str, Any] | None:
+        """Return the job for the version of the triggering event, or of the parameter `version`.
+
+        None, which skips all other tasks, if a version was published whose configuration has no section `train`.
+        """
         from vecap_tasks.core.stage import load_stage
         from vecap_tasks.core.store import Store
         from vecap_tasks.core.version import published, read_version
@@ -68,6 +72,11 @@ with DAG(
                     raise ConfigError("no version: trigger the run with the parameter `version`")
                 job = Job.read(params["config"], params["overrides"], [name])
             config = job.load()
+            if events and config.train is None:
+                log.info("nothing to train: %s has no section `train`; skipping", job.config)
+                return None
+            for section in ("train", "evaluate"):
+                config.section(section)
             store = Store(config.resolve(config.root))
             for name in job.versions:
                 version = read_version(store, config.dataset, name)

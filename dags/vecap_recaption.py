@@ -60,7 +60,7 @@ with DAG(
     @task(**RETRIES)
     def open_revisions() -> dict[str, Any]:
         """Find or register a revision of each published interval in the range."""
-        from vecap_tasks.core.open_version import open_version
+        from vecap_tasks.core.open_version import check_stages, open_version
         from vecap_tasks.core.store import Store
         from vecap_tasks.core.version import check_interval, list_versions, published, version_status
         from vecap_tasks.errors import ConfigError
@@ -80,6 +80,8 @@ with DAG(
                 raise ConfigError(
                     f"no published versions from {first or 'the first'} to {last or 'the last'}; change the range"
                 )
+            for interval in selected:  # before a revision is registered
+                check_stages(config, store, interval, ("rewrite", "assemble"))
             versions = [open_version(config, store, interval) for interval in selected]
             for version in versions:
                 log.info("%s", version_status(store, version))

@@ -31,6 +31,7 @@ dags = {
                 "retries": task.retries,
                 "backoff": task.retry_exponential_backoff,
                 "rule": task.trigger_rule.value,
+                "operator": task.task_type,
                 "mapped": task.is_mapped,
             }
             for task in dag.tasks
