@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.cli.test_mistakes import folder, run
 from tests.conftest import DEMO
@@ -87,7 +87,8 @@ def write_data(folder: Path) -> None:
     images = folder / "images"
     images.mkdir()
     for number, color in enumerate(("red", "green", "blue")):
-        Image.new("RGB", (64 + number, 48), color).save(images / f"{number}.jpg")
+        gradient = Image.linear_gradient("L").resize((64 + number, 48))  # a single color is rejected as `flat`
+        ImageOps.colorize(gradient, "black", color).save(images / f"{number}.jpg")
         (images / f"{number}.txt").write_text(f"a {color} field", encoding="utf-8")
     with tarfile.open(folder / "00000.tar", "w") as tar:
         for file in sorted(images.iterdir()):

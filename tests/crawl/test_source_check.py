@@ -175,6 +175,12 @@ def test_a_column_to_keep_that_a_list_does_not_have_is_an_error(write, configure
         crawl(configure(source))
 
 
+def test_a_folder_with_a_table_in_the_format_of_coco_is_told_what_to_write(write, configure):
+    write({"photos/a.jpg": RED, "photos/coco.json": '{"images": [{"file_name": "a.jpg"}], "annotations": [{"id": 1}]}'})
+    with pytest.raises(VecapError, match=r'COCO.*convert it to JSON lines such as \{"file_name": "1\.jpg", "caption"'):
+        links(configure(PHOTOS | {"captions": "coco.json"}))
+
+
 def test_a_list_of_file_names_keeps_them(write, configure):
     write({"photos/a.jpg": RED, "photos/list.txt": "a.jpg\n"})
     (found,) = links(configure(PHOTOS | {"captions": "list.txt"}))
