@@ -13,7 +13,7 @@ from benchmarks.interrupt import Place, miniature_web
 from tests.installation import INTERVAL, REPOSITORY, small_config
 
 RUNS = 3
-ROUNDS = 10
+ROUNDS = 3
 
 
 @pytest.mark.exhaustive

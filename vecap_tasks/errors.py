@@ -98,7 +98,7 @@ def similar_file(path: str | Path) -> str:
     """Return ` (did you mean NAME?)` if the folder of the missing local *path* has a similar name, else ""."""
     missing = Path(path)
     try:
-        found = closest(missing.name, [entry.name for entry in missing.parent.iterdir()])
+        found = closest(missing.name, [entry.name for entry in missing.parent.iterdir() if entry != missing])
     except OSError:
         found = None
     return f" (did you mean {found}?)" if found else ""

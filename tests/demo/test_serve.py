@@ -111,7 +111,7 @@ def test_a_port_in_use_and_a_missing_web_are_reported_in_one_line(web, tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(VecapError, match=r"Port \d+ on 127\.0\.0\.1 is in use; .*another port"):
+        with pytest.raises(VecapError, match=r"Port \d+ on 127\.0\.0\.1 is in use; .*another with --port"):
             serve(web, "127.0.0.1", taken.getsockname()[1])
     with pytest.raises(VecapError, match="No miniature web"):
         serve(tmp_path, "127.0.0.1", free_port())

@@ -101,8 +101,8 @@ def test_the_champion_changes_only_for_a_significant_difference_on_the_same_set(
     hits = np.tile(np.arange(24)[:, None] % 3 > 0, (1, 3))  # two thirds correct, champion none
     stored_answers = champion._stored_answers
 
-    def better_answers(store, name):
-        all_answers = stored_answers(store, name)
+    def better_answers(*arguments):
+        all_answers = stored_answers(*arguments)
         for answers in all_answers:
             if answers.task == "text_to_image":
                 answers.hits[:] = hits

@@ -56,7 +56,7 @@ def test_a_job_round_trips_through_xcom():
     job = Job.read(DEFAULT_CONFIG, ["train.epochs=3"], ["2026-01-01"])
     again = Job.from_xcom(json.loads(json.dumps(job.to_xcom())))
     assert again == job
-    assert again.load() == load_config(DEFAULT_CONFIG, ["train.epochs=3"])
+    assert again.load().model_dump() == load_config(DEFAULT_CONFIG, ["train.epochs=3"]).model_dump()
     assert again.load().base == Path(DEFAULT_CONFIG).parent
     assert Job.read("configs/demo.yaml", []).load().dataset == "demo"  # relative to the repository
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pyarrow.parquet as pq
 import pytest
 
+from tests.core.factories import record_again
 from vecap_tasks.config import ScreenRule
 from vecap_tasks.core.samples import Row as PageRow
 from vecap_tasks.core.schemas import ATTEMPT, CAPTIONS, SAMPLES
@@ -117,6 +118,7 @@ def test_accepted_captions_of_tables_without_answers_are_screened_again(sandbox,
             ]
             table = table.set_column(table.column_names.index(f"{side}_attempts"), f"{side}_attempts", [old])
         pq.write_table(table, first.store.path(name))
+    record_again(first.store, manifest)
     notes = finish(second)
     accepted = sum(bool(row["vec"]) for row in captions(first))
     rejected = sum(attempt["problem"] is not None for row in captions(first) for attempt in row["vec_attempts"] or ())

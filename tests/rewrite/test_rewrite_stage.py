@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from tests.core.factories import flip_bit
+from tests.core.factories import flip_bit, record_again
 from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.schemas import CAPTIONS
 from vecap_tasks.core.version import Version
@@ -231,6 +231,7 @@ def test_captions_without_attempts_are_not_reused(sandbox, crawl) -> None:
     with stage.store.workspace() as work:
         pq.write_table(table.drop_columns([*new, "alttext_rewritten"]), work / "old.parquet")
         stage.store.upload(name, work / "old.parquet")
+    record_again(stage.store, manifest)
     _, again, rows = run(config, sandbox.write_crawl(config, crawl, "2026-01-02"))
     assert again.provenance["notes"]["reused_vec"] == 0
     assert [row["vec"] for row in rows] == table["vec"].to_pylist()
