@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tests.cli.test_mistakes import folder, run
 from tests.conftest import DEMO
@@ -87,8 +88,8 @@ def write_data(folder: Path) -> None:
     images = folder / "images"
     images.mkdir()
     for number, color in enumerate(("red", "green", "blue")):
-        gradient = Image.linear_gradient("L").resize((64 + number, 48))  # a single color is rejected as `flat`
-        ImageOps.colorize(gradient, "black", color).save(images / f"{number}.jpg")
+        noise = Image.frombytes("L", (8, 6), random.Random(number).randbytes(48))  # an even image is rejected as `flat`
+        noise.resize((64 + number, 48)).convert("RGB").save(images / f"{number}.jpg")
         (images / f"{number}.txt").write_text(f"a {color} field", encoding="utf-8")
     with tarfile.open(folder / "00000.tar", "w") as tar:
         for file in sorted(images.iterdir()):
