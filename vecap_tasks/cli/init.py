@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ def _model(role: str, value: str, base: Path) -> str:
 def _has_cuda() -> bool:
     """Return whether torch is installed and can use a GPU of this machine."""
     try:
-        import torch
+        torch = import_module("torch")  # of the extra `captioning`, which this command does not need
     except ModuleNotFoundError:
         return False
     return bool(torch.cuda.is_available())
