@@ -20,7 +20,8 @@ import pytest
 from vecap_tasks.core.store import Store
 
 _TIMEOUT = 100  # seconds after which a forked process is considered hung
-_RANDOM = re.compile(r"[0-9a-f]{32}|[^/]*\.try$")  # parts of paths that differ between attempts
+# Parts of paths that differ between attempts; checkpoints hold times.
+_RANDOM = re.compile(r"[0-9a-f]{32}|[^/]*\.try$|(?<=-)[0-9a-f]{16}(?=\.pt$)")
 
 
 @contextmanager
