@@ -22,6 +22,7 @@ from vecap_tasks.redaction import redact_all
 FORMAT = 1
 NAME = "manifest.json"
 RECEIPTS = "_shards"  # folder of a stage
+_DIGEST_CHARS = 64
 
 
 def canonical_json(value: Any) -> bytes:
@@ -47,12 +48,19 @@ def unseal(data: bytes, where: str, remedy: str = "restore it") -> dict[str, Any
     """
     try:
         body: dict[str, Any] = json.loads(data)
-        changed = "seal" in body and body.pop("seal") != digest(body)
+        name = "seal" if "seal" in body else _misspelled_seal(body)
+        changed = name is not None and (body.pop(name) != digest(body) or name != "seal")
     except (ValueError, TypeError, AttributeError) as error:
         raise CorruptError(f"{where} is corrupt: {error}; {remedy}") from error
     if changed:
         raise CorruptError(f"{where} is corrupt: it was changed after it was written; {remedy}")
     return body
+
+
+def _misspelled_seal(body: Mapping[str, Any]) -> str | None:
+    """Return the key whose value is the digest of all others: a seal whose name has a changed character."""
+    names = (name for name, value in body.items() if isinstance(value, str) and len(value) == _DIGEST_CHARS)
+    return next((n for n in names if digest({k: v for k, v in body.items() if k != n}) == body[n]), None)
 
 
 def fingerprint(

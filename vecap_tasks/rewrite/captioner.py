@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -163,15 +164,13 @@ class Captioner(Generic[S]):
             missing = [keys[index] for index in indices]
             started = time.monotonic()
             on_finished = partial(self.batches.add_batch, self.role, missing, self.settings.batch_size)
-            try:
-                texts = generate([requests[index] for index in indices], on_finished)
-            except OutageError:
-                with no_waiting():  # storage may be what is away
-                    self.batches.store_pending(self.role)
-                raise
-            except BaseException:
-                self.batches.store_pending(self.role)
-                raise
+            with ExitStack() as stack:
+                stack.callback(self.batches.store_pending, self.role)
+                try:
+                    texts = generate([requests[index] for index in indices], on_finished)
+                except OutageError:
+                    stack.enter_context(no_waiting())  # storage may be what is away
+                    raise
             self.meter.count(texts, started)
             self.batches.add_all(self.role, missing, texts)
         return [self.batches.texts[key] for key in keys]
