@@ -17,7 +17,7 @@ from vecap_tasks.core.files import SourceFile
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.crawl.sources.columns import FILE_NAME, FILES, Row, log_dropped, sidecar_row
 from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats
-from vecap_tasks.crawl.sources.local_files import LocalFile, LocalFolders, folder_name, store_folders
+from vecap_tasks.crawl.sources.local_files import LocalFile, LocalFolders, check_folder, folder_name, store_folders
 from vecap_tasks.crawl.sources.table_rows import read_rows
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
@@ -76,11 +76,7 @@ class FolderFiles:
         self._captions = (section.captions or "").replace("{interval}", interval)
 
     def parts(self) -> list[str]:
-        if "://" in self._name or not self._root.is_dir():
-            raise PermanentError(
-                f"folder {self._name} does not exist on this machine ({self._root}); create it, or change "
-                "crawl.source.path"
-            )
+        check_folder(self._name, self._root)
         try:
             table = self._table()
             if table is not None:

@@ -26,7 +26,7 @@ from vecap_tasks.core.files import DigestReader, SourceFile
 from vecap_tasks.crawl.sources.columns import IMAGES, Columns, find_columns, log_dropped
 from vecap_tasks.crawl.sources.folder import FolderFiles
 from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats, digest_url
-from vecap_tasks.crawl.sources.local_files import LocalFolders, folder_name, store_folders
+from vecap_tasks.crawl.sources.local_files import LocalFolders, check_folder, folder_name, store_folders
 from vecap_tasks.crawl.sources.parquet_rows import cells_of
 from vecap_tasks.errors import Failure, PermanentError, failure_of
 
@@ -61,11 +61,7 @@ class HfDataset:
         self._folders = LocalFolders(config, [section.path], interval)
 
     def parts(self) -> list[str]:
-        if "://" in self._name or not self._root.is_dir():
-            raise PermanentError(
-                f"folder {self._name} does not exist on this machine ({self._root}); create it, or change "
-                "crawl.source.path"
-            )
+        check_folder(self._name, self._root)
         try:
             folder = self._imagefolder()
             return [self._name_of(path) for path in self._tables()] if folder is None else folder.parts()

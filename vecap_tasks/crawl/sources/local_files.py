@@ -15,7 +15,7 @@ from vecap_tasks.config import Config
 from vecap_tasks.core.object_storage import is_remote
 from vecap_tasks.core.tar import MAX_TEXT
 from vecap_tasks.crawl.sources.link import ByteRange, digest_url
-from vecap_tasks.errors import Failure
+from vecap_tasks.errors import Failure, PermanentError
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two letters: a single one is a drive
 
@@ -24,6 +24,14 @@ def is_local(reference: str) -> bool:
     """Return whether *reference* is a path or a `file:` URL."""
     scheme = _SCHEME.match(reference)
     return scheme is None or scheme[0].lower() == "file:"
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Raise PermanentError unless the folder *name* of `crawl.source.path` exists at *path*."""
+    if "://" in name or not path.is_dir():
+        raise PermanentError(
+            f"folder {name} does not exist on this machine ({path}); create it, or change crawl.source.path"
+        )
 
 
 def folder_name(folder: str, interval: str) -> str:
