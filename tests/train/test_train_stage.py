@@ -21,6 +21,7 @@ from vecap_tasks.core.executor import run_shards
 from vecap_tasks.core.preprocess import veclip_values
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.tar import read_samples
+from vecap_tasks.core.verify import verify_version
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, CorruptError, VecapError
 from vecap_tasks.evaluate.features import Encoder
@@ -275,6 +276,15 @@ def test_throughput_is_an_attachment(config):
     assert speed["step"] == 5
     assert speed["samples_per_second"] > 0
     assert speed["gpu_memory"] is speed["mfu"] is None, "no GPU"
+
+
+def test_a_slower_run_does_not_change_the_files_of_a_committed_stage(config, tmp_path):
+    version = publish_version(config, SAMPLES)
+    manifest = run("train", config, version)
+    load_stage("train", config, version).process("vecap-0", tmp_path)
+    verification = verify_version(load_stage("train", config, version).store, version)
+    assert [entry.path for entry in manifest.attachments] == ["vecap-0/throughput.jsonl"]
+    assert verification.corruptions == ()
 
 
 def test_the_error_for_a_nonfinite_loss_includes_the_batch(home):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Arm, MixtureConfig, TarSource
-from vecap_tasks.core.manifest import Input, Manifest, ShardOutput, ShardResult
+from vecap_tasks.core.manifest import RECEIPTS, Input, Manifest, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.errors import CorruptError, VecapError
@@ -167,17 +167,21 @@ class Train(Stage):
         files: dict[str, int | None] = {f"{shard}/{path.name}": None for path in sorted(folder.iterdir())}
         files[f"{shard}/log.jsonl"] = len(state.records)
         write_lines(state.speeds, work / THROUGHPUT_FILE)
-        self.store.upload(f"{self.folder}/{shard}/{THROUGHPUT_FILE}", work / THROUGHPUT_FILE)
+        self.store.upload(self._throughput(shard), work / THROUGHPUT_FILE)
         counters = {"runs": 1, "steps": summary.steps, "samples": summary.samples, "left_out": summary.left_out}
         return ShardOutput(files, counters)
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         """Add the throughput of all runs as attachments, which are not part of the digest."""
-        names = [f"{shard}/{THROUGHPUT_FILE}" for shard in self.shards()]
-        for name in names:
+        names = {shard: f"{shard}/{THROUGHPUT_FILE}" for shard in self.shards()}
+        for shard, name in names.items():
             (work / name).parent.mkdir()
-            (work / name).write_bytes(self.store.read(f"{self.folder}/{name}"))
-        return ShardOutput({}, attachments=tuple(names))
+            (work / name).write_bytes(self.store.read(self._throughput(shard)))
+        return ShardOutput({}, attachments=tuple(names.values()))
+
+    def _throughput(self, shard: str) -> str:
+        """Return the intermediate file with the throughput of the run *shard*; concurrent runs overwrite it."""
+        return f"{self.folder}/{RECEIPTS}/throughput/{shard}.jsonl"
 
     def _train(self, shard: str) -> TrainingState:
         from vecap_tasks.train.distributed import ProcessGroup, training_device
