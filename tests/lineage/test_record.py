@@ -1,6 +1,8 @@
 """Versions and models recorded in MLflow, with a real SQLite store."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from mlflow import MlflowClient
 from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks import lineage, outages
 from vecap_tasks.core.manifest import Input
-from vecap_tasks.core.mlflow_tracking import open_tracking, tracking_uri
+from vecap_tasks.core.mlflow_tracking import open_tracking, source_inputs, tracking_uri
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage import models
@@ -92,6 +94,23 @@ def test_of_two_concurrent_recordings_the_first_to_finish_counts(config, version
     decision = lineage.decide_champion(config, version)
     model = client(config).get_model_version(decision.name, decision.version)
     assert client(config).get_run(model.run_id).info.lifecycle_stage == "active"
+
+
+def test_concurrent_recorders_name_the_same_datasets(config):
+    """MLflow looks for a dataset and then inserts it, so that of two recorders one may fail."""
+    inputs = [Input("source", f"file-{number}", f"{number:064x}", 1) for number in range(60)]
+    start = threading.Barrier(4)
+
+    def record(name):
+        with open_tracking(config) as tracking:
+            run = tracking.client.create_run(tracking.experiment("demo", "versions"), run_name=name)
+            start.wait()
+            for item in inputs:
+                tracking.inputs(run.info.run_id, source_inputs([item], ""))
+            return len(tracking.client.get_run(run.info.run_id).inputs.dataset_inputs)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(record, "abcd")) == [len(inputs)] * 4
 
 
 def test_models_are_recorded_once_with_losses_metrics_and_files(config, version):

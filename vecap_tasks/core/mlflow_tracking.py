@@ -52,6 +52,8 @@ _PARAM_CHARS = 6000  # MLflow's limit
 _PARAMS_PER_REQUEST = 100
 _METRICS_PER_REQUEST = 1000
 _DATASETS_PER_REQUEST = 100
+_INPUT_ATTEMPTS = 10
+_DUPLICATE = ("UNIQUE constraint failed", "duplicate key", "Duplicate entry")  # SQLite, PostgreSQL, MySQL
 _DIGEST_CHARS = 32  # MLflow takes at most 36 of a sha256's 64; the dataset's source has the full digest
 _NAME_CHARS = 500
 _INVALID_NAME_CHARS = re.compile(r"[^A-Za-z0-9_\-. :/]")
@@ -217,7 +219,18 @@ class Tracking:
 
     def inputs(self, run_id: str, datasets: Sequence[DatasetInput]) -> None:
         for start in range(0, len(datasets), _DATASETS_PER_REQUEST):
-            self.client.log_inputs(run_id, datasets=datasets[start : start + _DATASETS_PER_REQUEST])
+            self._log_inputs(run_id, datasets[start : start + _DATASETS_PER_REQUEST], _INPUT_ATTEMPTS)
+
+    def _log_inputs(self, run_id: str, datasets: Sequence[DatasetInput], attempts: int) -> None:
+        """Call MLflow's `log_inputs`, which fails if another process creates one of the datasets at the same time."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.log_inputs(run_id, datasets=datasets)
+        except MlflowException as error:
+            if attempts == 1 or not any(message in str(error) for message in _DUPLICATE):
+                raise
+            self._log_inputs(run_id, datasets, attempts - 1)
 
 
 def _first_finished(runs: Sequence[Run]) -> Run | None:
