@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
 
 from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks import lineage, outages
 from vecap_tasks.core.manifest import Input
-from vecap_tasks.core.mlflow_tracking import open_tracking, source_inputs, tracking_uri
+from vecap_tasks.core.mlflow_tracking import Overtaken, Tracking, open_tracking, source_inputs, tracking_uri
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage import models
@@ -94,6 +95,32 @@ def test_of_two_concurrent_recordings_the_first_to_finish_counts(config, version
     decision = lineage.decide_champion(config, version)
     model = client(config).get_model_version(decision.name, decision.version)
     assert client(config).get_run(model.run_id).info.lifecycle_stage == "active"
+
+
+def test_a_recorder_whose_child_runs_another_one_deletes_is_overtaken(config, monkeypatch):
+    tags = {"vecap.digest": "d", "vecap.version": "2026-01-01"}
+    with open_tracking(config) as tracking:
+        experiment, client = tracking.experiment("demo", "clip"), tracking.client
+
+        def delete_only_children(self, run):  # the other recorder has just begun
+            for child in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"):
+                client.delete_run(child.info.run_id)
+
+        def record_slowly():
+            with tracking.new_run(experiment, tags, "slow") as slow:
+                child = client.create_run(experiment, tags={"mlflow.parentRunId": slow}).info.run_id
+                with tracking.new_run(experiment, tags, "fast") as fast, monkeypatch.context() as patch:
+                    patch.setattr(Tracking, "delete", delete_only_children)
+                    tracking.finish(fast)
+                client.log_metric(child, "loss", 1.0)
+
+        with pytest.raises(Overtaken):
+            record_slowly()
+        [left] = client.search_runs([experiment])
+        assert left.info.run_name == "fast"
+        deleted = client.search_runs([experiment], run_view_type=ViewType.DELETED_ONLY)
+        for run in deleted:
+            tracking.delete(run)  # the other recorder goes on
 
 
 def test_concurrent_recorders_name_the_same_datasets(config):

@@ -53,6 +53,7 @@ _PARAMS_PER_REQUEST = 100
 _METRICS_PER_REQUEST = 1000
 _DATASETS_PER_REQUEST = 100
 _INPUT_ATTEMPTS = 10
+_DELETED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")  # of a run, of a model
 _DUPLICATE = ("UNIQUE constraint failed", "duplicate key", "Duplicate entry")  # SQLite, PostgreSQL, MySQL
 _DIGEST_CHARS = 32  # MLflow takes at most 36 of a sha256's 64; the dataset's source has the full digest
 _NAME_CHARS = 500
@@ -144,10 +145,18 @@ class Tracking:
         try:
             yield str(run.info.run_id)
         except MlflowException as error:
-            if self.client.get_run(run.info.run_id).info.lifecycle_stage == "active":
+            if not self._is_overtaken(run):
                 raise
-            self._delete_children(run)
+            self.delete(run)
             raise Overtaken(f"another process recorded {name} first") from error
+
+    def _is_overtaken(self, run: Run) -> bool:
+        """Return whether another process finished a run with the same digest, and deletes *run* or has deleted it."""
+        found = _first_finished(self._same(run))
+        return not self._is_active(run) or (found is not None and found.info.run_id != run.info.run_id)
+
+    def _is_active(self, run: Run) -> bool:
+        return bool(self.client.get_run(run.info.run_id).info.lifecycle_stage == "active")
 
     def finish(self, run_id: str, status: str = "FINISHED") -> str:
         """End a run with the tags `vecap.digest` and `vecap.version`. Return the id of the run that counts.
@@ -157,8 +166,7 @@ class Tracking:
         """
         self.client.set_terminated(run_id, status)
         run = self.client.get_run(run_id)
-        tags = run.data.tags
-        runs = self._runs(run.info.experiment_id, tags["vecap.digest"], tags["vecap.version"])
+        runs = self._same(run)
         first = _first_finished(runs) or max((each for each in runs if each.info.end_time), key=_ended)
         for other in runs:
             if other.info.status != "FINISHED" and other.info.run_id not in (run_id, first.info.run_id):
@@ -170,6 +178,11 @@ class Tracking:
     def find_run(self, experiment: str, digest: str, version: str) -> Run | None:
         """Return the finished run with the tags `vecap.digest` and `vecap.version`; the first if there are several."""
         return _first_finished(self._runs(experiment, digest, version))
+
+    def _same(self, run: Run) -> list[Run]:
+        """Return the runs that record the same as *run*, including it."""
+        tags = run.data.tags
+        return self._runs(run.info.experiment_id, tags["vecap.digest"], tags["vecap.version"])
 
     def _runs(self, experiment: str, digest: str, version: str) -> list[Run]:
         query = f"tags.`vecap.digest` = '{digest}' AND tags.`vecap.version` = '{version}'"
@@ -192,18 +205,19 @@ class Tracking:
         return found[0] if found else None
 
     def delete(self, run: Run) -> None:
-        """Delete a run, its child runs and their models."""
-        experiment, run_id = run.info.experiment_id, run.info.run_id
-        self._delete_children(run)
-        for model in self.client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
-            self.client.delete_logged_model(model.model_id)
-        self.client.delete_run(run_id)
+        """Delete a run, its child runs and their models, of which another process may delete some at the same time."""
+        from mlflow.exceptions import MlflowException
 
-    def _delete_children(self, run: Run) -> None:
-        for child in self.client.search_runs(
-            [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
-        ):
+        experiment, run_id = run.info.experiment_id, run.info.run_id
+        for child in self.client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run_id}'"):
             self.delete(child)
+        try:
+            for model in self.client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+                self.client.delete_logged_model(model.model_id)
+            self.client.delete_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in _DELETED:
+                raise
 
     def params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Record the nested *params* under dotted names."""

@@ -151,4 +151,4 @@ def _metrics(pending: list[tuple[int, Progress]]) -> list[Metric]:
 def delete_live_runs(tracking: Tracking, experiment: str, fingerprint: str) -> None:
     """Delete the live runs of a training; the runs of its models have all their data."""
     for run in tracking.client.search_runs([experiment], f"tags.`{TAG}` LIKE '{fingerprint[:32]}/%'"):
-        tracking.client.delete_run(run.info.run_id)
+        tracking.delete(run)
