@@ -54,7 +54,7 @@ class Crawl(Stage):
     """
 
     name: ClassVar[str] = "crawl"
-    revision: ClassVar[int] = 5  # 5: jpeg_sha256
+    revision: ClassVar[int] = 5  # 5: jpeg_sha256 and a faster perceptual hash
     rates: ClassVar[tuple[str, ...]] = ("success",)
 
     def inputs(self) -> list[Input]:
