@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     Command = Callable[[argparse.Namespace], int]
 
+_CHATTY = ("distributed", "distributed.worker", "alembic", "mlflow", "great_expectations", "botocore", "httpx2")
 _OWN_INTERRUPTS = ("demo", "services")  # commands that start processes which outlive them
 
 
@@ -64,7 +65,7 @@ def _run(argv: Sequence[str]) -> int:
         logging.basicConfig(
             level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(message)s", stream=sys.stderr
         )
-        for chatty in ("distributed", "distributed.worker", "alembic", "mlflow", "great_expectations", "botocore"):
+        for chatty in _CHATTY:
             logging.getLogger(chatty).setLevel(logging.DEBUG if arguments.verbose else logging.WARNING)
         command: Command = arguments.command
         return command(arguments)
@@ -91,7 +92,7 @@ def _run(argv: Sequence[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `vecap` with all its subcommands."""
     from vecap_tasks import __version__
-    from vecap_tasks.cli import config, demo, doctor, init, mixture, quarantine, run, versions
+    from vecap_tasks.cli import config, demo, doctor, export, init, mixture, quarantine, run, versions
     from vecap_tasks.cli.options import Parser, add_command
 
     parser: argparse.ArgumentParser = Parser(
@@ -102,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vecap {__version__}")
     parser.set_defaults(verbose=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="subcommand", required=True)
-    for module in (init, run, config, doctor, versions, quarantine, mixture, demo):
+    for module in (init, run, config, doctor, versions, quarantine, mixture, export, demo):
         module.add_commands(commands)
     shell = add_command(
         commands,

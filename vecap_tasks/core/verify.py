@@ -7,9 +7,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from vecap_tasks.core.manifest import NAME, RECEIPTS, FileEntry, Manifest, ShardResult, read_manifest, seal, unseal
 from vecap_tasks.core.store import Store
@@ -72,15 +73,26 @@ class RecordedFile:
         An image is compared with its own sha256. Crawls of earlier releases have none; then the whole tar is checked
         first. Raises CorruptError if an image or the file is missing or corrupt.
         """
+        with self.open(check=None in wanted.values()) as stream:
+            yield from read_images(stream, self.name, wanted, self.remedy)
+
+    @contextmanager
+    def open(self, *, check: bool = True) -> Iterator[IO[builtins.bytes]]:
+        """Yield a seekable stream of the file, or of a temporary copy from object storage.
+
+        If *check*, the whole file is compared with its record first; the page cache makes the second read cheap.
+        Raises CorruptError if the file is missing or corrupt.
+        """
         with ExitStack() as stack:
             try:
                 path = stack.enter_context(self.store.local(self.name))
             except FileNotFoundError:
                 raise self._corrupt(MISSING) from None
             stream = stack.enter_context(path.open("rb"))
-            if None in wanted.values():
+            if check:
                 self._compare(hashlib.file_digest(stream, "sha256").hexdigest())
-            yield from read_images(stream, self.name, wanted, self.remedy)
+                stream.seek(0)
+            yield stream
 
     def _compare(self, sha256: str) -> None:
         if sha256 != self.sha256:
