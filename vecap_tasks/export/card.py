@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from vecap_tasks.assemble.card import LIMITS, ORIGINS, TEXTS, describe, front_matter
 from vecap_tasks.core.manifest import Input
@@ -119,7 +120,7 @@ def _body(data: CardData, samples: int) -> str:
     described = "\n".join(f"| `{name}` | {_COLUMNS[name]} |" for name in data.columns if name != "text")
     text = f"| `text` | {_TEXT[data.text]} |"
     digests = "\n".join(f"| {stage} | `{value}` |" for stage, value in data.digests.items())
-    models = "\n".join(f"| {item.kind} `{item.name}` | `{item.digest}` |" for item in data.models)
+    models = "\n".join(f"| {item.kind} `{_public_name(item.name)}` | `{item.digest}` |" for item in data.models)
     return f"""
 
 # {data.dataset}, version {data.version}
@@ -158,8 +159,8 @@ A missing text is `""`.
 
 ## License and attribution
 
-License of the dataset: {data.license}, as configured by the operator of the pipeline. The images and the AltText belong
-to their source pages; each image can have its own license. Check that you may publish them.
+License: {data.license}, as configured by the operator of the pipeline. The images and the AltText belong to their
+source pages, and each image can have its own license.
 
 | samples with | |
 | --- | ---: |
@@ -181,6 +182,11 @@ to their source pages; each image can have its own license. Check that you may p
 | --- | --- |
 {models}
 """
+
+
+def _public_name(model: str) -> str:
+    """Return the last part of a path of this machine; other names as they are."""
+    return PurePosixPath(model).name if model.startswith(("/", ".", "~")) else model
 
 
 def _licenses(counters: Mapping[str, int]) -> str:
