@@ -1,4 +1,4 @@
-"""A published version with six training shards from two groups, with pages, EXIF and kept columns, and its configuration."""
+"""A published version with six training shards from two groups, with pages, EXIF and kept columns."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Target:
         store.remove_abandoned()
         complete, begun = (self._read(store, name) for name in (RECORD, _BEGUN))
         record = complete or begun
-        if record is None and (store.files() or store.folders()):
+        if record is None and (store.files() or any(map(store.tree, store.folders()))):
             raise PermanentError(f"{store.root} is not empty; choose another folder, or delete it")
         if record is not None and record["export"] != self._identity:
             state = "another" if complete else "another unfinished"
