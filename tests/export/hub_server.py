@@ -155,7 +155,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tree(self, body: bytes, name: str, folder: str = "") -> None:
         files = self.state.repositories[name]
-        self._send(200, [_entry(path, data) for path, data in files.items() if path.startswith(folder)])
+        start = f"{folder}/" if folder else ""
+        below = [path for path in files if path.startswith(start)]
+        if "recursive=true" not in self.path.lower():
+            folders = {f"{start}{path[len(start) :].split('/')[0]}" for path in below if "/" in path[len(start) :]}
+            below = [*sorted(folders), *(path for path in below if "/" not in path[len(start) :])]
+        empty = {"type": "directory", "size": 0, "oid": "0" * 40}
+        self._send(200, [_entry(p, files[p]) if p in files else empty | {"path": p} for p in below])
 
     def _paths(self, body: bytes, name: str) -> None:
         files = self.state.repositories[name]

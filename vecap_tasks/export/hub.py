@@ -7,6 +7,7 @@ the command again uploads only what is missing.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import disable_progress_bars
 
 from vecap_tasks import redaction
 from vecap_tasks.errors import ConfigError, PermanentError, VecapError, format_error
@@ -40,6 +43,8 @@ class Repository:
         redaction.learn_value("HF_TOKEN", token)
         self._name = name
         self._api = HfApi(token=token, library_name="vecap")
+        if not sys.stderr.isatty():
+            disable_progress_bars()
 
     @property
     def url(self) -> str:
@@ -71,8 +76,17 @@ class Repository:
         try:
             yield
         except Exception as error:  # those of the HTTP client, of uploads and of the Hub have no other base class
-            cause = error.__cause__ or error
             raise VecapError(
-                f"cannot push to {self.url}: {format_error(cause)}; check HF_TOKEN and the repository, and run the "
-                "same command again"
+                f"cannot push to {self.url}: {_reason(error)}; check HF_TOKEN and the repository, and run the same "
+                "command again"
             ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a request failed, in one line."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # "Error while uploading"
+        error = error.__cause__
+    if isinstance(error, HfHubHTTPError):
+        message = error.server_message or error.response.reason_phrase
+        return f"HTTP {error.response.status_code}: {' '.join(message.split())}"
+    return format_error(error)
