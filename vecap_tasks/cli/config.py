@@ -203,7 +203,8 @@ def check_dask(config: Config) -> None:
 
 def check_mlflow(config: Config) -> None:
     """Raise VecapError if `mlflow.tracking_uri` is a server that does not answer."""
-    from vecap_tasks.core.mlflow_tracking import check_server, is_server, tracking_uri
+    from vecap_tasks.core.mlflow_database import check_server
+    from vecap_tasks.core.mlflow_tracking import is_server, tracking_uri
 
     uri = tracking_uri(config)
     if is_server(uri):

@@ -1,16 +1,49 @@
-"""Creation of MLflow's SQLite database, which survives kills and concurrent runs."""
+"""MLflow's server or SQLite database: a check that it answers, and creation that survives kills and concurrent runs."""
 
 from __future__ import annotations
 
+import base64
 import sqlite3
+import ssl
+import urllib.error
+import urllib.request
 from contextlib import closing
 from fcntl import LOCK_EX, flock
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from vecap_tasks.errors import VecapError
 
+TEMPORARY_STATUSES = (429, 500, 502, 503, 504)
 _OWN_ROWS = ("alembic_version", "workspaces")  # tables that MLflow's migrations fill
 _LEFTOVERS = ("-journal", "-wal", "-shm")  # SQLite would apply those of a killed process to the new file
+
+
+class Unavailable(VecapError):
+    """MLflow does not answer now; a retry can succeed."""
+
+
+def check_server(uri: str, timeout: float) -> None:
+    """Raise Unavailable if no MLflow server answers at *uri* within *timeout* seconds, VecapError if *uri* is wrong."""
+    parts = urlsplit(uri)
+    credentials, _, host = parts.netloc.rpartition("@")
+    headers = {}
+    if credentials:
+        headers["Authorization"] = f"Basic {base64.b64encode(unquote(credentials).encode()).decode()}"
+    health = urlunsplit(parts._replace(netloc=host, path=f"{parts.path}/health"))
+    try:
+        request = urllib.request.Request(health, headers=headers)  # noqa: S310 - http or https, see the caller
+        with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310
+            return
+    except (urllib.error.URLError, OSError, ValueError, HTTPException) as error:
+        status = error.code if isinstance(error, urllib.error.HTTPError) else 503
+        is_wrong = isinstance(error, ValueError | InvalidURL) or isinstance(
+            getattr(error, "reason", None), ssl.SSLCertVerificationError
+        )
+        raise (VecapError if is_wrong or status not in TEMPORARY_STATUSES else Unavailable)(
+            f"no MLflow server answers at {uri} ({error}); start it, or change mlflow.tracking_uri"
+        ) from error
 
 
 def ensure_database(file: Path, artifacts: str) -> None:

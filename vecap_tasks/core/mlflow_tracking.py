@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import os
 import re
-import ssl
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
-from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from vecap_tasks.config import Config, expand_optional
 from vecap_tasks.core.manifest import Input
-from vecap_tasks.core.mlflow_database import ensure_database
+from vecap_tasks.core.mlflow_database import TEMPORARY_STATUSES, Unavailable, check_server, ensure_database
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.outages import Cause, full_disk, retry
 
@@ -46,7 +40,6 @@ _NOTE = "mlflow.note.content"
 _KIND = "custom_model_development"  # MLflow's type for training experiments
 _AIRFLOW = {"dag_id": "DAG_ID", "run_id": "DAG_RUN_ID", "task_id": "TASK_ID", "try_number": "TRY_NUMBER"}
 _SQLITE = "sqlite:///"
-_TEMPORARY_STATUSES = (429, 500, 502, 503, 504)
 _DEFAULT_STATUS = 500
 _PARAM_CHARS = 6000  # MLflow's limit
 _PARAMS_PER_REQUEST = 100
@@ -62,10 +55,6 @@ _INVALID_NAME_CHARS = re.compile(r"[^A-Za-z0-9_\-. :/]")
 
 class NoDatabase(VecapError):
     """The SQLite database of `mlflow.tracking_uri` does not exist."""
-
-
-class Unavailable(VecapError):
-    """MLflow does not answer now; a retry can succeed."""
 
 
 class Overtaken(VecapError):
@@ -288,13 +277,13 @@ def _is_temporary(error: MlflowException | RequestException, uri: str) -> bool:
         return "database is locked" in str(error)
     response = getattr(error, "response", None)  # of an artifact request; None if the connection failed
     if response is not None:
-        return int(response.status_code) in _TEMPORARY_STATUSES
+        return int(response.status_code) in TEMPORARY_STATUSES
     if isinstance(error, RequestException):
         return True
     status = error.get_http_status_code()
     if status == _DEFAULT_STATUS and not isinstance(error, RestException):  # of failed connections and of mistakes
         return isinstance(error.__cause__ or error.__context__, RequestException)
-    return status in _TEMPORARY_STATUSES
+    return status in TEMPORARY_STATUSES
 
 
 def _open(uri: str, create: bool) -> MlflowClient:
@@ -386,24 +375,3 @@ def _artifacts(uri: str, experiment: str) -> str | None:
         return None
     folder = Path(uri.removeprefix(_SQLITE)).parent / "mlflow-artifacts" / experiment
     return folder.as_uri()
-
-
-def check_server(uri: str, timeout: float) -> None:
-    parts = urlsplit(uri)
-    credentials, _, host = parts.netloc.rpartition("@")
-    headers = {}
-    if credentials:
-        headers["Authorization"] = f"Basic {base64.b64encode(unquote(credentials).encode()).decode()}"
-    health = urlunsplit(parts._replace(netloc=host, path=f"{parts.path}/health"))
-    try:
-        request = urllib.request.Request(health, headers=headers)  # noqa: S310 - http or https, see the caller
-        with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310
-            return
-    except (urllib.error.URLError, OSError, ValueError, HTTPException) as error:
-        status = error.code if isinstance(error, urllib.error.HTTPError) else 503
-        is_wrong = isinstance(error, ValueError | InvalidURL) or isinstance(
-            getattr(error, "reason", None), ssl.SSLCertVerificationError
-        )
-        raise (VecapError if is_wrong or status not in _TEMPORARY_STATUSES else Unavailable)(
-            f"no MLflow server answers at {uri} ({error}); start it, or change mlflow.tracking_uri"
-        ) from error

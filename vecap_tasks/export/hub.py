@@ -16,7 +16,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from vecap_tasks import redaction
 from vecap_tasks.errors import ConfigError, PermanentError, VecapError, format_error
