@@ -2,7 +2,7 @@
 
     python -m benchmarks.hashing [--images N] [--json FILE]
 
-The stages run one after the other in this process, on a miniature web; `crawl`, which decodes in child processes, is
+The stages run in sequence in this process, on a miniature web; `crawl`, which decodes in child processes, is
 left out. The hashes of outputs and identities count too, so the shares are upper bounds of what the checks cost. The
 limit is 2 %, except for `assemble`, which only copies.
 """
