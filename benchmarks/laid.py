@@ -57,15 +57,20 @@ def write_dataset(config: Config, name: str, images: Sequence[bytes], alttexts: 
     ]
     with crawl.store.workspace() as work:
         shards: list[str] = []
+        accepted: dict[str, int] = {}
+        (work / "verdicts").mkdir()
         for start in range(0, len(rows), size):
             shard, part = f"{start // size:05d}", slice(start, start + size)
             with TarWriter(work / f"{shard}.tar") as tar:
                 for row, data in zip(rows[part], images[part], strict=True):
                     tar.write(row["key"], {"jpg": data, "txt": b"", "json": b"{}"})
             write_rows(pa.Table.from_pylist(crawled[part], CRAWL).to_batches(), CRAWL, work / f"{shard}.parquet")
+            judged = pa.Table.from_pylist(verdicts[part], VERDICTS)
+            accepted[shard] = write_rows(judged.to_batches(), VERDICTS, work / "verdicts" / f"{shard}.parquet")
             shards += [f"{shard}.parquet", f"{shard}.tar"]
-        write_rows(pa.Table.from_pylist(verdicts, VERDICTS).to_batches(), VERDICTS, work / "verdicts.parquet")
-        for stage, names in ((crawl, shards), (quality, ("verdicts.parquet",))):
+        (work / "accepted.json").write_text(json.dumps(accepted), encoding="utf-8")
+        names_of_verdicts = [f"verdicts/{shard}.parquet" for shard in accepted]
+        for stage, names in ((crawl, shards), (quality, ["accepted.json", *names_of_verdicts])):
             files = []
             for file in names:
                 data = (work / file).read_bytes()

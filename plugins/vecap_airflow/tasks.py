@@ -101,7 +101,7 @@ def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
             if work.manifest() is not None:
                 log.info("%s %s: already complete; nothing to do", stage, version.name)
                 continue
-            done = {receipt.shard for receipt in work.receipts()}
+            done = work.finished()
             prefix = f"{version.name}/"
             own = [name.removeprefix(prefix) for name in shards if name.startswith(prefix)]
             pending = [shard for shard in own if shard not in done]

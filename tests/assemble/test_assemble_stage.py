@@ -196,7 +196,7 @@ def test_the_error_without_any_caption_is_one_line(tmp_path, monkeypatch):
 
 def test_a_corrupt_input_is_named_and_nothing_is_published(config):
     store, folder = stage("assemble", config).store, stage("assemble", config).version.folder
-    for name in ("crawl/00000.tar", "crawl/00000.parquet", "quality/verdicts.parquet", "rewrite/00001.parquet"):
+    for name in ("crawl/00000.tar", "crawl/00000.parquet", "quality/verdicts/00001.parquet", "rewrite/00001.parquet"):
         flip_bit(store, f"{folder}/{name}")
         with pytest.raises(CorruptError) as error:
             run("assemble", config)

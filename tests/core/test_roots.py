@@ -49,12 +49,12 @@ def test_stages_read_only_their_own_root(tmp_path: Path, monkeypatch: pytest.Mon
 
     rewrite = stage("rewrite", config)
     store, version = rewrite.store, register(rewrite.store, config.dataset, rewrite.version.interval, "", {})
-    rows = Rewrite(config, version)._rows(0, tmp_path)
+    rows = Rewrite(config, version)._rows("00000", tmp_path)
     assert (len(rows), len({row.key for row in rows})) == (14, 14)
     manifest = rewrite.manifest()
     assert manifest is not None
     captions = manifest.files_ending(".parquet")
-    verdicts = store.query_path(stage("quality", config).folder + "/verdicts.parquet")
+    verdicts = [recorded(store, stage("quality", config).folder + "/verdicts/00000.parquet")]
     assert (
         CaptionCache(store, [recorded(store, name) for name in captions], verdicts).files_with(rows[:1]) == captions[:1]
     )

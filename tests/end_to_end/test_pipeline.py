@@ -78,7 +78,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(undisturbed: Place
         version / "crawl" / "candidates.parquet",
         version / "crawl" / "_shards" / "00001.json",
         version / "crawl" / "manifest.json",
-        version / "quality" / "verdicts.parquet",
+        version / "quality" / "verdicts" / "00000.parquet",
         version / "quality" / "manifest.json",
         version / "rewrite" / "manifest.json",
         version / "assemble" / "00000.tar",

@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.faults.factories import INTERVAL
 from vecap_tasks.config import Config, RetentionConfig
+from vecap_tasks.core.executor import record_attempt
 from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.retention import plan_removals, remove
@@ -18,7 +19,6 @@ from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import STAGING, Store
 from vecap_tasks.core.verify import check_files, verify_version
 from vecap_tasks.core.version import read_version
-from vecap_tasks.core.worker_deaths import record_attempt
 from vecap_tasks.outages import retry_when_full
 
 

@@ -202,7 +202,7 @@ def give_captions(
     output = config.base / "given" / "rewrite"
     output.mkdir(parents=True)
     quality = stage("quality", config)
-    verdicts = pq.read_table(quality.store.path(f"{quality.folder}/verdicts.parquet")).to_pylist()
+    verdicts = pq.read_table(quality.store.path(f"{quality.folder}/verdicts")).to_pylist()
     captions = []
     for row in (row for row in verdicts if row["accepted"]):
         vec = None if row["uid"] in (*without, *only_alttext) else f"a picture numbered {int(row['uid'], 16)}"
@@ -228,8 +228,11 @@ def give_captions(
         captions.append(caption)
     table = pa.Table.from_pylist(captions, schema=CAPTIONS)
     half = -(-len(table) // 2)
+    samples = {}
     for number, part in enumerate((table.slice(0, half), table.slice(half))):
         pq.write_table(part, output / f"{number:05d}.parquet")
+        samples[f"{number:05d}"] = Counter(row["key"][:5] for row in part.to_pylist() if row["vecap_from"] != "none")
+    (output / "samples.json").write_text(json.dumps(samples))
     captioned = sum(caption["vecap_from"] in ("llm", "vec") for caption in captions)
     (config.base / "given" / "rewrite.json").write_text(json.dumps({"rows": len(table), "captioned": captioned}))
     return table

@@ -83,7 +83,7 @@ def scored(config, interval=INTERVAL):
         for shard in stage.plan():
             stage.run(shard)
         manifest = stage.commit()
-    table = pq.read_table(stage.store.path(manifest.file("scores.parquet")))
+    table = pq.read_table(stage.store.path(f"{manifest.location}/scores"))
     assert table.schema.names == SCORES.names
     return stage, manifest, table.to_pylist()
 
@@ -102,7 +102,7 @@ def test_rows_below_the_threshold_are_rejected_and_scores_are_stored(tmp_path, m
     assert [item.kind for item in manifest.inputs] == ["stage", "model"]
     usable = sorted(line["similarity"] for line in scores if line["key"] != "000010002")
     below = [line["key"] for line in scores if line["similarity"] < usable[6] and line["key"] != "000010002"]
-    verdicts = pq.read_table(stage.store.path(manifest.file("verdicts.parquet"))).to_pylist()
+    verdicts = pq.read_table(stage.store.path(f"{manifest.location}/verdicts")).to_pylist()
     assert below
     assert [row["key"] for row in verdicts if "score:clip_similarity" in row["reasons"]] == below
     assert manifest.counters["reason.score:clip_similarity"] == len(below)

@@ -30,7 +30,7 @@ def judged(folder, rows, **sections):
     give_crawl(folder, rows)
     run("crawl", config)
     manifest = run("quality", config)
-    table = pq.read_table(stage("quality", config).store.path(manifest.file("verdicts.parquet")))
+    table = pq.read_table(stage("quality", config).store.path(f"{manifest.location}/verdicts"))
     assert table.schema.names == VERDICTS.names
     assert table["key"].to_pylist() == sorted(table["key"].to_pylist())
     return {int(row["uid"], 16): row for row in table.to_pylist()}, manifest
@@ -159,7 +159,7 @@ def judged_again(folder, **sections):
     config = configure(folder, root=str(folder / "other"), **sections)
     run("crawl", config)
     manifest = run("quality", config)
-    table = pq.read_table(stage("quality", config).store.path(manifest.file("verdicts.parquet")))
+    table = pq.read_table(stage("quality", config).store.path(f"{manifest.location}/verdicts"))
     return dict(enumerate(table.to_pylist())), manifest
 
 

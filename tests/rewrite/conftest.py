@@ -195,6 +195,7 @@ class Sandbox:
 
     def __init__(self, folder: Path, vlm: Path, llm: Path) -> None:
         self.folder, self.vlm, self.llm = folder, vlm, llm
+        self.root: str | None = None  # of the store, by default in the folder
 
     def config(self, **rewrite: Any) -> Config:
         def model(folder: Path, prompt: str) -> dict[str, Any]:
@@ -203,7 +204,7 @@ class Sandbox:
         section = {"vlm": model(self.vlm, "describe"), "llm": model(self.llm, "fuse"), "shard_size": 8} | rewrite
         values = {
             "dataset": "tiny",
-            "root": str(self.folder / "store"),
+            "root": self.root or str(self.folder / "store"),
             "crawl": {"source": {"kind": "warc", "paths": ["none"]}},
             "rewrite": section,
             "train": {"model": {"tokenizer": "none"}},
@@ -219,10 +220,11 @@ class Sandbox:
         version = Version(config.dataset, name, 1, "")
         crawl, quality = load_stage("crawl", config, version), load_stage("quality", config, version)
         store = crawl.store
-        verdicts, files = [], []
+        accepted, files, judged = {}, [], ["accepted.json"]
         with store.workspace() as work:
+            (work / "verdicts").mkdir()
             for start in range(0, len(rows), shard_size):
-                shard, lines = f"{start // shard_size:05d}", []
+                shard, lines, verdicts = f"{start // shard_size:05d}", [], []
                 with TarWriter(work / f"{shard}.tar") as tar:
                     for index, row in enumerate(rows[start : start + shard_size]):
                         data = jpeg(row.image)
@@ -232,14 +234,18 @@ class Sandbox:
                             "sha256": hashlib.sha256(data).hexdigest(),
                         }
                         tar.write(line["key"], {"jpg": data, "txt": b"", "json": b"{}"})
-                        lines.append(line | {"url": "https://a.example/", "source": "none", "status": "success"})
+                        crawled = {"url": "https://a.example/", "source": "none", "status": "success"}
+                        sizes = dict.fromkeys(("width", "height", "original_width", "original_height"), 64)
+                        lines.append(line | crawled | sizes | {"caption": row.alttext, "phash": line["sha256"][:16]})
                         reasons = [] if row.accepted else ["too_small"]
                         verdicts.append(line | {"accepted": row.accepted, "alttext": row.alttext, "reasons": reasons})
                 pq.write_table(pa.Table.from_pylist(lines, CRAWL), work / f"{shard}.parquet")
+                pq.write_table(pa.Table.from_pylist(verdicts, VERDICTS), work / "verdicts" / f"{shard}.parquet")
                 files += [f"{shard}.parquet", f"{shard}.tar"]
-            pq.write_table(pa.Table.from_pylist(verdicts, VERDICTS), work / "verdicts.parquet")
-            accepted = sum(row.accepted for row in rows)
-            for stage, names in ((crawl, files), (quality, ["verdicts.parquet"])):
+                judged.append(f"verdicts/{shard}.parquet")
+                accepted[shard] = sum(verdict["accepted"] for verdict in verdicts)
+            (work / "accepted.json").write_text(json.dumps(accepted))
+            for stage, names in ((crawl, files), (quality, judged)):
                 entries = []
                 for file in names:
                     data = (work / file).read_bytes()
@@ -253,8 +259,9 @@ class Sandbox:
                     config=stage.identity(),
                     inputs=(),
                     files=tuple(entries),
-                    counters={"rows": len(rows), "accepted": accepted},
+                    counters={"rows": len(rows), "accepted": sum(accepted.values())},
                     location=stage.folder,
+                    provenance={"created": "2026-01-01T00:00:00+00:00"},
                 )
                 store.put(f"{stage.folder}/manifest.json", manifest.to_json())
         store.put(f"{version.folder}/version.json", json.dumps(asdict(version) | {"config": {}}).encode())

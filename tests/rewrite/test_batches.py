@@ -3,8 +3,8 @@
 import pytest
 
 from tests.rewrite.server import Server
+from vecap_tasks.core.executor import record_attempt
 from vecap_tasks.core.manifest import Manifest
-from vecap_tasks.core.worker_deaths import record_attempt
 from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.rewrite.batches import RejectedRequests
 from vecap_tasks.rewrite.stage import Rewrite

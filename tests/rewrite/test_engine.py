@@ -194,9 +194,9 @@ def test_a_common_fault_stops_the_stage_early(sandbox, rows, cluster, tmp_path) 
     version = sandbox.write_crawl(config, rows)
     stage = Rewrite(config, version)
     shards = stage.plan()
-    stage.store.put(f"{version.folder}/quality/verdicts.parquet", b"no parquet")
+    stage.store.put(f"{version.folder}/quality/verdicts/00000.parquet", b"no parquet")
     with pytest.raises(
-        VecapError, match=r"rewrite: (\d+) of 8 shards failed; shard 00000: .*verdicts\.parquet"
+        VecapError, match=r"rewrite: (\d+) of 8 shards failed; shard 00000: .*verdicts/00000\.parquet"
     ) as exc_info:
         run_shards(stage, shards)
     assert int(str(exc_info.value).split()[1]) < 8

@@ -68,17 +68,18 @@ def test_a_shard_reads_only_files_with_its_images(tmp_path) -> None:
     accepted = [hashlib.sha256(f"{number} 0".encode()).hexdigest() for number in (0, 2)]
     pq.write_table(pa.table({"sha256": accepted, "accepted": [True, False]}), tmp_path / "verdicts.parquet")
     files = [recorded(store, name) for name in names]
-    earlier = CaptionCache(store, files, store.query_path("verdicts.parquet"))
+    verdicts = [recorded(store, "verdicts.parquet")]
+    earlier = CaptionCache(store, files, verdicts)
     row = [Row("", "", sha256, None, "") for sha256 in accepted]
     assert earlier.files_with(row[:1]) == ["0.parquet"]
     assert earlier.files_with(row[1:]) == []  # its row is rejected
     assert earlier.files_with([]) == []
-    earlier = CaptionCache(store, files, store.query_path("verdicts.parquet"))
+    earlier = CaptionCache(store, files, verdicts)
     flip_bit(store, "0.parquet")
     with pytest.raises(CorruptError, match=r"^0\.parquet is corrupt"):
         earlier.files_with(row[:1])
     flip_bit(store, "0.parquet")
-    assert CaptionCache(store, (), store.query_path("verdicts.parquet")).files_with(row) == []
+    assert CaptionCache(store, (), verdicts).files_with(row) == []
 
 
 def test_a_million_captions_are_searched_in_bounded_memory(tmp_path) -> None:
@@ -88,8 +89,8 @@ def test_a_million_captions_are_searched_in_bounded_memory(tmp_path) -> None:
             f"COPY (SELECT sha256(range::VARCHAR) AS sha256, true AS accepted FROM range(1000000)) "
             f"TO '{tmp_path}/captions.parquet'"
         )
-    path = store.query_path("captions.parquet")
-    earlier = CaptionCache(store, [recorded(store, "captions.parquet")], path, memory_limit="150MB")
+    files = [recorded(store, "captions.parquet")]
+    earlier = CaptionCache(store, files, files, memory_limit="150MB")
     expected = [Row("", "", hashlib.sha256(b"999999").hexdigest(), None, "")]
     assert earlier.files_with(expected) == ["captions.parquet"]
 

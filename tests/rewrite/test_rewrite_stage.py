@@ -1,6 +1,7 @@
 """The stage rewrite end to end: every accepted row has captions with provenance."""
 
 import json
+from collections import Counter
 
 import pyarrow.parquet as pq
 import pytest
@@ -48,7 +49,11 @@ def test_every_accepted_row_has_captions_in_key_order(sandbox, crawl) -> None:
     stage, manifest, rows = run(config, sandbox.write_crawl(config, crawl))
     expected = [f"{number // 10:05d}{number % 10:04d}" for number in range(24) if number != 3]
     assert [row["key"] for row in rows] == expected
-    assert [entry.rows for entry in manifest.files] == [8, 8, 7]
+    assert [entry.rows for entry in manifest.files if entry.rows is not None] == [8, 8, 7]
+    samples = json.loads(stage.store.read(manifest.file("samples.json")))
+    assert list(samples) == ["00000", "00001", "00002"]
+    found = Counter((row["key"][:5], f"{number // 8:05d}") for number, row in enumerate(rows) if row["vecap"])
+    assert found == {(crawled, shard): count for shard, part in samples.items() for crawled, count in part.items()}
     assert manifest.counters["rows"] == 23
     assert sum(count for name, count in manifest.counters.items() if name.startswith("vecap_from.")) == 23
     written = [manifest.counters.get(f"vecap_from.{source}", 0) for source in ("llm", "vec")]
@@ -255,7 +260,7 @@ def test_costs_are_noted_and_do_not_change_the_digest(sandbox, crawl) -> None:
     assert "llm_cost_millionths" not in plain.provenance["notes"]
 
 
-@pytest.mark.parametrize("name", ["crawl/00000.tar", "crawl/00000.parquet", "quality/verdicts.parquet"])
+@pytest.mark.parametrize("name", ["crawl/00000.tar", "crawl/00000.parquet", "quality/verdicts/00000.parquet"])
 def test_a_corrupt_input_is_named(sandbox, crawl, name) -> None:
     config = sandbox.config()
     version = sandbox.write_crawl(config, crawl)

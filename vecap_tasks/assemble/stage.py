@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,8 +19,8 @@ from vecap_tasks.assemble.shards import Group, Source, plan_groups, write_shards
 from vecap_tasks.core.manifest import ShardOutput, ShardResult
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL, KEPT, SAMPLES, VERDICTS, with_kept
 from vecap_tasks.core.stage import Stage
-from vecap_tasks.core.tables import connect, create_view
-from vecap_tasks.core.verify import RecordedFile, check_recorded, receipted_files
+from vecap_tasks.core.tables import connect, create_view, view_files
+from vecap_tasks.core.verify import RecordedFile, check_recorded, fetch, read_file, receipted_files
 from vecap_tasks.errors import PermanentError
 
 # An accepted row becomes a sample if it has a VeCap: from the LLM, or the VeC or AltText as a fallback.
@@ -36,6 +37,7 @@ _VARIANTS = """
     ELSE [captions.{0}] END AS {0}_variants"""
 
 _SHEET = "samples.png"
+_SAMPLES = "samples.json"  # of the stage rewrite
 _TEXTS = ("alttext", "vec", "vecap", "alttext_rewritten")
 _COUNT_QUERY = f"""
     SELECT count(*), count(DISTINCT sha256),
@@ -53,13 +55,18 @@ class Assemble(Stage):
     revision: ClassVar[int] = 3  # 3: no AltText with private data
 
     def reads(self) -> list[RecordedFile]:
-        verdicts, captions = self._tables()
-        names = {"crawl": list(self._crawl_tables), "quality": [verdicts], "rewrite": captions}
-        return [file for name, read in names.items() for file in self.upstream_files(name, read)]
+        rewrite = self.upstream_manifest("rewrite")
+        verdicts = map(self._verdicts, self._crawl_tables)
+        return self.recorded(
+            [*self._crawl_tables, *verdicts, rewrite.file(_SAMPLES), *rewrite.files_ending(".parquet")]
+        )
+
+    def shard_reads(self, shard: str) -> list[RecordedFile]:
+        return []  # `process` compares what it reads
 
     def shards(self) -> list[str]:
         """Return the groups of crawl shards. Raises PermanentError if no row has a caption."""
-        groups = [group.name for group in self._groups]
+        groups = list(self._groups)
         if not groups:
             rows = self.upstream_manifest("rewrite").counters.get("rows", 0)
             raise PermanentError(
@@ -69,10 +76,10 @@ class Assemble(Stage):
         return groups
 
     def process(self, shard: str, work: Path) -> ShardOutput:
-        group = next(group for group in self._groups if group.name == shard)
+        group = self._groups[shard]
         schema = with_kept(SAMPLES, bool(self.config.crawl.source.kept_columns))
         kept = ", crawl.kept" if KEPT.name in schema.names else ""
-        with self._open_views([source.table for source in group.sources], work) as connection:
+        with self._open_views(group, work) as (connection, tables):
             samples = connection.sql(f"""
                 SELECT crawl.filename, crawl.jpeg_sha256,
                     crawl.key, crawl.uid, crawl.url, crawl.sha256, crawl.width, crawl.height,
@@ -82,7 +89,7 @@ class Assemble(Stage):
                 FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
                 WHERE verdicts.accepted AND {_HAS_TEXT} ORDER BY md5(crawl.uid), crawl.key""").to_arrow_table()
         wanted: dict[str, dict[str, str | None]] = {source.tar: {} for source in group.sources}
-        images = {self.store.query_path(source.table): wanted[source.tar] for source in group.sources}
+        images = {path: wanted[source.tar] for path, source in zip(tables, group.sources, strict=True)}
         stored = samples.select(["filename", "key", "jpeg_sha256"]).to_pydict()
         for table, key, sha256 in zip(*stored.values(), strict=True):
             images[table][key] = sha256
@@ -111,36 +118,57 @@ class Assemble(Stage):
         return max(4, len(str(self.config.assemble.shard_size - 1)))
 
     @cached_property
-    def _groups(self) -> list[Group]:
+    def _groups(self) -> dict[str, Group]:
+        """The groups by name, from the number of samples of each crawl shard."""
+        samples = Counter[str]()
+        for counts in self._samples.values():
+            samples.update(counts)
         tables = self._crawl_tables
-        with self.store.workspace() as work, self._open_views(list(tables), work) as connection:
-            rows = connection.execute(f"""
-                SELECT crawl.filename, count(*) FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
-                WHERE verdicts.accepted AND {_HAS_TEXT} GROUP BY 1""").fetchall()
-        samples = dict(rows)
-        sources = [Source(table, tar, samples.get(self.store.query_path(table), 0)) for table, tar in tables.items()]
-        return plan_groups(sources, self.config.assemble.shard_size)
+        sources = [Source(table, tar, samples[_stem(table)]) for table, tar in tables.items()]
+        return {group.name: group for group in plan_groups(sources, self.config.assemble.shard_size)}
 
-    @property
+    @cached_property
+    def _samples(self) -> dict[str, dict[str, int]]:
+        """The number of samples of each crawl shard in each shard of the captions."""
+        samples: dict[str, dict[str, int]] = json.loads(
+            read_file(self.store, self.upstream_manifest("rewrite"), _SAMPLES)
+        )
+        return samples
+
+    @cached_property
+    def _captions(self) -> dict[str, list[str]]:
+        """Maps the crawl shards to the tables with their captions."""
+        tables: dict[str, list[str]] = {}
+        for shard, counts in self._samples.items():
+            for crawl_shard in counts:
+                tables.setdefault(crawl_shard, []).append(self.upstream_manifest("rewrite").file(f"{shard}.parquet"))
+        return tables
+
+    @cached_property
     def _crawl_tables(self) -> dict[str, str]:
         """Maps the crawl tables of shards with images to their tars."""
         tars = self.upstream_manifest("crawl").files_ending(".tar")
         return {str(PurePosixPath(tar).with_suffix(".parquet")): tar for tar in tars}
 
-    def _tables(self) -> tuple[str, list[str]]:
-        """Return the store names of the verdicts and the captions."""
-        verdicts = self.upstream_manifest("quality").file("verdicts.parquet")
-        return verdicts, self.upstream_manifest("rewrite").files_ending(".parquet")
+    def _verdicts(self, table: str) -> str:
+        return self.upstream_manifest("quality").file(f"verdicts/{_stem(table)}.parquet")
+
+    def _tables(self, group: Group) -> dict[str, list[str]]:
+        """Return the names in the store of the crawl tables, verdicts and captions of *group*."""
+        crawl = [source.table for source in group.sources]
+        captions = dict.fromkeys(name for table in crawl for name in self._captions[_stem(table)])
+        return {"crawl": crawl, "verdicts": list(map(self._verdicts, crawl)), "captions": list(captions)}
 
     @contextmanager
-    def _open_views(self, crawl: list[str], work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Open a connection with the views `crawl` (of the tables *crawl*), `verdicts` and `captions`."""
-        verdicts, captions = self._tables()
-        views = {"crawl": (crawl, CRAWL), "verdicts": ([verdicts], VERDICTS), "captions": (captions, CAPTIONS)}
+    def _open_views(self, group: Group, work: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[str]]]:
+        """Open a connection with the views `crawl`, `verdicts` and `captions` of *group*; also yield the paths of the
+        crawl's tables. Raises CorruptError if a file differs from its record."""
+        schemas = {"crawl": CRAWL, "verdicts": VERDICTS, "captions": CAPTIONS}
         with connect(self.store, self.config.assemble.memory_limit, work=work) as connection:
-            for view, (names, schema) in views.items():
-                create_view(connection, self.store, view, names, schema)
-            yield connection
+            paths = {view: fetch(self.recorded(names), work / view) for view, names in self._tables(group).items()}
+            for view, schema in schemas.items():
+                view_files(connection, view, paths[view], schema)
+            yield connection, paths["crawl"]
 
     def _card_data(self, tables: list[str], left_out: int, work: Path) -> CardData:
         manifests = {name: self.upstream_manifest(name) for name in self.upstream}
@@ -174,3 +202,8 @@ class Assemble(Stage):
             digests={name: manifest.digest for name, manifest in manifests.items()},
             kept=self.config.crawl.source.kept_columns,
         )
+
+
+def _stem(table: str) -> str:
+    """Return the crawl shard of its *table*."""
+    return PurePosixPath(table).stem

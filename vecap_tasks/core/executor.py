@@ -8,7 +8,8 @@ import os
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,7 +22,6 @@ from vecap_tasks.core.manifest import ShardResult
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.temporary import remove_abandoned
 from vecap_tasks.core.version import Version
-from vecap_tasks.core.worker_deaths import record_attempt
 from vecap_tasks.errors import OutageError, PermanentError, VecapError, format_error, missing_extra
 from vecap_tasks.outages import retry_when_full
 
@@ -38,6 +38,8 @@ _POLL_SECONDS = 5.0  # between checks of the available workers
 _LOG_INTERVAL = 10.0  # seconds between progress lines
 _NO_WORKER_TIMEOUT = 300.0  # seconds without any suitable worker
 _RESULT_TIMEOUT = 60.0  # seconds to fetch a receipt; its worker may be lost before Dask notices
+MAX_DEATHS = 3  # killed workers per shard without a finished batch in between
+_SUFFIX = ".try"  # of the marker of a running shard
 _COST = "_cost_millionths"  # suffix of cost notes
 
 
@@ -86,7 +88,7 @@ def prepare(stage: Stage, progress: Progress | None = None) -> None:
     stage.store.remove_abandoned()
     parts = stage.pending_preparations()
     report = progress or (lambda done, total: None)
-    if len(parts) > 1 and stage.on_workers:
+    if len(parts) > 1 and stage.on_workers and len(parts) >= stage.min_parallel:
         with connect(stage.config) as client:
             TaskPool(client, stage, prepare_part, report).run(parts)
         return
@@ -102,7 +104,7 @@ def run_shards(stage: Stage, shards: Sequence[str], progress: Progress | None = 
     if not shards:
         return []
     progress_log = JobProgress(stage.rates, len(shards))
-    if stage.on_workers:
+    if stage.on_workers and len(shards) >= stage.min_parallel:
         task = partial(run_shard, run=uuid.uuid4().hex[:12])
         with connect(stage.config) as client:
             results = TaskPool(client, stage, task, report, progress_log).run(shards)
@@ -160,6 +162,40 @@ def run_shard(job: Job, shard: str, run: str) -> ShardResult | Failed:
             return stage.run(shard)
     except (VecapError, OSError, ModuleNotFoundError) as error:
         return _failed(job, error)
+
+
+@contextmanager
+def record_attempt(stage: Stage, shard: str, run: str) -> Iterator[None]:
+    """Mark *shard* as running during the block. Only deaths in the executor's run *run* count.
+
+    A marker that outlives its process shows that the process was killed. Dask counts worker deaths too, but blames
+    every shard of the worker, and loses the count with its scheduler.
+
+    Raises VecapError if `MAX_DEATHS` workers were killed on the shard.
+    """
+    folder = stage.scratch_dir(shard)
+    names = stage.store.files(folder)
+    finished = sum(not name.endswith(_SUFFIX) for name in names)
+    prefix = f"{run}.{finished}."  # a finished batch resets the count
+    if sum(name.startswith(prefix) for name in names) >= MAX_DEATHS:
+        raise VecapError(
+            f"Skipped: {MAX_DEATHS} workers were killed on this shard (likely out of memory); give the workers more "
+            "memory, or reduce shard_size or batch_size, then run the same command again"
+        )
+    marker = f"{folder}/{prefix}{uuid.uuid4().hex[:8]}{_SUFFIX}"
+    stage.store.put(marker, b"")
+    try:
+        yield
+    except OutageError:
+        raise  # the store may be away; the marker is removed with the shard's folder
+    except BaseException:
+        try:
+            stage.finalize(shard)  # removes what is left here if another worker has finished the shard
+            stage.store.remove(marker)
+        except (OSError, VecapError) as error:  # such as a store that is gone; raise the first error
+            log.warning("%s %s: cannot clean up: %s", stage.name, shard, format_error(error))
+        raise
+    stage.store.remove(marker)
 
 
 def prepare_part(job: Job, part: str) -> Failed | None:

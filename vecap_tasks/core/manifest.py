@@ -8,9 +8,10 @@ import os
 import subprocess
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ FORMAT = 1
 NAME = "manifest.json"
 RECEIPTS = "_shards"  # folder of a stage
 _DIGEST_CHARS = 64
+_READERS = 16  # receipts to read at once
+_PARSED = 16  # manifests to keep parsed
 
 
 def canonical_json(value: Any) -> bytes:
@@ -149,6 +152,27 @@ class ShardResult:
             raise CorruptError(f"{where} is corrupt: {error}; {remedy}") from error
 
 
+def finished_shards(store: Store, folder: str) -> set[str]:
+    """Return the names of the shards of the stage in *folder* that have a receipt, with one listing."""
+    return {name.removesuffix(".json") for name in store.files(f"{folder}/{RECEIPTS}") if name.endswith(".json")}
+
+
+def read_receipt(store: Store, folder: str, shard: str) -> ShardResult | None:
+    """Return the receipt of *shard* of the stage in *folder*, None if it is not finished. Raises CorruptError."""
+    name = f"{folder}/{RECEIPTS}/{shard}.json"
+    try:
+        return ShardResult.from_json(store.read(name), name)
+    except FileNotFoundError:
+        return None
+
+
+def read_receipts(store: Store, folder: str) -> list[ShardResult]:
+    """Return the receipts of the stage in *folder*, by shard, several at once. Raises CorruptError."""
+    with ThreadPoolExecutor(_READERS, "receipts") as threads:
+        found = threads.map(lambda shard: read_receipt(store, folder, shard), sorted(finished_shards(store, folder)))
+        return [receipt for receipt in found if receipt is not None]
+
+
 def check_fingerprints(folder: str, results: Iterable[ShardResult], fingerprint: str) -> None:
     """Raise CorruptError if a shard of the stage in *folder* was made with another model or prompt."""
     for result in results:
@@ -201,9 +225,9 @@ class Input:
     bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for its cached properties
 class Manifest:
-    """The record of one stage of one version."""
+    """The record of one stage of one version. Immutable: a process parses it once and shares it."""
 
     dataset: str
     interval: str
@@ -233,14 +257,19 @@ class Manifest:
             "counters": dict(sorted(self.counters.items())),
         }
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 of the content, 64 hex digits."""
         return digest(self.content)
 
+    @cached_property
+    def entries(self) -> dict[str, FileEntry]:
+        """The files and attachments, by path."""
+        return {entry.path: entry for entry in (*self.files, *self.attachments)}
+
     def file(self, path: str) -> str:
         """Return the name in the store of this stage's file *path*. Raises KeyError if it is not listed."""
-        if not any(entry.path == path for entry in (*self.files, *self.attachments)):
+        if path not in self.entries:
             raise KeyError(path)
         return f"{self.location}/{path}"
 
@@ -290,13 +319,21 @@ class Manifest:
 
 
 def read_manifest(store: Store, folder: str) -> Manifest | None:
-    """Return the manifest in *folder* of the store, or None if it does not exist. Raises CorruptError."""
+    """Return the manifest in *folder* of the store, or None if it does not exist. Raises CorruptError.
+
+    The file is read on every call, and parsed and checked once per process unless its content changes.
+    """
     name = f"{folder}/{NAME}"
     try:
         data = store.read(name)
     except FileNotFoundError:
         return None
-    return Manifest.from_json(data, name)
+    return _parse(data, name)
+
+
+@lru_cache(maxsize=_PARSED)
+def _parse(data: bytes, where: str) -> Manifest:
+    return Manifest.from_json(data, where)
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,7 @@
 """The base class of stages. A subclass defines only its shards and how to process them.
 
-reads()   the recorded files that it reads; they are checked before the work starts, in each process before it reads
-          them, and before the commit
+reads()   the recorded files that it reads; they are checked before the work starts, in each process before a shard
+          reads them (`shard_reads`), and before the commit
 prepare() work that must be done before the shards can be named, one part at a time; most stages have none
 plan()    the shards that are not finished
 run(s)    process one shard; files appear atomically and the receipt last, so a kill loses only that shard
@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
 from typing import Any, ClassVar
 
 from vecap_tasks.config import Config
@@ -33,20 +32,21 @@ from vecap_tasks.core.manifest import (
     ShardResult,
     check_fingerprints,
     fingerprint,
+    finished_shards,
     provenance,
     publish,
     read_manifest,
+    read_receipt,
+    read_receipts,
     total,
 )
 from vecap_tasks.core.models import forget_hashes
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import (
-    MISSING,
+    ReadCheck,
     RecordedFile,
     Upstream,
     check_recorded,
-    find_differing,
-    raise_differing,
     receipted_files,
     without_tars,
 )
@@ -88,6 +88,7 @@ class Stage(ABC):
     upstream: ClassVar[tuple[str, ...]] = ()
     revision: ClassVar[int] = 1  # increased when a code change changes the output bytes
     on_workers: bool = True  # run shards on Dask workers; False: in the calling process
+    min_parallel: int = 1  # shards; fewer run in the calling process
     runs_models: bool = False  # shards need workers with `dask.resources`
     rates: ClassVar[tuple[str, ...]] = ()  # counters to log per second
     keyed: ClassVar[bool] = False  # True: one version may have several, by fingerprint (train, evaluate)
@@ -98,7 +99,7 @@ class Stage(ABC):
         self.config = config
         self.version = version
         self.store = Store(config.resolve(config.root))
-        self._checking, self._checked = Lock(), False  # whether this process has compared the hashes of `reads`
+        self._read_check = ReadCheck()
         # Called between the batches of a shard; False if the task was cancelled.
         self.should_continue: Callable[[], bool] = lambda: True
 
@@ -124,6 +125,10 @@ class Stage(ABC):
         """Return the recorded files that this stage reads, except tars, whose images it checks while reading."""
         everything = ((name, self.upstream_manifest(name).files_ending("")) for name in self.upstream)
         return without_tars(file for name, listed in everything for file in self.upstream_files(name, listed))
+
+    def shard_reads(self, shard: str) -> list[RecordedFile]:
+        """Return those of `reads` that *shard* reads, or the preparation of this name; by default all."""
+        return self.reads()
 
     @abstractmethod
     def shards(self) -> list[str]:
@@ -195,6 +200,10 @@ class Stage(ABC):
         """Return *files* (names in the store) of the upstream stage *name*, by default all."""
         return self.resolve_upstream(name).files(files)
 
+    def recorded(self, names: Iterable[str]) -> list[RecordedFile]:
+        """Return the upstream files *names* (in the store) with their records."""
+        return [self._upstream_files[name] for name in names]
+
     def upstream_images(self, tar: str, wanted: Mapping[str, str | None]) -> Iterator[tuple[str, bytes]]:
         """Yield the *wanted* images of the crawl's *tar* (a name in the store), as `RecordedFile.images` does."""
         return self._upstream_files[tar].images(wanted)
@@ -204,31 +213,11 @@ class Stage(ABC):
         return {file.name: file for name in self.upstream for file in self.upstream_files(name)}
 
     def _check_upstream(self, max_bytes: float = math.inf) -> None:
-        """Compare the files that this stage reads with their records: the sizes, and the hashes up to *max_bytes*.
+        self._read_check.check_all(self.reads(), self.store, self.folder, max_bytes)
 
-        Raises CorruptError if one differs. If one was changed, this stage's unfinished work may depend on it and is
-        discarded; no work can depend on a missing file.
-        """
-        files = self.reads()
-        read = sum(file.bytes for file in files) <= max_bytes
-        differing = find_differing(files, read=read)
-        changed = any(problem != MISSING for _, problem in differing)
-        for name in self.store.folders(self.folder) if changed else ():
-            if name.startswith("_"):  # receipts, checkpoints
-                log.warning("%s: discarding %s: it may depend on a corrupt file", self.name, name)
-                self.store.remove_folder(f"{self.folder}/{name}")
-        for file, problem in differing:
-            if problem != MISSING and file.name.startswith(f"{self.folder}/"):  # an intermediate file: made again
-                self.store.remove(file.name)
-        raise_differing(differing)
-        self._checked = self._checked or read
-
-    def check_reads(self) -> None:
-        """Compare the files that this stage reads with their records, once per process. Raises CorruptError."""
-        with self._checking:
-            if not self._checked:
-                check_recorded(self.reads())
-                self._checked = True
+    def check_reads(self, shard: str) -> None:
+        """Compare the files that *shard* reads with their records, each once per process. Raises CorruptError."""
+        self._read_check.check(self.shard_reads(shard))
 
     def _check_loaded(self, results: Iterable[ShardResult]) -> None:
         """Raise CorruptError if a model or a prompt has changed since the stage started, or for one of the shards."""
@@ -238,19 +227,17 @@ class Stage(ABC):
         for item in set(type(self)(self.config, self.version).loaded()).difference(known):
             raise CorruptError(f"{item.kind} {item.name} changed during the run; restore it and run again")
 
+    def finished(self) -> set[str]:
+        """Return the names of the finished shards, with one listing."""
+        return finished_shards(self.store, self.folder)
+
     def receipts(self) -> list[ShardResult]:
         """Return the receipts of the finished shards, by name."""
-        folder = f"{self.folder}/{RECEIPTS}"
-        names = [name for name in self.store.files(folder) if name.endswith(".json")]
-        return [ShardResult.from_json(self.store.read(f"{folder}/{name}"), f"{folder}/{name}") for name in names]
+        return read_receipts(self.store, self.folder)
 
     def receipt(self, shard: str) -> ShardResult | None:
         """Return the receipt of *shard*, None if it is not finished."""
-        name = f"{self.folder}/{RECEIPTS}/{shard}.json"
-        try:
-            return ShardResult.from_json(self.store.read(name), name)
-        except FileNotFoundError:
-            return None
+        return read_receipt(self.store, self.folder, shard)
 
     def scratch_dir(self, shard: str) -> str:
         """Return the store folder for the intermediate files of *shard*; it is removed when the shard finishes."""
@@ -278,7 +265,7 @@ class Stage(ABC):
         return retry_when_full(self._unfinished, self.store.scratch)
 
     def _unfinished(self) -> list[str]:
-        finished = {name.removesuffix(".json") for name in self.store.files(f"{self.folder}/{RECEIPTS}")}
+        finished = self.finished()
         return [shard for shard in self.shards() if shard not in finished]
 
     def reuse_revision(self) -> Manifest | None:
@@ -316,7 +303,7 @@ class Stage(ABC):
             return found
         if self.manifest() is not None:
             raise VecapError(f"{self.folder} is committed and its shards are immutable; run `vecap verify`")
-        self.check_reads()
+        self.check_reads(shard)
         made = retry_when_full(lambda: self._make(shard), self.store.scratch, is_long=True)
         if isinstance(made, ShardResult):  # another run was faster
             return made

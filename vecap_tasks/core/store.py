@@ -110,23 +110,26 @@ class Store:
         """Return the names of the folders directly under *name*, sorted; none if it does not exist."""
         return self._list(name)[0]
 
-    def files(self, name: str = "") -> list[str]:
-        """Return the names of the files directly under *name*, sorted; none if it does not exist."""
+    def sizes(self, name: str = "") -> dict[str, int]:
+        """Return the sizes in bytes of the files directly under *name*, by name; none if it does not exist."""
         return self._list(name)[1]
 
-    def _list(self, name: str) -> tuple[list[str], list[str]]:
+    def files(self, name: str = "") -> list[str]:
+        """Return the names of the files directly under *name*, sorted; none if it does not exist."""
+        return list(self._list(name)[1])
+
+    def _list(self, name: str) -> tuple[list[str], dict[str, int]]:
         if self.remote:
             bucket, key = self._object(name)
             folders, objects = bucket.children(key)
-            paths = (folders, [info.key for info in objects])
-            found = [[PurePosixPath(path).name for path in kind] for kind in paths]
+            names = [PurePosixPath(folder).name for folder in folders]
+            sizes = {PurePosixPath(info.key).name: info.bytes for info in objects}
         else:
             base = self.path(name) if name else self._base
             infos = self._fs.get_file_info(pafs.FileSelector(base, allow_not_found=True))
-            kinds = (pafs.FileType.Directory, pafs.FileType.File)
-            found = [[info.base_name for info in infos if info.type == kind] for kind in kinds]
-        folder_names, file_names = (sorted(entry for entry in names if entry != STAGING) for names in found)
-        return folder_names, file_names
+            names = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
+            sizes = {info.base_name: info.size for info in infos if info.type == pafs.FileType.File}
+        return sorted(name for name in names if name != STAGING), dict(sorted(sizes.items()))
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file for seekable reading. Raises FileNotFoundError."""
@@ -148,11 +151,8 @@ class Store:
             return stream.read()
 
     def sha256(self, name: str) -> str:
-        digest = hashlib.sha256()
         with self.open(name) as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
-        return digest.hexdigest()
+            return digest_stream(stream)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
@@ -302,12 +302,31 @@ class Store:
             remove_abandoned(Path(self._base) / STAGING)
 
 
-class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]
-    """The buckets of one service for DuckDB and, through `open_filesystem`, for pyarrow. Paths are `bucket/key`."""
+def digest_stream(stream: IO[bytes], copy: IO[bytes] | None = None) -> str:
+    """Return the sha256 of the rest of *stream*, 64 hex digits, and write it to *copy* if given.
 
-    def __init__(self, scheme: str) -> None:
+    On object storage, a request reads 8 MiB.
+    """
+    digest = hashlib.sha256()
+    while block := stream.read(_BLOCK):
+        digest.update(block)
+        if copy is not None:
+            copy.write(block)
+    return digest.hexdigest()
+
+
+class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]
+    """The buckets of one service for DuckDB and, through `open_filesystem`, for pyarrow. Paths are `bucket/key`.
+
+    With *remember*, an object's properties are requested once; a read fails if it changed meanwhile.
+    """
+
+    cachable = False  # fsspec would return one object for all connections
+
+    def __init__(self, scheme: str, *, remember: bool = False) -> None:
         super().__init__()
         self.protocol = scheme
+        self._known: dict[str, ObjectInfo] | None = {} if remember else None
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -321,7 +340,7 @@ class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]
         bucket, key = self._locate(path)
         try:
             if key:
-                return _file(bucket, bucket.head(key))
+                return _file(bucket, self._head(bucket, key))
         except FileNotFoundError:
             if not any(bucket.children(key)):
                 raise
@@ -342,14 +361,21 @@ class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]
         return found if detail else sorted(found)
 
     def modified(self, path: str) -> datetime:
-        bucket, key = self._locate(path)
-        return datetime.fromtimestamp(bucket.head(key).written, UTC)
+        return datetime.fromtimestamp(self._head(*self._locate(path)).written, UTC)
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> ObjectReader:
         if mode not in ("r", "rb"):
             raise io.UnsupportedOperation(f"{path} is read-only; use Store to write")
         bucket, key = self._locate(path)
-        return bucket.open(key)
+        return ObjectReader(bucket, self._head(bucket, key))
+
+    def _head(self, bucket: Bucket, key: str) -> ObjectInfo:
+        if self._known is None:
+            return bucket.head(key)
+        url = bucket.url(key)
+        if url not in self._known:
+            self._known[url] = bucket.head(key)
+        return self._known[url]
 
 
 def _file(bucket: Bucket, info: ObjectInfo) -> dict[str, Any]:

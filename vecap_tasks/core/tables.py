@@ -136,7 +136,7 @@ def open_connection(
     if store.remote:
         from vecap_tasks.core.store import ObjectFiles
 
-        connection.register_filesystem(ObjectFiles(store.scheme))
+        connection.register_filesystem(ObjectFiles(store.scheme, remember=True))
     return connection
 
 
@@ -147,10 +147,15 @@ def create_view(
 
     Text columns of *schema* that earlier releases did not write are null.
     """
-    if not names:
+    view_files(connection, view, [store.query_path(name) for name in names], schema)
+
+
+def view_files(connection: duckdb.DuckDBPyConnection, view: str, paths: Sequence[str], schema: pa.Schema) -> None:
+    """Create *view* over the Parquet files *paths*, as `create_view` does."""
+    if not paths:
         connection.register(view, schema.append(pa.field("filename", pa.string())).empty_table())
         return
-    files = scan([store.query_path(name) for name in names])
+    files = scan(paths)
     written = {name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {files}").fetchall()}  # noqa: S608
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     missing = "".join(f", CAST(NULL AS VARCHAR) AS {name}" for name in texts if name not in written)

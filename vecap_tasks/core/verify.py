@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import builtins  # `bytes` is a field of RecordedFile
 import hashlib
-import json
+import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import SEEK_END
 from pathlib import Path
+from threading import Lock
 from typing import IO
 
-from vecap_tasks.core.manifest import NAME, RECEIPTS, FileEntry, Manifest, ShardResult, read_manifest, seal, unseal
-from vecap_tasks.core.store import Store
+from vecap_tasks.core.manifest import NAME, RECEIPTS, Manifest, ShardResult, read_manifest
+from vecap_tasks.core.store import Store, digest_stream
 from vecap_tasks.core.tar import read_images
 from vecap_tasks.core.version import DATASET_STAGES, Version
 from vecap_tasks.errors import CorruptError, VecapError
 
+log = logging.getLogger(__name__)
+
 KEYED_STAGES = ("train", "evaluate")
 CHANGED = "is corrupt: its sha256 differs from the manifest"
 MISSING = "is missing"
-RECORD = ".json"  # suffix of the record of a file of an unfinished stage
 _THREADS = 8  # hashing releases the GIL
+_ONE_REQUEST = 64 << 20  # bytes; larger files are read in blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +48,31 @@ class RecordedFile:
     sha256: str
     remedy: str
 
-    def problem(self, *, read: bool = True) -> str | None:
-        """Return how size and, if *read*, sha256 differ from the record, or None.
+    def problem(self) -> str | None:
+        """Return how size or sha256 differ from the record, or None.
 
         Raises OSError if the file cannot be read.
         """
         try:
-            size = self.store.size(self.name)
-            if size != self.bytes:
-                return f"has {size:,} bytes, but the manifest records {self.bytes:,}"
-            if read and self.store.sha256(self.name) != self.sha256:
-                return CHANGED
+            if self.bytes <= _ONE_REQUEST:
+                data = self.store.read(self.name)
+                return self.size_problem(len(data)) or self._digest_problem(hashlib.sha256(data).hexdigest())
+            with self.store.open(self.name) as stream:
+                if problem := self.size_problem(stream.seek(0, SEEK_END)):
+                    return problem
+                stream.seek(0)
+                return self._digest_problem(digest_stream(stream))
         except FileNotFoundError:
             return MISSING
-        return None
+
+    def _digest_problem(self, sha256: str) -> str | None:
+        return None if sha256 == self.sha256 else CHANGED
+
+    def size_problem(self, size: int | None) -> str | None:
+        """Return how *size*, None for a missing file, differs from the record, or None."""
+        if size is None:
+            return MISSING
+        return None if size == self.bytes else f"has {size:,} bytes, but the manifest records {self.bytes:,}"
 
     def read(self) -> builtins.bytes:
         """Return the content. Raises CorruptError if the file is missing or corrupt."""
@@ -66,6 +82,28 @@ class RecordedFile:
             raise self._corrupt(MISSING) from None
         self._compare(hashlib.sha256(data).hexdigest())
         return data
+
+    def local(self, folder: Path) -> str:
+        """Return a local path to the content: the file itself, or a copy in *folder* of an object.
+
+        Raises CorruptError if the file is missing or corrupt.
+        """
+        if not self.store.remote:
+            problem = self.problem()
+            if problem is not None:
+                raise self._corrupt(problem)
+            return self.store.path(self.name)
+        path = folder / Path(self.name).name
+        if self.bytes <= _ONE_REQUEST:
+            path.write_bytes(self.read())
+            return str(path)
+        with ExitStack() as stack:
+            try:
+                stream = stack.enter_context(self.store.open(self.name))
+            except FileNotFoundError:
+                raise self._corrupt(MISSING) from None
+            self._compare(digest_stream(stream, stack.enter_context(path.open("wb"))))
+        return str(path)
 
     def images(self, wanted: Mapping[str, str | None]) -> Iterator[tuple[str, builtins.bytes]]:
         """Yield key and JPEG of the *wanted* samples of this tar of a crawl, as `read_images` does.
@@ -219,16 +257,74 @@ def recorded_files(
 
 
 def find_differing(files: Sequence[RecordedFile], *, read: bool = True) -> list[tuple[RecordedFile, str]]:
-    """Return the *files* that differ, and how; *read* as for `RecordedFile.problem`.
+    """Return the *files* that differ, and how. Without *read*, compares only sizes, with one listing per folder.
 
     Raises OSError if one cannot be read.
     """
-    return _check(files, lambda file: file.problem(read=read))
+    if read:
+        return _check(files, RecordedFile.problem)
+    folders: dict[tuple[str, str], dict[str, int]] = {}
+    found = []
+    for file in files:
+        folder, _, name = file.name.rpartition("/")
+        key = file.store.root, folder
+        if key not in folders:
+            folders[key] = file.store.sizes(folder)
+        if problem := file.size_problem(folders[key].get(name)):
+            found.append((file, problem))
+    return found
 
 
-def check_recorded(files: Sequence[RecordedFile], *, read: bool = True) -> None:
-    """Compare *files* with their records; *read* as for `RecordedFile.problem`. Raises CorruptError for the first."""
-    raise_differing(find_differing(files, read=read))
+def check_recorded(files: Sequence[RecordedFile]) -> None:
+    """Compare *files* with their records. Raises CorruptError for the first that differs."""
+    raise_differing(find_differing(files))
+
+
+def fetch(files: Sequence[RecordedFile], folder: Path) -> list[str]:
+    """Return local paths to *files* for queries: the files themselves, or copies in *folder*, several at once.
+
+    Compares each file with its record as it is read. Raises CorruptError for the first that differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(_THREADS, "fetch") as threads:
+        return list(threads.map(lambda file: file.local(folder), files))
+
+
+class ReadCheck:
+    """Compares the files that a stage reads with their records, each file once per process. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._checked: set[str] = set()
+
+    def check(self, files: Iterable[RecordedFile]) -> None:
+        """Compare those of *files* that were not compared yet. Raises CorruptError for the first that differs."""
+        with self._lock:
+            pending = [file for file in files if file.name not in self._checked]
+            check_recorded(pending)
+            self._checked.update(file.name for file in pending)
+
+    def check_all(self, files: Sequence[RecordedFile], store: Store, folder: str, max_bytes: float = math.inf) -> None:
+        """Compare *files*, which the stage in *folder* reads: the sizes, and the hashes if they have at most
+        *max_bytes* together.
+
+        Raises CorruptError if one differs. If one was changed, the stage's unfinished work may depend on it and is
+        discarded; no work can depend on a missing file.
+        """
+        read = sum(file.bytes for file in files) <= max_bytes
+        differing = find_differing(files, read=read)
+        changed = any(problem != MISSING for _, problem in differing)
+        for name in store.folders(folder) if changed else ():
+            if name.startswith("_"):  # receipts, checkpoints
+                log.warning("discarding %s/%s: it may depend on a corrupt file", folder, name)
+                store.remove_folder(f"{folder}/{name}")
+        for file, problem in differing:
+            if problem != MISSING and file.name.startswith(f"{folder}/"):  # an intermediate file: made again
+                store.remove(file.name)
+        raise_differing(differing)
+        if read:
+            with self._lock:
+                self._checked.update(file.name for file in files)
 
 
 def raise_differing(differing: Sequence[tuple[RecordedFile, str]]) -> None:
@@ -237,55 +333,6 @@ def raise_differing(differing: Sequence[tuple[RecordedFile, str]]) -> None:
         (file, problem), *more = differing
         others = f" (and {len(more)} more files)" if more else ""
         raise CorruptError(f"{file.name} {problem}; {file.remedy}{others}")
-
-
-def put_recorded(store: Store, name: str, path: Path) -> None:
-    """Publish the local file *path* as *name*, then its record, which marks it as finished."""
-    entry = FileEntry.from_file(path.parent, path.name, None)
-    store.upload(name, path)
-    put_record(store, name, entry)
-
-
-def put_record(store: Store, name: str, entry: FileEntry) -> None:
-    """Write the record *name* of an unfinished stage's file. Its digest is that of *entry*."""
-    store.put(f"{name}{RECORD}", json.dumps(seal({"bytes": entry.bytes, "sha256": entry.sha256})).encode())
-
-
-def recorded_file(store: Store, name: str, record: str | None = None) -> RecordedFile:
-    """Return the file *name* of an unfinished stage with its *record*, by default of the same name.
-
-    Raises FileNotFoundError if there is no record, and CorruptError if it changed.
-    """
-    where = f"{record or name}{RECORD}"
-    remedy = f"restore it, or delete {where} and run the stage again"
-    body = unseal(store.read(where), where, remedy)
-    try:
-        return RecordedFile(store, name, body["bytes"], body["sha256"], remedy)
-    except KeyError as error:
-        raise CorruptError(f"{where} is corrupt: it has no {error}; {remedy}") from error
-
-
-def check_intermediate(store: Store, names: Iterable[str]) -> None:
-    """Compare the files *names* of an unfinished stage with their records.
-
-    Removes those that differ, because of corruption or because two runs made them at once, so that the next run makes
-    them again. Raises VecapError if there is one.
-    """
-    removed = []
-    for name in names:
-        try:
-            problem = recorded_file(store, name).problem()
-        except FileNotFoundError:
-            problem = "has no record"
-        except CorruptError as error:
-            problem = f"has an invalid record ({error})"
-        if problem is not None:
-            removed.append(f"{name} {problem}")
-            store.remove(f"{name}{RECORD}")
-            store.remove(name)
-    if removed:
-        others = f" (and {len(removed) - 1} more files)" if len(removed) > 1 else ""
-        raise VecapError(f"{removed[0]}; it was removed, run the same command again{others}")
 
 
 def read_file(store: Store, manifest: Manifest, path: str) -> bytes:

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config, SiteSource, UrlSource
+from vecap_tasks.core.intermediate import RECORD, check_intermediate, put_record, put_recorded, recorded_file
 from vecap_tasks.core.manifest import FileEntry, Input, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Check, Stage
-from vecap_tasks.core.verify import RECORD, RecordedFile, check_intermediate, put_record, put_recorded, recorded_file
+from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.errors import CorruptError, PermanentError, VecapError, format_error
 
 # Heavy imports are local: every stage loads this class for its fingerprint, also on machines without crawl

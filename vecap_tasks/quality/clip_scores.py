@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,7 @@ from vecap_tasks.core.manifest import digest, read_manifest
 from vecap_tasks.core.models import Checkpoint, digest_checkpoint
 from vecap_tasks.core.schemas import CRAWL, SCORES
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.tables import connect, create_view, write_rows
-from vecap_tasks.core.tar import StoredImages
+from vecap_tasks.core.tables import connect, create_view, view_files, write_rows
 from vecap_tasks.core.verify import RecordedFile, recorded_files
 from vecap_tasks.core.version import Version, list_versions
 from vecap_tasks.errors import PermanentError
@@ -28,7 +27,8 @@ from vecap_tasks.quality.alttext_rules import cleaned, literal
 if TYPE_CHECKING:
     from vecap_tasks.quality.clip_model import Scorer
 
-FILE = "scores.parquet"
+FOLDER = "scores"
+_OLD_FILE = "scores.parquet"  # of earlier releases
 _MODEL_FILES = ("*.safetensors", "*.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
@@ -55,29 +55,31 @@ def earlier_scores(store: Store, version: Version) -> list[RecordedFile]:
     found: dict[str, RecordedFile] = {}
     for other in list_versions(store, version.dataset):
         manifest = read_manifest(store, f"{other.folder}/quality") if other.name != version.name else None
-        if manifest is not None and any(entry.path == FILE for entry in manifest.files):
-            name = manifest.file(FILE)
-            (found[name],) = recorded_files(store, manifest, [name], f"restore it, or delete {manifest.location}")
+        if manifest is not None:
+            paths = [entry.path for entry in manifest.files]
+            names = [manifest.file(path) for path in paths if path.startswith(f"{FOLDER}/") or path == _OLD_FILE]
+            files = recorded_files(store, manifest, names, f"restore it, or delete {manifest.location}")
+            found |= {file.name: file for file in files}
     return list(found.values())
 
 
 def write_scores(
     store: Store,
-    shard: str,
-    stored: StoredImages,
+    table: str,
+    stored: Callable[[Mapping[str, str | None]], Iterator[tuple[str, bytes]]],
     earlier: Sequence[str],
     clip: Checkpoint,
     settings: ClipScore,
     path: Path,
 ) -> tuple[int, int]:
-    """Score the crawl's *shard* (its name in the store without extension) and write SCORES to *path*.
+    """Score a shard of the crawl and write SCORES to *path*. *table* is a local path to its table.
 
-    Returns the number of rows, and how many of them were reused from *earlier* files. Raises CorruptError if an image
-    is missing or corrupt.
+    *stored* yields the wanted images of the shard, given their hashes by key. Returns the number of rows, and how many
+    of them were reused from *earlier* files. Raises CorruptError if an image is missing or corrupt.
     """
     by = scored_by(clip, settings)
     with connect(store, threads=1, work=path.parent) as connection:
-        create_view(connection, store, "crawl", [f"{shard}.parquet"], CRAWL)
+        view_files(connection, "crawl", [table], CRAWL)
         create_view(connection, store, "earlier", earlier, SCORES)
         connection.execute(f"""
             CREATE TEMP TABLE wanted AS SELECT key, uid, sha256, jpeg_sha256, text, md5(text) AS text_md5
@@ -95,12 +97,12 @@ def write_scores(
 
         scorer = load_scorer(clip.folder, clip.digest, settings.batch_size, settings.device, settings.threads)
         hashes = dict(zip(rows["key"].to_pylist(), rows["jpeg_sha256"].to_pylist(), strict=True))
-        images = stored(f"{shard}.tar", {key: hashes[key] for key in missing})
+        images = stored({key: hashes[key] for key in missing})
         known |= _score_images(images, missing, scorer)
     similarity = pa.array([known[key] for key in texts], pa.float64())
-    table = rows.set_column(rows.schema.get_field_index("similarity"), "similarity", similarity)
-    table = table.append_column("scored_by", pa.array([by] * len(table), pa.string()))
-    return write_rows(table.to_batches(), SCORES, path), len(texts) - len(missing)
+    scored = rows.set_column(rows.schema.get_field_index("similarity"), "similarity", similarity)
+    scored = scored.append_column("scored_by", pa.array([by] * len(scored), pa.string()))
+    return write_rows(scored.to_batches(), SCORES, path), len(texts) - len(missing)
 
 
 def _score_images(

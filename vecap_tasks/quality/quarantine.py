@@ -21,7 +21,8 @@ from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.quality.rules import FINAL, describe_reason
 
-VERDICTS_FILE = "verdicts.parquet"
+VERDICTS_FOLDER = "verdicts"  # one table per crawl shard
+_OLD_FILE = "verdicts.parquet"  # of earlier releases
 _SHARD_FILE = re.compile(r"[0-9]+\.parquet")
 
 
@@ -73,7 +74,8 @@ class Page:
 
 def has_verdicts(store: Store, version: Version) -> bool:
     """Return whether *version* has a quarantine, whether or not it passed the quality gate."""
-    return _verdicts(store, version) is not None
+    crawl = read_manifest(store, f"{version.folder}/crawl")
+    return crawl is not None and bool(_verdicts(store, version, crawl))
 
 
 def list_reasons(store: Store, version: Version) -> list[ReasonCount]:
@@ -204,21 +206,26 @@ def _first_of(names: Sequence[str]) -> str:
     return f"{names[0]} (and {len(names) - 1} more)" if len(names) > 1 else names[0]
 
 
-def _verdicts(store: Store, version: Version) -> str | None:
-    """Return the verdicts file of *version*, whether or not it passed the gate; None if there is none."""
+def _verdicts(store: Store, version: Version, crawl: Manifest) -> list[str]:
+    """Return the tables of verdicts of *version*, whether or not it passed the gate; none if one is missing."""
     quality = read_manifest(store, f"{version.folder}/quality")
-    file = quality.file(VERDICTS_FILE) if quality else f"{version.folder}/quality/{VERDICTS_FILE}"
-    return file if store.exists(file) else None
+    folder = quality.location if quality else f"{version.folder}/quality"
+    old = f"{folder}/{_OLD_FILE}"
+    if quality.entries.get(_OLD_FILE) if quality else store.exists(old):
+        return [old]
+    written = set(store.files(f"{folder}/{VERDICTS_FOLDER}"))
+    expected = [name.rsplit("/", 1)[1] for name in shard_tables(crawl)]
+    return [f"{folder}/{VERDICTS_FOLDER}/{name}" for name in expected] if written.issuperset(expected) else []
 
 
 @contextmanager
 def _open_tables(store: Store, version: Version) -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield a connection with the views `crawl` and `verdicts` of *version*, whether or not it passed the gate."""
     crawl = read_manifest(store, f"{version.folder}/crawl")
-    verdicts = _verdicts(store, version)
-    if crawl is None or verdicts is None:
+    verdicts = _verdicts(store, version, crawl) if crawl is not None else []
+    if crawl is None or not verdicts:
         raise VecapError(f"version {version.name} has no verdicts; run `vecap quality`")
     with connect(store) as connection:
         create_view(connection, store, "crawl", shard_tables(crawl), CRAWL)
-        create_view(connection, store, "verdicts", [verdicts], VERDICTS)
+        create_view(connection, store, "verdicts", verdicts, VERDICTS)
         yield connection

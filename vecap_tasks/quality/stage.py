@@ -1,34 +1,34 @@
 """The stage `quality`: a verdict on each row of a crawl, and the quality gate for the whole crawl."""
 
-# ruff: noqa: S608 - queries contain only this package's own names
-
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from shutil import copyfile
 from typing import Any, ClassVar
 
 import duckdb
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config
+from vecap_tasks.core.intermediate import RECORD, Uploads, fetch_intermediate, put_recorded
 from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, digest
 from vecap_tasks.core.models import Checkpoint
 from vecap_tasks.core.releases import Entry, active, entry_bytes, releases_of
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES, SCORES
 from vecap_tasks.core.stage import Check, Stage
-from vecap_tasks.core.tables import connect, create_view, write_sorted
-from vecap_tasks.core.verify import RECORD, RecordedFile, check_intermediate, check_recorded, put_recorded
+from vecap_tasks.core.tables import connect, view_files
+from vecap_tasks.core.verify import RecordedFile, check_recorded, fetch
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import GateFailed
 from vecap_tasks.quality.alttext_rules import cleaned
-from vecap_tasks.quality.clip_scores import FILE as SCORES_FILE
+from vecap_tasks.quality.clip_scores import FOLDER as SCORES_FOLDER
 from vecap_tasks.quality.clip_scores import earlier_scores, find_clip, write_scores
 from vecap_tasks.quality.gate import (
     MEASURES,
@@ -40,32 +40,49 @@ from vecap_tasks.quality.gate import (
     previous_versions,
 )
 from vecap_tasks.quality.measures import Measured, measure, write_sample
-from vecap_tasks.quality.quarantine import VERDICTS_FILE, shard_tables
+from vecap_tasks.quality.quarantine import VERDICTS_FOLDER, shard_tables
 from vecap_tasks.quality.report import FINDINGS, PAGE, Findings
 from vecap_tasks.quality.rules import rules_sql
-from vecap_tasks.quality.verdicts import compute_verdicts, write_verdicts
+from vecap_tasks.quality.verdicts import (
+    apply_group_rules,
+    count_verdicts,
+    open_judged,
+    open_verdicts,
+    write_decisions,
+    write_judged,
+    write_verdicts,
+)
 
 log = logging.getLogger(__name__)
 
-_SAMPLE = "sample.parquet"
-_SCORES = "_scores"  # one table per crawl shard
+ACCEPTED = "accepted.json"  # maps the crawl shards to their accepted rows
+
+SAMPLE = "sample.parquet"
+# Intermediate folders, with one table per crawl shard.
+_SCORES = "_scores"
+_JUDGED = "_judged"  # after the rules about single rows
+_DECIDED = "_decided"  # by rules that compare rows; also the measures and the sample, which is written last
+_SAMPLE_PART = "sample"
+_MIN_PARALLEL = 8  # shards; they take less than a second each, starting workers takes several
 _MAX_REASONS = 5  # reasons in the gate's error message
 
 
 class Quality(Stage):
-    """Applies the rules to rows (`rules.py`) and the quality gate to the crawl (`gate.py`).
+    """Writes `verdicts/{shard}.parquet` (VERDICTS) for each crawl shard, `accepted.json` and the quality gate's report.
 
-    DuckDB processes all rows as one shard. With a CLIP model, the Dask workers first score each crawl shard in
-    `prepare`.
+    `prepare` applies the rules about single rows (`rules.py`) to one crawl shard, after the CLIP model's scores, if one
+    is configured. The rules that compare rows follow for all shards at once, on their narrow columns. A shard then
+    applies these decisions to its rows.
     """
 
     name: ClassVar[str] = "quality"
-    revision: ClassVar[int] = 4  # 4: private data; menus, buttons and screenshots in more languages
+    revision: ClassVar[int] = 5  # 5: a table of verdicts per crawl shard
     upstream: ClassVar[tuple[str, ...]] = ("crawl",)
 
     def __init__(self, config: Config, version: Version) -> None:
         super().__init__(config, version)
-        self.on_workers = self.runs_models = config.quality.clip is not None
+        self.runs_models = config.quality.clip is not None
+        self.min_parallel = 1 if self.runs_models else _MIN_PARALLEL
 
     def identity(self) -> dict[str, Any]:
         identity = super().identity() | {"rules": digest([cleaned("caption"), *rules_sql(self.config.quality)])[:16]}
@@ -97,10 +114,21 @@ class Quality(Stage):
         return releases_of(self.store, self.version)
 
     def reads(self) -> list[RecordedFile]:
-        crawl = self.upstream_manifest("crawl")
-        return self.upstream_files("crawl", [*shard_tables(crawl), *crawl.files_ending("duplicates.parquet")])
+        return self.upstream_files("crawl", [*self._crawl_tables.values(), *self._duplicates])
 
-    # CLIP scores
+    def shard_reads(self, shard: str) -> list[RecordedFile]:
+        return []  # `prepare` compares what it reads
+
+    # Row rules and CLIP scores, for each crawl shard
+
+    @cached_property
+    def _crawl_tables(self) -> dict[str, str]:
+        """Maps the crawl's shards to their tables, in order."""
+        return {Path(name).stem: name for name in shard_tables(self.upstream_manifest("crawl"))}
+
+    @property
+    def _duplicates(self) -> list[str]:
+        return self.upstream_manifest("crawl").files_ending("duplicates.parquet")
 
     @cached_property
     def _clip(self) -> Checkpoint | None:
@@ -108,24 +136,38 @@ class Quality(Stage):
         return None if settings is None else find_clip(self.config, settings)
 
     def preparations(self) -> list[str]:
-        if self.config.quality.clip is None:
-            return []
-        scored = set(self.store.files(f"{self.folder}/{_SCORES}"))
-        shards = [Path(name).stem for name in shard_tables(self.upstream_manifest("crawl"))]
-        return [shard for shard in shards if f"{shard}.parquet{RECORD}" not in scored]
+        judged = self._recorded_in(_JUDGED)
+        return [shard for shard in self._crawl_tables if shard not in judged]
 
     def prepare(self, part: str) -> None:
-        settings, clip = self.config.quality.clip, self._clip
+        with self.store.workspace() as work, self._connect(work, threads=1) as connection:
+            (table,) = fetch(self.recorded([self._crawl_tables[part]]), work / "crawl")
+            view_files(connection, "crawl", [table], CRAWL)
+            if self.config.quality.clip is not None:
+                scores = self._score(part, table)
+                view_files(connection, "scores", fetch_intermediate(self.store, [scores], work / "scores"), SCORES)
+            write_judged(connection, self.config.quality, part, work / "judged.parquet")
+            put_recorded(self.store, self._file(_JUDGED, part), work / "judged.parquet")
+
+    def _score(self, shard: str, table: str) -> str:
+        """Return the CLIP scores of *shard*, a file of the store, which is written if it does not exist.
+
+        *table* is a local path to the crawl's table.
+        """
+        settings, clip, name = self.config.quality.clip, self._clip, self._file(_SCORES, shard)
         if settings is None or clip is None:
             raise ValueError("no CLIP model is configured")
-        self.check_reads()
-        shard = self.upstream_manifest("crawl").file(f"{part}.parquet").removesuffix(".parquet")
+        if self.store.exists(f"{name}{RECORD}"):
+            return name
+        tar = self._crawl_tables[shard].removesuffix(".parquet") + ".tar"
+        stored = partial(self.upstream_images, tar)
         with self.store.workspace() as work:
             rows, reused = write_scores(
-                self.store, shard, self.upstream_images, self._earlier_scores, clip, settings, work / SCORES_FILE
+                self.store, table, stored, self._earlier_scores, clip, settings, work / "scores.parquet"
             )
-            put_recorded(self.store, f"{self.folder}/{_SCORES}/{part}.parquet", work / SCORES_FILE)
-        log.info("quality: shard %s: %d CLIP scores, %d reused from other versions", part, rows, reused)
+            put_recorded(self.store, name, work / "scores.parquet")
+        log.info("quality: shard %s: %d CLIP scores, %d reused from other versions", shard, rows, reused)
+        return name
 
     @cached_property
     def _earlier_scores(self) -> list[str]:
@@ -133,52 +175,76 @@ class Quality(Stage):
         check_recorded(files)
         return [file.name for file in files]
 
-    # Verdicts and measures (DuckDB)
+    def _file(self, folder: str, shard: str) -> str:
+        return f"{self.folder}/{folder}/{shard}.parquet"
+
+    def _recorded_in(self, folder: str) -> set[str]:
+        """Return the shards that have a recorded file in the intermediate *folder*, with one listing."""
+        suffix = f".parquet{RECORD}"
+        names = self.store.files(f"{self.folder}/{folder}")
+        return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
+
+    def _connect(self, work: Path, threads: int | None = None) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        return connect(self.store, self.config.quality.memory_limit, threads, work)
+
+    # Rules that compare rows, once for the whole crawl
 
     def shards(self) -> list[str]:
-        return ["verdicts"]
+        self._decide()
+        return list(self._crawl_tables)
 
-    def process(self, shard: str, work: Path) -> ShardOutput:
+    def _decide(self) -> None:
+        """Apply the rules that compare rows, and measure the crawl, unless that is done. Reads narrow columns."""
+        if not {_SAMPLE_PART, *self._crawl_tables} - self._recorded_in(_DECIDED):
+            return
         for part in self.preparations():
             self.prepare(part)
+        judged = [self._file(_JUDGED, shard) for shard in self._crawl_tables]
         config = self.config.quality
-        (work / "report").mkdir()
-        with self._open_crawl(work) as connection:
-            compute_verdicts(connection, config, work, active(self._releases))
-            written = write_verdicts(connection, work / VERDICTS_FILE)
-            measured = measure(connection)
-            files: dict[str, int | None] = {
-                VERDICTS_FILE: written,
-                _SAMPLE: write_sample(connection, config.sample_rows, work / _SAMPLE),
-                MEASURES: None,
-            }
-            if config.clip is not None:
-                files[SCORES_FILE] = write_sorted(connection, "SELECT * FROM scores", "key", work / SCORES_FILE)
-        (work / MEASURES).write_text(measured.to_json(), encoding="utf-8")
-        measures = measured.measures
-        counters = {"rows": measures.rows, "accepted": measures.accepted_rows}
-        counters["refused"] = measures.rows - measures.accepted_rows
-        if measures.released_rows:
-            counters["released"] = measures.released_rows
-        counters |= {f"reason.{reason.name}": reason.rows for reason in measured.reasons}
-        counters |= {f"alttext.{problem.name}": problem.rows for problem in measured.problems}
-        return ShardOutput(files, counters)
+        with self.store.workspace() as work, self._connect(work) as connection:
+            (work / "report").mkdir()
+            paths = fetch_intermediate(self.store, judged, work / "judged")
+            open_judged(connection, paths or [self._judge_nothing(connection, work)])
+            duplicates = fetch(self.recorded(self._duplicates), work / "duplicates")
+            view_files(connection, "duplicates", duplicates, DUPLICATES)
+            apply_group_rules(connection, config, active(self._releases))
+            (work / MEASURES).write_text(measure(connection).to_json(), encoding="utf-8")
+            put_recorded(self.store, f"{self.folder}/{_DECIDED}/measures.json", work / MEASURES)
+            with Uploads(self.store) as uploads:
+                for shard, path in write_decisions(connection, list(self._crawl_tables), work / "decisions.parquet"):
+                    uploads.add(self._file(_DECIDED, shard), path)
+            write_sample(connection, config.sample_rows, work / SAMPLE)
+            put_recorded(self.store, self._file(_DECIDED, _SAMPLE_PART), work / SAMPLE)
 
-    @contextmanager
-    def _open_crawl(self, work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield a connection with the views `crawl`, `duplicates` and, with a CLIP model, `scores`."""
-        manifest = self.upstream_manifest("crawl")
-        duplicates = manifest.files_ending("duplicates.parquet")
-        with connect(self.store, self.config.quality.memory_limit, work=work) as connection:
-            create_view(connection, self.store, "crawl", shard_tables(manifest), CRAWL)
-            create_view(connection, self.store, "duplicates", duplicates, DUPLICATES)
-            if self.config.quality.clip is not None:
-                folder = f"{self.folder}/{_SCORES}"
-                scores = [f"{folder}/{name}" for name in self.store.files(folder) if not name.endswith(RECORD)]
-                check_intermediate(self.store, scores)
-                create_view(connection, self.store, "scored", scores, SCORES)
-                connection.execute(f"CREATE VIEW scores AS SELECT {', '.join(SCORES.names)} FROM scored")
-            yield connection
+    def _judge_nothing(self, connection: duckdb.DuckDBPyConnection, work: Path) -> str:
+        """Write the judged rows of a crawl without shards, and return their path."""
+        for view, schema in (("crawl", CRAWL), ("scores", SCORES)):
+            view_files(connection, view, [], schema)
+        path = work / "nothing.parquet"
+        write_judged(connection, self.config.quality, "", path)
+        connection.unregister("crawl")
+        return str(path)
+
+    # Verdicts of a crawl shard
+
+    def process(self, shard: str, work: Path) -> ShardOutput:
+        judged, decided = self._file(_JUDGED, shard), self._file(_DECIDED, shard)
+        name = f"{VERDICTS_FOLDER}/{shard}.parquet"
+        (work / VERDICTS_FOLDER).mkdir()
+        with self._connect(work, threads=1) as connection:
+            (judged,) = fetch_intermediate(self.store, [judged], work / "judged")
+            (decided,) = fetch_intermediate(self.store, [decided], work / "decided")
+            open_verdicts(connection, judged, decided)
+            files: dict[str, int | None] = {name: write_verdicts(connection, work / name)}
+            counters = count_verdicts(connection)
+        if self.config.quality.clip is not None:
+            scores = self._file(_SCORES, shard)
+            (work / SCORES_FOLDER).mkdir()
+            name = f"{SCORES_FOLDER}/{shard}.parquet"
+            (scores,) = fetch_intermediate(self.store, [scores], work / "scored")
+            copyfile(scores, work / name)
+            files[name] = pq.read_metadata(work / name).num_rows
+        return ShardOutput(files, counters)
 
     # Quality gate (Great Expectations)
 
@@ -187,9 +253,16 @@ class Quality(Stage):
         from vecap_tasks.quality.expectations import evaluate_expectations
 
         config = self.config.quality
-        measured = Measured.from_json(self.store.read(f"{self.folder}/{MEASURES}"))
-        with self.store.open(f"{self.folder}/{_SAMPLE}") as stream:
-            sample = pq.read_table(stream).to_pandas()
+        found = [f"{self.folder}/{_DECIDED}/measures.json", self._file(_DECIDED, _SAMPLE_PART)]
+        (work / "report").mkdir()
+        paths = fetch_intermediate(self.store, found, work / "decided")
+        for name, path in zip((MEASURES, SAMPLE), paths, strict=True):
+            copyfile(path, work / name)
+        measured = Measured.from_json((work / MEASURES).read_bytes())
+        table = pq.read_table(work / SAMPLE)
+        sample = table.to_pandas()
+        accepted = {result.shard: result.counters["accepted"] for result in results}
+        (work / ACCEPTED).write_text(json.dumps(accepted, indent=1) + "\n", encoding="utf-8")
         crawl = self.upstream_manifest("crawl")
         crawled = datetime.fromisoformat(crawl.provenance["created"])
         previous = previous_versions(self.store, self.version, config.drift.versions)
@@ -212,11 +285,14 @@ class Quality(Stage):
         (work / PAGE).write_text(findings.to_html(), encoding="utf-8")
         body = drift_findings(previous, drift) | {"stops": findings.stops, "warnings": findings.warnings}
         (work / FINDINGS).write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        pages = sorted(page.relative_to(work).as_posix() for page in report.rglob("*") if page.is_file())
+        pages = [page.relative_to(work).as_posix() for page in report.rglob("*") if page.is_file()]
+        pages = sorted(page for page in pages if page != MEASURES)
         for warning in findings.warnings:
             log.warning("quality: %s: warning: %s", self.version.name, warning)
         if not stops:
-            return ShardOutput({}, attachments=tuple(pages), notes={"warnings": len(warnings)})
+            files: dict[str, int | None] = {ACCEPTED: len(accepted), MEASURES: None, SAMPLE: len(table)}
+            none = dict.fromkeys(("rows", "accepted", "refused"), 0)  # of a crawl without shards
+            return ShardOutput(files, none, attachments=tuple(pages), notes={"warnings": len(warnings)})
         for page in pages:
             self.store.upload(f"{self.folder}/{page}", work / page)
         raise GateFailed(self._failure_message(stops, measured))

@@ -1,23 +1,26 @@
 """Verdicts on all rows of a crawl, computed by DuckDB from parquet to parquet.
 
-No row passes through Python. DuckDB spills data over its memory limit to the work folder.
+DuckDB spills data over its memory limit to the work folder.
 
-crawl ── row rules (`apply_row_rules`) ── judged.parquet ── group rules (`apply_group_rules`) ── verdicts.parquet
+each crawl shard ── row rules (`write_judged`) ── judged rows ─┬─ verdicts of the shard (`open_verdicts`)
+all judged rows ── group rules (`apply_group_rules`) ── decisions of each shard (`write_decisions`) ─┘
 """
 
 # ruff: noqa: S608 - queries contain only this package's rules and quoted literals
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from vecap_tasks.config import QualityConfig, RowRules
 from vecap_tasks.core.releases import Released
 from vecap_tasks.core.schemas import VERDICTS
-from vecap_tasks.core.tables import scan, write_sorted
+from vecap_tasks.core.tables import scan, write_rows, write_sorted
 from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, add_functions, all_matches, cleaned, first_match, literal
 from vecap_tasks.quality.rules import (
     CLIP_SCORE,
@@ -45,6 +48,12 @@ _NO_DIGIT = r"\P{Nd}"
 _NO_IDEOGRAPH = r"[^\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]"
 _WORD = r"[\p{L}\p{M}\p{N}]+"
 _HOST = "://([^/:?#]+)"
+_MAX_CAPTION_CHARS = 4_000  # of the AltText as crawled, for the examples of the report
+# Of a crawl's row, for the report and the sample.
+_CRAWL_COLUMNS = "key, uid, url, status, width, height, original_width, original_height, sha256"
+# The columns of VERDICTS that rules which compare rows can change, for each row where they change one.
+DECISIONS = pa.schema([VERDICTS.field(name) for name in ("key", "alttext_problem", "reasons", "released")])
+_BATCH = 100_000
 
 
 def compute_verdicts(
@@ -58,12 +67,28 @@ def compute_verdicts(
     a folder that must exist as long as the connection.
     """
     connection.execute("SET preserve_insertion_order = false")  # saves memory; outputs are sorted
-    apply_row_rules(connection, config, work / "judged.parquet")
+    write_judged(connection, config, "", work / "judged.parquet")
+    create_judged(connection, [str(work / "judged.parquet")])
     apply_group_rules(connection, config, released or Released())
 
 
-def apply_row_rules(connection: duckdb.DuckDBPyConnection, config: QualityConfig, path: Path) -> None:
-    """Apply the rules about single rows, write the result to *path*, and create the view `judged` of it."""
+def create_judged(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> None:
+    """Create the view `judged` of the files *paths* of `write_judged`."""
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW judged AS SELECT * EXCLUDE (filename) FROM {scan(paths)}")
+
+
+def open_judged(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> None:
+    """Create the views `judged` and `crawl` of the files *paths* of `write_judged`, for rules that compare rows."""
+    connection.execute("SET preserve_insertion_order = false")  # saves memory; outputs are sorted
+    create_judged(connection, paths)
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW crawl AS SELECT {_CRAWL_COLUMNS}, caption FROM {scan(paths)}")
+
+
+def write_judged(connection: duckdb.DuckDBPyConnection, config: QualityConfig, shard: str, path: Path) -> None:
+    """Apply the rules about single rows to the view `crawl`, the crawl shard *shard*, and write the result to *path*.
+
+    The view `scores` has the CLIP scores, if a CLIP model is configured.
+    """
     add_functions(connection)
     rules = config.rows
     source = "crawl"
@@ -75,13 +100,13 @@ def apply_row_rules(connection: duckdb.DuckDBPyConnection, config: QualityConfig
             SELECT key, uid, sha256, CASE WHEN alttext_problem IS NULL THEN text END AS alttext, alttext_problem,
                 hash(lower(text)) AS text_hash,
                 CASE WHEN downloaded THEN hash(coalesce(phash, sha256)) END AS image_hash,
-                {all_matches(ROW_RULES, rules)} AS reasons,
+                {all_matches(ROW_RULES, rules)} AS reasons, {literal(shard)} AS shard, url,
+                left(raw, {_MAX_CAPTION_CHARS}) AS caption, status, width, height, original_width, original_height,
                 downloaded, failure, lower(regexp_extract(url, {literal(_HOST)}, 1)) AS host, language,
                 least(original_width, original_height) AS side, md5_number_lower(uid) AS draw{scores}
             FROM (SELECT *, {first_match(ALTTEXT_RULES, rules)} AS alttext_problem FROM ({texts(source, rules)}))
         ) TO $1 (FORMAT parquet, COMPRESSION lz4_raw)"""
     connection.execute(query, [str(path)])
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW judged AS SELECT * EXCLUDE (filename) FROM {scan([str(path)])}")
 
 
 def texts(source: str, rules: RowRules) -> str:
@@ -143,7 +168,8 @@ def apply_group_rules(connection: duckdb.DuckDBPyConnection, config: QualityConf
             list_concat(reasons, {all_matches([*GROUP_RULES, *score_rules(config)], rules)}) AS reasons)
         FROM (
             SELECT * REPLACE (coalesce(alttext_problem, {first_match([REPEATED], rules)}) AS alttext_problem)
-            FROM judged LEFT JOIN texts_often USING (text_hash) LEFT JOIN images_often USING (image_hash), thresholds
+            FROM (SELECT *, alttext_problem AS row_problem, reasons AS row_reasons FROM judged)
+            LEFT JOIN texts_often USING (text_hash) LEFT JOIN images_often USING (image_hash), thresholds
         )""")
     _rank_duplicates(connection)
     connection.execute(f"""
@@ -224,6 +250,68 @@ def _apply_releases(connection: duckdb.DuckDBPyConnection, rules: RowRules, rele
 
 def _string_list(names: Sequence[str]) -> str:
     return f"[{', '.join(literal(name) for name in names)}]::VARCHAR[]"
+
+
+def write_decisions(
+    connection: duckdb.DuckDBPyConnection, shards: Sequence[str], path: Path
+) -> Iterator[tuple[str, Path]]:
+    """Write DECISIONS from the view `verdicts` for each of *shards*, in order, to *path*, and yield the shard and path.
+
+    The caller moves or deletes the file. Deterministic.
+    """
+    changed = connection.sql(f"""
+        SELECT shard, {", ".join(DECISIONS.names)} FROM verdicts
+        WHERE reasons IS DISTINCT FROM row_reasons OR alttext_problem IS DISTINCT FROM row_problem
+            OR released IS NOT NULL
+        ORDER BY shard, key, uid""")
+    parts = _parts(changed.to_arrow_reader(_BATCH))
+    name, rows = next(parts, (None, None))
+    for shard in shards:
+        found = []
+        while name == shard and rows is not None:
+            found.append(rows)
+            name, rows = next(parts, (None, None))
+        write_rows(found, DECISIONS, path)
+        yield shard, path
+
+
+def _parts(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Yield the rows of *batches*, sorted by the column `shard`, in parts of one shard, with the shard."""
+    for batch in batches:
+        start = 0
+        for run in pc.run_end_encode(batch["shard"]).run_ends.to_pylist():
+            yield batch["shard"][start].as_py(), batch.slice(start, run - start)
+            start = run
+
+
+def open_verdicts(connection: duckdb.DuckDBPyConnection, judged: str, decisions: str) -> None:
+    """Create the view `verdicts` (VERDICTS) of one crawl shard from its files *judged* and *decisions*."""
+    names = ", ".join(name for name in VERDICTS.names if name not in ("accepted", "alttext"))
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP VIEW verdicts AS
+        SELECT {names}, len(reasons) = 0 AS accepted, CASE WHEN alttext_problem IS NULL THEN alttext END AS alttext
+        FROM (
+            SELECT judged.key, uid, sha256, alttext,
+                CASE WHEN decided.key IS NULL THEN judged.alttext_problem ELSE decided.alttext_problem END
+                    AS alttext_problem,
+                CASE WHEN decided.key IS NULL THEN judged.reasons ELSE decided.reasons END AS reasons, released
+            FROM {scan([judged])} AS judged LEFT JOIN {scan([decisions])} AS decided USING (key)
+        )""")
+
+
+def count_verdicts(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """Return the counters of the view `verdicts`: rows, accepted and rejected ones, by reason and AltText problem."""
+    rows, accepted, released = connection.execute(
+        "SELECT count(*), count(*) FILTER (accepted), count(*) FILTER (len(released) > 0) FROM verdicts"
+    ).fetchall()[0]
+    counters = {"rows": rows, "accepted": accepted, "refused": rows - accepted}
+    if released:
+        counters["released"] = released
+    named = connection.execute("""
+        SELECT 'reason.' || name, count(*) FROM (SELECT unnest(reasons) AS name FROM verdicts) GROUP BY 1
+        UNION ALL SELECT 'alttext.' || alttext_problem, count(*) FROM verdicts WHERE alttext_problem IS NOT NULL
+        GROUP BY 1 ORDER BY 1""").fetchall()
+    return counters | dict(named)
 
 
 def write_verdicts(connection: duckdb.DuckDBPyConnection, path: Path) -> int:

@@ -13,10 +13,11 @@ from typing import TypeVar
 
 from PIL import Image
 
-from vecap_tasks.core.schemas import CRAWL
+from vecap_tasks.core.schemas import CRAWL, VERDICTS
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.tables import connect, create_view, scan
+from vecap_tasks.core.tables import connect, view_files
 from vecap_tasks.core.tar import StoredImages
+from vecap_tasks.core.verify import RecordedFile, fetch
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.rewrite.backends.sampling_params import Sampling
 
@@ -51,27 +52,63 @@ class ImageInput:
     jpeg: bytes = b""
 
 
-def read_rows(
-    store: Store, verdicts: str, tables: Mapping[str, str], shard: int, size: int, work: Path, *, kept: bool = False
-) -> list[Row]:
-    """Return the accepted rows of *shard* in key order; a shard has *size* rows. *kept* reads the column `kept`.
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The crawl shards with the accepted rows of a shard, and the number of accepted rows before these in the first."""
 
-    *verdicts* and *tables* (crawl table to tar) are names in *store*. *work* is a folder for spilled data.
-    Raises CorruptError if an accepted row is in no crawl table.
+    shards: tuple[str, ...]
+    offset: int
+
+
+def plan_spans(accepted: Mapping[str, int], size: int) -> list[Span]:
+    """Return the span of each shard of *size* rows, from the accepted rows of each crawl shard, in order."""
+    spans: list[Span] = []
+    shards: list[str] = []
+    offset, rows = 0, 0  # of the open span
+    for shard, count in accepted.items():
+        if count == 0:
+            continue
+        if not shards:
+            offset = 0
+        shards.append(shard)
+        rows += count
+        while rows >= size:
+            spans.append(Span(tuple(shards), offset))
+            rows -= size
+            shards = [shard] if rows else []
+            offset = count - rows
+    return [*spans, Span(tuple(shards), offset)] if shards else spans
+
+
+def read_rows(
+    store: Store,
+    verdicts: Sequence[RecordedFile],
+    tables: Mapping[str, RecordedFile],
+    offset: int,
+    size: int,
+    work: Path,
+    *,
+    kept: bool = False,
+) -> list[Row]:
+    """Return *size* accepted rows after the first *offset*, in key order; fewer at the end. *kept* reads `kept`.
+
+    *verdicts* and *tables* (the tables by tar) are files of the same crawl shards. *work* is a folder for copies and
+    spilled data. Raises CorruptError if a file differs from its record, or an accepted row is in no crawl table.
     """
-    verdicts = store.query_path(verdicts)
-    tars = {store.query_path(table): tar for table, tar in tables.items()}
+    crawled = fetch(list(tables.values()), work / "crawl")
+    tars = dict(zip(crawled, tables, strict=True))
     column = "kept" if kept else "NULL AS kept"
     with connect(store, threads=1, work=work) as connection:
-        create_view(connection, store, "crawl", list(tables), CRAWL)
+        view_files(connection, "crawl", crawled, CRAWL)
+        view_files(connection, "verdicts", fetch(verdicts, work / "verdicts"), VERDICTS)
         records = connection.execute(f"""
             SELECT key, uid, verdict.sha256, alttext, shard.filename, shard.jpeg_sha256, shard.kept
-            FROM {scan([verdicts])} AS verdict
+            FROM (SELECT * FROM verdicts WHERE accepted ORDER BY key LIMIT {size} OFFSET {offset}) AS verdict
             LEFT JOIN (SELECT key, filename, jpeg_sha256, {column} FROM crawl) AS shard USING (key)
-            WHERE accepted ORDER BY key LIMIT {size} OFFSET {shard * size}""").fetchall()  # noqa: S608
+            ORDER BY key""").fetchall()  # noqa: S608
     for key, _, _, _, file, *_ in records:
         if file is None:
-            raise CorruptError(f"{verdicts} accepts row {key}, but no crawl shard has it; run `vecap verify`")
+            raise CorruptError(f"{verdicts[0].name} accepts row {key}, but no crawl shard has it; run `vecap verify`")
     return [Row(key, uid, sha256, text, tars[file], *rest) for key, uid, sha256, text, file, *rest in records]
 
 

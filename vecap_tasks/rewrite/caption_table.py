@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from vecap_tasks.core.schemas import CAPTIONS, KEPT, with_kept
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.tables import create_view
 from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.backends.sampling_params import flat
 from vecap_tasks.rewrite.captioner import NOT_GENERATED, Caption
@@ -94,3 +98,21 @@ def count(table: pa.Table) -> dict[str, int]:
         **{f"vecap_from.{origin}": number for origin, number in sorted(origins.items())},
         **{f"problem.{name}": number for name, number in sorted(problems.items())},
     }
+
+
+def count_samples(
+    connection: duckdb.DuckDBPyConnection, store: Store, tables: Sequence[str], digits: int
+) -> dict[str, dict[str, int]]:
+    """Return the number of rows with a VeCap of each crawl shard, by the name of each of *tables* (in *store*).
+
+    *digits* is the length of the crawl shards' names, with which keys begin.
+    """
+    create_view(connection, store, "captions", tables, CAPTIONS)
+    counted = connection.execute(f"""
+        SELECT filename, left(key, {digits}) AS shard, count(*) FROM captions
+        WHERE vecap IS NOT NULL AND vecap_from != 'none' GROUP BY ALL ORDER BY ALL""").fetchall()  # noqa: S608
+    names = {store.query_path(table): PurePosixPath(table).stem for table in tables}
+    samples: dict[str, dict[str, int]] = {name: {} for name in names.values()}
+    for path, shard, rows in counted:
+        samples[names[path]][shard] = rows
+    return samples

@@ -100,15 +100,23 @@ class CaptionCache:
     *memory_limit*. The list of files is fixed at construction.
     """
 
-    def __init__(self, store: Store, files: Sequence[RecordedFile], verdicts: str, memory_limit: str = "1GB") -> None:
+    def __init__(
+        self,
+        store: Store,
+        files: Sequence[RecordedFile],
+        verdicts: Sequence[RecordedFile],
+        memory_limit: str = "1GB",
+    ) -> None:
         self._store = store
         self._files = files
         self._checked: set[int] = set()
         self._lock = Lock()  # worker threads process several shards at once
         self._connection = open_connection(store, memory_limit, threads=1)
         self._connection.execute("CREATE TABLE location (image UBIGINT, file INTEGER)")
-        if not files:
+        if not files or not verdicts:
             return
+        check_recorded(verdicts)
+        accepted = scan([store.query_path(file.name) for file in verdicts])
         numbers = {store.query_path(file.name): number for number, file in enumerate(files)}
         self._connection.register("file", pa.table({"filename": [*numbers], "number": [*numbers.values()]}))
         with translate_errors():
@@ -116,7 +124,7 @@ class CaptionCache:
                 INSERT INTO location
                 SELECT hash(sha256), number
                 FROM {scan([*numbers], union_by_name=True)} JOIN file USING (filename)
-                WHERE sha256 IN (SELECT sha256 FROM {scan([verdicts])} WHERE accepted)""")
+                WHERE sha256 IN (SELECT sha256 FROM {accepted} WHERE accepted)""")
 
     def files_with(self, rows: Sequence[Row]) -> list[str]:
         """Return the files with captions of the images of *rows*; a hash collision can add a file.

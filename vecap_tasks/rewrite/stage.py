@@ -23,14 +23,14 @@ from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, canonical
 from vecap_tasks.core.models import Checkpoint, ServedModel, check_checkpoint, find_model
 from vecap_tasks.core.schemas import IMAGE_REVISION
 from vecap_tasks.core.stage import Check, Stage
-from vecap_tasks.core.tables import write_rows
-from vecap_tasks.core.verify import RecordedFile
+from vecap_tasks.core.tables import connect, write_rows
+from vecap_tasks.core.verify import RecordedFile, read_file
 from vecap_tasks.errors import ConfigError
 from vecap_tasks.rewrite import screen
-from vecap_tasks.rewrite.accepted_rows import ImageInput, Row, read_inputs, read_rows
+from vecap_tasks.rewrite.accepted_rows import ImageInput, Row, Span, plan_spans, read_inputs, read_rows
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, Sampling
 from vecap_tasks.rewrite.batches import Batches, warn_rejected_requests
-from vecap_tasks.rewrite.caption_table import caption_table, count
+from vecap_tasks.rewrite.caption_table import caption_table, count, count_samples
 from vecap_tasks.rewrite.captioner import Captioner, Generate, TokenMeter
 from vecap_tasks.rewrite.prompt import PLACEHOLDERS, Prompt, Texts, load_prompt
 from vecap_tasks.rewrite.reuse import (
@@ -46,6 +46,10 @@ from vecap_tasks.rewrite.screen import Screened
 from vecap_tasks.rewrite.screen.talk import languages_without_lists
 
 log = logging.getLogger(__name__)
+
+SAMPLES_FILE = "samples.json"
+_ACCEPTED = "accepted.json"  # of the stage quality
+_CAPTION_REVISION = 3  # part of a caption's parameters: captions with another one are not reused
 
 
 class VlmBackend(Protocol):
@@ -68,10 +72,13 @@ class LlmBackend(Protocol):
 
 
 class Rewrite(Stage):
-    """Writes `{shard}.parquet` (CAPTIONS): the accepted rows in key order, `shard_size` rows per shard."""
+    """Writes `{shard}.parquet` (CAPTIONS): the accepted rows in key order, `shard_size` rows per shard.
+
+    `samples.json` has the number of rows with a VeCap of each crawl shard in each shard.
+    """
 
     name = "rewrite"
-    revision = 3
+    revision = 4  # 4: samples.json
     runs_models = True
     upstream = ("crawl", "quality")
     rates = ("rows", "vec_tokens", "vecap_tokens")
@@ -104,12 +111,26 @@ class Rewrite(Stage):
         return checks
 
     def reads(self) -> list[RecordedFile]:
-        return [*self.upstream_files("crawl", self._tables), *self.upstream_files("quality", [self._verdicts])]
+        accepted = self.upstream_manifest("quality").file(_ACCEPTED)
+        return self.recorded([accepted, *self._tables, *map(self._verdicts, self._accepted)])
+
+    def shard_reads(self, shard: str) -> list[RecordedFile]:
+        return []  # `read_rows` compares what it reads
+
+    @cached_property
+    def _accepted(self) -> dict[str, int]:
+        """The number of accepted rows of each crawl shard, in order."""
+        accepted: dict[str, int] = json.loads(read_file(self.store, self.upstream_manifest("quality"), _ACCEPTED))
+        return accepted
+
+    @cached_property
+    def _spans(self) -> dict[str, Span]:
+        """The crawl shards that each shard reads."""
+        spans = plan_spans(self._accepted, self.config.captioning.shard_size)
+        return {f"{number:05d}": span for number, span in enumerate(spans)}
 
     def shards(self) -> list[str]:
-        size = self.config.captioning.shard_size
-        accepted = self.upstream_manifest("quality").counters["accepted"]
-        return [f"{number:05d}" for number in range(-(-accepted // size))]
+        return list(self._spans)
 
     def plan(self) -> list[str]:
         shards = super().plan()
@@ -124,7 +145,7 @@ class Rewrite(Stage):
 
     def process(self, shard: str, work: Path) -> ShardOutput:
         section = self.config.captioning
-        rows = self._rows(int(shard), work)
+        rows = self._rows(shard, work)
         files = self._cache.files_with(rows)
         found = find_captions(self.store, files, rows, self._provenances, work)
         batches = Batches(self, shard, find_answers(self.store, files, rows, self._provenances, work))
@@ -153,16 +174,21 @@ class Rewrite(Stage):
         return ShardOutput({f"{shard}.parquet": len(rows)}, count(table), notes=notes)
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
-        """Write what the servers report about their models as an attachment, outside the content digest."""
+        """Count the rows with a VeCap. What the servers report about their models is outside the content digest."""
+        tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
+        with connect(self.store, work=work) as connection:
+            samples = count_samples(connection, self.store, tables, len(next(iter(self._accepted), "")))
+        (work / SAMPLES_FILE).write_text(json.dumps(samples, indent=1) + "\n", encoding="utf-8")
+        files = {SAMPLES_FILE: None}
         servers = {role: settings for role, settings in self._settings.items() if settings.server is not None}
         if not servers:
-            return ShardOutput({})
+            return ShardOutput(files)
         from vecap_tasks.rewrite.openai_models import describe_server
 
         warn_rejected_requests(self.name, (result.counters for result in results))
         served = {role: describe_server(settings) for role, settings in servers.items()}
         (work / "served.json").write_text(json.dumps(served, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        return ShardOutput({}, attachments=("served.json",))
+        return ShardOutput(files, attachments=("served.json",))
 
     # Models, prompts and provenance.
 
@@ -204,7 +230,7 @@ class Rewrite(Stage):
     def _model_provenance(self, role: str, prompt: Prompt, more: dict[str, Any]) -> CaptionProvenance:
         model = self._models[role]
         screening = screen.identity(self.config.captioning.screen)
-        parameters = self._settings[role].parameters() | more | {"screening": screening, "stage": self.revision}
+        parameters = self._settings[role].parameters() | more | {"screening": screening, "stage": _CAPTION_REVISION}
         return CaptionProvenance(model.name, model.revision, prompt.name, canonical_json(parameters).decode())
 
     def _vlm(self) -> VlmBackend:
@@ -229,25 +255,30 @@ class Rewrite(Stage):
 
     # Inputs and captioners of a shard.
 
-    @property
-    def _verdicts(self) -> str:
-        return self.upstream_manifest("quality").file("verdicts.parquet")
+    def _verdicts(self, crawl_shard: str) -> str:
+        return self.upstream_manifest("quality").file(f"verdicts/{crawl_shard}.parquet")
 
-    @property
+    def _table(self, crawl_shard: str) -> str:
+        return self.upstream_manifest("crawl").file(f"{crawl_shard}.parquet")
+
+    @cached_property
     def _tables(self) -> dict[str, str]:
         """Maps the crawl tables of shards with images to their tars."""
         tars = self.upstream_manifest("crawl").files_ending(".tar")
         return {str(PurePosixPath(tar).with_suffix(".parquet")): tar for tar in tars}
 
-    def _rows(self, number: int, work: Path) -> list[Row]:
+    def _rows(self, shard: str, work: Path) -> list[Row]:
         kept = bool(self.config.crawl.source.kept_columns)
-        size = self.config.captioning.shard_size
-        return read_rows(self.store, self._verdicts, self._tables, number, size, work, kept=kept)
+        size, span = self.config.captioning.shard_size, self._spans[shard]
+        names = [table for table in map(self._table, span.shards) if table in self._tables]
+        tables = {self._tables[file.name]: file for file in self.recorded(names)}
+        verdicts = self.recorded(map(self._verdicts, span.shards))
+        return read_rows(self.store, verdicts, tables, span.offset, size, work, kept=kept)
 
     @cached_property
     def _cache(self) -> CaptionCache:
         files = finished_captions(self.store, self.version)
-        return CaptionCache(self.store, files, self.store.query_path(self._verdicts))
+        return CaptionCache(self.store, files, self.recorded(map(self._verdicts, self._accepted)))
 
     def _vlm_captioner(self, batches: Batches, meter: TokenMeter) -> Captioner[Row]:
         settings, prompt = self._settings["vlm"], self._prompts["vlm"]

@@ -107,7 +107,7 @@ class Train(Stage):
 
         return training_files(self.config, self.version)
 
-    def check_reads(self) -> None:
+    def check_reads(self, shard: str) -> None:
         """Do nothing: each training process checks the shards as it reads them."""
 
     def shards(self) -> list[str]:
