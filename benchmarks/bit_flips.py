@@ -43,7 +43,7 @@ _UPSTREAM = {
     "train": ("assemble",),
     "evaluate": ("train",),
 }
-_UNREAD = re.compile(r"/_(shards|links|scores|checkpoints)/|/data_docs/")  # by no later stage
+_UNREAD = re.compile(r"/_(shards|links|candidates|scores|judged|decided|checkpoints)/|/data_docs/")  # by no later stage
 _NUMBER = re.compile(r"[0-9a-f]{8,}|\d+")
 _EXTERNAL = {"rewrite": ("vlm", "llm"), "train": ("llm",), "evaluate": ("evaluation",)}
 
@@ -206,10 +206,14 @@ class Drill:
 _UNFINISHED: dict[str, tuple[tuple[str, tuple[str, ...] | None], ...]] = {
     "crawl": (
         ("**/*", ("manifest.json",)),
-        ("_links/*", ("manifest.json", "_shards/*.json", "candidates.parquet", "_links/candidates*")),
-        ("candidates.parquet", ("manifest.json", "_shards/*.json")),
+        ("_links/*", ("manifest.json", "_shards/*.json", "_candidates/*")),
+        ("_candidates/*", ("manifest.json", "_shards/*.json")),
     ),
-    "quality": (("**/*", ("manifest.json",)),),
+    "quality": (
+        ("**/*", ("manifest.json",)),
+        ("_judged/*", ("manifest.json", "_shards/*.json", "_decided/*")),
+        ("_decided/*", ("manifest.json", "_shards/*.json")),
+    ),
     "rewrite": (("*/*/*.jsonl", None), ("**/*", ("manifest.json",))),
     "assemble": (("**/*", ("manifest.json",)),),
     "train": (("*/_checkpoints/*/*.pt", None), ("**/*", ("*/manifest.json",))),

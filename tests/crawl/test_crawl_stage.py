@@ -17,6 +17,7 @@ from tests.crawl.conftest import crawl, stage_of
 from tests.crawl.test_warc import gzip_records, record
 from tests.crawl.web import Answer, cut, hang, image
 from vecap_tasks.core.schemas import CANDIDATES, CRAWL, DUPLICATES
+from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import read_samples
 from vecap_tasks.errors import CorruptError, VecapError
 
@@ -98,7 +99,7 @@ def test_output_files_match_img2dataset(small_web, configure, seeds):
         ("00000.parquet", 4), ("00000.tar", 3), ("00000_stats.json", None),
         ("00001.parquet", 4), ("00001_stats.json", None),
         ("00002.parquet", 2), ("00002.tar", 2), ("00002_stats.json", None),
-        ("candidates.parquet", 10), ("duplicates.parquet", 3),
+        ("candidates.json", None), ("duplicates.parquet", 3),
     ]  # fmt: skip
     stats = json.loads(stage.store.read(manifest.file("00000_stats.json")))
     assert (stats["count"], stats["successes"], stats["failed_to_download"]) == (4, 3, 1)
@@ -110,9 +111,10 @@ def test_output_files_match_img2dataset(small_web, configure, seeds):
         assert sample["txt"].decode() == (row["caption"] or "")
         assert json.loads(sample["json"]) == row
         assert Image.open(io.BytesIO(sample["jpg"])).size == (row["width"], row["height"])
-    candidates = pq.read_table(stage.store.path(manifest.file("candidates.parquet")))
+    assert json.loads(stage.store.read(manifest.file("candidates.json")))["counters"]["candidates"] == 10
+    candidates = pq.read_table(stage.store.path(f"{stage.folder}/_candidates/00001.parquet"))
     assert candidates.schema.equals(CANDIDATES)
-    assert candidates["uid"].to_pylist() == [row["uid"] for row in rows.values()]
+    assert candidates["uid"].to_pylist() == [row["uid"] for key, row in rows.items() if key.startswith("00001")]
 
 
 def test_equal_images_are_duplicates_of_the_first(small_web, configure, seeds):
@@ -161,19 +163,44 @@ def test_corrupt_links_and_candidates_are_made_again(small_web, configure, seeds
     with pytest.raises(VecapError, match=rf"_links/{links} is corrupt: .*; it was removed, run the same command again"):
         stage_of(stage.config).plan()
     stage_of(stage.config).plan()
-    candidates = f"{stage.folder}/candidates.parquet"
+    candidates = f"{stage.folder}/_candidates/00001.parquet"
     flip_bit(stage.store, candidates)
+    with pytest.raises(CorruptError, match=rf"^{candidates} is corrupt"):
+        stage_of(stage.config).run("00001")
     with pytest.raises(CorruptError, match=rf"^{candidates} is corrupt"):
         stage_of(stage.config).plan()
     assert crawl(stage.config)[1].digest == expected
 
 
-def test_candidates_without_a_record_are_not_crawled(small_web, configure, seeds):
-    stage = stage_of(configure(seeds(SITE)))
+def test_a_changed_index_of_the_candidates_is_an_error(small_web, configure, seeds):
+    stage = stage_of(configure(seeds(SITE), shard_size=3))
     stage.plan()
-    stage.store.remove_folder(f"{stage.folder}/_links")
-    with pytest.raises(CorruptError, match=r"candidates\.parquet has no record; delete it"):
+    index = f"{stage.folder}/_candidates/index.json"
+    flip_bit(stage.store, index)
+    with pytest.raises(CorruptError, match=rf"^{index} is corrupt: .*; restore it, or delete {index} and run"):
         stage_of(stage.config).plan()
+    stage.store.remove(index)
+    assert stage_of(stage.config).plan() == ["00000", "00001", "00002", "00003"]
+    assert small_web.request_counts["site.example/"] == 1
+
+
+def test_candidates_are_made_again_after_a_kill_between_two_shards(small_web, configure, seeds, monkeypatch):
+    config = configure(seeds(SITE), shard_size=3)
+    expected = crawl(config)[1]
+    stage = stage_of(config.model_copy(update={"dataset": "killed"}))
+    upload = Store.upload
+
+    def dying(store, name, source):
+        if name.endswith("_candidates/00002.parquet"):
+            raise KeyboardInterrupt
+        upload(store, name, source)
+
+    monkeypatch.setattr(Store, "upload", dying)
+    with pytest.raises(KeyboardInterrupt):
+        stage.plan()
+    monkeypatch.setattr(Store, "upload", upload)
+    assert stage.store.files(f"{stage.folder}/_candidates") == ["00000.parquet", "00001.parquet"]
+    assert crawl(stage.config)[1].files == expected.files
 
 
 def test_max_depth_and_max_pages_limit_the_crawl(web, configure, seeds):
@@ -204,7 +231,7 @@ def test_pages_that_opt_out_yield_no_images(web, configure, seeds):
     manifest = crawl(configure(seeds(SITE)))[1]
     assert manifest.counters["skipped.page_opt_out"] == 2
     assert manifest.counters["candidates"] == 0
-    assert [entry.path for entry in manifest.files] == ["candidates.parquet", "duplicates.parquet"]
+    assert [entry.path for entry in manifest.files] == ["candidates.json", "duplicates.parquet"]
 
 
 def test_a_warc_crawl_records_its_input_files(web, configure, tmp_path):

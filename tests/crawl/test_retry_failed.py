@@ -103,7 +103,7 @@ def test_reused_shards_have_the_same_bytes(configure_retry):
     )
     assert {path for path in old if old[path] == new[path]} == {
         "00001.parquet", "00001.tar", "00001_stats.json", "00002.parquet", "00002.tar", "00002_stats.json",
-        "candidates.parquet", "duplicates.parquet",
+        "candidates.json", "duplicates.parquet",
     }  # fmt: skip
 
 

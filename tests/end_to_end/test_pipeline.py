@@ -75,7 +75,7 @@ def test_a_run_killed_during_captioning_ends_with_the_same_bytes(undisturbed: Pl
 def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(undisturbed: Place, place: Place) -> None:
     version = place.home / "store" / "demo" / INTERVAL
     moments = [
-        version / "crawl" / "candidates.parquet",
+        version / "crawl" / "_candidates" / "index.json",
         version / "crawl" / "_shards" / "00001.json",
         version / "crawl" / "manifest.json",
         version / "quality" / "verdicts" / "00000.parquet",

@@ -82,7 +82,7 @@ def test_links_lead_from_a_model_to_the_crawl_files(recorded, browser, tmp_path)
     (source,) = [item for item in recorded.crawl.inputs if item.kind == "source"]
     expect(files.get_by_text(source.digest)).to_be_visible()
     expect(files.get_by_text(source.name)).to_be_visible()
-    expect(files.get_by_text("candidates.parquet")).to_be_visible()
+    expect(files.get_by_text("candidates.json")).to_be_visible()
     files.screenshot(path=tmp_path / "3-crawl-files.png")
 
     files.get_by_role("link", name="Models trained on it").click()

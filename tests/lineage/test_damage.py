@@ -77,7 +77,7 @@ def recorded(tmp_path_factory):
 CASES = [
     ("version/version.json", "version", "version.json"),
     ("version/crawl/manifest.json", "crawl", "crawl/manifest.json"),
-    ("version/crawl/candidates.parquet", "crawl", "crawl/candidates.parquet"),
+    ("version/crawl/candidates.json", "crawl", "crawl/candidates.json"),
     ("version/quality/manifest.json", "quality", "quality/manifest.json"),
     ("version/quality/findings.json", "quality", "quality/findings.json"),
     ("version/rewrite/manifest.json", "rewrite", "rewrite/manifest.json"),

@@ -76,7 +76,7 @@ def publish_version(config: Config, samples: list[Texts], interval: str = "2026-
     pattern = config.crawl.source.paths[0].replace("{interval}", interval)
     sources = (Input("source", pattern, sha256(Path(source).read_bytes()).hexdigest(), Path(source).stat().st_size),)
     count = len(samples)
-    _publish(config, version, "crawl", {"candidates.parquet": b"candidates"}, sources, {"candidates": count})
+    _publish(config, version, "crawl", {"candidates.json": b"candidates"}, sources, {"candidates": count})
     _publish(config, version, "quality", {"verdicts.parquet": b"v", "findings.json": b"{}"}, (), {"accepted": count})
     rewrite = tuple(load_stage("rewrite", config, version).inputs())
     _publish(config, version, "rewrite", {"00000.parquet": b"captions"}, rewrite, {"captioned": count})

@@ -1,23 +1,23 @@
-"""Intermediate files of unfinished stages, each with a record of its digest that is written last."""
+"""Intermediate files of unfinished stages with records of their digests: one for each file, or an index of a step."""
 
 from __future__ import annotations
 
 import json
-import uuid
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from vecap_tasks.core.manifest import FileEntry, seal, unseal
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.temporary import temporary_folder
 from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.errors import CorruptError, VecapError
 
 RECORD = ".json"  # suffix of a record
+_INDEX = "index.json"
 _THREADS = 8  # requests at once; hashing releases the GIL
 
 
@@ -28,13 +28,44 @@ def put_recorded(store: Store, name: str, path: Path) -> None:
     put_record(store, name, entry)
 
 
-class Uploads:
-    """Publishes files with their records, several at once on object storage. The block ends when all are published."""
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The files that one step of an unfinished stage made, by name in their folder, and other results of the step."""
 
-    def __init__(self, store: Store) -> None:
+    files: dict[str, RecordedFile]
+    body: dict[str, Any]
+
+
+def read_index(store: Store, folder: str) -> Index | None:
+    """Return the index of *folder*, None if the step is not finished. Raises CorruptError if it changed."""
+    where = f"{folder}/{_INDEX}"
+    remedy = f"restore it, or delete {where} and run the stage again"
+    try:
+        body = unseal(store.read(where), where, remedy)
+    except FileNotFoundError:
+        return None
+    try:
+        files = {
+            name: RecordedFile(store, f"{folder}/{name}", size, sha256, remedy)
+            for name, (size, sha256) in body["files"].items()
+        }
+        return Index(files, body["body"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptError(f"{where} is corrupt: {error}; {remedy}") from error
+
+
+class IndexedUploads:
+    """Publishes the files of one step to *folder*, several at once on object storage, then their index.
+
+    The index makes the step finished; `finish` writes it, unless another run has. Files of equal steps are equal.
+    """
+
+    def __init__(self, store: Store, folder: str) -> None:
         self._store = store
+        self._folder = folder
         self._threads = ThreadPoolExecutor(_THREADS, "upload")
         self._pending: deque[Future[None]] = deque()
+        self._entries: dict[str, tuple[int, str]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -42,23 +73,29 @@ class Uploads:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._threads:
-            while self._pending and kind is None:
-                self._pending.popleft().result()
+        self._threads.shutdown(cancel_futures=True)
 
-    def add(self, name: str, path: Path) -> None:
-        """Publish the local file *path*, which is moved, as *name*. Raises the error of an earlier file."""
+    def add(self, path: Path) -> None:
+        """Publish the local file *path*, which is moved, under its name. Raises the error of an earlier file."""
+        entry = FileEntry.from_file(path.parent, path.name, None)
+        self._entries[path.name] = entry.bytes, entry.sha256
         if not self._store.remote:
-            put_recorded(self._store, name, path)
+            self._store.upload(f"{self._folder}/{path.name}", path)
             return
         if len(self._pending) >= 2 * _THREADS:
             self._pending.popleft().result()
-        own = path.rename(path.with_name(f"{uuid.uuid4().hex}{path.suffix}"))
-        self._pending.append(self._threads.submit(self._upload, name, own))
+        self._pending.append(self._threads.submit(self._upload, path))
 
-    def _upload(self, name: str, path: Path) -> None:
-        put_recorded(self._store, name, path)
+    def _upload(self, path: Path) -> None:
+        self._store.upload(f"{self._folder}/{path.name}", path)
         path.unlink()
+
+    def finish(self, body: Mapping[str, Any]) -> None:
+        """Write the index with *body*, after all files. Raises the error of a file."""
+        while self._pending:
+            self._pending.popleft().result()
+        sealed = seal({"files": self._entries, "body": body})
+        self._store.create(f"{self._folder}/{_INDEX}", json.dumps(sealed, sort_keys=True).encode())
 
 
 def put_record(store: Store, name: str, entry: FileEntry) -> None:
@@ -109,9 +146,3 @@ def fetch_intermediate(store: Store, names: Iterable[str], folder: Path) -> list
         others = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
         raise VecapError(f"{problems[0]}; it was removed, run the same command again{others}")
     return paths
-
-
-def check_intermediate(store: Store, names: Iterable[str]) -> None:
-    """Compare the files *names* of an unfinished stage with their records, as `fetch_intermediate` does."""
-    with temporary_folder() as folder:
-        fetch_intermediate(store, names, folder / "files")

@@ -87,14 +87,11 @@ class Store:
         return open_bucket(self.scheme, bucket), key
 
     def exists(self, name: str) -> bool:
-        if self.remote:
-            bucket, key = self._object(name)
-            try:
-                bucket.head(key)
-            except FileNotFoundError:
-                return False
-            return True
-        return bool(self._fs.get_file_info(self.path(name)).type == pafs.FileType.File)
+        try:
+            self.size(name)
+        except FileNotFoundError:
+            return False
+        return True
 
     def size(self, name: str) -> int:
         """Return the size of the file *name* in bytes. Raises FileNotFoundError."""
@@ -303,10 +300,7 @@ class Store:
 
 
 def digest_stream(stream: IO[bytes], copy: IO[bytes] | None = None) -> str:
-    """Return the sha256 of the rest of *stream*, 64 hex digits, and write it to *copy* if given.
-
-    On object storage, a request reads 8 MiB.
-    """
+    """Return the sha256 of the rest of *stream*, 64 hex digits, and write the rest to *copy* if given."""
     digest = hashlib.sha256()
     while block := stream.read(_BLOCK):
         digest.update(block)
@@ -326,7 +320,8 @@ class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]
     def __init__(self, scheme: str, *, remember: bool = False) -> None:
         super().__init__()
         self.protocol = scheme
-        self._known: dict[str, ObjectInfo] | None = {} if remember else None
+        self._remember = remember
+        self._known: dict[str, ObjectInfo] = {}
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -370,12 +365,10 @@ class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]
         return ObjectReader(bucket, self._head(bucket, key))
 
     def _head(self, bucket: Bucket, key: str) -> ObjectInfo:
-        if self._known is None:
-            return bucket.head(key)
-        url = bucket.url(key)
-        if url not in self._known:
-            self._known[url] = bucket.head(key)
-        return self._known[url]
+        found = self._known.get(bucket.url(key)) or bucket.head(key)
+        if self._remember:
+            self._known[bucket.url(key)] = found
+        return found
 
 
 def _file(bucket: Bucket, info: ObjectInfo) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from vecap_tasks.config import Config, FolderSource, HfSource, UrlSource, WarcSo
 from vecap_tasks.core.manifest import Input
 from vecap_tasks.core.schemas import CANDIDATES, KEPT, with_kept
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.tables import connect, scan
+from vecap_tasks.core.tables import connect, scan, write_rows
 from vecap_tasks.crawl.sources.link import ArchivedImage, Link, Stats, conceal_link, shorten, uid
 from vecap_tasks.redaction import conceal
 
@@ -153,8 +153,7 @@ def extract(source: Source, part: str, path: Path) -> None:
                 )
                 archived.write_batch(_archived_batch(images, place))
             place += len(batch)
-        body = {"counters": stats.counters, "inputs": [asdict(item) for item in stats.inputs]}
-        links.add_key_value_metadata({FOOTER_KEY: json.dumps(body, sort_keys=True).encode()})
+        links.add_key_value_metadata({FOOTER_KEY: json.dumps(format_stats(stats), sort_keys=True).encode()})
 
 
 def _batches(items: Iterator[Link | ArchivedImage], stats: Stats) -> Iterator[list[Link | ArchivedImage]]:
@@ -188,8 +187,17 @@ def _relaxed_gc() -> Iterator[None]:
 
 
 def read_stats(metadata: pq.FileMetaData) -> Stats:
-    """Return the stats in the footer of a links or candidates table."""
-    body = json.loads(metadata.metadata[FOOTER_KEY])
+    """Return the stats in the footer of a links table, or of the candidates of an earlier release."""
+    return parse_stats(json.loads(metadata.metadata[FOOTER_KEY]))
+
+
+def format_stats(stats: Stats) -> dict[str, Any]:
+    """Return *stats* as JSON values."""
+    return {"counters": stats.counters, "inputs": [asdict(item) for item in stats.inputs]}
+
+
+def parse_stats(body: Mapping[str, Any]) -> Stats:
+    """Return the stats in the JSON values *body*."""
     return Stats(Counter(body["counters"]), [Input(**item) for item in body["inputs"]])
 
 
@@ -222,29 +230,32 @@ def shard_names(rows: int, shard_size: int) -> list[str]:
     return [f"{number:0{digits}d}" for number in range(count)]
 
 
-def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work: Path, *, kept: bool) -> Path:
-    """Write the candidates of *tables* (links tables in the store, in order) to the folder *work*; return the path.
+def write_candidates(
+    store: Store,
+    links: Sequence[str],
+    archived: Sequence[str],
+    shard_size: int,
+    work: Path,
+    *,
+    kept: bool,
+    stats: Stats,
+) -> Iterator[Path]:
+    """Write the candidates of *links*, local links tables in order, to `{shard}.parquet` in *work*; yield each path.
 
-    Each uid appears once. If any part holds an image, its row points to the archive; of several URLs of an image, the
-    best that is archived is used. Row group n holds the rows of shard n. *kept* adds the column `kept`. Memory is
-    independent of the number of rows.
+    Each uid appears once. If a table of *archived* images (local, in order) holds an image, its row points to the
+    archive; of several URLs of an image, the best that is archived is used. *kept* adds the column `kept`. *stats* is
+    complete at the end. The caller moves or deletes the files. Memory is independent of the number of rows.
     """
-    path = work / "candidates.parquet"
     schema = with_kept(CANDIDATES, kept)
-    stats = _merge_stats(store, tables)
+    _merge_stats(links, stats)
     with connect(store, threads=2, work=work) as connection:
-        _create_view(connection, store, "links", tables, LINKS)
-        archived = [archived_images_path(PurePosixPath(name)) for name in tables]
-        folders = {path.parent for path in archived}
-        existing = {folder / name for folder in folders for name in store.files(str(folder))}
-        _create_view(
-            connection, store, "archived", [str(path) for path in archived if path in existing], ARCHIVED_IMAGES
-        )
+        _create_view(connection, "links", links, LINKS)
+        _create_view(connection, "archived", archived, ARCHIVED_IMAGES)
         connection.execute(_IMAGES_SQL)
         connection.execute(_RESOLVED_SQL)
-        links = connection.execute("SELECT count(*) FROM links").fetchall()[0][0]
+        total = connection.execute("SELECT count(*) FROM links").fetchall()[0][0]
         rows = connection.execute("SELECT count(DISTINCT uid) FROM resolved").fetchall()[0][0]
-        stats.counters.update({"candidates": rows, "repeated": links - rows})
+        stats.counters.update({"candidates": rows, "repeated": total - rows})
         ordered = connection.sql("""
             SELECT resolved.* REPLACE (
                 coalesce(stored_in, images.archive) AS stored_in,
@@ -254,42 +265,33 @@ def write_candidates(store: Store, tables: Sequence[str], shard_size: int, work:
             LEFT JOIN images USING (url) ORDER BY resolved.position""")
         names = shard_names(rows, shard_size)
         digits = max(_ROW_DIGITS, len(str(shard_size - 1)))
-        with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False) as writer:
-            for name, table in zip(names, _rechunk(ordered.to_arrow_reader(_BATCH), shard_size), strict=True):
-                if stored := table.num_rows - table["stored_in"].null_count:
-                    stats.counters["stored"] += stored
-                keys = pa.array([f"{name}{row:0{digits}d}" for row in range(table.num_rows)], pa.string())
-                columns = [keys, *(table[name] for name in schema.names if name != "key")]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=shard_size)
-            body = {"counters": stats.counters, "inputs": [asdict(item) for item in stats.inputs]}
-            writer.add_key_value_metadata({FOOTER_KEY: json.dumps(body, sort_keys=True).encode()})
-    return path
+        for name, table in zip(names, _rechunk(ordered.to_arrow_reader(_BATCH), shard_size), strict=True):
+            if stored := table.num_rows - table["stored_in"].null_count:
+                stats.counters["stored"] += stored
+            keys = pa.array([f"{name}{row:0{digits}d}" for row in range(table.num_rows)], pa.string())
+            columns = [keys, *(table[name] for name in schema.names if name != "key")]
+            write_rows(pa.Table.from_arrays(columns, schema=schema).to_batches(), schema, work / f"{name}.parquet")
+            yield work / f"{name}.parquet"
 
 
-def _create_view(
-    connection: duckdb.DuckDBPyConnection, store: Store, view: str, tables: Sequence[str], schema: pa.Schema
-) -> None:
-    """Create *view*: all rows of *tables*; `position` orders them across tables."""
-    if not tables:
+def _create_view(connection: duckdb.DuckDBPyConnection, view: str, paths: Sequence[str], schema: pa.Schema) -> None:
+    """Create *view*: all rows of the tables *paths*; `position` orders them across tables."""
+    if not paths:
         connection.register(view, schema.append(pa.field("position", pa.int64())).empty_table())
         return
-    order = pa.table({"filename": [store.query_path(name) for name in tables], "part": range(len(tables))})
+    order = pa.table({"filename": list(paths), "part": range(len(paths))})
     connection.register(f"{view}_parts", order)
     connection.execute(f"CREATE TABLE {view}_order AS SELECT * FROM {view}_parts")  # noqa: S608
-    files = scan([store.query_path(name) for name in tables])
     connection.execute(f"""
         CREATE VIEW {view} AS SELECT files.*, part::BIGINT * 1099511627776 + place AS position
-        FROM {files} AS files JOIN {view}_order USING (filename)""")  # noqa: S608
+        FROM {scan(paths)} AS files JOIN {view}_order USING (filename)""")  # noqa: S608
 
 
-def _merge_stats(store: Store, tables: Sequence[str]) -> Stats:
-    total = Stats(Counter())
-    for name in tables:
-        with store.open(name) as stream:
-            stats = read_stats(pq.read_metadata(stream))
+def _merge_stats(links: Sequence[str], total: Stats) -> None:
+    for path in links:
+        stats = read_stats(pq.read_metadata(path))
         total.counters.update(stats.counters)
         total.inputs.extend(stats.inputs)
-    return total
 
 
 def _rechunk(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.Table]:

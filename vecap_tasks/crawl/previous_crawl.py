@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Input, Manifest, read_manifest
+from vecap_tasks.core.schemas import CANDIDATES, KEPT
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import RecordedFile, recorded_files
 from vecap_tasks.core.version import interval_of, read_version
+from vecap_tasks.crawl.candidates import parse_stats, read_stats
 from vecap_tasks.crawl.image.decoded import DecodedImage
 from vecap_tasks.crawl.shard_images import SUCCESS, Outcome, Spool
+from vecap_tasks.crawl.sources.link import Stats
 from vecap_tasks.errors import Failure, PermanentError
 
 # Failures that a retry cannot change: decisions of site owners, or properties of the image. All others may pass.
@@ -31,6 +37,9 @@ PERMANENT_REASONS = frozenset(
         "too_many_scans", "too_long",
     }
 )  # fmt: skip
+CANDIDATES_FILE = "candidates.json"  # the counters and inputs of the source
+_OLD_CANDIDATES = "candidates.parquet"  # of earlier releases, with these in its footer
+_SHARD_TABLE = re.compile(r"(\d+)\.parquet")
 _HTTP_ERROR = re.compile(r"http_[1-4]\d\d")
 _TEMPORARY_STATUSES = frozenset({"http_408", "http_425", "http_429"})  # RFC 9110, RFC 8470, RFC 6585
 _IGNORED_SETTINGS = ("fetch", "retry_failed")  # settings that do not affect reused rows
@@ -43,7 +52,7 @@ def is_permanent(reason: str) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for its cached property
 class PreviousCrawl:
     """A finished crawl. Rows that failed for one of `reasons` are retried."""
 
@@ -56,16 +65,29 @@ class PreviousCrawl:
     def input(self) -> Input:
         return Input("dataset", f"{self.version}/crawl", self.manifest.digest)
 
-    def read(self, path: str) -> bytes:
-        """Return the content of a file of the crawl. Raises CorruptError if it differs from its manifest."""
-        return self._file(path).read()
+    @cached_property
+    def stats(self) -> Stats:
+        """The stats of the candidates."""
+        if CANDIDATES_FILE in self.manifest.entries:
+            return parse_stats(json.loads(self._file(CANDIDATES_FILE).read()))
+        return read_stats(pq.read_metadata(io.BytesIO(self._file(_OLD_CANDIDATES).read())))
+
+    @property
+    def shards(self) -> list[str]:
+        """The names of the shards, in order."""
+        return [found[1] for found in map(_SHARD_TABLE.fullmatch, self.manifest.entries) if found]
+
+    def candidates(self, shard: str) -> pa.Table:
+        """Return the candidates of *shard*. Raises CorruptError if the file differs from its manifest."""
+        table = pq.read_table(io.BytesIO(self._file(f"{shard}.parquet").read()))
+        return table.select([name for name in (*CANDIDATES.names, KEPT.name) if name in table.column_names])
 
     def outcomes(self, shard: str, spool: Spool) -> list[Outcome | None]:
         """Return the outcome of each row of *shard*, None for rows to retry; append the JPEGs to *spool*.
 
         Raises CorruptError if a file differs from its manifest.
         """
-        rows = pq.read_table(io.BytesIO(self.read(f"{shard}.parquet"))).to_pylist()
+        rows = pq.read_table(io.BytesIO(self._file(f"{shard}.parquet").read())).to_pylist()
         stored = {row["key"]: row for row in rows if row["status"] == SUCCESS}
         spans: dict[str, tuple[int, int]] = {}
         if stored:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import logging
-import shutil
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config, SiteSource, UrlSource
-from vecap_tasks.core.intermediate import RECORD, check_intermediate, put_record, put_recorded, recorded_file
-from vecap_tasks.core.manifest import FileEntry, Input, ShardOutput, ShardResult
+from vecap_tasks.core.intermediate import RECORD, Index, IndexedUploads, fetch_intermediate, put_recorded, read_index
+from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.verify import RecordedFile
-from vecap_tasks.errors import CorruptError, PermanentError, VecapError, format_error
+from vecap_tasks.errors import PermanentError, VecapError, format_error
 
 # Heavy imports are local: every stage loads this class for its fingerprint, also on machines without crawl
 # dependencies. Processes that download never import DuckDB, which saves memory.
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CANDIDATES = "candidates.parquet"
+_CANDIDATES = "_candidates"  # one table per shard
 _DUPLICATES = "duplicates.parquet"
 _FIRST_PARTS = 3  # of the source, to read before the crawl
 _FORMATS = {"urls": "tables", "webdataset": "tars", "warc": "WARC files", "wat": "WAT files"}
@@ -50,12 +52,12 @@ _LINKS = "_links"  # one links table per part of the source
 class Crawl(Stage):
     """A shard is `crawl.shard_size` rows of the candidates.
 
-    Preparation reads the source, part by part. The candidates are created when the shards are first requested. With
-    `crawl.retry_failed` the candidates of the earlier crawl are reused and no source is read.
+    Preparation reads the source, part by part. The candidates are created, one table per shard, when the shards are
+    first requested. With `crawl.retry_failed` the rows of the earlier crawl are the candidates and no source is read.
     """
 
     name: ClassVar[str] = "crawl"
-    revision: ClassVar[int] = 5  # 5: jpeg_sha256 and a faster perceptual hash
+    revision: ClassVar[int] = 6  # 6: no table of all candidates, a faster perceptual hash
     rates: ClassVar[tuple[str, ...]] = ("success",)
 
     def inputs(self) -> list[Input]:
@@ -64,14 +66,12 @@ class Crawl(Stage):
         return [*self._stats.inputs, *retried, *published]
 
     def reads(self) -> list[RecordedFile]:
-        """Return the candidates, once they exist. Raises CorruptError if they have no record."""
-        name = f"{self.folder}/{_CANDIDATES}"
-        if not self.store.exists(name):
-            return []
-        try:
-            return [recorded_file(self.store, name, f"{self.folder}/{_LINKS}/{_CANDIDATES}")]
-        except FileNotFoundError as error:
-            raise CorruptError(f"{name} has no record; delete it and run the same command again") from error
+        """Return the candidates, once they exist."""
+        index = read_index(self.store, self._candidates_folder)
+        return [] if index is None else list(index.files.values())
+
+    def shard_reads(self, shard: str) -> list[RecordedFile]:
+        return []  # `process` compares what it reads
 
     def checks(self) -> list[Check]:
         # The parts of a site are its pages, which only the crawl itself may request.
@@ -86,7 +86,7 @@ class Crawl(Stage):
         return [*checks, (f"crawl.source.{setting}", lambda: _check_source(self.config, self._source))]
 
     def preparations(self) -> list[str]:
-        if self._previous is not None or self.store.exists(f"{self.folder}/{_CANDIDATES}"):
+        if self._previous is not None or read_index(self.store, self._candidates_folder) is not None:
             return []
         done = set(self.store.files(f"{self.folder}/{_LINKS}"))
         records = {part: PurePosixPath(f"{self._links_path(part)}{RECORD}").name for part in self._source.parts()}
@@ -105,15 +105,15 @@ class Crawl(Stage):
             put_recorded(self.store, links, path)  # last: marks the part as done
 
     def shards(self) -> list[str]:
-        from vecap_tasks.crawl.candidates import shard_names
-
-        return shard_names(self._footer.num_rows, self.config.crawl.shard_size)
+        if self._previous is not None:
+            return self._previous.shards
+        return [name.removesuffix(".parquet") for name in self._candidates.files]
 
     def process(self, shard: str, work: Path) -> ShardOutput:
         from vecap_tasks.crawl.shard_images import SUCCESS, Spool, download_all, image_requests
         from vecap_tasks.crawl.shards import write_shard
 
-        candidates = self._rows(int(shard))
+        candidates = self._rows(shard)
         with closing(Spool(work / "spool")) as spool:
             requests = image_requests(candidates)
             reused = self._previous.outcomes(shard, spool) if self._previous else [None] * len(requests)
@@ -129,14 +129,16 @@ class Crawl(Stage):
         return replace(output, counters={**output.counters, "retried": len(pending), "recovered": recovered})
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
+        from vecap_tasks.crawl.candidates import format_stats
         from vecap_tasks.crawl.dedup import write_duplicates
+        from vecap_tasks.crawl.previous_crawl import CANDIDATES_FILE
 
         tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
         config = self.config.crawl.duplicates
         duplicates, counters = write_duplicates(self.store, tables, self._published, config, work, work / _DUPLICATES)
-        with self.store.local(f"{self.folder}/{_CANDIDATES}") as candidates:
-            shutil.copyfile(candidates, work / _CANDIDATES)
-        files = {_CANDIDATES: self._footer.num_rows, _DUPLICATES: duplicates}
+        body = json.dumps(format_stats(self._stats), indent=1, sort_keys=True, ensure_ascii=False)
+        (work / CANDIDATES_FILE).write_text(body + "\n", encoding="utf-8")
+        files = {CANDIDATES_FILE: None, _DUPLICATES: duplicates}
         return ShardOutput(files, self._stats.counters | counters)
 
     @cached_property
@@ -146,9 +148,11 @@ class Crawl(Stage):
 
         return published_crawls(self.store, self.version) if self.config.crawl.duplicates.earlier else []
 
-    def _rows(self, shard: int) -> pa.Table:
-        with self.store.open(f"{self.folder}/{_CANDIDATES}") as stream:
-            return pq.ParquetFile(stream).read_row_group(shard)
+    def _rows(self, shard: str) -> pa.Table:
+        """Return the candidates of *shard*. Raises CorruptError if the file differs from its record."""
+        if self._previous is not None:
+            return self._previous.candidates(shard)
+        return pq.read_table(io.BytesIO(self._candidates.files[f"{shard}.parquet"].read()))
 
     @cached_property
     def _fetcher(self) -> FetcherThread:
@@ -158,9 +162,9 @@ class Crawl(Stage):
 
     @property
     def _stats(self) -> Stats:
-        from vecap_tasks.crawl.candidates import read_stats
+        from vecap_tasks.crawl.candidates import parse_stats
 
-        return read_stats(self._footer)
+        return self._previous.stats if self._previous is not None else parse_stats(self._candidates.body)
 
     @cached_property
     def _previous(self) -> PreviousCrawl | None:
@@ -184,39 +188,47 @@ class Crawl(Stage):
         """Return the store path of the links of *part*; part names may not be valid file names."""
         return f"{self.folder}/{_LINKS}/{hashlib.sha256(part.encode()).hexdigest()[:16]}.parquet"
 
-    def _recorded_links(self) -> list[str]:
-        folder = f"{self.folder}/{_LINKS}"
-        names = [name for name in self.store.files(folder) if name.endswith(".parquet")]
-        return [f"{folder}/{name}" for name in names if name != _CANDIDATES]
+    @property
+    def _candidates_folder(self) -> str:
+        return f"{self.folder}/{_CANDIDATES}"
 
     @cached_property
-    def _footer(self) -> Any:
-        """The footer of the candidates table, which is created if missing. Concurrent creation is safe."""
-        from vecap_tasks.crawl.candidates import write_candidates
+    def _candidates(self) -> Index:
+        """The candidates of each shard, which are created if missing. Concurrent creation is safe."""
+        if read_index(self.store, self._candidates_folder) is None:
+            self._create_candidates()
+        index = read_index(self.store, self._candidates_folder)
+        if index is None:
+            raise VecapError(f"{self._candidates_folder} was removed during the run; run the same command again")
+        return index
 
-        name = f"{self.folder}/{_CANDIDATES}"
-        if not self.store.exists(name) and self._previous is not None:
-            with self.store.workspace() as work:
-                (work / _CANDIDATES).write_bytes(self._previous.read(_CANDIDATES))
-                self._create_candidates(work / _CANDIDATES)
-        elif not self.store.exists(name):
-            for part in self.preparations():
-                self.prepare(part)
-            tables = [self._links_path(part) for part in self._source.parts()]
-            check_intermediate(self.store, self._recorded_links())
-            with self.store.workspace() as work:
-                crawl = self.config.crawl
-                kept = bool(crawl.source.kept_columns)
-                path = write_candidates(self.store, tables, crawl.shard_size, work, kept=kept)
-                self._create_candidates(path)
-        with self.store.open(name) as stream:
-            return pq.read_metadata(stream)
+    def _create_candidates(self) -> None:
+        """Write the candidates of all links, shard by shard; equal links give equal bytes."""
+        from vecap_tasks.crawl.candidates import archived_images_path, format_stats, write_candidates
+        from vecap_tasks.crawl.sources.link import Stats
 
-    def _create_candidates(self, path: Path) -> None:
-        """Publish the local file *path* as the candidates, after their record; equal links give equal bytes."""
-        entry = FileEntry.from_file(path.parent, path.name, None)
-        put_record(self.store, f"{self.folder}/{_LINKS}/{_CANDIDATES}", entry)
-        self.store.create(f"{self.folder}/{_CANDIDATES}", path.read_bytes())
+        for part in self.preparations():
+            self.prepare(part)
+        links = [self._links_path(part) for part in self._source.parts()]
+        folder = f"{self.folder}/{_LINKS}"
+        existing = {f"{folder}/{name}" for name in self.store.files(folder)}
+        paths = [str(archived_images_path(PurePosixPath(name))) for name in links]
+        archived = [name for name in paths if name in existing]
+        crawl, stats = self.config.crawl, Stats(Counter())
+        with self.store.workspace() as work, IndexedUploads(self.store, self._candidates_folder) as uploads:
+            (work / "shards").mkdir()
+            candidates = write_candidates(
+                self.store,
+                fetch_intermediate(self.store, links, work / "links"),
+                fetch_intermediate(self.store, archived, work / "archived"),
+                crawl.shard_size,
+                work / "shards",
+                kept=bool(crawl.source.kept_columns),
+                stats=stats,
+            )
+            for path in candidates:
+                uploads.add(path)
+            uploads.finish(format_stats(stats))
 
 
 def _check_source(config: Config, source: Source) -> None:

@@ -17,7 +17,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.intermediate import RECORD, Uploads, fetch_intermediate, put_recorded
+from vecap_tasks.core.intermediate import RECORD, IndexedUploads, fetch_intermediate, put_recorded, read_index
 from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, digest
 from vecap_tasks.core.models import Checkpoint
 from vecap_tasks.core.releases import Entry, active, entry_bytes, releases_of
@@ -26,7 +26,7 @@ from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.tables import connect, view_files
 from vecap_tasks.core.verify import RecordedFile, check_recorded, fetch
 from vecap_tasks.core.version import Version
-from vecap_tasks.errors import GateFailed
+from vecap_tasks.errors import GateFailed, VecapError
 from vecap_tasks.quality.alttext_rules import cleaned
 from vecap_tasks.quality.clip_scores import FOLDER as SCORES_FOLDER
 from vecap_tasks.quality.clip_scores import earlier_scores, find_clip, write_scores
@@ -61,8 +61,8 @@ SAMPLE = "sample.parquet"
 # Intermediate folders, with one table per crawl shard.
 _SCORES = "_scores"
 _JUDGED = "_judged"  # after the rules about single rows
-_DECIDED = "_decided"  # by rules that compare rows; also the measures and the sample, which is written last
-_SAMPLE_PART = "sample"
+_DECIDED = "_decided"  # by rules that compare rows; also the measures and the sample
+_MEASURES = "measures.json"
 _MIN_PARALLEL = 8  # shards; they take less than a second each, starting workers takes several
 _MAX_REASONS = 5  # reasons in the gate's error message
 
@@ -114,7 +114,9 @@ class Quality(Stage):
         return releases_of(self.store, self.version)
 
     def reads(self) -> list[RecordedFile]:
-        return self.upstream_files("crawl", [*self._crawl_tables.values(), *self._duplicates])
+        index = read_index(self.store, f"{self.folder}/{_DECIDED}")
+        decided = [] if index is None else index.files.values()
+        return [*self.recorded([*self._crawl_tables.values(), *self._duplicates]), *decided]
 
     def shard_reads(self, shard: str) -> list[RecordedFile]:
         return []  # `prepare` compares what it reads
@@ -195,26 +197,25 @@ class Quality(Stage):
 
     def _decide(self) -> None:
         """Apply the rules that compare rows, and measure the crawl, unless that is done. Reads narrow columns."""
-        if not {_SAMPLE_PART, *self._crawl_tables} - self._recorded_in(_DECIDED):
+        if read_index(self.store, f"{self.folder}/{_DECIDED}") is not None:
             return
         for part in self.preparations():
             self.prepare(part)
         judged = [self._file(_JUDGED, shard) for shard in self._crawl_tables]
         config = self.config.quality
         with self.store.workspace() as work, self._connect(work) as connection:
-            (work / "report").mkdir()
             paths = fetch_intermediate(self.store, judged, work / "judged")
             open_judged(connection, paths or [self._judge_nothing(connection, work)])
             duplicates = fetch(self.recorded(self._duplicates), work / "duplicates")
             view_files(connection, "duplicates", duplicates, DUPLICATES)
             apply_group_rules(connection, config, active(self._releases))
-            (work / MEASURES).write_text(measure(connection).to_json(), encoding="utf-8")
-            put_recorded(self.store, f"{self.folder}/{_DECIDED}/measures.json", work / MEASURES)
-            with Uploads(self.store) as uploads:
-                for shard, path in write_decisions(connection, list(self._crawl_tables), work / "decisions.parquet"):
-                    uploads.add(self._file(_DECIDED, shard), path)
-            write_sample(connection, config.sample_rows, work / SAMPLE)
-            put_recorded(self.store, self._file(_DECIDED, _SAMPLE_PART), work / SAMPLE)
+            measured, sample = work / _MEASURES, work / SAMPLE
+            measured.write_text(measure(connection).to_json(), encoding="utf-8")
+            write_sample(connection, config.sample_rows, sample)
+            with IndexedUploads(self.store, f"{self.folder}/{_DECIDED}") as uploads:
+                for path in (measured, sample, *write_decisions(connection, list(self._crawl_tables), work)):
+                    uploads.add(path)
+                uploads.finish({})
 
     def _judge_nothing(self, connection: duckdb.DuckDBPyConnection, work: Path) -> str:
         """Write the judged rows of a crawl without shards, and return their path."""
@@ -225,16 +226,23 @@ class Quality(Stage):
         connection.unregister("crawl")
         return str(path)
 
+    @cached_property
+    def _decided(self) -> dict[str, RecordedFile]:
+        """The results of `_decide` by file name."""
+        self._decide()
+        index = read_index(self.store, f"{self.folder}/{_DECIDED}")
+        if index is None:
+            raise VecapError(f"{self.folder}/{_DECIDED} was removed during the run; run the same command again")
+        return index.files
+
     # Verdicts of a crawl shard
 
     def process(self, shard: str, work: Path) -> ShardOutput:
-        judged, decided = self._file(_JUDGED, shard), self._file(_DECIDED, shard)
         name = f"{VERDICTS_FOLDER}/{shard}.parquet"
         (work / VERDICTS_FOLDER).mkdir()
         with self._connect(work, threads=1) as connection:
-            (judged,) = fetch_intermediate(self.store, [judged], work / "judged")
-            (decided,) = fetch_intermediate(self.store, [decided], work / "decided")
-            open_verdicts(connection, judged, decided)
+            (judged,) = fetch_intermediate(self.store, [self._file(_JUDGED, shard)], work / "judged")
+            open_verdicts(connection, judged, *fetch([self._decided[f"{shard}.parquet"]], work / "decided"))
             files: dict[str, int | None] = {name: write_verdicts(connection, work / name)}
             counters = count_verdicts(connection)
         if self.config.quality.clip is not None:
@@ -253,9 +261,8 @@ class Quality(Stage):
         from vecap_tasks.quality.expectations import evaluate_expectations
 
         config = self.config.quality
-        found = [f"{self.folder}/{_DECIDED}/measures.json", self._file(_DECIDED, _SAMPLE_PART)]
         (work / "report").mkdir()
-        paths = fetch_intermediate(self.store, found, work / "decided")
+        paths = fetch([self._decided[name] for name in (_MEASURES, SAMPLE)], work / "decided")
         for name, path in zip((MEASURES, SAMPLE), paths, strict=True):
             copyfile(path, work / name)
         measured = Measured.from_json((work / MEASURES).read_bytes())

@@ -252,12 +252,10 @@ def _string_list(names: Sequence[str]) -> str:
     return f"[{', '.join(literal(name) for name in names)}]::VARCHAR[]"
 
 
-def write_decisions(
-    connection: duckdb.DuckDBPyConnection, shards: Sequence[str], path: Path
-) -> Iterator[tuple[str, Path]]:
-    """Write DECISIONS from the view `verdicts` for each of *shards*, in order, to *path*, and yield the shard and path.
+def write_decisions(connection: duckdb.DuckDBPyConnection, shards: Sequence[str], folder: Path) -> Iterator[Path]:
+    """Write DECISIONS from the view `verdicts` for each of *shards*, in order, to `{shard}.parquet` in *folder*.
 
-    The caller moves or deletes the file. Deterministic.
+    Yields each path; the caller moves or deletes the file. Deterministic.
     """
     changed = connection.sql(f"""
         SELECT shard, {", ".join(DECISIONS.names)} FROM verdicts
@@ -271,8 +269,8 @@ def write_decisions(
         while name == shard and rows is not None:
             found.append(rows)
             name, rows = next(parts, (None, None))
-        write_rows(found, DECISIONS, path)
-        yield shard, path
+        write_rows(found, DECISIONS, folder / f"{shard}.parquet")
+        yield folder / f"{shard}.parquet"
 
 
 def _parts(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
