@@ -23,7 +23,7 @@ from benchmarks.report import Measure, report
 from benchmarks.screening import PARTS, Score, measures, print_texts, table
 from vecap_tasks.config import QualityConfig, RowRules
 from vecap_tasks.core.schemas import CRAWL
-from vecap_tasks.quality.verdicts import apply_row_rules
+from vecap_tasks.quality.verdicts import create_judged, write_judged
 
 FOLDER = Path(__file__).resolve().parents[1] / "tests" / "data" / "alttexts"
 
@@ -52,7 +52,8 @@ def problems(texts: Sequence[str], rules: RowRules | None = None) -> list[str | 
     config = QualityConfig() if rules is None else QualityConfig(rows=rules)
     with tempfile.TemporaryDirectory() as work, duckdb.connect() as connection:
         connection.register("crawl", pa.Table.from_pylist(rows, schema=CRAWL))
-        apply_row_rules(connection, config, Path(work) / "judged.parquet")
+        write_judged(connection, config, "", Path(work) / "judged.parquet")
+        create_judged(connection, [str(Path(work) / "judged.parquet")])
         return [name for (name,) in connection.execute("SELECT alttext_problem FROM judged ORDER BY key").fetchall()]
 
 

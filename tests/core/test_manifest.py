@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import uuid
 from dataclasses import replace
 
 import pytest
 
-from vecap_tasks.core.manifest import FileEntry, Input, Manifest, digest
+from tests.core.factories import flip_bit
+from vecap_tasks.core.manifest import FileEntry, Input, Manifest, digest, read_manifest
+from vecap_tasks.core.store import Store
 from vecap_tasks.errors import CorruptError
 
 MANIFEST = Manifest(
@@ -29,6 +32,37 @@ def test_a_manifest_survives_a_round_trip() -> None:
     assert again.content == MANIFEST.content
     assert again.digest == MANIFEST.digest
     assert again.to_json() == MANIFEST.to_json()
+
+
+def test_a_manifest_is_parsed_once_unless_it_changes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    parse = Manifest.from_json
+
+    def count(data: bytes, where: str) -> Manifest:
+        parsed.append(where)
+        return parse(data, where)
+
+    monkeypatch.setattr(Manifest, "from_json", count)
+    folder = f"demo/2026-01-01/{uuid.uuid4().hex}"
+    store.put(f"{folder}/manifest.json", MANIFEST.to_json())
+    first, again = read_manifest(store, folder), read_manifest(store, folder)
+    assert first is again
+    assert first == MANIFEST
+    assert parsed == [f"{folder}/manifest.json"]
+    store.put(f"{folder}/manifest.json", replace(MANIFEST, counters={"success": 3}).to_json())
+    changed = read_manifest(store, folder)
+    assert changed is not None
+    assert changed.counters == {"success": 3}
+    flip_bit(store, f"{folder}/manifest.json")
+    for _ in range(2):
+        with pytest.raises(CorruptError, match="manifest"):
+            read_manifest(store, folder)
+
+
+def test_a_file_is_found_by_its_path() -> None:
+    assert MANIFEST.file("00000.tar") == "demo/2026-01-01/crawl/00000.tar"
+    with pytest.raises(KeyError):
+        MANIFEST.file("00001.tar")
 
 
 def test_time_and_location_are_not_in_the_digest() -> None:

@@ -8,19 +8,22 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.crawl.web import Answer, Web
 from tests.faults import check
-from tests.rewrite.conftest import CrawlRow, Sandbox, save_llm, save_vlm
+from tests.rewrite.conftest import CrawlRow, Sandbox, jpeg, save_llm, save_vlm
 from vecap_tasks.config import Config
 from vecap_tasks.core.stage import load_stage
+from vecap_tasks.core.version import Version
 
 log = logging.getLogger(__name__)
 
 ROWS = 2  # per shard
-MAX_REQUESTS = {"quality": 35, "rewrite": 35, "assemble": 40}  # per shard, of all kinds
+MAX_REQUESTS = {"crawl": 40, "quality": 35, "rewrite": 35, "assemble": 40}  # per shard, of all kinds
 
 
 @dataclass
@@ -73,15 +76,18 @@ def count_requests(server: CountingServer, config: Config, sandbox: Sandbox, sha
     counts = {}
     for name in ("quality", "rewrite", "assemble"):
         server.requests.clear()
-        stage = load_stage(name, config, version)
-        for part in stage.pending_preparations():
-            stage.prepare(part)
-        planned = stage.plan()
-        for shard in planned:
-            stage.run(shard)
-        stage.commit()
+        run_stage(name, config, version)
         counts[name] = Counter(server.requests)
     return counts
+
+
+def run_stage(name: str, config: Config, version: Version) -> None:
+    stage = load_stage(name, config, version)
+    for part in stage.pending_preparations():
+        stage.prepare(part)
+    for shard in stage.plan():
+        stage.run(shard)
+    stage.commit()
 
 
 def per_shard(by_stage: dict[str, Counter[str]], shards: int) -> dict[str, dict[str, float]]:
@@ -103,7 +109,34 @@ def test_requests_per_shard_are_constant(
     values = {"assemble": {"shard_size": ROWS}, "quality": {"rows": {"max_alttexts_per_image": 1000}}}
     config = Config.model_validate(config.model_dump() | values).with_base(config.base)
     counts = {shards: count_requests(server, config, sandbox, shards) for shards in sizes}
-    smallest = sizes[0]
+    check_counts(counts)
+
+
+@pytest.mark.parametrize("sizes", [(10, 30), pytest.param((10, 100, 1000), marks=pytest.mark.exhaustive)])
+def test_requests_of_the_crawl_per_shard_are_constant(
+    sizes: tuple[int, ...], server: CountingServer, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    counts = {}
+    with Web() as web:
+        fetch = {"connect_to": {"*.example": f"127.0.0.1:{web.port}"}, "allow_networks": ["127.0.0.0/8"]}
+        for number in range(ROWS * max(sizes)):
+            web.answers[f"/{number}.jpg"] = Answer(jpeg(number % 50), headers={"Content-Type": "image/jpeg"})
+        for shards in sizes:
+            urls = "".join(f"http://a.example/{number}.jpg\n" for number in range(ROWS * shards))
+            (tmp_path / f"{shards}.txt").write_text(urls)
+            source = {"kind": "urls", "paths": [str(tmp_path / f"{shards}.txt")]}
+            crawl = {"source": source, "fetch": fetch, "shard_size": ROWS}
+            values = sandbox.config().model_dump() | {"crawl": crawl, "dataset": f"of-{shards}"}
+            config = Config.model_validate(values).with_base(tmp_path)
+            server.requests.clear()
+            run_stage("crawl", config, Version(config.dataset, "2026-01-01", 1, "f" * 64))
+            counts[shards] = {"crawl": Counter(server.requests)}
+    check_counts(counts)
+
+
+def check_counts(counts: dict[int, dict[str, Counter[str]]]) -> None:
+    """Check that the requests per shard of each stage are bounded and do not grow; *counts* are by number of shards."""
+    smallest = min(counts)
     log.info("S3 requests per shard: %s", {shards: per_shard(by_stage, shards) for shards, by_stage in counts.items()})
     for shards, by_stage in counts.items():
         for name, requests in by_stage.items():

@@ -52,6 +52,26 @@ def test_only_missing_shards_are_planned_again(stage: Letters) -> None:
     assert stage.manifest() is None
 
 
+def test_finished_shards_are_listed_and_receipts_are_read_only_at_the_commit(
+    stage: Letters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for shard in "abc":
+        stage.run(shard)
+    read: list[str] = []
+    real = stage.store.read
+
+    def count(name: str) -> bytes:
+        read.append(name)
+        return real(name)
+
+    monkeypatch.setattr(stage.store, "read", count)
+    assert stage.finished() == {"a", "b", "c"}
+    assert stage.plan() == ["d"]
+    assert not [name for name in read if "/_shards/" in name]
+    assert [receipt.shard for receipt in stage.receipts()] == ["a", "b", "c"]
+    assert len([name for name in read if "/_shards/" in name]) == 3
+
+
 def test_a_kill_at_any_write_does_not_change_the_result(stage: Letters, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each attempt is killed at its next write or upload, then another resumes; the digest is the same."""
     undisturbed = Letters(stage.config, VERSION)

@@ -9,11 +9,14 @@ import pytest
 from tests.old_versions import MODELS, VERSIONS, unpack
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.diff import diff, summarize
+from vecap_tasks.core.manifest import read_manifest
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import verify_version
 from vecap_tasks.core.version import read_version
+from vecap_tasks.crawl.previous_crawl import PreviousCrawl
 from vecap_tasks.lineage.walk import walk
+from vecap_tasks.quality.quarantine import has_verdicts, list_reasons, list_rows
 
 
 @pytest.fixture
@@ -58,6 +61,28 @@ def test_intervals_and_revisions_are_compared(old: Config) -> None:
     revisions = diff(store, second, revision)
     assert [setting.key for setting in revisions.settings] == ["rewrite.llm.max_new_tokens"]
     assert (revisions.added, revisions.gone, revisions.kept) == (0, 0, 29)
+
+
+def test_the_quarantine_of_every_version_is_listed(old: Config) -> None:
+    store = Store(old.resolve(old.root))
+    for name in VERSIONS:
+        version = read_version(store, old.dataset, name)
+        found = summarize(store, version)
+        assert has_verdicts(store, version)
+        assert list_rows(store, version).total == found.crawled - found.accepted > 0
+        assert max(reason.rows for reason in list_reasons(store, version)) > 0
+
+
+def test_the_candidates_of_every_crawl_are_read(old: Config) -> None:
+    """`--retry-failed` reads them."""
+    store = Store(old.resolve(old.root))
+    for name in VERSIONS:
+        manifest = read_manifest(store, f"{read_version(store, old.dataset, name).folder}/crawl")
+        assert manifest is not None
+        previous = PreviousCrawl(store, name, manifest, frozenset())
+        tables = [previous.candidates(shard) for shard in previous.shards]
+        assert sum(len(table) for table in tables) == previous.stats.counters["candidates"] > 0
+        assert [item for item in manifest.inputs if item.kind == "source"] == previous.stats.inputs
 
 
 def test_mlflow_has_the_runs_and_the_champion(old: Config) -> None:

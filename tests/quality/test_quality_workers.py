@@ -1,0 +1,36 @@
+"""Quality on Dask workers writes the same files as in one process."""
+
+import sys
+
+import pytest
+
+from tests.faults import check
+from tests.rewrite.conftest import CrawlRow, Sandbox
+from vecap_tasks.config import Config
+from vecap_tasks.core import executor
+from vecap_tasks.core.stage import load_stage
+
+SHARDS, ROWS = 9, 4
+
+
+@pytest.mark.slow
+def test_workers_write_the_same_files(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vecap_tasks.quality.expectations", check)
+    sandbox = Sandbox(tmp_path, tmp_path, tmp_path)
+    rows = [CrawlRow(f"A Belvo {n // 7} tulip in the garden", image=n % 30) for n in range(SHARDS * ROWS)]
+    values = sandbox.config().model_dump() | {"quality": {"rows": {"max_same_alttext": 5, "max_host_rows": 20}}}
+    config = Config.model_validate(values | {"dask": {"workers": 2}}).with_base(tmp_path)
+    clusters, connect = [], executor.connect
+    monkeypatch.setattr(executor, "connect", lambda config: clusters.append(config) or connect(config))
+    manifests = []
+    for interval, min_parallel in (("2026-01-01", 100), ("2026-01-02", 2)):
+        version = sandbox.write_crawl(config, rows, interval, ROWS)
+        stage = load_stage("quality", config, version)
+        stage.store.remove_folder(stage.folder)
+        stage.min_parallel = min_parallel
+        executor.prepare(stage)
+        assert len(executor.run_shards(stage, stage.plan())) == SHARDS
+        manifests.append(stage.commit())
+    assert len(clusters) == 2, "the second version ran on workers"
+    assert manifests[0].files == manifests[1].files
+    assert 0 < manifests[0].counters["accepted"] < SHARDS * ROWS
