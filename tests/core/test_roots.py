@@ -49,7 +49,7 @@ def test_stages_read_only_their_own_root(tmp_path: Path, monkeypatch: pytest.Mon
 
     rewrite = stage("rewrite", config)
     store, version = rewrite.store, register(rewrite.store, config.dataset, rewrite.version.interval, "", {})
-    rows = Rewrite(config, version)._rows("00000", tmp_path)
+    rows = Rewrite(config, version).read_rows("00000", tmp_path)
     assert (len(rows), len({row.key for row in rows})) == (14, 14)
     manifest = rewrite.manifest()
     assert manifest is not None

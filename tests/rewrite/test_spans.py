@@ -42,14 +42,14 @@ def test_a_shard_does_not_read_other_crawl_shards(sandbox, crawl_row) -> None:
     read = {}
     for number, shard in enumerate(stage.shards()):
         with stage.store.workspace() as work:
-            read[shard] = [row.key for row in stage._rows(shard, work)]
+            read[shard] = [row.key for row in stage.read_rows(shard, work)]
         assert read[shard] == expected[4 * number : 4 * number + 4]
     for name in ("crawl/00003.parquet", "quality/verdicts/00003.parquet"):
         flip_bit(stage.store, f"{version.folder}/{name}")
         again = Rewrite(config, version)
         for shard in ("00000", "00001"):
             with stage.store.workspace() as work:
-                assert [row.key for row in again._rows(shard, work)] == read[shard]
+                assert [row.key for row in again.read_rows(shard, work)] == read[shard]
         with stage.store.workspace() as work, pytest.raises(CorruptError, match=rf"{name} is corrupt"):
-            again._rows("00002", work)
+            again.read_rows("00002", work)
         flip_bit(stage.store, f"{version.folder}/{name}")

@@ -145,7 +145,7 @@ class Rewrite(Stage):
 
     def process(self, shard: str, work: Path) -> ShardOutput:
         section = self.config.captioning
-        rows = self._rows(shard, work)
+        rows = self.read_rows(shard, work)
         files = self._cache.files_with(rows)
         found = find_captions(self.store, files, rows, self._provenances, work)
         batches = Batches(self, shard, find_answers(self.store, files, rows, self._provenances, work))
@@ -267,7 +267,8 @@ class Rewrite(Stage):
         tars = self.upstream_manifest("crawl").files_ending(".tar")
         return {str(PurePosixPath(tar).with_suffix(".parquet")): tar for tar in tars}
 
-    def _rows(self, shard: str, work: Path) -> list[Row]:
+    def read_rows(self, shard: str, work: Path) -> list[Row]:
+        """Return the accepted rows of *shard*; *work* is a folder for copies. Raises CorruptError."""
         kept = bool(self.config.crawl.source.kept_columns)
         size, span = self.config.captioning.shard_size, self._spans[shard]
         names = [table for table in map(self._table, span.shards) if table in self._tables]
