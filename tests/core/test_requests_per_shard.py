@@ -22,6 +22,10 @@ from vecap_tasks.core.version import Version
 
 log = logging.getLogger(__name__)
 
+SIZES = pytest.mark.parametrize(  # of versions, in shards
+    "sizes",
+    [pytest.param((10, 30), marks=pytest.mark.slow), pytest.param((10, 100, 1000), marks=pytest.mark.exhaustive)],
+)
 ROWS = 2  # per shard
 MAX_REQUESTS = {"crawl": 40, "quality": 35, "rewrite": 35, "assemble": 40}  # per shard, of all kinds
 
@@ -97,10 +101,7 @@ def per_shard(by_stage: dict[str, Counter[str]], shards: int) -> dict[str, dict[
     }
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [pytest.param((10, 30), marks=pytest.mark.slow), pytest.param((10, 100, 1000), marks=pytest.mark.exhaustive)],
-)
+@SIZES
 def test_requests_per_shard_are_constant(
     sizes: tuple[int, ...], server: CountingServer, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +113,7 @@ def test_requests_per_shard_are_constant(
     check_counts(counts)
 
 
-@pytest.mark.parametrize("sizes", [(10, 30), pytest.param((10, 100, 1000), marks=pytest.mark.exhaustive)])
+@SIZES
 def test_requests_of_the_crawl_per_shard_are_constant(
     sizes: tuple[int, ...], server: CountingServer, sandbox: Sandbox, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ KEYED_STAGES = ("train", "evaluate")
 CHANGED = "is corrupt: its sha256 differs from the manifest"
 MISSING = "is missing"
 _THREADS = 8  # hashing releases the GIL
-_ONE_REQUEST = 64 << 20  # bytes; larger files are read in blocks
+_ONE_REQUEST = 16 << 20  # bytes; larger files are read in blocks
 
 
 @dataclass(frozen=True, slots=True)

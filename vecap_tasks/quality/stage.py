@@ -139,6 +139,8 @@ class Quality(Stage):
 
     def preparations(self) -> list[str]:
         judged = self._recorded_in(_JUDGED)
+        if self.config.quality.clip is not None:
+            judged &= self._recorded_in(_SCORES)
         return [shard for shard in self._crawl_tables if shard not in judged]
 
     def prepare(self, part: str) -> None:
@@ -197,10 +199,10 @@ class Quality(Stage):
 
     def _decide(self) -> None:
         """Apply the rules that compare rows, and measure the crawl, unless that is done. Reads narrow columns."""
-        if read_index(self.store, f"{self.folder}/{_DECIDED}") is not None:
-            return
         for part in self.preparations():
             self.prepare(part)
+        if read_index(self.store, f"{self.folder}/{_DECIDED}") is not None:
+            return
         judged = [self._file(_JUDGED, shard) for shard in self._crawl_tables]
         config = self.config.quality
         with self.store.workspace() as work, self._connect(work) as connection:
