@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from inspect import getmembers
 from pathlib import Path
 
@@ -182,6 +182,7 @@ def test_templates_use_only_existing_attributes() -> None:
     modules = (diff, gate, graph, manifest, quarantine, quarantine, report, samples, version, repository, diff, tree)
     dataclasses = {kind for module in modules for _, kind in getmembers(module, is_dataclass)}
     known = {name for kind in (*dataclasses, samples.Samples, str, dict) for name in dir(kind)}
+    known |= {field.name for kind in dataclasses for field in fields(kind)}
     known |= {"first", "index0", "previtem"}  # attributes of `loop`
     known |= {"mini", "full"}  # macros in funnel.html
     templates = rendering.templates()

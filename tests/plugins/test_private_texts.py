@@ -20,7 +20,6 @@ from tests.quality.factories import INTERVAL, Row, configure, give_crawl, run, s
 from vecap_tasks import lineage
 from vecap_tasks.config import Config
 from vecap_tasks.core import stage as core_stage
-from vecap_tasks.core.manifest import ShardOutput
 from vecap_tasks.core.private_data import HIDDEN
 from vecap_tasks.core.version import register
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText
@@ -50,8 +49,8 @@ class Canned(Rewrite):
 
     decode_threads = 1
 
-    def finish(self, results: object, work: Path) -> ShardOutput:
-        return ShardOutput({})
+    def describe_servers(self, results: object, work: Path) -> tuple[str, ...]:
+        return ()
 
     def _vlm(self) -> Canned:
         return self

@@ -174,21 +174,24 @@ class Rewrite(Stage):
         return ShardOutput({f"{shard}.parquet": len(rows)}, count(table), notes=notes)
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
-        """Count the rows with a VeCap. What the servers report about their models is outside the content digest."""
+        """Count the rows with a VeCap of each crawl shard."""
         tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
         with connect(self.store, work=work) as connection:
             samples = count_samples(connection, self.store, tables, len(next(iter(self._accepted), "")))
         (work / SAMPLES_FILE).write_text(json.dumps(samples, indent=1) + "\n", encoding="utf-8")
-        files = {SAMPLES_FILE: None}
+        return ShardOutput({SAMPLES_FILE: None}, attachments=self.describe_servers(results, work))
+
+    def describe_servers(self, results: list[ShardResult], work: Path) -> tuple[str, ...]:
+        """Write what the servers report about their models as an attachment, outside the content digest."""
         servers = {role: settings for role, settings in self._settings.items() if settings.server is not None}
         if not servers:
-            return ShardOutput(files)
+            return ()
         from vecap_tasks.rewrite.openai_models import describe_server
 
         warn_rejected_requests(self.name, (result.counters for result in results))
         served = {role: describe_server(settings) for role, settings in servers.items()}
         (work / "served.json").write_text(json.dumps(served, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        return ShardOutput(files, attachments=("served.json",))
+        return ("served.json",)
 
     # Models, prompts and provenance.
 
