@@ -10,12 +10,12 @@ from torch.nn.functional import normalize
 
 from tests.conftest import REPOSITORY
 from vecap_tasks.core.private_data import HIDDEN
-from vecap_tasks.evaluate import metrics, retrieval, zero_shot
+from vecap_tasks.evaluate import features as features_module
+from vecap_tasks.evaluate import metrics, retrieval
 from vecap_tasks.evaluate.charts import plot_retrieved
-from vecap_tasks.evaluate.features import Features
+from vecap_tasks.evaluate.features import Features, class_features, class_sentences, zero_shot_hits
 from vecap_tasks.evaluate.retrieval import image_to_text_hits, text_to_image_hits
 from vecap_tasks.evaluate.sets import ImageFile, RetrievalSet
-from vecap_tasks.evaluate.zero_shot import class_features, class_sentences, zero_shot_hits
 
 KS = (1, 5, 10)
 
@@ -97,7 +97,7 @@ def test_retrieval_matches_open_clip_including_ties(golden, name):
 @pytest.mark.parametrize("block", [1000, 4_000_000])
 @pytest.mark.parametrize("name", ["ties", "usual"])
 def test_zero_shot_matches_clip_benchmark_including_ties(golden, name, block, monkeypatch):
-    monkeypatch.setattr(zero_shot, "BLOCK", block)
+    monkeypatch.setattr(features_module, "BLOCK", block)
     images, classes = golden_tensor(golden, name, "images"), golden_tensor(golden, name, "texts")[:30]
     labels = [number % 30 for number in range(len(images))]
     hits = zero_shot_hits(images, classes, labels, "clip_benchmark")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 from transformers.utils.logging import disable_progress_bar
@@ -19,9 +20,8 @@ from vecap_tasks.core.models import open_device
 from vecap_tasks.core.preprocess import preprocess_way, veclip_values
 from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.metrics import Answers
-from vecap_tasks.evaluate.retrieval import image_to_text_hits, text_to_image_hits
+from vecap_tasks.evaluate.retrieval import BLOCK, image_to_text_hits, is_hit, text_to_image_hits
 from vecap_tasks.evaluate.sets import EvaluationSets, ImageFile, RetrievalSet
-from vecap_tasks.evaluate.zero_shot import class_features, class_sentences, zero_shot_hits
 
 _NUM_READERS = 8  # threads that read and decode images
 
@@ -113,3 +113,38 @@ def _retrieval_answers(features: Features, dataset: RetrievalSet, digest: str, t
         Answers(dataset.name, digest, "image_to_text", np.arange(len(by_image), dtype=np.int32), no_labels, by_image),
         Answers(dataset.name, digest, "text_to_image", np.asarray(dataset.caption_of, np.int32), no_labels, by_text),
     ]
+
+
+def class_sentences(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Return the prompts of all classes in all templates, class by class."""
+    return [template.replace("{}", name) for name in classes for template in templates]
+
+
+def class_features(sentences: torch.Tensor, classes: int) -> torch.Tensor:
+    """Return [classes, d] from the features [classes * templates, d] of `class_sentences`.
+
+    The feature of a class is the normalized mean of the normalized features of its prompts (Radford et al., 2021).
+    """
+    return F.normalize(sentences.view(classes, -1, sentences.shape[-1]).mean(dim=1), dim=-1)
+
+
+def zero_shot_hits(
+    images: torch.Tensor, classes: torch.Tensor, labels: Sequence[int], ties: Ties = "pessimistic"
+) -> NDArray[np.bool_]:
+    """Return bool [n, 3] for *images* [n, d] and *classes* [c, d]: label in the top 1, in the top 5, and predicted.
+
+    The last column is for mean per-class recall. It differs from the first only for ties in CLIP_benchmark and
+    open_clip, which use `topk` for accuracy and `argmax` for recall.
+    """
+    correct = torch.tensor(labels)
+    hits = []
+    for block in torch.arange(len(images)).split(max(1, BLOCK // len(classes))):
+        similar, own = images[block] @ classes.T, correct[block]
+        if ties == "pessimistic":
+            first, five, _ = is_hit(similar, torch.arange(len(block)), own, ties).unbind(dim=1)
+            predicted = first
+        else:
+            top = similar.topk(min(5, len(classes)), dim=1).indices == own[:, None]
+            first, five, predicted = top[:, 0], top.any(dim=1), similar.argmax(dim=1) == own
+        hits.append(torch.stack([first, five, predicted], dim=1))
+    return torch.cat(hits).numpy()
