@@ -58,13 +58,13 @@ def _use_own_temporary_folder(stack: ExitStack) -> None:
 def _run(argv: Sequence[str]) -> int:
     import logging
 
+    from vecap_tasks.cli.options import LogHandler
     from vecap_tasks.errors import VecapError, format_problems, missing_extra
 
     try:
         arguments = build_parser().parse_args(argv)
-        logging.basicConfig(
-            level=logging.DEBUG if arguments.verbose else logging.INFO, format="%(message)s", stream=sys.stderr
-        )
+        level = logging.DEBUG if arguments.verbose else logging.INFO
+        logging.basicConfig(level=level, format="%(message)s", handlers=[LogHandler()])
         for chatty in _CHATTY:
             logging.getLogger(chatty).setLevel(logging.DEBUG if arguments.verbose else logging.WARNING)
         command: Command = arguments.command

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import sys
+from functools import partial
 from pathlib import Path
 
 from vecap_tasks.cli.options import Commands, add_command
@@ -94,14 +95,21 @@ def _out(arguments: argparse.Namespace) -> Path:
 def _web(arguments: argparse.Namespace) -> int:
     from vecap_tasks.demo.evalset import write_evalset
     from vecap_tasks.demo.web import generate_day
+    from vecap_tasks.progress import meter
 
-    out = _out(arguments)
+    out, described = _out(arguments), arguments.described
     for number in range(arguments.days):
         day = arguments.day + dt.timedelta(days=number)
         bad = day in arguments.bad_day
-        ledger = generate_day(out, day, arguments.seed, arguments.images, bad=bad, described=arguments.described)
+        with meter(str(day)) as shown:
+            report = partial(shown.update, unit="images")
+            ledger = generate_day(
+                out, day, arguments.seed, arguments.images, bad=bad, described=described, report=report
+            )
         print(f"{day}: {ledger.references:,} images on {ledger.pages:,} pages, {ledger.warc}", file=sys.stderr)
-    evaluation = write_evalset(out / "evaluation", arguments.seed, _EVALUATION_IMAGES)
+    with meter("evaluation") as shown:
+        report = partial(shown.update, unit="images")
+        evaluation = write_evalset(out / "evaluation", arguments.seed, _EVALUATION_IMAGES, report)
     print(f"evaluation: {evaluation.images:,} images", file=sys.stderr)
     return 0
 

@@ -53,11 +53,11 @@ def _exit() -> None:
     _interrupted.set()
     threading.Thread(target=_wait, daemon=True).start()
     try:
-        terminal = os.isatty(2)
-        os.write(2, b"\r\x1b[K\x1b[?25h" + _LINE if terminal else _LINE)  # a progress bar hides the cursor
-        silent = os.open(os.devnull, os.O_WRONLY)
-        for descriptor in (1, 2):  # other threads may report that their processes died
+        errors, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):  # other threads may draw a progress bar, or report that their processes died
             os.dup2(silent, descriptor)
+        # A progress bar hides the cursor.
+        os.write(errors, b"\r\x1b[K\x1b[?25h" + _LINE if os.isatty(errors) else _LINE)
         _kill_descendants()
         if (temporary := sys.modules.get("vecap_tasks.core.temporary")) is not None:
             temporary.remove_own()

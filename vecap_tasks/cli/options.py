@@ -1,14 +1,13 @@
-"""Options, output and progress display shared by the commands."""
+"""Options and output shared by the commands."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn, TextIO
 
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.errors import closest, did_you_mean
@@ -132,34 +131,9 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         print(redact("  ".join(cells).rstrip()))
 
 
-_LOG_INTERVAL = 5.0  # seconds
+class LogHandler(logging.StreamHandler[TextIO]):
+    """Writes log lines to what is standard error at that moment: above a progress bar, if there is one."""
 
-
-@contextmanager
-def progress(what: str, unit: str = "shards") -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that takes (done, total) and shows progress on standard error."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(unit),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-
-    shown = time.monotonic()
-
-    def line(done: int, total: int) -> None:
-        nonlocal shown
-        if total and (done == total or time.monotonic() - shown >= _LOG_INTERVAL):
-            shown = time.monotonic()
-            print(f"{what}: {done} of {total} {unit}", file=sys.stderr, flush=True)
-
-    yield line
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)

@@ -6,19 +6,25 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, progress
+from vecap_tasks.cli.options import Commands, add_command, configuration, print_json
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.open_version import check_stages, open_store, open_version, select_stages
-from vecap_tasks.core.stage import STAGES
+from vecap_tasks.core.stage import STAGES, Stage, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, interval_of, version_status
 from vecap_tasks.errors import GateFailed, format_error
+
+if TYPE_CHECKING:
+    from vecap_tasks.progress import Meter
+    from vecap_tasks.train.throughput import Progress
 
 _SUMMARIES = {
     "crawl": "find AltText and images in the sources, download and decode the images",
@@ -137,17 +143,43 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _run_stage(name: str, config: Config, version: Version) -> _StageOutcome:
     from vecap_tasks.core.executor import prepare, run_shards
-    from vecap_tasks.core.stage import load_stage
+    from vecap_tasks.progress import meter
 
     start = time.monotonic()
     stage = load_stage(name, config, version)
-    prepare(stage)
-    shards = stage.plan()
-    if shards:
-        with progress(name) as report:
-            run_shards(stage, shards, report)
-    manifest = stage.commit()
+    with meter(name) as shown:
+        shown.wait("planning")
+        prepare(stage, partial(shown.update, unit="parts"))
+        shards = stage.plan()
+        if shards:
+            run_shards(stage, shards, _report_of(stage, shown))
+        shown.wait("committing")
+        manifest = stage.commit()
     return _StageOutcome(manifest, len(shards), time.monotonic() - start)
+
+
+def _report_of(stage: Stage, shown: Meter) -> Callable[[int, int], None]:
+    """Return the function that shows the finished shards of *stage*; a bar shows the steps of its trainings instead."""
+    from vecap_tasks.train.stage import Train
+
+    if not isinstance(stage, Train) or not shown.is_bar:
+        return shown.update
+    finished, total, has_steps = 0, 0, False
+
+    def report_runs(done: int, runs: int) -> None:
+        nonlocal finished, total
+        finished, total = done, runs
+        if not has_steps:  # torchrun's processes log their steps
+            shown.update(done, runs, "runs")
+
+    def report_step(progress: Progress) -> None:
+        nonlocal has_steps
+        has_steps = True
+        done = finished * progress.steps + progress.record.step
+        shown.update(done, total * progress.steps, "steps", f", {progress.run}")
+
+    stage.report = report_step
+    return report_runs
 
 
 def _record(name: str, config: Config, version: Version) -> None:

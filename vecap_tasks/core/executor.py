@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 import uuid
@@ -36,6 +37,7 @@ Progress = Callable[[int, int], None]  # shards done, shards in total
 _MAX_COMMON_FAILURES = 5  # submit no more after this many failures with one reason and no success
 _POLL_SECONDS = 5.0  # between checks of the available workers
 _LOG_INTERVAL = 10.0  # seconds between progress lines
+_SHARD_LOG_INTERVAL = 1.0  # seconds between lines about single shards; the others are debug messages
 _NO_WORKER_TIMEOUT = 300.0  # seconds without any suitable worker
 _RESULT_TIMEOUT = 60.0  # seconds to fetch a receipt; its worker may be lost before Dask notices
 MAX_DEATHS = 3  # killed workers per shard without a finished batch in between
@@ -44,20 +46,32 @@ _COST = "_cost_millionths"  # suffix of cost notes
 
 
 class JobProgress:
-    """Sums the receipts of a job's shards. *rates* are the counters to log per second."""
+    """Logs the receipts of a job's shards, and sums them."""
 
-    def __init__(self, rates: Sequence[str], total: int) -> None:
-        self._rates = rates
+    def __init__(self, stage: Stage, total: int) -> None:
+        self._stage = stage
+        self._rates = stage.rates
         self._total = total
+        self._last_shard_log = -math.inf
         self._done = 0
         self._counters: Counter[str] = Counter()
         self._millionths = 0
         self._start = time.monotonic()
 
     def add(self, result: ShardResult) -> None:
+        now = time.monotonic()
+        is_logged = now - self._last_shard_log >= _SHARD_LOG_INTERVAL
+        self._last_shard_log = now if is_logged else self._last_shard_log
+        log.log(logging.INFO if is_logged else logging.DEBUG, "%s", self._shard_line(result))
         self._done += 1
         self._counters.update({name: result.counters.get(name, 0) for name in self._rates})
         self._millionths += sum(count for name, count in result.notes.items() if name.endswith(_COST))
+
+    def _shard_line(self, result: ShardResult) -> str:
+        seconds = max(result.seconds, 1e-3)
+        rates = [f"{result.counters.get(name, 0) / seconds:.1f} {name}/s" for name in self._rates]
+        notes = [f"{count} {name}" for name, count in result.notes.items()]
+        return ", ".join([f"{self._stage.name} {result.shard}: {seconds:.1f} s", *rates, *notes])
 
     def line(self) -> str:
         """Return a progress line: totals over all workers, and wall clock since the start of the job."""
@@ -103,7 +117,7 @@ def run_shards(stage: Stage, shards: Sequence[str], progress: Progress | None = 
     report(0, len(shards))
     if not shards:
         return []
-    progress_log = JobProgress(stage.rates, len(shards))
+    progress_log = JobProgress(stage, len(shards))
     if stage.on_workers and len(shards) >= stage.min_parallel:
         task = partial(run_shard, run=uuid.uuid4().hex[:12])
         with connect(stage.config) as client:
@@ -112,7 +126,6 @@ def run_shards(stage: Stage, shards: Sequence[str], progress: Progress | None = 
         results = []
         for done, shard in enumerate(shards, start=1):
             results.append(stage.run(shard))
-            _log_rates(stage, results[-1])
             progress_log.add(results[-1])
             report(done, len(shards))
     log.info("%s: %s", stage.name, progress_log.line())
@@ -341,10 +354,8 @@ class TaskPool(Generic[T]):
         self._results[name] = outcome
         self._outages = 0
         self._failures.pop(name, None)
-        if isinstance(outcome, ShardResult):
-            _log_rates(self.stage, outcome)
-            if self.progress_log:
-                self.progress_log.add(outcome)
+        if isinstance(outcome, ShardResult) and self.progress_log:
+            self.progress_log.add(outcome)
 
     def _failure(self, total: int) -> VecapError:
         by_reason: dict[str, list[str]] = {}
@@ -371,10 +382,3 @@ def _reason(error: BaseException) -> str:
             "give the workers more memory, or reduce shard_size or batch_size"
         )
     return f"{format_error(error)} (see the worker log for the traceback)"
-
-
-def _log_rates(stage: Stage, result: ShardResult) -> None:
-    seconds = max(result.seconds, 1e-3)
-    rates = [f"{result.counters.get(name, 0) / seconds:.1f} {name}/s" for name in stage.rates]
-    notes = [f"{count} {name}" for name, count in result.notes.items()]
-    log.info("%s", ", ".join([f"{stage.name} {result.shard}: {seconds:.1f} s", *rates, *notes]))

@@ -12,7 +12,7 @@
 import csv
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +36,13 @@ class EvalSet:
     labels: int
 
 
-def write_evalset(out: Path, seed: int, images: int) -> EvalSet:
+def write_evalset(
+    out: Path, seed: int, images: int, report: Callable[[int, int], None] = lambda done, total: None
+) -> EvalSet:
     """Write the evaluation set of `images` images to `out`; the same arguments give the same bytes.
 
-    Every retrieval image has a unique caption. Raises ValueError for fewer than two images.
+    Every retrieval image has a unique caption. *report* takes the number of images that are written, and of all. Raises
+    ValueError for fewer than two images.
     """
     if images < 2:
         raise ValueError(f"An evaluation set needs at least two images, not {images}")
@@ -56,6 +59,7 @@ def write_evalset(out: Path, seed: int, images: int) -> EvalSet:
             captions += [(image, caption) for caption in _captions(scene, rng)]
         else:
             labels.append((image, scene.groups[0].kind))
+        report(number + 1, images)
     _write_csv(out / "captions.csv", ("image", "caption"), captions)
     _write_csv(out / "labels.csv", ("image", "label"), labels)
     _write_lines(out / "classes.txt", KINDS)

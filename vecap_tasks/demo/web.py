@@ -20,7 +20,7 @@ import multiprocessing
 import random
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -114,12 +114,13 @@ def generate_day(
     *,
     bad: bool = False,
     described: float | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> DayLedger:
     """Write the miniature web's crawl of `day` with `images` image references under `out`.
 
     A quarter of them are images of the previous day, at the same URLs; on a *bad* day all downloads fail. *described*
-    (0 to 1) replaces the share of descriptive AltText in `alttext.CATEGORY_WEIGHTS`. Raises ValueError for fewer than
-    one image.
+    (0 to 1) replaces the share of descriptive AltText in `alttext.CATEGORY_WEIGHTS`. *report* takes the number of
+    images that are written, and of all. Raises ValueError for fewer than one image.
     """
     if images < 1:
         raise ValueError(f"A crawl needs at least one image, not {images}")
@@ -134,7 +135,7 @@ def generate_day(
     for page, items in _pages(day, [*new, *carried], rng):
         pages.append(page)
         truth += [_truth(item, page.url, item.url in old) for item in items]
-    _write_files(out, [*new, *carried], pages, processes)
+    _write_files(out, [*new, *carried], pages, processes, report)
     warc, ledger = out / "warc" / f"{day}.warc.gz", out / "truth" / f"{day}.jsonl"
     _write(warc, b"".join(_warc_records(pages, day)))
     lines = (json.dumps(dataclasses.asdict(line), ensure_ascii=False) + "\n" for line in truth)
@@ -237,7 +238,9 @@ def file_of(out: Path, url: str) -> Path:
     return out / "sites" / parts.netloc / unquote(parts.path).lstrip("/")
 
 
-def _write_files(out: Path, items: Sequence[Item], pages: Sequence[Page], processes: int) -> None:
+def _write_files(
+    out: Path, items: Sequence[Item], pages: Sequence[Page], processes: int, report: Callable[[int, int], None]
+) -> None:
     for host in (*HOSTS, CDN, OPT_OUT_HOST):
         if host != NO_ROBOTS_FILE_HOST:
             _write(out / "sites" / host / "robots.txt", b"User-agent: *\nDisallow: /members/\n")
@@ -247,8 +250,10 @@ def _write_files(out: Path, items: Sequence[Item], pages: Sequence[Page], proces
     existing = [item for item in items if item.fate != "not_found"]
     # Forked: a spawned child would import everything again, and fails inside an Airflow task.
     with multiprocessing.get_context("fork").Pool(processes) as pool:
-        for item, content in zip(existing, pool.imap(_content, existing, _CHUNK_SIZE), strict=True):
+        contents = pool.imap(_content, existing, _CHUNK_SIZE)
+        for done, (item, content) in enumerate(zip(existing, contents, strict=True), start=1):
             _write(file_of(out, item.url), content)
+            report(done, len(existing))
 
 
 def _content(item: Item) -> bytes:

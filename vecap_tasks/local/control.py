@@ -22,6 +22,7 @@ from vecap_tasks.local.process_tree import terminate_sessions
 from vecap_tasks.local.settings import Port, Settings
 from vecap_tasks.local.state import Phase, State, lock, read_state, remove_state
 from vecap_tasks.local.supervisor import STOP_TIMEOUT, last_log_line
+from vecap_tasks.progress import Meter, meter
 
 START_TIMEOUT = 240.0
 _POLL_SECONDS = 0.25
@@ -64,7 +65,8 @@ def up(settings: Settings, report: Report) -> Endpoints:
             _stop_leftovers(settings, report)
             _check_ports(settings)
             _launch(settings, report)
-    return _endpoints(settings, _wait(settings, report))
+    with meter("services") as shown:
+        return _endpoints(settings, _wait(settings, report, shown))
 
 
 def down(settings: Settings, report: Report) -> None:
@@ -168,7 +170,7 @@ def _launch(settings: Settings, report: Report) -> None:
         time.sleep(0.05)
 
 
-def _wait(settings: Settings, report: Report) -> State:
+def _wait(settings: Settings, report: Report, shown: Meter) -> State:
     start = time.monotonic()
     reported: set[str] = set()
     while True:
@@ -184,6 +186,8 @@ def _wait(settings: Settings, report: Report) -> State:
             if service.phase in (Phase.READY, Phase.DONE) and name not in reported:
                 reported.add(name)
                 report(f"{time.monotonic() - start:5.1f} s  {name} {service.phase}")
+        if shown.is_bar:  # otherwise the lines show it
+            shown.update(len(reported), len(state.services), "ready")
         if state.ready:
             return state
         if time.monotonic() - start > START_TIMEOUT:

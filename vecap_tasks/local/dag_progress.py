@@ -19,6 +19,7 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import read_version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.local.airflow import Api
+from vecap_tasks.progress import show_bars, shows_bars
 
 _POLL_SECONDS = 1.0
 _LINE_INTERVAL = 5.0
@@ -169,25 +170,20 @@ ProgressView = Callable[[Sequence[TaskState]], None]
 
 @contextmanager
 def _display(stages: Sequence[StageProgress]) -> Iterator[ProgressView]:
-    if not sys.stdout.isatty():
+    if not shows_bars(sys.stdout):
         yield _lines(stages)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"))
-    with Progress(*columns, TimeElapsedColumn()) as bars:
-        ids = [bars.add_task(stage.name, total=None, start=False) for stage in stages]
+    with show_bars(sys.stdout) as bars:
+        by_stage = [(stage, bars.add(stage.name)) for stage in stages]
 
         def show(tasks: Sequence[TaskState]) -> None:
-            for number, stage in zip(ids, stages, strict=True):
-                if stage.begin is not None:
-                    bars.start_task(number)
-                if stage.seconds is None:
-                    bars.update(number, total=stage.total or None, completed=stage.done)
-                elif bars.tasks[number].stop_time is None:
-                    # A stage that was already complete shows a full bar: one of one.
-                    bars.update(number, total=stage.total or 1, completed=stage.total or 1)
-                    bars.stop_task(number)
+            for stage, bar in by_stage:
+                if stage.seconds is not None:
+                    count = stage.total or 1  # a stage that was already complete shows a full bar: one of one
+                    bar.update(count, count, "shards")
+                    bar.finish()
+                elif stage.begin is not None:
+                    bar.update(stage.done, stage.total or None, "shards" if stage.total else "planning")
 
         yield show
 

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -28,6 +29,7 @@ from vecap_tasks.local import airflow, control
 from vecap_tasks.local.airflow import Api
 from vecap_tasks.local.dag_progress import DagRun, follow
 from vecap_tasks.local.settings import Settings
+from vecap_tasks.progress import meter
 
 SAMPLES = 3
 _COLUMNS = ["uid", "alttext", "vec", "vecap", "vecap_from"]
@@ -174,8 +176,12 @@ def make_web(settings: Settings, web: Web) -> None:
         return
     begin = time.monotonic()
     print(f"Miniature web {web.day}: generating {web.images:,} images", flush=True)
-    generate_day(folder, dt.date.fromisoformat(web.day), web.seed, web.images)
-    write_evalset(folder / "evaluation", web.seed, web.evaluation_images)
+    with meter("web") as shown:
+        report = partial(shown.update, unit="images")
+        generate_day(folder, dt.date.fromisoformat(web.day), web.seed, web.images, report=report)
+    with meter("evaluation") as shown:
+        report = partial(shown.update, unit="images")
+        write_evalset(folder / "evaluation", web.seed, web.evaluation_images, report)
     temporary = stamp.with_suffix(".new")
     temporary.write_text(parameters, encoding="utf-8")
     temporary.replace(stamp)
