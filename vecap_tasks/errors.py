@@ -113,7 +113,14 @@ def format_problems(error: BaseException) -> list[str]:
 
 _PACKAGES = {"cv2": "opencv-python-headless", "psycopg2": "psycopg2-binary"}  # module name -> distribution name
 # Command or stage -> extra, where the names differ.
-_EXTRAS = {"rewrite": "captioning", "evaluate": "train", "demo": "crawl", "services": "local"}
+_EXTRAS = {
+    "rewrite": "captioning",
+    "evaluate": "train",
+    "compare": "train",
+    "show": "assemble",
+    "demo": "crawl",
+    "services": "local",
+}
 _EXTRA = re.compile(r"""([\w.-]+)[^;]*; *extra *== *['"]([\w-]+)['"]""")
 
 

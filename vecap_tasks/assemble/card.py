@@ -27,7 +27,8 @@ _COLUMNS = 2
 _SAMPLE_INCHES = (7.0, 1.6)
 _LINE_CHARS = 52
 _MAX_LINES = 3  # per text
-_SHEET_TEXTS = (("alttext", "AltText", "#8a5a00"), ("vec", "VeC", "#1f5fa8"), ("vecap", "VeCap", "#1b7837"))
+_TOP, _TITLE, _LINE = 0.94, 0.07, 0.14  # of the height of an item: the first line, and what a text and a line take
+SHEET_TEXTS = (("alttext", "AltText", "#8a5a00"), ("vec", "VeC", "#1f5fa8"), ("vecap", "VeCap", "#1b7837"))
 _REWRITTEN = ("alttext_rewritten", "Rewritten", "#7b3294")  # if the version has it
 _REWRITTEN_SCALE = 1.3  # height with the rewritten AltText
 # License identifiers of Hugging Face; any other license is `other` with its name.
@@ -55,44 +56,70 @@ TEXTS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class SheetItem:
+    """A sample on a sheet: its JPEG, None without an image, and its texts by name."""
+
+    jpeg: bytes | None
+    texts: Mapping[str, str]
+
+
+SheetText = tuple[str, str, str]  # name, title, color
+
+
 def write_sheet(store: Store, tar: str, path: Path) -> None:
     """Draw the first samples of the shard *tar* as the PNG *path*. Raises CorruptError if the tar is corrupt."""
+    with store.local(tar) as local, local.open("rb") as stream:
+        samples = list(islice(read_samples(stream, tar), SHEET_SAMPLES))
+    items = [SheetItem(sample.members["jpg"], json.loads(sample.members["json"])) for sample in samples]
+    rewritten = any(item.texts.get(_REWRITTEN[0]) for item in items)
+    texts, height = ((*SHEET_TEXTS, _REWRITTEN), _REWRITTEN_SCALE) if rewritten else (SHEET_TEXTS, 1.0)
+    draw_sheet(items, texts, height, path)
+
+
+def draw_sheet(items: Sequence[SheetItem], texts: Sequence[SheetText], height: float, path: Path) -> None:
+    """Draw *items* as the PNG *path*, each with its image and *texts*; *height* scales the height of an item."""
     # Not pyplot, which has global state and can require a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with store.local(tar) as local, local.open("rb") as stream:
-        samples = list(islice(read_samples(stream, tar), SHEET_SAMPLES))
-    texts = [json.loads(sample.members["json"]) for sample in samples]
-    rewritten = any(values.get(_REWRITTEN[0]) for values in texts)
-    sheet_texts, height = ((*_SHEET_TEXTS, _REWRITTEN), _REWRITTEN_SCALE) if rewritten else (_SHEET_TEXTS, 1.0)
-    rows = -(-len(samples) // _COLUMNS)
+    rows = -(-len(items) // _COLUMNS)
     figure = Figure(figsize=(_COLUMNS * _SAMPLE_INCHES[0], rows * _SAMPLE_INCHES[1] * height), dpi=100)
     FigureCanvasAgg(figure)
-    for number, (sample, values) in enumerate(zip(samples, texts, strict=True)):
+    for number, item in enumerate(items):
         left = (number % _COLUMNS) / _COLUMNS
         bottom = 1 - (number // _COLUMNS + 1) / rows
         image_axes = figure.add_axes((left + 0.005, bottom + 0.05 / rows, 0.105, 0.9 / rows))
         image_axes.set_axis_off()
-        image_axes.imshow(Image.open(io.BytesIO(sample.members["jpg"])).convert("RGB"))
+        if item.jpeg is not None:
+            image_axes.imshow(Image.open(io.BytesIO(item.jpeg)).convert("RGB"))
         text_axes = figure.add_axes((left + 0.12, bottom, 0.5 - 0.12, 1 / rows))
         text_axes.set_axis_off()
         text_axes.set_ylim(1 - height, 1)
-        _write_texts(text_axes, values, sheet_texts)
+        _write_texts(text_axes, item.texts, texts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # characters without a font on this machine
         figure.savefig(path, format="png", metadata={"Software": None})
 
 
-def _write_texts(axes: Axes, values: Mapping[str, Any], sheet_texts: Sequence[tuple[str, str, str]]) -> None:
-    top = 0.94
-    for name, title, color in sheet_texts:
-        text = str(values[name])
-        lines = textwrap.wrap(text, _LINE_CHARS, max_lines=_MAX_LINES, placeholder=" …") or ["—"]
+def sheet_height(items: Sequence[SheetItem], texts: Sequence[SheetText]) -> float:
+    """Return the `height` with which the *texts* of all *items* fit, at least 1."""
+    lines = (sum(_TITLE + _LINE * len(_wrapped(item.texts[name])) for name, *_ in texts) for item in items)
+    return max([1.0, *(1 - _TOP + needed for needed in lines)])
+
+
+def _write_texts(axes: Axes, values: Mapping[str, Any], texts: Sequence[SheetText]) -> None:
+    top = _TOP
+    for name, title, color in texts:
+        lines = _wrapped(str(values[name]))
         # Web text is not parsed as math or markup.
         axes.text(0, top, title, color=color, fontsize=10, fontweight="bold", va="top", parse_math=False)
         axes.text(0.13, top, "\n".join(lines), fontsize=10, va="top", parse_math=False)
-        top -= 0.07 + 0.14 * len(lines)
+        top -= _TITLE + _LINE * len(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _LINE_CHARS, max_lines=_MAX_LINES, placeholder=" …") or ["—"]
 
 
 @dataclass(frozen=True, slots=True)

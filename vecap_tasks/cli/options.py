@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NoReturn, TextIO
 
 from vecap_tasks.config import Config, load_config
@@ -120,14 +120,19 @@ def print_json(value: Any) -> None:
     print(redact(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)))
 
 
-def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print aligned columns, numbers right-aligned."""
+def printable(text: str) -> str:
+    """Return web text in one line, without characters that control a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]], right: Collection[str] = ()) -> None:
+    """Print aligned columns. Numbers are right-aligned, and all of a column whose header is in *right*."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
     for row in (header, *rows):
         cells = []
-        for cell, width in zip(row, widths, strict=True):
+        for title, cell, width in zip(header, row, widths, strict=True):
             number = cell.replace(",", "").replace(".", "").isdigit() and len(cell) < 16
-            cells.append(cell.rjust(width) if number else cell.ljust(width))
+            cells.append(cell.rjust(width) if number or title in right else cell.ljust(width))
         print(redact("  ".join(cells).rstrip()))
 
 

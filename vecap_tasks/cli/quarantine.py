@@ -7,7 +7,7 @@ import getpass
 from dataclasses import asdict
 from functools import partial
 
-from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, print_table
+from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, print_table, printable
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, read_version
 from vecap_tasks.errors import VecapError
@@ -81,7 +81,8 @@ def _list(store: Store, version: Version, arguments: argparse.Namespace) -> int:
         print(f"\n{len(page.rows):,} of {page.total:,} rows{why}")
     for row in page.rows:
         size = f"{row.original_width}x{row.original_height}" if row.original_width else row.error_message or ""
-        print(f"{row.uid}  {', '.join(row.reasons)}  {size}\n  {row.url}\n  {row.caption or '(no AltText)'}")
+        texts = [printable(text) for text in (row.url, row.caption or "(no AltText)")]
+        print("\n  ".join([f"{row.uid}  {', '.join(row.reasons)}  {size}", *texts]))
     return 0
 
 

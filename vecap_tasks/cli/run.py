@@ -152,17 +152,17 @@ def _run_stage(name: str, config: Config, version: Version) -> _StageOutcome:
         prepare(stage, partial(shown.update, unit="parts"))
         shards = stage.plan()
         if shards:
-            run_shards(stage, shards, _report_of(stage, shown))
+            run_shards(stage, shards, _report_of(stage, shown) if shown.is_bar else None)  # it logs lines itself
         shown.wait("committing")
         manifest = stage.commit()
     return _StageOutcome(manifest, len(shards), time.monotonic() - start)
 
 
 def _report_of(stage: Stage, shown: Meter) -> Callable[[int, int], None]:
-    """Return the function that shows the finished shards of *stage*; a bar shows the steps of its trainings instead."""
+    """Return the function that shows the finished shards of *stage*, or the steps of its trainings."""
     from vecap_tasks.train.stage import Train
 
-    if not isinstance(stage, Train) or not shown.is_bar:
+    if not isinstance(stage, Train):
         return shown.update
     finished, total, has_steps = 0, 0, False
 

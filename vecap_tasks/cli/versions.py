@@ -1,16 +1,21 @@
-"""`vecap versions`, `diff`, `verify`, `lineage` and `gc`: list, compare, verify, trace and delete versions."""
+"""`vecap versions`, `note`, `diff`, `compare`, `verify`, `lineage` and `gc`: commands for versions and models."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, print_table
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.version import list_versions, read_version
+from vecap_tasks.core.version import Version, list_versions, read_version, write_note
+
+if TYPE_CHECKING:
+    from vecap_tasks.core.diff import Listing
+    from vecap_tasks.progress import Meter
 
 _EXIT_UNCHECKED = 3  # argparse exits with 2
 
@@ -22,6 +27,16 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     versions.add_argument("--all", action="store_true", help="include unfinished versions")
     versions.set_defaults(command=_versions)
 
+    note = add_command(
+        commands,
+        "note",
+        "write a note about a version, which `vecap versions` shows",
+        'vecap note --config configs/demo.yaml --version 2026-01-01 "baseline of the paper"',
+    )
+    note.add_argument("--version", required=True, metavar="V", help="version, e.g. 2026-01-01")
+    note.add_argument("text", metavar="TEXT", help='the note; it replaces an earlier one, "" removes it')
+    note.set_defaults(command=_note)
+
     diff = add_command(
         commands,
         "diff",
@@ -31,6 +46,21 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     diff.add_argument("a", metavar="A", help="earlier version")
     diff.add_argument("b", metavar="B", help="later version")
     diff.set_defaults(command=_diff)
+
+    compare = add_command(
+        commands,
+        "compare",
+        "compare two trained models: paired differences of all metrics, with intervals",
+        "vecap compare --config configs/demo.yaml 2026-01-01/mixed-0 2026-01-01/alttext-0",
+    )
+    for name in ("first", "second"):
+        compare.add_argument(
+            name,
+            metavar="MODEL",
+            help="RUN or VERSION/RUN, e.g. mixed-0; models:/NAME@ALIAS or models:/NAME/VERSION in the MLflow registry; "
+            "or an MLflow model or run ID",
+        )
+    compare.set_defaults(command=_compare)
 
     verify = add_command(
         commands,
@@ -64,30 +94,82 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _versions(arguments: argparse.Namespace) -> int:
-    from vecap_tasks.core.diff import summarize
+    from vecap_tasks.core.diff import list_entry
 
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
-    found = [summarize(store, version) for version in list_versions(store, config.dataset)]
+    found: list[Listing] = []
+    previous: Version | None = None
+    for version in list_versions(store, config.dataset):
+        same_interval = previous is not None and previous.interval == version.interval
+        found.append(list_entry(store, version, previous if same_interval else None))
+        previous = version
     if arguments.json:
-        print_json([asdict(summary) for summary in found])
+        print_json([_as_json(item) for item in found])
         return 0
-    shown = [summary for summary in found if arguments.all or summary.digest is not None]
+    shown = [item for item in found if arguments.all or item.state != "unfinished"]
+    hidden = f"{len(found) - len(shown)} unfinished; --all shows them"
     if not shown:
-        unfinished = f" ({len(found)} unfinished; --all shows them)" if found else ""
+        unfinished = f" ({hidden})" if found else ""
         print(f"dataset {config.dataset} has no published version{unfinished}; run `vecap run` to create one")
         return 0
-    print_table(
-        ("version", "crawled", "downloaded", "accepted", "captioned", "assembled", "warnings", "digest"),
-        [
-            (
-                s.version,
-                *(f"{n:,}" for n in (s.crawled, s.downloaded, s.accepted, s.captioned, s.assembled, s.warnings)),
-                s.digest[:12] if s.digest is not None else "unfinished",
-            )
-            for s in shown
-        ],
-    )
+    columns = {name: [cells[name] for cells in map(_cells, shown)] for name in _cells(shown[0])}
+    used = {name: cells for name, cells in columns.items() if name not in _OPTIONAL or any(cells)}
+    print_table(tuple(used), list(zip(*used.values(), strict=True)), right=("size", "time", "cost"))
+    if len(shown) < len(found):
+        print(hidden)
+    return 0
+
+
+_OPTIONAL = ("tokens", "cost", "note")  # columns that are left out if they are empty
+_MAX_CHANGES = 3  # settings in a note
+
+
+def _cells(item: Listing) -> dict[str, str]:
+    """Return a row of the table, by column."""
+    from vecap_tasks.progress import format_seconds
+
+    summary, tokens = item.summary, item.prompt_tokens + item.tokens
+    warnings = [f"{summary.warnings} warning{'s' if summary.warnings > 1 else ''}"] if summary.warnings else []
+    changes = [str(change) for change in item.changes[:_MAX_CHANGES]]
+    more = [f"and {len(item.changes) - _MAX_CHANGES} more settings"] if len(item.changes) > _MAX_CHANGES else []
+    notes = [*([item.note] if item.note else []), *([item.error] if item.error else []), *warnings, *changes, *more]
+    counts = ("crawled", "accepted", "captioned", "assembled")
+    return {
+        "version": summary.version,
+        "created": (item.created or "")[:16].replace("T", " "),
+        "state": item.state,
+        **{name: f"{getattr(summary, name):,}" for name in counts},
+        "size": _format_size(item.bytes),
+        "time": format_seconds(item.seconds),
+        "tokens": f"{tokens:,}" if tokens else "",
+        "cost": "" if item.cost is None else f"{item.cost:,.4f}",
+        "trained": "yes" if item.trained else "no",
+        "digest": (summary.digest or "")[:12],
+        "note": "; ".join(notes),
+    }
+
+
+def _format_size(size: float) -> str:
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = next((n for n, _ in enumerate(units) if size < 1000 ** (n + 1)), len(units) - 1)
+    return f"{size / 1000**power:,.{1 if power else 0}f} {units[power]}"
+
+
+def _as_json(item: Listing) -> dict[str, Any]:
+    values = asdict(item)
+    return {**values.pop("summary"), **values}
+
+
+def _note(arguments: argparse.Namespace) -> int:
+    config = configuration(arguments)
+    store = Store(config.resolve(config.root))
+    version, text = read_version(store, config.dataset, arguments.version), " ".join(arguments.text.split())
+    write_note(store, version, text)
+    if arguments.json:
+        print_json({"version": version.name, "note": text})
+    else:
+        print(f"{version.name}: {text or 'note removed'}")
     return 0
 
 
@@ -105,8 +187,43 @@ def _diff(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.lineage.compare import compare
+
+    found = compare(configuration(arguments), arguments.first, arguments.second)
+    if arguments.json:
+        print_json(asdict(found))
+        return 0
+    share = f"{100 * found.confidence:g} % interval"
+    rows = [
+        (
+            metric.title,
+            *(f"{100 * value:.1f}" for value in (metric.first, metric.second)),
+            f"{100 * metric.difference.difference:+.1f}",
+            f"{100 * metric.difference.low:+.1f} to {100 * metric.difference.high:+.1f}",
+            f"{metric.difference.p:.3f}",
+            "*" if metric.difference.is_significant else "",
+            f"{metric.images:,}",
+            f"{metric.queries:,}",
+        )
+        for metric in found.metrics
+    ]
+    print(f"A  {found.first}\nB  {found.second}\n")
+    header = ("metric", "A", "B", "A - B", share, "p", "", "images", "queries")
+    print_table(header, rows, right=header[1:])
+    print(
+        f"\nPercent; A - B in percentage points, by paired bootstrap over the images, {found.rounds:,} rounds. An "
+        "interval with * excludes 0.\nTwo runs do not show how much the seed matters. p is two-sided and not corrected "
+        "for the number of metrics."
+    )
+    for warning in found.warnings:
+        print(f"vecap: {warning}", file=sys.stderr)
+    return 0
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     from vecap_tasks.core.verify import verify_version
+    from vecap_tasks.progress import meter
 
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
@@ -116,21 +233,30 @@ def _verify(arguments: argparse.Namespace) -> int:
         versions = [read_version(store, config.dataset, arguments.version)]
     reports = {}
     for version in versions:
-        reports[version.name] = report = verify_version(store, version)
+        with meter(version.name) as shown:
+            report = verify_version(store, version, partial(_report_bytes, shown))
+        reports[version.name] = report
         if not arguments.json:
             for corruption in report.corruptions:
                 print(f"{corruption.path}: {corruption.problem}")
             prefix = f"{version.name}: " if arguments.all else ""
             size = f"{report.files:,} files, {_megabytes(report.bytes)}"
             count = len(report.corruptions)
-            print(
-                f"{prefix}CORRUPT: {count} problems in {size}" if count else f"{prefix}OK: {size} verified", flush=True
-            )
+            if not count and not report.files:
+                print(f"{prefix}nothing to verify: no stage is finished", flush=True)
+            else:
+                outcome = f"CORRUPT: {count} problems in {size}" if count else f"OK: {size} verified"
+                print(f"{prefix}{outcome}", flush=True)
     if arguments.json:
         print_json({name: asdict(item) for name, item in reports.items()} if arguments.all else asdict(report))
     elif not versions:
         print(f"dataset {config.dataset} has no versions; run `vecap run` to create one")
     return 1 if any(item.corruptions for item in reports.values()) else 0
+
+
+def _report_bytes(shown: Meter, done: int, total: int) -> None:
+    if shown.is_bar:
+        shown.update(round(done / 1e6), round(total / 1e6), "MB")
 
 
 def _megabytes(size: int) -> str:
@@ -139,8 +265,12 @@ def _megabytes(size: int) -> str:
 
 def _lineage(arguments: argparse.Namespace) -> int:
     from vecap_tasks.lineage.walk import format_tree, walk
+    from vecap_tasks.progress import meter
 
-    tree = walk(configuration(arguments), arguments.name)
+    config = configuration(arguments)
+    with meter("lineage") as shown:
+        shown.wait("verifying")
+        tree = walk(config, arguments.name)
     if arguments.json:
         print_json(tree.as_json())
     else:

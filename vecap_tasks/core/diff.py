@@ -1,17 +1,27 @@
-"""The counters of a published version, and the differences between two versions."""
+"""What a version holds and what it took, from its manifests, and the differences between two versions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import duckdb
 
-from vecap_tasks.core.manifest import Manifest, read_manifest
+from vecap_tasks.core.manifest import COST_NOTE, Manifest, read_manifest, total
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, create_view
-from vecap_tasks.core.version import Change, Version, changed_settings, published
-from vecap_tasks.errors import VecapError
+from vecap_tasks.core.verify import stage_folders
+from vecap_tasks.core.version import (
+    Change,
+    Version,
+    changed_settings,
+    finished,
+    published,
+    read_created,
+    read_note,
+)
+from vecap_tasks.errors import CorruptError, VecapError
 
 _FUNNEL = (
     ("crawl", "candidates"),
@@ -21,6 +31,7 @@ _FUNNEL = (
     ("assemble", "samples"),
 )
 _COUNTED_STAGES = ("crawl", "quality", "rewrite", "assemble")
+_ROLES = ("vlm", "llm")  # of models whose tokens are in the notes
 TEXTS = {"alttext": "AltText", "vec": "VeC", "vecap": "VeCap"}
 # Counters of manifests that are grouped by name: stage, prefix of the counters, label.
 _COUNTED = (
@@ -51,7 +62,10 @@ class Summary:
 
 def summarize(store: Store, version: Version) -> Summary:
     """Return the row counts of *version* from its manifests."""
-    manifests = {stage: read_manifest(store, f"{version.folder}/{stage}") for stage in _COUNTED_STAGES}
+    return _summary(version, {stage: read_manifest(store, f"{version.folder}/{stage}") for stage in _COUNTED_STAGES})
+
+
+def _summary(version: Version, manifests: Mapping[str, Manifest | None]) -> Summary:
     crawled, downloaded, accepted, captioned, assembled = (
         _count(manifests[stage], counter) for stage, counter in _FUNNEL
     )
@@ -72,6 +86,66 @@ def summarize(store: Store, version: Version) -> Summary:
 
 def _count(manifest: Manifest | None, counter: str) -> int:
     return manifest.counters.get(counter, 0) if manifest else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the list of versions says about one of them.
+
+    `state` is published, complete (without captions), rejected (by the quality gate), unfinished or corrupt. `created`
+    is the time in UTC, ISO 8601. `bytes`, `seconds`, tokens and `cost` are those of the version's own files: without
+    stages that it shares with an earlier version. `seconds` is the processing time of all shards and trainings; `cost`
+    is in the currency of `price` settings, None if none is set. `note` is the user's, and `error` why the version
+    cannot be read, each "" if there is none. `changes` are the settings that differ from the preceding revision.
+    """
+
+    summary: Summary
+    state: str
+    created: str | None = None
+    bytes: int = 0
+    seconds: float = 0.0
+    prompt_tokens: int = 0
+    tokens: int = 0
+    cost: float | None = None
+    trained: bool = False
+    note: str = ""
+    changes: tuple[Change, ...] = ()
+    error: str = ""
+
+
+def list_entry(store: Store, version: Version, previous: Version | None) -> Listing:
+    """Return the listing of *version*, from manifests. *previous* is the preceding revision of the interval."""
+    try:
+        found = {folder: read_manifest(store, folder) for folder in stage_folders(store, version)}
+        summary = _summary(version, {stage: found[f"{version.folder}/{stage}"] for stage in _COUNTED_STAGES})
+        own = [manifest for folder, manifest in found.items() if manifest is not None and manifest.location == folder]
+        notes = total(manifest.provenance.get("notes", {}) for manifest in own)
+        costs = [count for name, count in notes.items() if name.endswith(COST_NOTE)]
+        return Listing(
+            summary=summary,
+            state=_state(store, version, summary),
+            created=read_created(store, version) or min((m.provenance["created"] for m in own), default=None),
+            bytes=sum(entry.bytes for manifest in own for entry in (*manifest.files, *manifest.attachments)),
+            seconds=round(sum(manifest.provenance.get("seconds", 0.0) for manifest in own), 3),
+            prompt_tokens=sum(notes.get(f"{role}_prompt_tokens", 0) for role in _ROLES),
+            tokens=sum(notes.get(f"{role}_tokens", 0) for role in _ROLES),
+            cost=sum(costs) / 1e6 if costs else None,
+            trained=any(manifest is not None and manifest.stage == "train" for manifest in found.values()),
+            note=read_note(store, version),
+            changes=changed_settings(store, previous, version) if previous is not None else (),
+        )
+    except CorruptError as error:
+        empty = Summary(version.name, version.interval, version.revision, 0, 0, 0, 0, 0, 0, None)
+        return Listing(empty, "corrupt", error=str(error))
+
+
+def _state(store: Store, version: Version, summary: Summary) -> str:
+    if summary.digest is not None:
+        return "published"
+    if finished(store, version) is not None:
+        return "complete"
+    has_report = store.exists(f"{version.folder}/quality/report/findings.json")
+    return "rejected" if has_report and read_manifest(store, f"{version.folder}/quality") is None else "unfinished"
 
 
 @dataclass(frozen=True, slots=True)

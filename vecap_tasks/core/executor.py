@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vecap_tasks.config import environment, parse_config
 from vecap_tasks.core.dask_cluster import connect, count_slots, wait_for_slots
-from vecap_tasks.core.manifest import ShardResult
+from vecap_tasks.core.manifest import COST_NOTE, ShardResult
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.temporary import remove_abandoned
 from vecap_tasks.core.version import Version
@@ -42,7 +42,6 @@ _NO_WORKER_TIMEOUT = 300.0  # seconds without any suitable worker
 _RESULT_TIMEOUT = 60.0  # seconds to fetch a receipt; its worker may be lost before Dask notices
 MAX_DEATHS = 3  # killed workers per shard without a finished batch in between
 _SUFFIX = ".try"  # of the marker of a running shard
-_COST = "_cost_millionths"  # suffix of cost notes
 
 
 class JobProgress:
@@ -65,7 +64,7 @@ class JobProgress:
         log.log(logging.INFO if is_logged else logging.DEBUG, "%s", self._shard_line(result))
         self._done += 1
         self._counters.update({name: result.counters.get(name, 0) for name in self._rates})
-        self._millionths += sum(count for name, count in result.notes.items() if name.endswith(_COST))
+        self._millionths += sum(count for name, count in result.notes.items() if name.endswith(COST_NOTE))
 
     def _shard_line(self, result: ShardResult) -> str:
         seconds = max(result.seconds, 1e-3)

@@ -23,6 +23,7 @@ from vecap_tasks.redaction import redact_all
 FORMAT = 1
 NAME = "manifest.json"
 RECEIPTS = "_shards"  # folder of a stage
+COST_NOTE = "_cost_millionths"  # suffix of notes with a cost, in the currency of the `price` settings
 _DIGEST_CHARS = 64
 _READERS = 16  # receipts to read at once
 _PARSED = 16  # manifests to keep parsed

@@ -167,11 +167,15 @@ class Verification:
     corruptions: tuple[Corruption, ...]
 
 
-def verify_version(store: Store, version: Version) -> Verification:
-    """Read every file of every finished stage of *version*. An unfinished stage is not a problem."""
+def verify_version(
+    store: Store, version: Version, report: Callable[[int, int], None] = lambda done, total: None
+) -> Verification:
+    """Read every file of every finished stage of *version*. An unfinished stage is not a problem.
+
+    *report* takes the bytes that have been read, and all bytes.
+    """
     corruptions: list[Corruption] = []
     manifests: dict[str, Manifest] = {}
-    files, size = 0, 0
     for folder in stage_folders(store, version):
         try:
             manifest = read_manifest(store, folder)
@@ -181,14 +185,19 @@ def verify_version(store: Store, version: Version) -> Verification:
         if manifest is None:
             continue
         manifests[folder] = manifest
-        entries = (*manifest.files, *manifest.attachments)
-        files += len(entries)
-        size += sum(entry.bytes for entry in entries)
-        corruptions += check_files(store, manifest)
-    corruptions += _check_version(version, manifests)
+    entries = [entry for manifest in manifests.values() for entry in (*manifest.files, *manifest.attachments)]
+    size, done = sum(entry.bytes for entry in entries), 0
+
+    def count(file: RecordedFile) -> None:
+        nonlocal done
+        done += file.bytes
+        report(done, size)
+
     for folder, manifest in manifests.items():
+        corruptions += check_files(store, manifest, count)
         corruptions += check_inputs(folder, manifest, manifests)
-    return Verification(files, size, tuple(sorted(corruptions, key=lambda item: (item.path, item.problem))))
+    corruptions += _check_version(version, manifests)
+    return Verification(len(entries), size, tuple(sorted(corruptions, key=lambda item: (item.path, item.problem))))
 
 
 def stage_folders(store: Store, version: Version) -> list[str]:
@@ -200,10 +209,13 @@ def stage_folders(store: Store, version: Version) -> list[str]:
     return folders
 
 
-def check_files(store: Store, manifest: Manifest) -> list[Corruption]:
-    """Return the files of a stage that are missing, corrupt, or not listed."""
+def check_files(
+    store: Store, manifest: Manifest, count: Callable[[RecordedFile], None] = lambda file: None
+) -> list[Corruption]:
+    """Return the files of a stage that are missing, corrupt, or not listed; call *count* with each that was read."""
     listed = {entry.path for entry in (*manifest.files, *manifest.attachments)}
-    found = [Corruption(file.name, problem) for file, problem in _check(recorded_files(store, manifest), _problem)]
+    differing = _check(recorded_files(store, manifest), _problem, count)
+    found = [Corruption(file.name, problem) for file, problem in differing]
     extra = [path for path in _walk(store, manifest.location) if path not in listed and path != NAME]
     return found + [Corruption(f"{manifest.location}/{path}", "is not listed in any manifest") for path in extra]
 
@@ -343,11 +355,17 @@ def read_file(store: Store, manifest: Manifest, path: str) -> bytes:
 
 
 def _check(
-    files: Sequence[RecordedFile], check: Callable[[RecordedFile], str | None]
+    files: Sequence[RecordedFile],
+    check: Callable[[RecordedFile], str | None],
+    count: Callable[[RecordedFile], None] = lambda file: None,
 ) -> list[tuple[RecordedFile, str]]:
+    differing = []
     with ThreadPoolExecutor(_THREADS, "verify") as threads:
-        problems = threads.map(check, files)
-        return [(file, problem) for file, problem in zip(files, problems, strict=True) if problem is not None]
+        for file, problem in zip(files, threads.map(check, files), strict=True):
+            count(file)
+            if problem is not None:
+                differing.append((file, problem))
+    return differing
 
 
 def _problem(file: RecordedFile) -> str | None:

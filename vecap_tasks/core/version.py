@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from vecap_tasks.config.recorded import with_current_names
@@ -17,6 +17,7 @@ from vecap_tasks.errors import ConfigError, CorruptError, PermanentError
 DATASET_STAGES = ("crawl", "quality", "rewrite", "assemble")
 UNCAPTIONED_STAGES = DATASET_STAGES[:2]  # of a configuration without the section `rewrite`
 _FILE = "version.json"
+_NOTES = "_notes"  # folder of a dataset; intervals never start with _
 _INTERVAL = re.compile(r"^[A-Za-z0-9](?:[A-Za-z0-9_.+:]|-(?!r\d+$))*$")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:T[0-9]{2}(?::[0-9]{2}(?::[0-9]{2})?)?)?")
 _NAME = re.compile(r"^(?P<interval>.+?)(?:-r(?P<revision>\d+))?$")
@@ -85,7 +86,8 @@ def register(store: Store, dataset: str, interval: str, fingerprint: str, config
             if entry.version.fingerprint == fingerprint and entry.deletion is None:
                 return entry.version
         version = Version(dataset, interval, max((e.version.revision for e in entries), default=0) + 1, fingerprint)
-        if store.create(f"{version.folder}/{_FILE}", _json(asdict(version) | {"config": config})):
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        if store.create(f"{version.folder}/{_FILE}", _json(asdict(version) | {"config": config, "created": created})):
             return version
 
 
@@ -110,6 +112,31 @@ def read_config(store: Store, version: Version) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         raise CorruptError(f"{version.folder}/{_FILE} is corrupt: {error}; restore it") from error
     return config
+
+
+def read_created(store: Store, version: Version) -> str | None:
+    """Return when *version* was registered, in UTC (ISO 8601); None for versions of release 0.1.0."""
+    return _read(store, f"{version.folder}/{_FILE}").get("created")
+
+
+def write_note(store: Store, version: Version, text: str) -> None:
+    """Record *text* as the note of *version*, which replaces an earlier one; "" removes it."""
+    name = f"{version.dataset}/{_NOTES}/{version.name}.json"
+    if text:
+        store.put(name, _json({"note": text}))
+    else:
+        store.remove(name)
+
+
+def read_note(store: Store, version: Version) -> str:
+    """Return the note of *version*, "" if it has none. Raises CorruptError."""
+    name = f"{version.dataset}/{_NOTES}/{version.name}.json"
+    try:
+        return str(_read(store, name)["note"])
+    except FileNotFoundError:
+        return ""
+    except KeyError as error:
+        raise CorruptError(f"{name} is corrupt: it has no {error}; write the note again") from error
 
 
 def list_versions(store: Store, dataset: str, interval: str | None = None) -> list[Version]:

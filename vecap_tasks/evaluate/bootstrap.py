@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecap_tasks.config import BootstrapConfig
-from vecap_tasks.evaluate.metrics import Answers, metrics_of
+from vecap_tasks.evaluate.metrics import Answers, figures_of, metrics_of
 
 _MAX_WEIGHTS = 4_000_000  # resampling weights in memory at a time
 Rounds = NDArray[np.float64]
@@ -37,6 +37,11 @@ class Difference:
     low: float
     high: float
     p: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.low > 0 or self.high < 0
 
 
 def resample(runs: Sequence[Sequence[Answers]], settings: BootstrapConfig) -> dict[str, Rounds]:
@@ -129,3 +134,14 @@ def difference(observed: float, values: Rounds, confidence: float) -> Difference
     bounds = interval(values, confidence)
     tail = min(int((values <= 0).sum()), int((values >= 0).sum()))
     return Difference(observed, bounds.low, bounds.high, min(1.0, 2 * (tail + 1) / (len(values) + 1)))
+
+
+def paired_differences(
+    first: Sequence[Answers], second: Sequence[Answers], settings: BootstrapConfig
+) -> dict[str, Difference]:
+    """Return *first* − *second* in each metric, by key. The models answered the same queries, task by task."""
+    figures = figures_of(first), figures_of(second)
+    return {
+        key: difference(figures[0][key] - figures[1][key], values[:, 0] - values[:, 1], settings.confidence)
+        for key, values in resample([first, second], settings).items()
+    }

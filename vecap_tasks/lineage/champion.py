@@ -7,9 +7,7 @@ champion's answers to these queries are stored in MLflow. If the models cannot b
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Config
@@ -17,13 +15,12 @@ from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.mlflow_tracking import Tracking, is_server, open_tracking, retry_recording
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.temporary import temporary_folder
 from vecap_tasks.core.verify import read_file
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.evaluate.results import Results, RunFigures, read_results
 from vecap_tasks.lineage.mlflow_lookup import MODEL_TAG
-from vecap_tasks.lineage.models import FOLDER
+from vecap_tasks.lineage.models import recorded_answers
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -74,7 +71,9 @@ def decide_champion(config: Config, version: Version) -> Decision:
         if champion.version == candidate.version:
             return Decision(name, str(candidate.version), False, "already the champion")
         answers = _stored_answers(evaluate.store, manifest, f"{shard}/answers.parquet")
-        moves, reason = _compare(_champion_answers(tracking, champion), answers, metric, str(champion.version), config)
+        moves, reason = _compare(
+            recorded_answers(tracking, champion.run_id), answers, metric, str(champion.version), config
+        )
         return Decision(name, str(candidate.version), moves, reason)
 
 
@@ -109,8 +108,8 @@ def _compare(
     config: Config,
 ) -> tuple[bool, str]:
     """Compare the candidate's answers with the champion's, query by query."""
-    from vecap_tasks.evaluate.bootstrap import difference, resample
-    from vecap_tasks.evaluate.metrics import figures_of, metrics_of
+    from vecap_tasks.evaluate.bootstrap import paired_differences
+    from vecap_tasks.evaluate.metrics import metrics_of
 
     if champion_answers is None:
         return False, f"champion version {champion} has no answers in MLflow; evaluate its dataset version again"
@@ -124,10 +123,7 @@ def _compare(
             False,
             f"champion version {champion} was evaluated on another set for {metric}; evaluate both on the same set",
         )
-    settings = config.evaluation.bootstrap
-    rounds = resample([[before], [after]], settings)[metric]
-    observed = figures_of([after])[metric] - figures_of([before])[metric]
-    interval = difference(observed, rounds[:, 1] - rounds[:, 0], settings.confidence)
+    interval = paired_differences([after], [before], config.evaluation.bootstrap)[metric]
     significance = "significant" if interval.low > 0 else "not significant"
     return interval.low > 0, f"{metric} {_points(interval)} compared with champion version {champion}, {significance}"
 
@@ -188,20 +184,6 @@ def _versions(tracking: Tracking, name: str) -> list[ModelVersion]:
     """Return the versions of the registered model with their aliases."""
     versions = tracking.client.search_model_versions(f"name='{name}'")
     return [tracking.client.get_model_version(name, version.version) for version in versions]
-
-
-def _champion_answers(tracking: Tracking, champion: ModelVersion) -> tuple[Answers, ...] | None:
-    """Return the champion's answers from its MLflow run, or None if the run has none."""
-    from vecap_tasks.evaluate.metrics import FILE, read_answers
-
-    client = tracking.client
-    path = f"{FOLDER}/{FILE}"
-    if not any(artifact.path == path for artifact in client.list_artifacts(champion.run_id, FOLDER)):
-        return None
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    with temporary_folder() as folder:
-        file = Path(client.download_artifacts(champion.run_id, path, str(folder)))
-        return read_answers(file.read_bytes(), f"{path} of run {champion.run_id}")
 
 
 def _stored_answers(store: Store, manifest: Manifest, path: str) -> tuple[Answers, ...]:

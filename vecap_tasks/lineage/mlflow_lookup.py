@@ -34,11 +34,15 @@ _PAGE_SIZE = 1000
 
 @dataclass(frozen=True, slots=True)
 class RegisteredModel:
-    """A run or model in MLflow with its tags. `model` is the id of the logged model, None for a run without one."""
+    """A run or model in MLflow with its tags. `model` is the id of the logged model, None for a run without one.
+
+    `run` is the id of the run, for a model the one that recorded it.
+    """
 
     name: str
     tags: Mapping[str, str]
     model: str | None
+    run: str
 
 
 def is_recorded(name: str) -> bool:
@@ -64,12 +68,12 @@ def find_recorded(tracking: Tracking, name: str) -> RegisteredModel:
                 raise VecapError(f"{label} has no linked logged model; give a model id, m-…")
         if model_id is not None:
             model = tracking.client.get_logged_model(model_id.group(1))
-            return RegisteredModel(label, dict(model.tags), model.model_id)
+            return RegisteredModel(label, dict(model.tags), model.model_id, str(model.source_run_id))
         run = tracking.client.get_run(name)
     except MlflowException as error:
         raise VecapError(f"MLflow at {tracking.uri} has no {name}; look up the name in the MLflow UI") from error
     outputs = run.outputs.model_outputs if run.outputs is not None else []
-    return RegisteredModel(name, dict(run.data.tags), outputs[0].model_id if outputs else None)
+    return RegisteredModel(name, dict(run.data.tags), outputs[0].model_id if outputs else None, name)
 
 
 def _registered_version(tracking: Tracking, name: re.Match[str]) -> ModelVersion:

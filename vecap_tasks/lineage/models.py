@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from vecap_tasks.train.live_logging import CURVES, delete_live_runs, speed_metri
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Metric
 
+    from vecap_tasks.evaluate.metrics import Answers
 
 FOLDER = "evaluation"  # artifact folder for the evaluation files of a model's run
 _METRICS_FILE = "metrics.json"  # not copied: recorded as metrics of the run
@@ -70,6 +72,19 @@ def collect_evaluation(store: Store, evaluate: Manifest, shard: str, folder: Pat
         path = PurePosixPath(entry.path)
         if path.parts[0] == shard and path.name != _METRICS_FILE:
             (folder / path.name).write_bytes(read_file(store, evaluate, entry.path))
+
+
+def recorded_answers(tracking: Tracking, run_id: str) -> tuple[Answers, ...] | None:
+    """Return the answers of the model of the run *run_id* in MLflow, None if the run has none."""
+    from vecap_tasks.evaluate.metrics import FILE, read_answers
+
+    path = f"{FOLDER}/{FILE}"
+    if not any(artifact.path == path for artifact in tracking.client.list_artifacts(run_id, FOLDER)):
+        return None
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    with temporary_folder() as folder:
+        file = Path(tracking.client.download_artifacts(run_id, path, str(folder)))
+        return read_answers(file.read_bytes(), f"{path} of run {run_id}")
 
 
 def throughput(store: Store, train: Manifest, shard: str) -> list[Metric]:

@@ -245,13 +245,18 @@ def walk(config: Config, name: str, *, check: bool = True) -> Node:
         with open_tracking(config, create=False) as tracking:
             return _recorded_node(Walker(config, store, tracking, check), find_recorded(tracking, name))
     version, _, shard = name.rpartition("/")
-    if not version and not _SHARD.fullmatch(name):
+    if not version and not is_model(name):
         return Walker(config, store, check=check).version(name)
-    return _model_node(Walker(config, store, check=check), _find_training(config, store, version, shard), shard)
+    return _model_node(Walker(config, store, check=check), find_training(config, store, version, shard), shard)
+
+
+def is_model(name: str) -> bool:
+    """Return whether *name* is that of a trained model, ARM-SEED, such as `mixed-0`."""
+    return _SHARD.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
-class _Training:
+class Training:
     """The folder of a `train` stage. `recorded` is the requested model in MLflow, if any."""
 
     version: Version
@@ -278,17 +283,17 @@ def _recorded_node(walker: Walker, model: RegisteredModel) -> Node:
     for folder in _train_folders(store, version):
         manifest = read(store, folder)
         if isinstance(manifest, Manifest) and manifest.digest == digest:
-            return _model_node(walker, _Training(version, folder, model), shard)
+            return _model_node(walker, Training(version, folder, model), shard)
     problem = f"version {version.name} has no verified training with digest {digest[:12]}, which MLflow recorded"
     return Node("model", name, None, problems=(problem,), children=(walker.version(version.name),))
 
 
-def _find_training(config: Config, store: Store, version_name: str, shard: str) -> _Training:
+def find_training(config: Config, store: Store, version_name: str, shard: str) -> Training:
     """Return the only training that contains *shard*, preferably the one of *config*. Raises VecapError otherwise."""
     dataset = config.dataset
     versions = [read_version(store, dataset, version_name)] if version_name else list_versions(store, dataset)
     trainings = [
-        _Training(version, folder)
+        Training(version, folder)
         for version in versions
         for folder in _train_folders(store, version)
         if any(store.files(f"{folder}/{shard}"))
@@ -309,7 +314,7 @@ def _train_folders(store: Store, version: Version) -> list[str]:
     return [f"{version.folder}/train/{name}" for name in store.folders(f"{version.folder}/train")]
 
 
-def _model_node(walker: Walker, training: _Training, shard: str) -> Node:
+def _model_node(walker: Walker, training: Training, shard: str) -> Node:
     """Return the node of a model: its training, its evaluations, and its copy in MLflow."""
     children = [walker.stage(training.version, "train", training.folder)]
     manifest = read(walker.store, training.folder)
@@ -328,7 +333,7 @@ def _model_node(walker: Walker, training: _Training, shard: str) -> Node:
     return Node("model", name, digest, note, problems, children=tuple(children))
 
 
-def _evaluations(walker: Walker, training: _Training, train: Manifest) -> list[Node]:
+def _evaluations(walker: Walker, training: Training, train: Manifest) -> list[Node]:
     """Return the nodes of the evaluations of *train*."""
     root = f"{training.version.folder}/evaluate"
     nodes = []

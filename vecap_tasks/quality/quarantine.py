@@ -72,10 +72,10 @@ class Page:
     rows: tuple[RejectedRow, ...]
 
 
-def has_verdicts(store: Store, version: Version) -> bool:
+def hasfind_verdicts(store: Store, version: Version) -> bool:
     """Return whether *version* has a quarantine, whether or not it passed the quality gate."""
     crawl = read_manifest(store, f"{version.folder}/crawl")
-    return crawl is not None and bool(_verdicts(store, version, crawl))
+    return crawl is not None and bool(find_verdicts(store, version, crawl))
 
 
 def list_reasons(store: Store, version: Version) -> list[ReasonCount]:
@@ -206,7 +206,7 @@ def _first_of(names: Sequence[str]) -> str:
     return f"{names[0]} (and {len(names) - 1} more)" if len(names) > 1 else names[0]
 
 
-def _verdicts(store: Store, version: Version, crawl: Manifest) -> list[str]:
+def find_verdicts(store: Store, version: Version, crawl: Manifest) -> list[str]:
     """Return the tables of verdicts of *version*, whether or not it passed the gate; none if one is missing."""
     quality = read_manifest(store, f"{version.folder}/quality")
     folder = quality.location if quality else f"{version.folder}/quality"
@@ -222,7 +222,7 @@ def _verdicts(store: Store, version: Version, crawl: Manifest) -> list[str]:
 def _open_tables(store: Store, version: Version) -> Iterator[duckdb.DuckDBPyConnection]:
     """Yield a connection with the views `crawl` and `verdicts` of *version*, whether or not it passed the gate."""
     crawl = read_manifest(store, f"{version.folder}/crawl")
-    verdicts = _verdicts(store, version, crawl) if crawl is not None else []
+    verdicts = find_verdicts(store, version, crawl) if crawl is not None else []
     if crawl is None or not verdicts:
         raise VecapError(f"version {version.name} has no verdicts; run `vecap quality`")
     with connect(store) as connection:

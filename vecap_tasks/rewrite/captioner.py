@@ -10,6 +10,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from vecap_tasks.config import ModelConfig, PriceConfig
+from vecap_tasks.core.manifest import COST_NOTE
 from vecap_tasks.core.private_data import has_private_data
 from vecap_tasks.errors import OutageError
 from vecap_tasks.outages import no_waiting
@@ -94,7 +95,7 @@ class TokenMeter:
             f"{role}_milliseconds": round(self.seconds * 1e3),
         }
         if self.cost:
-            notes[f"{role}_cost_millionths"] = round(self.cost * 1e6)
+            notes[f"{role}{COST_NOTE}"] = round(self.cost * 1e6)
         return notes
 
     def rates(self, role: str) -> str:
