@@ -73,6 +73,7 @@ def connect(config: Config) -> Iterator[Client]:
             security=Security.temporary(),
         )
     with dask.config.set(_LOST_WORKER_TIMEOUT), cluster, Client(cluster, set_as_default=False) as client:
+        client.forward_logging("vecap_tasks")  # written by the workers, the lines would break a progress bar
         yield client
 
 
