@@ -50,9 +50,11 @@ def check_stages(config: Config, store: Store, name: str, stages: Sequence[str])
     """Check the sections, paths, models and limits of *stages* for the interval or version *name*.
 
     Finished stages are not checked, because they do not run again. Raises ConfigError with all problems, or VecapError
-    if a retry can solve all of them, such as an outage of the storage.
+    if a retry can solve all of them, such as an outage of the storage, or for a missing revision.
     """
     version = Version(config.dataset, interval_of(name), 0, "")
+    if name != version.interval:
+        read_version(store, config.dataset, name)
     if not list_versions(store, config.dataset, version.interval):
         check_interval(version.interval)  # an earlier release accepted any name
     checks = section_checks(config, stages[-1])
