@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import psutil
 import pytest
@@ -90,3 +92,31 @@ def test_a_session_is_terminated_even_after_its_leader_has_exited():
         assert session_pids(recorded) == [grandchild]
         terminate_sessions([recorded], signal.SIGTERM, 1)
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_request_that_a_busy_airflow_answers_with_an_error_is_repeated(monkeypatch):
+    monkeypatch.setattr(airflow, "_REPETITION_PAUSE", 0)
+    statuses = []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status = statuses.pop(0)
+            self.send_response(status)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = airflow.Api(f"http://127.0.0.1:{server.server_port}", "token")
+        statuses += [500, 503, 200]
+        assert api.get("/") == {}
+        for failing, left in (([404, 200], [200]), ([500] * 5, [500])):
+            statuses[:] = failing
+            with pytest.raises(airflow.ApiError, match=f"HTTP {failing[0]}"):
+                api.get("/")
+            assert statuses == left
+        server.shutdown()

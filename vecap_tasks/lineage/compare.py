@@ -102,16 +102,19 @@ def _metrics(first: Sequence[Answers], second: Sequence[Answers], settings: Boot
 
 
 def _warnings(first: Evaluated, second: Evaluated) -> Iterable[str]:
-    left_out = sorted({(name, task) for name, _, task in first.tasks() ^ second.tasks()})
+    left_out = sorted({_set_name(name, task) for name, _, task in first.tasks() ^ second.tasks()})
     if left_out:
-        names = ", ".join(f"{name} {task}".lstrip() for name, task in left_out)
-        yield f"not compared, because only one model was evaluated on the same set: {names}"
+        yield f"not compared, because only one model was evaluated on the same set: {', '.join(left_out)}"
     if first.ties != second.ties:
         yield f"evaluate.ties differs: {first.ties} and {second.ties}; models with many ties cannot be compared"
 
 
 def _describe(model: Evaluated) -> str:
-    return ", ".join(sorted({f"{name or task} {digest[:12]}" for name, digest, task in model.tasks()}))
+    return ", ".join(sorted({f"{_set_name(name, task)} {digest[:12]}" for name, digest, task in model.tasks()}))
+
+
+def _set_name(name: str, task: str) -> str:
+    return name or ("zero_shot" if task == "zero_shot" else "retrieval")
 
 
 def find_evaluated(config: Config, name: str) -> list[Evaluated]:

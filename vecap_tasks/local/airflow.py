@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import sys
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from vecap_tasks.local import postgres
 from vecap_tasks.local.settings import HOST, REPOSITORY, Settings, write_private
 
 _REQUEST_TIMEOUT = 30
+_REPETITIONS, _REPETITION_PAUSE = 3, 1.0  # of a request that a busy server answered with an error; seconds
+_SERVER_ERROR = 500
 # Ignores proxy settings of the environment: all services are on this machine.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 USER = "admin"
@@ -60,7 +63,17 @@ class Api:
         return cls(url, response["access_token"])
 
     def get(self, path: str) -> Any:
-        """Return the JSON at *path*. Raises ApiError for an HTTP error, VecapError if the connection fails."""
+        """Return the JSON at *path*. Raises ApiError for an HTTP error, VecapError if the connection fails.
+
+        A busy server reports errors of its own (5xx) now and then, so such a request is repeated.
+        """
+        for _ in range(_REPETITIONS):
+            try:
+                return _request(self.url + path, "GET", None, self.token)
+            except ApiError as error:
+                if error.status < _SERVER_ERROR:
+                    raise
+                time.sleep(_REPETITION_PAUSE)
         return _request(self.url + path, "GET", None, self.token)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
