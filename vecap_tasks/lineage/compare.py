@@ -47,7 +47,7 @@ class PairedMetric:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The metrics of two models on the sets that both answered; `warnings` say what is not compared, and why."""
+    """The metrics of two models on the sets that both answered; `warnings` are lines about what is not compared."""
 
     first: str
     second: str
