@@ -160,7 +160,17 @@ def test_a_new_configuration_runs(home: Path, monkeypatch: pytest.MonkeyPatch, c
 
 def test_the_completion_of_bash_knows_commands_options_and_choices(capfd: Output) -> None:
     _, script, _ = run("completion bash", capfd)
-    lines = {"vecap ru": ["run"], "vecap config ''": ["check", "schema", "show"], "vecap init --from h": ["hf"]}
+    lines = {
+        "vecap ru": ["run"],
+        "vecap config ''": ["check", "schema", "show"],
+        "vecap init --from h": ["hf"],
+        "vecap sh": ["show"],
+        "vecap show --re": ["--rejected", "--refused"],
+        "vecap comp": ["compare", "completion"],
+        "vecap compare --": ["--config", "--json"],
+        "vecap no": ["note"],
+        "vecap versions --a": ["--all"],
+    }
     for line, expected in lines.items():
         program = f'COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}}-1)); _vecap; echo "${{COMPREPLY[@]}}"'
         done = subprocess.run(["bash", "-c", f"{script}\n{program}"], capture_output=True, text=True, check=True)
