@@ -16,11 +16,12 @@ import duckdb
 
 from vecap_tasks.assemble.card import CardData, TextProvenance, write_card, write_sheet
 from vecap_tasks.assemble.shards import Group, Source, plan_groups, write_shards
+from vecap_tasks.core.intermediate import fetch, receipted_files
 from vecap_tasks.core.manifest import ShardOutput, ShardResult
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL, KEPT, SAMPLES, VERDICTS, with_kept
 from vecap_tasks.core.stage import Stage
 from vecap_tasks.core.tables import connect, create_view, view_files
-from vecap_tasks.core.verify import RecordedFile, check_recorded, fetch, read_file, receipted_files
+from vecap_tasks.core.verify import RecordedFile, check_recorded, read_file
 from vecap_tasks.errors import PermanentError
 
 # An accepted row becomes a sample if it has a VeCap: from the LLM, or the VeC or AltText as a fallback.

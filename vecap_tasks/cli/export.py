@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import asdict
+from functools import partial
 
-from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, progress
+from vecap_tasks.cli.options import Commands, add_command, configuration, print_json
 from vecap_tasks.core.object_storage import is_remote
 from vecap_tasks.errors import ConfigError
 
@@ -51,6 +52,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _export(arguments: argparse.Namespace) -> int:
     from vecap_tasks.export.exporter import Exporter
+    from vecap_tasks.progress import meter
 
     start = time.monotonic()
     repository = None
@@ -61,8 +63,8 @@ def _export(arguments: argparse.Namespace) -> int:
         repository = Repository(arguments.push_to_hub)
     config = configuration(arguments)
     exporter = Exporter(config, arguments.version, arguments.format, arguments.text, arguments.out)
-    with progress("export") as report:
-        result = exporter.run(report)
+    with meter("export") as shown:
+        result = exporter.run(partial(shown.update, unit="shards"))
     if not arguments.json:
         print(f"exported {result.counts}", flush=True)
         seconds = "already complete" if result.existed else f"{time.monotonic() - start:.1f} s"

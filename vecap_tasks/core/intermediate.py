@@ -1,17 +1,17 @@
-"""Intermediate files of unfinished stages with records of their digests: one for each file, or an index of a step."""
+"""Files of unfinished stages with records of their digests: a record or receipt for each, or an index of a step."""
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from vecap_tasks.core.manifest import FileEntry, seal, unseal
+from vecap_tasks.core.manifest import RECEIPTS, FileEntry, ShardResult, seal, unseal
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.errors import CorruptError, VecapError
@@ -146,3 +146,28 @@ def fetch_intermediate(store: Store, names: Iterable[str], folder: Path) -> list
         others = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
         raise VecapError(f"{problems[0]}; it was removed, run the same command again{others}")
     return paths
+
+
+def receipted_files(store: Store, folder: str, stage: str, results: Iterable[ShardResult]) -> list[RecordedFile]:
+    """Return the files of a stage's finished shards with their records in the receipts *results*."""
+    return [
+        RecordedFile(
+            store,
+            f"{folder}/{entry.path}",
+            entry.bytes,
+            entry.sha256,
+            f"restore it, or delete {folder}/{RECEIPTS}/{result.shard}.json and run `vecap {stage}` again",
+        )
+        for result in results
+        for entry in result.files
+    ]
+
+
+def fetch(files: Sequence[RecordedFile], folder: Path) -> list[str]:
+    """Return local paths to *files* for queries: the files themselves, or copies in *folder*, several at once.
+
+    Compares each file with its record as it is read. Raises CorruptError for the first that differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(_THREADS, "fetch") as threads:
+        return list(threads.map(lambda file: file.local(folder), files))

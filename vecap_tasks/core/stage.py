@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vecap_tasks.config import Config
+from vecap_tasks.core.intermediate import receipted_files
 from vecap_tasks.core.manifest import (
     NAME,
     RECEIPTS,
@@ -47,7 +48,6 @@ from vecap_tasks.core.verify import (
     RecordedFile,
     Upstream,
     check_recorded,
-    receipted_files,
     without_tars,
 )
 from vecap_tasks.core.version import Version, is_deleted, list_versions

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
-from vecap_tasks.core.manifest import NAME, RECEIPTS, Manifest, ShardResult, read_manifest
+from vecap_tasks.core.manifest import NAME, Manifest, read_manifest
 from vecap_tasks.core.store import Store, digest_stream
 from vecap_tasks.core.tar import read_images
 from vecap_tasks.core.version import DATASET_STAGES, Version
@@ -236,21 +236,6 @@ def check_inputs(folder: str, manifest: Manifest, manifests: dict[str, Manifest]
     return corruptions
 
 
-def receipted_files(store: Store, folder: str, stage: str, results: Iterable[ShardResult]) -> list[RecordedFile]:
-    """Return the files of a stage's finished shards with their records in the receipts *results*."""
-    return [
-        RecordedFile(
-            store,
-            f"{folder}/{entry.path}",
-            entry.bytes,
-            entry.sha256,
-            f"restore it, or delete {folder}/{RECEIPTS}/{result.shard}.json and run `vecap {stage}` again",
-        )
-        for result in results
-        for entry in result.files
-    ]
-
-
 def without_tars(files: Iterable[RecordedFile]) -> list[RecordedFile]:
     """Return the *files* except tars, which are large and have other checks."""
     return [file for file in files if not file.name.endswith(".tar")]
@@ -290,16 +275,6 @@ def find_differing(files: Sequence[RecordedFile], *, read: bool = True) -> list[
 def check_recorded(files: Sequence[RecordedFile]) -> None:
     """Compare *files* with their records. Raises CorruptError for the first that differs."""
     raise_differing(find_differing(files))
-
-
-def fetch(files: Sequence[RecordedFile], folder: Path) -> list[str]:
-    """Return local paths to *files* for queries: the files themselves, or copies in *folder*, several at once.
-
-    Compares each file with its record as it is read. Raises CorruptError for the first that differs.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(_THREADS, "fetch") as threads:
-        return list(threads.map(lambda file: file.local(folder), files))
 
 
 class ReadCheck:

@@ -20,7 +20,7 @@ from vecap_tasks.core.manifest import FileEntry, ShardResult, digest, seal, unse
 from vecap_tasks.core.object_storage import is_remote
 from vecap_tasks.core.store import STAGING, Store
 from vecap_tasks.core.temporary import sync
-from vecap_tasks.core.verify import RecordedFile
+from vecap_tasks.core.verify import RecordedFile, find_differing
 from vecap_tasks.errors import CorruptError, PermanentError
 
 RECORD = "export.json"
@@ -85,7 +85,7 @@ class Target:
         except FileNotFoundError:
             return None
         files = [RecordedFile(store, entry.path, entry.bytes, entry.sha256, "") for entry in result.files]
-        if result.fingerprint != self.fingerprint or any(file.problem(read=not store.remote) for file in files):
+        if result.fingerprint != self.fingerprint or find_differing(files, read=not store.remote):
             return None
         return result
 

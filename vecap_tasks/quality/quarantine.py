@@ -72,7 +72,7 @@ class Page:
     rows: tuple[RejectedRow, ...]
 
 
-def hasfind_verdicts(store: Store, version: Version) -> bool:
+def has_verdicts(store: Store, version: Version) -> bool:
     """Return whether *version* has a quarantine, whether or not it passed the quality gate."""
     crawl = read_manifest(store, f"{version.folder}/crawl")
     return crawl is not None and bool(find_verdicts(store, version, crawl))

@@ -17,14 +17,14 @@ import duckdb
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.intermediate import RECORD, IndexedUploads, fetch_intermediate, put_recorded, read_index
+from vecap_tasks.core.intermediate import RECORD, IndexedUploads, fetch, fetch_intermediate, put_recorded, read_index
 from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, digest
 from vecap_tasks.core.models import Checkpoint
 from vecap_tasks.core.releases import Entry, active, entry_bytes, releases_of
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES, SCORES
 from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.tables import connect, view_files
-from vecap_tasks.core.verify import RecordedFile, check_recorded, fetch
+from vecap_tasks.core.verify import RecordedFile, check_recorded
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import GateFailed, VecapError
 from vecap_tasks.quality.alttext_rules import cleaned

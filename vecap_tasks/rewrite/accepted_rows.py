@@ -13,11 +13,12 @@ from typing import TypeVar
 
 from PIL import Image
 
+from vecap_tasks.core.intermediate import fetch
 from vecap_tasks.core.schemas import CRAWL, VERDICTS
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, view_files
 from vecap_tasks.core.tar import StoredImages
-from vecap_tasks.core.verify import RecordedFile, fetch
+from vecap_tasks.core.verify import RecordedFile
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.rewrite.backends.sampling_params import Sampling
 

@@ -19,11 +19,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from vecap_tasks.core.intermediate import receipted_files
 from vecap_tasks.core.manifest import RECEIPTS, ShardResult, read_manifest
 from vecap_tasks.core.schemas import CAPTIONS
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, open_connection, scan, translate_errors
-from vecap_tasks.core.verify import RecordedFile, check_recorded, receipted_files, recorded_files
+from vecap_tasks.core.verify import RecordedFile, check_recorded, recorded_files
 from vecap_tasks.core.version import Version, list_versions
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.rewrite.accepted_rows import Row
