@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 
 SIZES = pytest.mark.parametrize(  # of versions, in shards
     "sizes",
-    [pytest.param((10, 30), marks=pytest.mark.slow), pytest.param((10, 100, 1000), marks=pytest.mark.exhaustive)],
+    [
+        pytest.param((10, 30), marks=pytest.mark.slow),
+        pytest.param((10, 100, 1000), marks=[pytest.mark.exhaustive, pytest.mark.timeout(7200)]),
+    ],
 )
 ROWS = 2  # per shard
 MAX_REQUESTS = {"crawl": 40, "quality": 35, "rewrite": 35, "assemble": 40}  # per shard, of all kinds

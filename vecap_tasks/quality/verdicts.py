@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vecap_tasks.config import QualityConfig, RowRules
+from vecap_tasks.core.private_data import HIDDEN
 from vecap_tasks.core.releases import Released
 from vecap_tasks.core.schemas import VERDICTS
 from vecap_tasks.core.tables import scan, write_rows, write_sorted
@@ -48,7 +49,7 @@ _NO_DIGIT = r"\P{Nd}"
 _NO_IDEOGRAPH = r"[^\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]"
 _WORD = r"[\p{L}\p{M}\p{N}]+"
 _HOST = "://([^/:?#]+)"
-_MAX_CAPTION_CHARS = 4_000  # of the AltText as crawled, for the examples of the report
+_MAX_CAPTION_CHARS = 4_000  # of the AltText as crawled, for the examples of the report; not if it is private
 # Of a crawl's row, for the report and the sample.
 _CRAWL_COLUMNS = "key, uid, url, status, width, height, original_width, original_height, sha256"
 # The columns of VERDICTS that rules which compare rows can change, for each row where they change one.
@@ -100,8 +101,10 @@ def write_judged(connection: duckdb.DuckDBPyConnection, config: QualityConfig, s
             SELECT key, uid, sha256, CASE WHEN alttext_problem IS NULL THEN text END AS alttext, alttext_problem,
                 hash(lower(text)) AS text_hash,
                 CASE WHEN downloaded THEN hash(coalesce(phash, sha256)) END AS image_hash,
-                {all_matches(ROW_RULES, rules)} AS reasons, {literal(shard)} AS shard, url,
-                left(raw, {_MAX_CAPTION_CHARS}) AS caption, status, width, height, original_width, original_height,
+                {all_matches(ROW_RULES, rules)} AS reasons, {literal(shard)} AS shard, url, status,
+                CASE alttext_problem WHEN 'private_data' THEN {literal(HIDDEN)}
+                    ELSE left(raw, {_MAX_CAPTION_CHARS}) END AS caption,
+                width, height, original_width, original_height,
                 downloaded, failure, lower(regexp_extract(url, {literal(_HOST)}, 1)) AS host, language,
                 least(original_width, original_height) AS side, md5_number_lower(uid) AS draw{scores}
             FROM (SELECT *, {first_match(ALTTEXT_RULES, rules)} AS alttext_problem FROM ({texts(source, rules)}))
