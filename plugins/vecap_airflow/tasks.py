@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +80,11 @@ def plan(stage: str, job: dict[str, Any]) -> list[list[str]]:
     with fail_permanently():
         pending = []
         for version, work in _stages(stage, Job.from_xcom(job)):
-            prepare(work, lambda n, total, name=version.name: log.info("%s: %d of %d parts prepared", name, n, total))
-            shards = work.plan()
+            with _recorded_failure(work):
+                prepare(
+                    work, lambda n, total, name=version.name: log.info("%s: %d of %d parts prepared", name, n, total)
+                )
+                shards = work.plan()
             state = f"{len(shards)} shards pending" if shards else "already complete; nothing to do"
             log.info("%s %s: %s", stage, version.name, state)
             pending += [f"{version.name}/{shard}" for shard in shards]
@@ -107,9 +110,10 @@ def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
             pending = [shard for shard in own if shard not in done]
             label = f"{stage} {version.name}"
             if pending:
-                run_shards(
-                    work, pending, lambda n, total, label=label: log.info("%s: %d of %d shards", label, n, total)
-                )
+                with _recorded_failure(work):
+                    run_shards(
+                        work, pending, lambda n, total, label=label: log.info("%s: %d of %d shards", label, n, total)
+                    )
 
 
 @version_link_task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)
@@ -138,7 +142,8 @@ def run_quality_gate(stage: str, job: dict[str, Any]) -> list[str]:
 
 
 def _commit(version: Version, work: Stage) -> None:
-    manifest = work.commit()
+    with _recorded_failure(work):
+        manifest = work.commit()
     counters = ", ".join(f"{key} {n:,}" for key, n in manifest.counters.items() if "." not in key)
     log.info("%s %s: manifest %s (%s)", work.name, version.name, manifest.digest, counters)
 
@@ -199,6 +204,13 @@ def versions_of(job: Job, config: Config) -> list[Version]:
 
     store = Store(config.resolve(config.root))
     return [read_version(store, config.dataset, name) for name in job.versions]
+
+
+def _recorded_failure(work: Stage) -> AbstractContextManager[None]:
+    """Return a context that records an exception, with the log of this task, for the page of the version."""
+    from vecap_tasks.core.stage_records import recorded_failure
+
+    return recorded_failure(work.store, work.folder, get_current_context()["ti"].log_url)
 
 
 def _stages(name: str, job: Job) -> list[tuple[Version, Stage]]:

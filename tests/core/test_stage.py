@@ -130,7 +130,7 @@ def test_a_revision_reuses_an_identical_stage(stage: Letters, letters_config: Co
     manifest = second.commit()
     assert manifest.digest == digest
     assert manifest.location == "demo/2026-01-01/crawl"
-    assert second.store.files(second.folder) == ["manifest.json"]
+    assert second.store.files(second.folder) == ["manifest.json", "summary.json"]
 
 
 def test_a_listed_file_that_was_not_written_is_an_error(stage: Letters, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 from dataclasses import asdict
-from functools import partial
+from typing import Any
 
 from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, print_table, printable
 from vecap_tasks.core.store import Store
@@ -39,6 +39,10 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         "--limit", type=int, metavar="N", help=f"rows to show (default: {_ROWS} with --reason, otherwise 0)"
     )
     parser.add_argument("--offset", type=int, default=0, metavar="N", help="rows to skip (default: 0)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="release: print how many rows it would add, and record nothing"
+    )
+    parser.add_argument("--force", action="store_true", help="release: record a release that adds no rows")
     parser.add_argument("--note", default="", help="why the rows are released; required for a release")
     parser.add_argument("--by", default="", metavar="NAME", help="who decided (default: the current user)")
     parser.set_defaults(command=_quarantine)
@@ -48,6 +52,8 @@ def _quarantine(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
     version = read_version(store, config.dataset, arguments.version)
+    if (arguments.dry_run or arguments.force) and arguments.action != "release":
+        raise VecapError("--dry-run and --force are options of release")
     if arguments.action == "list":
         return _list(store, version, arguments)
     if arguments.action == "releases":
@@ -102,14 +108,23 @@ def _releases(store: Store, version: Version, arguments: argparse.Namespace) -> 
 
 
 def _decide(store: Store, version: Version, arguments: argparse.Namespace) -> int:
-    from vecap_tasks.quality.quarantine import release, withdraw
+    from vecap_tasks.quality.quarantine import preview_release, release, withdraw
 
-    act = partial(release if arguments.action == "release" else withdraw, store, version)
+    what = {"uids": arguments.uid, "reason": arguments.reason}
     by = arguments.by or getpass.getuser()
-    name = act(uids=arguments.uid, reason=arguments.reason, note=arguments.note, by=by)
-    if arguments.json:
-        print_json({"entry": name})
+    found: dict[str, Any] = {"entry": None}
+    if arguments.action == "release":
+        preview = preview_release(store, version, **what)
+        found["preview"] = asdict(preview)
+        if not arguments.json and (preview.added or arguments.dry_run or arguments.force):
+            print(preview)
+        if not arguments.dry_run:
+            found["entry"] = release(store, version, **what, note=arguments.note, by=by, force=arguments.force)
     else:
+        found["entry"] = withdraw(store, version, **what, note=arguments.note, by=by)
+    if arguments.json:
+        print_json(found)
+    elif found["entry"]:
         command = f"vecap run --version {version.interval}"
-        print(f"recorded {name}; run `{command}` to publish a new revision with the change")
+        print(f"recorded {found['entry']}; run `{command}` to publish a new revision with the change")
     return 0

@@ -143,11 +143,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _run_stage(name: str, config: Config, version: Version) -> _StageOutcome:
     from vecap_tasks.core.executor import prepare, run_shards
+    from vecap_tasks.core.stage_records import recorded_failure
     from vecap_tasks.progress import meter
 
     start = time.monotonic()
     stage = load_stage(name, config, version)
-    with meter(name) as shown:
+    with recorded_failure(stage.store, stage.folder), meter(name) as shown:
         shown.wait("planning")
         prepare(stage, partial(shown.update, unit="parts"))
         shards = stage.plan()

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import duckdb
 
-from vecap_tasks.core.manifest import COST_NOTE, Manifest, read_manifest, total
+from vecap_tasks.core.manifest import COST_NOTE, Manifest, total
 from vecap_tasks.core.schemas import SAMPLES
+from vecap_tasks.core.stage_records import StageSummary, read_summary
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, create_view
 from vecap_tasks.core.verify import stage_folders
 from vecap_tasks.core.version import (
+    DATASET_STAGES,
     Change,
     Version,
     changed_settings,
@@ -30,7 +32,6 @@ _FUNNEL = (
     ("rewrite", "captioned"),
     ("assemble", "samples"),
 )
-_COUNTED_STAGES = ("crawl", "quality", "rewrite", "assemble")
 _ROLES = ("vlm", "llm")  # of models whose tokens are in the notes
 TEXTS = {"alttext": "AltText", "vec": "VeC", "vecap": "VeCap"}
 # Counters of manifests that are grouped by name: stage, prefix of the counters, label.
@@ -61,15 +62,16 @@ class Summary:
 
 
 def summarize(store: Store, version: Version) -> Summary:
-    """Return the row counts of *version* from its manifests."""
-    return _summary(version, {stage: read_manifest(store, f"{version.folder}/{stage}") for stage in _COUNTED_STAGES})
-
-
-def _summary(version: Version, manifests: Mapping[str, Manifest | None]) -> Summary:
-    crawled, downloaded, accepted, captioned, assembled = (
-        _count(manifests[stage], counter) for stage, counter in _FUNNEL
+    """Return the row counts of *version* from the summaries of its stages. Raises CorruptError."""
+    return summarize_stages(
+        version, {stage: read_summary(store, f"{version.folder}/{stage}") for stage in DATASET_STAGES}
     )
-    published, quality = manifests["assemble"], manifests["quality"]
+
+
+def summarize_stages(version: Version, stages: Mapping[str, StageSummary | None]) -> Summary:
+    """Return the row counts of *version* from the summaries of its *stages*, by name; None if not committed."""
+    crawled, downloaded, accepted, captioned, assembled = (_count(stages[stage], counter) for stage, counter in _FUNNEL)
+    published, quality = stages["assemble"], stages["quality"]
     return Summary(
         version=version.name,
         interval=version.interval,
@@ -79,13 +81,13 @@ def _summary(version: Version, manifests: Mapping[str, Manifest | None]) -> Summ
         accepted=accepted,
         captioned=captioned,
         assembled=assembled,
-        warnings=quality.provenance.get("notes", {}).get("warnings", 0) if quality else 0,
+        warnings=quality.notes.get("warnings", 0) if quality else 0,
         digest=published.digest if published else None,
     )
 
 
-def _count(manifest: Manifest | None, counter: str) -> int:
-    return manifest.counters.get(counter, 0) if manifest else 0
+def _count(stage: StageSummary | None, counter: str) -> int:
+    return stage.counters.get(counter, 0) if stage else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +116,23 @@ class Listing:
 
 
 def list_entry(store: Store, version: Version, previous: Version | None) -> Listing:
-    """Return the listing of *version*, from manifests. *previous* is the preceding revision of the interval."""
+    """Return the listing of *version*, from the summaries of its stages. *previous* is the preceding revision of the interval."""
     try:
-        found = {folder: read_manifest(store, folder) for folder in stage_folders(store, version)}
-        summary = _summary(version, {stage: found[f"{version.folder}/{stage}"] for stage in _COUNTED_STAGES})
-        own = [manifest for folder, manifest in found.items() if manifest is not None and manifest.location == folder]
-        notes = total(manifest.provenance.get("notes", {}) for manifest in own)
+        found = {folder: read_summary(store, folder) for folder in stage_folders(store, version)}
+        summary = summarize_stages(version, {stage: found[f"{version.folder}/{stage}"] for stage in DATASET_STAGES})
+        own = [stage for folder, stage in found.items() if stage is not None and stage.location == folder]
+        notes = total(stage.notes for stage in own)
         costs = [count for name, count in notes.items() if name.endswith(COST_NOTE)]
         return Listing(
             summary=summary,
             state=_state(store, version, summary),
-            created=read_created(store, version) or min((m.provenance["created"] for m in own), default=None),
-            bytes=sum(entry.bytes for manifest in own for entry in (*manifest.files, *manifest.attachments)),
-            seconds=round(sum(manifest.provenance.get("seconds", 0.0) for manifest in own), 3),
+            created=read_created(store, version) or min((stage.created for stage in own), default=None),
+            bytes=sum(stage.bytes for stage in own),
+            seconds=round(sum(stage.seconds for stage in own), 3),
             prompt_tokens=sum(notes.get(f"{role}_prompt_tokens", 0) for role in _ROLES),
             tokens=sum(notes.get(f"{role}_tokens", 0) for role in _ROLES),
             cost=sum(costs) / 1e6 if costs else None,
-            trained=any(manifest is not None and manifest.stage == "train" for manifest in found.values()),
+            trained=any(stage is not None and stage.stage == "train" for stage in found.values()),
             note=read_note(store, version),
             changes=changed_settings(store, previous, version) if previous is not None else (),
         )
@@ -145,7 +147,7 @@ def _state(store: Store, version: Version, summary: Summary) -> str:
     if finished(store, version) is not None:
         return "complete"
     has_report = store.exists(f"{version.folder}/quality/report/findings.json")
-    return "rejected" if has_report and read_manifest(store, f"{version.folder}/quality") is None else "unfinished"
+    return "rejected" if has_report and read_summary(store, f"{version.folder}/quality") is None else "unfinished"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +251,8 @@ def _counts(store: Store, a: Version, b: Version) -> tuple[Count, ...]:
 
 
 def _counters(store: Store, version: Version, stage: str, prefix: str) -> dict[str, int]:
-    manifest = read_manifest(store, f"{version.folder}/{stage}")
-    counters = manifest.counters if manifest else {}
+    summary = read_summary(store, f"{version.folder}/{stage}")
+    counters = summary.counters if summary else {}
     return {name.removeprefix(prefix): count for name, count in counters.items() if name.startswith(prefix)}
 
 

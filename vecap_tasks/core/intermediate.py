@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -171,3 +172,43 @@ def fetch(files: Sequence[RecordedFile], folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(_THREADS, "fetch") as threads:
         return list(threads.map(lambda file: file.local(folder), files))
+
+
+class Attachments:
+    """Publishes one run's attachments to the stage in *folder* of the store.
+
+    Concurrent runs each upload an offer to *scratch*; the first to register its own wins.
+    """
+
+    def __init__(self, store: Store, folder: str, scratch: str) -> None:
+        self._store = store
+        self._folder = folder
+        self._taken = f"{scratch}/taken"
+        self._offer = f"{scratch}/{uuid.uuid4().hex}"
+
+    def publish(self, names: Sequence[str], work: Path, committed: Callable[[], bool]) -> tuple[FileEntry, ...]:
+        """Upload the files *names* of *work* as an offer, copy the winning offer to the stage, and return its entries.
+
+        *committed* returns whether the stage has its manifest.
+        """
+        if not names:
+            return ()
+        entries = [FileEntry.from_file(work, name, None) for name in sorted(names)]
+        for entry in entries:
+            self._store.upload(f"{self._offer}/{entry.path}", work / entry.path)
+        body: dict[str, Any] = {"offer": self._offer, "entries": [asdict(entry) for entry in entries]}
+        if not self._store.create(self._taken, json.dumps(seal(body)).encode()):
+            body = unseal(self._store.read(self._taken), self._taken, "delete it and run again")
+            entries = [FileEntry(**item) for item in body["entries"]]
+        try:
+            for entry in entries:
+                if not entry.exists_in(self._store, self._folder):
+                    self._store.copy(f"{body['offer']}/{entry.path}", f"{self._folder}/{entry.path}")
+        except FileNotFoundError:
+            if not committed():  # once committed, the files are there and the winner has removed its offer
+                raise
+        return tuple(entries)
+
+    def clear(self) -> None:
+        """Remove this run's offer. Call it after the stage is committed."""
+        self._store.remove_folder(self._offer)

@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -194,9 +193,15 @@ def publish(store: Store, folder: str, files: Mapping[str, int | None], work: Pa
     return tuple(entries)
 
 
-def provenance(config: Mapping[str, Any], results: Sequence[ShardResult], notes: Mapping[str, int]) -> dict[str, Any]:
-    """Return when, by which code and with which *config* a stage was run. *notes* are those of its end."""
-    return {
+def provenance(
+    config: Mapping[str, Any], results: Sequence[ShardResult], notes: Mapping[str, int], started: float | None
+) -> dict[str, Any]:
+    """Return when, by which code and with which *config* a stage was run.
+
+    *notes* are those of its end. *started* is the start of its first run, in seconds since the epoch, if known.
+    """
+    begun = {} if started is None else {"started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds")}
+    return begun | {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "vecap": __version__,
         "code": code_version(),
@@ -357,43 +362,3 @@ def code_version() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return process.stdout.strip() or "unknown"
-
-
-class Attachments:
-    """Publishes one run's attachments to the stage in *folder* of the store.
-
-    Concurrent runs each upload an offer to *scratch*; the first to register its own wins.
-    """
-
-    def __init__(self, store: Store, folder: str, scratch: str) -> None:
-        self._store = store
-        self._folder = folder
-        self._taken = f"{scratch}/taken"
-        self._offer = f"{scratch}/{uuid.uuid4().hex}"
-
-    def publish(self, names: Sequence[str], work: Path, committed: Callable[[], bool]) -> tuple[FileEntry, ...]:
-        """Upload the files *names* of *work* as an offer, copy the winning offer to the stage, and return its entries.
-
-        *committed* returns whether the stage has its manifest.
-        """
-        if not names:
-            return ()
-        entries = [FileEntry.from_file(work, name, None) for name in sorted(names)]
-        for entry in entries:
-            self._store.upload(f"{self._offer}/{entry.path}", work / entry.path)
-        body: dict[str, Any] = {"offer": self._offer, "entries": [asdict(entry) for entry in entries]}
-        if not self._store.create(self._taken, json.dumps(seal(body)).encode()):
-            body = unseal(self._store.read(self._taken), self._taken, "delete it and run again")
-            entries = [FileEntry(**item) for item in body["entries"]]
-        try:
-            for entry in entries:
-                if not entry.exists_in(self._store, self._folder):
-                    self._store.copy(f"{body['offer']}/{entry.path}", f"{self._folder}/{entry.path}")
-        except FileNotFoundError:
-            if not committed():  # once committed, the files are there and the winner has removed its offer
-                raise
-        return tuple(entries)
-
-    def clear(self) -> None:
-        """Remove this run's offer. Call it after the stage is committed."""
-        self._store.remove_folder(self._offer)

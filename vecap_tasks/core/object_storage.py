@@ -6,6 +6,7 @@ line. Writes are atomic: a failed or interrupted upload publishes nothing, and a
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from vecap_tasks.config import REMOTE_SCHEMES
 from vecap_tasks.errors import OutageError, VecapError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import AzureStore, GCSStore, S3Store
 
+SEQUENTIAL_BYTES = 8 << 20  # bytes of a sequential read, one request
 _PART = 8 << 20  # bytes of one part of a multipart upload
 _PARTS_AT_ONCE = 4
 _QUICK_PAUSE = timedelta(seconds=0.1)  # before the first of two retries by obstore within an attempt
@@ -382,3 +384,13 @@ class ObjectReader(io.RawIOBase):
         data = self.read(len(view))
         view[: len(data)] = data
         return len(data)
+
+
+def digest_stream(stream: IO[bytes], copy: IO[bytes] | None = None) -> str:
+    """Return the sha256 of the rest of *stream*, 64 hex digits, and write the rest to *copy* if given."""
+    digest = hashlib.sha256()
+    while block := stream.read(SEQUENTIAL_BYTES):
+        digest.update(block)
+        if copy is not None:
+            copy.write(block)
+    return digest.hexdigest()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable
 from functools import cache
 from html import unescape
 from importlib.resources import files
 from urllib.parse import unquote
 
-from vecap_tasks.core.invisible import FOLDED, fold
 from vecap_tasks.core.word_lists import read_table
 
 HIDDEN = "(hidden: contains private data)"
@@ -26,6 +26,27 @@ _MAX_BETWEEN = 3
 _MIN_CODE = 6  # characters of the number of a document
 _MIN_DIGIT_WORDS = 3  # in a number that is spelled out
 _CONTEXT = 48  # characters read before a number
+
+# Default_Ignorable_Code_Point of DerivedCoreProperties.txt, Unicode 17.0: characters without a visible glyph.
+_DEFAULT_IGNORABLE = (
+    *((0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F)),
+    *((0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF)),
+    *((0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF)),
+)
+IGNORABLE = frozenset(code for first, last in _DEFAULT_IGNORABLE for code in range(first, last + 1))
+
+# Characters that are written for ASCII digits, hyphens and dots, and invisible ones.
+_HYPHENS, _DOTS, _SLASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u30fc", "•·∙⋅・", "\u2044\u2215"
+_FOLD = str.maketrans(
+    dict.fromkeys(_HYPHENS, "-")
+    | dict.fromkeys(_DOTS, ".")
+    | dict.fromkeys(IGNORABLE, "")
+    | dict.fromkeys(_SLASHES, "/")
+)
+_RANGES = "".join(f"{chr(first)}-{chr(last)}" for first, last in _DEFAULT_IGNORABLE)
+# Characters other than digits that `fold` changes, in the syntax of RE2.
+FOLDED = f"[{_RANGES}{_HYPHENS}{_DOTS}{_SLASHES}\uff01-\uff5e\u00a0\u2000-\u200a\u202f\u3000]"
+_IS_FOLDED = re.compile(rf"{FOLDED}|(?![0-9])\d")
 
 _CJK = "\u2e80-\ud7ff"
 _BESIDE_CJK = re.compile(f"(?<=[{_CJK}])(?=[0-9+(a-zA-Z])|(?<=[0-9)])(?=[{_CJK}])")
@@ -47,6 +68,14 @@ _LINK_IDS = re.compile(r"(?<![a-z.])([a-z.]+)[/-](\d+(?:/\d+)*)(?=[/?#.&]|$)|(?<
 _CALLS = frozenset(("call", "callto", "dial", "sms", "tel", "wa.me", "whatsapp"))
 _MIN_LINK_DIGITS = 9  # of a telephone number without separators in a path
 _TLD = "(?:com|org|net|edu|gov|info|biz|dev|app|example|[a-z]{2})"
+
+
+def fold(text: str) -> str:
+    """Return *text* with ASCII digits, hyphens and dots, and without invisible characters."""
+    if not _IS_FOLDED.search(text):
+        return text
+    text = unicodedata.normalize("NFKC", text.translate(_FOLD)).translate(_FOLD)
+    return "".join(str(unicodedata.digit(c)) if not c.isascii() and c.isdecimal() else c for c in text)
 
 
 @cache

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.intermediate import receipted_files
+from vecap_tasks.core.intermediate import Attachments, receipted_files
 from vecap_tasks.core.manifest import (
     NAME,
     RECEIPTS,
-    Attachments,
     FileEntry,
     Input,
     Manifest,
@@ -42,6 +41,7 @@ from vecap_tasks.core.manifest import (
     total,
 )
 from vecap_tasks.core.models import forget_hashes
+from vecap_tasks.core.stage_records import first_start, record_plan, write_summary
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import (
     ReadCheck,
@@ -58,8 +58,6 @@ log = logging.getLogger(__name__)
 
 Check = tuple[str, Callable[[], object]]  # a dotted setting, and a function that raises VecapError for its problem
 _MAX_EARLY_CHECK = 1 << 30  # bytes of upstream files to hash before a stage starts: a second or two
-
-
 STAGES = {
     name: f"vecap_tasks.{name}.stage:{name.title()}"
     for name in ("crawl", "quality", "rewrite", "assemble", "train", "evaluate")
@@ -102,8 +100,6 @@ class Stage(ABC):
         self._read_check = ReadCheck()
         # Called between the batches of a shard; False if the task was cancelled.
         self.should_continue: Callable[[], bool] = lambda: True
-
-    # Implemented by subclasses.
 
     def identity(self) -> dict[str, Any]:
         """Return the configuration that decides this stage's output bytes, with the digests of models."""
@@ -149,8 +145,6 @@ class Stage(ABC):
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         """Write files of the whole stage into *work*, after all shards are finished."""
         return ShardOutput({})
-
-    # Common to all stages.
 
     @cached_property
     def fingerprint(self) -> str:
@@ -262,19 +256,21 @@ class Stage(ABC):
         for name in self.upstream:
             self.upstream_manifest(name)
         self._check_upstream(_MAX_EARLY_CHECK)
-        return retry_when_full(self._unfinished, self.store.scratch)
+        return retry_when_full(self._plan, self.store.scratch)
 
-    def _unfinished(self) -> list[str]:
+    def _plan(self) -> list[str]:
+        shards = self.shards()
+        return record_plan(self.store, self.folder, shards, self._unfinished(shards))
+
+    def _unfinished(self, shards: Iterable[str]) -> list[str]:
         finished = self.finished()
-        return [shard for shard in self.shards() if shard not in finished]
+        return [shard for shard in shards if shard not in finished]
 
     def reuse_revision(self) -> Manifest | None:
         """Reuse this stage from another revision of the interval with the same fingerprint; None if there is none."""
         for other in list_versions(self.store, self.version.dataset, self.version.interval):
-            if other.name == self.version.name:
-                continue
             found = read_manifest(self.store, f"{other.folder}/{self.name}")
-            if found is None or found.fingerprint != self.fingerprint:
+            if other.name == self.version.name or found is None or found.fingerprint != self.fingerprint:
                 continue
             created = self.store.create(f"{self.folder}/{NAME}", found.to_json())
             # `vecap gc` sets a tombstone, then checks for references; this does the reverse.
@@ -327,14 +323,16 @@ class Stage(ABC):
         version was deleted, or another run committed different content, and CorruptError if an upstream file differs
         from its manifest.
         """
-        return retry_when_full(self._commit, self.store.scratch)
+        manifest = retry_when_full(self._commit, self.store.scratch)
+        write_summary(self.store, self.folder, manifest)
+        return manifest
 
     def _commit(self) -> Manifest:
         found = self.manifest() or self.reuse_revision()
         if found is not None:
             return found
         self._check_upstream()
-        unfinished = self._unfinished()
+        unfinished = self._unfinished(self.shards())
         if unfinished:
             raise VecapError(
                 f"{len(unfinished)} shards of {self.folder} are not finished (the first is {unfinished[0]}); "
@@ -354,6 +352,7 @@ class Stage(ABC):
         everything = sorted(
             (*(entry for result in results for entry in result.files), *files), key=lambda entry: entry.path
         )
+        started = first_start(self.store, self.folder)
         manifest = Manifest(
             dataset=self.config.dataset,
             interval=self.version.interval,
@@ -365,7 +364,7 @@ class Stage(ABC):
             counters=counters,
             attachments=tuple(sorted(attachments, key=lambda entry: entry.path)),
             location=self.folder,
-            provenance=provenance(self.config.model_dump(mode="json"), results, output.notes),
+            provenance=provenance(self.config.model_dump(mode="json"), results, output.notes, started),
         )
         won = self.store.create(f"{self.folder}/{NAME}", manifest.to_json())
         if is_deleted(self.store, self.version.dataset, self.version.name):  # after the write, as in `reuse_revision`

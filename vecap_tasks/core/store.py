@@ -8,7 +8,6 @@ object storage does not answer (`vecap_tasks.outages`), then raise OutageError.
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import os
 import shutil
@@ -24,13 +23,20 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from fsspec import AbstractFileSystem
 
-from vecap_tasks.core.object_storage import Bucket, ObjectInfo, ObjectReader, is_remote, open_bucket
+from vecap_tasks.core.object_storage import (
+    SEQUENTIAL_BYTES,
+    Bucket,
+    ObjectInfo,
+    ObjectReader,
+    digest_stream,
+    is_remote,
+    open_bucket,
+)
 from vecap_tasks.core.temporary import make_folder, remove_abandoned, sync, temporary_folder
 from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.outages import retry_when_full
 
 STAGING = ".staging"
-_BLOCK = 8 << 20  # bytes of a sequential read, one request
 _READ_AHEAD = 1 << 20  # bytes of a request for a small read
 
 
@@ -88,45 +94,56 @@ class Store:
 
     def exists(self, name: str) -> bool:
         try:
-            self.size(name)
+            self.stat(name)
         except FileNotFoundError:
             return False
         return True
 
     def size(self, name: str) -> int:
         """Return the size of the file *name* in bytes. Raises FileNotFoundError."""
+        return self.stat(name).bytes
+
+    def stat(self, name: str) -> WrittenFile:
+        """Return the size and the time of the last write of the file *name*. Raises FileNotFoundError."""
         if self.remote:
             bucket, key = self._object(name)
-            return bucket.head(key).bytes
+            found = bucket.head(key)
+            return WrittenFile(name, found.bytes, found.written)
         info = self._fs.get_file_info(self.path(name))
         if info.type != pafs.FileType.File:
             raise FileNotFoundError(self.path(name))
-        return int(info.size)
+        return WrittenFile(name, info.size, info.mtime.timestamp())
 
     def folders(self, name: str = "") -> list[str]:
         """Return the names of the folders directly under *name*, sorted; none if it does not exist."""
         return self._list(name)[0]
 
-    def sizes(self, name: str = "") -> dict[str, int]:
-        """Return the sizes in bytes of the files directly under *name*, by name; none if it does not exist."""
-        return self._list(name)[1]
-
     def files(self, name: str = "") -> list[str]:
         """Return the names of the files directly under *name*, sorted; none if it does not exist."""
-        return list(self._list(name)[1])
+        return [file.path for file in self.written(name)]
 
-    def _list(self, name: str) -> tuple[list[str], dict[str, int]]:
+    def sizes(self, name: str = "") -> dict[str, int]:
+        """Return the sizes in bytes of the files directly under *name*, by name; none if it does not exist."""
+        return {file.path: file.bytes for file in self.written(name)}
+
+    def written(self, name: str = "") -> list[WrittenFile]:
+        """Return the files directly under *name*, with `path` relative to it, sorted; none if it does not exist."""
+        return self._list(name)[1]
+
+    def _list(self, name: str) -> tuple[list[str], list[WrittenFile]]:
         if self.remote:
             bucket, key = self._object(name)
-            folders, objects = bucket.children(key)
-            names = [PurePosixPath(folder).name for folder in folders]
-            sizes = {PurePosixPath(info.key).name: info.bytes for info in objects}
+            prefixes, objects = bucket.children(key)
+            folders = [PurePosixPath(prefix).name for prefix in prefixes]
+            files = [WrittenFile(PurePosixPath(info.key).name, info.bytes, info.written) for info in objects]
         else:
             base = self.path(name) if name else self._base
             infos = self._fs.get_file_info(pafs.FileSelector(base, allow_not_found=True))
-            names = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
-            sizes = {info.base_name: info.size for info in infos if info.type == pafs.FileType.File}
-        return sorted(name for name in names if name != STAGING), dict(sorted(sizes.items()))
+            folders = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
+            found = [info for info in infos if info.type == pafs.FileType.File]
+            files = [WrittenFile(info.base_name, info.size, info.mtime.timestamp()) for info in found]
+        folders = sorted(folder for folder in folders if folder != STAGING)
+        return folders, sorted((file for file in files if file.path != STAGING), key=lambda file: file.path)
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file for seekable reading. Raises FileNotFoundError."""
@@ -163,7 +180,7 @@ class Store:
         with temporary_folder() as folder:
             path = folder / PurePosixPath(name).name
             with self.open(name) as stream, path.open("wb") as copy:
-                shutil.copyfileobj(stream, copy, _BLOCK)
+                shutil.copyfileobj(stream, copy, SEQUENTIAL_BYTES)
             yield path
 
     def put(self, name: str, data: bytes) -> None:
@@ -297,16 +314,6 @@ class Store:
         """Remove the unpublished files of processes that were killed."""
         if not self.remote:
             remove_abandoned(Path(self._base) / STAGING)
-
-
-def digest_stream(stream: IO[bytes], copy: IO[bytes] | None = None) -> str:
-    """Return the sha256 of the rest of *stream*, 64 hex digits, and write the rest to *copy* if given."""
-    digest = hashlib.sha256()
-    while block := stream.read(_BLOCK):
-        digest.update(block)
-        if copy is not None:
-            copy.write(block)
-    return digest.hexdigest()
 
 
 class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]

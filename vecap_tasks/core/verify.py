@@ -16,7 +16,9 @@ from threading import Lock
 from typing import IO
 
 from vecap_tasks.core.manifest import NAME, Manifest, read_manifest
-from vecap_tasks.core.store import Store, digest_stream
+from vecap_tasks.core.object_storage import digest_stream
+from vecap_tasks.core.stage_records import SUMMARY, summary_problem
+from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import read_images
 from vecap_tasks.core.version import DATASET_STAGES, Version
 from vecap_tasks.errors import CorruptError, VecapError
@@ -195,6 +197,8 @@ def verify_version(
 
     for folder, manifest in manifests.items():
         corruptions += check_files(store, manifest, count)
+        if (problem := summary_problem(store, folder, manifest)) is not None:
+            corruptions.append(Corruption(f"{folder}/{SUMMARY}", problem))
         corruptions += check_inputs(folder, manifest, manifests)
     corruptions += _check_version(version, manifests)
     return Verification(len(entries), size, tuple(sorted(corruptions, key=lambda item: (item.path, item.problem))))
@@ -216,7 +220,7 @@ def check_files(
     listed = {entry.path for entry in (*manifest.files, *manifest.attachments)}
     differing = _check(recorded_files(store, manifest), _problem, count)
     found = [Corruption(file.name, problem) for file, problem in differing]
-    extra = [path for path in _walk(store, manifest.location) if path not in listed and path != NAME]
+    extra = [path for path in _walk(store, manifest.location) if path not in listed | {NAME, SUMMARY}]
     return found + [Corruption(f"{manifest.location}/{path}", "is not listed in any manifest") for path in extra]
 
 

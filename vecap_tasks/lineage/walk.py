@@ -12,8 +12,9 @@ from vecap_tasks.core.manifest import NAME, Input, Manifest, read_manifest
 from vecap_tasks.core.mlflow_tracking import Tracking, open_tracking
 from vecap_tasks.core.open_version import registered_fingerprints
 from vecap_tasks.core.stage import STAGES, load_stage
+from vecap_tasks.core.stage_records import MAX_SOURCES, StageSummary, read_summary
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import Corruption, check_files
+from vecap_tasks.core.verify import KEYED_STAGES, check_files
 from vecap_tasks.core.version import DATASET_STAGES, Version, list_versions, read_config, read_version
 from vecap_tasks.errors import CorruptError, VecapError, format_error
 from vecap_tasks.lineage.mlflow_lookup import RegisteredModel, find_recorded, is_recorded, model_copy, version_copy
@@ -57,7 +58,7 @@ def _mixture(walker: Walker, version: Version, inputs: InputChecker, item: Input
 
 def _source_nodes(walker: Walker, config: Config, mixture: Mixture) -> list[Node]:
     return [
-        _version(walker, config, part) if isinstance(part, RecordedVersion) else _tars(config, part)
+        _version(walker, config, part) if isinstance(part, RecordedVersion) else _tars(walker, config, part)
         for part in mixture.sources
     ]
 
@@ -71,23 +72,28 @@ def _version(walker: Walker, config: Config, part: RecordedVersion) -> Node:
         node = walker.version(part.version, part.dataset)
     except (VecapError, OSError) as error:
         return Node("version", part.name, part.digest, unchecked=format_error(error))
-    try:
-        manifest = read_manifest(store, f"{part.dataset}/{part.version}/assemble")
-    except CorruptError:
-        return node  # has the problem already
-    if manifest is not None and manifest.digest != part.digest:
-        problem = f"digest is {manifest.digest[:12]}, the mixture recorded {part.digest[:12]}"
+    assembled = walker.read(f"{part.dataset}/{part.version}/assemble")
+    if not isinstance(assembled, str) and assembled.digest != part.digest:  # the node has the problem of a string
+        problem = f"digest is {assembled.digest[:12]}, the mixture recorded {part.digest[:12]}"
         return replace(node, problems=(*node.problems, problem))
     return node
 
 
-def _tars(config: Config, part: RecordedTars) -> Node:
-    """Return the node of external tars, each compared with the mixture."""
+def _tars(walker: Walker, config: Config, part: RecordedTars) -> Node:
+    """Return the node of external tars. If the walk checks, each is compared with the mixture."""
+    if not walker.check:
+        shown = [Node("source", tar.path, None) for tar in part.tars[:MAX_SOURCES]]
+        omitted = len(part.tars) - len(shown)
+        return Node("tars", part.name, part.digest, children=(*shown, *([_omitted(omitted)] if omitted else [])))
     try:
         found = find_tars(config, part.paths)
     except VecapError as error:
         return Node("tars", part.name, part.digest, unchecked=format_error(error))
     return Node("tars", part.name, part.digest, children=tuple(_tar(tar, found.get(tar.path)) for tar in part.tars))
+
+
+def _omitted(sources: int) -> Node:
+    return Node("source", f"and {sources:,} more", None)
 
 
 def _tar(recorded: RecordedTar, found: FoundTar | None) -> Node:
@@ -118,8 +124,18 @@ class Walker:
     config: Config
     store: Store
     tracking: Tracking | None = None
-    check: bool = True  # read all files in the manifests and MLflow
+    check: bool = True  # read all files in the manifests and MLflow; False: read only summaries of the manifests
     seen: set[str] = field(default_factory=set)  # folders that are in the tree
+
+    def read(self, folder: str) -> Manifest | StageSummary | str:
+        """Return the manifest in *folder*, or the problem with it. Without `check`, return the summary of a manifest
+        whose size grows with the number of rows."""
+        if self.check or folder.split("/")[2] in KEYED_STAGES:
+            return read(self.store, folder)
+        try:
+            return read_summary(self.store, folder) or f"{folder}/{NAME} is missing"
+        except VecapError as error:
+            return str(error)
 
     def version(self, name: str, dataset: str | None = None) -> Node:
         """Return the node of a published version. Raises VecapError if it does not exist."""
@@ -130,14 +146,15 @@ class Walker:
         if version.folder in self.seen:
             return Node("version", name, None, "as above")
         self.seen.add(version.folder)
-        manifests = {stage: read(self.store, f"{version.folder}/{stage}") for stage in DATASET_STAGES}
-        valid = {stage: manifest for stage, manifest in manifests.items() if isinstance(manifest, Manifest)}
+        found = {stage: self.read(f"{version.folder}/{stage}") for stage in DATASET_STAGES}
+        valid = {stage: record for stage, record in found.items() if not isinstance(record, str)}
         children = [self.stage(version, "assemble", f"{version.folder}/assemble")]
-        if self.tracking is not None and self.check and len(valid) == len(manifests):
-            children.append(version_copy(self.tracking, version, valid))
+        manifests = {stage: record for stage, record in valid.items() if isinstance(record, Manifest)}
+        if self.tracking is not None and len(manifests) == len(found):
+            children.append(version_copy(self.tracking, version, manifests))
         return Node("version", name, None, "", tuple(self._version_problems(version, valid)), children=tuple(children))
 
-    def _version_problems(self, version: Version, manifests: Mapping[str, Manifest]) -> list[str]:
+    def _version_problems(self, version: Version, manifests: Mapping[str, Manifest | StageSummary]) -> list[str]:
         """Return the differences between `version.json` and the manifests."""
         file = f"{version.folder}/version.json"
         assembled = manifests.get("assemble")
@@ -158,48 +175,52 @@ class Walker:
     def stage(self, version: Version, name: str, folder: str) -> Node:
         """Return the node of a stage of *version* with all its inputs."""
         self.seen.add(folder)
-        manifest = read(self.store, folder)
-        if isinstance(manifest, str):
-            return Node(name, folder, None, problems=(manifest,))
-        problems = [f"{corruption.path} {corruption.problem}" for corruption in self._corruptions(manifest)]
-        mixtures = mixture_nodes(self, version, manifest) if name == "train" else []
+        record = self.read(folder)
+        if isinstance(record, str):
+            return Node(name, folder, None, problems=(record,))
+        manifest = record if isinstance(record, Manifest) else None
+        summary = StageSummary.from_manifest(record, 0) if isinstance(record, Manifest) else record
+        problems = [
+            f"{corruption.path} {corruption.problem}"
+            for corruption in (check_files(self.store, manifest) if manifest is not None and self.check else ())
+        ]
+        mixtures = mixture_nodes(self, version, manifest) if manifest is not None and name == "train" else []
         children = list(mixtures)
         # The latest upstream stage comes first, so that each stage is nested below the one it feeds.
-        upstream = [item for item in manifest.inputs if item.kind == "stage"]
+        upstream = [item for item in record.inputs if item.kind == "stage"]
         for item in sorted(upstream, key=lambda item: list(STAGES).index(item.name), reverse=True):
             stage_folder = self._find_stage(version, item)
             if stage_folder is None:
                 problems.append(f"used another {item.name}, with digest {item.digest[:12]}")
             children += self._upstream(version, item.name, stage_folder)
-        inputs = InputChecker(self.config, version, manifest)
-        for item in named_inputs(name, manifest.inputs):
+        inputs = InputChecker(self.config, version, manifest) if manifest is not None and self.check else None
+        for item in named_inputs(name, record.inputs):
             if item.kind == "stage" or (mixtures and item.kind in _MIXTURE_KINDS):
                 continue
             previous = _previous_crawl(name, item)
             if previous is not None:
                 children.append(self._crawl(version.dataset, item, previous))
             else:
-                children.append(inputs.node(item) if self.check else Node(item.kind, item.name, item.digest))
-        count = len(manifest.files) + len(manifest.attachments)
-        size = sum(entry.bytes for entry in (*manifest.files, *manifest.attachments))
-        note = f"{count:,} files, {size:,} bytes; code {manifest.provenance.get('code', 'unknown')}"
+                children.append(inputs.node(item) if inputs is not None else Node(item.kind, item.name, item.digest))
+        omitted = summary.sources - sum(item.kind == "source" for item in record.inputs)
+        if omitted:
+            children.append(_omitted(omitted))
+        note = f"{summary.files:,} files, {summary.bytes:,} bytes; code {summary.code}"
         return Node(
-            name, folder, manifest.digest, note, tuple(problems), files=count, bytes=size, children=tuple(children)
-        )
-
-    def _corruptions(self, manifest: Manifest) -> list[Corruption]:
-        return check_files(self.store, manifest) if self.check else []
+            name, folder, summary.digest, note, tuple(problems), files=summary.files, bytes=summary.bytes,
+            children=tuple(children),
+        )  # fmt: skip
 
     def _find_stage(self, version: Version, item: Input) -> str | None:
         """Return the folder of the stage *item*, or None if only another one exists."""
         root = f"{version.folder}/{item.name}"
         folders = [f"{root}/{name}" for name in self.store.folders(root)] if item.name == "train" else [root]
-        manifests = {folder: read(self.store, folder) for folder in folders}
-        for folder, manifest in manifests.items():
-            if isinstance(manifest, Manifest) and manifest.digest == item.digest:
+        records = {folder: self.read(folder) for folder in folders}
+        for folder, record in records.items():
+            if not isinstance(record, str) and record.digest == item.digest:
                 return folder
         # A corrupt manifest may be the right one; its node reports the problem.
-        return next((folder for folder, manifest in manifests.items() if not isinstance(manifest, Manifest)), None)
+        return next((folder for folder, record in records.items() if isinstance(record, str)), None)
 
     def _upstream(self, version: Version, name: str, folder: str | None) -> list[Node]:
         folder = folder or f"{version.folder}/{name}"
@@ -212,9 +233,9 @@ class Walker:
     def _crawl(self, dataset: str, item: Input, name: str) -> Node:
         """Return the node of an earlier version's crawl that this crawl used."""
         folder = f"{dataset}/{name}/crawl"
-        manifest = read(self.store, folder)
-        if isinstance(manifest, Manifest) and manifest.digest != item.digest:
-            problem = f"digest is {manifest.digest[:12]}, recorded {item.digest[:12]}"
+        record = self.read(folder)
+        if not isinstance(record, str) and record.digest != item.digest:
+            problem = f"digest is {record.digest[:12]}, recorded {item.digest[:12]}"
             return Node("crawl", folder, item.digest, problems=(problem,))
         if folder in self.seen:
             return Node("crawl", folder, item.digest, "as above")
@@ -237,8 +258,9 @@ def _previous_crawl(stage: str, item: Input) -> str | None:
 def walk(config: Config, name: str, *, check: bool = True) -> Node:
     """Return the lineage of *name*: a version, VERSION/ARM-SEED, or an MLflow name (see `find_recorded`).
 
-    Without *check*, only manifests are read. Differences are in the `problems` of their nodes. For an MLflow name, the
-    copies in MLflow are checked too. Raises VecapError if *name* does not exist.
+    Without *check*, only manifests and summaries are read, and at most `MAX_SOURCES` sources of a stage are named.
+    Differences are in the `problems` of their nodes. For an MLflow name, the copies in MLflow are checked too. Raises
+    VecapError if *name* does not exist.
     """
     store = Store(config.resolve(config.root))
     if is_recorded(name):

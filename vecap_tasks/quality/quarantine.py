@@ -72,6 +72,36 @@ class Page:
     rows: tuple[RejectedRow, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ReleasePreview:
+    """What a release changes in the next run of the interval, with the same crawl and rules.
+
+    `rows` counts the rejected rows that it covers, and `added` those that become accepted. `already` counts rows that
+    earlier releases accept without it. `others` counts the remaining rows by the reasons that still reject them.
+    """
+
+    subject: str
+    rows: int
+    added: int
+    already: int
+    others: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        text = f"releasing {self.subject} adds {self.added:,} row{'' if self.added == 1 else 's'}"
+        return f"{text}: {self.explanation}" if self.explanation else text
+
+    @property
+    def explanation(self) -> str:
+        """Why rows are not added, "" if all are."""
+        notes = [f"earlier releases accept {self.already:,} of them"] if self.already else []
+        remaining = self.rows - self.added - self.already
+        if remaining:
+            names = ", ".join(name if count == remaining else f"{name} ({count:,})" for name, count in self.others)
+            some = "it is" if self.rows == 1 else f"{'all ' if remaining == self.rows else ''}{remaining:,} are"
+            notes.append(f"{some} also rejected for {names}")
+        return "; ".join(notes)
+
+
 def has_verdicts(store: Store, version: Version) -> bool:
     """Return whether *version* has a quarantine, whether or not it passed the quality gate."""
     crawl = read_manifest(store, f"{version.folder}/crawl")
@@ -129,18 +159,64 @@ def release(
     reason: str | None = None,
     note: str,
     by: str,
+    force: bool = False,
 ) -> str:
-    """Release rows of the interval of *version*: *uids* from all reasons, or rows whose only reason is *reason*.
+    """Release rows of the interval of *version*: *uids* from all reasons, or all rows from *reason*.
 
     Writes an entry and returns its name in the store; the next run of the interval creates a revision with it. Raises
-    VecapError, and writes nothing, if a uid is not rejected or has no image, or if no row has *reason*.
+    VecapError, and writes nothing, in the cases of `preview_release`, and if it adds no row, unless *force* is true.
     """
+    preview = preview_release(store, version, uids=uids, reason=reason)
+    if not preview.added and not force:
+        raise VecapError(f"{preview}; nothing was released; to record the release anyway, use --force")
+    return _add_entry(store, version, "release", uids, reason, note, by)
+
+
+def preview_release(
+    store: Store, version: Version, *, uids: Sequence[str] = (), reason: str | None = None
+) -> ReleasePreview:
+    """Return what a release of *uids* or of *reason* adds, given the releases of the interval.
+
+    Raises VecapError if a uid is not rejected or has no image, or if no row has *reason*.
+    """
+    if bool(uids) == (reason is not None):
+        raise VecapError("give --uid or --reason, not both")
+    released = active(read_releases(store, version.dataset, version.interval))
+    subject = f"{reason}" if reason is not None else f"{len(uids)} uids" if len(uids) > 1 else uids[0]
     with _open_tables(store, version) as connection:
         if reason is not None:
             _check_reason(connection, version, reason)
         if uids:
             _check_uids(connection, version, uids)
-    return _add_entry(store, version, "release", uids, reason, note, by)
+        values = {
+            "final": list(FINAL),
+            "reason": reason,
+            "uids": list(uids),
+            "reasons_before": list(released.reasons),
+            "uids_before": list(released.uids),
+        }
+        connection.execute(
+            """
+            CREATE TEMP TABLE covered AS
+            SELECT list_filter(reasons, lambda name: list_contains($final, name) OR NOT was_released
+                AND NOT list_contains($reasons_before::VARCHAR[], name)) AS before,
+                list_filter(before, lambda name: list_contains($final, name)
+                    OR NOT is_named AND name IS DISTINCT FROM $reason) AS after
+            FROM (
+                SELECT reasons, list_contains($uids_before::VARCHAR[], uid) AS was_released,
+                    list_contains($uids::VARCHAR[], uid) AS is_named
+                FROM verdicts
+                WHERE NOT accepted AND (list_contains($uids::VARCHAR[], uid) OR list_contains(reasons, $reason))
+            )""",
+            values,
+        )
+        rows, added, already = connection.execute(
+            "SELECT count(*), count(*) FILTER (before != [] AND after = []), count(*) FILTER (before = []) FROM covered"
+        ).fetchall()[0]
+        others = connection.execute(
+            "SELECT name, count(*) FROM (SELECT unnest(after) AS name FROM covered) GROUP BY 1 ORDER BY 2 DESC, 1"
+        ).fetchall()
+    return ReleasePreview(subject, rows, added, already, tuple(others))
 
 
 def withdraw(

@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from vecap_tasks.core.invisible import IGNORABLE
+from vecap_tasks.core.private_data import IGNORABLE
 
 DATA = Path(__file__).parent / "data"
 
