@@ -116,7 +116,10 @@ class Listing:
 
 
 def list_entry(store: Store, version: Version, previous: Version | None) -> Listing:
-    """Return the listing of *version*, from the summaries of its stages. *previous* is the preceding revision of the interval."""
+    """Return the listing of *version* from the summaries of its stages.
+
+    *previous* is the preceding revision of the interval.
+    """
     try:
         found = {folder: read_summary(store, folder) for folder in stage_folders(store, version)}
         summary = summarize_stages(version, {stage: found[f"{version.folder}/{stage}"] for stage in DATASET_STAGES})

@@ -122,10 +122,6 @@ class Store:
         """Return the names of the files directly under *name*, sorted; none if it does not exist."""
         return [file.path for file in self.written(name)]
 
-    def sizes(self, name: str = "") -> dict[str, int]:
-        """Return the sizes in bytes of the files directly under *name*, by name; none if it does not exist."""
-        return {file.path: file.bytes for file in self.written(name)}
-
     def written(self, name: str = "") -> list[WrittenFile]:
         """Return the files directly under *name*, with `path` relative to it, sorted; none if it does not exist."""
         return self._list(name)[1]
@@ -303,10 +299,7 @@ class Store:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """Yield an empty temporary folder for files to publish.
-
-        On a file system it is inside the root, so that publishing is a rename.
-        """
+        """Yield an empty temporary folder for files to publish: by a rename, if the root is on a file system."""
         with temporary_folder(self.scratch) as folder:
             yield folder
 

@@ -270,7 +270,7 @@ def find_differing(files: Sequence[RecordedFile], *, read: bool = True) -> list[
         folder, _, name = file.name.rpartition("/")
         key = file.store.root, folder
         if key not in folders:
-            folders[key] = file.store.sizes(folder)
+            folders[key] = {found.path: found.bytes for found in file.store.written(folder)}
         if problem := file.size_problem(folders[key].get(name)):
             found.append((file, problem))
     return found
