@@ -17,6 +17,7 @@ ROWS = [
     Row(caption="<script>alert(1)</script> Heron & friends"),
 ]
 NO_VEC = f"{4:032x}"
+CRAWL = f"given/{INTERVAL}/crawl"  # folder of the stage
 
 
 @pytest.fixture
@@ -80,9 +81,9 @@ def test_each_image_is_found_by_its_key_only(samples, tmp_path):
     store = stage("crawl", configure(tmp_path)).store
     for number in range(30):
         key = f"{number // 10:05d}{number % 10:04d}"
-        assert read_image(store, samples.crawl, key) == picture(number)
+        assert read_image(store, CRAWL, key) == picture(number)
     for key in ("000030000", "000019999", "999990000", "../../etc/passwd", ""):
-        assert read_image(store, samples.crawl, key) is None
+        assert read_image(store, CRAWL, key) is None
 
 
 def test_a_changed_image_is_not_shown(tmp_path, monkeypatch):
@@ -90,11 +91,11 @@ def test_a_changed_image_is_not_shown(tmp_path, monkeypatch):
     config = configure(tmp_path)
     give_crawl(tmp_path, ROWS[:2], hashed=True)
     crawl, store = run("crawl", config), stage("crawl", config).store
-    assert read_image(store, crawl, "000000000") == picture(0)
+    assert read_image(store, crawl.location, "000000000") == picture(0)
     name = crawl.file("00000.tar")
     store.put(name, store.read(name).replace(picture(0), picture(0)[:-1] + b"\0"))
     with pytest.raises(CorruptError, match=rf"^{name} is corrupt: the image of 000000000 differs from its sha256"):
-        read_image(store, crawl, "000000000")
+        read_image(store, crawl.location, "000000000")
 
 
 @pytest.mark.parametrize("sizes", [[10], [0, 1, 511, 512, 513], [70_000] * 40, [5, 300_000, 5, 5, 200_000] * 8])

@@ -105,14 +105,18 @@ class Assemble(Stage):
         tables = [f"{self.folder}/{entry.path}" for entry in entries if entry.path.endswith(".parquet")]
         rows = self.upstream_manifest("rewrite").counters["rows"]
         left_out = rows - sum(result.counters["samples"] for result in results)
-        (work / "README.md").write_text(write_card(self._card_data(tables, left_out, work)), encoding="utf-8")
+        card = self._card_data(tables, left_out, work)
+        (work / "README.md").write_text(write_card(card), encoding="utf-8")
         first = f"{self.folder}/{min(sizes)}"
         own = receipted_files(self.store, self.folder, self.name, results)
         check_recorded([file for file in own if file.name == first])
         write_sheet(self.store, first, work / _SHEET)
         counters = {"rows": rows, "left_out.no_caption": left_out}
         # The sheet is an attachment because font rendering depends on the machine.
-        return ShardOutput({"sizes.json": None, "README.md": None}, counters, attachments=(_SHEET,))
+        # For charts: the texts of each kind, and their words.
+        notes = {f"{text}_texts": count for text, count in card.with_text.items()}
+        notes |= {f"{text}_words": round(card.words[text] * count) for text, count in card.with_text.items()}
+        return ShardOutput({"sizes.json": None, "README.md": None}, counters, attachments=(_SHEET,), notes=notes)
 
     @property
     def _digits(self) -> int:

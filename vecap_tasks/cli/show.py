@@ -131,7 +131,7 @@ class Rows:
 
         self._connection = connection
         self._version = version
-        rewrite, verdicts = read_manifest(store, f"{version.folder}/rewrite"), find_verdicts(store, version, crawl)
+        rewrite, verdicts = read_manifest(store, f"{version.folder}/rewrite"), find_verdicts(store, version)
         self._views = ["crawl"]
         create_view(connection, store, "crawl", shard_tables(crawl), CRAWL)
         if verdicts:

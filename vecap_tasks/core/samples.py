@@ -7,18 +7,20 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from threading import Lock
 from typing import IO, Any, NamedTuple
 
-from vecap_tasks.core.manifest import Manifest, read_manifest
+import pyarrow as pa
+
+from vecap_tasks.core.manifest import read_manifest
 from vecap_tasks.core.private_data import hide
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.tables import create_view, open_connection
+from vecap_tasks.core.tables import connect, create_view, open_connection, scan
 from vecap_tasks.core.tar import parse_header
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import CorruptError, VecapError
@@ -27,26 +29,52 @@ _BLOCK = tarfile.BLOCKSIZE
 _WINDOW = 128 * _BLOCK  # bytes per read during the search for a header
 _HOST = "split_part(split_part(url, '/', 3), ':', 1)"  # of a canonical URL
 _MAX_FACET_VALUES = 25
+_MAX_COUNTED_ROWS = 5_000_000  # no filter lists for larger versions: counting reads all rows
+_MIN_SHARD_DIGITS = 5
+_DOWNLOAD_MEMORY = "256MB"
 
 
-def read_image(store: Store, crawl: Manifest, key: str) -> bytes | None:
-    """Return the JPEG of the row *key* of the crawl stage, None if it has no image.
+def find_shard(store: Store, crawl: str, key: str, suffix: str) -> str | None:
+    """Return the store name of the shard with the row *key* in the folder *crawl*, None if there is none.
+
+    The names of all shards of a crawl have the same length, so that no manifest is needed.
+    """
+    lengths = range(_MIN_SHARD_DIGITS, len(key)) if key.isascii() and key.isdecimal() else ()
+    names = (f"{crawl}/{key[:length]}{suffix}" for length in lengths)
+    return next((name for name in names if store.exists(name)), None)
+
+
+def crawl_tables(store: Store, crawl: str, keys: Sequence[str]) -> list[str]:
+    """Return the tables in the folder *crawl* that have the rows *keys*, as names in the store.
+
+    Raises CorruptError if the first is missing.
+    """
+    if not keys:
+        return []
+    first = find_shard(store, crawl, keys[0], ".parquet")
+    if first is None:
+        raise CorruptError(f"{crawl} has no table of the row {keys[0]}; run `vecap verify`")
+    length = len(PurePosixPath(first).stem)
+    return [f"{crawl}/{shard}.parquet" for shard in sorted({key[:length] for key in keys})]
+
+
+def read_image(store: Store, crawl: str, key: str) -> bytes | None:
+    """Return the JPEG of the row *key* in the folder *crawl* of a stage, None if it has no image.
 
     Raises CorruptError if it differs from the row's `jpeg_sha256`, which the tar has next to it.
     """
-    for name in crawl.files_ending(".tar"):
-        shard = PurePosixPath(name).stem
-        if key.startswith(shard) and key.isdecimal():
-            with store.open(name) as stream:
-                jpeg, row = (find_member(stream, key, kind) for kind in ("jpg", "json"))
-            try:
-                sha256 = None if row is None else json.loads(row).get("jpeg_sha256")
-            except ValueError as error:
-                raise CorruptError(f"{name} is corrupt: {key}.json: {error}; run `vecap verify`") from error
-            if jpeg is not None and sha256 not in (None, hashlib.sha256(jpeg).hexdigest()):
-                raise CorruptError(f"{name} is corrupt: the image of {key} differs from its sha256; run `vecap verify`")
-            return jpeg
-    return None
+    name = find_shard(store, crawl, key, ".tar")
+    if name is None:
+        return None
+    with store.open(name) as stream:
+        jpeg, row = (find_member(stream, key, kind) for kind in ("jpg", "json"))
+    try:
+        sha256 = None if row is None else json.loads(row).get("jpeg_sha256")
+    except ValueError as error:
+        raise CorruptError(f"{name} is corrupt: {key}.json: {error}; run `vecap verify`") from error
+    if jpeg is not None and sha256 not in (None, hashlib.sha256(jpeg).hexdigest()):
+        raise CorruptError(f"{name} is corrupt: the image of {key} differs from its sha256; run `vecap verify`")
+    return jpeg
 
 
 def find_member(stream: IO[bytes], key: str, kind: str) -> bytes | None:
@@ -161,8 +189,22 @@ class Count:
     rows: int
 
 
+ROW_SCHEMA = pa.schema([pa.field(field.name, pa.string()) for field in fields(Row)])
+_COLUMNS = ", ".join(ROW_SCHEMA.names)
+_CRAWLED = "key, url, page_url, language, caption"  # columns of Row in the crawl's tables
+_TEXTS = ("caption", "alttext", "vec", "vecap")
+
+
 def _hidden(row: Row) -> Row:
     return replace(row, caption=hide(row.caption), alttext=hide(row.alttext), vec=hide(row.vec), vecap=hide(row.vecap))
+
+
+def hide_columns(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Return *table* with a notice instead of each text with private data in the columns *names*."""
+    for name in names:
+        texts = pa.array([hide(text) for text in table[name].to_pylist()], pa.string())
+        table = table.set_column(table.schema.get_field_index(name), name, texts)
+    return table
 
 
 class Samples:
@@ -174,29 +216,89 @@ class Samples:
         crawl, rewrite = (read_manifest(store, f"{version.folder}/{stage}") for stage in ("crawl", "rewrite"))
         if crawl is None or rewrite is None:
             raise VecapError(f"version {version.name} has no captions; run `vecap rewrite` first")
-        self.crawl: Manifest = crawl
+        self._store = store
+        self._crawl = crawl.location
+        self._files = [
+            (f"{rewrite.location}/{entry.path}", entry.rows or 0)
+            for entry in rewrite.files
+            if entry.path.endswith(".parquet")
+        ]
         self._lock = Lock()
         self._connection = open_connection(store)
         shards = [name for name in crawl.files_ending(".parquet") if name.rsplit("/", 1)[1][0].isdecimal()]
         create_view(self._connection, store, "crawl", shards, CRAWL)
-        create_view(self._connection, store, "captions", rewrite.files_ending(".parquet"), CAPTIONS)
+        create_view(self._connection, store, "captions", [name for name, _ in self._files], CAPTIONS)
+
+    @property
+    def total(self) -> int:
+        """The number of rows."""
+        return sum(rows for _, rows in self._files)
 
     def page(self, filters: Filter, first: int, count: int) -> Page:
-        """Return *count* rows from index *first*, sorted by key."""
-        source, condition, values = self._conditions(filters)
-        ((total, keys),) = self._query(
-            f"WITH found AS MATERIALIZED (SELECT key FROM {source} WHERE {condition}) "
-            "SELECT (SELECT count(*) FROM found), (SELECT list(key) FROM "
-            f"(SELECT key FROM found ORDER BY key LIMIT {count} OFFSET {first}))",
-            values,
-        )
-        columns = ", ".join(field.name for field in fields(Row))
+        """Return *count* rows from index *first*, sorted by key. Without filters, only their shards are read."""
+        captions = "captions"
+        if filters == Filter():
+            total, (files, skipped) = self.total, self._files_at(first, count)
+            captions = self._scan(files)
+            query = f"SELECT key FROM {captions} ORDER BY key LIMIT {count} OFFSET {skipped}"
+            keys = [key for (key,) in self._query(query, {})] if files else []
+        else:
+            source, condition, values = self._conditions(filters)
+            ((total, found),) = self._query(
+                f"WITH found AS MATERIALIZED (SELECT key FROM {source} WHERE {condition}) "
+                "SELECT (SELECT count(*) FROM found), (SELECT list(key) FROM "
+                f"(SELECT key FROM found ORDER BY key LIMIT {count} OFFSET {first}))",
+                values,
+            )
+            keys = found or []
+        if not keys:
+            return Page((), first, total)
+        crawl = self._scan(crawl_tables(self._store, self._crawl, keys))
         rows = self._query(
-            f"SELECT {columns} FROM captions JOIN (SELECT key, url, page_url, language, caption FROM crawl "
+            f"SELECT {_COLUMNS} FROM {captions} AS captions JOIN (SELECT {_CRAWLED} FROM {crawl} "
             "WHERE key IN (SELECT unnest($keys))) USING (key) WHERE key IN (SELECT unnest($keys)) ORDER BY key",
-            {"keys": keys or []},
+            {"keys": keys},
         )
         return Page(tuple(_hidden(Row(*row)) for row in rows), first, total)
+
+    def batches(self, filters: Filter) -> Iterator[pa.RecordBatch]:
+        """Yield all rows that match, by shard in key order, with the fields of `Row`. Holds one shard in memory."""
+        source, condition, values = self._conditions(filters)
+        with connect(self._store, _DOWNLOAD_MEMORY, threads=1) as connection:
+            for name, _ in self._files:
+                captions = self._scan([name])
+                bounds = connection.execute(f"SELECT min(key), max(key) FROM {captions}").fetchall()[0]
+                tables = self._tables_between(*bounds) if bounds[0] is not None else []
+                if not tables:
+                    continue
+                query = (
+                    f"WITH captions AS (SELECT * FROM {captions}), "
+                    f"crawl AS (SELECT {_CRAWLED} FROM {self._scan(tables)}) "
+                    f"SELECT {_COLUMNS} FROM captions JOIN crawl USING (key) "
+                    f"WHERE key IN (SELECT key FROM {source} WHERE {condition}) ORDER BY key"
+                )
+                table = connection.execute(query, values or None).to_arrow_table()
+                yield from hide_columns(table, _TEXTS).to_batches()
+
+    def _files_at(self, first: int, count: int) -> tuple[list[str], int]:
+        """Return the caption tables with the rows *first* to *first* + *count*, and the rows to skip in them."""
+        files: list[str] = []
+        start = skipped = 0
+        for name, rows in self._files:
+            if start < first + count and start + rows > first:
+                skipped = skipped if files else first - start
+                files.append(name)
+            start += rows
+        return files, skipped
+
+    def _tables_between(self, first: str, last: str) -> list[str]:
+        """Return the crawl tables with the keys from *first* to *last* that exist."""
+        low, high = (PurePosixPath(crawl_tables(self._store, self._crawl, [key])[0]).stem for key in (first, last))
+        names = (f"{self._crawl}/{number:0{len(low)}d}.parquet" for number in range(int(low), int(high) + 1))
+        return [name for name in names if self._store.exists(name)]
+
+    def _scan(self, names: Sequence[str]) -> str:
+        return scan([self._store.query_path(name) for name in names])
 
     def row(self, uid: str) -> Row | None:
         """Return the row of the sample *uid*, None if the version has none."""
@@ -219,6 +321,8 @@ class Samples:
         return self._counts("language", "captions JOIN crawl USING (key)")
 
     def _counts(self, value: str, source: str) -> tuple[Count, ...]:
+        if self.total > _MAX_COUNTED_ROWS:
+            return ()
         rows = self._query(
             f"SELECT {value} AS value, count(*) AS n FROM {source} WHERE value IS NOT NULL AND value != '' "
             f"GROUP BY value ORDER BY n DESC, value LIMIT {_MAX_FACET_VALUES}",

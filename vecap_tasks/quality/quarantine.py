@@ -12,17 +12,20 @@ import duckdb
 import pyarrow as pa
 
 from vecap_tasks.core.manifest import Manifest, read_manifest
-from vecap_tasks.core.private_data import hide
 from vecap_tasks.core.releases import Action, Entry, active, add_release, read_releases
+from vecap_tasks.core.samples import crawl_tables, hide_columns
 from vecap_tasks.core.schemas import CRAWL, VERDICTS
+from vecap_tasks.core.stage_records import read_summary
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.tables import connect, create_view
+from vecap_tasks.core.tables import connect, create_view, scan
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.quality.rules import FINAL, describe_reason
 
 VERDICTS_FOLDER = "verdicts"  # one table per crawl shard
 _OLD_FILE = "verdicts.parquet"  # of earlier releases
+_IS_SHOWN = "NOT accepted AND (getvariable('reason') IS NULL OR list_contains(reasons, getvariable('reason')))"
+_DOWNLOAD_MEMORY = "256MB"
 _SHARD_FILE = re.compile(r"[0-9]+\.parquet")
 
 
@@ -62,6 +65,17 @@ class RejectedRow:
     original_height: int | None
     tar: str | None
     releasable: bool
+
+
+# The columns of `RejectedRow` that `rejected_batches` yields.
+REJECTED_SCHEMA = pa.schema(
+    [
+        pa.field("reasons", pa.list_(pa.string())),
+        *(pa.field(name, pa.string()) for name in ("key", "uid", "url", "page_url", "caption")),
+        *(pa.field(name, pa.string()) for name in ("alttext_problem", "error_message")),
+        *(pa.field(name, pa.int32()) for name in ("original_width", "original_height")),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +118,12 @@ class ReleasePreview:
 
 def has_verdicts(store: Store, version: Version) -> bool:
     """Return whether *version* has a quarantine, whether or not it passed the quality gate."""
-    crawl = read_manifest(store, f"{version.folder}/crawl")
-    return crawl is not None and bool(find_verdicts(store, version, crawl))
+    return bool(find_verdicts(store, version))
 
 
 def list_reasons(store: Store, version: Version) -> list[ReasonCount]:
     """Return the reasons of *version*, the most frequent first. Raises VecapError without verdicts."""
-    with _open_tables(store, version) as connection:
+    with _open_verdicts(store, version) as connection:
         counts = connection.execute("""
             SELECT reason, count(*), count(*) FILTER (only_reason)
             FROM (SELECT unnest(reasons) AS reason, len(reasons) = 1 AS only_reason FROM verdicts WHERE NOT accepted)
@@ -125,30 +138,54 @@ def list_rows(store: Store, version: Version, reason: str | None = None, limit: 
 
     Raises VecapError without verdicts.
     """
-    with _open_tables(store, version) as connection:
+    with _open_verdicts(store, version) as connection:
         connection.execute("SET VARIABLE reason = $1::VARCHAR", [reason])
-        rejected = "NOT accepted AND (getvariable('reason') IS NULL OR list_contains(reasons, getvariable('reason')))"
-        total = connection.execute(f"SELECT count(*) FROM verdicts WHERE {rejected}").fetchall()[0][0]
-        # Select the page's keys first, so that the wide crawl tables are read only for these rows.
-        table: pa.Table = connection.sql(
-            f"""
-            WITH page AS (
-                SELECT key, alttext_problem, reasons FROM verdicts WHERE {rejected} ORDER BY key LIMIT $1 OFFSET $2
-            )
-            SELECT reasons, key, crawl.uid, url, page_url, caption, alttext_problem, error_message,
-                original_width, original_height,
-                CASE WHEN status = 'success' THEN regexp_replace(filename, '\\.parquet$', '.tar') END AS tar
-            FROM crawl JOIN page USING (key) ORDER BY key""",
-            params=[limit, offset],
-        ).to_arrow_table()
-    rows = tuple(
-        RejectedRow(
-            **{**row, "caption": hide(row["caption"]), "reasons": tuple(row["reasons"])},
-            releasable=not set(FINAL) & set(row["reasons"]),
+        total = connection.execute(f"SELECT count(*) FROM verdicts WHERE {_IS_SHOWN}").fetchall()[0][0]
+        connection.execute(
+            f"""CREATE TEMP TABLE page AS
+            SELECT key, alttext_problem, reasons FROM verdicts WHERE {_IS_SHOWN} ORDER BY key LIMIT $1 OFFSET $2""",
+            [limit, offset],
         )
+        keys = [key for (key,) in connection.execute("SELECT key FROM page ORDER BY key").fetchall()]
+        table = _join(connection, store, crawl_tables(store, _crawl(store, version), keys))
+    rows = tuple(
+        RejectedRow(**{**row, "reasons": tuple(row["reasons"])}, releasable=not set(FINAL) & set(row["reasons"]))
         for row in table.to_pylist()
     )
     return Page(total, rows)
+
+
+def rejected_batches(store: Store, version: Version, reason: str | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield all rejected rows of *version* by shard in key order, with the columns of `REJECTED_SCHEMA`.
+
+    With *reason*, only rows that have it. Holds one shard of the crawl in memory. Raises VecapError without verdicts.
+    """
+    manifest = read_manifest(store, f"{version.folder}/crawl")
+    with _open_verdicts(store, version, _DOWNLOAD_MEMORY) as connection:
+        connection.execute("SET VARIABLE reason = $1::VARCHAR", [reason])
+        for name in shard_tables(manifest) if manifest is not None else ():
+            shard = scan([store.query_path(name)])
+            first, last = connection.execute(f"SELECT min(key), max(key) FROM {shard}").fetchall()[0]
+            connection.execute(
+                f"""CREATE OR REPLACE TEMP TABLE page AS SELECT key, alttext_problem, reasons FROM verdicts
+                WHERE {_IS_SHOWN} AND key BETWEEN $1::VARCHAR AND $2::VARCHAR""",
+                [first, last],
+            )
+            yield from _join(connection, store, [name]).select(REJECTED_SCHEMA.names).to_batches()
+
+
+def _join(connection: duckdb.DuckDBPyConnection, store: Store, tables: Sequence[str]) -> pa.Table:
+    """Return the rows of the table `page`, with columns of the crawl's *tables*; a notice replaces private AltTexts."""
+    connection.execute("DROP VIEW IF EXISTS crawl")
+    create_view(connection, store, "crawl", tables, CRAWL)
+    table: pa.Table = connection.sql(
+        """
+        SELECT reasons, key, crawl.uid, url, page_url, caption, alttext_problem, error_message,
+            original_width, original_height,
+            CASE WHEN status = 'success' THEN regexp_replace(filename, '\\.parquet$', '.tar') END AS tar
+        FROM crawl JOIN page USING (key) ORDER BY key"""
+    ).to_arrow_table()
+    return hide_columns(table, ("caption",))
 
 
 def release(
@@ -183,7 +220,7 @@ def preview_release(
         raise VecapError("give --uid or --reason, not both")
     released = active(read_releases(store, version.dataset, version.interval))
     subject = f"{reason}" if reason is not None else f"{len(uids)} uids" if len(uids) > 1 else uids[0]
-    with _open_tables(store, version) as connection:
+    with _open_verdicts(store, version) as connection:
         if reason is not None:
             _check_reason(connection, version, reason)
         if uids:
@@ -282,26 +319,33 @@ def _first_of(names: Sequence[str]) -> str:
     return f"{names[0]} (and {len(names) - 1} more)" if len(names) > 1 else names[0]
 
 
-def find_verdicts(store: Store, version: Version, crawl: Manifest) -> list[str]:
+def find_verdicts(store: Store, version: Version) -> list[str]:
     """Return the tables of verdicts of *version*, whether or not it passed the gate; none if one is missing."""
-    quality = read_manifest(store, f"{version.folder}/quality")
+    crawl, quality = (read_summary(store, f"{version.folder}/{stage}") for stage in ("crawl", "quality"))
+    if crawl is None:
+        return []
     folder = quality.location if quality else f"{version.folder}/quality"
+    shards = [name for name in store.files(crawl.location) if _SHARD_FILE.fullmatch(name)]
+    if set(store.files(f"{folder}/{VERDICTS_FOLDER}")).issuperset(shards):
+        return [f"{folder}/{VERDICTS_FOLDER}/{name}" for name in shards]
     old = f"{folder}/{_OLD_FILE}"
-    if quality.entries.get(_OLD_FILE) if quality else store.exists(old):
-        return [old]
-    written = set(store.files(f"{folder}/{VERDICTS_FOLDER}"))
-    expected = [name.rsplit("/", 1)[1] for name in shard_tables(crawl)]
-    return [f"{folder}/{VERDICTS_FOLDER}/{name}" for name in expected] if written.issuperset(expected) else []
+    return [old] if store.exists(old) else []
+
+
+def _crawl(store: Store, version: Version) -> str:
+    """Return the folder with the crawl of *version*. Raises VecapError if it is not finished."""
+    crawl = read_summary(store, f"{version.folder}/crawl")
+    if crawl is None:
+        raise VecapError(f"version {version.name} has no verdicts; run `vecap quality`")
+    return crawl.location
 
 
 @contextmanager
-def _open_tables(store: Store, version: Version) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a connection with the views `crawl` and `verdicts` of *version*, whether or not it passed the gate."""
-    crawl = read_manifest(store, f"{version.folder}/crawl")
-    verdicts = find_verdicts(store, version, crawl) if crawl is not None else []
-    if crawl is None or not verdicts:
+def _open_verdicts(store: Store, version: Version, memory: str = "1GB") -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield a connection with the view `verdicts` of *version*, whether or not it passed the gate."""
+    verdicts = find_verdicts(store, version)
+    if not verdicts:
         raise VecapError(f"version {version.name} has no verdicts; run `vecap quality`")
-    with connect(store) as connection:
-        create_view(connection, store, "crawl", shard_tables(crawl), CRAWL)
+    with connect(store, memory) as connection:
         create_view(connection, store, "verdicts", verdicts, VERDICTS)
         yield connection

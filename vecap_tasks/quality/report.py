@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vecap_tasks.core.manifest import read_manifest
+from vecap_tasks.core.stage_records import read_summary
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import CorruptError
@@ -27,8 +27,8 @@ _CRAWL_ERROR = "crawl error: download or decode failed; see `error_message`"
 
 def report_folder(store: Store, version: Version) -> str | None:
     """Return the folder of the report on *version* in *store*, whether or not it passed; None without a report."""
-    manifest = read_manifest(store, f"{version.folder}/quality")
-    folder = manifest.location if manifest else f"{version.folder}/quality"
+    summary = read_summary(store, f"{version.folder}/quality")
+    folder = summary.location if summary else f"{version.folder}/quality"
     return f"{folder}/report" if store.exists(f"{folder}/{PAGE}") else None
 
 

@@ -16,14 +16,17 @@ from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
 from fastapi import Depends, FastAPI, Form, HTTPException, Query, Request
-from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from vecap_airflow.job import DEFAULT_CONFIG
 from vecap_airflow.pages.rendering import HEADERS, REPORT_HEADERS, page
 from vecap_tasks.errors import CorruptError, VecapError, format_error
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from vecap_airflow.pages.repository import Repository
+    from vecap_tasks.core.samples import Filter
     from vecap_tasks.lineage.tree import Node
 
 log = logging.getLogger(__name__)
@@ -106,10 +109,10 @@ def index(request: Request) -> RedirectResponse:
 
 @app.get("/versions")
 def versions(request: Request, opened: Opened, first: Annotated[int, Query(ge=0)] = 0) -> HTMLResponse:
-    summaries, total = opened.versions(first, VERSIONS_PER_PAGE)
+    listed, total = opened.versions(first, VERSIONS_PER_PAGE)
     return page(
-        "versions.html", root=root(request), dataset=opened.dataset, versions=summaries, first=first, total=total,
-        step=VERSIONS_PER_PAGE,
+        "versions.html", root=root(request), dataset=opened.dataset, versions=listed, first=first, total=total,
+        step=VERSIONS_PER_PAGE, charts=opened.trends(listed),
     )  # fmt: skip
 
 
@@ -146,14 +149,44 @@ def samples(
     language: str = "",
     text: str = "",
 ) -> HTMLResponse:
-    from vecap_tasks.core.samples import Filter
-
-    criteria = Filter(reason=reason, host=host.strip(), language=language, text=text.strip())
+    criteria = _criteria(reason, host, language, text)
     rows = opened.samples(name)
     return page(
         "samples.html", root=root(request), dataset=opened.dataset, version=name, samples=rows, criteria=criteria,
         shown=rows.page(criteria, first, SAMPLES_PER_PAGE), step=SAMPLES_PER_PAGE,
     )  # fmt: skip
+
+
+@app.get("/versions/{name}/samples.{kind}")
+def samples_file(
+    opened: Opened,
+    name: str,
+    kind: Literal["csv", "parquet"],
+    reason: str = "",
+    host: str = "",
+    language: str = "",
+    text: str = "",
+) -> Response:
+    """Send the samples that match the filters as a file."""
+    from vecap_tasks.core.samples import ROW_SCHEMA
+
+    criteria = _criteria(reason, host, language, text)
+    return _download(kind, opened.samples(name).batches(criteria), ROW_SCHEMA, opened.dataset, name, "samples")
+
+
+def _criteria(reason: str, host: str, language: str, text: str) -> Filter:
+    from vecap_tasks.core.samples import Filter
+
+    return Filter(reason=reason, host=host.strip(), language=language, text=text.strip())
+
+
+def _download(kind: str, batches: Iterator[pa.RecordBatch], schema: pa.Schema, *name: str) -> StreamingResponse:
+    """Return *batches* as a file of *kind*, whose name consists of the parts *name*."""
+    from vecap_airflow.pages.downloads import MEDIA_TYPES, file_name, stream
+
+    disposition = f'attachment; filename="{file_name(*name, suffix=kind)}"'
+    headers = HEADERS | {"Content-Disposition": disposition}
+    return StreamingResponse(stream(kind, batches, schema), media_type=MEDIA_TYPES[kind], headers=headers)
 
 
 @app.get("/versions/{name}/images/{key}")
@@ -181,12 +214,26 @@ def quarantine(
     first: Annotated[int, Query(ge=0)] = 0,
     released: str = "",
 ) -> HTMLResponse:
+    from vecap_tasks.core.releases import active
+
     reasons, shown, entries = opened.quarantine(name, reason or None, first, SAMPLES_PER_PAGE)
+    may_release = may_change(user)
+    releasable = {count.reason for count in reasons if count.releasable}
     return page(
         "quarantine.html", root=root(request), dataset=opened.dataset, version=name, reason=reason, first=first,
-        step=SAMPLES_PER_PAGE, reasons=reasons, shown=shown, entries=entries, may_release=may_change(user),
-        message="Release recorded; run the interval again." if released else "",
+        step=SAMPLES_PER_PAGE, reasons=reasons, shown=shown, entries=entries, may_release=may_release,
+        preview=opened.preview(name, reason) if may_release and reason in releasable else None,
+        released=active(entries).uids, message="Release recorded; run the interval again." if released else "",
     )  # fmt: skip
+
+
+@app.get("/versions/{name}/quarantine.{kind}")
+def quarantine_file(opened: Opened, name: str, kind: Literal["csv", "parquet"], reason: str = "") -> Response:
+    """Send the rejected rows, or those with one reason, as a file."""
+    from vecap_tasks.quality.quarantine import REJECTED_SCHEMA
+
+    batches = opened.rejected(name, reason or None)
+    return _download(kind, batches, REJECTED_SCHEMA, opened.dataset, name, "quarantine", reason)
 
 
 @app.post("/versions/{name}/quarantine", dependencies=[Depends(check_same_origin), Depends(requires_change)])
@@ -198,30 +245,29 @@ def release(
     note: Annotated[str, Form(min_length=1, max_length=500)],
     uid: Annotated[str, Form()] = "",
     reason: Annotated[str, Form()] = "",
+    anyway: Annotated[bool, Form()] = False,
 ) -> RedirectResponse:
-    opened.release(name, uids=[uid] if uid else [], reason=reason or None, note=note, by=user.get_name())
+    """Record a release. With *anyway*, also one that adds no row."""
+    uids = [uid] if uid else []
+    opened.release(name, uids=uids, reason=reason or None, note=note, by=user.get_name(), force=anyway)
     return RedirectResponse(f"{root(request)}/versions/{quote(name)}/quarantine?released=1", 303)
 
 
 @app.get("/lineage")
-def lineage(request: Request, opened: Opened, name: str = "", check: bool = False) -> HTMLResponse:
+def lineage(request: Request, opened: Opened, name: str = "") -> HTMLResponse:
     from vecap_airflow.pages.graph import draw
     from vecap_tasks.lineage.tree import format_tree
 
     name = name.strip()
     if not name:
-        summaries, _ = opened.versions(0, VERSIONS_PER_PAGE)
-        return page("lineage_start.html", root=root(request), dataset=opened.dataset, versions=summaries)
-    tree = opened.lineage(name, check)
+        listed, _ = opened.versions(0, VERSIONS_PER_PAGE)
+        return page("lineage_start.html", root=root(request), dataset=opened.dataset, versions=listed)
+    tree = opened.lineage(name)
+    text = format_tree(tree).rpartition("\n")[0]  # the last line summarizes the verification
     return page(
-        "lineage.html", root=root(request), dataset=opened.dataset, name=name, check=check, tree=tree,
-        graph=draw(tree), text=_tree_text(format_tree(tree), check), links=link_of,
+        "lineage.html", root=root(request), dataset=opened.dataset, name=name, tree=tree, graph=draw(tree), text=text,
+        links=link_of,
     )  # fmt: skip
-
-
-def _tree_text(tree: str, check: bool) -> str:
-    """Return *tree*; without *check*, omit its last line, which summarizes the verification."""
-    return tree if check else tree.rpartition("\n")[0]
 
 
 def link_of(node: Node) -> str:

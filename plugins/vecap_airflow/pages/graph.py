@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from vecap_tasks.lineage.tree import Node
 
-WIDTH, HEIGHT = 230, 46  # size of a box
-_X_STEP, _Y_STEP = 270, 58
+WIDTH, HEIGHT = 196, 46  # size of a box
+_X_STEP, _Y_STEP = 220, 58
 _MAX_CHILDREN = 12  # drawn children per kind; a crawl can have thousands of files
-_MAX_LABEL_CHARS = 30
+_MAX_LABEL_CHARS = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Graph:
     boxes: tuple[Box, ...]
     width: int
     height: int
+    box_width: int = WIDTH
 
 
 def draw(root: Node) -> Graph:

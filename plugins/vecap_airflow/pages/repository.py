@@ -2,50 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
+import pyarrow as pa
 
 from vecap_airflow.job import REPOSITORY
+from vecap_airflow.pages.performance import ModelPerformance, StagePerformance, model_performance, stage_performance
+from vecap_airflow.pages.status import Status, version_status
+from vecap_airflow.pages.training import Training, newest_results, read_trainings
+from vecap_airflow.pages.trends import Chart, Value, VersionTrends, charts, version_trends
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.core.diff import Diff, Summary, diff, summarize
-from vecap_tasks.core.manifest import Manifest, read_manifest
+from vecap_tasks.core.diff import Diff, Summary, diff, summarize, summarize_stages
+from vecap_tasks.core.manifest import NAME
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.core.releases import Entry, read_releases
 from vecap_tasks.core.samples import Row, Samples, read_image
+from vecap_tasks.core.stage_records import StageSummary, read_summary
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.version import Version, list_versions, published, read_version
+from vecap_tasks.core.version import DATASET_STAGES, Version, list_versions, read_version
 from vecap_tasks.errors import CorruptError, OutageError, VecapError, format_error
 from vecap_tasks.lineage.mlflow_notes import page_url, run_page
 from vecap_tasks.lineage.tree import Node
 from vecap_tasks.lineage.walk import walk
-from vecap_tasks.quality.quarantine import Page, ReasonCount, has_verdicts, list_reasons, list_rows, release
+from vecap_tasks.quality.quarantine import (
+    Page,
+    ReasonCount,
+    ReleasePreview,
+    has_verdicts,
+    list_reasons,
+    list_rows,
+    preview_release,
+    rejected_batches,
+    release,
+)
 from vecap_tasks.quality.report import read_findings, report_folder
 
 _CACHED_VERSIONS = 16  # versions whose sample tables stay open
+_CACHED_DETAILS = 256  # drifts and differences of versions
 _MAX_COMPARED = 8  # versions of one sample on the comparison page
+_MAX_SEARCHED = 30  # versions searched for it
+_MAX_DIFF_SAMPLES = 1_000_000  # of a version that a page compares with the one before
+_REQUESTS_AT_ONCE = 16
+T = TypeVar("T")
+R = TypeVar("R")
 # Exceptions from reading corrupt or missing version files.
 UNREADABLE = (CorruptError, OutageError, OSError, duckdb.IOException, duckdb.InvalidInputException)
 
 
 @dataclass(frozen=True, slots=True)
+class ListedVersion:
+    """A version in a list, with its committed stages. `error` is the reason why it cannot be read, otherwise ""."""
+
+    summary: Summary
+    error: str
+    status: Status
+    stages: tuple[StageSummary, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class VersionDetails:
-    """A version's summary, manifests, quality findings, and changes since the previous published version.
+    """A version's summary, committed stages, quality findings, and changes since the previous published version.
 
     `diff_error` is the reason why the previous version could not be compared, otherwise "".
     """
 
     summary: Summary
-    manifests: dict[str, Manifest]
+    status: Status
+    stages: tuple[StagePerformance, ...]
+    models: tuple[ModelPerformance, ...]  # captioning models
+    trainings: tuple[Training, ...]
     findings: dict[str, Any] | None
     data_docs: tuple[str, ...]  # Great Expectations pages, relative to the report folder
     has_quarantine: bool
     diff: Diff | None
     diff_error: str
     mlflow_ui: bool  # whether an MLflow UI is configured
+
+    @property
+    def all_stages(self) -> tuple[StagePerformance, ...]:
+        """The committed stages, with those of the trainings."""
+        return (*self.stages, *(stage for training in self.trainings for stage in training.stages))
 
 
 class Repository:
@@ -56,34 +99,45 @@ class Repository:
         self.dataset = config.dataset
         self._store = Store(config.resolve(config.root))
         self._samples = lru_cache(maxsize=_CACHED_VERSIONS)(self._open_samples)
+        self._drift = lru_cache(maxsize=_CACHED_DETAILS)(self._read_drift)
+        self._cached_diff = lru_cache(maxsize=_CACHED_DETAILS)(self._compute_diff)
 
-    def versions(self, first: int, count: int) -> tuple[list[tuple[Summary, str]], int]:
-        """Return *count* versions from index *first*, newest first, and the total number.
-
-        Each summary comes with the reason why the version cannot be read, or "".
-        """
+    def versions(self, first: int, count: int) -> tuple[list[ListedVersion], int]:
+        """Return *count* versions from index *first*, newest first, and the total number."""
         versions = self._newest_first()
-        return [self._summary(version) for version in versions[first : first + count]], len(versions)
+        return self._map(self._listed, versions[first : first + count]), len(versions)
+
+    def trends(self, listed: Sequence[ListedVersion]) -> list[Chart]:
+        """Return the charts of the published versions in *listed*, which is sorted newest first."""
+        published = [each for each in reversed(listed) if each.status.kind == "published"]
+        return charts(self._map(self._trends, published))
 
     def quarantines(self, count: int) -> list[Summary]:
         """Return those of the *count* newest versions that have a quarantine and can be read."""
-        summaries = [(version, *self._summary(version)) for version in self._newest_first()[:count]]
-        return [summary for version, summary, error in summaries if not error and has_verdicts(self._store, version)]
+
+        def found(version: Version) -> Summary | None:
+            listed = self._listed(version)
+            return listed.summary if not listed.error and has_verdicts(self._store, version) else None
+
+        return [summary for summary in self._map(found, self._newest_first()[:count]) if summary is not None]
 
     def version_details(self, name: str) -> VersionDetails:
         """Return the details of a version. Raises VecapError for an unknown version."""
         version = read_version(self._store, self.dataset, name)
-        stages = ("crawl", "quality", "rewrite", "assemble")
-        by_stage = {stage: read_manifest(self._store, f"{version.folder}/{stage}") for stage in stages}
-        manifests = {stage: manifest for stage, manifest in by_stage.items() if manifest is not None}
-        summary = summarize(self._store, version)
-        changes, diff_error = self._diff(version) if summary.digest else (None, "")
+        now = time.time()
+        found = self._stages(version)
+        stages = {stage: summary for stage, summary in found.items() if summary is not None}
+        summary = summarize_stages(version, found)
+        changes, diff_error = self._diff(version, summary) if summary.digest else (None, "")
         report = report_folder(self._store, version)
         docs = self._store.tree(f"{report}/data_docs/validations") if report else []
         pages = tuple(file.path.removeprefix(f"{report}/") for file in docs if file.path.endswith(".html"))
         return VersionDetails(
             summary=summary,
-            manifests=manifests,
+            status=version_status(self._store, version, found, now),
+            stages=tuple(stage_performance(n, f"{version.folder}/{n}", stage) for n, stage in stages.items()),
+            models=tuple(model_performance(stages["rewrite"])) if "rewrite" in stages else (),
+            trainings=tuple(read_trainings(self._store, version, now)),
             findings=read_findings(self._store, version),
             data_docs=pages,
             has_quarantine=has_verdicts(self._store, version),
@@ -105,7 +159,7 @@ class Repository:
         Returns None if no Airflow task recorded it. Raises VecapError if there is no MLflow run or no MLflow UI.
         """
         version = read_version(self._store, self.dataset, name)
-        manifest = published(self._store, version)
+        manifest = read_summary(self._store, f"{version.folder}/assemble")
         if manifest is None:
             raise VecapError(f"version {name} is not published, so it has no MLflow run")
         with open_tracking(self.config, create=False) as tracking:
@@ -126,19 +180,19 @@ class Repository:
     def samples(self, name: str) -> Samples:
         """Return the samples of a version. Raises VecapError if it has no captions."""
         version = read_version(self._store, self.dataset, name)
-        manifest = read_manifest(self._store, f"{version.folder}/rewrite")
-        return self._samples(version, manifest.digest if manifest else "")
+        rewrite = read_summary(self._store, f"{version.folder}/rewrite")
+        return self._samples(version, rewrite.digest if rewrite else "")
 
     def image(self, name: str, key: str) -> bytes | None:
         version = read_version(self._store, self.dataset, name)
-        crawl = read_manifest(self._store, f"{version.folder}/crawl")
-        return read_image(self._store, crawl, key) if crawl else None
+        crawl = read_summary(self._store, f"{version.folder}/crawl")
+        return read_image(self._store, crawl.location, key) if crawl else None
 
     def revisions(self, uid: str) -> list[tuple[str, Row]]:
-        """Return (version name, row) of the sample *uid* in the newest published versions that contain it."""
+        """Return (version name, row) of the sample *uid* in those of the newest versions that contain it."""
         rows: list[tuple[str, Row]] = []
-        for version in self._newest_first():
-            if published(self._store, version) is not None:
+        for version in self._newest_first()[:_MAX_SEARCHED]:
+            if self._is_published(version):
                 row = self.samples(version.name).row(uid)
                 if row is not None:
                     rows.append((version.name, row))
@@ -155,14 +209,22 @@ class Repository:
         entries = read_releases(self._store, self.dataset, version.interval)
         return list_reasons(self._store, version), rows, entries
 
-    def release(self, name: str, *, uids: Sequence[str], reason: str | None, note: str, by: str) -> None:
-        """Record a release. Raises VecapError if there is nothing to release."""
-        version = read_version(self._store, self.dataset, name)
-        release(self._store, version, uids=uids, reason=reason, note=note, by=by)
+    def preview(self, name: str, reason: str) -> ReleasePreview:
+        """Return what a release of *reason* adds. Raises VecapError if there is nothing to release."""
+        return preview_release(self._store, read_version(self._store, self.dataset, name), reason=reason)
 
-    def lineage(self, name: str, check: bool) -> Node:
-        """Return the lineage of a version or model; *check* re-hashes all files."""
-        return walk(self.config, name, check=check)
+    def release(self, name: str, *, uids: Sequence[str], reason: str | None, note: str, by: str, force: bool) -> None:
+        """Record a release. Raises VecapError if there is nothing to release, or if it adds no row, unless *force*."""
+        version = read_version(self._store, self.dataset, name)
+        release(self._store, version, uids=uids, reason=reason, note=note, by=by, force=force)
+
+    def rejected(self, name: str, reason: str | None) -> Iterator[pa.RecordBatch]:
+        """Yield the rejected rows of a version. Raises VecapError without verdicts."""
+        return rejected_batches(self._store, read_version(self._store, self.dataset, name), reason)
+
+    def lineage(self, name: str) -> Node:
+        """Return the recorded lineage of a version or model, without reading the files."""
+        return walk(self.config, name, check=False)
 
     def _open_samples(self, version: Version, digest: str) -> Samples:  # digest is part of the cache key
         return Samples(self._store, version)
@@ -170,23 +232,66 @@ class Repository:
     def _newest_first(self) -> list[Version]:
         return list_versions(self._store, self.dataset)[::-1]
 
-    def _summary(self, version: Version) -> tuple[Summary, str]:
+    def _map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Return the results of *function* for *items*. Object storage answers several requests at once."""
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
+            return list(pool.map(function, items))
+
+    def _stages(self, version: Version) -> dict[str, StageSummary | None]:
+        return {stage: read_summary(self._store, f"{version.folder}/{stage}") for stage in DATASET_STAGES}
+
+    def _is_published(self, version: Version) -> bool:
+        return self._store.exists(f"{version.folder}/assemble/{NAME}")
+
+    def _listed(self, version: Version) -> ListedVersion:
         try:
-            return summarize(self._store, version), ""
+            stages = self._stages(version)
+            status = version_status(self._store, version, stages, time.time())
+            found = tuple(stage for stage in stages.values() if stage is not None)
+            return ListedVersion(summarize_stages(version, stages), "", status, found)
         except UNREADABLE as error:
             empty = Summary(version.name, version.interval, version.revision, 0, 0, 0, 0, 0, 0, None)
-            return empty, describe_unreadable(error)
+            return ListedVersion(empty, describe_unreadable(error), Status("corrupt"), ())
 
-    def _diff(self, version: Version) -> tuple[Diff | None, str]:
+    def _trends(self, listed: ListedVersion) -> VersionTrends:
+        version = Version(self.dataset, listed.summary.interval, listed.summary.revision, "")
+        drift: dict[str, float] = {}
+        recall: dict[str, Value] = {}
+        title = ""
+        with suppress(*UNREADABLE):  # the version's own page reports it
+            drift = self._drift(version, next(stage.digest for stage in listed.stages if stage.stage == "quality"))
+            results = newest_results(self._store, version)
+            if results is not None and results.main:
+                key = results.main[0]
+                title = results.title(key)
+                recall = {
+                    arm.arm: Value(100 * arm.mean[key], *(100 * bound for bound in arm.intervals[key]))
+                    for arm in results.arms
+                }
+        return version_trends(version.name, listed.stages, drift, recall, title)
+
+    def _read_drift(self, version: Version, digest: str) -> dict[str, float]:  # digest is part of the cache key
+        findings = read_findings(self._store, version) or {}
+        return {drift["name"]: float(drift["distance"]) for drift in findings.get("moved", ())}
+
+    def _diff(self, version: Version, summary: Summary) -> tuple[Diff | None, str]:
         """Return the diff of *version* with the previous published version, if any, and an error message or ""."""
         earlier = [v for v in self._newest_first() if (v.interval, v.revision) < (version.interval, version.revision)]
         for other in earlier:
             try:
-                if published(self._store, other) is not None:
-                    return diff(self._store, other, version), ""
+                before = summarize(self._store, other)
+                if before.digest is None:
+                    continue
+                if max(before.assembled, summary.assembled) > _MAX_DIFF_SAMPLES:
+                    command = f"vecap diff {other.name} {version.name}"
+                    return None, f"more than {_MAX_DIFF_SAMPLES:,} samples to compare; run `{command}`"
+                return self._cached_diff(other, version, before.digest, summary.digest), ""
             except UNREADABLE as error:
                 return None, f"cannot compare with {other.name}: {describe_unreadable(error)}"
         return None, ""
+
+    def _compute_diff(self, a: Version, b: Version, *_digests: str | None) -> Diff:  # part of the cache key
+        return diff(self._store, a, b)
 
     def _mlflow_ui(self) -> bool:
         try:
