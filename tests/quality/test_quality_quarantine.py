@@ -12,7 +12,15 @@ from vecap_tasks.core.releases import count_releases, read_releases
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import CorruptError, GateFailed, VecapError
-from vecap_tasks.quality.quarantine import list_reasons, list_rows, release, withdraw
+from vecap_tasks.quality.quarantine import (
+    REJECTED_SCHEMA,
+    list_reasons,
+    list_rows,
+    preview_release,
+    rejected_batches,
+    release,
+    withdraw,
+)
 
 ROWS = [
     Row(),
@@ -98,6 +106,56 @@ def test_a_release_creates_a_revision_and_withdrawing_it_returns_to_the_first_ve
     assert [entry.action for entry in read_releases(store, "given", INTERVAL)] == ["release"] * 2 + ["withdraw"] * 2
 
 
+def test_a_release_adds_the_rows_that_its_preview_reports(config):
+    store, version, manifest = judged(config)
+    steps = {
+        "flat": "releasing flat adds 1 row: 1 is also rejected for aspect, too_small",
+        "aspect": "releasing aspect adds 0 rows: it is also rejected for too_small",
+        "too_small": "releasing too_small adds 2 rows",
+    }
+    for reason, text in steps.items():
+        preview = preview_release(store, version, reason=reason)
+        assert str(preview) == text
+        release(store, version, reason=reason, note="why", by="ann", force=True)
+        store, version, after = judged(config)
+        assert after.counters["accepted"] == manifest.counters["accepted"] + preview.added
+        manifest = after
+    assert [count.reason for count in list_reasons(store, version)] == ["not_downloaded"]
+
+
+def test_a_preview_considers_earlier_releases(config):
+    store, version, _ = judged(config)
+    release(store, version, uids=[WALL], note="why", by="ann")
+    assert str(preview_release(store, version, reason="flat")) == (
+        "releasing flat adds 0 rows: earlier releases accept 1 of them; 1 is also rejected for aspect, too_small"
+    )
+    release(store, version, reason="too_small", note="why", by="ann")
+    assert preview_release(store, version, reason="aspect").others == (("flat", 1),)
+    assert preview_release(store, version, uids=[WALL, DOOR]).added == 1
+
+
+def test_a_release_that_adds_nothing_is_recorded_only_with_force(config):
+    store, version, _ = judged(config)
+    with pytest.raises(VecapError, match=r"adds 0 rows: it is also rejected for .*; nothing was released; .* --force"):
+        release(store, version, reason="aspect", note="why", by="ann")
+    assert count_releases(store, "given", INTERVAL) == 0
+    release(store, version, reason="aspect", note="why", by="ann", force=True)
+    assert count_releases(store, "given", INTERVAL) == 1
+    preview = preview_release(store, version, uids=[WALL, DOOR])
+    assert (preview.rows, preview.added, preview.already) == (2, 2, 0)
+
+
+def test_rejected_rows_are_read_by_shard(config):
+    store, version, _ = judged(config)
+    batches = list(rejected_batches(store, version))
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert [row["uid"] for row in rows] == [WALL, DOOR, SMALL, LOST]
+    assert all(batch.schema.names == REJECTED_SCHEMA.names for batch in batches)
+    assert rows[1]["reasons"] == ["too_small", "aspect", "flat"]
+    flat = [row["uid"] for batch in rejected_batches(store, version, "flat") for row in batch.to_pylist()]
+    assert flat == [WALL, DOOR]
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -150,8 +208,20 @@ def test_quarantine_commands(config, capsys, tmp_path):
     assert "1 of 2 rows rejected for flat" in shown
     assert "A white wall" in shown
     assert "A white door" not in shown
+    assert cli.main(["quarantine", "release", *common, "--reason", "aspect", "--dry-run"]) == 0
+    assert capsys.readouterr().out == "releasing aspect adds 0 rows: it is also rejected for flat, too_small\n"
+    assert cli.main(["quarantine", "release", *common, "--reason", "aspect", "--note", "fine"]) == 1
+    assert "nothing was released" in capsys.readouterr().err
+    assert cli.main(["quarantine", "release", *common, "--uid", WALL, "--dry-run", "--json"]) == 0
+    dry = json.loads(capsys.readouterr().out)
+    assert (dry["entry"], dry["preview"]["added"]) == (None, 1)
+    assert count_releases(Store(config.resolve(config.root)), "given", INTERVAL) == 0
     assert cli.main(["quarantine", "release", *common, "--uid", WALL, "--note", "fine", "--by", "ann"]) == 0
-    assert "given/_releases/2026-01-01/000001.json" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "adds 1 row" in out
+    assert "given/_releases/2026-01-01/000001.json" in out
+    assert cli.main(["quarantine", *common, "--dry-run"]) == 1
+    assert "--dry-run and --force are options of release" in capsys.readouterr().err
     assert cli.main(["quarantine", "releases", *common, "--json"]) == 0
     assert [entry["by"] for entry in json.loads(capsys.readouterr().out)] == ["ann"]
     assert cli.main(["quarantine", "release", *common, "--uid", LOST, "--note", "fine"]) == 1

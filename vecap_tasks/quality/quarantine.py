@@ -111,7 +111,8 @@ class ReleasePreview:
         remaining = self.rows - self.added - self.already
         if remaining:
             names = ", ".join(name if count == remaining else f"{name} ({count:,})" for name, count in self.others)
-            some = "it is" if self.rows == 1 else f"{'all ' if remaining == self.rows else ''}{remaining:,} are"
+            every = "all " if remaining == self.rows else ""
+            some = "it is" if self.rows == 1 else "1 is" if remaining == 1 else f"{every}{remaining:,} are"
             notes.append(f"{some} also rejected for {names}")
         return "; ".join(notes)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from vecap_airflow.pages.performance import total_cost
 from vecap_tasks.core.stage_records import StageSummary
 
-WIDTH, HEIGHT = 360, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 12, 26  # margins of the plot
+WIDTH, HEIGHT = 300, 170
+LEFT, RIGHT, _TOP, _BOTTOM = 42, 8, 12, 24  # margins of the plot
 _TICKS = 4
 _SHIFT = 6  # between the lines of a chart with intervals
 _TEXTS = {"alttext": "AltText", "vec": "VeC", "vecap": "VeCap"}
@@ -90,6 +90,10 @@ class Chart:
     lines: tuple[Line, ...]
     y_ticks: tuple[Tick, ...]
     x_ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
 
     def label(self, value: Value | None) -> str:
         """Return a value of this chart as text with its unit."""
@@ -132,7 +136,7 @@ def charts(found: Sequence[VersionTrends]) -> list[Chart]:
             {"Accepted": [None if t.accepted is None else Value(t.accepted) for t in found]},
         ),
         _chart(
-            "drift", "Drift", "Distance of distributions from the versions before, from 0 to 1", "", found,
+            "drift", "Drift", "Distance from the versions before, from 0 to 1", "", found,
             _by_name([{name: Value(value) for name, value in t.drift.items()} for t in found]),
         ),
         _chart(
@@ -211,8 +215,8 @@ def _line(series: Series, versions: tuple[str, ...], top: float, unit: str, shif
 
 
 def _x(number: int, count: int) -> float:
-    span = WIDTH - _LEFT - _RIGHT - 24
-    return round(_LEFT + 12 + (span * number / (count - 1) if count > 1 else span / 2), 1)
+    span = WIDTH - LEFT - RIGHT - 24
+    return round(LEFT + 12 + (span * number / (count - 1) if count > 1 else span / 2), 1)
 
 
 def _y(value: float, top: float) -> float:
@@ -222,7 +226,7 @@ def _y(value: float, top: float) -> float:
 def _x_ticks(versions: tuple[str, ...]) -> list[Tick]:
     """Return the labels of the first and the last version, and of the middle one if there is room."""
     last = len(versions) - 1
-    ticks = [Tick(_LEFT, versions[0], "start"), Tick(WIDTH - _RIGHT, versions[-1], "end")]
+    ticks = [Tick(LEFT, versions[0], "start"), Tick(WIDTH - RIGHT, versions[-1], "end")]
     if last >= 4 and last % 2 == 0 and max(map(len, versions)) <= 10:
         ticks.insert(1, Tick(_x(last // 2, last + 1), versions[last // 2]))
     return ticks
