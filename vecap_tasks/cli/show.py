@@ -273,7 +273,7 @@ def _draw(store: Store, crawl: Manifest, page: Page, path: Path) -> None:
     for row in page.rows:
         texts = {name.lower(): _with_remark(text, remark) for name, text, remark in row.texts()}
         texts["verdict"] = f"{row.key}, {row.size}, {row.verdict}"
-        items.append(SheetItem(read_image(store, crawl, row.key), texts))
+        items.append(SheetItem(read_image(store, crawl.location, row.key), texts))
     used = [text for text in SHEET_TEXTS if any(text[0] in item.texts for item in items)]
     shown = [*used, ("verdict", "Verdict", "#555555")]
     items = [replace(item, texts={name: item.texts.get(name, "") for name, *_ in shown}) for item in items]
