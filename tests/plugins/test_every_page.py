@@ -18,11 +18,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from jinja2 import nodes
 from vecap_airflow.pages import app as pages
-from vecap_airflow.pages import graph, rendering, repository
+from vecap_airflow.pages import graph, performance, rendering, repository, status, training, trends
 
 from tests.crawler import Response, crawl
 from tests.old_versions import MODELS, VERSIONS, unpack
-from vecap_tasks.core import diff, manifest, samples, version
+from vecap_tasks.core import diff, manifest, samples, stage_records, version
 from vecap_tasks.lineage import tree
 from vecap_tasks.quality import gate, quarantine, report
 
@@ -179,7 +179,8 @@ def test_a_corrupt_version_is_reported(site: Site) -> None:
 
 def test_templates_use_only_existing_attributes() -> None:
     """Finds renamed attributes in template branches that other tests do not render."""
-    modules = (diff, gate, graph, manifest, quarantine, quarantine, report, samples, version, repository, diff, tree)
+    pages_modules = (graph, performance, repository, status, training, trends)
+    modules = (*pages_modules, diff, gate, manifest, quarantine, report, samples, stage_records, tree, version)
     dataclasses = {kind for module in modules for _, kind in getmembers(module, is_dataclass)}
     known = {name for kind in (*dataclasses, samples.Samples, str, dict) for name in dir(kind)}
     known |= {field.name for kind in dataclasses for field in fields(kind)}
