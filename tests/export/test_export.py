@@ -121,6 +121,7 @@ def test_vecap_reads_an_export_as_a_hugging_face_dataset(shared: Config, tmp_pat
     }
 
 
+@pytest.mark.slow
 def test_the_library_datasets_loads_every_format(
     shared: Config, rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

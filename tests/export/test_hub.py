@@ -69,6 +69,7 @@ def test_an_export_is_pushed_once_and_the_next_one_replaces_it(vecap: Vecap, hub
     assert hub.repositories["me/photos"] == contents(tmp_path / "tars") | attributes
 
 
+@pytest.mark.slow
 def test_the_library_datasets_loads_a_pushed_export(vecap: Vecap, tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     program = """if True:
@@ -83,6 +84,7 @@ def test_the_library_datasets_loads_a_pushed_export(vecap: Vecap, tmp_path: Path
     assert done.stdout == f"{SAMPLES} (64, 48) True\n", done.stderr
 
 
+@pytest.mark.slow
 def test_without_the_option_no_hub_is_contacted(shared: Config, tmp_path: Path) -> None:
     with run_hub(TOKEN) as hub:
         environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "hf")}
