@@ -15,7 +15,16 @@ import yaml
 
 from tests.faults import check
 from tests.quality import factories
-from tests.quality.factories import INTERVAL, Row, configure, give_captions, give_crawl, stage, use_given
+from tests.quality.factories import (
+    INTERVAL,
+    GivenRewrite,
+    Row,
+    configure,
+    give_captions,
+    give_crawl,
+    stage,
+    use_given,
+)
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.schemas import KEPT
 from vecap_tasks.core.version import register
@@ -64,12 +73,11 @@ def write_config(folder: Path) -> Path:
     return file
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the store of one published version."""
-    folder = tmp_path_factory.mktemp("built")
+def build(folder: Path, rewrite: dict[str, Any], variants: int = 0) -> Path:
+    """Publish the version in *folder* / store, with *variants* per text; *rewrite* is the recorded configuration."""
     with pytest.MonkeyPatch.context() as patch:
         use_given(patch)
+        patch.setattr(GivenRewrite, "identity", lambda _: rewrite)
         patch.setitem(sys.modules, "vecap_tasks.quality.expectations", check)
         source = {"kind": "folder", "path": "photos", "keep_columns": KEEP}
         assemble = {"shard_size": 9, "license": "CC0-1.0 (drawn)"}
@@ -78,12 +86,18 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _add_origins(folder)
         for name in ("crawl", "quality"):
             factories.run(name, config)
-        give_captions(config, without=[NO_CAPTION], only_alttext=[NO_VEC])
+        give_captions(config, without=[NO_CAPTION], only_alttext=[NO_VEC], variants=variants)
         for name in ("rewrite", "assemble"):
             factories.run(name, config)
         last = stage("assemble", config)
         register(last.store, config.dataset, INTERVAL, last.fingerprint, {"rewrite": {}})
     return folder
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the store of one published version."""
+    return build(tmp_path_factory.mktemp("built"), {})
 
 
 @pytest.fixture

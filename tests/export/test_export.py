@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 from pathlib import Path
@@ -16,7 +17,7 @@ import webdataset as wds
 import yaml
 from PIL import Image
 
-from tests.export.conftest import ACCEPTED, NO_VEC, SAMPLES, WITHOUT_ALTTEXT, origin_of
+from tests.export.conftest import ACCEPTED, NO_VEC, SAMPLES, WITHOUT_ALTTEXT, build, origin_of, write_config
 from tests.old_versions import MODELS, unpack
 from tests.quality.factories import INTERVAL
 from vecap_tasks.cli import export as command
@@ -179,6 +180,27 @@ def test_a_list_of_texts_is_a_column_of_lists(shared: Config, tmp_path: Path) ->
     assert arrow.to_pylist() == parquet.to_pylist()
     state = json.loads((tmp_path / "hf" / "state.json").read_text())
     assert [file["filename"] for file in state["_data_files"]] == [path.name for path in paths]
+
+
+@pytest.mark.parametrize("count", ["num_captions", "variants"])  # `variants` is the name of release 0.1.0
+def test_all_captions_of_a_model_are_exported(tmp_path: Path, count: str) -> None:
+    rewrite = {"vlm": {count: 1}, "llm": {count: 3}, "alttext_prompt": "rewrite"}
+    config = load_config(write_config(build(tmp_path, rewrite, variants=3)))
+    rows = {row["uid"]: row for row in assembled(config)}
+    export(config, tmp_path / "out", "hf")
+    paths = sorted((tmp_path / "out").glob("*.arrow"))
+    table = pa.concat_tables(pa.ipc.open_stream(path.read_bytes()).read_all() for path in paths).to_pylist()
+    names = ("alttext_rewritten", "alttext_rewritten_variants", "vec_variants", "vecap_variants")
+    assert len(table) == SAMPLES
+    for row in table:
+        assert {name: row[name] for name in names} == {name: rows[row["uid"]][name] for name in names}
+    assert max(len(row["vecap_variants"]) for row in table) == 2
+    features = json.loads((tmp_path / "out" / "dataset_info.json").read_text())["features"]
+    assert features["vecap_variants"] == {"feature": {"dtype": "string", "_type": "Value"}, "_type": "Sequence"}
+    if importlib.util.find_spec("datasets"):
+        import datasets
+
+        assert datasets.load_from_disk(str(tmp_path / "out"))["vecap_variants"][0] == table[0]["vecap_variants"]
 
 
 def test_the_card_has_counts_rights_and_provenance(shared: Config, tmp_path: Path) -> None:
