@@ -9,11 +9,12 @@ from mlflow import MlflowClient
 
 from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks import lineage
+from vecap_tasks.config import BootstrapConfig
 from vecap_tasks.core.mlflow_tracking import tracking_uri
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import ConfigError, VecapError
-from vecap_tasks.evaluate.metrics import read_answers, write_answers
-from vecap_tasks.evaluate.results import read_results
+from vecap_tasks.evaluate.metrics import Answers, read_answers, write_answers
+from vecap_tasks.evaluate.results import SetSize, read_results, summarize
 from vecap_tasks.lineage import champion
 
 SAMPLES = [Texts() for _ in range(16)]
@@ -68,7 +69,7 @@ def test_the_first_model_is_registered_and_becomes_champion_once(config):
     lineage.record_clip(config, version)
     decision = lineage.decide_champion(config, version)
     assert decision.moves
-    assert decision.reason.startswith("first champion (image_to_text_1 = ")
+    assert decision.reason.startswith("first champion (mean of image_to_text_1 and text_to_image_1 = ")
     (registered,) = client(config).search_model_versions(f"name='{NAME}'")
     assert client(config).get_model_version(NAME, registered.version).aliases == [], "deciding does not move the alias"
     assert lineage.move_champion(config, version, "anna").moves
@@ -76,7 +77,8 @@ def test_the_first_model_is_registered_and_becomes_champion_once(config):
     assert registered.tags["vecap.approved_by"] == "anna"
     assert registered.tags["vecap.champion"] == decision.reason
     stage = load_stage("evaluate", config, version)
-    best = max(read_results(stage.store, stage.manifest()).runs, key=lambda run: run.figures["image_to_text_1"])
+    runs = read_results(stage.store, stage.manifest()).runs
+    best = max(runs, key=lambda run: run.figures["image_to_text_1"] + run.figures["text_to_image_1"])
     assert registered.tags["vecap.run"] == f"{best.arm}-{best.seed}"
     model = client(config).get_logged_model(registered.tags["vecap.model"])
     assert (model.source_run_id, model.artifact_location) == (registered.run_id, registered.source)
@@ -130,5 +132,38 @@ def test_the_champion_stays_if_models_cannot_be_compared(config, tmp_path):
     write_answers(tuple(replace(item, digest="0" * 64) for item in recorded), answers)
     decision = lineage.move_champion(config, second)
     assert not decision.moves
-    assert "was evaluated on another set for image_to_text_1" in decision.reason
+    assert "was evaluated on another set for mean of image_to_text_1 and text_to_image_1" in decision.reason
     assert client(config).get_model_version_by_alias(NAME, "champion").tags["vecap.version"] == "2026-01-01"
+
+
+def results_of(sets, **hits):
+    """Return the results of models that answer each task, `set.task`, with these shares of hits, by arm."""
+    runs = {}
+    for arm, shares in hits.items():
+        runs[arm, 0] = [
+            Answers(*key.split("."), np.arange(20, dtype=np.int32), np.zeros(20, np.int32), answered(share))
+            for key, share in shares.items()
+        ]
+    return summarize(runs, sets, {}, BootstrapConfig(rounds=100))
+
+
+def answered(share):
+    return np.tile(np.arange(20)[:, None] < 20 * share, (1, 3))
+
+
+def test_by_default_both_retrieval_directions_count():
+    sets = [SetSize(name, "retrieval", 20, 20, 0, "d") for name in ("coco", "flickr")]
+    results = results_of(
+        sets,
+        vec={"coco.d.image_to_text": 0.6, "coco.d.text_to_image": 0.1, "flickr.d.image_to_text": 0.9},
+        vecap={"coco.d.image_to_text": 0.5, "coco.d.text_to_image": 0.4, "flickr.d.image_to_text": 0.1},
+    )
+    criterion = champion.champion_criterion(None, results)
+    assert criterion.keys == ("coco.image_to_text_1", "coco.text_to_image_1"), "only the first set"
+    assert {run.arm: round(criterion.value(run.figures), 3) for run in results.runs} == {"vec": 0.35, "vecap": 0.45}
+    assert champion.champion_criterion("coco.image_to_text_1", results).keys == ("coco.image_to_text_1",)
+
+
+def test_without_retrieval_the_first_metric_counts():
+    results = results_of([SetSize("", "zero_shot", 20, 0, 1, "d")], vec={".d.zero_shot": 0.6})
+    assert champion.champion_criterion(None, results).keys == ("zero_shot_top1",)

@@ -2,7 +2,10 @@
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -179,6 +182,44 @@ def test_models_are_recorded_once_with_losses_metrics_and_files(config, version)
     assert {"arms.png", "results.md", "train/manifest.json"} <= set(artifacts(config, arms))
     matches = mlflow.search_runs([model_run.info.experiment_id], "dataset.name = 'demo/2026-01-01'")
     assert len(matches) == 3, "MLflow finds the runs that used a version"
+
+
+def test_runs_have_the_times_of_the_work_and_not_of_the_recording(config, version):
+    before = time.time()
+    run("train", config, version)
+    trained = time.time()
+    run("evaluate", config, version)
+    evaluated = time.time()
+    time.sleep(1)
+    lineage.record_clip(config, version)
+    stage = load_stage("train", config, version)
+    models = {item.info.run_name.split()[1]: item for item in runs(config, "clip")}
+    for name in ("alttext-0", "vecap-0"):
+        first, *_, last = map(json.loads, stage.store.read(f"{stage.folder}/{name}/throughput.jsonl").splitlines())
+        info = models[name].info
+        assert info.end_time == int(1000 * last["time"])
+        assert info.start_time == int(1000 * (first["time"] - config.train.batch_size / first["samples_per_second"]))
+        assert 1000 * before < info.start_time < info.end_time < 1000 * trained
+        losses = client(config).get_metric_history(info.run_id, "loss")
+        times = [point.timestamp for point in losses]
+        assert times == sorted(times)
+        assert info.start_time < times[0] < times[-1] == info.end_time
+    arms = models["arms"].info
+    assert arms.start_time == min(models[name].info.start_time for name in ("alttext-0", "vecap-0"))
+    assert 1000 * trained - 2000 < arms.end_time <= 1000 * evaluated, "the evaluation's time has seconds"
+    (recorded,) = runs(config, "versions")
+    created = int(1000 * datetime.fromisoformat("2026-01-01T00:00:00+00:00").timestamp())
+    assert (recorded.info.start_time, recorded.info.end_time) == (created, created)
+
+
+def test_a_version_run_starts_with_the_first_stage(config, version):
+    folder = Path(config.resolve(config.root)) / "demo" / "2026-01-01" / "crawl"
+    manifest = load_stage("crawl", config, version).manifest()
+    begun = replace(manifest, provenance=manifest.provenance | {"started": "2025-12-31T23:00:00+00:00"})
+    (folder / "manifest.json").write_bytes(begun.to_json())
+    lineage.record_version(config, version)
+    (recorded,) = runs(config, "versions")
+    assert recorded.info.end_time - recorded.info.start_time == 3_600_000
 
 
 def test_the_run_of_a_killed_process_is_replaced(config, version):

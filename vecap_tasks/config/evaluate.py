@@ -122,7 +122,9 @@ class ChampionConfig(Section):
     """Promotion of a new model to the alias `champion` of the registered model."""
 
     metric: str | None = Field(
-        None, description="Metric key in `results.json`, such as `coco.text_to_image_1`; null uses the first."
+        None,
+        description="Metric key in `results.json`, such as `coco.text_to_image_1`. Default: the mean recall@1 of both "
+        "directions on the first retrieval set, or the first metric if there is no such set.",
     )
     approval: bool = Field(False, description="In Airflow, require approval before promotion.")
 

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ EXPERIMENTS = {
     "model's page links to its training versions, and those to their crawl files.",
 }
 _NOTE = "mlflow.note.content"
+_RECORDED = "vecap.recorded"  # tag: when the run was recorded, in milliseconds since the epoch
 _KIND = "custom_model_development"  # MLflow's type for training experiments
 _AIRFLOW = {"dag_id": "DAG_ID", "run_id": "DAG_RUN_ID", "task_id": "TASK_ID", "try_number": "TRY_NUMBER"}
 _SQLITE = "sqlite:///"
@@ -123,14 +125,15 @@ class Tracking:
         self.client.set_logged_model_tags(model_id, {_NOTE: note})
 
     @contextmanager
-    def new_run(self, experiment: str, tags: Mapping[str, str], name: str) -> Iterator[str]:
+    def new_run(self, experiment: str, tags: Mapping[str, str], name: str, start: int | None = None) -> Iterator[str]:
         """Create a run and yield its id; the block ends with `finish`.
 
-        Raises Overtaken if another process finished a run with the same digest first and deleted this one.
+        *start* is the run's start time in milliseconds since the epoch, by default now. Raises Overtaken if another
+        process finished a run with the same digest first and deleted this one.
         """
         from mlflow.exceptions import MlflowException
 
-        run = self.client.create_run(experiment, tags=dict(tags), run_name=name)
+        run = self.client.create_run(experiment, start, dict(tags), name)
         try:
             yield str(run.info.run_id)
         except MlflowException as error:
@@ -147,16 +150,18 @@ class Tracking:
     def _is_active(self, run: Run) -> bool:
         return bool(self.client.get_run(run.info.run_id).info.lifecycle_stage == "active")
 
-    def finish(self, run_id: str, status: str = "FINISHED") -> str:
+    def finish(self, run_id: str, status: str = "FINISHED", end: int | None = None) -> str:
         """End a run with the tags `vecap.digest` and `vecap.version`. Return the id of the run that counts.
 
-        That is the run that finished first, or the last one that failed. Deletes incomplete runs with the same tags:
-        those of killed processes, and those of processes that still record the same, which then use this one.
+        That is the run that was recorded first, or the last one that failed. Deletes incomplete runs with the same
+        tags: those of killed processes, and those of processes that still record the same, which then use this one.
+        *end* is the run's end time in milliseconds since the epoch, by default now.
         """
-        self.client.set_terminated(run_id, status)
+        self.client.set_tag(run_id, _RECORDED, str(int(1000 * time.time())))
+        self.client.set_terminated(run_id, status, end)
         run = self.client.get_run(run_id)
         runs = self._same(run)
-        first = _first_finished(runs) or max((each for each in runs if each.info.end_time), key=_ended)
+        first = _first_finished(runs) or max((each for each in runs if each.info.end_time), key=_recorded)
         for other in runs:
             if other.info.status != "FINISHED" and other.info.run_id not in (run_id, first.info.run_id):
                 self.delete(other)
@@ -237,11 +242,12 @@ class Tracking:
 
 
 def _first_finished(runs: Sequence[Run]) -> Run | None:
-    return min((run for run in runs if run.info.status == "FINISHED"), key=_ended, default=None)
+    return min((run for run in runs if run.info.status == "FINISHED"), key=_recorded, default=None)
 
 
-def _ended(run: Run) -> tuple[int, str]:
-    return int(run.info.end_time), str(run.info.run_id)
+def _recorded(run: Run) -> tuple[int, str]:
+    """Return when *run* was recorded, and its id. Runs of earlier releases end when they are recorded."""
+    return int(run.data.tags.get(_RECORDED, run.info.end_time)), str(run.info.run_id)
 
 
 @contextmanager

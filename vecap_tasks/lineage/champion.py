@@ -1,13 +1,16 @@
 """The champion: the registered model with the alias `champion`, and when the alias moves to another model.
 
 The best model of an evaluation is registered. It becomes the champion if there is none, or if it is significantly
-better in the chosen metric: the confidence interval of the paired difference, over the same queries, is above zero. The
-champion's answers to these queries are stored in MLflow. If the models cannot be compared, the alias does not move.
+better: the confidence interval of the paired difference, over the same queries, is above zero. By default, models are
+compared by the mean recall@1 of both retrieval directions. The champion's answers to these queries are stored in
+MLflow. If the models cannot be compared, the alias does not move.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.config import Config
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from vecap_tasks.evaluate.metrics import Answers
 
 ALIAS = "champion"
+_RECALL_AT_1 = ("image_to_text_1", "text_to_image_1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,39 @@ class Decision:
         return f"{self.name} version {self.version}: {outcome}: {self.reason}"
 
 
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """What models are compared by: the mean of the metrics `keys`."""
+
+    keys: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.keys[0] if len(self.keys) == 1 else f"mean of {' and '.join(self.keys)}"
+
+    def value(self, figures: Mapping[str, float]) -> float:
+        """Return the value for a model with *figures* by key, from 0 to 1."""
+        return fmean(figures[key] for key in self.keys)
+
+
+def champion_criterion(metric: str | None, results: Results) -> Criterion:
+    """Return the criterion of the setting `evaluate.champion.metric`.
+
+    None is the mean recall@1 of both directions on the first retrieval set; without such a set, the first metric.
+    Raises ConfigError if *metric* was not measured.
+    """
+    if metric is None:
+        retrieval = next((size for size in results.sets if size.task == "retrieval"), None)
+        if retrieval is None:
+            return Criterion((next(iter(results.titles)),))
+        prefix = f"{retrieval.name}." if retrieval.name else ""
+        return Criterion(tuple(f"{prefix}{key}" for key in _RECALL_AT_1))
+    if metric not in results.titles:
+        raise ConfigError(
+            f"evaluate.champion.metric: {metric} was not measured; give one of {', '.join(results.titles)}"
+        )
+    return Criterion((metric,))
+
+
 @retry_recording
 def decide_champion(config: Config, version: Version) -> Decision:
     """Register the best model of *version* and return whether it should become the champion; does not move the alias.
@@ -57,23 +94,22 @@ def decide_champion(config: Config, version: Version) -> Decision:
     if manifest is None:
         raise VecapError(f"version {version.name} has not been evaluated; run `vecap evaluate`")
     results = read_results(evaluate.store, manifest)
-    metric = _metric(config, results)
-    best = max(results.runs, key=lambda run: run.figures[metric])
+    criterion = champion_criterion(config.evaluation.champion.metric, results)
+    best = max(results.runs, key=lambda run: criterion.value(run.figures))
+    figure = f"{criterion} = {100 * criterion.value(best.figures):.1f} %"
     shard = f"{best.arm}-{best.seed}"
     with open_tracking(config) as tracking:
         run = _run(tracking, version, manifest.digest, shard)
         name = f"{version.dataset}-clip"
-        candidate = _register(tracking, name, run, best, metric)
+        candidate = _register(tracking, name, run, best, figure)
         champion = next((model for model in _versions(tracking, name) if ALIAS in model.aliases), None)
         if champion is None:
-            reason = f"first champion ({metric} = {100 * best.figures[metric]:.1f} %)"
-            return Decision(name, str(candidate.version), True, reason)
+            return Decision(name, str(candidate.version), True, f"first champion ({figure})")
         if champion.version == candidate.version:
             return Decision(name, str(candidate.version), False, "already the champion")
         answers = _stored_answers(evaluate.store, manifest, f"{shard}/answers.parquet")
-        moves, reason = _compare(
-            recorded_answers(tracking, champion.run_id), answers, metric, str(champion.version), config
-        )
+        known = recorded_answers(tracking, champion.run_id)
+        moves, reason = _compare(known, answers, criterion, str(champion.version), config)
         return Decision(name, str(candidate.version), moves, reason)
 
 
@@ -91,41 +127,37 @@ def move_champion(config: Config, version: Version, approved_by: str = "") -> De
     return decision
 
 
-def _metric(config: Config, results: Results) -> str:
-    metric = config.evaluation.champion.metric or next(iter(results.titles))
-    if metric not in results.titles:
-        raise ConfigError(
-            f"evaluate.champion.metric: {metric} was not measured; give one of {', '.join(results.titles)}"
-        )
-    return metric
-
-
 def _compare(
-    champion_answers: tuple[Answers, ...] | None,
-    candidate_answers: tuple[Answers, ...],
-    metric: str,
+    champion_answers: Sequence[Answers] | None,
+    candidate_answers: Sequence[Answers],
+    criterion: Criterion,
     champion: str,
     config: Config,
 ) -> tuple[bool, str]:
     """Compare the candidate's answers with the champion's, query by query."""
-    from vecap_tasks.evaluate.bootstrap import paired_differences
-    from vecap_tasks.evaluate.metrics import metrics_of
+    from vecap_tasks.evaluate.bootstrap import difference, resample
+    from vecap_tasks.evaluate.metrics import figures_of, metrics_of
 
     if champion_answers is None:
         return False, f"champion version {champion} has no answers in MLflow; evaluate its dataset version again"
-    target = next(item for item in metrics_of((a.set, a.task) for a in candidate_answers) if item.key == metric)
+    tasks = [m for m in metrics_of((a.set, a.task) for a in candidate_answers) if m.key in criterion.keys]
     before, after = (
-        next((item for item in answers if (item.set, item.task) == (target.set, target.task)), None)
+        [item for task in tasks for item in answers if (item.set, item.task) == (task.set, task.task)]
         for answers in (champion_answers, candidate_answers)
     )
-    if before is None or after is None or before.digest != after.digest:
+    if [item.digest for item in before] != [item.digest for item in after]:
         return (
             False,
-            f"champion version {champion} was evaluated on another set for {metric}; evaluate both on the same set",
+            f"champion version {champion} was evaluated on another set for {criterion}; evaluate both on the same set",
         )
-    interval = paired_differences([after], [before], config.evaluation.bootstrap)[metric]
+    settings = config.evaluation.bootstrap
+    rounds = resample([before, after], settings)
+    values = sum(rounds[key] for key in criterion.keys) / len(criterion.keys)
+    observed = criterion.value(figures_of(after)) - criterion.value(figures_of(before))
+    interval = difference(observed, values[:, 1] - values[:, 0], settings.confidence)
     significance = "significant" if interval.low > 0 else "not significant"
-    return interval.low > 0, f"{metric} {_points(interval)} compared with champion version {champion}, {significance}"
+    reason = f"{criterion} {_points(interval)} compared with champion version {champion}, {significance}"
+    return interval.low > 0, reason
 
 
 def _points(interval: Difference) -> str:
@@ -142,8 +174,11 @@ def _run(tracking: Tracking, version: Version, digest: str, shard: str) -> Run:
     return run
 
 
-def _register(tracking: Tracking, name: str, run: Run, best: RunFigures, metric: str) -> ModelVersion:
-    """Return the version of the registered model *name* for the model of *run*; create it if needed."""
+def _register(tracking: Tracking, name: str, run: Run, best: RunFigures, figure: str) -> ModelVersion:
+    """Return the version of the registered model *name* for the model of *run*; create it if needed.
+
+    Its description has *figure*, the value that it was chosen by.
+    """
     from mlflow.exceptions import MlflowException
 
     client = tracking.client
@@ -159,7 +194,6 @@ def _register(tracking: Tracking, name: str, run: Run, best: RunFigures, metric:
     tags[MODEL_TAG] = model.model_id
     # Without a server, MLflow resolves models:/ through global state, which may point elsewhere.
     source = f"models:/{model.model_id}" if is_server(tracking.uri) else model.artifact_location
-    figure = f"{metric} {100 * best.figures[metric]:.1f} %"
     created = client.create_model_version(
         name,
         source,

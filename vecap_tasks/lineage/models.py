@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Input, Manifest
@@ -21,7 +20,8 @@ from vecap_tasks.core.verify import read_file
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.mlflow_notes import RunLink, TrainingDataset, arms_note, model_note, model_page, run_page
-from vecap_tasks.lineage.versions import record_version
+from vecap_tasks.lineage.versions import commit_time, record_version
+from vecap_tasks.train.checkpoint import parse_run
 from vecap_tasks.train.live_logging import CURVES, delete_live_runs, speed_metrics
 
 if TYPE_CHECKING:
@@ -87,10 +87,51 @@ def recorded_answers(tracking: Tracking, run_id: str) -> tuple[Answers, ...] | N
         return read_answers(file.read_bytes(), f"{path} of run {run_id}")
 
 
-def throughput(store: Store, train: Manifest, shard: str) -> list[Metric]:
-    """Return the throughput of the run *shard* of *train* as metrics with their original timestamps."""
-    lines = read_file(store, train, f"{shard}/throughput.jsonl").splitlines()
-    return [metric for line in lines for metric in speed_metrics(json.loads(line))]
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The training of one model: `summary` is its `training.json`, `speeds` and `steps` are the lines of its throughput
+    and its log."""
+
+    summary: dict[str, Any]
+    speeds: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, store: Store, train: Manifest, shard: str) -> Self:
+        """Read the run *shard* of the manifest *train*."""
+        speeds, steps = (
+            [json.loads(line) for line in read_file(store, train, f"{shard}/{name}").splitlines()]
+            for name in ("throughput.jsonl", "log.jsonl")
+        )
+        return cls(json.loads(read_file(store, train, f"{shard}/training.json")), speeds, steps)
+
+    def time(self, step: int) -> int:
+        """Return when *step* ended, interpolated, in milliseconds since the epoch. Step 0 is the start."""
+        import numpy as np
+
+        first = self.speeds[0]
+        start = first["time"] - first["step"] * self.summary["batch_size"] / first["samples_per_second"]
+        known = [0, *(speed["step"] for speed in self.speeds)]
+        return int(1000 * np.interp(step, known, [start, *(speed["time"] for speed in self.speeds)]))
+
+    @property
+    def start(self) -> int:
+        """The start of the first step, in milliseconds since the epoch."""
+        return self.time(0)
+
+    @property
+    def end(self) -> int:
+        """The end of the last step, in milliseconds since the epoch."""
+        return self.time(len(self.steps))
+
+    def metrics(self) -> list[Metric]:
+        """Return the curves and the throughput as metrics with their original timestamps."""
+        from mlflow.entities import Metric
+
+        curves = [
+            Metric(name, step[name], self.time(step["step"]), step["step"]) for step in self.steps for name in CURVES
+        ]
+        return curves + [metric for speed in self.speeds for metric in speed_metrics(speed)]
 
 
 def training_datasets(tracking: Tracking, version: Version, train: Manifest) -> list[TrainingDataset]:
@@ -148,21 +189,28 @@ class _Recorder:
     tags: dict[str, str]
 
     def record(self) -> str:
+        """Record the run of all arms, from the first training to the evaluation, and the runs of the models."""
         tags = self._tags("arms", self.evaluate.digest)
-        with self.tracking.new_run(self.experiment, tags, f"{self.version.name} arms") as run_id:
-            self._record_arms(run_id, tags)
-            run_id = self.tracking.finish(run_id)
+        results = json.loads(read_file(self.store, self.evaluate, "results.json"))
+        shards = [f"{run['arm']}-{run['seed']}" for run in results["runs"]]
+        trainings = {shard: Training.read(self.store, self.train, shard) for shard in shards}
+        start = min(training.start for training in trainings.values())
+        end = max(self._evaluated, *(training.end for training in trainings.values()))
+        with self.tracking.new_run(self.experiment, tags, f"{self.version.name} arms", start) as run_id:
+            self._record_arms(run_id, tags, results, trainings)
+            run_id = self.tracking.finish(run_id, end=end)
         delete_live_runs(self.tracking, self.experiment, self.train.fingerprint)
         return run_id
 
-    def _record_arms(self, run_id: str, tags: dict[str, str]) -> None:
-        results = json.loads(read_file(self.store, self.evaluate, "results.json"))
+    def _record_arms(
+        self, run_id: str, tags: dict[str, str], results: dict[str, Any], trainings: Mapping[str, Training]
+    ) -> None:
         data = training_datasets(self.tracking, self.version, self.train)
         self.tracking.inputs(run_id, [*self._training_inputs(data), *self._evaluation_inputs().values()])
         self.tracking.params(run_id, {"train": self.train.config, "evaluate": self.evaluate.config})
-        for figures in results["runs"]:
+        for (shard, training), figures in zip(trainings.items(), results["runs"], strict=True):
             values = with_intervals(figures["figures"], figures["intervals"])
-            self._record_model(run_id, figures["arm"], figures["seed"], values, data)
+            self._record_model(run_id, shard, training, values, data)
         chance = {f"chance.{name}": value for name, value in results["chance"].items()}
         for values in (*map(arm_values, results["arms"]), chance):
             self._log_figures(run_id, values, None, None)
@@ -172,32 +220,28 @@ class _Recorder:
         self.tracking.describe(run_id, arms_note(data, self._sets, RunLink(self.experiment, run_id), tags))
 
     def _record_model(
-        self, parent: str, arm: str, seed: int, figures: dict[str, float], data: list[TrainingDataset]
+        self, parent: str, shard: str, training: Training, figures: dict[str, float], data: list[TrainingDataset]
     ) -> None:
-        from mlflow.entities import LoggedModelOutput, Metric
+        from mlflow.entities import LoggedModelOutput
 
-        shard = f"{arm}-{seed}"
+        arm, seed = parse_run(shard)
         client = self.tracking.client
         tags = self._tags("model", f"{self.evaluate.digest[:32]}/{shard}")
         tags |= {"mlflow.parentRunId": parent, "vecap.run": shard, "vecap.arm": arm, "vecap.seed": str(seed)}
-        run = client.create_run(self.experiment, tags=tags, run_name=f"{self.version.name} {shard}")
+        run = client.create_run(self.experiment, training.start, tags, f"{self.version.name} {shard}")
         run_id = str(run.info.run_id)
-        summary = json.loads(read_file(self.store, self.train, f"{shard}/training.json"))
-        params: dict[str, Any] = {"run": summary, "train": self.train.config}
+        params: dict[str, Any] = {"run": training.summary, "train": self.train.config}
         self.tracking.params(run_id, params)
-        training, evaluation = self._training_inputs(data), self._evaluation_inputs()
-        self.tracking.inputs(run_id, [*training, *evaluation.values()])
+        datasets, evaluation = self._training_inputs(data), self._evaluation_inputs()
+        self.tracking.inputs(run_id, [*datasets, *evaluation.values()])
         model = self._log_model(run_id, shard, tags)
-        now = int(time.time() * 1000)
-        lines = read_file(self.store, self.train, f"{shard}/log.jsonl").splitlines()
-        steps = [json.loads(line) for line in lines]
-        curves = [Metric(name, step[name], now, step["step"]) for step in steps for name in CURVES]
-        self.tracking.metrics(run_id, curves + throughput(self.store, self.train, shard))
+        self.tracking.metrics(run_id, training.metrics())
         for name, dataset in evaluation.items():
             set_figures = {key: value for key, value in figures.items() if set_of(key) == name}
             self._log_figures(run_id, set_figures, model.model_id, dataset)
-        if len(training) == 1:  # the model's page shows the training dataset if it has a metric
-            self._log_figures(run_id, {"final_loss": summary["final_loss"]}, model.model_id, training[0])
+        if len(datasets) == 1:  # the model's page shows the training dataset if it has a metric
+            final = {"final_loss": training.summary["final_loss"]}
+            self._log_figures(run_id, final, model.model_id, datasets[0], training.end)
         page = model_page(self.experiment, model.model_id)
         note = model_note(shard, page, data, self._sets, RunLink(self.experiment, parent), tags)
         self.tracking.describe(run_id, note)
@@ -206,8 +250,8 @@ class _Recorder:
             collect_evaluation(self.store, self.evaluate, shard, folder)
             client.log_artifacts(run_id, str(folder), FOLDER)
         client.finalize_logged_model(model.model_id, "READY")
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=len(steps))])
-        client.set_terminated(run_id, "FINISHED")
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=len(training.steps))])
+        client.set_terminated(run_id, "FINISHED", training.end)
 
     def _log_model(self, run_id: str, shard: str, tags: dict[str, str]) -> LoggedModel:
         client = self.tracking.client
@@ -225,14 +269,20 @@ class _Recorder:
         return model
 
     def _log_figures(
-        self, run_id: str, figures: Mapping[str, float], model_id: str | None, dataset: DatasetInput | None
+        self,
+        run_id: str,
+        figures: Mapping[str, float],
+        model_id: str | None,
+        dataset: DatasetInput | None,
+        at: int | None = None,
     ) -> None:
+        """Log *figures* of the time *at*, by default that of the evaluation, in milliseconds since the epoch."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        at = at or self._evaluated
         name, digest = (dataset.dataset.name, dataset.dataset.digest) if dataset else (None, None)
         metrics = [
-            Metric(key, value, now, 0, model_id=model_id, dataset_name=name, dataset_digest=digest, run_id=run_id)
+            Metric(key, value, at, 0, model_id=model_id, dataset_name=name, dataset_digest=digest, run_id=run_id)
             for key, value in figures.items()
         ]
         self.tracking.metrics(run_id, metrics)
@@ -252,6 +302,10 @@ class _Recorder:
 
     def _evaluation_inputs(self) -> dict[str, DatasetInput]:
         return evaluation_inputs(self.version.dataset, self.evaluate)
+
+    @property
+    def _evaluated(self) -> int:
+        return commit_time(self.evaluate)
 
     @property
     def _sets(self) -> list[Input]:

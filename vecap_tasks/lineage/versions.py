@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 
 import yaml
@@ -39,8 +40,8 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
 
     The run has the configuration and the digests of models and prompts as parameters, the counters of the stages as
     metrics, the sources as input datasets, and as artifacts the list of crawl files, manifests, sample sheet, dataset
-    card and quality report. *tags* are added to the run. Raises VecapError if the version is not published or MLflow
-    does not respond.
+    card and quality report. It starts with the first stage and ends when the version was published. *tags* are added
+    to the run. Raises VecapError if the version is not published or MLflow does not respond.
     """
     from mlflow.entities import Metric
 
@@ -66,12 +67,12 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
             return str(existing.info.run_id)
         client = tracking.client
         all_tags = airflow_tags() | dict(tags or {}) | version_tags
-        with tracking.new_run(experiment, all_tags, version.name) as run_id:
+        start, end = min(map(start_time, manifests.values())), commit_time(published)
+        with tracking.new_run(experiment, all_tags, version.name, start) as run_id:
             run = RunLink(experiment, run_id)
             tracking.params(run_id, {stage: manifest.config for stage, manifest in manifests.items()})
-            now = int(time.time() * 1000)
             metrics = [
-                Metric(clean(f"{stage}.{counter}"), float(count), now, 0)
+                Metric(clean(f"{stage}.{counter}"), float(count), commit_time(manifest), 0)
                 for stage, manifest in manifests.items()
                 for counter, count in manifest.counters.items()
             ]
@@ -87,7 +88,18 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
                 client.set_tag(run_id, FILES_TAG, _digests(folder))
                 client.log_artifacts(run_id, str(folder))
             tracking.describe(run_id, version_note(name, manifests, run, training_runs, all_tags))
-            return tracking.finish(run_id)
+            return tracking.finish(run_id, end=end)
+
+
+def commit_time(manifest: Manifest) -> int:
+    """Return when the stage of *manifest* was committed, in milliseconds since the epoch."""
+    return int(1000 * datetime.fromisoformat(manifest.provenance["created"]).timestamp())
+
+
+def start_time(manifest: Manifest) -> int:
+    """Return when the stage of *manifest* started, or was committed if that is not recorded; in milliseconds."""
+    started = manifest.provenance.get("started")
+    return int(1000 * datetime.fromisoformat(started).timestamp()) if started else commit_time(manifest)
 
 
 def collect(store: Store, manifests: Mapping[str, Manifest], folder: Path) -> None:

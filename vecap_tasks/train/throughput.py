@@ -75,7 +75,7 @@ class ThroughputMeter:
         self._timings.append(_StepTiming(time.monotonic(), time.process_time(), waited, flops))
 
     def speed(self, step: int) -> Speed:
-        """Return the speed of the last steps, up to *step*."""
+        """Return the speed of the last steps, up to *step*, which must be the last one added."""
         first, *timings = self._timings
         seconds = max(timings[-1].end - first.end, 1e-9)
         device = self._process_group.device
@@ -83,7 +83,7 @@ class ThroughputMeter:
         max_flops = None if self._peak_flops is None else seconds * self._peak_flops * self._process_group.world_size
         return Speed(
             step=step,
-            time=time.time(),
+            time=time.time() - (time.monotonic() - timings[-1].end),
             samples_per_second=len(timings) * self._batch_size / seconds,
             memory=self._process.memory_info().rss,
             cpu=100 * (timings[-1].cpu - first.cpu) / seconds,
