@@ -135,6 +135,8 @@ def _compare(
     config: Config,
 ) -> tuple[bool, str]:
     """Compare the candidate's answers with the champion's, query by query."""
+    import numpy as np
+
     from vecap_tasks.evaluate.bootstrap import difference, resample
     from vecap_tasks.evaluate.metrics import figures_of, metrics_of
 
@@ -152,7 +154,7 @@ def _compare(
         )
     settings = config.evaluation.bootstrap
     rounds = resample([before, after], settings)
-    values = sum(rounds[key] for key in criterion.keys) / len(criterion.keys)
+    values = np.mean([rounds[key] for key in criterion.keys], axis=0)
     observed = criterion.value(figures_of(after)) - criterion.value(figures_of(before))
     interval = difference(observed, values[:, 1] - values[:, 0], settings.confidence)
     significance = "significant" if interval.low > 0 else "not significant"

@@ -51,8 +51,9 @@ class StepRecord:
 class Speed:
     """The speed of a run around a step, measured by rank 0.
 
-    `time` is when the step ended (Unix time in seconds), `waiting` the fraction of time spent waiting for data, `memory`
-    and `gpu_memory` (peak) are in bytes, `cpu` is in percent of one core, and `mfu` is the model FLOPs utilization (0 to 1).
+    `time` is when the step ended (Unix time in seconds), `waiting` the fraction of time spent waiting for data,
+    `memory` and `gpu_memory` (peak) are in bytes, `cpu` is in percent of one core, and `mfu` is the model FLOPs
+    utilization (0 to 1).
     """
 
     step: int
