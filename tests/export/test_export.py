@@ -182,9 +182,8 @@ def test_a_list_of_texts_is_a_column_of_lists(shared: Config, tmp_path: Path) ->
     assert [file["filename"] for file in state["_data_files"]] == [path.name for path in paths]
 
 
-@pytest.mark.parametrize("count", ["num_captions", "variants"])  # `variants` is the name of release 0.1.0
-def test_all_captions_of_a_model_are_exported(tmp_path: Path, count: str) -> None:
-    rewrite = {"vlm": {count: 1}, "llm": {count: 3}, "alttext_prompt": "rewrite"}
+def test_all_captions_of_a_model_are_exported(tmp_path: Path) -> None:
+    rewrite = {"vlm": {"variants": 1}, "llm": {"variants": 3}, "alttext_prompt": "rewrite"}  # as `identity` names them
     config = load_config(write_config(build(tmp_path, rewrite, variants=3)))
     rows = {row["uid"]: row for row in assembled(config)}
     export(config, tmp_path / "out", "hf")
