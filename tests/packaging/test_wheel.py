@@ -80,7 +80,7 @@ import sys
 class Absent:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "great_expectations", "psutil", "mlflow"}:
+        if name.partition(".")[0] in {"torch", "great_expectations", "mlflow"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent)

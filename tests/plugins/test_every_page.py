@@ -185,7 +185,7 @@ def test_templates_use_only_existing_attributes() -> None:
     known = {name for kind in (*dataclasses, samples.Samples, str, dict) for name in dir(kind)}
     known |= {field.name for kind in dataclasses for field in fields(kind)}
     known |= {"first", "index0", "previtem"}  # attributes of `loop`
-    known |= {"mini", "full", "scroll", "funnel", "progress_of"}  # macros
+    known |= {"mini", "full", "scroll", "funnel", "progress_of", "chart", "numbers", "mini_funnel"}  # macros
     templates = rendering.templates()
     assert templates.list_templates()
     for name in templates.list_templates():

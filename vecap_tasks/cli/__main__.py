@@ -61,6 +61,7 @@ def _run(argv: Sequence[str]) -> int:
     from vecap_tasks.cli.options import LogHandler
     from vecap_tasks.errors import VecapError, format_problems, missing_extra
 
+    arguments = None
     try:
         arguments = build_parser().parse_args(argv)
         level = logging.DEBUG if arguments.verbose else logging.INFO
@@ -78,11 +79,13 @@ def _run(argv: Sequence[str]) -> int:
     except (VecapError, OSError, ModuleNotFoundError) as error:
         problems = format_problems(error)
         if isinstance(error, ModuleNotFoundError):
+            if arguments is None:
+                raise
             extra = missing_extra(error, arguments.subcommand)
             if extra is None:
                 raise
             problems = [f"{arguments.subcommand} {extra}"]
-        if arguments.verbose:
+        if arguments is not None and arguments.verbose:
             logging.exception("Traceback:")
         for problem in problems:
             print(f"vecap: {problem}", file=sys.stderr)
