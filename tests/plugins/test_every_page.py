@@ -11,17 +11,13 @@ from inspect import getmembers
 from pathlib import Path
 
 import pytest
-from airflow.api_fastapi.app import create_auth_manager
-from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-from airflow.api_fastapi.core_api.security import get_user
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from jinja2 import nodes
-from vecap_airflow.pages import app as pages
 from vecap_airflow.pages import graph, performance, rendering, repository, status, training, trends
 
 from tests.crawler import Response, crawl
 from tests.old_versions import MODELS, VERSIONS, unpack
+from tests.pages_app import open_pages
 from vecap_tasks.core import diff, manifest, samples, stage_records, version
 from vecap_tasks.lineage import tree
 from vecap_tasks.quality import gate, quarantine, report
@@ -61,14 +57,7 @@ class Site:
 def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("VECAP_MODELS", str(MODELS))
     monkeypatch.setenv("VECAP_CONFIG", str(unpack(home)))
-    create_auth_manager()
-    user = SimpleAuthManagerUser(username="admin", role="admin")
-    overrides = {get_user: lambda: user, pages.requires_view: lambda: None, pages.requires_change: lambda: None}
-    for dependency, override in overrides.items():
-        monkeypatch.setitem(pages.app.dependency_overrides, dependency, override)
-    airflow = FastAPI()
-    airflow.mount("/vecap", pages.app)
-    with TestClient(airflow, raise_server_exceptions=False) as client:
+    with TestClient(open_pages(monkeypatch), raise_server_exceptions=False) as client:
         yield Site(client, home / "store" / "demo")
 
 
@@ -179,15 +168,19 @@ def test_a_corrupt_version_is_reported(site: Site) -> None:
 
 def test_templates_use_only_existing_attributes() -> None:
     """Finds renamed attributes in template branches that other tests do not render."""
-    pages_modules = (graph, performance, repository, status, training, trends)
-    modules = (*pages_modules, diff, gate, manifest, quarantine, report, samples, stage_records, tree, version)
+    modules = (
+        *(diff, gate, graph, manifest, performance, quarantine, report, repository, samples, stage_records, status),
+        *(training, tree, trends, version),
+    )
     dataclasses = {kind for module in modules for _, kind in getmembers(module, is_dataclass)}
     known = {name for kind in (*dataclasses, samples.Samples, str, dict) for name in dir(kind)}
     known |= {field.name for kind in dataclasses for field in fields(kind)}
     known |= {"first", "index0", "previtem"}  # attributes of `loop`
-    known |= {"mini", "full", "scroll", "funnel", "progress_of", "chart", "numbers", "mini_funnel"}  # macros
     templates = rendering.templates()
     assert templates.list_templates()
+    for name in templates.list_templates():
+        macros = templates.parse(templates.loader.get_source(templates, name)[0]).find_all(nodes.Macro)
+        known |= {macro.name for macro in macros}
     for name in templates.list_templates():
         source = templates.loader.get_source(templates, name)[0]
         used = {node.attr for node in templates.parse(source).find_all(nodes.Getattr)}

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from airflow.api_fastapi.app import create_auth_manager
-from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-from airflow.api_fastapi.core_api.security import get_user
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from vecap_airflow.pages import app as pages
 from vecap_airflow.pages import repository
 
 from tests.crawler import Response, crawl
+from tests.pages_app import open_pages
 from tests.quality.factories import INTERVAL, Row, configure, give_crawl, run, stage, use_given
 from vecap_tasks import lineage
 from vecap_tasks.config import Config
@@ -135,16 +132,8 @@ def test_rows_with_private_texts_keep_their_image(config: Config) -> None:
 def test_no_page_shows_a_canary(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = repository.Repository(config)
     monkeypatch.setattr(repository, "open_repository", lambda _: opened)
-    create_auth_manager()
-    user = SimpleAuthManagerUser(username="admin", role="admin")
-    for dependency, override in {
-        get_user: lambda: user, pages.requires_view: lambda: None, pages.requires_change: lambda: None,
-    }.items():  # fmt: skip
-        monkeypatch.setitem(pages.app.dependency_overrides, dependency, override)
-    airflow = FastAPI()
-    airflow.mount("/vecap", pages.app)
 
-    with TestClient(airflow) as client:
+    with TestClient(open_pages(monkeypatch)) as client:
 
         def get(url: str) -> Response:
             answer = client.get(url)
@@ -153,6 +142,12 @@ def test_no_page_shows_a_canary(config: Config, monkeypatch: pytest.MonkeyPatch)
         found = crawl(get, "/vecap/versions")
     name = stage("crawl", config).version.name
     assert {f"/vecap/versions/{name}/{part}" for part in ("samples", "quarantine", "report/index.html")} <= found.keys()
-    assert {url: found_in(answer.body) for url, answer in found.items() if found_in(answer.body)} == {}
+    files = [
+        f"/vecap/versions/{name}/{part}.{kind}" for part in ("samples", "quarantine") for kind in ("csv", "parquet")
+    ]
+    assert set(files) <= found.keys()
+    parquet = {url: repr(pq.read_table(io.BytesIO(found[url].body)).to_pylist()).encode() for url in files[1::2]}
+    shown = {url: parquet.get(url, answer.body) for url, answer in found.items()}
+    assert {url: found_in(body) for url, body in shown.items() if found_in(body)} == {}
     for part in ("samples", "quarantine", "report/index.html"):
         assert HIDDEN.encode() in found[f"/vecap/versions/{name}/{part}"].body

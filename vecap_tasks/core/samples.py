@@ -277,7 +277,7 @@ class Samples:
                     f"SELECT {_COLUMNS} FROM captions JOIN crawl USING (key) "
                     f"WHERE key IN (SELECT key FROM {source} WHERE {condition}) ORDER BY key"
                 )
-                table = connection.execute(query, values or None).to_arrow_table()
+                table = connection.sql(query, params=values or None).to_arrow_table()
                 yield from hide_columns(table, _TEXTS).to_batches()
 
     def _files_at(self, first: int, count: int) -> tuple[list[str], int]:

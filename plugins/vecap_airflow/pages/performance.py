@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from vecap_tasks.core.manifest import COST_NOTE
 from vecap_tasks.core.stage_records import StageSummary
 
 _MODELS = {"vlm": "VLM (VeC)", "llm": "LLM (VeCap)"}
 _REUSED = {"vlm": "reused_vec", "llm": "reused_vecap"}
-_COST = "_cost_millionths"
 # The counter of the rows that a stage processes, and their name.
 _ROWS = {
     "crawl": ("candidates", "rows"),
@@ -85,7 +85,7 @@ def model_performance(summary: StageSummary) -> list[ModelPerformance]:
     for role, title in _MODELS.items():
         captions, reused = notes.get(f"{role}_captions", 0), notes.get(_REUSED[role], 0)
         tokens, seconds = notes.get(f"{role}_tokens", 0), notes.get(f"{role}_milliseconds", 0) / 1e3
-        cost = notes.get(f"{role}{_COST}")
+        cost = notes.get(f"{role}{COST_NOTE}")
         if captions or reused:
             found.append(
                 ModelPerformance(
@@ -98,7 +98,7 @@ def model_performance(summary: StageSummary) -> list[ModelPerformance]:
 
 def cost_of(summary: StageSummary) -> float | None:
     """Return the cost of a stage in the currency of the `price` settings, None if none is set."""
-    costs = [count for name, count in summary.notes.items() if name.endswith(_COST)]
+    costs = [count for name, count in summary.notes.items() if name.endswith(COST_NOTE)]
     return sum(costs) / 1e6 if costs else None
 
 
