@@ -7,13 +7,19 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, TriggerRule, chain, get_current_context, task
-from vecap_airflow.job import DATASET_VERSION, Job, config_param, groups_param, overrides_param
-from vecap_airflow.links import run_link_task, store_run_link
+from vecap_airflow.job import DATASET_VERSION, PAGES, VERSION_PATTERN, Job, config_param, groups_param, overrides_param
+from vecap_airflow.links import (
+    model_link_task,
+    run_link_task,
+    store_model_link,
+    store_run_link,
+    store_version_link,
+)
 from vecap_airflow.tasks import RETRIES, fail_permanently, run_tags, stage_group, versions_of
 
 log = logging.getLogger(__name__)
 
-DOCS = """
+DOCS = f"""
 **Trains and evaluates all arms.** Runs for each version that `vecap_dataset` or `vecap_recaption` publishes, with that
 version's configuration. For a manual run, set the version. `train` trains one CLIP model per arm (`alttext`, `vec`,
 `vecap`, `mixed`) and seed. `evaluate` measures retrieval and zero-shot classification. `record` logs models and results
@@ -23,6 +29,9 @@ has no section `train` is skipped.
 `compare_champion` registers the best model and compares it with the model that has the alias `champion`. If the
 improvement is significant, `promote` moves the alias. With `evaluate.champion.approval` set in the configuration or as
 an override, `approve` first requests approval under *Required actions*; a rejection keeps the current champion.
+
+- **Result**: the buttons *MLflow run* on `record` and *Registered model* on `promote`, and the
+  [lineage of the champion]({PAGES}/champion).
 """
 
 with DAG(
@@ -37,10 +46,10 @@ with DAG(
         "version": Param(
             None,
             type=["null", "string"],
+            pattern=VERSION_PATTERN,
             title="Version",
-            description="Published version to train on, such as `2026-01-01-r2`. Ignored in runs triggered by a "
-            "version.",
-            section="What to run",
+            description="Published version to train on, such as 2026-01-01 or 2026-01-01-r2. Ignored in runs that a "
+            "new version triggers.",
         ),
         "config": config_param(),
         "overrides": overrides_param(),
@@ -97,6 +106,7 @@ with DAG(
         with fail_permanently():
             parsed = Job.from_xcom(job)
             config = parsed.load()
+            store_version_link(parsed.versions)
             for version in versions_of(parsed, config):
                 store_run_link(config, lineage.record_clip(config, version, run_tags()))
 
@@ -123,7 +133,7 @@ with DAG(
         **RETRIES,
     )
 
-    @task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS, **RETRIES)
+    @model_link_task(trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS, **RETRIES)
     def promote(job: dict[str, Any]) -> None:
         """Move the alias `champion` if the comparison still supports it."""
         from vecap_tasks import lineage
@@ -134,7 +144,10 @@ with DAG(
             answer = get_current_context()["ti"].xcom_pull(task_ids="approve") or {}
             by = (answer.get("responded_by_user") or {}).get("name", "")
             for version in versions_of(parsed, config):
-                log.info("%s", lineage.move_champion(config, version, by))
+                decision = lineage.move_champion(config, version, by)
+                store_version_link([version.name])
+                store_model_link(config, decision.name, decision.version)
+                log.info("%s", decision)
 
     found = find_version()
     compared, promoted = compare_champion(found), promote(found)

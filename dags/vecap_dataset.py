@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from airflow.sdk import DAG, CronPartitionTimetable, Param, chain, get_current_context, task
+from airflow.sdk import DAG, CronPartitionTimetable, Param, chain, get_current_context
 from vecap_airflow.job import (
     INTERVAL_PATTERN,
+    PAGES,
     Job,
     config_param,
     groups_param,
@@ -15,17 +16,19 @@ from vecap_airflow.job import (
     overrides_param,
     schedule_from,
 )
+from vecap_airflow.links import store_version_link, version_link_task
 from vecap_airflow.tasks import RETRIES, fail_permanently, publish_each, stage_group
 
 log = logging.getLogger(__name__)
 
-DOCS = """
+DOCS = f"""
 **Each run processes one crawl interval and publishes one dataset version.** Stages: `crawl` (downloads and decodes
 images), `quality` (row rules and quality gate), `rewrite` (a VLM writes VeC, an LLM fuses it with AltText into VeCap)
 and `assemble` (writes training shards). Publishing records the version in MLflow and triggers `vecap_clip`.
 
+- **Result**: [all versions]({PAGES}/versions), and the button *Dataset version* on each task.
 - **Scheduled**: daily at midnight UTC, for the previous day.
-- **Manual**: *Trigger* with a partition key such as `2026-01-01`, or with the parameter `interval`.
+- **Manual**: *Trigger* with the interval, such as `2026-01-01`.
 - **Backfill**: `airflow backfill create --dag-id vecap_dataset --from-date 2026-01-01 --to-date 2026-01-07`.
 
 Rerunning an interval with the same configuration processes only missing work. A changed configuration creates a
@@ -42,22 +45,21 @@ with DAG(
     max_active_runs=3,
     tags=["vecap"],
     params={
-        "config": config_param(),
-        "overrides": overrides_param(),
         "interval": Param(
             None,
             type=["null", "string"],
             pattern=INTERVAL_PATTERN,
             title="Interval",
-            description="Crawl interval to process if no partition key is set, such as `2026-01-01` or "
-            "`2026-01-01T05`.",
-            section="What to run",
+            description="Date of the crawl to process, such as 2026-01-01, or its hour, such as 2026-01-01T05. Leave "
+            "empty if you set a partition key in the advanced options.",
         ),
+        "config": config_param(),
+        "overrides": overrides_param(),
         "groups": groups_param(4),
     },
 ) as dag:
 
-    @task(**RETRIES)
+    @version_link_task(**RETRIES)
     def open_version() -> dict[str, Any]:
         """Find or register the version of the run's interval and configuration."""
         from vecap_tasks.core.open_version import check_stages
@@ -74,6 +76,7 @@ with DAG(
             store = Store(config.resolve(config.root))
             check_stages(config, store, interval, DATASET_STAGES)
             version = find_or_register(config, store, interval)
+            store_version_link([version.name])
             log.info("%s", version_status(store, version))
             return job.with_versions(version.name).to_xcom()
 

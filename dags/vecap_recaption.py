@@ -6,22 +6,26 @@ import logging
 from typing import Any
 
 from airflow.sdk import DAG, Param, chain, get_current_context, task
-from vecap_airflow.job import INTERVAL_PATTERN, Job, config_param, groups_param, overrides_param
+from vecap_airflow.job import INTERVAL_PATTERN, MORE_SETTINGS, PAGES, Job, config_param, groups_param, overrides_param
+from vecap_airflow.links import store_version_link, version_link_task
 from vecap_airflow.tasks import RETRIES, fail_permanently, publish_each, stage_group
 
 log = logging.getLogger(__name__)
 
-DOCS = """
+DOCS = f"""
 **Recaptions published versions with another VLM, LLM or prompt.** Creates a revision of each published interval from
 `from` to `to` with the changed configuration, reuses its crawl and verdicts, and runs `rewrite` and `assemble`. The
 earliest version comes first, so that an image in several versions is captioned once. Existing versions do not change.
 The new revisions (such as `2026-01-01-r2`) are published, and each triggers `vecap_clip`.
+
+- **Result**: [all versions]({PAGES}/versions), and the button *Dataset version* on each task. The page of a sample
+  compares its captions across revisions.
 """
 
 
 def change(key: str, title: str, description: str) -> Param:
     """Return the parameter that overrides the setting *key*."""
-    return Param(None, type=["null", "string"], title=title, description=f"{description} (`{key}`)", section="Changes")
+    return Param(None, type=["null", "string"], title=title, description=f"{description} ({key}). Empty: no change.")
 
 
 def bound(title: str, description: str) -> Param:
@@ -45,19 +49,21 @@ with DAG(
     max_active_runs=1,
     tags=["vecap"],
     params={
-        "from": bound("From", "First interval (default: the earliest)."),
-        "to": bound("To", "Last interval, inclusive (default: the latest)."),
-        "vlm_model": change(CHANGES["vlm_model"], "VLM", "Vision-language model folder"),
-        "vlm_prompt": change(CHANGES["vlm_prompt"], "VLM prompt", "Prompt name"),
-        "llm_model": change(CHANGES["llm_model"], "LLM", "Language model folder"),
-        "llm_prompt": change(CHANGES["llm_prompt"], "LLM prompt", "Prompt name"),
-        "config": config_param(),
+        "from": bound("From", "First interval to recaption, such as 2026-01-01. Empty: the earliest."),
+        "to": bound("To", "Last interval to recaption, such as 2026-01-07. Empty: the latest."),
+        "vlm_model": change(
+            CHANGES["vlm_model"], "Vision-language model", "Folder or name of the model that writes VeC"
+        ),
+        "vlm_prompt": change(CHANGES["vlm_prompt"], "Prompt of the vision-language model", "Name of the prompt"),
+        "llm_model": change(CHANGES["llm_model"], "Language model", "Folder or name of the model that writes VeCap"),
+        "llm_prompt": change(CHANGES["llm_prompt"], "Prompt of the language model", "Name of the prompt"),
         "overrides": overrides_param(),
+        "config": config_param(MORE_SETTINGS),
         "groups": groups_param(8),
     },
 ) as dag:
 
-    @task(**RETRIES)
+    @version_link_task(**RETRIES)
     def open_revisions() -> dict[str, Any]:
         """Find or register a revision of each published interval in the range."""
         from vecap_tasks.core.open_version import check_stages, open_version
@@ -68,7 +74,7 @@ with DAG(
         params = get_current_context()["params"]
         changes = [f"{key}={params[name]}" for name, key in CHANGES.items() if params[name]]
         with fail_permanently():
-            job = Job.read(params["config"], [*params["overrides"], *changes])
+            job = Job.read(params["config"], [*(params["overrides"] or ()), *changes])
             config = job.load()
             store = Store(config.resolve(config.root))
             intervals = {v.interval for v in list_versions(store, config.dataset) if published(store, v) is not None}
@@ -83,6 +89,7 @@ with DAG(
             for interval in selected:  # before a revision is registered
                 check_stages(config, store, interval, ("rewrite", "assemble"))
             versions = [open_version(config, store, interval) for interval in selected]
+            store_version_link([version.name for version in versions])
             for version in versions:
                 log.info("%s", version_status(store, version))
             return job.with_versions(*(version.name for version in versions)).to_xcom()

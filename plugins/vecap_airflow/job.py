@@ -9,8 +9,10 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow.sdk import Asset, Param
+from airflow.sdk.configuration import conf
 from airflow.sdk.log import mask_secret
 
 from vecap_tasks import redaction
@@ -21,13 +23,23 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_CONFIG = os.environ.get("VECAP_CONFIG") or str(REPOSITORY / "configs" / "demo.yaml")
 
 # The part of `check_interval` that a form can validate.
-INTERVAL_PATTERN = "^[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}(:[0-9]{2}(:[0-9]{2})?)?)?$"
+# Airflow's URL and its path, both without a final slash, and VeCap's pages inside Airflow's UI, relative to the former.
+AIRFLOW = conf.get("api", "base_url", fallback="").rstrip("/")
+AIRFLOW_PATH = urlsplit(AIRFLOW).path
+PAGES = f"plugin/vecap{AIRFLOW_PATH}/vecap"
 
-# The partition key is the version's name; `extra` has version, digest, rows, mlflow_run, config and overrides.
+_INTERVAL = "[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}(:[0-9]{2}(:[0-9]{2})?)?)?"
+INTERVAL_PATTERN = f"^{_INTERVAL}$"
+VERSION_PATTERN = f"^{_INTERVAL}(-r[0-9]+)?$"
+# Airflow shows fields without a section in an open section, all others in closed ones.
+MORE_SETTINGS = "More settings"
+
+# The partition key is the version's name; `extra` of an event has version, digest, rows, page, mlflow_run, config and
+# overrides.
 DATASET_VERSION = Asset(
     name="vecap_dataset_version",
     uri="vecap://dataset/version",
-    extra={"what": "a published version of a VeCap dataset"},
+    extra={"what": "a published version of a VeCap dataset", "page": f"{AIRFLOW}/{PAGES}/versions"},
 )
 
 
@@ -45,10 +57,10 @@ class Job:
     versions: list[str]
 
     @classmethod
-    def read(cls, config: str, overrides: Sequence[str], versions: Sequence[str] = ()) -> Job:
+    def read(cls, config: str, overrides: Sequence[str] | None, versions: Sequence[str] = ()) -> Job:
         """Read the configuration file; paths are relative to the repository. Raises ConfigError."""
-        loaded = load_config(REPOSITORY / config, list(overrides))
-        return cls(config, list(overrides), loaded.model_dump(mode="json"), list(versions))
+        loaded = load_config(REPOSITORY / config, list(overrides or ()))
+        return cls(config, list(overrides or ()), loaded.model_dump(mode="json"), list(versions))
 
     def load(self) -> Config:
         """Return the configuration. Raises ConfigError for settings of an incompatible release."""
@@ -75,38 +87,41 @@ def schedule_from() -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def config_param() -> Param:
+def config_param(section: str | None = None) -> Param:
+    """Return the parameter for the configuration file, in *section* of the form."""
     return Param(
         DEFAULT_CONFIG,
         type="string",
+        minLength=1,
         title="Configuration",
-        description="Path of the YAML configuration, absolute or relative to the repository.",
-        section="What to run",
+        description="Path of the YAML configuration file, absolute or relative to the repository.",
+        section=section,
     )
 
 
 def overrides_param() -> Param:
+    """Return the parameter for settings that override the configuration file."""
     return Param(
         [],
-        type="array",
+        type=["null", "array"],
         items={"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_.]*=.*$"},
         title="Overrides",
-        description="Config overrides, one `key=value` per line, such as `rewrite.vlm.batch_size=16`. Changing data "
-        "settings creates a new revision.",
-        section="What to run",
+        description="Settings that replace those of the configuration, one key=value per line, such as "
+        "rewrite.vlm.batch_size=16. Changing a setting of the data creates a revision.",
     )
 
 
 def groups_param(default: int) -> Param:
+    """Return the parameter for the number of mapped tasks per stage."""
     return Param(
         default,
         type="integer",
         minimum=1,
         maximum=1000,
         title="Tasks per stage",
-        description="Maximum number of mapped tasks per stage. More tasks show finer progress; each takes 1–2 seconds "
-        "to start.",
-        section="How to run",
+        description="Maximum number of parallel tasks per stage, from 1 to 1000. More tasks show finer progress; each "
+        "takes 1–2 seconds to start.",
+        section=MORE_SETTINGS,
     )
 
 

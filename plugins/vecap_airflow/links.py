@@ -1,4 +1,6 @@
-"""Tasks with links in Airflow's UI: to the version's page, the MLflow run and the quality report.
+"""Tasks with links in Airflow's UI: to the version's page, the MLflow run, the model and the quality report.
+
+VeCap's pages open inside Airflow's UI, which adds the navigation, the theme, and the login.
 
 The running task stores each URL as an XCom, because Airflow's API server does not load VeCap's configuration.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from airflow.providers.standard.decorators.python import _PythonDecoratedOperator
 from airflow.sdk import BaseOperatorLink, get_current_context
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _VERSION_KEY = "version_page"
 _RUN_KEY = "mlflow_page"
+_MODEL_KEY = "model_page"
 _REPORT_KEY = "report_page"
 
 
@@ -42,6 +45,15 @@ class MlflowRunLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         return _stored_url(ti_key, _RUN_KEY)
+
+
+class RegisteredModelLink(BaseOperatorLink):
+    """Link to the registered model in MLflow; hidden without an MLflow UI."""
+
+    name = "Registered model"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        return _stored_url(ti_key, _MODEL_KEY)
 
 
 class ReportLink(BaseOperatorLink):
@@ -67,6 +79,13 @@ class RunLinkOperator(VersionLinkOperator):
     operator_extra_links = (VersionLink(), MlflowRunLink())
 
 
+class ModelLinkOperator(VersionLinkOperator):
+    """A Python task with links to its version and the registered model."""
+
+    custom_operator_name = "@model_link_task"
+    operator_extra_links = (VersionLink(), RegisteredModelLink())
+
+
 class ReportLinkOperator(VersionLinkOperator):
     """A Python task with links to its version and quality report."""
 
@@ -84,6 +103,11 @@ def run_link_task(python_callable: Callable[..., Any] | None = None, **options: 
     return task_decorator_factory(python_callable, decorated_operator_class=RunLinkOperator, **options)
 
 
+def model_link_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
+    """Decorate a function like `@task`, as a `ModelLinkOperator`."""
+    return task_decorator_factory(python_callable, decorated_operator_class=ModelLinkOperator, **options)
+
+
 def report_link_task(python_callable: Callable[..., Any] | None = None, **options: Any) -> TaskDecorator:
     """Decorate a function like `@task`, as a `ReportLinkOperator`."""
     return task_decorator_factory(python_callable, decorated_operator_class=ReportLinkOperator, **options)
@@ -91,7 +115,7 @@ def report_link_task(python_callable: Callable[..., Any] | None = None, **option
 
 def store_version_link(versions: Sequence[str]) -> None:
     """Store the URL of the version named in *versions*, or of all versions, for the current task's link."""
-    _store_url(_VERSION_KEY, _vecap_url(*(versions if len(versions) == 1 else ())))
+    _store_url(_VERSION_KEY, version_url(*(versions if len(versions) == 1 else ())))
 
 
 def store_run_link(config: Config, run: str) -> None:
@@ -107,6 +131,15 @@ def store_run_link(config: Config, run: str) -> None:
         _store_url(_RUN_KEY, url)
 
 
+def store_model_link(config: Config, name: str, version: str) -> None:
+    """Store the URL of the *version* of the registered model *name* in MLflow for the current task's link."""
+    from vecap_tasks.lineage.mlflow_notes import page_url, registered_page
+
+    url = page_url(config, registered_page(name, version))
+    if url is not None:
+        _store_url(_MODEL_KEY, url)
+
+
 def store_report_link(stage: Stage, mlflow_path: str | None) -> None:
     """Store the URL of the report of *stage* for the current task's link: in MLflow's UI, else on VeCap's pages.
 
@@ -115,13 +148,18 @@ def store_report_link(stage: Stage, mlflow_path: str | None) -> None:
     from vecap_tasks.lineage.mlflow_notes import page_url
 
     url = None if mlflow_path is None else page_url(stage.config, mlflow_path)
-    _store_url(_REPORT_KEY, url or _vecap_url(stage.version.name, "report/index.html"))
+    _store_url(_REPORT_KEY, url or version_url(stage.version.name, "report/index.html"))
 
 
-def _vecap_url(*path: str) -> str:
-    """Return the URL of *path* below VeCap's list of versions, on the current Airflow server."""
+def pages_url() -> str:
+    """Return the URL of VeCap's pages inside the UI of the current Airflow server."""
     airflow = str(get_current_context()["ti"].log_url).partition("/dags/")[0]
-    return "/".join([f"{airflow}/vecap/versions", *map(quote, path)])
+    return f"{airflow}/plugin/vecap{urlsplit(airflow).path}/vecap"
+
+
+def version_url(*path: str) -> str:
+    """Return the URL of *path* below VeCap's list of versions."""
+    return "/".join([f"{pages_url()}/versions", *map(quote, path)])
 
 
 def _store_url(key: str, url: str) -> None:

@@ -16,12 +16,14 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from vecap_airflow.job import DATASET_VERSION, Job, split
 from vecap_airflow.links import (
+    pages_url,
     report_link_task,
     run_link_task,
     store_report_link,
     store_run_link,
     store_version_link,
     version_link_task,
+    version_url,
 )
 from vecap_tasks.errors import ConfigError, GateFailed, PermanentError, VecapError, format_error
 
@@ -179,14 +181,17 @@ def publish(job: dict[str, Any], version: str) -> dict[str, Any]:
         rows = manifest.counters.get("samples", 0)
         result = {"version": version, "digest": manifest.digest, "rows": rows, "mlflow_run": run_id}
         event = context["outlet_events"][DATASET_VERSION]
-        event.extra = result | {"config": parsed.config, "overrides": parsed.overrides}
+        page = version_url(version)
+        event.extra = result | {"page": page, "config": parsed.config, "overrides": parsed.overrides}
         event.add_partitions(version)
         log.info("published %s: %d samples, manifest %s", version, rows, manifest.digest)
         return result
 
 
 def run_tags() -> dict[str, str]:
-    """Return the MLflow tags that identify the current task attempt."""
+    """Return the MLflow tags that identify the current task attempt, and VeCap's pages, for links in descriptions."""
+    from vecap_tasks.lineage.mlflow_notes import PAGES_TAG
+
     task = get_current_context()["ti"]
     return {
         "airflow.dag_id": task.dag_id,
@@ -194,6 +199,7 @@ def run_tags() -> dict[str, str]:
         "airflow.task_id": task.task_id,
         "airflow.try_number": str(task.try_number),
         "airflow.url": task.log_url,
+        PAGES_TAG: pages_url(),
     }
 
 

@@ -73,10 +73,10 @@ def test_without_an_mlflow_ui_the_report_link_opens_vecap_s_page(tmp_path, monke
     stage = core_stage.load_stage("quality", config, Version("given", "2026-01-01", 2, ""))
     links.store_report_link(stage, recorded)
     links.store_version_link(["2026-01-01-r2"])
-    url = "https://airflow.example/prefix/vecap/versions/2026-01-01-r2"
+    url = "https://airflow.example/prefix/plugin/vecap/prefix/vecap/versions/2026-01-01-r2"
     assert task.pushed == {links._REPORT_KEY: f"{url}/report/index.html", links._VERSION_KEY: url}
     links.store_version_link(["2026-01-01", "2026-01-02"])
-    assert task.pushed[links._VERSION_KEY] == "https://airflow.example/prefix/vecap/versions"
+    assert task.pushed[links._VERSION_KEY] == "https://airflow.example/prefix/plugin/vecap/prefix/vecap/versions"
 
 
 def test_an_empty_dask_address_variable_is_an_error(tmp_path, monkeypatch):

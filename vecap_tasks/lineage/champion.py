@@ -23,6 +23,7 @@ from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError
 from vecap_tasks.evaluate.results import Results, RunFigures, read_results
 from vecap_tasks.lineage.mlflow_lookup import MODEL_TAG
+from vecap_tasks.lineage.mlflow_notes import PAGE_TAG
 from vecap_tasks.lineage.models import recorded_answers
 
 if TYPE_CHECKING:
@@ -83,6 +84,16 @@ def champion_criterion(metric: str | None, results: Results) -> Criterion:
     return Criterion((metric,))
 
 
+def registered_name(dataset: str) -> str:
+    """Return the name of the registered model of *dataset*."""
+    return f"{dataset}-clip"
+
+
+def champion_name(dataset: str) -> str:
+    """Return the MLflow name of the champion of *dataset*."""
+    return f"models:/{registered_name(dataset)}@{ALIAS}"
+
+
 @retry_recording
 def decide_champion(config: Config, version: Version) -> Decision:
     """Register the best model of *version* and return whether it should become the champion; does not move the alias.
@@ -100,7 +111,7 @@ def decide_champion(config: Config, version: Version) -> Decision:
     shard = f"{best.arm}-{best.seed}"
     with open_tracking(config) as tracking:
         run = _run(tracking, version, manifest.digest, shard)
-        name = f"{version.dataset}-clip"
+        name = registered_name(version.dataset)
         candidate = _register(tracking, name, run, best, figure)
         champion = next((model for model in _versions(tracking, name) if ALIAS in model.aliases), None)
         if champion is None:
@@ -196,12 +207,14 @@ def _register(tracking: Tracking, name: str, run: Run, best: RunFigures, figure:
     tags[MODEL_TAG] = model.model_id
     # Without a server, MLflow resolves models:/ through global state, which may point elsewhere.
     source = f"models:/{model.model_id}" if is_server(tracking.uri) else model.artifact_location
+    page = tags.get(PAGE_TAG)
+    lineage = f"\n\n[Lineage in VeCap]({page})" if page else ""
     created = client.create_model_version(
         name,
         source,
         run.info.run_id,
         tags=tags,
-        description=f"Arm {best.arm}, seed {best.seed}, version {tags['vecap.version']}: {figure}.",
+        description=f"Arm {best.arm}, seed {best.seed}, version {tags['vecap.version']}: {figure}.{lineage}",
         model_id=model.model_id,
     )
     first = _registered(tracking, name, run) or created

@@ -18,9 +18,10 @@ from vecap_tasks.core.temporary import temporary_folder
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 from vecap_tasks.lineage.tree import Node
+from vecap_tasks.train.checkpoint import parse_run
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -94,6 +95,35 @@ def _logged_model_id(version: ModelVersion) -> re.Match[str] | None:
     """Return the logged model's id from *version*; MLflow's database has no column for it."""
     candidates = (version.model_id, version.source, version.tags.get(MODEL_TAG))
     return next((match for text in candidates if (match := _MODEL_ID.fullmatch(text or ""))), None)
+
+
+def registered_model_exists(tracking: Tracking, name: str) -> bool:
+    """Return whether *name*, `models:/NAME@ALIAS` or the like, is a registered model."""
+    from mlflow.exceptions import MlflowException
+
+    match = _REGISTERED.fullmatch(name)
+    try:
+        return match is not None and _registered_version(tracking, match) is not None
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # of the model, of the alias
+            return False
+        raise
+
+
+def find_model(tracking: Tracking, version: Version, shard: str, train: str) -> LoggedModel | None:
+    """Return the logged model *shard* (arm-seed) of *version* from the training with the digest *train*, or None.
+
+    Raises VecapError for an invalid *shard*.
+    """
+    arm, seed = parse_run(shard)
+    experiment = tracking.client.get_experiment_by_name(f"vecap/{version.dataset}/clip")
+    if experiment is None:
+        return None
+    tags = {"vecap.kind": "model", "vecap.version": version.name, "vecap.run": f"{arm}-{seed}", "vecap.train": train}
+    query = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    runs = tracking.client.search_runs([experiment.experiment_id], query)
+    outputs = [output for run in runs if run.outputs is not None for output in run.outputs.model_outputs]
+    return tracking.client.get_logged_model(outputs[0].model_id) if outputs else None
 
 
 def model_copy(tracking: Tracking, model: str, train: Manifest, shard: str) -> Node:

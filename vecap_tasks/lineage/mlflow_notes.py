@@ -12,7 +12,10 @@ from vecap_tasks.config import Config, expand_optional
 from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.mlflow_tracking import is_server, tracking_uri
 
-_WORKFLOW = "workflowType=machine_learning"
+_WORKFLOW = "workflowType=machine_learning"  # without it, MLflow opens its view of traces
+EXPERIMENTS_PAGE = f"#/experiments?{_WORKFLOW}"
+PAGES_TAG = "vecap.pages"  # tag of a run: the URL of VeCap's pages in the Airflow that recorded it
+PAGE_TAG = "vecap.page"  # tag of a run or model: the URL of its own page there
 NAME = "crawl_files.md"
 TABLE = "crawl_files.csv"
 _MAX_TABLE_ROWS = 1000  # what a browser renders quickly; the CSV has all rows
@@ -36,6 +39,16 @@ def run_page(experiment: str, run_id: str, artifact: str = "") -> str:
 def model_page(experiment: str, model_id: str) -> str:
     """Return the link to a logged model, `m-…`."""
     return f"#/experiments/{experiment}/models/{model_id}?{_WORKFLOW}"
+
+
+def registered_page(name: str, version: str) -> str:
+    """Return the link to a version of the registered model *name*."""
+    return f"#/models/{quote(name, safe='')}/versions/{version}?{_WORKFLOW}"
+
+
+def runs_page(experiment: str) -> str:
+    """Return the link to the runs of *experiment*."""
+    return f"#/experiments/{experiment}/runs?{_WORKFLOW}"
 
 
 def training_runs_page(experiment: str, dataset: str) -> str:
@@ -163,6 +176,7 @@ def version_note(
         "Captioning models and prompts"
         + _indented([_input(item) for item in rewrite.inputs if item.kind in ("model", "prompt")]),
         f"Digest {_code(manifests['assemble'].digest)}",
+        *_pages(tags, ("version", ""), ("source files", "/sources"), ("quarantine", "/quarantine")),
         *_provenance(tags),
     ]
     return f"**Dataset version {name}**, crawled from {crawl_files}\n\n{_list(lines)}"
@@ -174,6 +188,7 @@ def gate_note(name: str, run: RunLink, failure: str | None, tags: Mapping[str, s
     lines = [
         f"Artifacts: {run.link('quality report', 'report/index.html')}, "
         f"{run.link('Great Expectations results', 'report/data_docs/index.html')}",
+        *_pages(tags, ("version", "")),
         *_provenance(tags),
     ]
     return f"**Quality gate of {name}** {outcome}\n\n{_list(lines)}"
@@ -196,6 +211,7 @@ def model_note(
         *_lines(trained_on),
         *(f"Evaluated on {_input(item)}" for item in evaluation),
         f"[Model]({model}), compared in {arms.link('all arms')}",
+        *_pages(tags, ("lineage", "")),
         *_provenance(tags),
     ]
     return f"**CLIP model of the arm `{arm}`, seed {seed}**, trained on {_links(trained_on)}\n\n{_list(lines)}"
@@ -210,9 +226,21 @@ def arms_note(
         *(f"Evaluated on {_input(item)}" for item in evaluation),
         f"Artifacts: {run.link('results table', 'results.md')}, {run.link('chart', 'arms.png')}",
         "Models: the child runs",
+        *_pages(tags, ("version", "")),
         *_provenance(tags),
     ]
     return f"**Comparison of arms**, trained on {_links(trained_on)}\n\n{_list(lines)}"
+
+
+def page_tags(tags: Mapping[str, str], path: str) -> dict[str, str]:
+    """Return the tag with the URL of VeCap's page *path*; empty if *tags* do not have the URL of the pages."""
+    return {PAGE_TAG: f"{tags[PAGES_TAG]}/{path}"} if PAGES_TAG in tags else {}
+
+
+def _pages(tags: Mapping[str, str], *links: tuple[str, str]) -> list[str]:
+    """Return the line with *links* (text, path below the page of the run) to VeCap, if *tags* have the page."""
+    url = tags.get(PAGE_TAG)
+    return [f"VeCap: {', '.join(f'[{text}]({url}{path})' for text, path in links)}"] if url else []
 
 
 def _artifacts(run: RunLink, manifests: Mapping[str, Manifest]) -> list[str]:

@@ -19,7 +19,15 @@ from vecap_tasks.core.temporary import temporary_folder
 from vecap_tasks.core.verify import read_file
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
-from vecap_tasks.lineage.mlflow_notes import RunLink, TrainingDataset, arms_note, model_note, model_page, run_page
+from vecap_tasks.lineage.mlflow_notes import (
+    RunLink,
+    TrainingDataset,
+    arms_note,
+    model_note,
+    model_page,
+    page_tags,
+    run_page,
+)
 from vecap_tasks.lineage.versions import commit_time, record_version
 from vecap_tasks.train.checkpoint import parse_run
 from vecap_tasks.train.live_logging import CURVES, delete_live_runs, speed_metrics
@@ -191,6 +199,7 @@ class _Recorder:
     def record(self) -> str:
         """Record the run of all arms, from the first training to the evaluation, and the runs of the models."""
         tags = self._tags("arms", self.evaluate.digest)
+        tags |= page_tags(tags, f"versions/{self.version.name}")
         results = json.loads(read_file(self.store, self.evaluate, "results.json"))
         shards = [f"{run['arm']}-{run['seed']}" for run in results["runs"]]
         trainings = {shard: Training.read(self.store, self.train, shard) for shard in shards}
@@ -235,6 +244,10 @@ class _Recorder:
         datasets, evaluation = self._training_inputs(data), self._evaluation_inputs()
         self.tracking.inputs(run_id, [*datasets, *evaluation.values()])
         model = self._log_model(run_id, shard, tags)
+        page_tag = page_tags(tags, f"lineage?name={model.model_id}")
+        for key, url in page_tag.items():
+            client.set_tag(run_id, key, url)
+            client.set_logged_model_tags(model.model_id, {key: url})
         self.tracking.metrics(run_id, training.metrics())
         for name, dataset in evaluation.items():
             set_figures = {key: value for key, value in figures.items() if set_of(key) == name}
@@ -243,7 +256,7 @@ class _Recorder:
             final = {"final_loss": training.summary["final_loss"]}
             self._log_figures(run_id, final, model.model_id, datasets[0], training.end)
         page = model_page(self.experiment, model.model_id)
-        note = model_note(shard, page, data, self._sets, RunLink(self.experiment, parent), tags)
+        note = model_note(shard, page, data, self._sets, RunLink(self.experiment, parent), tags | page_tag)
         self.tracking.describe(run_id, note)
         self.tracking.describe_model(model.model_id, note)
         with temporary_folder() as folder:

@@ -23,7 +23,14 @@ from vecap_tasks.core.version import DATASET_STAGES, Version
 from vecap_tasks.errors import VecapError, format_error
 from vecap_tasks.lineage import mlflow_notes
 from vecap_tasks.lineage.mlflow_lookup import FILES_TAG
-from vecap_tasks.lineage.mlflow_notes import RunLink, gate_note, run_page, training_runs_page, version_note
+from vecap_tasks.lineage.mlflow_notes import (
+    RunLink,
+    gate_note,
+    page_tags,
+    run_page,
+    training_runs_page,
+    version_note,
+)
 from vecap_tasks.outages import no_waiting
 
 log = logging.getLogger(__name__)
@@ -67,6 +74,7 @@ def record_version(config: Config, version: Version, tags: Mapping[str, str] | N
             return str(existing.info.run_id)
         client = tracking.client
         all_tags = airflow_tags() | dict(tags or {}) | version_tags
+        all_tags |= page_tags(all_tags, f"versions/{version.name}")
         start, end = min(map(start_time, manifests.values())), commit_time(published)
         with tracking.new_run(experiment, all_tags, version.name, start) as run_id:
             run = RunLink(experiment, run_id)
@@ -156,6 +164,7 @@ def record_gate(
         if existing is not None:
             return run_page(experiment, str(existing.info.run_id), f"{REPORT}/index.html")
         all_tags = airflow_tags() | dict(tags or {}) | gate_tags
+        all_tags |= page_tags(all_tags, f"versions/{version.name}")
         name = version.name if failure is None else f"{version.name} failed"
         with tracking.new_run(experiment, all_tags, name) as run_id:
             tracking.params(run_id, {"quality": stage.identity()})

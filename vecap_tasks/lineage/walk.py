@@ -256,7 +256,9 @@ def _previous_crawl(stage: str, item: Input) -> str | None:
 
 
 def walk(config: Config, name: str, *, check: bool = True) -> Node:
-    """Return the lineage of *name*: a version, VERSION/ARM-SEED, or an MLflow name (see `find_recorded`).
+    """Return the lineage of *name*: a version, a model, or an MLflow name (see `find_recorded`).
+
+    A model is VERSION/ARM-SEED, or VERSION/TRAINING/ARM-SEED if the version has several trainings.
 
     Without *check*, only manifests and summaries are read, and at most `MAX_SOURCES` sources of a stage are named.
     Differences are in the `problems` of their nodes. For an MLflow name, the copies in MLflow are checked too. Raises
@@ -313,12 +315,13 @@ def _recorded_node(walker: Walker, model: RegisteredModel) -> Node:
 def find_training(config: Config, store: Store, version_name: str, shard: str) -> Training:
     """Return the only training that contains *shard*, preferably the one of *config*. Raises VecapError otherwise."""
     dataset = config.dataset
-    versions = [read_version(store, dataset, version_name)] if version_name else list_versions(store, dataset)
+    name, _, training = version_name.partition("/")
+    versions = [read_version(store, dataset, name)] if name else list_versions(store, dataset)
     trainings = [
         Training(version, folder)
         for version in versions
         for folder in _train_folders(store, version)
-        if any(store.files(f"{folder}/{shard}"))
+        if any(store.files(f"{folder}/{shard}")) and training in ("", folder.rpartition("/")[2])
     ]
     if len(trainings) > 1:
         configured = [item for item in trainings if item.folder == load_stage("train", config, item.version).folder]
@@ -327,9 +330,22 @@ def find_training(config: Config, store: Store, version_name: str, shard: str) -
         scope = f"version {version_name}" if version_name else f"dataset {dataset}"
         raise VecapError(f"{scope} has no model {shard}; give VERSION/ARM-SEED, e.g. 2026-01-01/mixed-0")
     if len(trainings) > 1:
-        names = ", ".join(f"{item.version.name}/{shard}" for item in trainings)
-        raise VecapError(f"there are several models {shard} ({names}); give VERSION/ARM-SEED or an MLflow id")
+        names = ", ".join(f"{item.version.name}/{item.folder.rpartition('/')[2]}/{shard}" for item in trainings)
+        raise VecapError(f"there are several models {shard}; give one of {names}, or an MLflow id")
     return trainings[0]
+
+
+def trained_models(store: Store, version: Version) -> list[str]:
+    """Return the names, as for `walk`, of the models in the finished and readable trainings of *version*."""
+    folders = _train_folders(store, version)
+    names = []
+    for folder in folders:
+        manifest = read(store, folder)
+        if isinstance(manifest, Manifest) and manifest.location == folder:
+            training = f"{folder.rpartition('/')[2]}/" if len(folders) > 1 else ""
+            weights = [entry.path for entry in manifest.files if entry.path.endswith("/model.safetensors")]
+            names += [f"{version.name}/{training}{path.removesuffix('/model.safetensors')}" for path in weights]
+    return names
 
 
 def _train_folders(store: Store, version: Version) -> list[str]:

@@ -6,6 +6,7 @@ supervisor and everything it started, including leftovers of a supervisor that w
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,8 +15,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
+from vecap_tasks.config import load_config
 from vecap_tasks.errors import VecapError
+from vecap_tasks.lineage.mlflow_notes import EXPERIMENTS_PAGE, runs_page
 from vecap_tasks.local import airflow
 from vecap_tasks.local.definitions import is_port_free
 from vecap_tasks.local.process_tree import terminate_sessions
@@ -32,7 +36,10 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """URLs of the services, the Airflow login and the certificate of the Dask scheduler. MLflow has no login."""
+    """URLs of the services, the Airflow login and the certificate of the Dask scheduler. MLflow has no login.
+
+    `mlflow` opens the runs of the models, or the list of experiments if there are none yet.
+    """
 
     airflow: str
     airflow_user: str
@@ -218,9 +225,20 @@ def _endpoints(settings: Settings, state: State) -> Endpoints:
         airflow=actual.airflow.url,
         airflow_user=airflow.USER,
         airflow_password=airflow.password(actual),
-        mlflow=actual.mlflow.url,
+        mlflow=f"{actual.mlflow.url}/{_mlflow_page(actual)}",
         dask=actual.dashboard.url,
         scheduler=actual.dask_address,
         certificate=actual.dask_certificate,
         web=actual.web.url,
     )
+
+
+def _mlflow_page(settings: Settings) -> str:
+    """Return the link to the models' runs in MLflow, or to the list of experiments if there is no model yet."""
+    try:
+        experiment = quote(f"vecap/{load_config(settings.config).dataset}/clip", safe="")
+    except VecapError:  # the configuration file is needed only for its dataset
+        return EXPERIMENTS_PAGE
+    url = f"{settings.mlflow.url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={experiment}"
+    body = airflow.http_probe(url)
+    return EXPERIMENTS_PAGE if body is None else runs_page(json.loads(body)["experiment"]["experiment_id"])

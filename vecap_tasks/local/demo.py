@@ -141,7 +141,7 @@ def _demo(settings: Settings, web: Web) -> None:
     begin = time.monotonic()
     config = load_config(settings.config)
     make_web(settings, web)
-    endpoints = control.up(settings, lambda line: print(line, flush=True))
+    control.up(settings, lambda line: print(line, flush=True))
     running = control.with_running_ports(settings)
     # The configuration's ${…} expand here as they do in the tasks.
     os.environ.update({name: v for name, v in running.environment().items() if name.startswith("VECAP_")})
@@ -150,7 +150,7 @@ def _demo(settings: Settings, web: Web) -> None:
     store = Store(config.resolve(config.root))
     print_result(config, store, read_version(store, config.dataset, version))
     print("\nServices are still running; stop them with `make down`")
-    for line in endpoints.lines():
+    for line in control.endpoints(settings).lines():
         print(f"  {line}")
     print(f"\nTotal time: {time.monotonic() - begin:.0f} s")
 

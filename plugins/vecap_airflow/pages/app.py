@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import mimetypes
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
@@ -19,22 +18,22 @@ from fastapi import Depends, FastAPI, Form, HTTPException, Query, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from vecap_airflow.job import DEFAULT_CONFIG
-from vecap_airflow.pages.rendering import HEADERS, REPORT_HEADERS, page
+from vecap_airflow.pages.rendering import HEADERS, REPORT_HEADERS, page, query
+from vecap_tasks.core.mlflow_tracking import Unavailable
 from vecap_tasks.errors import CorruptError, VecapError, format_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from vecap_airflow.pages.repository import Repository
+    from vecap_airflow.pages.repository import Recorded, Repository
     from vecap_tasks.core.samples import Filter
-    from vecap_tasks.lineage.tree import Node
 
 log = logging.getLogger(__name__)
 
 DAG = "vecap_dataset"
 VERSIONS_PER_PAGE = 30
 SAMPLES_PER_PAGE = 24
-_TRAINED_MODEL = re.compile(r"[^/]+/[a-z_]+-\d+")
+SOURCES_PER_PAGE = 200
 
 requires_view = requires_access_dag("GET", param_dag_id=DAG)
 requires_change = requires_access_dag("POST", DagAccessEntity.RUN, param_dag_id=DAG)
@@ -83,6 +82,8 @@ def check_same_origin(request: Request) -> None:
 def _error_page(request: Request, error: Exception) -> HTMLResponse:
     if isinstance(error, CorruptError):
         return _message(request, 503, "Cannot read the dataset", format_error(error))
+    if isinstance(error, Unavailable):
+        return _message(request, 503, "MLflow does not answer", format_error(error))
     return _message(request, 404, "Not found", format_error(error))
 
 
@@ -122,11 +123,29 @@ def version(request: Request, opened: Opened, name: str) -> HTMLResponse:
 
 
 @app.get("/versions/{name}/recorded/{system}")
-def recorded(request: Request, opened: Opened, name: str, system: Literal["mlflow", "airflow"]) -> Response:
-    url = opened.run_url(name, system)
-    if url is None:
-        return _message(request, 200, "No Airflow run", f"Version {name} was not published by an Airflow task.")
-    return RedirectResponse(url)
+def recorded(request: Request, opened: Opened, name: str, system: Literal["mlflow", "models", "airflow"]) -> Response:
+    """Redirect to the version's run in MLflow, the runs of the models trained on it, or the Airflow task."""
+    return _redirect(request, opened.run_url(name, system))
+
+
+@app.get("/versions/{name}/models/{model}")
+def recorded_model(request: Request, opened: Opened, name: str, model: str, train: str = "") -> Response:
+    """Redirect to the MLflow page of the *model* (arm-seed); *train* is the digest of its training."""
+    return _redirect(request, opened.model_url(name, model, train))
+
+
+@app.get("/champion")
+def champion(request: Request, opened: Opened) -> Response:
+    """Redirect to the lineage of the champion."""
+    if not opened.has_champion():
+        return _message(
+            request, 200, "No champion", f"MLflow has no model {opened.champion}; evaluate a version first."
+        )
+    return RedirectResponse(f"{root(request)}/lineage{query(name=opened.champion)}")
+
+
+def _redirect(request: Request, found: Recorded) -> Response:
+    return RedirectResponse(found.url) if found.url else _message(request, 200, "Not recorded", found.reason)
 
 
 @app.get("/versions/{name}/report/{path:path}")
@@ -136,6 +155,15 @@ def report(opened: Opened, name: str, path: str) -> Response:
         raise HTTPException(404, "file not found in the report")
     media_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
     return Response(data, media_type=media_type, headers=REPORT_HEADERS)
+
+
+@app.get("/versions/{name}/sources")
+def sources(request: Request, opened: Opened, name: str, first: Annotated[int, Query(ge=0)] = 0) -> HTMLResponse:
+    found = opened.sources(name, first, SOURCES_PER_PAGE)
+    return page(
+        "sources.html", root=root(request), dataset=opened.dataset, version=name, found=found, first=first,
+        step=SOURCES_PER_PAGE,
+    )  # fmt: skip
 
 
 @app.get("/versions/{name}/samples")
@@ -261,21 +289,19 @@ def lineage(request: Request, opened: Opened, name: str = "") -> HTMLResponse:
     name = name.strip()
     if not name:
         listed, _ = opened.versions(0, VERSIONS_PER_PAGE)
-        return page("lineage_start.html", root=root(request), dataset=opened.dataset, versions=listed)
+        return page(
+            "lineage_start.html", root=root(request), dataset=opened.dataset, versions=listed, champion=opened.champion
+        )
     tree = opened.lineage(name)
-    text = format_tree(tree).rpartition("\n")[0]  # the last line summarizes the verification
+    version, _, model = tree.name.partition("/")
+    train = next((node.digest for node in tree.children if node.kind == "train"), None)
+    mlflow_model = f"versions/{quote(version)}/models/{quote(model)}{query(train=train)}"
     return page(
-        "lineage.html", root=root(request), dataset=opened.dataset, name=name, tree=tree, graph=draw(tree), text=text,
-        links=link_of,
+        "lineage.html", root=root(request), dataset=opened.dataset, name=name, tree=tree, graph=draw(tree),
+        text=format_tree(tree).rpartition("\n")[0],  # the last line summarizes the verification
+        links=opened.node_links(tree), version=version, models=[] if model else opened.trained_models(version),
+        mlflow_model=mlflow_model if train and opened.has_mlflow_ui() else "",
     )  # fmt: skip
-
-
-def link_of(node: Node) -> str:
-    """Return the page of *node*, relative to the root, or "" if it has none."""
-    if node.kind == "version":
-        return f"versions/{quote(node.name.rpartition('/')[2])}"
-    is_trained = node.kind == "model" and _TRAINED_MODEL.fullmatch(node.name)  # captioning models have no page
-    return f"lineage?{urlencode({'name': node.name})}" if is_trained else ""
 
 
 @app.get("/compare/{uid}")
