@@ -1,21 +1,27 @@
-"""Fixtures for browser tests: Chromium, driven by Playwright."""
+"""Fixtures for browser tests: Chromium, driven by Playwright; links, errors and layout of pages."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urldefrag, urlsplit
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, Response, expect, sync_playwright
+from playwright.sync_api import BrowserContext, ConsoleMessage, Frame, Page, Response, expect, sync_playwright
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-TIMEOUT_MS = 60_000  # long enough for a busy machine
+TIMEOUT_MS = 240_000  # long enough for a busy machine
 WINDOW = {"width": 1440, "height": 900}
+WIDTHS = (1366, 390)  # of a laptop and a phone
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+_LAYOUT = Path(__file__).with_name("layout.js").read_text(encoding="utf-8")
+_LINKS = "all => all.map(a => new URL(a.getAttribute('href'), document.baseURI).href)"  # also of links in SVG
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +70,69 @@ def follow_links(window: Page, url: str, skip: str) -> dict[str, int]:
     finally:
         window.remove_listener("response", record_failure)
     return failed
+
+
+class Errors:
+    """The errors of *page* since the last `take`: failed requests and console errors, except those with *ignored* in
+    their URL."""
+
+    def __init__(self, page: Page, *ignored: str) -> None:
+        self._ignored = ("/favicon.ico", *ignored)
+        self._found: list[str] = []
+        page.on("response", self._on_response)
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self._found.append(str(error)))
+
+    def _on_response(self, response: Response) -> None:
+        if response.status >= 400 and not any(part in response.url for part in self._ignored):
+            self._found.append(f"{response.status} {response.url}")
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type == "error" and not any(part in str(message.location.get("url")) for part in self._ignored):
+            self._found.append(message.text)
+
+    def take(self) -> list[str]:
+        """Return the errors since the last call."""
+        found, self._found = self._found, []
+        return found
+
+
+def links(page: Page | Frame) -> list[str]:
+    """Return the absolute URLs of all links of *page*, without fragments, each once."""
+    found = page.eval_on_selector_all("a[href]", _LINKS)
+    return list(dict.fromkeys(urldefrag(url).url for url in found))
+
+
+def layout_problems(page: Page) -> list[str]:
+    """Return what is clipped or overflows on *page*, in all themes and widths (see `layout.js`)."""
+    problems: dict[str, None] = {}
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": WINDOW["height"]})
+        for theme in THEMES:
+            page.emulate_media(color_scheme=theme)
+            problems |= dict.fromkeys(f"{width} px, {theme}: {problem}" for problem in page.evaluate(_LAYOUT))
+    return list(problems)
+
+
+def visit_all(page: Page, starts: list[str], follow: Callable[[str], bool]) -> tuple[set[str], dict[str, list[str]]]:
+    """Open *starts* and, from there, all links that *follow* accepts.
+
+    Return the visited URLs, and the errors and layout problems by URL.
+    """
+    errors = Errors(page)
+    problems: dict[str, list[str]] = {}
+    visited: set[str] = set()
+    queue = list(starts)
+    while queue:
+        url = queue.pop()
+        if url in visited:
+            continue
+        visited.add(url)
+        response = page.goto(url)
+        found = errors.take() + layout_problems(page)
+        if response is None or response.status != 200:
+            found.append(f"status {response and response.status}")
+        if found:
+            problems[url] = found
+        queue += [link for link in links(page) if follow(link)]
+    return visited, problems

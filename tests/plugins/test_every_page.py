@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from jinja2 import nodes
-from vecap_airflow.pages import graph, performance, rendering, repository, status, training, trends
+from vecap_airflow.pages import graph, link_targets, performance, rendering, repository, status, training, trends
 
 from tests.crawler import Response, crawl
 from tests.old_versions import MODELS, VERSIONS, unpack
@@ -97,11 +97,13 @@ def test_every_link_of_every_page_works(site: Site) -> None:
     assert failures(found) == {}
     for name in VERSIONS:
         url = f"/vecap/versions/{name}"
-        assert {url, f"{url}/samples", f"{url}/quarantine", f"{url}/report/index.html"} <= found.keys()
+        subpages = ("samples", "quarantine", "sources", "report/index.html")
+        assert {url, *(f"{url}/{page}" for page in subpages)} <= found.keys()
         assert f"/vecap/lineage?name={name}" in found
         for folder in ("images", "report/data_docs/validations"):
             assert any(link.startswith(f"{url}/{folder}/") for link in found)
     assert any(url.startswith("/vecap/compare/") for url in found)
+    assert b"Lineage of models:/demo-clip@champion" in found["/vecap/champion"].body
     assert b"too few rows" in found["/vecap/versions/2026-01-06"].body
     assert "/vecap/versions/2026-01-06/quarantine" in found
 
@@ -169,7 +171,20 @@ def test_a_corrupt_version_is_reported(site: Site) -> None:
 def test_templates_use_only_existing_attributes() -> None:
     """Finds renamed attributes in template branches that other tests do not render."""
     modules = (
-        *(diff, gate, graph, manifest, performance, quarantine, report, repository, samples, stage_records, status),
+        *(
+            diff,
+            gate,
+            graph,
+            link_targets,
+            manifest,
+            performance,
+            quarantine,
+            report,
+            repository,
+            samples,
+            stage_records,
+            status,
+        ),
         *(training, tree, trends, version),
     )
     dataclasses = {kind for module in modules for _, kind in getmembers(module, is_dataclass)}

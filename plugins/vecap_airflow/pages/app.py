@@ -25,7 +25,8 @@ from vecap_tasks.errors import CorruptError, VecapError, format_error
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from vecap_airflow.pages.repository import Recorded, Repository
+    from vecap_airflow.pages.link_targets import Recorded
+    from vecap_airflow.pages.repository import Repository
     from vecap_tasks.core.samples import Filter
 
 log = logging.getLogger(__name__)
@@ -125,23 +126,23 @@ def version(request: Request, opened: Opened, name: str) -> HTMLResponse:
 @app.get("/versions/{name}/recorded/{system}")
 def recorded(request: Request, opened: Opened, name: str, system: Literal["mlflow", "models", "airflow"]) -> Response:
     """Redirect to the version's run in MLflow, the runs of the models trained on it, or the Airflow task."""
-    return _redirect(request, opened.run_url(name, system))
+    return _redirect(request, opened.targets.run_url(name, system))
 
 
 @app.get("/versions/{name}/models/{model}")
 def recorded_model(request: Request, opened: Opened, name: str, model: str, train: str = "") -> Response:
     """Redirect to the MLflow page of the *model* (arm-seed); *train* is the digest of its training."""
-    return _redirect(request, opened.model_url(name, model, train))
+    return _redirect(request, opened.targets.model_url(name, model, train))
 
 
 @app.get("/champion")
 def champion(request: Request, opened: Opened) -> Response:
     """Redirect to the lineage of the champion."""
-    if not opened.has_champion():
+    if not opened.targets.has_champion():
         return _message(
-            request, 200, "No champion", f"MLflow has no model {opened.champion}; evaluate a version first."
+            request, 200, "No champion", f"MLflow has no model {opened.targets.champion}; evaluate a version first."
         )
-    return RedirectResponse(f"{root(request)}/lineage{query(name=opened.champion)}")
+    return RedirectResponse(f"{root(request)}/lineage{query(name=opened.targets.champion)}")
 
 
 def _redirect(request: Request, found: Recorded) -> Response:
@@ -159,7 +160,7 @@ def report(opened: Opened, name: str, path: str) -> Response:
 
 @app.get("/versions/{name}/sources")
 def sources(request: Request, opened: Opened, name: str, first: Annotated[int, Query(ge=0)] = 0) -> HTMLResponse:
-    found = opened.sources(name, first, SOURCES_PER_PAGE)
+    found = opened.targets.sources(name, first, SOURCES_PER_PAGE)
     return page(
         "sources.html", root=root(request), dataset=opened.dataset, version=name, found=found, first=first,
         step=SOURCES_PER_PAGE,
@@ -290,8 +291,12 @@ def lineage(request: Request, opened: Opened, name: str = "") -> HTMLResponse:
     if not name:
         listed, _ = opened.versions(0, VERSIONS_PER_PAGE)
         return page(
-            "lineage_start.html", root=root(request), dataset=opened.dataset, versions=listed, champion=opened.champion
-        )
+            "lineage_start.html",
+            root=root(request),
+            dataset=opened.dataset,
+            versions=listed,
+            champion=opened.targets.champion,
+        )  # fmt: skip
     tree = opened.lineage(name)
     version, _, model = tree.name.partition("/")
     train = next((node.digest for node in tree.children if node.kind == "train"), None)
@@ -299,8 +304,9 @@ def lineage(request: Request, opened: Opened, name: str = "") -> HTMLResponse:
     return page(
         "lineage.html", root=root(request), dataset=opened.dataset, name=name, tree=tree, graph=draw(tree),
         text=format_tree(tree).rpartition("\n")[0],  # the last line summarizes the verification
-        links=opened.node_links(tree), version=version, models=[] if model else opened.trained_models(version),
-        mlflow_model=mlflow_model if train and opened.has_mlflow_ui() else "",
+        links=opened.targets.node_links(tree), version=version,
+        models=[] if model else opened.targets.trained_models(version),
+        mlflow_model=mlflow_model if train and opened.targets.has_mlflow_ui() else "",
     )  # fmt: skip
 
 
