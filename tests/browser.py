@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,14 +11,23 @@ from typing import Literal
 from urllib.parse import urldefrag, urlsplit
 
 import pytest
-from playwright.sync_api import BrowserContext, ConsoleMessage, Frame, Page, Response, expect, sync_playwright
+from playwright.sync_api import (
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Playwright,
+    Response,
+    ViewportSize,
+    expect,
+    sync_playwright,
+)
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 TIMEOUT_MS = 240_000  # long enough for a busy machine
-WINDOW = {"width": 1440, "height": 900}
+WINDOW: ViewportSize = {"width": 1440, "height": 900}
 WIDTHS = (1366, 390)  # of a laptop and a phone
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 _LAYOUT = Path(__file__).with_name("layout.js").read_text(encoding="utf-8")
@@ -36,15 +46,51 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="module")
-def browser(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"), executable_path=chromium, args=list(FLAGS), viewport=WINDOW
-        )
-        context.set_default_timeout(TIMEOUT_MS)
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as started:
         expect.set_options(timeout=TIMEOUT_MS)
-        yield context
-        context.close()
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(
+    playwright: Playwright, chromium: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BrowserContext]:
+    context = playwright.chromium.launch_persistent_context(
+        tmp_path_factory.mktemp("profile"), executable_path=chromium, args=list(FLAGS), viewport=WINDOW
+    )
+    context.set_default_timeout(TIMEOUT_MS)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def visitor(playwright: Playwright, chromium: str) -> Iterator[Page]:
+    """A page in a browser without cookies or settings; its color scheme is not emulated."""
+    browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+    context = browser.new_context(viewport=WINDOW, color_scheme="null")
+    context.set_default_timeout(TIMEOUT_MS)
+    yield context.new_page()
+    browser.close()
+
+
+def log_in(page: Page, airflow: str, user: str, password: str) -> None:
+    """Log in with Airflow's form."""
+    page.goto(f"{airflow}/auth/login")
+    page.get_by_label("Username").fill(user)
+    page.get_by_label("Password").first.fill(password)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(lambda url: "/auth/login" not in url)
+
+
+def set_theme(page: Page, theme: str) -> None:
+    """Select *theme*, "Light" or "Dark", in Airflow's menu."""
+    page.get_by_role("button", name="User").click()
+    page.get_by_role("menuitem", name="Appearance").hover()
+    page.get_by_role("menuitemradio", name=f"{theme} Mode").or_(
+        page.get_by_role("menuitem", name=f"{theme} Mode")
+    ).click()
+    page.keyboard.press("Escape")
 
 
 def follow_links(window: Page, url: str, skip: str) -> dict[str, int]:
@@ -97,7 +143,7 @@ class Errors:
         return found
 
 
-def links(page: Page | Frame) -> list[str]:
+def links(page: Page) -> list[str]:
     """Return the absolute URLs of all links of *page*, without fragments, each once."""
     found = page.eval_on_selector_all("a[href]", _LINKS)
     return list(dict.fromkeys(urldefrag(url).url for url in found))
@@ -112,6 +158,13 @@ def layout_problems(page: Page) -> list[str]:
             page.emulate_media(color_scheme=theme)
             problems |= dict.fromkeys(f"{width} px, {theme}: {problem}" for problem in page.evaluate(_LAYOUT))
     return list(problems)
+
+
+def kind_of(link: str) -> str:
+    """Return the kind of VeCap page that *link* opens: its path without identifiers of samples, and the name in a
+    lineage."""
+    path, _, query = link.partition("?")
+    return re.sub(r"/compare/.*", "/compare", path) + (query if path.endswith("/lineage") else "")
 
 
 def visit_all(page: Page, starts: list[str], follow: Callable[[str], bool]) -> tuple[set[str], dict[str, list[str]]]:

@@ -61,6 +61,33 @@ def test_the_trigger_form_validates_intervals(parsed, dag, param):
     assert not any(map(pattern.search, ["2026-1-1", "latest", "2026-01-01-r2", " 2026-01-01"]))
 
 
+@pytest.mark.parametrize(
+    ("dag", "fields"),
+    [
+        ("vecap_dataset", ["interval", "config", "overrides"]),
+        ("vecap_clip", ["version", "config", "overrides"]),
+        ("vecap_recaption", ["from", "to", "vlm_model", "vlm_prompt", "llm_model", "llm_prompt", "overrides"]),
+    ],
+)
+def test_the_trigger_form_opens_with_the_important_fields(parsed, dag, fields):
+    schemas = {name: param["schema"] for name, param in parsed.dags[dag]["params"].items()}
+    # Airflow opens the fields without a section and closes the other sections.
+    assert [name for name, schema in schemas.items() if schema.get("section") is None] == fields
+
+
+def test_the_trigger_form_validates_versions(parsed):
+    pattern = re.compile(parsed.dags["vecap_clip"]["params"]["version"]["schema"]["pattern"])
+    assert all(map(pattern.search, ["2026-01-01", "2026-01-01-r2", "2026-01-01T05-r12"]))
+    assert not any(map(pattern.search, ["2026-1-1", "2026-01-01-2", "latest", "2026-01-01-r", ""]))
+
+
+@pytest.mark.parametrize(
+    ("dag", "page"), [("vecap_dataset", "versions"), ("vecap_recaption", "versions"), ("vecap_clip", "champion")]
+)
+def test_the_documentation_links_to_the_pages(parsed, dag, page):
+    assert f"](plugin/vecap/vecap/{page})" in parsed.dags[dag]["doc"]
+
+
 def test_publish_follows_assemble(parsed):
     for dag in ("vecap_dataset", "vecap_recaption"):
         assert "assemble.commit" in parsed.dags[dag]["tasks"]["publish"]["upstream"]

@@ -222,6 +222,40 @@ def test_a_version_run_starts_with_the_first_stage(config, version):
     assert recorded.info.end_time - recorded.info.start_time == 3_600_000
 
 
+def test_descriptions_and_tags_link_to_the_pages_of_the_airflow_that_recorded_them(config, version):
+    run("train", config, version)
+    run("evaluate", config, version)
+    pages = "https://airflow.example/plugin/vecap/vecap"
+    lineage.record_clip(config, version, {"vecap.pages": pages})
+    quality = load_stage("quality", config, version)
+    quality.store.put(f"{quality.folder}/report/index.html", b"x")
+    lineage.record_gate(config, version, None, {"vecap.pages": pages})
+    decision = lineage.move_champion(config, version)
+    mlflow = client(config)
+    (versions,), (gate,) = runs(config, "versions"), runs(config, "gate")
+    models = {item.info.run_name.split()[1]: item for item in runs(config, "clip")}
+    page = f"{pages}/versions/2026-01-01"
+    for recorded in (versions, gate, models["arms"]):
+        assert recorded.data.tags["vecap.page"] == page
+        assert f"VeCap: [version]({page})" in recorded.data.tags["mlflow.note.content"]
+    assert f"[source files]({page}/sources)" in versions.data.tags["mlflow.note.content"]
+    registered = mlflow.get_model_version(decision.name, decision.version)
+    best = models[registered.tags["vecap.run"]]
+    model = mlflow.get_logged_model(best.outputs.model_outputs[0].model_id)
+    page = f"{pages}/lineage?name={model.model_id}"
+    assert model.tags["vecap.page"] == best.data.tags["vecap.page"] == registered.tags["vecap.page"] == page
+    for note in (model.tags["mlflow.note.content"], best.data.tags["mlflow.note.content"]):
+        assert f"VeCap: [lineage]({page})" in note
+    assert f"[Lineage in VeCap]({page})" in registered.description
+
+
+def test_without_airflow_descriptions_have_no_links_to_pages(config, version):
+    lineage.record_version(config, version)
+    (recorded,) = runs(config, "versions")
+    assert "vecap.page" not in recorded.data.tags
+    assert "VeCap:" not in recorded.data.tags["mlflow.note.content"]
+
+
 def test_the_run_of_a_killed_process_is_replaced(config, version):
     run_id = lineage.record_version(config, version)
     client(config).update_run(run_id, status="RUNNING")

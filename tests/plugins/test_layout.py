@@ -6,7 +6,6 @@ services (`tests/end_to_end/airflow_services/test_every_link.py`).
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from fastapi import FastAPI
 from playwright.sync_api import BrowserContext
 from vecap_airflow.pages import app as pages
 
-from tests.browser import visit_all
+from tests.browser import kind_of, visit_all
 from tests.old_versions import MODELS, VERSIONS, unpack
 
 pytestmark = pytest.mark.slow
@@ -53,19 +52,13 @@ def url(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     thread.join()
 
 
-def kind(link: str) -> str:
-    """Return the kind of page that *link* opens: its path without identifiers of samples, and the name in a lineage."""
-    path, _, query = link.partition("?")
-    return re.sub(r"/compare/.*", "/compare", path) + (query if path.endswith("/lineage") else "")
-
-
 def test_pages_have_no_dead_links_console_errors_or_clipped_text(url: str, browser: BrowserContext) -> None:
     """`test_every_page.py` follows all links; here, one page of each kind and version is opened."""
     kinds: set[str] = set()
 
     def follow(link: str) -> bool:
-        is_new = link.startswith(url) and "/report/" not in link and kind(link) not in kinds
-        kinds.add(kind(link))
+        is_new = link.startswith(url) and "/report/" not in link and kind_of(link) not in kinds
+        kinds.add(kind_of(link))
         return is_new
 
     visited, problems = visit_all(browser.new_page(), [f"{url}/versions", f"{url}/lineage?name={MODEL}"], follow)

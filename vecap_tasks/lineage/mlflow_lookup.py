@@ -98,7 +98,7 @@ def _logged_model_id(version: ModelVersion) -> re.Match[str] | None:
 
 
 def registered_model_exists(tracking: Tracking, name: str) -> bool:
-    """Return whether *name*, `models:/NAME@ALIAS` or the like, is a registered model."""
+    """Return whether MLflow has the registered model *name*, such as `models:/NAME@ALIAS`."""
     from mlflow.exceptions import MlflowException
 
     match = _REGISTERED.fullmatch(name)
