@@ -21,7 +21,7 @@ from vecap_airflow.pages.status import Status, version_status
 from vecap_airflow.pages.training import Training, newest_results, read_trainings
 from vecap_airflow.pages.trends import Chart, Value, VersionTrends, charts, version_trends
 from vecap_tasks.config import Config, load_config
-from vecap_tasks.core.diff import Diff, Summary, summarize, summarize_stages
+from vecap_tasks.core.diff import Diff, Summary, diff, summarize, summarize_stages
 from vecap_tasks.core.manifest import NAME
 from vecap_tasks.core.releases import Entry, read_releases
 from vecap_tasks.core.samples import Row, Samples, read_image
