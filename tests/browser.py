@@ -30,6 +30,7 @@ TIMEOUT_MS = 240_000  # long enough for a busy machine
 WINDOW: ViewportSize = {"width": 1440, "height": 900}
 WIDTHS = (1366, 390)  # of a laptop and a phone
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+_DOWNLOADS = (".csv", ".parquet")
 _LAYOUT = Path(__file__).with_name("layout.js").read_text(encoding="utf-8")
 _LINKS = "all => all.map(a => new URL(a.getAttribute('href'), document.baseURI).href)"  # also of links in SVG
 
@@ -181,6 +182,11 @@ def visit_all(page: Page, starts: list[str], follow: Callable[[str], bool]) -> t
         if url in visited:
             continue
         visited.add(url)
+        if urlsplit(url).path.endswith(_DOWNLOADS):
+            answer = page.request.get(url)
+            if answer.status != 200:
+                problems[url] = [f"status {answer.status}"]
+            continue
         response = page.goto(url)
         found = errors.take() + layout_problems(page)
         if response is None or response.status != 200:

@@ -63,7 +63,7 @@ def test_a_location_has_no_secrets(targets: LinkTargets, home: Path, monkeypatch
 
 
 def test_lineage_links_to_versions_stages_and_source_files(targets: LinkTargets, repository: Repository) -> None:
-    tree = repository.lineage(f"{FIRST}/vecap-0", False)
+    tree = repository.lineage(f"{FIRST}/vecap-0")
     link = targets.node_links(tree)
     (source,) = nodes(tree, "source")
     assert link(source) == f"versions/{FIRST}/sources#{source.digest}"
@@ -104,7 +104,7 @@ def test_models_of_several_trainings_have_distinct_names(targets: LinkTargets, h
 
 
 def test_a_model_leads_to_mlflow(targets: LinkTargets, repository: Repository) -> None:
-    (train,) = nodes(repository.lineage(f"{FIRST}/vecap-0", False), "train")
+    (train,) = nodes(repository.lineage(f"{FIRST}/vecap-0"), "train")
     found = targets.model_url(FIRST, "vecap-0", train.digest)
     assert found.url.startswith("https://mlflow.example/#/experiments/")
     assert "/models/m-" in found.url
