@@ -213,4 +213,4 @@ def test_a_crawl_without_usable_rows_is_rejected_with_counted_reasons(place: Pla
     line = result.stderr.strip().splitlines()[-1]
     assert "7 http_404" in line
     assert json.loads(place.run_in_process("versions", "--json").stdout)[0]["digest"] is None
-    assert "no published version" in place.run_in_process("versions").stdout
+    assert "  rejected  " in place.run_in_process("versions").stdout
