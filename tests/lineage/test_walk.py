@@ -216,6 +216,7 @@ def test_an_unknown_name_is_one_clear_line(config, version, name, message):
 def test_an_ambiguous_model_name_is_one_clear_line(config, trained):
     other = publish_version(config, SAMPLES, "2026-01-02")
     run("train", config, other)
-    with pytest.raises(VecapError, match=r"several models vecap-0 \(2026-01-01/vecap-0, 2026-01-02/vecap-0\)"):
+    names = r"2026-01-01/[0-9a-f]{12}/vecap-0, 2026-01-02/[0-9a-f]{12}/vecap-0"
+    with pytest.raises(VecapError, match=f"several models vecap-0; give one of {names}"):
         walk(config, "vecap-0")
     assert walk(config, "2026-01-02/vecap-0").verified
