@@ -58,11 +58,12 @@ class Site:
         return self.place.settings.mlflow.url
 
     def get(self, path: str) -> Response:
-        """Return the response to a GET of *path* at Airflow."""
+        """Return the response to a GET of *path* at Airflow; without the body if it led to a page of another system."""
         request = urllib.request.Request(self.airflow + path, headers={"Authorization": f"Bearer {self.api.token}"})
         try:
             with urllib.request.urlopen(request) as answer:
-                return Response(answer.status, answer.read())
+                left = path.startswith("/vecap/") and not answer.url.startswith(f"{self.airflow}/vecap/")
+                return Response(answer.status, b"" if left else answer.read())
         except urllib.error.HTTPError as error:
             return Response(error.code, error.read())
 
