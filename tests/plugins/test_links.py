@@ -93,7 +93,8 @@ def test_an_empty_dask_address_variable_is_an_error(tmp_path, monkeypatch):
 def test_a_task_that_fails_the_gate_links_to_its_report(tmp_path, monkeypatch):
     use_given(monkeypatch)
     mlflow = {"tracking_uri": f"sqlite:///{tmp_path}/mlflow.db", "ui_url": "https://mlflow.example/"}
-    config = configure(tmp_path, mlflow=mlflow, quality={"gate": {"min_accepted_rows": 100}})
+    dask = {"address": "tcp://127.0.0.1:9"}  # the commit does not connect
+    config = configure(tmp_path, mlflow=mlflow, quality={"gate": {"min_accepted_rows": 100}}, dask=dask)
     give_crawl(tmp_path, [Row(image=n) for n in range(3)])
     version = open_version.open_version(config, Store(config.resolve(config.root)), "2026-01-01")
     run("crawl", config)

@@ -87,12 +87,12 @@ def test_a_version_page_has_the_results_of_its_models_with_intervals(site: Site)
 
 def test_a_version_page_has_time_throughput_tokens_and_size_of_its_stages(site: Site) -> None:
     text = site.text(f"versions/{SECOND}")
-    assert re.search(r"rewrite 2026-11-29 07:10 – 9.3 s 29 rows 3.1 per worker [\d.]+ kB –", text)
+    assert re.search(r"rewrite 2026-11-29 07:10 – 9.3 s 29 rows 3.1 per worker 33.8 kB –", text)
     assert re.search(r"VLM \(VeC\) 23 6 67 2,323 247 718 –", text), "captions, reused, captions/s, tokens"
     assert re.search(r"LLM \(VeCap\) 17 3 23 705 228 308 –", text)
     assert f"crawl from {SECOND}" in site.text(f"versions/{REVISION}")
     text = site.text(f"versions/{FIRST}")
-    assert re.search(r"train 2026-11-29 07:09 – 5.1 s 1 models –", text)
+    assert re.search(r"train 2026-11-29 07:09 – 5.1 s 1 model –", text)
 
 
 def give_receipts(site: Site, folder: str, *ages: float) -> None:
@@ -120,10 +120,10 @@ def test_a_running_version_shows_its_progress(site: Site, monkeypatch: pytest.Mo
     assert "running, 0 of 8 shards, no estimate yet" in site.text("versions/2026-01-05")
     give_receipts(site, folder, 600, 60)
     text = site.text("versions/2026-01-05")
-    assert "Stage rewrite: running, 2 of 8 shards, about 60 min left" in text
+    assert re.search(r"Stage rewrite: running, 2 of 8 shards, about 6\d min left", text)
     assert 'aria-label="Stage rewrite: 25 % finished"' in site.html("versions/2026-01-05")
     assert "Error" not in text
-    assert re.search(r"2026-01-05 rewrite running 2 of 8 shards, about 60 min left", site.text("versions"))
+    assert re.search(r"2026-01-05 rewrite running 2 of 8 shards, about 6\d min left", site.text("versions"))
 
 
 def test_a_version_whose_run_stopped_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_a_version_whose_run_stopped_says_so(site: Site, monkeypatch: pytest.Mon
     assert "Stage rewrite: running" in text, "5,000 s per shard so far: two hours are not long"
     give_receipts(site, folder, *[8_940] * 6)
     text = site.text("versions/2026-01-05")
-    assert "6 of 8 shards, nothing finished for 2 h 29 min. The run may have stopped." in text
+    assert re.search(r"6 of 8 shards, nothing finished for 2 h (29|3\d) min. The run may have stopped.", text)
     assert "rewrite idle" in site.text("versions")
 
 
@@ -165,7 +165,7 @@ def test_an_unfinished_training_shows_its_progress(site: Site, monkeypatch: pyte
     start(site, folder, 4, 100, monkeypatch)
     give_receipts(site, folder, 50)
     text = site.text(f"versions/{SECOND}")
-    assert "Training: running, 1 of 4 models, about 5 min 0 s left" in text
+    assert re.search(r"Training: running, 1 of 4 models, about \d+ min( \d+ s)? left", text)
     with pytest.raises(VecapError), recorded_failure(site.store, folder, LOG):
         raise VecapError("out of memory")
     text = site.text(f"versions/{SECOND}")
@@ -247,11 +247,8 @@ def test_samples_are_downloaded_with_the_filters_of_the_page(site: Site, query: 
     assert [row["vecap"] for row in rows] == [row.vecap for row in shown.rows]
     assert [(row["key"], row["vecap"]) for row in table(csv_file.content)] == [(r["key"], r["vecap"]) for r in rows]
     assert csv_file.content.startswith(b"key,uid,url,")
-    assert (
-        f'href="/vecap/versions/{SECOND}/samples.csv{query.replace("%3D", "%3D")}"'
-        in site.html(f"versions/{SECOND}/samples{query}")
-        or not rows
-    )
+    link = f'href="/vecap/versions/{SECOND}/samples.csv{query}"'
+    assert (link in site.html(f"versions/{SECOND}/samples{query}")) == bool(rows)
 
 
 def test_rejected_rows_are_downloaded(site: Site) -> None:

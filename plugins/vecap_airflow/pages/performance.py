@@ -67,6 +67,7 @@ def stage_performance(stage: str, folder: str, summary: StageSummary) -> StagePe
     seconds = elapsed if elapsed is not None else summary.seconds
     rate = _rate(rows, seconds) if unit != "models" else None
     owner = summary.location.split("/")[1] if summary.location != folder else ""
+    unit = unit.removesuffix("s") if rows == 1 else unit
     return StagePerformance(stage, summary, rows, unit, elapsed, rate, elapsed is None, cost_of(summary), owner)
 
 
