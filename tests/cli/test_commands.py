@@ -125,7 +125,7 @@ def test_init_writes_a_configuration_that_is_valid(
     code, shown, _ = run(f"init new --from {options}", capfd)
     assert code == 0
     assert [text for text in [*says, "crawls and filters only"] if text not in shown] == []
-    assert run("config check --contact --config new/vecap.yaml", capfd)[0] == 0
+    assert run("config check --connect --config new/vecap.yaml", capfd)[0] == 0
     assert load_config("new/vecap.yaml").rewrite is None
     code, _, errors = run(f"init new --from {options}", capfd)
     assert (code, errors.startswith("vecap: new/vecap.yaml exists")) == (1, True)

@@ -47,7 +47,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     check = add_command(verbs, "check", "report all problems of a configuration, with their lines", example)
     check.add_argument("--version", metavar="V", help="interval to check source files for, if paths have {interval}")
     check.add_argument(
-        "--contact", action="store_true", help="also contact the storage, the model servers, Dask and MLflow"
+        "--connect", action="store_true", help="also contact the storage, the model servers, Dask and MLflow"
     )
     check.set_defaults(command=_check)
 
@@ -78,7 +78,7 @@ def _check(arguments: argparse.Namespace) -> int:
         config = _without_invalid(error, arguments)
     if config is not None:
         # A section may only be missing because it is invalid.
-        problems += config_problems(config, arguments.version, contact=arguments.contact, sections=not problems)
+        problems += config_problems(config, arguments.version, contact=arguments.connect, sections=not problems)
     if arguments.json:
         print_json({"valid": not problems, "problems": problems})
         return 1 if problems else 0
