@@ -15,6 +15,7 @@ from vecap_tasks.core.version import Version, list_versions, read_version, write
 
 if TYPE_CHECKING:
     from vecap_tasks.core.diff import Listing
+    from vecap_tasks.core.verify import Verification
     from vecap_tasks.progress import Meter
 
 _EXIT_UNCHECKED = 3  # argparse exits with 2
@@ -223,6 +224,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from vecap_tasks.core.verify import verify_version
+    from vecap_tasks.lineage.verify_journal import verify_journal
     from vecap_tasks.progress import meter
 
     config = configuration(arguments)
@@ -232,26 +234,33 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         versions = [read_version(store, config.dataset, arguments.version)]
     reports = {}
-    for version in versions:
-        with meter(version.name) as shown:
-            report = verify_version(store, version, partial(_report_bytes, shown))
-        reports[version.name] = report
-        if not arguments.json:
-            for corruption in report.corruptions:
-                print(f"{corruption.path}: {corruption.problem}")
-            prefix = f"{version.name}: " if arguments.all else ""
-            size = f"{report.files:,} files, {_megabytes(report.bytes)}"
-            count = len(report.corruptions)
-            if not count and not report.files:
-                print(f"{prefix}nothing to verify: no stage is finished", flush=True)
-            else:
-                outcome = f"CORRUPT: {count} problems in {size}" if count else f"OK: {size} verified"
-                print(f"{prefix}{outcome}", flush=True)
+    target = "--all" if arguments.all else arguments.version
+    with verify_journal(store, ("verify", config.dataset, target)) as journal:
+        for version in versions:
+            with meter(version.name) as shown:
+                report = verify_version(store, version, partial(_report_bytes, shown), journal.check)
+            reports[version.name] = report
+            if not arguments.json:
+                _print_verification(version.name if arguments.all else "", report)
+    if journal.skipped:
+        print(f"vecap: resumed: {journal.skipped:,} files were verified before and not read again", file=sys.stderr)
     if arguments.json:
         print_json({name: asdict(item) for name, item in reports.items()} if arguments.all else asdict(report))
     elif not versions:
         print(f"dataset {config.dataset} has no versions; run `vecap run` to create one")
     return 1 if any(item.corruptions for item in reports.values()) else 0
+
+
+def _print_verification(name: str, report: Verification) -> None:
+    for corruption in report.corruptions:
+        print(f"{corruption.path}: {corruption.problem}")
+    prefix = f"{name}: " if name else ""
+    size, count = f"{report.files:,} files, {_megabytes(report.bytes)}", len(report.corruptions)
+    if not count and not report.files:
+        print(f"{prefix}nothing to verify: no stage is finished", flush=True)
+        return
+    outcome = f"CORRUPT: {count} problems in {size}" if count else f"OK: {size} verified"
+    print(f"{prefix}{outcome}", flush=True)
 
 
 def _report_bytes(shown: Meter, done: int, total: int) -> None:
@@ -264,13 +273,16 @@ def _megabytes(size: int) -> str:
 
 
 def _lineage(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.lineage.verify_journal import verify_journal
     from vecap_tasks.lineage.walk import format_tree, walk
     from vecap_tasks.progress import meter
 
     config = configuration(arguments)
-    with meter("lineage") as shown:
+    store = Store(config.resolve(config.root))
+    command = ("lineage", config.dataset, arguments.name)
+    with verify_journal(store, command) as journal, meter("lineage") as shown:
         shown.wait("verifying")
-        tree = walk(config, arguments.name)
+        tree = walk(config, arguments.name, check_file=journal.check)
     if arguments.json:
         print_json(tree.as_json())
     else:

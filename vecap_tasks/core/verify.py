@@ -142,6 +142,10 @@ class RecordedFile:
         return CorruptError(f"{self.name} {problem}; {self.remedy}")
 
 
+Check = Callable[[RecordedFile], str | None]  # returns the problem with a file
+Count = Callable[[RecordedFile], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """A finished stage that a later one reads. `folder` is its folder in the later stage's version; if it was reused,
@@ -170,11 +174,14 @@ class Verification:
 
 
 def verify_version(
-    store: Store, version: Version, report: Callable[[int, int], None] = lambda done, total: None
+    store: Store,
+    version: Version,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    check: Check | None = None,
 ) -> Verification:
-    """Read every file of every finished stage of *version*. An unfinished stage is not a problem.
+    """Check every file of every finished stage of *version*. An unfinished stage is not a problem.
 
-    *report* takes the bytes that have been read, and all bytes.
+    *report* takes the bytes that have been checked, and all bytes. *check* is as in `check_files`.
     """
     corruptions: list[Corruption] = []
     manifests: dict[str, Manifest] = {}
@@ -196,7 +203,7 @@ def verify_version(
         report(done, size)
 
     for folder, manifest in manifests.items():
-        corruptions += check_files(store, manifest, count)
+        corruptions += check_files(store, manifest, count, check)
         if (problem := summary_problem(store, folder, manifest)) is not None:
             corruptions.append(Corruption(f"{folder}/{SUMMARY}", problem))
         corruptions += check_inputs(folder, manifest, manifests)
@@ -214,11 +221,14 @@ def stage_folders(store: Store, version: Version) -> list[str]:
 
 
 def check_files(
-    store: Store, manifest: Manifest, count: Callable[[RecordedFile], None] = lambda file: None
+    store: Store, manifest: Manifest, count: Count = lambda file: None, check: Check | None = None
 ) -> list[Corruption]:
-    """Return the files of a stage that are missing, corrupt, or not listed; call *count* with each that was read."""
+    """Return the files of a stage that are missing, corrupt, or not listed; call *count* with each that was checked.
+
+    *check* returns the problem with a file, or None; by default it is `file_problem`. Threads call it.
+    """
     listed = {entry.path for entry in (*manifest.files, *manifest.attachments)}
-    differing = _check(recorded_files(store, manifest), _problem, count)
+    differing = _check(recorded_files(store, manifest), check or file_problem, count)
     found = [Corruption(file.name, problem) for file, problem in differing]
     extra = [path for path in _walk(store, manifest.location) if path not in listed | {NAME, SUMMARY}]
     return found + [Corruption(f"{manifest.location}/{path}", "is not listed in any manifest") for path in extra]
@@ -334,9 +344,7 @@ def read_file(store: Store, manifest: Manifest, path: str) -> bytes:
 
 
 def _check(
-    files: Sequence[RecordedFile],
-    check: Callable[[RecordedFile], str | None],
-    count: Callable[[RecordedFile], None] = lambda file: None,
+    files: Sequence[RecordedFile], check: Check, count: Count = lambda file: None
 ) -> list[tuple[RecordedFile, str]]:
     differing = []
     with ThreadPoolExecutor(_THREADS, "verify") as threads:
@@ -347,7 +355,8 @@ def _check(
     return differing
 
 
-def _problem(file: RecordedFile) -> str | None:
+def file_problem(file: RecordedFile) -> str | None:
+    """Return how *file* differs from its record, or why it cannot be read, or None."""
     try:
         return file.problem()
     except OSError as error:

@@ -14,7 +14,7 @@ from vecap_tasks.core.open_version import registered_fingerprints
 from vecap_tasks.core.stage import STAGES, load_stage
 from vecap_tasks.core.stage_records import MAX_SOURCES, StageSummary, read_summary
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import KEYED_STAGES, check_files
+from vecap_tasks.core.verify import KEYED_STAGES, Check, Corruption, check_files
 from vecap_tasks.core.version import DATASET_STAGES, Version, list_versions, read_config, read_version
 from vecap_tasks.errors import CorruptError, VecapError, format_error
 from vecap_tasks.lineage.mlflow_lookup import RegisteredModel, find_recorded, is_recorded, model_copy, version_copy
@@ -125,6 +125,7 @@ class Walker:
     store: Store
     tracking: Tracking | None = None
     check: bool = True  # read all files in the manifests and MLflow; False: read only summaries of the manifests
+    check_file: Check | None = None  # as in `check_files`
     seen: set[str] = field(default_factory=set)  # folders that are in the tree
 
     def read(self, folder: str) -> Manifest | StageSummary | str:
@@ -182,7 +183,7 @@ class Walker:
         summary = StageSummary.from_manifest(record, 0) if isinstance(record, Manifest) else record
         problems = [
             f"{corruption.path} {corruption.problem}"
-            for corruption in (check_files(self.store, manifest) if manifest is not None and self.check else ())
+            for corruption in (self._check_files(manifest) if manifest is not None and self.check else ())
         ]
         mixtures = mixture_nodes(self, version, manifest) if manifest is not None and name == "train" else []
         children = list(mixtures)
@@ -210,6 +211,9 @@ class Walker:
             name, folder, summary.digest, note, tuple(problems), files=summary.files, bytes=summary.bytes,
             children=tuple(children),
         )  # fmt: skip
+
+    def _check_files(self, manifest: Manifest) -> list[Corruption]:
+        return check_files(self.store, manifest, check=self.check_file)
 
     def _find_stage(self, version: Version, item: Input) -> str | None:
         """Return the folder of the stage *item*, or None if only another one exists."""
@@ -255,23 +259,24 @@ def _previous_crawl(stage: str, item: Input) -> str | None:
     return item.name.removesuffix("/crawl")
 
 
-def walk(config: Config, name: str, *, check: bool = True) -> Node:
+def walk(config: Config, name: str, *, check: bool = True, check_file: Check | None = None) -> Node:
     """Return the lineage of *name*: a version, a model, or an MLflow name (see `find_recorded`).
 
     A model is VERSION/ARM-SEED, or VERSION/TRAINING/ARM-SEED if the version has several trainings.
 
     Without *check*, only manifests and summaries are read, and at most `MAX_SOURCES` sources of a stage are named.
     Differences are in the `problems` of their nodes. For an MLflow name, the copies in MLflow are checked too. Raises
-    VecapError if *name* does not exist.
+    VecapError if *name* does not exist. *check_file* is as in `check_files`.
     """
     store = Store(config.resolve(config.root))
     if is_recorded(name):
         with open_tracking(config, create=False) as tracking:
-            return _recorded_node(Walker(config, store, tracking, check), find_recorded(tracking, name))
+            return _recorded_node(Walker(config, store, tracking, check, check_file), find_recorded(tracking, name))
+    walker = Walker(config, store, None, check, check_file)
     version, _, shard = name.rpartition("/")
     if not version and not is_model(name):
-        return Walker(config, store, check=check).version(name)
-    return _model_node(Walker(config, store, check=check), find_training(config, store, version, shard), shard)
+        return walker.version(name)
+    return _model_node(walker, find_training(config, store, version, shard), shard)
 
 
 def is_model(name: str) -> bool:
