@@ -222,6 +222,19 @@ def test_a_version_run_starts_with_the_first_stage(config, version):
     assert recorded.info.end_time - recorded.info.start_time == 3_600_000
 
 
+def test_the_gate_of_a_revision_that_reuses_quality_is_recorded_with_its_report(config, version):
+    quality = load_stage("quality", config, version)
+    quality.store.put(f"{quality.folder}/report/index.html", b"the report")
+    revision = replace(version, revision=2)
+    reused = load_stage("quality", config, revision).reuse_revision()
+    assert reused.location == quality.folder
+    assert lineage.record_gate(config, revision)
+    (gate,) = runs(config, "gate")
+    assert gate.data.tags["vecap.version"] == f"{version.name}-r2"
+    path = client(config).download_artifacts(gate.info.run_id, "report/index.html")
+    assert Path(path).read_bytes() == b"the report"
+
+
 def test_descriptions_and_tags_link_to_the_pages_of_the_airflow_that_recorded_them(config, version):
     run("train", config, version)
     run("evaluate", config, version)

@@ -147,9 +147,10 @@ def record_gate(
 
     stage = load_stage("quality", config, version)
     manifest = stage.manifest() if failure is None else None
-    pages = list(_files(stage.store, f"{stage.folder}/{REPORT}"))
+    folder = stage.folder if manifest is None else manifest.location  # of another revision if it was reused
+    pages = list(_files(stage.store, f"{folder}/{REPORT}"))
     if not pages or (manifest is None and failure is None):
-        raise VecapError(f"no quality report in {stage.store.root}/{stage.folder}; run `vecap quality` first")
+        raise VecapError(f"no quality report in {stage.store.root}/{folder}; run `vecap quality` first")
     gate_tags = {
         "vecap.kind": "gate",
         "vecap.dataset": version.dataset,
@@ -172,12 +173,12 @@ def record_gate(
                 now = int(time.time() * 1000)
                 metrics = [Metric(clean(counter), float(n), now, 0) for counter, n in manifest.counters.items()]
                 tracking.metrics(run_id, metrics)
-            with temporary_folder() as folder:
+            with temporary_folder() as copies:
                 for page in pages:
-                    target = folder / REPORT / page
+                    target = copies / REPORT / page
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(stage.store.read(f"{stage.folder}/{REPORT}/{page}"))
-                tracking.client.log_artifacts(run_id, str(folder))
+                    target.write_bytes(stage.store.read(f"{folder}/{REPORT}/{page}"))
+                tracking.client.log_artifacts(run_id, str(copies))
             note = gate_note(f"{version.dataset}/{version.name}", RunLink(experiment, run_id), failure, all_tags)
             tracking.describe(run_id, note)
             # A run that is not FINISHED is replaced the next time the gate runs.
