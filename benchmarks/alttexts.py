@@ -52,7 +52,7 @@ def problems(texts: Sequence[str], rules: RowRules | None = None) -> list[str | 
     config = QualityConfig() if rules is None else QualityConfig(rows=rules)
     with tempfile.TemporaryDirectory() as work, duckdb.connect() as connection:
         connection.register("crawl", pa.Table.from_pylist(rows, schema=CRAWL))
-        write_judged(connection, config, "", Path(work) / "judged.parquet")
+        write_judged(connection, config, {"": Path(work) / "judged.parquet"})
         create_judged(connection, [str(Path(work) / "judged.parquet")])
         return [name for (name,) in connection.execute("SELECT alttext_problem FROM judged ORDER BY key").fetchall()]
 

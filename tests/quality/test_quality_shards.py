@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import asdict
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,8 @@ from tests.quality.factories import INTERVAL, configure, crawled, judge, run, st
 from vecap_tasks.core.releases import Entry, Released, add_release
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES, VERDICTS
 from vecap_tasks.errors import CorruptError, VecapError
+from vecap_tasks.quality import stage as quality_stage
+from vecap_tasks.quality.group_rules import quantiles
 
 RULES = {
     "max_same_alttext": 5,
@@ -113,6 +116,59 @@ def test_the_order_of_parts_and_a_restart_between_any_two_do_not_change_the_file
     accepted = json.loads(stage("quality", other).store.read(manifest.file("accepted.json")))
     assert sum(accepted.values()) == manifest.counters["accepted"]
     assert list(accepted) == [f"{shard:05d}" for shard in range(SHARDS)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "shards", "judged_before", "parts"),
+    [
+        (2 * ROWS, 100, None, ["00000-00001", "00002-00003", "00004"]),
+        (5 * ROWS, 4, None, ["00000-00003", "00004"]),
+        (5 * ROWS, 100, "00002", ["00000-00001", "00003-00004"]),
+    ],
+)
+def test_the_size_of_parts_does_not_change_the_judged_rows(tmp_path, monkeypatch, rows, shards, judged_before, parts):
+    """All later files are computed from these. `judged_before` is judged before the parts are named."""
+    config, *_ = prepared(tmp_path, quality={"rows": RULES})
+    quality = stage("quality", config)
+    names = [f"{shard:05d}" for shard in range(SHARDS)]
+    for name in names:
+        quality.prepare(name)
+    assert quality.preparations() == []
+    expected = {name: quality.store.read(f"{quality.folder}/_judged/{name}.parquet") for name in names}
+    for name in set(names) - {judged_before}:
+        quality.store.remove(f"{quality.folder}/_judged/{name}.parquet")
+        quality.store.remove(f"{quality.folder}/_judged/{name}.parquet.json")
+    monkeypatch.setattr(quality_stage, "_PART_ROWS", rows)
+    monkeypatch.setattr(quality_stage, "_PART_SHARDS", shards)
+    assert quality.preparations() == parts
+    for part in reversed(parts):
+        quality.prepare(part)
+    assert quality.preparations() == []
+    assert {name: quality.store.read(f"{quality.folder}/_judged/{name}.parquet") for name in names} == expected
+
+
+def test_a_part_of_several_shards_names_a_corrupt_one(tmp_path):
+    config, *_ = prepared(tmp_path, quality={"rows": RULES})
+    quality = stage("quality", config)
+    flip_bit(quality.store, f"{quality.version.folder}/crawl/00003.parquet")
+    (part,) = quality.preparations()
+    with pytest.raises(CorruptError, match=r"crawl/00003\.parquet is corrupt"):
+        quality.prepare(part)
+    assert quality.preparations() == [part]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_quantiles_equal_those_of_duckdb(seed):
+    chance = random.Random(seed)
+    with duckdb.connect() as connection:
+        for count in (1, 2, 19, 20, 21, 1000):
+            values = [chance.choice([None, chance.randrange(20), chance.random()]) for _ in range(count)]
+            connection.register("given", pa.table({"value": pa.array(values, pa.float64())}))
+            counts = "SELECT value, count(*) AS rows FROM given GROUP BY 1"
+            for fraction in ("0.05", "0.5", "0.95", "0.3", "1.0", "1e-05", "0.123456789"):
+                query = f"SELECT quantile_disc(value, {fraction}) FROM given"
+                ((expected,),) = connection.execute(query).fetchall()
+                assert quantiles(connection, counts, [fraction]) == [expected]
 
 
 @pytest.mark.parametrize("name", ["_judged/00001.parquet", "_decided/00001.parquet", "_decided/measures.json"])

@@ -101,7 +101,7 @@ def prepare(stage: Stage, progress: Progress | None = None) -> None:
     stage.store.remove_abandoned()
     parts = stage.pending_preparations()
     report = progress or (lambda done, total: None)
-    if len(parts) > 1 and stage.on_workers and len(parts) >= stage.min_parallel:
+    if len(parts) > 1 and stage.on_workers and len(parts) >= stage.min_parallel_parts:
         with connect(stage.config) as client:
             TaskPool(client, stage, prepare_part, report).run(parts)
         return

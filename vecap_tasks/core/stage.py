@@ -87,6 +87,7 @@ class Stage(ABC):
     revision: ClassVar[int] = 1  # increased when a code change changes the output bytes
     on_workers: bool = True  # run shards on Dask workers; False: in the calling process
     min_parallel: int = 1  # shards; fewer run in the calling process
+    min_parallel_parts: int = 1  # the same for `preparations`
     runs_models: bool = False  # shards need workers with `dask.resources`
     rates: ClassVar[tuple[str, ...]] = ()  # counters to log per second
     keyed: ClassVar[bool] = False  # True: one version may have several, by fingerprint (train, evaluate)

@@ -15,6 +15,7 @@ import duckdb
 from vecap_tasks.core.private_data import hide
 from vecap_tasks.core.tables import write_sorted
 from vecap_tasks.quality.alttext_rules import literal
+from vecap_tasks.quality.group_rules import quantiles
 
 EXAMPLES = 5
 _MAX_EXAMPLE_CHARS = 200
@@ -97,24 +98,24 @@ class Measured:
 
 
 def measure(connection: duckdb.DuckDBPyConnection) -> Measured:
-    """Return the measures of the view `crawl` (CRAWL) and of its view `verdicts` from `compute_verdicts`."""
+    """Return the measures of the views `judged` (files of `write_judged`) and `outcomes` of `apply_group_rules`."""
     connection.execute("""
         CREATE OR REPLACE TEMP TABLE host_counts AS
-        SELECT coalesce(host, '') AS name, count(*) AS rows FROM verdicts GROUP BY 1""")
+        SELECT coalesce(host, '') AS name, count(*) AS rows FROM outcomes GROUP BY 1""")
     return Measured(
         _measures(connection),
         _distributions(connection),
-        _count_by_name(connection, "SELECT unnest(reasons) AS name, NULL AS draw, NULL AS key FROM verdicts", None),
+        _count_by_name(connection, "SELECT unnest(reasons) AS name, NULL AS draw, NULL AS key FROM outcomes", None),
         _count_by_name(
             connection,
             """
             SELECT coalesce(CASE WHEN reason = 'not_downloaded' THEN nullif(failure, '') END, reason) AS name, draw, key
-            FROM (SELECT unnest(reasons) AS reason, failure, draw, key FROM verdicts WHERE NOT accepted)""",
+            FROM (SELECT unnest(reasons) AS reason, failure, draw, key FROM outcomes WHERE NOT accepted)""",
             "url",
         ),
         _count_by_name(
             connection,
-            "SELECT alttext_problem AS name, draw, key FROM verdicts WHERE alttext_problem IS NOT NULL",
+            "SELECT alttext_problem AS name, draw, key FROM outcomes WHERE alttext_problem IS NOT NULL",
             f"left(caption, {_MAX_READ_CHARS})",
         ),
     )
@@ -124,12 +125,13 @@ def _measures(connection: duckdb.DuckDBPyConnection) -> Measures:
     counts = connection.execute("""
         SELECT count(*), count(*) FILTER (downloaded), count(*) FILTER (accepted), count(*) FILTER (len(released) > 0),
             count(*) FILTER (list_contains(reasons, 'duplicate_image')),
-            count(*) FILTER (list_contains(reasons, 'opted_out')), count(alttext),
-            coalesce(quantile_disc(length(alttext), 0.05), 0), coalesce(quantile_disc(length(alttext), 0.5), 0),
-            coalesce(quantile_disc(length(alttext), 0.95), 0), count(*) FILTER (downloaded AND sha256 IS NULL)
-        FROM verdicts""").fetchall()[0]
-    rows, downloaded, accepted, released, duplicates, opted_out, alttexts, p05, p50, p95, unhashed = counts
-    crawled = connection.execute("SELECT count(*) FROM crawl").fetchall()[0][0]
+            count(*) FILTER (list_contains(reasons, 'opted_out')), count(alttext_chars),
+            count(*) FILTER (downloaded AND NOT is_hashed)
+        FROM outcomes""").fetchall()[0]
+    rows, downloaded, accepted, released, duplicates, opted_out, alttexts, unhashed = counts
+    lengths = "SELECT alttext_chars AS value, count(*) AS rows FROM outcomes GROUP BY 1"
+    p05, p50, p95 = (int(value or 0) for value in quantiles(connection, lengths, ["0.05", "0.5", "0.95"]))
+    crawled = connection.execute("SELECT count(*) FROM judged").fetchall()[0][0]
     hosts, largest = connection.execute("SELECT count(*), coalesce(max(rows), 0) FROM host_counts").fetchall()[0]
     return Measures(
         rows=rows,
@@ -170,11 +172,11 @@ def _count_repeated(connection: duckdb.DuckDBPyConnection, column: str) -> int:
 def _distributions(connection: duckdb.DuckDBPyConnection) -> Distributions:
     languages = """
         SELECT coalesce(lower(regexp_extract(language, '^[A-Za-z]{2,3}')), '') AS name, count(*) AS rows
-        FROM verdicts GROUP BY 1"""
+        FROM outcomes GROUP BY 1"""
     return Distributions(
         _top_names(connection, "host_counts"),
         _top_names(connection, f"({languages})"),
-        _histogram(connection, "length(alttext)", "alttext IS NOT NULL"),
+        _histogram(connection, "alttext_chars", "alttext_chars IS NOT NULL"),
         _histogram(connection, "side", "downloaded AND side > 0"),
     )
 
@@ -190,7 +192,7 @@ def _top_names(connection: duckdb.DuckDBPyConnection, counts: str) -> dict[str, 
 
 def _histogram(connection: duckdb.DuckDBPyConnection, value: str, where: str) -> dict[str, int]:
     bins = connection.execute(f"""
-        SELECT floor(2 * log2({value}) + 1e-9)::INTEGER AS bin, count(*) FROM verdicts WHERE {where}
+        SELECT floor(2 * log2({value}) + 1e-9)::INTEGER AS bin, count(*) FROM outcomes WHERE {where}
         GROUP BY 1 ORDER BY 1""").fetchall()
     return {f"{2 ** (number / 2):.0f}": rows for number, rows in bins}
 
@@ -198,7 +200,7 @@ def _histogram(connection: duckdb.DuckDBPyConnection, value: str, where: str) ->
 def _count_by_name(connection: duckdb.DuckDBPyConnection, query: str, example: str | None) -> tuple[Reason, ...]:
     """Return the row counts of *query* (name, draw, key) by name, the most frequent first.
 
-    *example* is the SQL expression over `crawl` that gives example values, None for no examples.
+    *example* is the SQL expression over `judged` that gives example values, None for no examples.
     """
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE counted AS
@@ -208,7 +210,7 @@ def _count_by_name(connection: duckdb.DuckDBPyConnection, query: str, example: s
     texts: dict[str, str | None] = {}
     if example is not None and keys:
         key_list = ", ".join(literal(key) for key in keys)
-        texts = dict(connection.execute(f"SELECT key, {example} FROM crawl WHERE key IN ({key_list})").fetchall())
+        texts = dict(connection.execute(f"SELECT key, {example} FROM judged WHERE key IN ({key_list})").fetchall())
     return tuple(Reason(name, rows, _examples(texts, keys or ())) for name, rows, keys in counts)
 
 
@@ -221,12 +223,14 @@ def write_sample(connection: duckdb.DuckDBPyConnection, rows: int, path: Path) -
     """Write up to *rows* pseudorandom rows (the same on each call) to *path*; return the number written."""
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE sampled AS
-        SELECT key, uid, accepted, alttext, alttext_problem, reasons FROM verdicts ORDER BY draw, key LIMIT {rows}""")
+        SELECT key, uid, accepted, alttext_problem, reasons FROM outcomes ORDER BY draw, key LIMIT {rows}""")
     query = f"""
         SELECT {", ".join(SAMPLE_COLUMNS)} FROM (
-            SELECT crawl.*, accepted, alttext, alttext_problem, array_to_string(reasons, ' ') AS reasons,
-                accepted = (len(reasons) = 0) AND NOT (accepted AND status != 'success')
-                    AND NOT (alttext IS NULL AND alttext_problem IS NULL) AS consistent
-            FROM crawl JOIN sampled USING (key, uid)
+            SELECT judged.* REPLACE (
+                    CASE WHEN sampled.alttext_problem IS NULL THEN alttext END AS alttext,
+                    sampled.alttext_problem AS alttext_problem, array_to_string(sampled.reasons, ' ') AS reasons),
+                accepted, accepted = (len(sampled.reasons) = 0) AND NOT (accepted AND status != 'success')
+                    AND NOT (alttext IS NULL AND sampled.alttext_problem IS NULL) AS consistent
+            FROM judged JOIN sampled USING (key, uid)
         )"""
     return write_sorted(connection, query, "key, uid", path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -39,19 +40,12 @@ from vecap_tasks.quality.gate import (
     measure_drift,
     previous_versions,
 )
+from vecap_tasks.quality.group_rules import apply_group_rules, write_decisions
 from vecap_tasks.quality.measures import Measured, measure, write_sample
 from vecap_tasks.quality.quarantine import VERDICTS_FOLDER, shard_tables
 from vecap_tasks.quality.report import FINDINGS, PAGE, Findings
 from vecap_tasks.quality.rules import rules_sql
-from vecap_tasks.quality.verdicts import (
-    apply_group_rules,
-    count_verdicts,
-    open_judged,
-    open_verdicts,
-    write_decisions,
-    write_judged,
-    write_verdicts,
-)
+from vecap_tasks.quality.verdicts import count_verdicts, create_judged, open_verdicts, write_judged, write_verdicts
 
 log = logging.getLogger(__name__)
 
@@ -63,16 +57,22 @@ _SCORES = "_scores"
 _JUDGED = "_judged"  # after the rules about single rows
 _DECIDED = "_decided"  # by rules that compare rows; also the measures and the sample
 _MEASURES = "measures.json"
-_MIN_PARALLEL = 8  # shards; they take less than a second each, starting workers takes several
+# Starting workers takes several seconds; 100,000 rows take about eight, and a shard a fraction of one.
+_MIN_PARALLEL_PARTS = 3
+_MIN_PARALLEL = 64
+# Of a part. Planning the query of all row rules takes as long as judging 5,000 rows.
+_PART_ROWS = 100_000
+_PART_SHARDS = 100
+_MAX_THREADS = 8  # of the rules that compare rows; each needs a part of the memory limit
 _MAX_REASONS = 5  # reasons in the gate's error message
 
 
 class Quality(Stage):
     """Writes `verdicts/{shard}.parquet` (VERDICTS) for each crawl shard, `accepted.json` and the quality gate's report.
 
-    `prepare` applies the rules about single rows (`rules.py`) to one crawl shard, after the CLIP model's scores, if one
-    is configured. The rules that compare rows follow for all shards at once, on their narrow columns. A shard then
-    applies these decisions to its rows.
+    `prepare` applies the rules about single rows (`rules.py`) to adjacent crawl shards, or to one, after the CLIP
+    model's scores, if one is configured. The rules that compare rows follow for all shards at once, on their narrow
+    columns. A shard then applies these decisions to its rows.
     """
 
     name: ClassVar[str] = "quality"
@@ -83,6 +83,7 @@ class Quality(Stage):
         super().__init__(config, version)
         self.runs_models = config.quality.clip is not None
         self.min_parallel = 1 if self.runs_models else _MIN_PARALLEL
+        self.min_parallel_parts = 1 if self.runs_models else _MIN_PARALLEL_PARTS
 
     def identity(self) -> dict[str, Any]:
         identity = super().identity() | {"rules": digest([cleaned("caption"), *rules_sql(self.config.quality)])[:16]}
@@ -121,12 +122,18 @@ class Quality(Stage):
     def shard_reads(self, shard: str) -> list[RecordedFile]:
         return []  # `prepare` compares what it reads
 
-    # Row rules and CLIP scores, for each crawl shard
+    # Row rules and CLIP scores, for adjacent crawl shards
 
     @cached_property
     def _crawl_tables(self) -> dict[str, str]:
         """Maps the crawl's shards to their tables, in order."""
         return {Path(name).stem: name for name in shard_tables(self.upstream_manifest("crawl"))}
+
+    @cached_property
+    def _crawl_rows(self) -> dict[str, int]:
+        """Maps the crawl's shards to their numbers of rows, 0 for an unknown one."""
+        rows = {file.path: file.rows or 0 for file in self.upstream_manifest("crawl").files}
+        return {shard: rows[Path(name).name] for shard, name in self._crawl_tables.items()}
 
     @property
     def _duplicates(self) -> list[str]:
@@ -138,20 +145,44 @@ class Quality(Stage):
         return None if settings is None else find_clip(self.config, settings)
 
     def preparations(self) -> list[str]:
+        """Return the parts, named by their first and last crawl shard; a model scores one shard at a time."""
         judged = self._recorded_in(_JUDGED)
         if self.config.quality.clip is not None:
             judged &= self._recorded_in(_SCORES)
-        return [shard for shard in self._crawl_tables if shard not in judged]
+        parts: list[list[str]] = []
+        rows = 0
+        is_adjacent = False
+        for shard in self._crawl_tables:
+            if shard in judged:
+                is_adjacent = False
+                continue
+            rows += self._crawl_rows[shard]
+            if is_adjacent and rows <= _PART_ROWS and len(parts[-1]) < _PART_SHARDS and not self.runs_models:
+                parts[-1].append(shard)
+            else:
+                parts.append([shard])
+                rows = self._crawl_rows[shard]
+            is_adjacent = True
+        return [part[0] if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts]
 
     def prepare(self, part: str) -> None:
+        shards = self._shards_of(part)
         with self.store.workspace() as work, self._connect(work, threads=1) as connection:
-            (table,) = fetch(self.recorded([self._crawl_tables[part]]), work / "crawl")
-            view_files(connection, "crawl", [table], CRAWL)
+            tables = fetch(self.recorded(self._crawl_tables[shard] for shard in shards), work / "crawl")
+            view_files(connection, "crawl", tables, CRAWL)
             if self.config.quality.clip is not None:
-                scores = self._score(part, table)
-                view_files(connection, "scores", fetch_intermediate(self.store, [scores], work / "scores"), SCORES)
-            write_judged(connection, self.config.quality, part, work / "judged.parquet")
-            put_recorded(self.store, self._file(_JUDGED, part), work / "judged.parquet")
+                scores = [self._score(shard, table) for shard, table in zip(shards, tables, strict=True)]
+                view_files(connection, "scores", fetch_intermediate(self.store, scores, work / "scores"), SCORES)
+            (work / "judged").mkdir()
+            paths = {shard: work / "judged" / f"{shard}.parquet" for shard in shards}
+            write_judged(connection, self.config.quality, paths)
+            for shard, path in paths.items():
+                put_recorded(self.store, self._file(_JUDGED, shard), path)
+
+    def _shards_of(self, part: str) -> list[str]:
+        first, _, last = part.partition("-")
+        shards = list(self._crawl_tables)
+        return shards[shards.index(first) : shards.index(last or first) + 1]
 
     def _score(self, shard: str, table: str) -> str:
         """Return the CLIP scores of *shard*, a file of the store, which is written if it does not exist.
@@ -205,12 +236,15 @@ class Quality(Stage):
             return
         judged = [self._file(_JUDGED, shard) for shard in self._crawl_tables]
         config = self.config.quality
-        with self.store.workspace() as work, self._connect(work) as connection:
+        with (
+            self.store.workspace() as work,
+            self._connect(work, min(_MAX_THREADS, len(os.sched_getaffinity(0)))) as connection,
+        ):
             paths = fetch_intermediate(self.store, judged, work / "judged")
-            open_judged(connection, paths or [self._judge_nothing(connection, work)])
+            create_judged(connection, paths or [self._judge_nothing(connection, work)])
             duplicates = fetch(self.recorded(self._duplicates), work / "duplicates")
             view_files(connection, "duplicates", duplicates, DUPLICATES)
-            apply_group_rules(connection, config, active(self._releases))
+            apply_group_rules(connection, config, active(self._releases), work)
             measured, sample = work / _MEASURES, work / SAMPLE
             measured.write_text(measure(connection).to_json(), encoding="utf-8")
             write_sample(connection, config.sample_rows, sample)
@@ -224,8 +258,7 @@ class Quality(Stage):
         for view, schema in (("crawl", CRAWL), ("scores", SCORES)):
             view_files(connection, view, [], schema)
         path = work / "nothing.parquet"
-        write_judged(connection, self.config.quality, "", path)
-        connection.unregister("crawl")
+        write_judged(connection, self.config.quality, {"": path})
         return str(path)
 
     @cached_property

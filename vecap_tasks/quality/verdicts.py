@@ -3,38 +3,26 @@
 DuckDB spills data over its memory limit to the work folder.
 
 each crawl shard ── row rules (`write_judged`) ── judged rows ─┬─ verdicts of the shard (`open_verdicts`)
-all judged rows ── group rules (`apply_group_rules`) ── decisions of each shard (`write_decisions`) ─┘
+all judged rows ── `group_rules.py` ── decisions of each shard ─┘
 """
 
 # ruff: noqa: S608 - queries contain only this package's rules and quoted literals
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from vecap_tasks.config import QualityConfig, RowRules
 from vecap_tasks.core.private_data import HIDDEN
 from vecap_tasks.core.releases import Released
 from vecap_tasks.core.schemas import VERDICTS
-from vecap_tasks.core.tables import scan, write_rows, write_sorted
+from vecap_tasks.core.tables import scan, write_sorted
 from vecap_tasks.quality.alttext_rules import ALTTEXT_RULES, add_functions, all_matches, cleaned, first_match, literal
-from vecap_tasks.quality.rules import (
-    CLIP_SCORE,
-    DUPLICATE_RULES,
-    FINAL,
-    GROUP_RULES,
-    HOST_CAP,
-    REPEATED,
-    ROW_RULES,
-    SCORE,
-    score_limits,
-    score_rules,
-)
+from vecap_tasks.quality.group_rules import apply_group_rules, write_decisions
+from vecap_tasks.quality.rules import CLIP_SCORE, ROW_RULES, SCORE, score_limits
 
 # Scripts (RE2 names) by ISO 639-1 language code; all other languages use Latin.
 SCRIPTS = {
@@ -50,45 +38,29 @@ _NO_IDEOGRAPH = r"[^\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]"
 _WORD = r"[\p{L}\p{M}\p{N}]+"
 _HOST = "://([^/:?#]+)"
 _MAX_CAPTION_CHARS = 4_000  # of the AltText as crawled, for the examples of the report; not if it is private
-# Of a crawl's row, for the report and the sample.
-_CRAWL_COLUMNS = "key, uid, url, status, width, height, original_width, original_height, sha256"
-# The columns of VERDICTS that rules which compare rows can change, for each row where they change one.
-DECISIONS = pa.schema([VERDICTS.field(name) for name in ("key", "alttext_problem", "reasons", "released")])
-_BATCH = 100_000
 
 
 def compute_verdicts(
     connection: duckdb.DuckDBPyConnection, config: QualityConfig, work: Path, released: Released | None = None
 ) -> None:
-    """Create the view `verdicts` from `crawl` (CRAWL), `duplicates` (DUPLICATES) and, with a CLIP model, `scores`
-    (SCORES).
+    """Create the view `verdicts` (VERDICTS) from `crawl` (CRAWL), `duplicates` (DUPLICATES) and, with a CLIP model,
+    `scores` (SCORES), and the views `judged` and `outcomes`.
 
-    The view has the columns of VERDICTS, and columns for measures: `downloaded`, `failure`, `host`, `language`, `side`
-    (shorter side in pixels) and `draw` (a pseudorandom number derived from the uid). Its rows are unordered. *work* is
-    a folder that must exist as long as the connection.
+    The rows are unordered. *work* is a folder that must exist as long as the connection.
     """
-    connection.execute("SET preserve_insertion_order = false")  # saves memory; outputs are sorted
-    write_judged(connection, config, "", work / "judged.parquet")
-    create_judged(connection, [str(work / "judged.parquet")])
-    apply_group_rules(connection, config, released or Released())
+    judged = work / "judged.parquet"
+    write_judged(connection, config, {"all": judged})
+    create_judged(connection, [str(judged)])
+    apply_group_rules(connection, config, released or Released(), work)
+    (decisions,) = write_decisions(connection, ["all"], work)
+    open_verdicts(connection, str(judged), str(decisions))
 
 
-def create_judged(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> None:
-    """Create the view `judged` of the files *paths* of `write_judged`."""
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW judged AS SELECT * EXCLUDE (filename) FROM {scan(paths)}")
+def write_judged(connection: duckdb.DuckDBPyConnection, config: QualityConfig, paths: Mapping[str, Path]) -> None:
+    """Apply the rules about single rows to the view `crawl`, and write the result of each crawl shard to its path.
 
-
-def open_judged(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> None:
-    """Create the views `judged` and `crawl` of the files *paths* of `write_judged`, for rules that compare rows."""
-    connection.execute("SET preserve_insertion_order = false")  # saves memory; outputs are sorted
-    create_judged(connection, paths)
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW crawl AS SELECT {_CRAWL_COLUMNS}, caption FROM {scan(paths)}")
-
-
-def write_judged(connection: duckdb.DuckDBPyConnection, config: QualityConfig, shard: str, path: Path) -> None:
-    """Apply the rules about single rows to the view `crawl`, the crawl shard *shard*, and write the result to *path*.
-
-    The view `scores` has the CLIP scores, if a CLIP model is configured.
+    *paths* are by shard. If there are several, the view's column `filename` tells the rows of each. The view `scores`
+    has the CLIP scores, if a CLIP model is configured. With one thread, the bytes depend only on the shard's rows.
     """
     add_functions(connection)
     rules = config.rows
@@ -96,20 +68,29 @@ def write_judged(connection: duckdb.DuckDBPyConnection, config: QualityConfig, s
     if config.clip is not None:
         source = f'crawl LEFT JOIN (SELECT key, similarity AS "{CLIP_SCORE}" FROM scores) USING (key)'
     scores = "".join(f', {_score(name)} AS "{SCORE}{name}"' for name in sorted(score_limits(config)))
-    query = f"""
-        COPY (
-            SELECT key, uid, sha256, CASE WHEN alttext_problem IS NULL THEN text END AS alttext, alttext_problem,
-                hash(lower(text)) AS text_hash,
-                CASE WHEN downloaded THEN hash(coalesce(phash, sha256)) END AS image_hash,
-                {all_matches(ROW_RULES, rules)} AS reasons, {literal(shard)} AS shard, url, status,
-                CASE alttext_problem WHEN 'private_data' THEN {literal(HIDDEN)}
-                    ELSE left(raw, {_MAX_CAPTION_CHARS}) END AS caption,
-                width, height, original_width, original_height,
-                downloaded, failure, lower(regexp_extract(url, {literal(_HOST)}, 1)) AS host, language,
-                least(original_width, original_height) AS side, md5_number_lower(uid) AS draw{scores}
-            FROM (SELECT *, {first_match(ALTTEXT_RULES, rules)} AS alttext_problem FROM ({texts(source, rules)}))
-        ) TO $1 (FORMAT parquet, COMPRESSION lz4_raw)"""
-    connection.execute(query, [str(path)])
+    shard = "parse_filename(filename, true)" if len(paths) > 1 else literal(*paths)
+    # From a table, not the query, so that the bytes are the same for one shard and for several.
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE judged_rows AS
+        SELECT key, uid, sha256, CASE WHEN alttext_problem IS NULL THEN text END AS alttext, alttext_problem,
+            hash(lower(text)) AS text_hash,
+            CASE WHEN downloaded THEN hash(coalesce(phash, sha256)) END AS image_hash,
+            {all_matches(ROW_RULES, rules)} AS reasons, {shard} AS shard, url, status,
+            CASE alttext_problem WHEN 'private_data' THEN {literal(HIDDEN)}
+                ELSE left(raw, {_MAX_CAPTION_CHARS}) END AS caption,
+            width, height, original_width, original_height,
+            downloaded, failure, lower(regexp_extract(url, {literal(_HOST)}, 1)) AS host, language,
+            least(original_width, original_height) AS side, md5_number_lower(uid) AS draw{scores}
+        FROM (SELECT *, {first_match(ALTTEXT_RULES, rules)} AS alttext_problem FROM ({texts(source, rules)}))""")
+    for name, path in paths.items():
+        rows = f"FROM judged_rows WHERE shard = {literal(name)}"
+        connection.execute(f"COPY ({rows}) TO $1 (FORMAT parquet, COMPRESSION lz4_raw)", [str(path)])
+    connection.execute("DROP TABLE judged_rows")
+
+
+def create_judged(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> None:
+    """Create the view `judged` of the files *paths* of `write_judged`."""
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW judged AS SELECT * EXCLUDE (filename) FROM {scan(paths)}")
 
 
 def texts(source: str, rules: RowRules) -> str:
@@ -141,148 +122,6 @@ def _score(name: str) -> str:
         return f'CASE WHEN alttext_problem IS NULL THEN "{CLIP_SCORE}" END'
     number = f"CASE WHEN json_valid(scores) THEN TRY_CAST(json_extract_string(scores, '$.{name}') AS DOUBLE) END"
     return f"CASE WHEN isfinite({number}) THEN {number} END"
-
-
-def apply_group_rules(connection: duckdb.DuckDBPyConnection, config: QualityConfig, released: Released) -> None:
-    """Create the view `verdicts` from the view `judged` and the table `duplicates`.
-
-    One row per set of identical images is kept: rows that no other rule rejects come first, then rows with a usable
-    AltText, then the order of keys. The others are rejected as `duplicate_image`. Near-duplicates are handled the same
-    way if the rules require it. Host caps apply last.
-    """
-    rules = config.rows
-    connection.execute(f"""
-        CREATE OR REPLACE TEMP TABLE texts_often AS SELECT text_hash, true AS text_often FROM judged
-        WHERE text_hash IS NOT NULL GROUP BY 1 HAVING count(*) > {rules.max_same_alttext}""")
-    connection.execute(f"""
-        CREATE OR REPLACE TEMP TABLE images_often AS
-        WITH many AS (
-            SELECT image_hash FROM judged WHERE image_hash IS NOT NULL AND text_hash IS NOT NULL
-            GROUP BY 1 HAVING count(*) > {rules.max_alttexts_per_image}
-        )
-        SELECT image_hash, true AS image_often FROM judged SEMI JOIN many USING (image_hash)
-        GROUP BY 1 HAVING count(DISTINCT text_hash) > {rules.max_alttexts_per_image}""")
-    query = f"SELECT {_top_fraction_thresholds(config)} FROM judged WHERE downloaded"
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE thresholds AS {query}")
-    connection.execute(f"""
-        CREATE OR REPLACE TEMP VIEW grouped AS
-        SELECT * REPLACE (
-            CASE WHEN {REPEATED.condition(rules)} THEN NULL ELSE alttext END AS alttext,
-            list_concat(reasons, {all_matches([*GROUP_RULES, *score_rules(config)], rules)}) AS reasons)
-        FROM (
-            SELECT * REPLACE (coalesce(alttext_problem, {first_match([REPEATED], rules)}) AS alttext_problem)
-            FROM (SELECT *, alttext_problem AS row_problem, reasons AS row_reasons FROM judged)
-            LEFT JOIN texts_often USING (text_hash) LEFT JOIN images_often USING (image_hash), thresholds
-        )""")
-    _rank_duplicates(connection)
-    connection.execute(f"""
-        CREATE OR REPLACE TEMP VIEW ranked_rows AS
-        SELECT * REPLACE (list_concat(reasons, {all_matches(DUPLICATE_RULES, rules)}) AS reasons)
-        FROM grouped LEFT JOIN ranked USING (uid) LEFT JOIN near_ranked USING (uid)
-        LEFT JOIN (SELECT DISTINCT uid, true AS earlier FROM duplicates WHERE version IS NOT NULL) USING (uid)""")
-    _cap_hosts(connection, rules)
-    _apply_releases(connection, rules, released)
-
-
-def _top_fraction_thresholds(config: QualityConfig) -> str:
-    """Return SQL columns with the smallest score in the `top_fraction` of each limited score."""
-    columns = [
-        f'-quantile_disc(-"{SCORE}{name}", {limits.top_fraction!r}) AS "{SCORE}{name} least"'
-        for name, limits in sorted(score_limits(config).items())
-        if limits.top_fraction is not None
-    ]
-    return ", ".join(columns) or "count(*) AS downloads"
-
-
-def _rank_duplicates(connection: duckdb.DuckDBPyConnection) -> None:
-    connection.execute("""
-        CREATE OR REPLACE TEMP TABLE ranked AS
-        WITH exact AS (
-            SELECT uid, duplicate_of AS kept FROM duplicates WHERE kind = 'exact' AND version IS NULL
-            UNION SELECT duplicate_of, duplicate_of FROM duplicates WHERE kind = 'exact' AND version IS NULL
-        )
-        SELECT uid, kept, row_number() OVER (PARTITION BY kept ORDER BY len(reasons) > 0, alttext IS NULL, key) AS place
-        FROM grouped JOIN exact USING (uid)""")
-    # `duplicates` refers to the first row of each image; the kept row may be another one with the same bytes.
-    connection.execute("""
-        CREATE OR REPLACE TEMP TABLE near_ranked AS
-        WITH near AS (
-            SELECT uid, duplicate_of AS first_uid FROM duplicates WHERE kind = 'near' AND version IS NULL
-            UNION SELECT duplicate_of, duplicate_of FROM duplicates WHERE kind = 'near' AND version IS NULL
-        )
-        SELECT grouped.uid,
-            row_number() OVER (PARTITION BY first_uid ORDER BY len(reasons) > 0, alttext IS NULL, key) AS near_place
-        FROM grouped LEFT JOIN ranked USING (uid) JOIN near ON near.uid = coalesce(ranked.kept, grouped.uid)
-        WHERE coalesce(place, 1) = 1""")
-
-
-def _cap_hosts(connection: duckdb.DuckDBPyConnection, rules: RowRules) -> None:
-    """Create the table `capped`: rows over their host's cap, in the order of `draw`."""
-    caps = []
-    if rules.max_host_rows is not None:
-        caps.append(str(rules.max_host_rows))
-    if rules.max_host_share is not None:
-        caps.append(f"greatest(1, floor({rules.max_host_share!r} * count(*) OVER ()))")
-    query = "SELECT NULL::VARCHAR AS key, true AS over_cap LIMIT 0"
-    if caps:
-        query = f"""
-            SELECT key, true AS over_cap FROM ranked_rows WHERE len(reasons) = 0
-            QUALIFY row_number() OVER (PARTITION BY host ORDER BY draw, key) > least({", ".join(caps)})"""
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE capped AS {query}")
-
-
-def _apply_releases(connection: duckdb.DuckDBPyConnection, rules: RowRules, released: Released) -> None:
-    """Create the view `verdicts`: released reasons move from `reasons` to `released`."""
-    capped = f"""
-        SELECT ranked_rows.* REPLACE (list_concat(reasons, {all_matches([HOST_CAP], rules)}) AS reasons)
-        FROM ranked_rows LEFT JOIN capped USING (key)"""
-    kept, waived, rows = "reasons", "NULL::VARCHAR[]", f"({capped})"
-    if released:
-        connection.execute("CREATE OR REPLACE TEMP TABLE released_uids (uid VARCHAR, all_reasons BOOLEAN)")
-        connection.execute("INSERT INTO released_uids SELECT unnest($1::VARCHAR[]), true", [list(released.uids)])
-        is_waived = f"coalesce(all_reasons, false) OR list_contains({_string_list(released.reasons)}, name)"
-        is_waived = f"({is_waived}) AND NOT list_contains({_string_list(FINAL)}, name)"
-        kept = f"list_filter(reasons, lambda name: NOT ({is_waived}))"
-        waived = f"nullif(list_filter(reasons, lambda name: {is_waived}), [])"
-        rows += " LEFT JOIN released_uids USING (uid)"
-    connection.execute(f"""
-        CREATE OR REPLACE TEMP VIEW verdicts AS
-        SELECT *, len(reasons) = 0 AS accepted
-        FROM (SELECT * REPLACE ({kept} AS reasons), {waived} AS released FROM {rows})""")
-
-
-def _string_list(names: Sequence[str]) -> str:
-    return f"[{', '.join(literal(name) for name in names)}]::VARCHAR[]"
-
-
-def write_decisions(connection: duckdb.DuckDBPyConnection, shards: Sequence[str], folder: Path) -> Iterator[Path]:
-    """Write DECISIONS from the view `verdicts` for each of *shards*, in order, to `{shard}.parquet` in *folder*.
-
-    Yields each path; the caller moves or deletes the file. Deterministic.
-    """
-    changed = connection.sql(f"""
-        SELECT shard, {", ".join(DECISIONS.names)} FROM verdicts
-        WHERE reasons IS DISTINCT FROM row_reasons OR alttext_problem IS DISTINCT FROM row_problem
-            OR released IS NOT NULL
-        ORDER BY shard, key, uid""")
-    parts = _parts(changed.to_arrow_reader(_BATCH))
-    name, rows = next(parts, (None, None))
-    for shard in shards:
-        found = []
-        while name == shard and rows is not None:
-            found.append(rows)
-            name, rows = next(parts, (None, None))
-        write_rows(found, DECISIONS, folder / f"{shard}.parquet")
-        yield folder / f"{shard}.parquet"
-
-
-def _parts(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Yield the rows of *batches*, sorted by the column `shard`, in parts of one shard, with the shard."""
-    for batch in batches:
-        start = 0
-        for run in pc.run_end_encode(batch["shard"]).run_ends.to_pylist():
-            yield batch["shard"][start].as_py(), batch.slice(start, run - start)
-            start = run
 
 
 def open_verdicts(connection: duckdb.DuckDBPyConnection, judged: str, decisions: str) -> None:
