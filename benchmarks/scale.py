@@ -1,11 +1,13 @@
 """Scaling of the orchestration: Airflow, Dask and manifests over 300, 3,000 and 30,000 shards of a fake stage.
 
-    python -m benchmarks.scale [--reading N …] [--shards N …] [--json FILE]
+    python -m benchmarks.scale [--judging ROWS …] [--reading N …] [--shards N …] [--json FILE]
 
 Starts the local services in a temporary folder and runs a DAG with one stage: plan, eight mapped groups, commit, like
 in the product. A shard takes 3 ms and writes one small file. Also measures peak memory of Airflow's scheduler, Dask's
 scheduler and the largest Airflow task (the driver), PostgreSQL transactions, and S3 requests per shard, counted by a
 server. There is no other tool to compare with.
+
+`--judging` measures only the stage quality, on generated crawls of these sizes (`benchmarks/judging.py`).
 
 First measures what a shard of the stage rewrite costs before its first caption, for 100, 300 and 1,000 crawl shards of
 1,000 rows: it reads the tables of its own rows, so that the cost is constant.
@@ -34,6 +36,7 @@ import psycopg2
 import pyarrow as pa
 
 from benchmarks.fakes import CONFIG, StandIn
+from benchmarks.judging import judging
 from benchmarks.report import Measure, machine, report
 from vecap_tasks.config import load_config
 from vecap_tasks.core.manifest import FileEntry, Manifest
@@ -259,8 +262,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.partition("\n")[0])
     parser.add_argument("--shards", type=int, nargs="+", default=[300, 3_000, 30_000], metavar="N")
     parser.add_argument("--reading", type=int, nargs="+", default=[100, 300, 1_000], metavar="N")
+    parser.add_argument("--judging", type=int, nargs="+", metavar="ROWS")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    if arguments.judging:
+        report([measure for rows in arguments.judging for measure in judging(rows)], arguments.json)
+        return
     read = [measure for shards in arguments.reading for measure in reading(shards)]
     report([*read, *on_s3(), *through_airflow(arguments.shards)], arguments.json)
 
