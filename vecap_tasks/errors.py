@@ -57,6 +57,14 @@ class ConfigError(PermanentError):
     """The configuration is missing, unreadable, or has an invalid value."""
 
 
+class SettingError(PermanentError):
+    """The data do not fit a setting. `setting` is its dotted name, such as `crawl.source.image_column`."""
+
+    def __init__(self, message: str, setting: str = "") -> None:  # the default is for pickle
+        super().__init__(message)
+        self.setting = setting
+
+
 class GateFailed(PermanentError):
     """The quality gate rejected a crawl. Nothing is published, and a retry without a change fails again."""
 

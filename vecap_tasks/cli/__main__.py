@@ -68,6 +68,8 @@ def _run(argv: Sequence[str]) -> int:
         logging.basicConfig(level=level, format="%(message)s", handlers=[LogHandler()])
         for chatty in _CHATTY:
             logging.getLogger(chatty).setLevel(logging.DEBUG if arguments.verbose else logging.WARNING)
+        if not arguments.verbose:
+            logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports that it builds its font cache
         command: Command = arguments.command
         return command(arguments)
     except KeyboardInterrupt:

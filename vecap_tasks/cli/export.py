@@ -7,8 +7,9 @@ import time
 from dataclasses import asdict
 from functools import partial
 
-from vecap_tasks.cli.options import Commands, add_command, configuration, print_json
+from vecap_tasks.cli.options import Commands, add_command, configuration, named_version, print_json
 from vecap_tasks.core.object_storage import is_remote
+from vecap_tasks.core.store import Store
 from vecap_tasks.errors import ConfigError
 
 _FORMATS = ("webdataset", "parquet", "hf")
@@ -63,6 +64,7 @@ def _export(arguments: argparse.Namespace) -> int:
         repository = Repository(arguments.push_to_hub)
     config = configuration(arguments)
     exporter = Exporter(config, arguments.version, arguments.format, arguments.text, arguments.out)
+    named_version(Store(config.resolve(config.root)), config.dataset, arguments.version)  # it names a newer one
     with meter("export") as shown:
         result = exporter.run(partial(shown.update, unit="shards"))
     if not arguments.json:

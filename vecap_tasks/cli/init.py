@@ -6,22 +6,33 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vecap_tasks.cli.config import config_problems, served_models
-from vecap_tasks.cli.options import Commands, add_command, print_json
-from vecap_tasks.config import Config, ModelConfig, Origin, ServerConfig, parse_config, read_yaml
+from vecap_tasks.cli.inspection import Findings, find_local_folder, find_table_of_files, format_names, inspect
+from vecap_tasks.cli.options import Commands, add_command, print_json, source_warnings
+from vecap_tasks.config import (
+    Config,
+    FolderSource,
+    HfSource,
+    ModelConfig,
+    Origin,
+    ServerConfig,
+    UrlSource,
+    WarcSource,
+    WebdatasetSource,
+    parse_config,
+    read_yaml,
+)
+from vecap_tasks.core.models import HUB_NAME
 from vecap_tasks.core.object_storage import is_remote
-from vecap_tasks.errors import ConfigError, VecapError, did_you_mean
+from vecap_tasks.errors import ConfigError, VecapError, did_you_mean, similar_file
 
 _FILE = "vecap.yaml"
 _DEMO_MODELS = Path(__file__).parents[1] / "demo" / "models"
@@ -33,44 +44,26 @@ _ENDINGS = {
     "webdataset": (".tar",),
 }
 _KINDS = ("folder", *_ENDINGS, "hf")
-_ROWS = 2000  # to read
-_IMAGES = 3  # to decode
+_SOURCES = {
+    "folder": FolderSource, "urls": UrlSource, "warc": WarcSource, "webdataset": WebdatasetSource, "hf": HfSource
+}  # fmt: skip
+# The option for a setting of `crawl.source`.
+_OPTIONS = {
+    "path": "--path",
+    "paths": "--path",
+    "captions": "--captions",
+    "split": "--split",
+    "image_column": "--image-column",
+    "url_column": "--image-column",
+    "caption_column": "--caption-column",
+    "keep_columns": "--keep",
+}
+_FILE_NAME = "file_name"  # which a folder keeps by default
+_MAX_NAMES = 8  # of columns in a message
 _NO_MODEL = "No captioning model: the configuration crawls and filters only. Add models with --vlm and --llm."
-_DEMO_WARNING = (
-    "warning: the demo's models know only the drawn scenes of the demo; their captions of other images are wrong"
-)
+_DEMO_WARNING = "the demo's models know only the drawn scenes of the demo; their captions of other images are wrong"
 # Prompts for models of these types; others get the first prompt.
 _PROMPTS = {"vlm": ("describe", {"llava": "describe-llava"}), "llm": ("fuse", {"vicuna": "fuse-vicuna"})}
-
-
-@dataclass(slots=True)
-class _Findings:
-    """What the inspected rows contain. `columns` are those of the first table."""
-
-    parts: int = 0
-    rows: int = 0
-    complete: bool = True  # all rows were read
-    captioned: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    decoded: list[str] = field(default_factory=list)  # sizes
-    undecoded: Counter[str] = field(default_factory=Counter)
-    columns: list[str] = field(default_factory=list)
-
-    def lines(self) -> Iterator[str]:
-        """Yield a summary."""
-        more = "" if self.complete else " (the first ones)"
-        parts = f"{self.parts:,} parts" if self.parts != 1 else "1 part"
-        yield f"{self.rows:,} images{more} in {parts}, {self.captioned:,} with AltText"
-        if self.columns:
-            # A name with a line break would end the comment in the configuration.
-            names = (name if name.isprintable() else json.dumps(name) for name in self.columns)
-            yield f"columns: {', '.join(names)}"
-        for reason, count in self.skipped.most_common():
-            yield f"{count:,} rows are not usable: {reason}"
-        if self.decoded:
-            yield f"decoded {len(self.decoded)} images: {', '.join(self.decoded)} pixels"
-        for reason, count in self.undecoded.items():
-            yield f"{count} images cannot be decoded: {reason}"
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -84,6 +77,18 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     init.add_argument("folder", nargs="?", default=".", metavar="DIR", help=f"folder of the new {_FILE} (default: .)")
     init.add_argument("--from", dest="kind", choices=_KINDS, required=True, help="kind of your data")
     init.add_argument("--path", metavar="PATH", help="your data: folder, file or glob (default: DIR)")
+    init.add_argument(
+        "--captions", metavar="TABLE", help="folder: table of file names and captions, relative to --path"
+    )
+    init.add_argument("--split", metavar="NAME", help="hf: split to read (default: train, or the only split)")
+    init.add_argument("--image-column", metavar="NAME", help="column with the images, file names or URLs")
+    init.add_argument("--caption-column", metavar="NAME", help="column with the AltText")
+    init.add_argument(
+        "--keep",
+        metavar="NAME,…",
+        help="columns to copy into all tables; of a folder, file_name is kept, too. Of webdataset tars, fields of the "
+        ".json, and __key__",
+    )
     for role, what in (("vlm", "describes images"), ("llm", "fuses descriptions and AltText")):
         init.add_argument(
             f"--{role}",
@@ -102,37 +107,89 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 def _init(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.folder).expanduser()
     file = folder / _FILE
+    with source_warnings() as warnings:
+        try:
+            return _write(arguments, folder, file, warnings)
+        except VecapError as error:
+            raise ConfigError(*(_with_options(str(problem), arguments, file) for problem in error.args)) from error
+
+
+def _write(arguments: argparse.Namespace, folder: Path, file: Path, warnings: list[str]) -> int:
     if file.exists() and not arguments.force:
         raise ConfigError(f"{file} exists; choose another folder, or replace it with --force")
     base = folder.resolve()
     models = _models(arguments, base)
     source = _source(arguments, base)
 
-    def read(findings: _Findings) -> Config:
+    def read(findings: Findings) -> Config:
         text = _text(base, source, arguments.contact, models, findings)
         return parse_config(read_yaml(text), base, Origin(str(file)))
 
-    if arguments.kind == "csv" and (table := _table_of_files(read(_Findings()))):
+    if arguments.kind == "csv" and (table := find_table_of_files(read(Findings()))):
         source = {"kind": "folder", "path": _relative(table.parent, base), "captions": table.name}
-    elif source["kind"] == "urls" and (local := _folder_of_local_rows(read(_Findings()))):
+        source |= _column_settings(arguments, "folder")
+    elif source["kind"] == "urls" and (local := find_local_folder(read(Findings()))):
         source["allow_folders"] = [_relative(local, base)]
     elif source["kind"] in ("urls", "warc") and not arguments.contact:
         raise ConfigError("images are downloaded, and web sites must be able to reach you; give --contact EMAIL or URL")
-    found = _inspect(read(_Findings()))
+    found = inspect(read(Findings()))
     config = read(found)
     text = _text(base, source, arguments.contact, models, found)
     if problems := config_problems(config):
         raise ConfigError(*problems)
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
+    if arguments.demo_models:
+        warnings = [_DEMO_WARNING, *warnings]
+    for warning in (*warnings, *_unknown_columns(source, found)):
+        print(f"warning: {_with_options(warning, arguments, file)}", file=sys.stderr)
+    lost = [] if "keep_columns" in source else _lost_columns(source, found)
     if arguments.json:
-        print_json({"config": str(file), "findings": list(found.lines()), "captions": bool(models)})
+        print_json(
+            {"config": str(file), "findings": list(found.lines()), "captions": bool(models), "columns_not_kept": lost}
+        )
         return 0
     print("\n".join(found.lines()))
     if not models:
         print(_NO_MODEL)
-    print(f"wrote {file}; next: vecap run --config {file}")
+    today = datetime.now(UTC).date().isoformat()
+    print(f"wrote {file}; next: vecap run --config {shlex.quote(str(file))} --version {today}")
+    if lost:
+        more = f" and {len(lost) - _MAX_NAMES} more" if len(lost) > _MAX_NAMES else ""
+        names = format_names(lost[:_MAX_NAMES])
+        print(f"columns that are not kept: {names}{more}; to keep them, uncomment keep_columns in {file}")
     return 0
+
+
+def _with_options(problem: str, arguments: argparse.Namespace, file: Path) -> str:
+    """Return *problem* with options of this command in place of the settings of *file*, which may not exist."""
+    text = problem.removeprefix(f"{file}: ")
+    text = re.sub(r"\bcrawl\.source\.(\w+)", lambda match: _OPTIONS.get(match[1], match[0]), text)
+    text = re.sub(r"`kind: (\w+)`|\bkind: (\w+)", lambda match: f"--from {match[1] or match[2]}", text)
+    for role in _PROMPTS:
+        text = re.sub(rf"\brewrite\.{role}(\.\w+)+", f"--{role}", text)
+        if given := getattr(arguments, role):  # a relative path in the configuration starts from its folder
+            text = text.replace(str(file.parent.resolve() / given), given)
+    return text.removesuffix(" in the configuration")
+
+
+def _unknown_columns(source: dict[str, Any], found: Findings) -> list[str]:
+    """Return a warning for each name in `keep_columns` that the inspected files next to images do not have.
+
+    Tables without a column are an error.
+    """
+    kept = source.get("keep_columns", ()) if source["kind"] in ("folder", "webdataset") else ()
+    return [
+        f"--keep: the first rows have no {name} (columns: {format_names(found.columns) or 'none'})"
+        f"{did_you_mean(name, found.columns)}"
+        for name in kept
+        if name != _FILE_NAME and name not in [column.strip() for column in found.columns]
+    ]
+
+
+def _lost_columns(source: dict[str, Any], found: Findings) -> list[str]:
+    """Return the columns that only `keep_columns` would keep."""
+    return [name for name in found.others if source["kind"] != "folder" or name != _FILE_NAME]
 
 
 def _models(arguments: argparse.Namespace, base: Path) -> dict[str, str]:
@@ -140,7 +197,6 @@ def _models(arguments: argparse.Namespace, base: Path) -> dict[str, str]:
     if arguments.demo_models:
         if arguments.vlm or arguments.llm:
             raise ConfigError("--demo-models replaces --vlm and --llm; give one or the other")
-        print(_DEMO_WARNING, file=sys.stderr)
         return {role: f"{{model: {json.dumps(str(_DEMO_MODELS / role))}, prompt: {_PROMPTS[role][0]}}}"
                 for role in _PROMPTS}  # fmt: skip
     given = {role: getattr(arguments, role) for role in _PROMPTS}
@@ -168,6 +224,10 @@ def _model(role: str, value: str, base: Path) -> str:
         server = f"server: {{urls: [{json.dumps(url.rstrip('/'))}]}}"
         return f"{{backend: openai, model: {json.dumps(name)}, prompt: {_prompt(role, name)}, {server}}}"
     path = Path(value).expanduser()
+    is_named = HUB_NAME.fullmatch(value) or "${" in value  # in the Hub cache, or by a variable
+    if not path.is_dir() and (path.exists() or not is_named):
+        problem = "is not a folder" if path.exists() else f"does not exist{similar_file(path)}"
+        raise ConfigError(f"--{role}: {value} {problem}; give the folder of a model, or the URL of a server")
     where = json.dumps(_relative(path.resolve(), base) if path.is_dir() else value)
     device = "cuda, dtype: bfloat16" if shutil.which("nvidia-smi") and _has_cuda() else "cpu"
     return f"{{model: {where}, prompt: {_prompt(role, path.name)}, device: {device}}}"
@@ -202,99 +262,48 @@ def _prompt(role: str, name: str) -> str:
 
 
 def _source(arguments: argparse.Namespace, base: Path) -> dict[str, Any]:
-    """Return `crawl.source` for `--path`. Raises ConfigError if there is no such data."""
+    """Return `crawl.source` for `--path` and the columns. Raises ConfigError if there is no such data."""
     given = arguments.path or arguments.folder
     kind = "urls" if arguments.kind == "csv" else arguments.kind
-    if arguments.kind in ("folder", "hf"):
-        path = Path(given).expanduser().resolve()
-        return {"kind": arguments.kind, "path": _relative(path, base)}
-    if is_remote(given) or not Path(given).expanduser().is_dir():
-        path = Path(given).expanduser()
-        return {"kind": kind, "paths": [given if is_remote(given) else _relative(path.absolute(), base)]}
-    folder, endings = Path(given).expanduser().resolve(), _ENDINGS[arguments.kind]
+    columns = _column_settings(arguments, kind)
+    path = Path(given).expanduser()
+    if kind in ("folder", "hf"):
+        if not path.is_dir():
+            what = "is not a folder" if path.exists() else f"does not exist{similar_file(path)}"
+            remedy = "for a table, use --from csv" if path.suffix in _TABLES else "name the folder of your data"
+            raise ConfigError(f"--path: {given} {what}; {remedy}")
+        return {"kind": kind, "path": _relative(path.resolve(), base), **columns}
+    if is_remote(given) or not path.is_dir():
+        return {"kind": kind, "paths": [given if is_remote(given) else _relative(path.absolute(), base)], **columns}
+    folder, endings = path.resolve(), _ENDINGS[arguments.kind]
     for pattern in ("*", "**/*"):
         for ending in endings:
             if next(folder.glob(f"{pattern}{ending}"), None):
-                return {"kind": kind, "paths": [f"{_relative(folder, base)}/{pattern}{ending}"]}
+                return {"kind": kind, "paths": [f"{_relative(folder, base)}/{pattern}{ending}"], **columns}
     raise ConfigError(f"{folder} has no {', '.join(endings)} files; give another --path, or another kind with --from")
 
 
-def _table_of_files(config: Config) -> Path | None:
-    """Return the only table of a URL list if it has a column with file names and none with URLs."""
-    from vecap_tasks.config import UrlSource
-    from vecap_tasks.core.files import find_files
-    from vecap_tasks.crawl.sources.columns import FILES, find_columns
-    from vecap_tasks.crawl.sources.table_rows import column_names
-
-    section = config.crawl.source
-    if not isinstance(section, UrlSource):
-        return None
-    files = [*find_files(config, section.paths, kind="URL", setting="--path").values()]
-    if len(files) != 1 or files[0].remote:
-        return None
-    names = column_names(files[0])
-    has_files = find_columns(names).url is None and find_columns(names, image_names=FILES).url is not None
-    return Path(files[0].location) if has_files else None
-
-
-def _folder_of_local_rows(config: Config) -> Path | None:
-    """Return the folder of the first URL list if its first row names a local file."""
-    from vecap_tasks.config import UrlSource
-    from vecap_tasks.core.files import find_files
-    from vecap_tasks.crawl.sources.link import Stats
-    from vecap_tasks.crawl.sources.local_files import is_local
-    from vecap_tasks.crawl.sources.table_rows import read_rows
-
-    section = config.crawl.source
-    if not isinstance(section, UrlSource):
-        return None
-    file = next(iter(find_files(config, section.paths, kind="URL", setting="--path").values()))
-    first = next((row.url for row in read_rows(file, section, Stats()) if row.url), None)
-    return Path(file.location).parent if first is not None and not file.remote and is_local(first) else None
+def _column_settings(arguments: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """Return the settings of a source of *kind* that the options for tables and columns give. Raises ConfigError."""
+    keep = [name.strip() for name in (arguments.keep or "").split(",") if name.strip()]
+    if keep and kind == "folder" and _FILE_NAME not in keep:
+        keep.append(_FILE_NAME)
+    given = {
+        "captions": arguments.captions,
+        "split": arguments.split,
+        "url_column" if kind == "urls" else "image_column": arguments.image_column,
+        "caption_column": arguments.caption_column,
+        "keep_columns": keep,
+    }
+    settings = {name: value for name, value in given.items() if value}
+    for name in settings:
+        if name not in _SOURCES[kind].model_fields:
+            raise ConfigError(f"{_OPTIONS[name]} cannot be used with --from {arguments.kind}; remove it")
+    return settings
 
 
 def _relative(path: Path, base: Path) -> str:
     return os.path.relpath(path, base) if path.is_relative_to(base) else str(path)
-
-
-def _inspect(config: Config) -> _Findings:
-    """Read the first rows, and decode the first images that are in the source's files. Raises VecapError."""
-    from vecap_tasks.core.files import SourceFile
-    from vecap_tasks.crawl.candidates import open_source
-    from vecap_tasks.crawl.image.decode import decode
-    from vecap_tasks.crawl.shard_images import image_reader
-    from vecap_tasks.crawl.sources.link import ArchivedImage, ByteRange, Link, Stats
-    from vecap_tasks.crawl.sources.table_rows import column_names
-    from vecap_tasks.errors import Failure
-
-    interval = datetime.now(UTC).date().isoformat()
-    source, stats, found = open_source(config, interval), Stats(), _Findings()
-    parts = source.parts()
-    found.parts = len(parts)
-    path = Path(config.resolve(parts[0]))
-    found.columns = column_names(SourceFile(parts[0], str(path), 0)) if path.is_file() else []
-    read = image_reader(config, interval)
-    rows = (row for part in parts for row in source.read(part, stats))
-    for row in islice(rows, _ROWS):
-        stored = row.stored if isinstance(row, Link) else None
-        if isinstance(row, Link):
-            found.rows += 1
-            found.captioned += bool(row.alttext and row.alttext.strip())
-        elif isinstance(row, ArchivedImage) and row.offset is not None and row.length is not None:
-            stored = ByteRange(row.archive, row.offset, row.length)
-        if stored is not None and len(found.decoded) + found.undecoded.total() < _IMAGES:
-            try:
-                image, _ = decode(read(stored), config.crawl.image)
-                found.decoded.append(f"{image.original_width}x{image.original_height}")
-            except Failure as failure:
-                found.undecoded[failure.reason] += 1
-    found.complete = next(rows, None) is None
-    skipped = {key.partition(".")[2]: count for key, count in stats.counters.items() if key.startswith("skipped.")}
-    found.skipped = Counter(skipped)
-    if not found.rows:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items()) or "no rows"
-        raise VecapError(f"{parts[0]} has no usable image ({reasons}); check --path and --from")
-    return found
 
 
 def _root(source: dict[str, Any], base: Path) -> str:
@@ -306,14 +315,15 @@ def _root(source: dict[str, Any], base: Path) -> str:
     return "versions"
 
 
-def _text(base: Path, source: dict[str, Any], contact: str | None, models: dict[str, str], found: _Findings) -> str:
+def _text(base: Path, source: dict[str, Any], contact: str | None, models: dict[str, str], found: Findings) -> str:
     """Return the configuration as commented YAML."""
     dataset = re.sub(r"[^a-z0-9_-]+", "-", base.name.lower()).strip("-_") or "images"
     where = "\n    ".join(f"{key}: {value if key == 'kind' else json.dumps(value)}" for key, value in source.items())
     summary = "\n    # ".join(found.lines())
-    keep = (
-        f"\n    # keep_columns: {json.dumps(found.columns)}   # copy columns into all tables" if found.columns else ""
-    )
+    keep = ""
+    if "keep_columns" not in source and (lost := _lost_columns(source, found)):
+        names = json.dumps([*lost, _FILE_NAME] if source["kind"] == "folder" else lost)
+        keep = f"\n    # keep_columns: {names}   # uncomment to copy columns into all tables"
     agent = json.dumps(f"vecap-{dataset}/1.0 ({contact})")
     fetch = f"\n  fetch:\n    user_agent: {agent}   # web sites see it" if contact else ""
     captions = (

@@ -7,9 +7,12 @@ import json
 import logging
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
 from vecap_tasks.config import Config, load_config
+from vecap_tasks.core.store import Store
+from vecap_tasks.core.version import Version, newer_revision, published, read_version
 from vecap_tasks.errors import closest, did_you_mean
 from vecap_tasks.redaction import redact
 
@@ -115,6 +118,40 @@ def configuration(arguments: argparse.Namespace) -> Config:
     return load_config(arguments.config, arguments.overrides)
 
 
+@contextmanager
+def source_warnings() -> Iterator[list[str]]:
+    """Yield a list that gets each warning about a source once; it is not logged."""
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if record.levelno >= logging.WARNING and text not in found:
+                found.append(text)
+
+    found: list[str] = []
+    logger, collector = logging.getLogger(_SOURCES), Collector()
+    logger.addHandler(collector)
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        logger.propagate = True
+        logger.removeHandler(collector)
+
+
+def named_version(store: Store, dataset: str, name: str, *others: str) -> Version:
+    """Return the version *name*, as `read_version` does.
+
+    If it has a newer revision, which is not among *others*, print one line that names it on standard error.
+    """
+    version = read_version(store, dataset, name)
+    newer = newer_revision(store, version)
+    if newer is not None and newer.name not in others:
+        state = "" if published(store, newer) is not None else " (unfinished)"
+        print(f"{name} has the newer revision {newer.name}{state}; name {newer.name} to use it", file=sys.stderr)
+    return version
+
+
 def print_json(value: Any) -> None:
     """Print *value* as one JSON document on standard output."""
     print(redact(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)))
@@ -136,9 +173,29 @@ def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]], right: Col
         print(redact("  ".join(cells).rstrip()))
 
 
+_SOURCES = "vecap_tasks.crawl.sources"  # their modules' loggers; the checks and the crawl read the same files
+
+
 class LogHandler(logging.StreamHandler[TextIO]):
-    """Writes log lines to what is standard error at that moment: above a progress bar, if there is one."""
+    """Writes log lines to what is standard error at that moment: above a progress bar, if there is one.
+
+    Warnings begin with `warning: `. The same warning about a source is written once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._source_warnings: set[str] = set()
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        is_plain = record.levelno == logging.WARNING and not text.startswith("warning: ")
+        return f"warning: {text}" if is_plain else text
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING and record.name.startswith(_SOURCES):
+            text = record.getMessage()
+            if text in self._source_warnings:
+                return
+            self._source_warnings.add(text)
         self.stream = sys.stderr
         super().emit(record)

@@ -7,9 +7,17 @@ import getpass
 from dataclasses import asdict
 from typing import Any
 
-from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, print_table, printable
+from vecap_tasks.cli.options import (
+    Commands,
+    add_command,
+    configuration,
+    named_version,
+    print_json,
+    print_table,
+    printable,
+)
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.version import Version, read_version
+from vecap_tasks.core.version import Version
 from vecap_tasks.errors import VecapError
 
 _ACTIONS = ("list", "release", "withdraw", "releases")
@@ -51,7 +59,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 def _quarantine(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
-    version = read_version(store, config.dataset, arguments.version)
+    version = named_version(store, config.dataset, arguments.version)
     if (arguments.dry_run or arguments.force) and arguments.action != "release":
         raise VecapError("--dry-run and --force are options of release")
     if arguments.action == "list":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -136,8 +137,10 @@ def _run(arguments: argparse.Namespace) -> int:
         print_json([_as_json(version, name, outcome) for name, outcome in outcomes.items()])
     elif config.rewrite is None and arguments.subcommand == "run" and arguments.last is None:
         print("no captions: the configuration has no section `rewrite`; add it and run again", file=sys.stderr)
-    elif "evaluate" in outcomes:
-        _print_results(store, outcomes["evaluate"].manifest)
+    else:
+        _print_published(arguments, version, outcomes)
+        if "evaluate" in outcomes:
+            _print_results(store, outcomes["evaluate"].manifest)
     return 0
 
 
@@ -221,6 +224,16 @@ def _as_json(version: Version, name: str, outcome: _StageOutcome) -> dict[str, A
         "seconds": round(outcome.seconds, 3),
         "counters": outcome.manifest.counters,
     }
+
+
+def _print_published(arguments: argparse.Namespace, version: Version, outcomes: Mapping[str, _StageOutcome]) -> None:
+    """Print that *version* is published and, unless models were trained, the commands that use it."""
+    if "assemble" not in outcomes:
+        return
+    samples = outcomes["assemble"].manifest.counters["samples"]
+    options = f"--config {shlex.quote(arguments.config)} --version {version.name}"
+    use = f"; next: vecap show {options}, vecap export {options} --format FORMAT --out DIR"
+    print(f"published {version.name}: {samples:,} samples{'' if 'train' in outcomes else use}", file=sys.stderr)
 
 
 def _print_results(store: Store, manifest: Manifest) -> None:

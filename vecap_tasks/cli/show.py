@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import textwrap
@@ -13,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, printable
+from vecap_tasks.cli.options import Commands, add_command, configuration, named_version, print_json, printable
 from vecap_tasks.core.manifest import Manifest, read_manifest
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.version import Version, list_versions, read_version
+from vecap_tasks.core.version import Version, how_to_finish, list_versions
 from vecap_tasks.errors import VecapError, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         metavar="R",
         help="only rows with this finding: a reason of the rejection, a problem of a text, or an error of the download",
     )
-    parser.add_argument("--search", metavar="TEXT", help="only rows with this text in AltText, VeC, VeCap or URL")
+    parser.add_argument(
+        "--search", metavar="TEXT", help="only rows with this text in AltText, VeC, VeCap, URL or kept columns"
+    )
     parser.add_argument("--limit", type=int, default=_ROWS, metavar="N", help=f"rows to show (default: {_ROWS})")
     parser.add_argument("--offset", type=int, default=0, metavar="N", help="rows to skip (default: 0)")
     parser.add_argument(
@@ -57,7 +60,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 class Row:
     """A row of a crawl and what the finished stages found. `caption` is the AltText as crawled.
 
-    Sizes are in pixels, of the image as downloaded. `accepted` is None before `quality`. A notice replaces a text with
+    `kept` has the columns that `keep_columns` lists. Sizes are in pixels, of the image as downloaded. `accepted` is None before `quality`. A notice replaces a text with
     private data.
     """
 
@@ -69,6 +72,7 @@ class Row:
     original_width: int | None
     original_height: int | None
     caption: str | None
+    kept: dict[str, Any]
     accepted: bool | None = None
     reasons: tuple[str, ...] = ()
     alttext_problem: str | None = None
@@ -115,25 +119,28 @@ _FINDINGS = {
     "captions": "[vec_problem, vecap_problem]",
 }
 _COLUMNS = {
-    "crawl": "crawl.key, crawl.uid, url, status, error_message, original_width, original_height, caption",
+    "crawl": "crawl.key, crawl.uid, url, status, error_message, original_width, original_height, caption, crawl.kept",
     "verdicts": "accepted, reasons, alttext_problem",
     "captions": "vec, vec_problem, vecap, vecap_from, vecap_problem",
 }
+
+
+_KEPT_TEXTS = "array_to_string(json_extract_string(crawl.kept, '$.*'), ' ')"
 
 
 class Rows:
     """The rows of *version*, whose crawl is committed, with what its later stages found."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, store: Store, version: Version, crawl: Manifest) -> None:
-        from vecap_tasks.core.schemas import CAPTIONS, CRAWL, VERDICTS
+        from vecap_tasks.core.schemas import CAPTIONS, CRAWL, VERDICTS, with_kept
         from vecap_tasks.core.tables import create_view
         from vecap_tasks.quality.quarantine import find_verdicts, shard_tables
 
         self._connection = connection
-        self._version = version
+        self._store, self._version = store, version
         rewrite, verdicts = read_manifest(store, f"{version.folder}/rewrite"), find_verdicts(store, version)
         self._views = ["crawl"]
-        create_view(connection, store, "crawl", shard_tables(crawl), CRAWL)
+        create_view(connection, store, "crawl", shard_tables(crawl), with_kept(CRAWL, True))
         if verdicts:
             self._views.append("verdicts")
             create_view(connection, store, "verdicts", verdicts, VERDICTS)
@@ -149,7 +156,8 @@ class Rows:
         conditions, values = ["true"], {}
         if accepted is not None:
             if "verdicts" not in self._views:
-                raise VecapError(f"version {self._version.name} has no verdicts; run `vecap quality`")
+                remedy = how_to_finish(self._store, self._version, "quality")
+                raise VecapError(f"version {self._version.name} has no verdicts; {remedy}")
             conditions.append("accepted" if accepted else "NOT accepted")
         if rule is not None:
             self._check_rule(rule)
@@ -157,7 +165,7 @@ class Rows:
             conditions.append(f"({found})")
             values["rule"] = rule
         if text is not None:
-            texts = "caption, url" + (", vec, vecap" if "captions" in self._views else "")
+            texts = f"caption, url, {_KEPT_TEXTS}" + (", vec, vecap" if "captions" in self._views else "")
             conditions.append(f"contains(lower(concat_ws(' ', {texts})), lower($text))")
             values["text"] = text
         source = self._source(self._views if len(conditions) > 1 else ["crawl"])
@@ -194,8 +202,14 @@ def _row(columns: str, values: tuple[Any, ...]) -> Row:
 
     names = [name.removeprefix("crawl.") for name in columns.split(", ")]
     row = Row(**dict(zip(names, values, strict=True)))
+    kept = json.loads(str(row.kept)) if row.kept else {}
     return replace(
-        row, reasons=tuple(row.reasons or ()), caption=hide(row.caption), vec=hide(row.vec), vecap=hide(row.vecap)
+        row,
+        kept=kept,
+        reasons=tuple(row.reasons or ()),
+        caption=hide(row.caption),
+        vec=hide(row.vec),
+        vecap=hide(row.vecap),
     )
 
 
@@ -235,14 +249,14 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
 def _find(store: Store, dataset: str, name: str | None) -> tuple[Version, Manifest]:
     """Return the version *name*, by default the newest with a crawl, and the manifest of its crawl."""
-    versions = list_versions(store, dataset)[::-1] if name is None else [read_version(store, dataset, name)]
+    versions = list_versions(store, dataset)[::-1] if name is None else [named_version(store, dataset, name)]
     for version in versions:
         crawl = read_manifest(store, f"{version.folder}/crawl")
         if crawl is not None:
             return version, crawl
     if name is None:
         raise VecapError(f"dataset {dataset} has no version with a finished crawl; run `vecap run` to create one")
-    raise VecapError(f"the crawl of version {name} is not finished; run `vecap crawl` first")
+    raise VecapError(f"the crawl of version {name} is not finished; {how_to_finish(store, versions[0], 'crawl')}")
 
 
 def _as_json(row: Row) -> dict[str, Any]:
@@ -256,9 +270,19 @@ def _print(version: Version, page: Page) -> None:
         for name, text, remark in row.texts():
             line = f"  {name:<8} {_with_remark(text, remark)}"
             print(line if width is None else textwrap.fill(line, width, subsequent_indent=" " * 11))
+        if row.kept:
+            print(f"  {'kept':<8} {printable(', '.join(_kept_texts(row)))}")
         print(f"  {printable(row.url)}\n")
     shown = f"{page.first + 1:,} to {page.first + len(page.rows):,}" if page.rows else "none"
     print(f"{version.name}: {shown} of {page.total:,} rows")
+
+
+def _kept_texts(row: Row) -> list[str]:
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in row.kept.items()
+    }
+    return [f"{name}: {text}" for name, text in texts.items()]
 
 
 def _with_remark(text: str, remark: str) -> str:

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, print_table
+from vecap_tasks.cli.options import Commands, add_command, configuration, named_version, print_json, print_table
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.version import Version, list_versions, read_version, write_note
+from vecap_tasks.core.version import Version, list_versions, write_note
 
 if TYPE_CHECKING:
     from vecap_tasks.core.diff import Listing
@@ -165,7 +165,7 @@ def _as_json(item: Listing) -> dict[str, Any]:
 def _note(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
-    version, text = read_version(store, config.dataset, arguments.version), " ".join(arguments.text.split())
+    version, text = named_version(store, config.dataset, arguments.version), " ".join(arguments.text.split())
     write_note(store, version, text)
     if arguments.json:
         print_json({"version": version.name, "note": text})
@@ -179,7 +179,8 @@ def _diff(arguments: argparse.Namespace) -> int:
 
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
-    versions = [read_version(store, config.dataset, name) for name in (arguments.a, arguments.b)]
+    names = (arguments.a, arguments.b)
+    versions = [named_version(store, config.dataset, name, *names) for name in names]
     found = diff(store, versions[0], versions[1])
     if arguments.json:
         print_json(asdict(found))
@@ -232,7 +233,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.all:
         versions = list_versions(store, config.dataset)
     else:
-        versions = [read_version(store, config.dataset, arguments.version)]
+        versions = [named_version(store, config.dataset, arguments.version)]
     reports = {}
     target = "--all" if arguments.all else arguments.version
     with verify_journal(store, ("verify", config.dataset, target)) as journal:
@@ -279,6 +280,8 @@ def _lineage(arguments: argparse.Namespace) -> int:
 
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
+    if arguments.name in [version.name for version in list_versions(store, config.dataset)]:
+        named_version(store, config.dataset, arguments.name)
     command = ("lineage", config.dataset, arguments.name)
     with verify_journal(store, command) as journal, meter("lineage") as shown:
         shown.wait("verifying")

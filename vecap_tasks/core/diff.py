@@ -19,6 +19,7 @@ from vecap_tasks.core.version import (
     Version,
     changed_settings,
     finished,
+    how_to_finish,
     published,
     read_created,
     read_note,
@@ -227,7 +228,7 @@ def diff(store: Store, a: Version, b: Version) -> Diff:
 def _published(store: Store, version: Version) -> Manifest:
     manifest = published(store, version)
     if manifest is None:
-        raise VecapError(f"version {version.name} is not published; run `vecap run` to finish it")
+        raise VecapError(f"version {version.name} is not published; {how_to_finish(store, version, 'run')}")
     return manifest
 
 

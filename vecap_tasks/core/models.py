@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # Files that transformers reads from a model's folder. Others, such as README files, do not affect captions.
 _FILES = re.compile(
     r"(?:config|generation_config|preprocessor_config|processor_config|chat_template|tokenizer|tokenizer_config"
@@ -96,7 +96,7 @@ def checkpoint_files(config: Config, model: str) -> tuple[Path, list[Path]]:
     """
     folder = Path(config.resolve(model))
     hub_name = expand(model)
-    if not folder.is_dir() and _HUB_NAME.fullmatch(hub_name):
+    if not folder.is_dir() and HUB_NAME.fullmatch(hub_name):
         cached = _cached(hub_name)
         if cached is None:
             raise PermanentError(

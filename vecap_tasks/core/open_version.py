@@ -84,6 +84,7 @@ def run_checks(config: Config, checks: Iterable[Check]) -> None:
             check()
         except (VecapError, OSError, ModuleNotFoundError) as error:
             temporary &= not isinstance(error, PermanentError | ModuleNotFoundError)
+            setting = getattr(error, "setting", "") or setting  # the one to change, if the check knows it
             for problem in format_problems(error):
                 found.setdefault(problem, f"{config.where(setting)}: {problem.removeprefix(f'{setting}: ')}")
     if found:

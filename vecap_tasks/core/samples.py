@@ -22,7 +22,7 @@ from vecap_tasks.core.schemas import CAPTIONS, CRAWL
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, create_view, open_connection, scan
 from vecap_tasks.core.tar import parse_header
-from vecap_tasks.core.version import Version
+from vecap_tasks.core.version import Version, how_to_finish
 from vecap_tasks.errors import CorruptError, VecapError
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -215,7 +215,7 @@ class Samples:
     def __init__(self, store: Store, version: Version) -> None:
         crawl, rewrite = (read_manifest(store, f"{version.folder}/{stage}") for stage in ("crawl", "rewrite"))
         if crawl is None or rewrite is None:
-            raise VecapError(f"version {version.name} has no captions; run `vecap rewrite` first")
+            raise VecapError(f"version {version.name} has no captions; {how_to_finish(store, version, 'rewrite')}")
         self._store = store
         self._crawl = crawl.location
         self._files = [

@@ -194,6 +194,23 @@ def finished(store: Store, version: Version) -> Manifest | None:
     return read_manifest(store, f"{version.folder}/{UNCAPTIONED_STAGES[-1]}")
 
 
+def newer_revision(store: Store, version: Version) -> Version | None:
+    """Return the newest published revision after *version*, else the newest after it, None if it is the newest."""
+    versions = list_versions(store, version.dataset, version.interval)
+    newer = [other for other in reversed(versions) if other.revision > version.revision]
+    return next((other for other in newer if published(store, other) is not None), newer[0] if newer else None)
+
+
+def how_to_finish(store: Store, version: Version, command: str) -> str:
+    """Return what to do if *version* lacks what the `vecap` subcommand *command* writes: finish or use a revision."""
+    newer = newer_revision(store, version)
+    if newer is None:
+        return f"run `vecap {command} --version {version.name}` first"
+    if published(store, newer) is not None:
+        return f"use its newer revision {newer.name}, which is published"
+    return f"finish its newer revision with `vecap run --version {newer.name}`, and use that"
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     version: Version

@@ -20,7 +20,7 @@ from vecap_tasks.core.schemas import KEPT, SAMPLES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import Sample, read_samples
 from vecap_tasks.core.verify import Upstream, check_inputs
-from vecap_tasks.core.version import DATASET_STAGES, Version, read_config, read_version
+from vecap_tasks.core.version import DATASET_STAGES, Version, how_to_finish, newer_revision, read_config, read_version
 from vecap_tasks.errors import CorruptError, PermanentError
 from vecap_tasks.export.card import CardData, write_card
 from vecap_tasks.export.formats import FORMATS, Format, index_files
@@ -213,7 +213,9 @@ def _read_stages(store: Store, version: Version) -> dict[str, Manifest]:
         manifest = read_manifest(store, folder)
         if manifest is None:
             configured = stage != "rewrite" or "rewrite" in read_config(store, version)
-            remedy = f"run `vecap {stage}` first" if configured else "add the section `rewrite`, and run `vecap run`"
+            remedy = how_to_finish(store, version, stage)
+            if not configured and newer_revision(store, version) is None:
+                remedy = "add the section `rewrite`, and run `vecap run`"
             raise PermanentError(
                 f"version {version.name} cannot be exported: its stage {stage} is not finished; {remedy}"
             )

@@ -18,7 +18,7 @@ from vecap_tasks.core.schemas import CRAWL, VERDICTS
 from vecap_tasks.core.stage_records import read_summary
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, create_view, scan
-from vecap_tasks.core.version import Version
+from vecap_tasks.core.version import Version, how_to_finish
 from vecap_tasks.errors import VecapError
 from vecap_tasks.quality.rules import FINAL, describe_reason
 
@@ -337,7 +337,7 @@ def _crawl(store: Store, version: Version) -> str:
     """Return the folder with the crawl of *version*. Raises VecapError if it is not finished."""
     crawl = read_summary(store, f"{version.folder}/crawl")
     if crawl is None:
-        raise VecapError(f"version {version.name} has no verdicts; run `vecap quality`")
+        raise VecapError(f"version {version.name} has no verdicts; {how_to_finish(store, version, 'quality')}")
     return crawl.location
 
 
@@ -346,7 +346,7 @@ def _open_verdicts(store: Store, version: Version, memory: str = "1GB") -> Itera
     """Yield a connection with the view `verdicts` of *version*, whether or not it passed the gate."""
     verdicts = find_verdicts(store, version)
     if not verdicts:
-        raise VecapError(f"version {version.name} has no verdicts; run `vecap quality`")
+        raise VecapError(f"version {version.name} has no verdicts; {how_to_finish(store, version, 'quality')}")
     with connect(store, memory) as connection:
         create_view(connection, store, "verdicts", verdicts, VERDICTS)
         yield connection

@@ -8,7 +8,7 @@ import logging
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -102,6 +102,29 @@ class Columns:
         return Row(url, caption, uid, scores, kept, dropped=tuple(sorted(dropped.items())) if dropped else ())
 
 
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The names of the columns that rows of a source have.
+
+    `used` are the columns that the crawl reads as image, AltText, uid or score, and those that no table can keep;
+    `keep_columns` can list the others.
+    """
+
+    names: tuple[str, ...] = ()
+    used: frozenset[str] = frozenset()
+    caption: str | None = None
+
+    @classmethod
+    def of(cls, names: Sequence[str], columns: Columns, unkept: Sequence[str] = ()) -> Fields:
+        """Return the fields *names*, of which the source reads *columns*, and cannot keep *unkept*."""
+        return cls(tuple(names), frozenset((*columns.names, *unkept)), columns.caption)
+
+    @property
+    def others(self) -> list[str]:
+        """The names of the columns that the crawl does not read."""
+        return [name for name in self.names if name not in self.used]
+
+
 def find_columns(
     names: Sequence[str],
     url: str | int | None = None,
@@ -164,6 +187,18 @@ def sidecar_row(
     if row.problem is not None:
         raise Failure(row.problem)
     return replace(row, caption=text or row.caption)
+
+
+def sidecar_fields(texts: Iterable[Mapping[str, bytes]], caption: str | None, image_names: Sequence[str]) -> Fields:
+    """Return the fields of the objects in the `json` of *texts*; arguments are as in `sidecar_row`."""
+    names: dict[str, None] = {}
+    for each in texts:
+        try:
+            values = parse_json(each.get("json", b"{}"))
+        except ValueError:  # the row is skipped
+            continue
+        names |= dict.fromkeys(values if isinstance(values, dict) else ())
+    return Fields.of([*names], find_columns([*names], "url", caption, image_names=image_names))
 
 
 def _text(value: object, field: str, dropped: dict[str, int]) -> str | None:

@@ -8,18 +8,20 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from unicodedata import normalize
 
 from vecap_tasks.config import Config, FolderSource, expand
 from vecap_tasks.core.files import SourceFile
 from vecap_tasks.core.manifest import Input
-from vecap_tasks.crawl.sources.columns import FILE_NAME, FILES, Row, log_dropped, sidecar_row
+from vecap_tasks.crawl.sources.columns import FILE_NAME, FILES, Fields, Row, log_dropped, sidecar_fields, sidecar_row
 from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats
 from vecap_tasks.crawl.sources.local_files import LocalFile, LocalFolders, check_folder, folder_name, store_folders
-from vecap_tasks.crawl.sources.table_rows import read_rows
-from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
+from vecap_tasks.crawl.sources.table_rows import read_fields, read_rows
+from vecap_tasks.errors import Failure, PermanentError, SettingError, VecapError, failure_of
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ _IMAGES = frozenset(
 _TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")  # .json files are next to images
 _COMPRESSED = (".gz", ".zst")
 _SIDECARS = ("txt", "json")
+_FIRST_IMAGES = 20  # whose files show the fields
+_CAPTIONS = "crawl.source.captions"
 
 
 @dataclass(slots=True)
@@ -98,28 +102,40 @@ class FolderFiles:
         stats.counters.update({f"dropped.{field}": count for field, count in dropped.items()})
         log_dropped(dropped, part)
 
+    def fields(self, part: str) -> Fields:
+        """Return the columns of the table, or the fields of the first `.json` files of *part*."""
+        table = self._table()
+        if table is not None:
+            return read_fields(table, self._section)
+        texts = []
+        for _, sidecars in islice(self._images(part, Counter()), _FIRST_IMAGES):
+            with suppress(Failure):  # the row is skipped
+                texts.append(self._texts(sidecars))
+        return sidecar_fields(texts, self._section.caption_column, FILES)
+
     def _table(self) -> SourceFile | None:
         """Return the table of captions, None without one. Raises PermanentError if it is missing or not unique."""
         if self._captions:
             path = Path(os.path.normpath(self._root / expand(self._captions)))
             if not path.is_file():
-                raise PermanentError(
-                    f"{path} does not exist; correct crawl.source.captions, a path relative to {self._name}"
+                raise SettingError(
+                    f"{path} does not exist; correct {_CAPTIONS}, a path relative to {self._name}", _CAPTIONS
                 )
         else:
             found = [path for path in sorted(self._root.iterdir()) if _is_table(path.name) and path.is_file()]
             if len(found) > 1:
                 names = ", ".join(path.name for path in found)
-                raise PermanentError(f"{self._name} has several tables ({names}); name one in crawl.source.captions")
+                raise SettingError(f"{self._name} has several tables ({names}); name one in {_CAPTIONS}", _CAPTIONS)
             if not found:
                 return None
             (path,) = found
             try:
                 self._folders.locate(str(path), None)
             except Failure as error:
-                raise PermanentError(
+                raise SettingError(
                     f"{self._name}/{path.name} cannot be read: {error.message}; copy the table into the folder, or "
-                    "name it in crawl.source.captions"
+                    f"name it in {_CAPTIONS}",
+                    _CAPTIONS,
                 ) from error
         return SourceFile(f"{self._name}/{os.path.relpath(path, self._root)}", str(path), path.stat().st_size)
 
@@ -202,12 +218,16 @@ class FolderFiles:
             log.warning("%s: no image has a caption; photo.jpg has it in photo.txt or photo.json, or in a table", part)
 
     def _row(self, image: Path, sidecars: Mapping[str, Path]) -> Row:
-        files = {kind: self._folders.locate(str(path), None) for kind, path in sidecars.items()}
-        texts = {kind: self._folders.text(file).removeprefix(codecs.BOM_UTF8) for kind, file in files.items()}
+        texts = self._texts(sidecars)
         name = os.path.relpath(image, self._root)
         kept = self._section.kept_columns
         virtual = {FILE_NAME: name} if FILE_NAME in kept else {}
         return sidecar_row(texts, self._section.caption_column, kept, virtual, FILES)
+
+    def _texts(self, sidecars: Mapping[str, Path]) -> dict[str, bytes]:
+        """Return the content of *sidecars*, by kind. Raises Failure."""
+        files = {kind: self._folders.locate(str(path), None) for kind, path in sidecars.items()}
+        return {kind: self._folders.text(file).removeprefix(codecs.BOM_UTF8) for kind, file in files.items()}
 
     def _images(
         self, part: str, counters: Counter[str], *, below: bool = False

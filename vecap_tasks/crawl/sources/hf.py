@@ -23,12 +23,12 @@ import pyarrow.types as pt
 
 from vecap_tasks.config import Config, FolderSource, HfSource
 from vecap_tasks.core.files import DigestReader, SourceFile
-from vecap_tasks.crawl.sources.columns import IMAGES, Columns, find_columns, log_dropped
+from vecap_tasks.crawl.sources.columns import IMAGES, Columns, Fields, find_columns, log_dropped
 from vecap_tasks.crawl.sources.folder import FolderFiles
 from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats, digest_url
 from vecap_tasks.crawl.sources.local_files import LocalFolders, check_folder, folder_name, store_folders
 from vecap_tasks.crawl.sources.parquet_rows import cells_of
-from vecap_tasks.errors import Failure, PermanentError, failure_of
+from vecap_tasks.errors import Failure, PermanentError, SettingError, failure_of
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,15 @@ class HfDataset:
         stats.counters.update({f"dropped.{field}": count for field, count in dropped.items()})
         log_dropped(dropped, part)
 
+    def fields(self, part: str) -> Fields:
+        """Return the columns of *part*; images cannot be kept."""
+        folder = self._imagefolder()
+        if folder is not None:
+            return folder.fields(part)
+        schema = read_schema(self._root / part.removeprefix(f"{self._name}/"))
+        found = find_columns(schema.names, self._section.image_column, self._section.caption_column, image_names=IMAGES)
+        return Fields.of(schema.names, found, [field.name for field in schema if _has_bytes(field.type)])
+
     def _rows(self, file: SourceFile, stats: Stats, dropped: Counter[str]) -> Iterator[Link]:
         columns = self._columns(file)
         for first, batch in read_batches(Path(file.location), columns.names):
@@ -132,13 +141,13 @@ class HfDataset:
         }
         for setting, name in missing.items():
             if name is not None:
-                raise PermanentError(
-                    f"{file.name} has no column {name} (columns: {present}); set crawl.source.{setting}"
-                )
+                setting = f"crawl.source.{setting}"
+                raise SettingError(f"{file.name} has no column {name} (columns: {present}); set {setting}", setting)
         kind = schema.field(found.url).type
-        if not (_is_image(kind) or pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_string(kind)):
-            raise PermanentError(
-                f"{file.name}: column {found.url} has {str(kind)[:100]}, not images; set crawl.source.image_column"
+        if not (_has_bytes(kind) or pt.is_string(kind)):
+            raise SettingError(
+                f"{file.name}: column {found.url} has {str(kind)[:100]}, not images; set crawl.source.image_column",
+                "crawl.source.image_column",
             )
         if found.caption is None:
             log.warning("%s: no caption column among %s; set crawl.source.caption_column", file.name, present)
@@ -212,7 +221,9 @@ class HfDataset:
         if (wanted or "train") in splits:
             return wanted or "train"
         problem = "has several splits" if wanted is None else f"has no split {wanted}"
-        raise PermanentError(f"{self._name} {problem} ({', '.join(splits)}); set crawl.source.split")
+        raise SettingError(
+            f"{self._name} {problem} ({', '.join(splits)}); set crawl.source.split", "crawl.source.split"
+        )
 
     def _name_of(self, path: Path) -> str:
         return f"{self._name}/{path.relative_to(self._root)}"
@@ -311,8 +322,11 @@ def _open_arrow(path: Path) -> Any:
     return pa.ipc.open_stream(file)
 
 
-def _is_image(kind: pa.DataType) -> bool:
-    return bool(pt.is_struct(kind)) and "bytes" in [kind.field(number).name for number in range(kind.num_fields)]
+def _has_bytes(kind: pa.DataType) -> bool:
+    """Return whether a column of this type has images: bytes, or structs with `bytes`."""
+    if pt.is_struct(kind):
+        return "bytes" in [kind.field(number).name for number in range(kind.num_fields)]
+    return bool(pt.is_binary(kind) or pt.is_large_binary(kind))
 
 
 def _images_of(column: pa.Array) -> list[tuple[bytes | None, str | None]]:

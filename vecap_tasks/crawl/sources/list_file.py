@@ -14,7 +14,7 @@ import pyarrow as pa
 from vecap_tasks.config import FolderSource, HfSource, UrlSource
 from vecap_tasks.core.files import DigestReader, SourceFile, wide_encoding
 from vecap_tasks.crawl.sources.columns import FILES, Columns, find_columns
-from vecap_tasks.errors import PermanentError, VecapError
+from vecap_tasks.errors import PermanentError, SettingError, VecapError
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,8 @@ class ListFile:
 
     def missing(self, column: str, setting: str, names: Sequence[str]) -> VecapError:
         present = _listed(names) or "none"
-        return PermanentError(f"{self.name} has no {column} (columns: {present}); set crawl.source.{setting}")
+        setting = f"crawl.source.{setting}"
+        return SettingError(f"{self.name} has no {column} (columns: {present}); set {setting}", setting)
 
     def truncated(self, position: str) -> VecapError:
         return PermanentError(f"{self.name} is truncated: {position}; download the file again")

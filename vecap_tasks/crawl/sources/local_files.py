@@ -29,8 +29,9 @@ def is_local(reference: str) -> bool:
 def check_folder(name: str, path: Path) -> None:
     """Raise PermanentError unless the folder *name* of `crawl.source.path` exists at *path*."""
     if "://" in name or not path.is_dir():
+        where = "" if name == str(path) else f" ({path})"
         raise PermanentError(
-            f"folder {name} does not exist on this machine ({path}); create it, or change crawl.source.path"
+            f"folder {name} does not exist on this machine{where}; create it, or change crawl.source.path"
         )
 
 

@@ -13,7 +13,7 @@ import pyarrow.types as pt
 
 from vecap_tasks.crawl.sources.columns import Row
 from vecap_tasks.crawl.sources.list_file import BUFFER, ListFile
-from vecap_tasks.errors import PermanentError
+from vecap_tasks.errors import PermanentError, SettingError
 
 _BATCH = 64  # rows; a dictionary of 250 KB can stand for the values of 10,000 rows
 _BATCH_BYTES = 64 << 20
@@ -61,7 +61,8 @@ def _check_type(file: ListFile, schema: pa.Schema, name: str | None) -> None:
     if pt.is_nested(kind) or pt.is_temporal(kind) or pt.is_boolean(kind):
         shown = f"{name} has {kind}"[:200]
         what = "URLs" if file.image_setting == "url_column" else "file names"
-        raise PermanentError(f"{file.name}: column {shown}, not {what}; set crawl.source.{file.image_setting}")
+        setting = f"crawl.source.{file.image_setting}"
+        raise SettingError(f"{file.name}: column {shown}, not {what}; set {setting}", setting)
 
 
 def cells_of(column: pa.Array) -> list[object]:

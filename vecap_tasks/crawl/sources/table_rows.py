@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from vecap_tasks.config import UrlSource
 from vecap_tasks.core.files import DigestReader, SourceFile
 from vecap_tasks.core.json_reader import JsonError, parse_json
-from vecap_tasks.crawl.sources.columns import Columns, Row
+from vecap_tasks.crawl.sources.columns import Columns, Fields, Row
 from vecap_tasks.crawl.sources.json_rows import json_line_rows, json_rows
 from vecap_tasks.crawl.sources.link import Stats
 from vecap_tasks.crawl.sources.list_file import MAX_LINE, Lines, ListFile, ListSection, decompressed
 from vecap_tasks.crawl.sources.parquet_rows import parquet_rows
-from vecap_tasks.errors import PermanentError, VecapError
+from vecap_tasks.errors import PermanentError, SettingError, VecapError
 
 FORMATS = ("parquet", "csv", "tsv", "json", "jsonl", "ndjson", "txt")
 _FIRST_LINES = 100  # in which JSON lines show their columns
@@ -73,6 +73,13 @@ def column_names(file: SourceFile) -> list[str]:
     except (OSError, EOFError, ValueError, csv.Error, pa.ArrowException, VecapError):
         pass
     return []
+
+
+def read_fields(file: SourceFile, section: ListSection) -> Fields:
+    """Return the fields of *file*; they are empty where `column_names` is."""
+    names = column_names(file)
+    kind = file.name.rpartition(".")[2]
+    return Fields.of(names, ListFile(file, kind, None, section.model_copy(update={"keep_columns": ()})).find(names))
 
 
 def _json_object(line: str) -> dict[str, object]:
@@ -158,9 +165,10 @@ def _headerless_columns(file: ListFile, section: UrlSource, cells: list[str]) ->
     if caption is None and len(cells) == 2 and str(url) in names:
         caption = names[1 - names.index(str(url))]
     if url is None or (caption is None and len(cells) > 2):
-        raise PermanentError(
+        raise SettingError(
             f"{file.name} has no header and {len(cells)} columns; set crawl.source.url_column and "
-            "crawl.source.caption_column as numbers from 0"
+            "crawl.source.caption_column as numbers from 0",
+            "crawl.source.url_column",
         )
     configured = replace(file, section=section.model_copy(update={"url_column": url, "caption_column": caption}))
     return configured.columns(names)

@@ -11,10 +11,10 @@ from pathlib import Path
 from vecap_tasks.config import Config, UrlSource
 from vecap_tasks.core.files import find_files
 from vecap_tasks.crawl.http.url import absolute
-from vecap_tasks.crawl.sources.columns import Row, log_dropped
+from vecap_tasks.crawl.sources.columns import Fields, Row, log_dropped
 from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats
 from vecap_tasks.crawl.sources.local_files import LocalFolders, is_local
-from vecap_tasks.crawl.sources.table_rows import read_rows
+from vecap_tasks.crawl.sources.table_rows import read_fields, read_rows
 from vecap_tasks.errors import Failure, failure_of
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,10 @@ class UrlFiles:
             unset = stats.counters["skipped.scheme"] and not self._section.allow_folders
             local = "; for local files, set crawl.source.allow_folders" if unset else ""
             log.warning("%s: no row has a usable URL; check crawl.source.url_column%s", part, local)
+
+    def fields(self, part: str) -> Fields:
+        """Return the columns of *part*."""
+        return read_fields(self._files[part], self._section)
 
     def first_problem(self, part: str) -> str | None:
         """Return why none of the first rows of *part* has a usable URL or local file; None if one has."""

@@ -8,19 +8,22 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import IO, cast
 
 from vecap_tasks.config import Config, WebdatasetSource
 from vecap_tasks.core.files import BlockStream, DigestReader, SourceFile, find_files
 from vecap_tasks.core.tar import MAX_TEXT, Member, read_groups
 from vecap_tasks.crawl.http.url import absolute
-from vecap_tasks.crawl.sources.columns import log_dropped, sidecar_row
+from vecap_tasks.crawl.sources.columns import URLS, Fields, log_dropped, sidecar_fields, sidecar_row
 from vecap_tasks.crawl.sources.link import ByteRange, Link, Stats, digest_url
 from vecap_tasks.errors import Failure, PermanentError, VecapError, failure_of
 
 _IMAGES = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
 _TEXTS = ("txt", "json")
+_FIRST_SAMPLES = 20  # whose texts show the fields
+KEY = "__key__"  # in `keep_columns`, the key of the sample
 _BUFFER = 1 << 20
 _COMPRESSION = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
@@ -56,6 +59,12 @@ class WebdatasetFiles:
 
     def parts(self) -> list[str]:
         return list(self._files)
+
+    def fields(self, part: str) -> Fields:
+        """Return `__key__` and the fields of the first `.json` members of *part*."""
+        samples = islice(_samples(self._files[part], Stats()), _FIRST_SAMPLES)
+        found = sidecar_fields((sample.texts for sample in samples), None, URLS)
+        return replace(found, names=(KEY, *found.names))
 
     def read(self, part: str, stats: Stats) -> Iterator[Link]:
         dropped: Counter[str] = Counter()
@@ -120,7 +129,7 @@ def _link(sample: _Sample, part: str, kept: Sequence[str], dropped: Counter[str]
         raise Failure("no_image")
     if sample.problem is not None:
         raise Failure(sample.problem)
-    row = sidecar_row(sample.texts, None, kept, {"__key__": sample.key} if "__key__" in kept else {})
+    row = sidecar_row(sample.texts, None, kept, {KEY: sample.key} if KEY in kept else {})
     dropped.update(dict(row.dropped))
     try:
         url = absolute(row.url or "", "")
