@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -15,6 +18,7 @@ from tests.quality.factories import INTERVAL, Row, configure, give_captions, giv
 from tests.quality.factories import run as run_stage
 from tests.terminal import Terminal, shown
 from vecap_tasks.config import Config
+from vecap_tasks.core.schemas import KEPT
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import register
 
@@ -72,7 +76,10 @@ def test_a_version_with_only_a_crawl_is_shown(config: Config, capfd: Output) -> 
         "2026-01-01: 3 to 4 of 14 rows",
     ]
     code, _, errors = run("show --config own.yaml --accepted", capfd)
-    assert (code, errors) == (1, "vecap: version 2026-01-01 has no verdicts; run `vecap quality`\n")
+    assert (code, errors) == (
+        1,
+        "vecap: version 2026-01-01 has no verdicts; run `vecap quality --version 2026-01-01` first\n",
+    )
 
 
 def test_verdicts_and_generated_texts_are_shown(captioned: Config, capfd: Output) -> None:
@@ -167,7 +174,8 @@ def test_the_newest_version_with_a_crawl_is_the_default(config: Config, capfd: O
     register(store, config.dataset, "2026-01-02", "other", {})
     assert show("--limit 0", capfd) == ["2026-01-01: none of 14 rows"]
     code, _, errors = run("show --config own.yaml --version 2026-01-02", capfd)
-    assert (code, errors) == (1, "vecap: the crawl of version 2026-01-02 is not finished; run `vecap crawl` first\n")
+    says = "vecap: the crawl of version 2026-01-02 is not finished; run `vecap crawl --version 2026-01-02` first\n"
+    assert (code, errors) == (1, says)
     store.remove_folder(f"{config.dataset}/2026-01-01")
     code, _, errors = run("show --config own.yaml", capfd)
     assert (code, "no version with a finished crawl; run `vecap run`" in errors) == (1, True)
@@ -185,3 +193,20 @@ def test_long_texts_are_wrapped_on_a_terminal(captioned: Config, tmp_path: Path)
     terminal = Terminal.start(command, cwd=tmp_path, columns=40, env={"PYTHONPATH": str(REPOSITORY), "PATH": ""})
     assert terminal.wait() == 0, terminal.output
     assert shown(terminal.output)[3:5] == ["  VeCap    A beagle in the snow a", "           picture numbered 0"]
+
+
+def test_kept_columns_are_shown_and_searched(config: Config, tmp_path: Path, capfd: Output) -> None:
+    for path in (tmp_path / "store").rglob("crawl/0*.parquet"):
+        kept = [json.dumps({"sku": f"S-{row['key']}", "price": 7, "file_name": None}) for row in read_rows(path)]
+        pq.write_table(pq.read_table(path).append_column(KEPT, pa.array(kept)), path)
+    lines = show("--search s-000000003", capfd)
+    assert lines[0].startswith("000000003 ")
+    assert "  kept     sku: S-000000003, price: 7, file_name: null" in lines
+    assert lines[-1] == "2026-01-01: 1 to 1 of 1 rows"
+    (row,) = json.loads("\n".join(show("--search s-000000003 --json", capfd)))["rows"]
+    assert row["kept"] == {"sku": "S-000000003", "price": 7, "file_name": None}
+    assert show("--search sku", capfd)[-1] == "2026-01-01: none of 0 rows"  # a name, not a value
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).to_pylist()

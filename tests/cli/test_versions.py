@@ -179,3 +179,43 @@ def test_a_version_that_does_not_exist_is_never_replaced_by_another(
     assert errors.splitlines()[-1].startswith("vecap: ")
     assert f"no version {name}; its versions are: 2026-01-01, 2026-01-01-r2" in errors
     assert store.tree() == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "note --version 2026-01-01 text",
+        "verify --version 2026-01-01",
+        "lineage 2026-01-01",
+        "diff 2026-01-01 2026-01-02",
+    ],
+)
+def test_a_newer_revision_of_the_version_that_is_named_is_mentioned(store: Store, capfd: Output, command: str) -> None:
+    def hints() -> list[str]:
+        name, _, options = command.partition(" ")
+        _, _, errors = run(f"{name} --config own.yaml {options}", capfd)
+        return [line for line in errors.splitlines() if "newer revision" in line]
+
+    for interval in ("2026-01-01", "2026-01-02"):
+        create_version(store, interval, "a")
+    assert hints() == []
+    create_version(store, "2026-01-01", "b", stages=("crawl",))
+    says = "2026-01-01 has the newer revision 2026-01-01-r2 (unfinished); name 2026-01-01-r2 to use it"
+    assert hints() == [says]
+    create_version(store, "2026-01-01", "c")
+    create_version(store, "2026-01-01", "d", stages=("crawl",))
+    assert hints() == ["2026-01-01 has the newer revision 2026-01-01-r3; name 2026-01-01-r3 to use it"]
+    _, _, errors = run("diff --config own.yaml 2026-01-01 2026-01-01-r3", capfd)
+    assert "2026-01-01 has" not in errors
+
+
+def test_a_version_that_lacks_a_stage_names_the_revision_to_use(store: Store, capfd: Output) -> None:
+    create_version(store, "2026-01-01", "a", stages=("crawl",))
+    export = "export --config own.yaml --version 2026-01-01 --format hf --out out"
+    says = "vecap: version 2026-01-01 cannot be exported: its stage quality is not finished; "
+    assert run(export, capfd)[2] == f"{says}run `vecap quality --version 2026-01-01` first\n"
+    create_version(store, "2026-01-01", "b", stages=("crawl",))
+    finish = "finish its newer revision with `vecap run --version 2026-01-01-r2`, and use that"
+    assert run(export, capfd)[2] == f"{says}{finish}\n"
+    create_version(store, "2026-01-01", "c")
+    assert run(export, capfd)[2] == f"{says}use its newer revision 2026-01-01-r3, which is published\n"

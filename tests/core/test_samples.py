@@ -73,7 +73,7 @@ def test_a_version_without_captions_is_an_error(tmp_path, monkeypatch):
     config = configure(tmp_path)
     give_crawl(tmp_path, ROWS)
     run("crawl", config)
-    with pytest.raises(VecapError, match="has no captions; run `vecap rewrite` first"):
+    with pytest.raises(VecapError, match=r"has no captions; run `vecap rewrite --version .*` first"):
         Samples(stage("crawl", config).store, Version(config.dataset, INTERVAL, 1, ""))
 
 

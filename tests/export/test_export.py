@@ -17,6 +17,7 @@ import webdataset as wds
 import yaml
 from PIL import Image
 
+from tests.cli.test_mistakes import run
 from tests.export.conftest import ACCEPTED, NO_VEC, SAMPLES, WITHOUT_ALTTEXT, build, origin_of, write_config
 from tests.old_versions import MODELS, unpack
 from tests.quality.factories import INTERVAL
@@ -24,7 +25,7 @@ from vecap_tasks.cli import export as command
 from vecap_tasks.config import Config, HfSource, load_config, parse_config
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import read_samples
-from vecap_tasks.core.version import published, read_version
+from vecap_tasks.core.version import published, read_version, register
 from vecap_tasks.crawl.sources.hf import HfDataset
 from vecap_tasks.crawl.sources.link import Stats
 from vecap_tasks.export.exporter import Exported, Exporter
@@ -228,3 +229,19 @@ def test_versions_of_an_earlier_release_are_exported(home: Path, monkeypatch: py
 def test_the_command_knows_all_formats_and_texts() -> None:
     assert tuple(FORMATS) == command._FORMATS
     assert TEXTS == command._TEXTS
+
+
+def test_the_named_version_is_exported_and_its_newer_revision_is_mentioned(
+    config: Config, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(config.resolve(config.root))
+    register(store, config.dataset, INTERVAL, "changed", {"rewrite": {}})
+    options = f"--config {tmp_path / 'config.yaml'} --version {INTERVAL} --format parquet --out {tmp_path / 'out'}"
+    code, shown, errors = run(f"export {options}", capfd)
+    assert (code, shown.splitlines()[0]) == (
+        0,
+        f"exported {SAMPLES} of {ACCEPTED} accepted rows; left out 1: 1 no_caption",
+    )
+    hint = f"{INTERVAL} has the newer revision {INTERVAL}-r2 (unfinished); name {INTERVAL}-r2 to use it"
+    assert errors.splitlines()[0] == hint
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["export"]["version"] == INTERVAL

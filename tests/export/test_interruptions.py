@@ -160,8 +160,8 @@ def test_a_missing_input_is_named(config: Config, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "says"),
     [
-        ("crawl", "stage crawl is not finished; run `vecap crawl` first"),
-        ("assemble", "stage assemble is not finished; run `vecap assemble` first"),
+        ("crawl", "stage crawl is not finished; run `vecap crawl --version 2026-01-01` first"),
+        ("assemble", "stage assemble is not finished; run `vecap assemble --version 2026-01-01` first"),
     ],
 )
 def test_the_missing_stage_is_named(config: Config, tmp_path: Path, stage: str, says: str) -> None:

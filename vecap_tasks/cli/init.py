@@ -16,13 +16,14 @@ from typing import Any
 
 from vecap_tasks.cli.config import config_problems, served_models
 from vecap_tasks.cli.inspection import Findings, find_local_folder, find_table_of_files, format_names, inspect
-from vecap_tasks.cli.options import Commands, add_command, print_json, source_warnings
+from vecap_tasks.cli.options import Commands, add_command, print_json, printable, source_warnings
 from vecap_tasks.config import (
     Config,
     FolderSource,
     HfSource,
     ModelConfig,
     Origin,
+    Section,
     ServerConfig,
     UrlSource,
     WarcSource,
@@ -44,7 +45,7 @@ _ENDINGS = {
     "webdataset": (".tar",),
 }
 _KINDS = ("folder", *_ENDINGS, "hf")
-_SOURCES = {
+_SOURCES: dict[str, type[Section]] = {
     "folder": FolderSource, "urls": UrlSource, "warc": WarcSource, "webdataset": WebdatasetSource, "hf": HfSource
 }  # fmt: skip
 # The option for a setting of `crawl.source`.
@@ -142,7 +143,7 @@ def _write(arguments: argparse.Namespace, folder: Path, file: Path, warnings: li
     if arguments.demo_models:
         warnings = [_DEMO_WARNING, *warnings]
     for warning in (*warnings, *_unknown_columns(source, found)):
-        print(f"warning: {_with_options(warning, arguments, file)}", file=sys.stderr)
+        print(f"warning: {printable(_with_options(warning, arguments, file))}", file=sys.stderr)
     lost = [] if "keep_columns" in source else _lost_columns(source, found)
     if arguments.json:
         print_json(

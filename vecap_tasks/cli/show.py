@@ -60,8 +60,8 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 class Row:
     """A row of a crawl and what the finished stages found. `caption` is the AltText as crawled.
 
-    `kept` has the columns that `keep_columns` lists. Sizes are in pixels, of the image as downloaded. `accepted` is None before `quality`. A notice replaces a text with
-    private data.
+    `kept` has the columns that `keep_columns` lists. Sizes are in pixels, of the image as downloaded. `accepted` is
+    None before `quality`. A notice replaces a text with private data.
     """
 
     key: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -95,7 +96,8 @@ class ListFile:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(name[:_MAX_NAME] for name in names[:20])
+    shown = (name[:_MAX_NAME] for name in names[:20])
+    return ", ".join(name if name.isprintable() else json.dumps(name) for name in shown)
 
 
 @contextmanager
