@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from PIL import Image
-
-from vecap_tasks.core.store import Store
-from vecap_tasks.core.tar import read_samples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,11 +62,8 @@ class SheetItem:
 SheetText = tuple[str, str, str]  # name, title, color
 
 
-def write_sheet(store: Store, tar: str, path: Path) -> None:
-    """Draw the first samples of the shard *tar* as the PNG *path*. Raises CorruptError if the tar is corrupt."""
-    with store.local(tar) as local, local.open("rb") as stream:
-        samples = list(islice(read_samples(stream, tar), SHEET_SAMPLES))
-    items = [SheetItem(sample.members["jpg"], json.loads(sample.members["json"])) for sample in samples]
+def write_sheet(items: Sequence[SheetItem], path: Path) -> None:
+    """Draw *items*, the first samples of a version, as the PNG *path*."""
     rewritten = any(item.texts.get(_REWRITTEN[0]) for item in items)
     texts, height = ((*SHEET_TEXTS, _REWRITTEN), _REWRITTEN_SCALE) if rewritten else (SHEET_TEXTS, 1.0)
     draw_sheet(items, texts, height, path)
@@ -151,6 +143,8 @@ class CardData:
     counters: Mapping[str, Mapping[str, int]]
     digests: Mapping[str, str]
     kept: tuple[str, ...] = ()  # columns of the source
+    images_of: str | None = None  # the earlier version whose image shards this one refers to
+    copied: int = 0  # samples in tars of this version
 
 
 def write_card(data: CardData) -> str:
@@ -161,8 +155,8 @@ def write_card(data: CardData) -> str:
 def _front_matter(data: CardData) -> str:
     metadata = {
         "pretty_name": f"{data.dataset} {data.interval}",
-        **describe(data.license, data.samples, ["webdataset"]),
-        "configs": [{"config_name": "default", "data_files": "*.tar"}],
+        **describe(data.license, data.samples, ["webdataset"] if data.images_of is None else []),
+        "configs": [{"config_name": "default", "data_files": "*.tar" if data.images_of is None else "*.parquet"}],
     }
     return front_matter(metadata)
 
@@ -197,7 +191,6 @@ def _size(samples: int) -> str:
 
 def _body(data: CardData) -> str:
     crawl, quality, rewrite = (data.counters[name] for name in ("crawl", "quality", "rewrite"))
-    last = f"{data.shards - 1:05d}"
     rejected = ", ".join(_format_counters(quality, "reason.")) or "none"
     problems = ", ".join(_format_counters(quality, "alttext.")) or "none"
     texts = "\n".join(
@@ -226,32 +219,7 @@ rules are this project's own.
 
 ## Files
 
-- `00000.tar` …: webdataset shards with shuffled samples. A sample is `<key>.jpg`, `<key>.txt` (the VeCap)
-  and `<key>.json` (`uid`, `url`, `sha256`, `width`, `height`, `alttext`, `vec`, `vecap`, `vecap_from`,
-  `alttext_rewritten`, `key`, and the lists `vec_variants`, `vecap_variants`, `alttext_rewritten_variants`).
-{_kept(data.kept)}- `00000.parquet` …: the values of the `.json` files, one row per sample, in the same order.
-- `sizes.json`: number of samples in each tar.
-
-`uid` identifies an image URL with its AltText and is the same in every crawl. `sha256` is the hash of the downloaded
-image; the tar has a resized JPEG.
-
-## Loading
-
-```python
-import webdataset as wds
-samples = wds.WebDataset("{{00000..{last}}}.tar", shardshuffle=False).decode("pil").to_tuple("jpg", "json")
-
-from datasets import load_dataset
-samples = load_dataset("webdataset", data_files="*.tar", split="train", streaming=True)
-```
-
-```sh
-# Draws AltText or VeCap for each sample and epoch; tune the probabilities.
-# --json-text-key requires an open_clip newer than 3.3.0; without it, open_clip trains on the .txt (VeCap).
-python -m open_clip_train.main --dataset-type webdataset --train-data '{{00000..{last}}}.tar' \\
-    --train-num-samples {data.samples} --json-text-key "alttext;vecap" --json-text-key-probs 0.5 0.5
-```
-
+{_files(data)}
 ## From crawl to sample
 
 | rows | |
@@ -286,6 +254,55 @@ License: {data.license}, as configured by the operator of the pipeline. The imag
 source pages (`url`).
 
 {LIMITS}"""
+
+
+def _files(data: CardData) -> str:
+    """Return what the files are and how to load them."""
+    identified = """\
+`uid` identifies an image URL with its AltText and is the same in every crawl. `sha256` is the hash of the downloaded
+image; the tar has a resized JPEG.
+
+## Loading
+"""
+    members = """\
+A sample is `<key>.jpg`, `<key>.txt` (the VeCap)
+  and `<key>.json` (`uid`, `url`, `sha256`, `width`, `height`, `alttext`, `vec`, `vecap`, `vecap_from`,
+  `alttext_rewritten`, `key`, and the lists `vec_variants`, `vecap_variants`, `alttext_rewritten_variants`)."""
+    kept = _kept(data.kept)
+    if data.images_of is not None:
+        own = f"- `*.tar`: the other {data.copied} samples. {members}\n" if data.copied else ""
+        return f"""\
+- `00000.parquet` …: one row per sample. `image_tar` is the tar with the image, relative to the root of all versions,
+  and `key` is the sample in it. {data.samples - data.copied} images are in tars of version {data.images_of}; the texts
+  in those tars are not the texts of this version.
+{own}{kept}- `sizes.json`: number of samples in each tar of this version.
+
+{identified}
+`vecap train`, mixtures and the VeCap pages read this version as it is. For other tools, `vecap export` writes it with
+its images.
+"""
+    last = f"{data.shards - 1:05d}"
+    return f"""\
+- `00000.tar` …: webdataset shards with shuffled samples. {members}
+{kept}- `00000.parquet` …: the values of the `.json` files, one row per sample, in the same order.
+- `sizes.json`: number of samples in each tar.
+
+{identified}
+```python
+import webdataset as wds
+samples = wds.WebDataset("{{00000..{last}}}.tar", shardshuffle=False).decode("pil").to_tuple("jpg", "json")
+
+from datasets import load_dataset
+samples = load_dataset("webdataset", data_files="*.tar", split="train", streaming=True)
+```
+
+```sh
+# Draws AltText or VeCap for each sample and epoch; tune the probabilities.
+# --json-text-key requires an open_clip newer than 3.3.0; without it, open_clip trains on the .txt (VeCap).
+python -m open_clip_train.main --dataset-type webdataset --train-data '{{00000..{last}}}.tar' \\
+    --train-num-samples {data.samples} --json-text-key "alttext;vecap" --json-text-key-probs 0.5 0.5
+```
+"""
 
 
 def _kept(columns: Sequence[str]) -> str:

@@ -162,6 +162,11 @@ class ReadingConfig(Section):
 class AssembleConfig(Section):
     shard_size: int = Field(10_000, ge=1, description="Samples per training shard.")
     license: str = Field("unknown", description="License in the dataset card.")
+    copy_images: Annotated[bool, Runtime] = Field(
+        False,
+        description="Copy the images into the shards of every version. Default: a revision that changes only texts "
+        "refers to the image shards of the earlier version.",
+    )
     memory_limit: Annotated[str, Runtime] = Field(
         "1GB", description="Memory limit of DuckDB; the rest spills to the work folder."
     )

@@ -1,21 +1,29 @@
-"""Files of unfinished stages with records of their digests: a record or receipt for each, or an index of a step."""
+"""Files of unfinished stages with records of their digests: a record or receipt for each, or an index of a step.
+
+Also compares the recorded files that a stage reads, and discards unfinished work that may depend on a corrupt one.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
 from vecap_tasks.core.manifest import RECEIPTS, FileEntry, ShardResult, seal, unseal
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import RecordedFile
+from vecap_tasks.core.verify import MISSING, RecordedFile, check_recorded, find_differing, raise_differing
 from vecap_tasks.errors import CorruptError, VecapError
+
+log = logging.getLogger(__name__)
 
 RECORD = ".json"  # suffix of a record
 _INDEX = "index.json"
@@ -172,6 +180,43 @@ def fetch(files: Sequence[RecordedFile], folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(_THREADS, "fetch") as threads:
         return list(threads.map(lambda file: file.local(folder), files))
+
+
+class ReadCheck:
+    """Compares the files that a stage reads with their records, each file once per process. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._checked: set[str] = set()
+
+    def check(self, files: Iterable[RecordedFile]) -> None:
+        """Compare those of *files* that were not compared yet. Raises CorruptError for the first that differs."""
+        with self._lock:
+            pending = [file for file in files if file.name not in self._checked]
+            check_recorded(pending)
+            self._checked.update(file.name for file in pending)
+
+    def check_all(self, files: Sequence[RecordedFile], store: Store, folder: str, max_bytes: float = math.inf) -> None:
+        """Compare *files*, which the stage in *folder* reads: the sizes, and the hashes if they have at most
+        *max_bytes* together.
+
+        Raises CorruptError if one differs. If one was changed, the stage's unfinished work may depend on it and is
+        discarded; no work can depend on a missing file.
+        """
+        read = sum(file.bytes for file in files) <= max_bytes
+        differing = find_differing(files, read=read)
+        changed = any(problem != MISSING for _, problem in differing)
+        for name in store.folders(folder) if changed else ():
+            if name.startswith("_"):  # receipts, checkpoints
+                log.warning("discarding %s/%s: it may depend on a corrupt file", folder, name)
+                store.remove_folder(f"{folder}/{name}")
+        for file, problem in differing:
+            if problem != MISSING and file.name.startswith(f"{folder}/"):  # an intermediate file: made again
+                store.remove(file.name)
+        raise_differing(differing)
+        if read:
+            with self._lock:
+                self._checked.update(file.name for file in files)
 
 
 class Attachments:

@@ -19,6 +19,7 @@ from vecap_tasks.core.version import (
     finished,
     list_versions,
     purge,
+    recorded_images,
     restore,
     tombstone,
 )
@@ -36,13 +37,15 @@ ExternalUses = Callable[[Mapping[str, str]], Mapping[str, str]]
 class Item:
     """A version that is not deleted, with its manifests by stage folder and all files in its folder.
 
-    `finished` is whether its last dataset stage is committed; a version without captions is never published.
+    `finished` is whether its last dataset stage is committed; a version without captions is never published. `images`
+    is the earlier version whose image shards it may refer to, None if it has its own.
     """
 
     version: Version
     manifests: dict[str, Manifest]
     files: tuple[WrittenFile, ...]
     finished: bool
+    images: str | None = None
 
     @property
     def published(self) -> Manifest | None:
@@ -62,6 +65,8 @@ class Item:
     def uses(self) -> dict[str, str]:
         """Return the other versions that this one needs, by name, with the reason."""
         found: dict[str, str] = {}
+        if self.images is not None:
+            found[self.images] = f"contains the images of {self.version.name}"
         for manifest in self.manifests.values():
             owner = manifest.location.split("/")[1]
             if owner != self.version.name:
@@ -109,7 +114,9 @@ def take_inventory(store: Store, dataset: str) -> Inventory:
         found = {folder: read_manifest(store, folder) for folder in stage_folders(store, version)}
         manifests = {folder: manifest for folder, manifest in found.items() if manifest is not None}
         files = tuple(by_folder.get(version.name, ()))
-        items[version.name] = Item(version, manifests, files, finished(store, version) is not None)
+        images = recorded_images(store, version)
+        done = finished(store, version) is not None
+        items[version.name] = Item(version, manifests, files, done, images and images["version"])
     orphans = {
         name: tuple(files)
         for name, files in by_folder.items()

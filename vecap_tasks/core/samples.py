@@ -1,4 +1,4 @@
-"""Captioned rows of a version, by page and filter, and single images from its tar shards."""
+"""Captioned rows of a version, by page and filter, single images from its tar shards, and its training shards."""
 
 # ruff: noqa: S608 - queries consist of constants in this file; user input is bound as parameters
 
@@ -15,13 +15,15 @@ from threading import Lock
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from vecap_tasks.core.manifest import read_manifest
+from vecap_tasks.core.manifest import Manifest, read_manifest
 from vecap_tasks.core.private_data import hide
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tables import connect, create_view, open_connection, scan
 from vecap_tasks.core.tar import parse_header
+from vecap_tasks.core.verify import RecordedFile, recorded_files, referenced_tars
 from vecap_tasks.core.version import Version, how_to_finish
 from vecap_tasks.errors import CorruptError, VecapError
 
@@ -132,6 +134,42 @@ def _key(header: _Header) -> str:
 
 def _order(key: str) -> tuple[int, str]:
     return len(key), key
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingShard:
+    """A shard of `assemble`: its table (SAMPLES) and the tar with its images, in the same order. If `referenced`, the
+    tar is an earlier version's, with other texts and possibly more samples."""
+
+    table: RecordedFile
+    tar: RecordedFile
+    referenced: bool
+
+    def read_table(self) -> pa.Table:
+        """Return the table. Raises CorruptError."""
+        return pq.read_table(pa.BufferReader(self.table.read()))
+
+    def images(self, keys: Sequence[str]) -> Iterator[bytes]:
+        """Yield the JPEG of each of *keys*, in the order of the table. Raises CorruptError."""
+        for key, (found, jpeg) in zip(keys, self.tar.images(dict.fromkeys(keys)), strict=True):
+            if found != key:
+                raise CorruptError(f"{self.tar.name} has {found} in place of {key}; run `vecap verify`")
+            yield jpeg
+
+
+def training_shards(store: Store, manifest: Manifest, remedy: str = "restore it") -> list[TrainingShard]:
+    """Return the shards of *manifest*, one of `assemble`, by number. *remedy* is what to do if a file of it differs.
+
+    Raises CorruptError if it refers to the images of an earlier version that is missing or changed.
+    """
+    files = {file.name: file for file in recorded_files(store, manifest, remedy=remedy)}
+    shared = {PurePosixPath(tar.name).name: tar for tar in referenced_tars(store, manifest)}
+    shards = []
+    for table in sorted(manifest.files_ending(".parquet"), key=lambda name: int(PurePosixPath(name).stem)):
+        tar = PurePosixPath(table).with_suffix(".tar")
+        own = files.get(str(tar))
+        shards.append(TrainingShard(files[table], own or shared[tar.name], own is None))
+    return shards
 
 
 @dataclass(frozen=True, slots=True)

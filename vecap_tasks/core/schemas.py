@@ -31,6 +31,11 @@ CANDIDATES = pa.schema(
 KEPT = pa.field("kept", pa.string(), nullable=False)  # JSON object of these columns, in their order
 
 
+# A column after those of SAMPLES in a version that refers to the images of an earlier one: name in the store of the tar
+# with the image; `key` is the same there.
+IMAGE_TAR = pa.field("image_tar", pa.string(), nullable=False)
+
+
 def with_kept(schema: pa.Schema, kept: bool) -> pa.Schema:
     """Return *schema*, with the column `kept` if *kept*."""
     return schema.append(KEPT) if kept else schema

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vecap_tasks.config import Config
-from vecap_tasks.core.intermediate import Attachments, receipted_files
+from vecap_tasks.core.intermediate import Attachments, ReadCheck, receipted_files
 from vecap_tasks.core.manifest import (
     NAME,
     RECEIPTS,
@@ -43,13 +43,7 @@ from vecap_tasks.core.manifest import (
 from vecap_tasks.core.models import forget_hashes
 from vecap_tasks.core.stage_records import first_start, record_plan, write_summary
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import (
-    ReadCheck,
-    RecordedFile,
-    Upstream,
-    check_recorded,
-    without_tars,
-)
+from vecap_tasks.core.verify import RecordedFile, Upstream, check_recorded, without_tars
 from vecap_tasks.core.version import Version, is_deleted, list_versions
 from vecap_tasks.errors import CorruptError, VecapError
 from vecap_tasks.outages import retry_when_full
@@ -109,6 +103,10 @@ class Stage(ABC):
     def inputs(self) -> list[Input]:
         """Return this stage's inputs other than upstream stages: sources, models, prompts."""
         return self.loaded()
+
+    def references(self) -> list[str]:
+        """Return the names of earlier versions whose files the manifest refers to; most stages have none."""
+        return []
 
     def loaded(self) -> list[Input]:
         """Return the inputs that libraries load, models and prompts; their digests are compared before the commit."""
@@ -368,10 +366,11 @@ class Stage(ABC):
             provenance=provenance(self.config.model_dump(mode="json"), results, output.notes, started),
         )
         won = self.store.create(f"{self.folder}/{NAME}", manifest.to_json())
-        if is_deleted(self.store, self.version.dataset, self.version.name):  # after the write, as in `reuse_revision`
-            if won:
-                self.store.remove(f"{self.folder}/{NAME}")
-            raise VecapError(f"version {self.version.name} was deleted during the run; run it again")
+        for name in (self.version.name, *self.references()):
+            if is_deleted(self.store, self.version.dataset, name):  # after the write, as in `reuse_revision`
+                if won:
+                    self.store.remove(f"{self.folder}/{NAME}")
+                raise VecapError(f"version {name} was deleted during the run; run it again")
         attached.clear()
         if won:
             return manifest

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import builtins  # `bytes` is a field of RecordedFile
 import hashlib
-import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import SEEK_END
-from pathlib import Path
-from threading import Lock
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from vecap_tasks.core.manifest import NAME, Manifest, read_manifest
@@ -23,9 +20,8 @@ from vecap_tasks.core.tar import read_images
 from vecap_tasks.core.version import DATASET_STAGES, Version
 from vecap_tasks.errors import CorruptError, VecapError
 
-log = logging.getLogger(__name__)
-
 KEYED_STAGES = ("train", "evaluate")
+IMAGES = "images"  # kind of the input of `assemble` that has the tars of an earlier version
 CHANGED = "is corrupt: its sha256 differs from the manifest"
 MISSING = "is missing"
 _THREADS = 8  # hashing releases the GIL
@@ -155,13 +151,16 @@ class Upstream:
     folder: str
     manifest: Manifest
 
-    def files(self, names: Iterable[str] | None = None) -> list[RecordedFile]:
-        """Return the files *names* (in the store), by default all, with their records."""
+    @property
+    def remedy(self) -> str:
+        """What to do if a file differs."""
         stage, location = self.manifest.stage, self.manifest.location
         folders = self.folder if self.folder == location else f"{self.folder} and {location}"
-        return recorded_files(
-            self.store, self.manifest, names, f"restore it, or delete {folders} and run `vecap {stage}` again"
-        )
+        return f"restore it, or delete {folders} and run `vecap {stage}` again"
+
+    def files(self, names: Iterable[str] | None = None) -> list[RecordedFile]:
+        """Return the files *names* (in the store), by default all, with their records."""
+        return recorded_files(self.store, self.manifest, names, self.remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +178,9 @@ def verify_version(
     report: Callable[[int, int], None] = lambda done, total: None,
     check: Check | None = None,
 ) -> Verification:
-    """Check every file of every finished stage of *version*. An unfinished stage is not a problem.
+    """Check every file of every finished stage of *version*, and the tars of an earlier version that it refers to.
 
-    *report* takes the bytes that have been checked, and all bytes. *check* is as in `check_files`.
+    An unfinished stage is not a problem. *report* takes the bytes that have been checked, and all bytes. *check* is as in `check_files`.
     """
     corruptions: list[Corruption] = []
     manifests: dict[str, Manifest] = {}
@@ -194,8 +193,14 @@ def verify_version(
         if manifest is None:
             continue
         manifests[folder] = manifest
+    shared: list[RecordedFile] = []
+    for folder, manifest in manifests.items():
+        try:
+            shared += referenced_tars(store, manifest)
+        except VecapError as error:
+            corruptions.append(Corruption(f"{folder}/{NAME}", str(error)))
     entries = [entry for manifest in manifests.values() for entry in (*manifest.files, *manifest.attachments)]
-    size, done = sum(entry.bytes for entry in entries), 0
+    files, size, done = len(entries) + len(shared), sum(file.bytes for file in (*entries, *shared)), 0
 
     def count(file: RecordedFile) -> None:
         nonlocal done
@@ -207,8 +212,9 @@ def verify_version(
         if (problem := summary_problem(store, folder, manifest)) is not None:
             corruptions.append(Corruption(f"{folder}/{SUMMARY}", problem))
         corruptions += check_inputs(folder, manifest, manifests)
+    corruptions += [Corruption(file.name, problem) for file, problem in _check(shared, check or file_problem, count)]
     corruptions += _check_version(version, manifests)
-    return Verification(len(entries), size, tuple(sorted(corruptions, key=lambda item: (item.path, item.problem))))
+    return Verification(files, size, tuple(sorted(corruptions, key=lambda item: (item.path, item.problem))))
 
 
 def stage_folders(store: Store, version: Version) -> list[str]:
@@ -267,6 +273,34 @@ def recorded_files(
     return [file for file in found if wanted is None or file.name in wanted]
 
 
+def image_manifest(store: Store, manifest: Manifest) -> Manifest:
+    """Return the manifest that lists the tars with the images of *manifest*, one of `assemble`: of an earlier version,
+    or itself. Raises CorruptError if that of the earlier version is missing or changed."""
+    reference = next((item for item in manifest.inputs if item.kind == IMAGES), None)
+    if reference is None:
+        return manifest
+    found = read_manifest(store, reference.name)
+    if found is None or found.digest != reference.digest:
+        raise CorruptError(
+            f"{reference.name} has images of {manifest.location} and {MISSING if found is None else 'has changed'}; "
+            "restore it, or run the interval again to create a revision"
+        )
+    return found
+
+
+def referenced_tars(store: Store, manifest: Manifest) -> list[RecordedFile]:
+    """Return the tars of an earlier version with the images of the shards of *manifest*, one of `assemble`, that have
+    no tar. Raises CorruptError as `image_manifest` does."""
+    source = image_manifest(store, manifest)
+    if source is manifest:
+        return []
+    tables, tars = ({PurePosixPath(name).stem for name in manifest.files_ending(end)} for end in (".parquet", ".tar"))
+    names = [name for name in source.files_ending(".tar") if PurePosixPath(name).stem in tables - tars]
+    if len(names) < len(tables - tars):
+        raise CorruptError(f"{manifest.location} has a shard without images; run `vecap verify`")
+    return recorded_files(store, source, names, "restore it")
+
+
 def find_differing(files: Sequence[RecordedFile], *, read: bool = True) -> list[tuple[RecordedFile, str]]:
     """Return the *files* that differ, and how. Without *read*, compares only sizes, with one listing per folder.
 
@@ -289,43 +323,6 @@ def find_differing(files: Sequence[RecordedFile], *, read: bool = True) -> list[
 def check_recorded(files: Sequence[RecordedFile]) -> None:
     """Compare *files* with their records. Raises CorruptError for the first that differs."""
     raise_differing(find_differing(files))
-
-
-class ReadCheck:
-    """Compares the files that a stage reads with their records, each file once per process. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._checked: set[str] = set()
-
-    def check(self, files: Iterable[RecordedFile]) -> None:
-        """Compare those of *files* that were not compared yet. Raises CorruptError for the first that differs."""
-        with self._lock:
-            pending = [file for file in files if file.name not in self._checked]
-            check_recorded(pending)
-            self._checked.update(file.name for file in pending)
-
-    def check_all(self, files: Sequence[RecordedFile], store: Store, folder: str, max_bytes: float = math.inf) -> None:
-        """Compare *files*, which the stage in *folder* reads: the sizes, and the hashes if they have at most
-        *max_bytes* together.
-
-        Raises CorruptError if one differs. If one was changed, the stage's unfinished work may depend on it and is
-        discarded; no work can depend on a missing file.
-        """
-        read = sum(file.bytes for file in files) <= max_bytes
-        differing = find_differing(files, read=read)
-        changed = any(problem != MISSING for _, problem in differing)
-        for name in store.folders(folder) if changed else ():
-            if name.startswith("_"):  # receipts, checkpoints
-                log.warning("discarding %s/%s: it may depend on a corrupt file", folder, name)
-                store.remove_folder(f"{folder}/{name}")
-        for file, problem in differing:
-            if problem != MISSING and file.name.startswith(f"{folder}/"):  # an intermediate file: made again
-                store.remove(file.name)
-        raise_differing(differing)
-        if read:
-            with self._lock:
-                self._checked.update(file.name for file in files)
 
 
 def raise_differing(differing: Sequence[tuple[RecordedFile, str]]) -> None:

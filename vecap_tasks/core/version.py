@@ -114,6 +114,18 @@ def read_config(store: Store, version: Version) -> dict[str, Any]:
     return config
 
 
+def recorded_images(store: Store, version: Version) -> dict[str, str] | None:
+    """Return the earlier `version` whose image shards *version* may refer to, and the `digest` of its manifest.
+
+    None if it has its own images. It is decided when *version* is registered.
+    """
+    try:
+        images: dict[str, str] | None = read_config(store, version).get("assemble", {}).get("images")
+    except FileNotFoundError:
+        return None
+    return images
+
+
 def read_created(store: Store, version: Version) -> str | None:
     """Return when *version* was registered, in UTC (ISO 8601); None for versions of release 0.1.0."""
     return _read(store, f"{version.folder}/{_FILE}").get("created")
@@ -265,9 +277,12 @@ class Change:
 
 
 def changed_settings(store: Store, a: Version, b: Version) -> tuple[Change, ...]:
-    """Return the settings that decide the content and differ between *a* and *b*, including digests, by key."""
+    """Return the settings that decide the content and differ between *a* and *b*, including digests, by key.
+
+    Where the images are is not a setting.
+    """
     before, after = (dict(_flat(with_current_names(read_config(store, version)))) for version in (a, b))
-    keys = sorted(before.keys() | after.keys())
+    keys = sorted(key for key in before.keys() | after.keys() if not key.startswith("assemble.images."))
     return tuple(Change(key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key))
 
 

@@ -1,4 +1,7 @@
-"""Exports a published version shard by shard: one output shard per training shard, with the same samples in order."""
+"""Exports a published version shard by shard: one output shard per training shard, with the same samples in order.
+
+An export has its own images, also if the version refers to those of an earlier one.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from vecap_tasks.config import Config
 from vecap_tasks.config.recorded import with_current_names
 from vecap_tasks.core.manifest import FileEntry, Manifest, ShardResult, read_manifest, total
+from vecap_tasks.core.samples import TrainingShard, training_shards
 from vecap_tasks.core.schemas import KEPT, SAMPLES
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.tar import Sample, read_samples
 from vecap_tasks.core.verify import Upstream, check_inputs
 from vecap_tasks.core.version import DATASET_STAGES, Version, how_to_finish, newer_revision, read_config, read_version
 from vecap_tasks.errors import CorruptError, PermanentError
@@ -68,14 +70,13 @@ class Exporter:
         self._manifests = _read_stages(self._store, self._version)
         self._form: Format = FORMATS[form]
         self._text = text
-        self._shards = _training_shards(self._manifests["assemble"])
-        self._files = {
-            file.name: file
+        crawl, assembled = (
+            Upstream(self._store, f"{self._version.folder}/{stage}", self._manifests[stage])
             for stage in ("crawl", "assemble")
-            for file in Upstream(self._store, f"{self._version.folder}/{stage}", self._manifests[stage]).files()
-        }
-        tars = self._manifests["crawl"].files_ending(".tar")
-        self._crawl = CrawlTables([self._files[_table(tar)] for tar in tars])
+        )
+        self._shards = training_shards(self._store, assembled.manifest, assembled.remedy)
+        files = {file.name: file for file in crawl.files()}
+        self._crawl = CrawlTables([files[_table(tar)] for tar in crawl.manifest.files_ending(".tar")])
         self.target = Target(location, self._identity(), self._store)
 
     def _identity(self) -> dict[str, Any]:
@@ -104,7 +105,7 @@ class Exporter:
     def _layout(self) -> Layout:
         settings = with_current_names({"rewrite": self._manifests["rewrite"].config})["rewrite"]
         counts = [settings.get(model, {}).get("num_captions", 1) for model in ("vlm", "llm")]
-        first = self._read_table(self._shards[0])
+        first = _read_table(self._shards[0])
         return Layout(
             self._text,
             rewritten=settings.get("alttext_prompt") is not None,
@@ -134,17 +135,15 @@ class Exporter:
             self.target.publish(result, work)
         return result
 
-    def _write_shard(self, tar: str, path: Path, layout: Layout) -> dict[str, int]:
-        """Write the samples of *tar*, a name in the store, to the local file *path*; return the counters."""
-        table = self._read_table(tar)
+    def _write_shard(self, shard: TrainingShard, path: Path, layout: Layout) -> dict[str, int]:
+        """Write the samples of *shard* to the local file *path*; return the counters."""
+        table = _read_table(shard)
         crawled = self._crawl.find(set(table["uid"].to_pylist()))
         counters: Counter[str] = Counter({"samples": 0, "exported": 0})
         licenses: Counter[str] = Counter()
-        with self._form.writer(path, layout.columns()) as writer, self._files[tar].open() as stream:
-            samples = read_samples(stream, tar, ("jpg",))
-            for row in _rows(table):
+        with self._form.writer(path, layout.columns()) as writer:
+            for row, jpeg in zip(_rows(table), shard.images(table["key"].to_pylist()), strict=True):
                 counters["samples"] += 1
-                jpeg = _image(next(samples, None), row["key"], tar)
                 origin = read_origin(crawled[row["uid"]], row.get(KEPT.name))
                 record = layout.record(row, origin)
                 if record is None:
@@ -156,18 +155,7 @@ class Exporter:
                 if origin.license:
                     licenses[origin.license if len(origin.license) <= _MAX_LICENSE_CHARS else "other"] += 1
                 writer.write(record, jpeg)
-            if next(samples, None) is not None:
-                raise CorruptError(f"{tar} has more samples than its table; run `vecap verify`")
         return dict(counters) | {f"license.{name}": n for name, n in _limited(licenses).items()}
-
-    def _read_table(self, tar: str) -> pa.Table:
-        """Return the table of the training shard *tar*. Columns that earlier releases did not write are "" or empty."""
-        table = pq.read_table(pa.BufferReader(self._files[_table(tar)].read()))
-        for field in SAMPLES:
-            if field.name not in table.column_names:
-                missing: Any = [] if pt.is_list(field.type) else ""
-                table = table.append_column(field, pa.array([missing] * len(table), field.type))
-        return table
 
     def _complete(self, results: list[ShardResult], layout: Layout) -> dict[str, Any]:
         counters = total(result.counters for result in results)
@@ -226,9 +214,14 @@ def _read_stages(store: Store, version: Version) -> dict[str, Manifest]:
     return manifests
 
 
-def _training_shards(manifest: Manifest) -> list[str]:
-    """Return the tars of `assemble` (names in the store) in the order of their numbers."""
-    return sorted(manifest.files_ending(".tar"), key=lambda name: int(PurePosixPath(name).stem))
+def _read_table(shard: TrainingShard) -> pa.Table:
+    """Return the table of *shard*. Columns that earlier releases did not write are "" or empty."""
+    table = shard.read_table()
+    for field in SAMPLES:
+        if field.name not in table.column_names:
+            missing: Any = [] if pt.is_list(field.type) else ""
+            table = table.append_column(field, pa.array([missing] * len(table), field.type))
+    return table
 
 
 def _table(tar: str) -> str:
@@ -242,13 +235,6 @@ def _name(number: int) -> str:
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     for batch in table.to_batches(max_chunksize=_BATCH):
         yield from batch.to_pylist()
-
-
-def _image(sample: Sample | None, key: str, tar: str) -> bytes:
-    """Return the JPEG of *sample*, the next one of *tar*. Raises CorruptError if it is not that of the row *key*."""
-    if sample is None or sample.key != key or "jpg" not in sample.members:
-        raise CorruptError(f"{tar} has no image for the row {key} of its table; run `vecap verify`")
-    return sample.members["jpg"]
 
 
 def _limited(licenses: Counter[str]) -> dict[str, int]:

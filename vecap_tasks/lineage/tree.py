@@ -16,7 +16,8 @@ from vecap_tasks.config import Config
 from vecap_tasks.config.recorded import with_current_names
 from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.stage import load_stage
-from vecap_tasks.core.store import open_filesystem
+from vecap_tasks.core.store import Store, open_filesystem
+from vecap_tasks.core.verify import find_differing, referenced_tars
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, VecapError, format_error
 
@@ -124,6 +125,18 @@ def named_inputs(stage: str, inputs: Sequence[Input]) -> list[Input]:
     """
     tokenizer = next((item for item in inputs if item.kind == "model"), None) if stage == "train" else None
     return [replace(item, kind="tokenizer") if item is tokenizer else item for item in inputs]
+
+
+def images_node(store: Store, item: Input, manifest: Manifest) -> Node:
+    """Return the node of the tars of an earlier version that *manifest* refers to by its input *item*; reads them."""
+    try:
+        tars = referenced_tars(store, manifest)
+        problems = tuple(f"{file.name} {problem}" for file, problem in find_differing(tars))
+    except (VecapError, OSError) as error:
+        return Node(item.kind, item.name, item.digest, problems=(format_error(error),))
+    size = sum(tar.bytes for tar in tars)
+    note = f"{len(tars):,} tars, {size:,} bytes"
+    return Node(item.kind, item.name, item.digest, note, problems, files=len(tars), bytes=size)
 
 
 class MissingSource(VecapError):

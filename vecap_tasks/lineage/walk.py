@@ -14,11 +14,11 @@ from vecap_tasks.core.open_version import registered_fingerprints
 from vecap_tasks.core.stage import STAGES, load_stage
 from vecap_tasks.core.stage_records import MAX_SOURCES, StageSummary, read_summary
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.verify import KEYED_STAGES, Check, Corruption, check_files
+from vecap_tasks.core.verify import IMAGES, KEYED_STAGES, Check, Corruption, check_files
 from vecap_tasks.core.version import DATASET_STAGES, Version, list_versions, read_config, read_version
 from vecap_tasks.errors import CorruptError, VecapError, format_error
 from vecap_tasks.lineage.mlflow_lookup import RegisteredModel, find_recorded, is_recorded, model_copy, version_copy
-from vecap_tasks.lineage.tree import InputChecker, Node, format_tree, named_inputs
+from vecap_tasks.lineage.tree import InputChecker, Node, format_tree, images_node, named_inputs
 from vecap_tasks.train.data.mixture import (
     Mixture,
     RecordedTar,
@@ -199,7 +199,9 @@ class Walker:
             if item.kind == "stage" or (mixtures and item.kind in _MIXTURE_KINDS):
                 continue
             previous = _previous_crawl(name, item)
-            if previous is not None:
+            if item.kind == IMAGES and manifest is not None and self.check:
+                children.append(images_node(self.store, item, manifest))
+            elif previous is not None:
                 children.append(self._crawl(version.dataset, item, previous))
             else:
                 children.append(inputs.node(item) if inputs is not None else Node(item.kind, item.name, item.digest))

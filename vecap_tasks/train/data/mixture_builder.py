@@ -14,6 +14,7 @@ from vecap_tasks.core.files import DigestReader, SourceFile, find_files
 from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.object_storage import open_bucket
 from vecap_tasks.core.private_data import rules_digest
+from vecap_tasks.core.samples import training_shards
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.store import Store, open_filesystem
 from vecap_tasks.core.tables import connect, create_view
@@ -245,14 +246,15 @@ def training_files(config: Config, version: Version) -> list[RecordedFile]:
     `training_sources`.
     """
     parts = _parts(config, version)
-    endings = (".tar", ".parquet") if is_streamed(config, parts) else (".tar",)
+    counted = is_streamed(config, parts)
     files: list[RecordedFile] = []
     for part in parts:
         if isinstance(part, RecordedVersion):
             store, manifest = _manifest(config, part)
-            names = [name for ending in endings for name in manifest.files_ending(ending)]
             remedy = f"restore it, or delete {manifest.location} and run `vecap assemble` again"
-            files += recorded_files(store, manifest, names, remedy)
+            shards = training_shards(store, manifest, remedy)
+            files += [shard.tar for shard in shards]
+            files += [shard.table for shard in shards if counted or shard.referenced]
             continue
         found = find_tars(config, part.paths)
         for tar in part.tars:
@@ -278,8 +280,15 @@ def _version_source(config: Config, part: RecordedVersion, arm: Arm, *, counted:
     store, manifest = _manifest(config, part)
     usable = _count(store, manifest) if counted else {}
     shards = tuple(
-        Shard(file.name, store.filesystem, store.path(file.name), usable.get(file.name), file.sha256)
-        for file in recorded_files(store, manifest, manifest.files_ending(".tar"))
+        Shard(
+            shard.tar.name,
+            store.filesystem,
+            store.path(shard.tar.name),
+            usable.get(shard.table.name),
+            shard.tar.sha256,
+            shard.table if shard.referenced else None,
+        )
+        for shard in training_shards(store, manifest)
     )
     mixed_p = config.training.mixed_p if part.mixed_p is None else part.mixed_p
     return Source(part.name, shards, part.samples, part.weight, part.arm or arm, mixed_p)
@@ -319,7 +328,7 @@ def _manifest(config: Config, part: RecordedVersion) -> tuple[Store, Manifest]:
 
 
 def _count(store: Store, manifest: Manifest) -> dict[str, dict[Arm, int]]:
-    """Return the number of samples with a text by tar and arm, counted in the tables of the shards."""
+    """Return the number of samples with a text by table of a shard and arm."""
     tables = manifest.files_ending(".parquet")
     check_recorded(recorded_files(store, manifest, tables, "restore it"))
     with connect(store) as connection:
@@ -331,5 +340,4 @@ def _count(store: Store, manifest: Manifest) -> dict[str, dict[Arm, int]]:
         ]
         rows = connection.execute(f"SELECT filename, {', '.join(counts)} FROM samples GROUP BY 1").fetchall()  # noqa: S608
     counted = {filename: dict(zip(_HAS_TEXT_SQL, found, strict=True)) for filename, *found in rows}
-    names = {table: f"{table.removesuffix('.parquet')}.tar" for table in tables}
-    return {names[table]: counted[store.query_path(table)] for table in tables}
+    return {table: counted[store.query_path(table)] for table in tables}

@@ -12,13 +12,14 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from vecap_tasks.config import Arm, Text
 from vecap_tasks.core.files import BlockStream
 from vecap_tasks.core.json_reader import parse_json
 from vecap_tasks.core.private_data import has_private_data
 from vecap_tasks.core.tar import MAX_TEXT, Member, read_groups
-from vecap_tasks.core.verify import CHANGED
+from vecap_tasks.core.verify import CHANGED, RecordedFile
 from vecap_tasks.errors import CorruptError
 
 _IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
@@ -39,7 +40,8 @@ OWN_TEXTS: Mapping[Text, tuple[str, ...]] = {
 class Shard:
     """A tar. `name` is for messages; `usable` counts the samples with a text by arm, None if not counted.
 
-    `sha256` is recorded of the whole file, None if there is no record.
+    `sha256` is recorded of the whole file, None if there is no record. `table` has the samples and texts of a version
+    that refers to the images of an earlier one, in the order of the tar; None: the tar has the texts.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Shard:
     path: str
     usable: Mapping[Arm, int] | None = None
     sha256: str | None = None
+    table: RecordedFile | None = None
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -72,6 +75,15 @@ class Shard:
     def _compare(self, sha256: str) -> None:
         if sha256 != self.sha256:
             raise CorruptError(f"{self.name} {CHANGED}; restore it")
+
+    def read_rows(self, fields: Mapping[Text, tuple[str, ...]]) -> dict[str, dict[str, Any]] | None:
+        """Return the uid and the *fields* of the samples in `table` by key, None without one. Raises CorruptError."""
+        if self.table is None:
+            return None
+        table = pq.ParquetFile(pa.BufferReader(self.table.read()))
+        names = {name.removeprefix("json.") for candidates in fields.values() for name in candidates}
+        columns = [name for name in table.schema_arrow.names if name in names | {"key", "uid"}]
+        return {row["key"]: row for row in table.read(columns).to_pylist()}
 
     def read(self, offset: int, size: int) -> bytes:
         """Return *size* bytes at *offset*."""
@@ -180,7 +192,8 @@ def read_samples(stream: IO[bytes], shard: Shard, source: Source, stats: ReadSta
     of an `own` source.
     """
     stats = ReadStats() if stats is None else stats
-    for parsed in parse_samples(stream, shard.name, source.texts, stats, own=source.own):
+    rows = shard.read_rows(source.texts)
+    for parsed in parse_samples(stream, shard.name, source.texts, stats, own=source.own, rows=rows):
         texts, alttexts = _arm_texts(parsed, source.arm)
         if not texts:
             stats.textless += 1
@@ -218,20 +231,34 @@ class _SkippedError(Exception):
 
 
 def parse_samples(
-    stream: IO[bytes], name: str, fields: Mapping[Text, tuple[str, ...]], stats: ReadStats, *, own: bool
+    stream: IO[bytes],
+    name: str,
+    fields: Mapping[Text, tuple[str, ...]],
+    stats: ReadStats,
+    *,
+    own: bool,
+    rows: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Iterator[ParsedSample]:
     """Yield the samples of the tar *stream* that have an image; count all in *stats*.
 
-    *fields* lists the fields of each text; the first nonempty one is used. Raises CorruptError, which includes *name*.
+    *fields* lists the fields of each text; the first nonempty one is used. With *rows*, by key, their values replace
+    the `.json` members, and other samples are ignored. Raises CorruptError, which includes *name*.
     """
+    missing = set(rows or ())
     for key, group in read_groups(stream, name):
+        if rows is not None and key not in rows:
+            continue
+        missing.discard(key)
         stats.samples += 1
+        row = None if rows is None else rows[key]
         try:
-            yield _parse_sample(stream, name, fields, own, key, {member.kind: member for member in group})
+            yield _parse_sample(stream, name, fields, own, key, {member.kind: member for member in group}, row)
         except _SkippedError as reason:
             if own:
                 raise CorruptError(f"{name} is corrupt: sample {key} has {reason}; run `vecap verify`") from None
             stats.skipped[str(reason)] = stats.skipped.get(str(reason), 0) + 1
+    if missing:
+        raise CorruptError(f"{name} has no image {min(missing)}; run `vecap verify`")
 
 
 def _parse_sample(
@@ -241,6 +268,7 @@ def _parse_sample(
     own: bool,
     key: str,
     members: Mapping[str, Member],
+    row: Mapping[str, Any] | None,
 ) -> ParsedSample:
     image = next((members[kind] for kind in _IMAGE_EXTENSIONS if kind in members), None)
     if image is None:
@@ -249,8 +277,8 @@ def _parse_sample(
         raise _SkippedError("not_an_image")
     if not own and image.size > _MAX_IMAGE:
         raise _SkippedError("large_image")
-    values: Any = {}
-    if "json" in members:
+    values: Any = {} if row is None else row
+    if row is None and "json" in members:
         try:
             values = parse_json(_read_text(stream, members["json"]))
         except ValueError:
