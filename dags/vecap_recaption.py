@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 DOCS = f"""
 **Recaptions published versions with another VLM, LLM or prompt.** Creates a revision of each published interval from
-`from` to `to` with the changed configuration, reuses its crawl and verdicts, and runs `rewrite` and `assemble`. The
-earliest version comes first, so that an image in several versions is captioned once. Existing versions do not change.
-The new revisions (such as `2026-01-01-r2`) are published, and each triggers `vecap_clip`.
+`from` to `to` with the changed configuration, reuses its crawl, verdicts and images, and runs `rewrite` and `assemble`.
+The earliest version comes first, so that an image in several versions is captioned once. Existing versions do not
+change. The new revisions (such as `2026-01-01-r2`) are published, and each triggers `vecap_clip`.
 
 - **Result**: [all versions]({PAGES}/versions), and the button *Dataset version* on each task. The page of a sample
   compares its captions across revisions.

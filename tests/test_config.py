@@ -70,8 +70,10 @@ def test_an_invalid_device_error_names_valid_ones(home: Path, setting: str, name
 #   failure   whether a stage fails, not what it writes
 #   record    what is logged, kept or promoted after the output exists
 #   tested    a test compares the bytes: `test_quality_stage`, `test_assemble_stage`, `test_train_stage`, `test_model`
+#   decided   it decides the `images` of a new version, which are in its fingerprint
 #   resume    it changes low bits, but a run must be able to resume with another value (docs/train.md)
 RUNTIME = {
+    "AssembleConfig.copy_images": "decided",
     "AssembleConfig.memory_limit": "tested",
     "CaptionTable.images": "location",
     "CaptionTable.path": "location",

@@ -257,23 +257,16 @@ def test_the_sample_sheet_draws_any_text_literally(tmp_path, config):
     from PIL import Image
 
     from tests.crawl.web import image
-    from vecap_tasks.assemble.card import write_sheet
-    from vecap_tasks.core.store import Store
-    from vecap_tasks.core.tar import TarWriter
+    from vecap_tasks.assemble.card import SheetItem, write_sheet
 
     texts = ["$x^2", "<b>bold</b> & \\frac{", "中文 עברית", "", "a " * 400]
-    with TarWriter(tmp_path / "00000.tar") as tar:
-        for number, text in enumerate(texts):
-            values = json.dumps({"alttext": text, "vec": text, "vecap": text}).encode()
-            tar.write(f"{number:09d}", {"jpg": image("JPEG"), "txt": b"", "json": values})
-    write_sheet(Store(str(tmp_path)), "00000.tar", tmp_path / "samples.png")
+    items = [SheetItem(image("JPEG"), {"alttext": text, "vec": text, "vecap": text}) for text in texts]
+    write_sheet(items, tmp_path / "samples.png")
     with Image.open(tmp_path / "samples.png") as sheet:
         assert sheet.format == "PNG"
         assert sheet.size == (1400, 480)
-    rewritten = json.dumps({"alttext": "", "vec": "", "vecap": "", "alttext_rewritten": "so"}).encode()
-    with TarWriter(tmp_path / "00001.tar") as tar:
-        tar.write("000000000", {"jpg": image("JPEG"), "txt": b"", "json": rewritten})
-    write_sheet(Store(str(tmp_path)), "00001.tar", tmp_path / "taller.png")
+    rewritten = SheetItem(image("JPEG"), {"alttext": "", "vec": "", "vecap": "", "alttext_rewritten": "so"})
+    write_sheet([rewritten], tmp_path / "taller.png")
     with Image.open(tmp_path / "taller.png") as sheet:
         assert sheet.size == (1400, 208)
     manifest = run("assemble", config)
