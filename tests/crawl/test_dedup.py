@@ -1,5 +1,6 @@
 """Duplicates by bytes and by hash, in this version and in earlier ones."""
 
+import hashlib
 import io
 
 import numpy as np
@@ -17,7 +18,8 @@ from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.schemas import CRAWL, DUPLICATES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, register
-from vecap_tasks.crawl.dedup import PublishedCrawl, write_duplicates
+from vecap_tasks.crawl.dedup import write_duplicates
+from vecap_tasks.crawl.hash_index import CrawlTables, PublishedCrawl
 from vecap_tasks.crawl.image.phash import phash
 from vecap_tasks.crawl.stage import Crawl
 
@@ -33,7 +35,7 @@ def table(rows):
             "url": f"{SITE}{n}",
             "source": "web",
             "status": "failed_to_download" if sha is None else "success",
-            "sha256": sha,
+            "sha256": None if sha is None else hashlib.sha256(sha.encode()).hexdigest(),
             "phash": None if value is None else f"{value:016x}",
         }
         for n, (sha, value) in enumerate(rows)
@@ -43,24 +45,40 @@ def table(rows):
 
 def find_duplicates(folder, rows, earlier=(), **config):
     """Return (row, kept row, kind, distance, version) of the duplicates among *rows*, and the counters."""
-    store = Store(str(folder))
     folder.mkdir(exist_ok=True)
-    pq.write_table(table(rows), folder / "now.parquet")
-    crawls = []
-    for number, old in enumerate(earlier):
-        pq.write_table(table(old), folder / f"old{number}.parquet")
-        crawls.append(PublishedCrawl(f"v{number}", "0" * 64, (recorded(store, f"old{number}.parquet"),)))
-    path = folder / "duplicates.parquet"
-    count, counters = write_duplicates(store, ["now.parquet"], crawls, DuplicatesConfig(**config), folder, path)
-    duplicates = pq.read_table(path)
+    store = Store(str(folder))
+    tables = write_tables(store, "now", rows)
+    crawls = [
+        PublishedCrawl(f"v{number}", f"{number:064d}", write_tables(store, f"old{number}", old))
+        for number, old in enumerate(earlier)
+    ]
+    return search(store, tables, crawls, **config)
+
+
+def write_tables(store, name, rows, per_table=1_000_000):
+    files = []
+    for start in range(0, max(1, len(rows)), per_table):
+        files.append(f"{name}-{start:05d}.parquet")
+        pq.write_table(table(rows).slice(start, per_table), store.path(files[-1]))
+    return CrawlTables(tuple(recorded(store, file) for file in files), len(rows))
+
+
+def search(store, tables, crawls=(), memory="1GB", folder="steps", keep=None, **config):
+    """Return duplicates and counters, as `find_duplicates`; move the index to the folder *keep*."""
+    with store.workspace() as work:
+        found = write_duplicates(store, tables, crawls, DuplicatesConfig(**config), memory, folder, work)
+        duplicates = pq.read_table(work / "duplicates.parquet")
+        if keep is not None:
+            (work / "hashes").rename(keep)
+            assert sorted(f"hashes/{path.name}" for path in keep.iterdir()) == list(found.index)
     assert duplicates.schema.equals(DUPLICATES)
-    assert len(duplicates) == count == sum(counters.values())
+    assert len(duplicates) == found.rows == sum(found.counters.values())
     lines = [
         (int(row["key"]), int(row["duplicate_of"], 16), row["kind"], row["distance"], row["version"])
         for row in duplicates.to_pylist()
     ]
     assert [int(row["uid"], 16) for row in duplicates.to_pylist()] == [line[0] for line in lines]
-    return lines, counters
+    return lines, found.counters
 
 
 def test_the_first_of_equal_images_is_kept(tmp_path):

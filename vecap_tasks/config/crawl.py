@@ -280,4 +280,7 @@ class CrawlConfig(Section):
     limits: Annotated[LimitsConfig, Runtime] = LimitsConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
     shard_size: int = Field(10_000, ge=1, description="Rows per shard.")
+    memory_limit: Annotated[str, Runtime] = Field(
+        "1GB", description="Memory limit of the search for duplicates; the rest spills to the work folder."
+    )
     retry_failed: RetryConfig | None = Field(None, description="Retry the failed downloads of an earlier version.")

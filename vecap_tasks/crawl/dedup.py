@@ -1,217 +1,330 @@
 """Finds duplicate images: equal bytes or similar perceptual hashes, in this version or in earlier ones.
 
 The first row by key is kept; each duplicate is recorded with the kept row, the kind and the version. The quality stage
-decides what happens to duplicates. DuckDB runs the queries and spills to disk.
+decides what happens to duplicates.
+
+Each step reads and writes only narrow columns. Rows are distributed over parts by sha256, and equal images grouped in
+each part; then over parts by perceptual hash, where images with equal hashes are grouped. Distinct hashes are compared
+(`hamming.py`), and the kept ones chosen from the pairs. DuckDB spills to the work folder. After a kill, the next run
+repeats only unfinished steps.
 """
 
 # ruff: noqa: S608 - the queries contain only numbers and names of this package
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from vecap_tasks.config import DuplicatesConfig
-from vecap_tasks.core.manifest import read_manifest
-from vecap_tasks.core.schemas import CRAWL, DUPLICATES
+from vecap_tasks.core.manifest import digest
+from vecap_tasks.core.schemas import DUPLICATES
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.tables import connect, create_view, write_rows
-from vecap_tasks.core.verify import RecordedFile, check_recorded, recorded_files
-from vecap_tasks.core.version import Version, list_versions, published
-from vecap_tasks.crawl.shard_images import SUCCESS
+from vecap_tasks.core.tables import connect, scan, write_rows, write_sorted
+from vecap_tasks.crawl.hamming import BYTES_PER_HASH, PAIRS, Blocks, Group, Part, distribute, find_pairs, parts_for
+from vecap_tasks.crawl.hash_index import (
+    FOLDER,
+    CrawlRows,
+    CrawlTables,
+    EarlierImages,
+    PublishedCrawl,
+    Steps,
+    read_part,
+    write_parts,
+)
 
 if TYPE_CHECKING:
     import duckdb
 
+FILE = "duplicates.parquet"
 _BATCH = 100_000
-_MAX_BUCKET = 512  # hashes in a bucket; larger buckets are split
-_BANDS = ", ".join(f"(hash >> {16 * band}) & 65535" for band in range(4))
-_EXACT = f"""
-    SELECT crawl.key, crawl.uid, current.uid AS duplicate_of, 'exact' AS kind, 0 AS distance, NULL::VARCHAR AS version
-    FROM crawl JOIN current_images AS current USING (sha256)
-    WHERE status = '{SUCCESS}' AND crawl.key <> current.key"""
-_EXACT_EARLIER = f"""
-    SELECT crawl.key, crawl.uid, earlier_images.uid, 'exact', 0, version
-    FROM crawl JOIN earlier_images USING (sha256) JOIN versions ON number = origin[1] WHERE status = '{SUCCESS}'"""
+_THREADS = 2
+_COUNTERS = ("duplicates", "near_duplicates", "earlier_duplicates")
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_HASHED = pa.schema(
+    [
+        pa.field("hash", pa.uint64()),
+        pa.field("key", pa.string()),
+        pa.field("uid", pa.string()),
+        pa.field("is_first", pa.bool_()),  # of its image; the others are exact duplicates
+        pa.field("in_earlier", pa.bool_()),  # the same image is in an earlier version
+    ]
+)
+_COPIES = pa.schema([("position", pa.int64()), ("kept", pa.int64()), ("distance", pa.int32())])
+_EXACT = """
+    SELECT part_rows.key, part_rows.uid, images.uid AS duplicate_of, 'exact' AS kind, 0 AS distance,
+        NULL::VARCHAR AS version
+    FROM part_rows JOIN images USING (sha256) WHERE part_rows.key <> images.key
+    UNION ALL
+    SELECT part_rows.key, part_rows.uid, old.uid, 'exact', 0, version
+    FROM part_rows JOIN old USING (sha256) JOIN versions ON number = origin[1]"""
 # Only the first row of each image; the others are its exact duplicates.
 _NEAR = """
-    SELECT current.key, current.uid, coalesce(kept.uid, points.uid), 'near', coalesce(copies.distance, 0), NULL
-    FROM current_images AS current JOIN points ON points.phash = current.phash AND points.is_current
-    LEFT JOIN copies ON copies.position = points.position LEFT JOIN points AS kept ON kept.position = copies.kept
-    WHERE copies.position IS NOT NULL OR current.key <> points.key"""
-_NEAR_EARLIER = f"""
-    SELECT crawl.key, crawl.uid, old.uid, 'near', nearest.distance, version
-    FROM (
-        SELECT later, min((distance, earlier)) AS nearest, nearest[1] AS distance, nearest[2] AS earlier
-        FROM pairs JOIN points ON position = earlier WHERE NOT is_current GROUP BY later
-    ) AS nearest
-    JOIN points AS new ON new.position = later JOIN points AS old ON old.position = nearest.earlier
-    JOIN versions ON versions.number = old.number JOIN crawl ON crawl.phash = new.phash
-    ANTI JOIN earlier_images ON earlier_images.sha256 = crawl.sha256 WHERE status = '{SUCCESS}'"""
+    SELECT hashed.key, hashed.uid, coalesce(near.uid, points.uid), 'near', coalesce(near.distance, 0), NULL
+    FROM hashed JOIN points ON points.hash = hashed.hash
+    LEFT JOIN (SELECT * FROM copies WHERE part = $1) AS near ON near.hash = hashed.hash
+    WHERE is_first AND (near.hash IS NOT NULL OR hashed.key <> points.key)
+    UNION ALL
+    SELECT hashed.key, hashed.uid, near.uid, 'near', near.distance, near.version
+    FROM hashed JOIN (SELECT * FROM nearest WHERE part = $1) AS near ON near.hash = hashed.hash WHERE NOT in_earlier"""
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedCrawl:
-    """A published crawl of another interval: version name, manifest digest, and table names."""
+class Found:
+    """`rows` of `duplicates.parquet`, counters, and the names of the files of the index."""
 
-    version: str
-    digest: str
-    tables: tuple[RecordedFile, ...]
-
-
-def published_crawls(store: Store, version: Version) -> list[PublishedCrawl]:
-    """Return the published crawls of other intervals, in order. Revisions may share a crawl."""
-    found: dict[str, PublishedCrawl] = {}
-    for candidate in list_versions(store, version.dataset):
-        if candidate.interval == version.interval or published(store, candidate) is None:
-            continue
-        manifest = read_manifest(store, f"{candidate.folder}/crawl")
-        if manifest is not None:
-            names = manifest.files_ending(".parquet")
-            names = [name for name in names if name.rsplit("/", 1)[1].removesuffix(".parquet").isdigit()]
-            tables = recorded_files(store, manifest, names, "restore it, or set crawl.duplicates.earlier to false")
-            found.setdefault(manifest.digest, PublishedCrawl(candidate.name, manifest.digest, tuple(tables)))
-    return list(found.values())
+    rows: int
+    counters: dict[str, int]
+    index: tuple[str, ...]
 
 
 def write_duplicates(
     store: Store,
-    tables: Sequence[str],
+    tables: CrawlTables,
     earlier: Sequence[PublishedCrawl],
     config: DuplicatesConfig,
+    memory_limit: str,
+    folder: str,
     work: Path,
-    path: Path,
-) -> tuple[int, dict[str, int]]:
-    """Write DUPLICATES for the shard *tables* (names in the store) to *path*; return the row count and counters."""
-    with connect(store, work=work) as connection:
+) -> Found:
+    """Write DUPLICATES for the crawl *tables*, and the index of its hashes, to the folder *work*.
+
+    Intermediate files are in *folder* of the store. *memory_limit* is that of DuckDB, and that of the search for near
+    duplicates.
+    """
+    inputs = [[file.sha256 for file in tables.files], [crawl.digest for crawl in earlier], config.near_distance]
+    with connect(store, memory_limit, _THREADS, work) as connection:
         connection.execute("SET preserve_insertion_order = false")
-        create_view(connection, store, "crawl", tables, CRAWL)
-        _load_earlier(connection, store, earlier)
-        _group_equal(connection)
-        queries = [_EXACT, _EXACT_EARLIER]
+        steps = Steps(store, f"{folder}/{digest(inputs)[:16]}", work / "steps")
+        search = _Search(connection, store, steps, tables, earlier, work)
+        search.group_images(near=config.near_distance is not None)
         if config.near_distance is not None:
-            find_pairs(connection, config.near_distance)
-            choose_kept(connection)
-            queries += [_NEAR, _NEAR_EARLIER]
-        connection.execute(f"CREATE TEMP TABLE duplicates AS {' UNION ALL '.join(queries)}")
-        found = connection.sql("SELECT * FROM duplicates ORDER BY key, version NULLS FIRST")
-        rows = write_rows(found.to_arrow_reader(_BATCH), DUPLICATES, path)
-        counted = connection.execute("""
+            search.compare_hashes(config.near_distance)
+        rows, counted = search.write(work / FILE)
+        return Found(rows, dict(zip(_COUNTERS, counted, strict=True)), search.copy_index(work))
+
+
+class _Search:
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        store: Store,
+        steps: Steps,
+        tables: CrawlTables,
+        earlier: Sequence[PublishedCrawl],
+        work: Path,
+    ) -> None:
+        self._connection = connection
+        self._steps = steps
+        self._work = work
+        self._earlier = EarlierImages(connection, store, steps, earlier, work)
+        self._rows = CrawlRows(connection, store, steps, tables)
+        self._parts = range(self._rows.count)
+        connection.execute("""
+            CREATE TEMP TABLE near_duplicates (
+                key VARCHAR, uid VARCHAR, duplicate_of VARCHAR, kind VARCHAR, distance INTEGER, version VARCHAR)""")
+
+    # Equal bytes
+
+    def group_images(self, *, near: bool) -> None:
+        """Group equal images, part by part: their duplicates, the index, and, with *near*, rows by perceptual hash."""
+        for number in self._parts:
+            if self._steps.is_done(self._hashed(number) if near else self._exact(number)):
+                continue
+            self._rows.open(number)
+            self._open_earlier(number)
+            self._rows.write_index(number)
+            self._steps.make(
+                self._exact(number),
+                lambda path: write_sorted(self._connection, _EXACT, "key, version NULLS FIRST", path),
+            )
+            if near:
+                self._steps.make(self._hashed(number), self._write_hashed)
+
+    def _open_earlier(self, number: int) -> None:
+        """Create the table `old`: those of the open part's images that are in earlier versions, with the first one."""
+        self._connection.execute(f"""
+            CREATE OR REPLACE TEMP TABLE old AS
+            SELECT sha256, min((number, key)) AS origin, arg_min(uid, (number, key)) AS uid
+            FROM {self._scan_earlier(self._earlier.part_paths(number, self._rows.count))} AS earlier
+            SEMI JOIN images USING (sha256) WHERE {self._rows.condition(number)} GROUP BY sha256""")
+
+    def _scan_earlier(self, paths: Sequence[str]) -> str:
+        """Return SQL of the rows of earlier indexes: number of the crawl, key, uid, sha256, phash."""
+        columns = "number, key, uid, sha256, phash"
+        if not paths:
+            nothing = "0 AS number, '' AS key, '' AS uid, '' AS sha256, 0::UBIGINT AS phash"
+            return f"(SELECT {columns} FROM (SELECT {nothing}) WHERE false)"
+        return f"(SELECT {columns} FROM {scan(paths)} JOIN earlier_files USING (filename))"
+
+    def _write_hashed(self, path: Path) -> None:
+        found = self._connection.sql(f"""
+            SELECT part_rows.hash, part_rows.key, part_rows.uid, part_rows.key = images.key AS is_first,
+                old.sha256 IS NOT NULL AS in_earlier, (part_rows.hash & {self._mask})::INTEGER AS part
+            FROM part_rows JOIN images USING (sha256) LEFT JOIN old USING (sha256)
+            WHERE part_rows.hash IS NOT NULL ORDER BY part, part_rows.key""").to_arrow_table()
+        write_parts(found.select(_HASHED.names), found["part"].to_numpy(), self._rows.count, path)
+
+    # Similar hashes
+
+    def compare_hashes(self, distance: int) -> None:
+        """Fill the table `near_duplicates`."""
+        points = [f"points-{number:04d}.parquet" for number in self._parts]
+        for number, name in enumerate(points):
+            if not self._steps.is_done(name):
+                self._open_hashed(number)
+                self._steps.make(name, self._write_points)
+        pairs = list(self._find_pairs(self._steps.paths(points), distance))
+        self._connection.execute(f"CREATE VIEW pairs AS SELECT * FROM {scan(self._steps.paths(pairs))}")
+        self._connection.execute(f"CREATE VIEW all_points AS SELECT * FROM {scan(self._steps.paths(points))}")
+        self._choose_kept()
+        self._choose_nearest()
+        for number, path in enumerate(self._steps.paths(points)):
+            self._open_hashed(number)
+            self._connection.execute(f"CREATE OR REPLACE TEMP VIEW points AS SELECT * FROM {scan([path])}")
+            self._connection.execute(f"INSERT INTO near_duplicates {_NEAR}", [number])
+
+    def _open_hashed(self, number: int) -> None:
+        paths = self._steps.paths([self._hashed(number) for number in self._parts])
+        self._connection.register("hashed", read_part(paths, number, _HASHED))
+
+    def _write_points(self, path: Path) -> None:
+        """Write the first image of each hash of the open part."""
+        query = "SELECT hash, min(key) AS key, arg_min(uid, key) AS uid FROM hashed WHERE is_first GROUP BY hash"
+        write_sorted(self._connection, query, "hash", path)
+
+    def _find_pairs(self, points: Sequence[str], distance: int) -> Iterator[str]:
+        """Yield the names of the steps with all pairs of hashes within *distance* bits."""
+        current, earlier = _blocks(points, "hash"), _blocks(self._earlier.paths, "phash")
+        rows = sum(pq.read_metadata(path).num_rows for path in (*points, *self._earlier.paths))
+        whole, max_rows = Part(Group(), current, earlier, rows), self._max_hashes()
+        folder = self._work / "pairs"
+        folder.mkdir()
+        if rows <= max_rows:
+            yield self._write_pairs("pairs.parquet", whole, distance, max_rows, folder)
+            return
+        count = parts_for(rows, max_rows)
+        for group in whole.group.divide(distance):
+            names = [f"pairs-{group.path[-1].start}-{number:04d}-of-{count:04d}.parquet" for number in range(count)]
+            if not all(map(self._steps.is_done, names)):
+                for name, part in zip(names, distribute(whole, group, count, folder), strict=True):
+                    self._write_pairs(name, part, distance, max_rows, folder)
+            yield from names
+
+    def _write_pairs(self, name: str, part: Part, distance: int, max_rows: int, folder: Path) -> str:
+        self._steps.make(name, lambda path: write_rows(find_pairs(part, distance, max_rows, folder), PAIRS, path))
+        return name
+
+    def _max_hashes(self) -> int:
+        limit = self._connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
+        number, unit = limit.split()
+        return max(1 << 12, int(float(number) * _UNITS[unit]) // BYTES_PER_HASH)
+
+    def _choose_kept(self) -> None:
+        """Create the table `copies` (hash, part, uid of the kept image, distance) from `pairs`."""
+        self._connection.execute("""
+            CREATE TEMP TABLE nodes AS
+            SELECT hash, uid, row_number() OVER (ORDER BY key) - 1 AS position FROM all_points SEMI JOIN (
+                SELECT hash FROM pairs WHERE NOT is_earlier UNION SELECT other FROM pairs WHERE NOT is_earlier
+            ) USING (hash)""")
+        count = self._connection.execute("SELECT count(*) FROM nodes").fetchall()[0][0]
+        ordered = self._connection.sql("""
+            SELECT greatest(a.position, b.position) AS later, least(a.position, b.position) AS earlier, distance
+            FROM pairs JOIN nodes AS a ON a.hash = pairs.hash JOIN nodes AS b ON b.hash = other WHERE NOT is_earlier
+            ORDER BY later, distance, earlier""").to_arrow_reader(_BATCH)
+        path = self._work / "copies.parquet"
+        write_rows(choose_kept(ordered, count), _COPIES, path)
+        self._connection.execute(f"""
+            CREATE TEMP TABLE copies AS
+            SELECT nodes.hash, nodes.hash & {self._mask} AS part, first.uid, distance
+            FROM {scan([str(path)])} AS found JOIN nodes USING (position) JOIN nodes AS first ON first.position = kept
+            ORDER BY part""")
+        self._connection.execute("DROP TABLE nodes")
+
+    def _choose_nearest(self) -> None:
+        """Create the table `nearest` (hash, part, uid, distance, version): the nearest image of earlier versions."""
+        self._connection.execute(f"""
+            CREATE TEMP TABLE nearest AS
+            SELECT hash, hash & {self._mask} AS part, uid, distance, version
+            FROM (
+                SELECT pairs.hash, arg_min(uid, (distance, origin)) AS uid, min(distance) AS distance,
+                    arg_min(origin[1], (distance, origin)) AS number
+                FROM pairs JOIN (
+                    SELECT phash, min((number, key)) AS origin, arg_min(uid, (number, key)) AS uid
+                    FROM {self._scan_earlier(self._earlier.paths)} AS earlier
+                    SEMI JOIN (SELECT other FROM pairs WHERE is_earlier) AS wanted ON other = phash GROUP BY phash
+                ) AS old ON phash = other
+                WHERE is_earlier GROUP BY pairs.hash
+            ) JOIN versions USING (number)
+            ORDER BY part""")
+
+    # Results
+
+    def write(self, path: Path) -> tuple[int, tuple[int, ...]]:
+        """Write all duplicates to *path*; return their number, and that of each kind."""
+        exact = self._steps.paths([self._exact(number) for number in self._parts])
+        columns = ", ".join(DUPLICATES.names)
+        self._connection.execute(f"""
+            CREATE TEMP VIEW found AS
+            SELECT {columns} FROM {scan(exact)} UNION ALL SELECT {columns} FROM near_duplicates""")
+        ordered = self._connection.sql("SELECT * FROM found ORDER BY key, version NULLS FIRST")
+        rows = write_rows(ordered.to_arrow_reader(_BATCH), DUPLICATES, path)
+        counted = self._connection.execute("""
             SELECT count(*) FILTER (version IS NULL AND kind = 'exact'),
-                count(*) FILTER (version IS NULL AND kind = 'near'), count(version) FROM duplicates""").fetchall()[0]
-    counters = dict(zip(("duplicates", "near_duplicates", "earlier_duplicates"), counted, strict=True))
-    return rows, counters
+                count(*) FILTER (version IS NULL AND kind = 'near'), count(version) FROM found""").fetchall()[0]
+        return rows, counted
+
+    def copy_index(self, work: Path) -> tuple[str, ...]:
+        """Copy the index to *work* and return the names of its files."""
+        (work / FOLDER).mkdir()
+        names = []
+        for number, path in enumerate(self._rows.index_paths()):
+            names.append(f"{FOLDER}/{self._rows.index_name(number)}")
+            shutil.copyfile(path, work / names[-1])
+        return tuple(names)
+
+    @property
+    def _mask(self) -> int:
+        return self._rows.count - 1
+
+    def _exact(self, number: int) -> str:
+        return f"exact-{number:04d}.parquet"
+
+    def _hashed(self, number: int) -> str:
+        return f"hashed-{number:04d}.arrow"
 
 
-def _load_earlier(connection: duckdb.DuckDBPyConnection, store: Store, earlier: Sequence[PublishedCrawl]) -> None:
-    """Create `earlier_rows` (number, key, uid, sha256, phash) and `versions` (number, version) from earlier crawls."""
-    names = pa.table({"number": range(len(earlier)), "version": [crawl.version for crawl in earlier]})
-    connection.register("version_names", names.cast(pa.schema([("number", pa.int64()), ("version", pa.string())])))
-    connection.execute("CREATE TEMP TABLE versions AS SELECT * FROM version_names")
-    connection.execute(
-        "CREATE TEMP TABLE earlier_rows (number BIGINT, key VARCHAR, uid VARCHAR, sha256 VARCHAR, phash VARCHAR)"
-    )
-    for number, crawl in enumerate(earlier):
-        check_recorded(crawl.tables)
-        create_view(connection, store, f"crawl_{number}", [table.name for table in crawl.tables], CRAWL)
-        connection.execute(f"""
-            INSERT INTO earlier_rows SELECT {number}, key, uid, sha256, phash FROM crawl_{number}
-            WHERE status = '{SUCCESS}'""")
+def choose_kept(pairs: Iterable[pa.RecordBatch], points: int) -> Iterator[pa.RecordBatch]:
+    """Yield position, kept position and distance of each copy, from *pairs* (later, earlier, distance) in order.
 
-
-def _group_equal(connection: duckdb.DuckDBPyConnection) -> None:
-    """Group equal images into `current_images` and `earlier_images`, then equal hashes into `points`.
-
-    `position` orders the points: those of earlier versions first, in order, then those of this version by key.
+    In order, each of the *points* is kept unless it is near a kept point; then it is a copy of the nearest one. A copy
+    never refers to another copy, however long a chain of small changes is. Memory: one byte per point.
     """
-    connection.execute(f"""
-        CREATE TEMP TABLE current_images AS
-        SELECT sha256, min(key) AS key, arg_min(uid, key) AS uid, any_value(phash) AS phash
-        FROM crawl WHERE status = '{SUCCESS}' GROUP BY sha256""")
-    connection.execute("""
-        CREATE TEMP TABLE earlier_images AS
-        SELECT sha256, min((number, key)) AS origin, arg_min(uid, (number, key)) AS uid, any_value(phash) AS phash
-        FROM earlier_rows GROUP BY sha256""")
-    connection.execute("DROP TABLE earlier_rows")
-    connection.execute("""
-        CREATE TEMP TABLE points AS
-        SELECT ('0x' || phash)::UBIGINT AS hash, phash, is_current, number, key, uid,
-            row_number() OVER (ORDER BY is_current, number, key) - 1 AS position
-        FROM (
-            SELECT phash, true AS is_current, 0 AS number, min(key) AS key, arg_min(uid, key) AS uid
-            FROM current_images WHERE phash IS NOT NULL GROUP BY phash
-            UNION ALL
-            SELECT phash, false, min(origin)[1], min(origin)[2], arg_min(uid, origin) FROM earlier_images
-            WHERE phash IS NOT NULL GROUP BY phash
-        )""")
-
-
-def find_pairs(connection: duckdb.DuckDBPyConnection, distance: int) -> None:
-    """Create the table `pairs` (earlier, later, distance) from `points` (hash UBIGINT, position, is_current).
-
-    `later` is a point of this version; `earlier` is any point before it within *distance* bits. Hashes within one
-    version are distinct.
-    """
-    rest = " ".join(f"WHEN {band} THEN {_other_bands(band)}" for band in range(4))
-    connection.execute(f"""
-        CREATE OR REPLACE TEMP TABLE banded AS
-        SELECT hash, position, is_current, band * 65536 + bands[band + 1] AS bucket, CASE band {rest} END AS rest
-        FROM (SELECT *, [{_BANDS}] AS bands FROM points), (SELECT unnest(range(4)) AS band)""")
-    connection.execute(f"""
-        CREATE OR REPLACE TEMP TABLE crowded AS
-        SELECT bucket FROM banded GROUP BY bucket HAVING count(*) > {_MAX_BUCKET} AND bool_or(is_current)""")
-    connection.execute("CREATE OR REPLACE TEMP VIEW sparse AS SELECT * FROM banded ANTI JOIN crowded USING (bucket)")
-    connection.execute(f"""
-        CREATE OR REPLACE TEMP TABLE chunked AS
-        SELECT hash, position, is_current, bucket,
-            (row_number() OVER (PARTITION BY bucket ORDER BY hash, position)) // {_MAX_BUCKET} AS chunk
-        FROM (
-            SELECT hash, position, is_current, bucket * 16384 + part * 4096 + ((rest >> (12 * part)) & 4095) AS bucket
-            FROM banded SEMI JOIN crowded USING (bucket), (SELECT unnest(range(4)) AS part)
-        )""")
-    connection.execute(f"""
-        CREATE OR REPLACE TEMP TABLE pairs AS
-        {_pairs_query("sparse", "bucket", distance)} UNION {_pairs_query("chunked", "bucket, chunk", distance)}""")
-    connection.execute("DROP TABLE chunked; DROP VIEW sparse; DROP TABLE crowded; DROP TABLE banded")
-
-
-def _other_bands(band: int) -> str:
-    high, middle, low = (f"bands[{other + 1}]" for other in range(4) if other != band)
-    return f"({high} << 32) + ({middle} << 16) + {low}"
-
-
-def _pairs_query(table: str, shared: str, distance: int) -> str:
-    return f"""
-        SELECT a.position AS earlier, b.position AS later, bit_count(xor(a.hash, b.hash)) AS distance
-        FROM {table} AS a JOIN {table} AS b USING ({shared})
-        WHERE b.is_current AND a.position < b.position AND bit_count(xor(a.hash, b.hash)) <= {distance}"""
-
-
-def choose_kept(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the table `copies` (position, kept, distance) from `pairs` of this version's points.
-
-    In order, each point is kept unless it is near a kept point; then it is a copy of the nearest one. A copy never
-    refers to another copy, however long a chain of small changes is. Memory: one byte per point, plus the copies.
-    """
-    points = connection.execute("SELECT count(*) FROM points").fetchall()[0][0]
     dropped = bytearray(points)
-    columns = (array("q"), array("q"), array("q"))
-    pairs = connection.sql("""
-        SELECT later, earlier, distance FROM pairs JOIN points ON position = earlier WHERE points.is_current
-        ORDER BY later, distance, earlier""").to_arrow_reader(_BATCH)
     for batch in pairs:
+        copies = []
         for later, earlier, distance in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             if not dropped[later] and not dropped[earlier]:
                 dropped[later] = 1
-                for column, value in zip(columns, (later, earlier, distance), strict=True):
-                    column.append(value)
-    names = ("position", "kept", "distance")
-    found = pa.table({name: pa.array(column, pa.int64()) for name, column in zip(names, columns, strict=True)})
-    connection.register("found_copies", found)
-    connection.execute("CREATE OR REPLACE TEMP TABLE copies AS SELECT * FROM found_copies")
-    connection.unregister("found_copies")
+                copies.append({"position": later, "kept": earlier, "distance": distance})
+        yield pa.RecordBatch.from_pylist(copies, schema=_COPIES)
+
+
+def _blocks(paths: Sequence[str], column: str) -> Blocks:
+    """Return a function that reads *column* (UBIGINT) of the files *paths* in blocks, without nulls."""
+
+    def read() -> Iterator[np.ndarray]:
+        for path in paths:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(columns=[column]):
+                    yield pc.drop_null(batch.column(0)).to_numpy()
+
+    return read

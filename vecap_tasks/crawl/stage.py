@@ -18,7 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vecap_tasks.config import Config, SiteSource, UrlSource
-from vecap_tasks.core.intermediate import RECORD, Index, IndexedUploads, fetch_intermediate, put_recorded, read_index
+from vecap_tasks.core.intermediate import (
+    RECORD,
+    Index,
+    IndexedUploads,
+    fetch_intermediate,
+    put_recorded,
+    read_index,
+    receipted_files,
+)
 from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.verify import RecordedFile
@@ -28,7 +36,7 @@ from vecap_tasks.errors import PermanentError, VecapError, format_error
 # dependencies. Processes that download never import DuckDB, which saves memory.
 if TYPE_CHECKING:
     from vecap_tasks.crawl.candidates import Source
-    from vecap_tasks.crawl.dedup import PublishedCrawl
+    from vecap_tasks.crawl.hash_index import PublishedCrawl
     from vecap_tasks.crawl.http.fetcher import FetcherThread
     from vecap_tasks.crawl.previous_crawl import PreviousCrawl
     from vecap_tasks.crawl.sources.link import ByteRange, Stats
@@ -36,7 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CANDIDATES = "_candidates"  # one table per shard
-_DUPLICATES = "duplicates.parquet"
+_DUPLICATES = "_duplicates"  # steps of the search for duplicates
 _FIRST_PARTS = 3  # of the source, to read before the crawl
 _FORMATS = {"urls": "tables", "webdataset": "tars", "warc": "WARC files", "wat": "WAT files"}
 _KINDS = {  # of crawl.source, by file extension
@@ -130,21 +138,32 @@ class Crawl(Stage):
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         from vecap_tasks.crawl.candidates import format_stats
-        from vecap_tasks.crawl.dedup import write_duplicates
+        from vecap_tasks.crawl.dedup import FILE, write_duplicates
+        from vecap_tasks.crawl.hash_index import CrawlTables
         from vecap_tasks.crawl.previous_crawl import CANDIDATES_FILE
 
-        tables = [f"{self.folder}/{result.shard}.parquet" for result in results]
-        config = self.config.crawl.duplicates
-        duplicates, counters = write_duplicates(self.store, tables, self._published, config, work, work / _DUPLICATES)
+        tables = {f"{self.folder}/{result.shard}.parquet" for result in results}
+        files = receipted_files(self.store, self.folder, self.name, results)
+        rows = sum(entry.rows or 0 for result in results for entry in result.files if entry.path.endswith(".parquet"))
+        found = write_duplicates(
+            self.store,
+            CrawlTables(tuple(file for file in files if file.name in tables), rows),
+            self._published,
+            self.config.crawl.duplicates,
+            self.config.crawl.memory_limit,
+            f"{self.folder}/{_DUPLICATES}",
+            work,
+        )
         body = json.dumps(format_stats(self._stats), indent=1, sort_keys=True, ensure_ascii=False)
         (work / CANDIDATES_FILE).write_text(body + "\n", encoding="utf-8")
-        files = {CANDIDATES_FILE: None, _DUPLICATES: duplicates}
-        return ShardOutput(files, self._stats.counters | counters)
+        written = {CANDIDATES_FILE: None, FILE: found.rows}
+        # The index repeats columns of the tables, so it is not part of the crawl's digest.
+        return ShardOutput(written, self._stats.counters | found.counters, attachments=found.index)
 
     @cached_property
     def _published(self) -> list[PublishedCrawl]:
         """The published crawls to search for duplicates, as of first use."""
-        from vecap_tasks.crawl.dedup import published_crawls
+        from vecap_tasks.crawl.hash_index import published_crawls
 
         return published_crawls(self.store, self.version) if self.config.crawl.duplicates.earlier else []
 
