@@ -1,6 +1,6 @@
 """Scaling of the orchestration: Airflow, Dask and manifests over 300, 3,000 and 30,000 shards of a fake stage.
 
-    python -m benchmarks.scale [--judging ROWS …] [--reading N …] [--shards N …] [--json FILE]
+    python -m benchmarks.scale [--duplicates ROWS …] [--judging ROWS …] [--reading N …] [--shards N …] [--json FILE]
 
 Starts the local services in a temporary folder and runs a DAG with one stage: plan, eight mapped groups, commit, like
 in the product. A shard takes 3 ms and writes one small file. Also measures peak memory of Airflow's scheduler, Dask's
@@ -11,6 +11,9 @@ server. There is no other tool to compare with.
 
 First measures what a shard of the stage rewrite costs before its first caption, for 100, 300 and 1,000 crawl shards of
 1,000 rows: it reads the tables of its own rows, so that the cost is constant.
+
+With `--duplicates`, measures only the search for duplicates: in synthetic crawls of each size, in a next version of a
+tenth of the rows, with and without the index of the first, and in one part as dense as one of 300 million hashes.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ import psutil
 import psycopg2
 import pyarrow as pa
 
+from benchmarks.duplicates import duplicates
 from benchmarks.fakes import CONFIG, StandIn
 from benchmarks.judging import judging
 from benchmarks.report import Measure, machine, report
@@ -262,11 +266,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.partition("\n")[0])
     parser.add_argument("--shards", type=int, nargs="+", default=[300, 3_000, 30_000], metavar="N")
     parser.add_argument("--reading", type=int, nargs="+", default=[100, 300, 1_000], metavar="N")
+    parser.add_argument("--duplicates", type=int, nargs="+", metavar="ROWS")
     parser.add_argument("--judging", type=int, nargs="+", metavar="ROWS")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    if arguments.judging:
-        report([measure for rows in arguments.judging for measure in judging(rows)], arguments.json)
+    if arguments.duplicates or arguments.judging:
+        found = duplicates(arguments.duplicates) if arguments.duplicates else []
+        report([*found, *(measure for rows in arguments.judging or () for measure in judging(rows))], arguments.json)
         return
     read = [measure for shards in arguments.reading for measure in reading(shards)]
     report([*read, *on_s3(), *through_airflow(arguments.shards)], arguments.json)

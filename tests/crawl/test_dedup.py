@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,18 +11,21 @@ import pytest
 from PIL import Image, ImageFilter
 
 from benchmarks.photographs import as_jpeg, photograph
-from tests.core.factories import recorded
+from tests.core.factories import flip_bit, recorded
 from tests.crawl.conftest import crawl
 from tests.crawl.web import Answer
 from vecap_tasks.config import DuplicatesConfig
-from vecap_tasks.core.manifest import Manifest
-from vecap_tasks.core.schemas import CRAWL, DUPLICATES
+from vecap_tasks.core.intermediate import put_recorded
+from vecap_tasks.core.manifest import Manifest, read_manifest
+from vecap_tasks.core.schemas import CRAWL, DUPLICATES, HASHES
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, register
+from vecap_tasks.crawl import dedup, hash_index
 from vecap_tasks.crawl.dedup import write_duplicates
 from vecap_tasks.crawl.hash_index import CrawlTables, PublishedCrawl
 from vecap_tasks.crawl.image.phash import phash
 from vecap_tasks.crawl.stage import Crawl
+from vecap_tasks.errors import CorruptError, VecapError
 
 SITE = "http://site.example/"
 
@@ -166,10 +170,168 @@ def test_large_buckets_take_less_than_quadratic_time(tmp_path):
 
 @pytest.mark.timeout(300)
 def test_many_similar_hashes_are_compared_in_limited_time(tmp_path):
-    """Even in a bucket that cannot be split, the closest values are compared."""
+    """A cube of bits: in order, each value with an odd number of bits is one bit from a kept one."""
     values = [low | high << 40 for low in range(1 << 9) for high in range(1 << 5)]
     lines, _ = find_duplicates(tmp_path, [(str(n), value) for n, value in enumerate(values)], near_distance=1)
-    assert len(lines) > len(values) // 3
+    assert len(lines) == len(values) // 2
+
+
+def make_versions(seed, sizes):
+    """Return rows of several versions with images, hashes and near hashes in common."""
+    rng = np.random.default_rng(seed)
+    hashes = [int(value) for value in rng.integers(0, 1 << 63, 60)]
+    hashes += [hashes[0] ^ int(value) for value in rng.integers(0, 1 << 20, 60)]  # share most bits
+    while len(hashes) < 400:
+        bits = rng.choice(64, rng.integers(0, 4), replace=False)
+        hashes.append(hashes[rng.integers(len(hashes))] ^ sum(1 << int(bit) for bit in bits))
+    images = [(f"image {n}", None if n % 29 == 0 else value) for n, value in enumerate(hashes)]
+    picks = [rng.integers(0, len(images), size) for size in sizes]
+    return [[(None, None) if n % 31 == 0 else images[n] for n in pick] for pick in picks]
+
+
+def brute_force(rows, earlier, distance):
+    """Return what `find_duplicates` returns, from all pairs."""
+    old_images, old_points = {}, {}
+    for version, old in enumerate(earlier):
+        for n, (sha, value) in enumerate(old):
+            if sha is not None:
+                old_images.setdefault(sha, (n, f"v{version}"))
+                old_points.setdefault(value, (version, n))
+    old_points.pop(None, None)
+    images, points = {}, {}
+    for n, (sha, value) in enumerate(rows):
+        if sha is not None and images.setdefault(sha, n) == n and value is not None:
+            points.setdefault(value, n)
+    kept, copies = [], {}
+    for value in sorted(points, key=points.__getitem__):
+        near = [((value ^ other).bit_count(), points[other]) for other in kept]
+        best = min((pair for pair in near if pair[0] <= distance), default=None)
+        if best is None:
+            kept.append(value)
+        else:
+            copies[value] = best
+    lines = []
+    for n, (sha, value) in enumerate(rows):
+        if sha is None:
+            continue
+        if images[sha] != n:
+            lines.append((n, images[sha], "exact", 0, None))
+        elif value in copies:
+            lines.append((n, copies[value][1], "near", copies[value][0], None))
+        elif value is not None and points[value] != n:
+            lines.append((n, points[value], "near", 0, None))
+        if sha in old_images:
+            old, version = old_images[sha]
+            lines.append((n, old, "exact", 0, version))
+        elif value is not None:
+            near = [((value ^ other).bit_count(), *origin) for other, origin in old_points.items()]
+            best = min((found for found in near if found[0] <= distance), default=None)
+            if best is not None:
+                lines.append((n, best[2], "near", best[0], f"v{best[1]}"))
+    return lines
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Return a function that sets the rows of a part and of a batch, and the hashes in memory."""
+
+    def use(part_rows, batch_rows, hashes):
+        monkeypatch.setattr(hash_index, "_PART_ROWS", part_rows)
+        monkeypatch.setattr(hash_index, "_BATCH_ROWS", batch_rows)
+        monkeypatch.setattr(dedup, "_MIN_HASHES", hashes)
+        monkeypatch.setattr(dedup, "BYTES_PER_HASH", 1 << 50)
+
+    return use
+
+
+@pytest.mark.parametrize("distance", [0, 3])
+def test_results_are_those_of_brute_force_for_all_numbers_of_parts(tmp_path, small_parts, distance):
+    *earlier, rows = make_versions(distance, (300, 50, 500))
+    expected = brute_force(rows, earlier, distance)
+    assert {(kind, version) for _, _, kind, _, version in expected} >= {
+        ("exact", None), ("near", None), ("exact", "v0"), ("near", "v0"), ("exact", "v1"),
+    }  # fmt: skip
+    store = Store(str(tmp_path))
+    tables = write_tables(store, "now", rows, 60)
+    old = [write_tables(store, f"old{number}", items, 70) for number, items in enumerate(earlier)]
+    for case, sizes in enumerate([(1 << 21, 1 << 20, 10_000), (100, 130, 90), (40, 1000, 300)]):
+        small_parts(*sizes)
+        crawls = []
+        for number, old_tables in enumerate(old):
+            folder = tmp_path / f"{case}-{number}"
+            search(store, old_tables, keep=folder, folder=f"steps-{folder.name}", near_distance=distance)
+            index = tuple(recorded(store, f"{folder.name}/{path.name}") for path in sorted(folder.iterdir()))
+            crawls.append(PublishedCrawl(f"v{number}", f"{number:064d}", old_tables, index))
+        without_index = [replace(crawl, index=()) for crawl in crawls]
+        mixed = [crawls[0], without_index[1]]
+        for number, searched in enumerate((crawls, without_index, mixed)):
+            folder = f"steps-{case}-{number}"
+            lines, _ = search(store, tables, searched, folder=folder, near_distance=distance)
+            assert lines == expected, sizes
+    small_parts(25, 100, 90)  # the indexes of the last case have other numbers of parts
+    assert search(store, tables, [crawls[1], crawls[0]], folder="swapped", near_distance=None)[1]["duplicates"] > 0
+    small_parts(400, 200, 90)
+    assert search(store, tables, crawls, folder="other", near_distance=distance)[0] == expected
+
+
+def test_the_index_depends_only_on_the_rows(tmp_path, small_parts):
+    (rows,) = make_versions(7, (500,))
+    store = Store(str(tmp_path))
+    contents = []
+    for number, (batch_rows, hashes, memory) in enumerate([(1000, 10_000, "1GB"), (60, 90, "200MB")]):
+        small_parts(120, batch_rows, hashes)
+        folder = tmp_path / f"index-{number}"
+        search(store, write_tables(store, f"now{number}", rows, 50), keep=folder, folder=f"{number}", memory=memory)
+        contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 8
+    index = pa.concat_tables(pq.read_table(io.BytesIO(data)) for _, data in sorted(contents[0].items()))
+    assert index.schema.equals(HASHES)
+    images = {hashlib.sha256(sha.encode()).hexdigest(): value for sha, value in rows if sha is not None}
+    assert dict(zip(index["sha256"].to_pylist(), index["phash"].to_pylist(), strict=True)) == images
+    assert index["sha256"].to_pylist() == sorted(images)
+
+
+def test_a_killed_search_repeats_only_the_unfinished_step(tmp_path, small_parts, monkeypatch):
+    small_parts(100, 130, 90)
+    *earlier, rows = make_versions(5, (200, 400))
+    store = Store(str(tmp_path))
+    tables = write_tables(store, "now", rows, 60)
+    crawls = [PublishedCrawl("v0", "0" * 64, write_tables(store, "old", earlier[0], 60))]
+    written = []
+
+    def put(where, name, path):
+        if len(written) in kills:
+            kills.remove(len(written))
+            raise KeyboardInterrupt
+        written.append(name)
+        put_recorded(where, name, path)
+
+    monkeypatch.setattr(hash_index, "put_recorded", put)
+    kills = set()
+    expected = search(store, tables, crawls, folder="whole")
+    total = len(written)
+    written.clear()
+    kills = {0, 1, 7, total // 3, total // 2, total - 20, total - 1}
+    for _ in range(len(kills)):
+        with pytest.raises(KeyboardInterrupt):
+            search(store, tables, crawls, folder="killed")
+    assert search(store, tables, crawls, folder="killed") == expected
+    assert len(written) == len(set(written)) == total
+    assert expected[0] == brute_force(rows, earlier, 3)
+
+
+def test_a_corrupt_step_is_made_again(tmp_path, small_parts):
+    small_parts(100, 130, 90)
+    (rows,) = make_versions(6, (300,))
+    store = Store(str(tmp_path))
+    tables = write_tables(store, "now", rows, 60)
+    expected = search(store, tables)
+    (folder,) = store.folders("steps")
+    flip_bit(store, f"steps/{folder}/points-0001.parquet")
+    with pytest.raises(VecapError, match=r"points-0001.parquet .*removed, run the same command again"):
+        search(store, tables)
+    assert search(store, tables) == expected
 
 
 def test_the_hash_survives_recompression_scaling_and_filters():
@@ -215,6 +377,25 @@ def test_the_manifest_lists_the_earlier_versions_searched(web, configure, seeds)
     assert [(item.kind, item.name, item.digest) for item in on.inputs[1:]] == [("version", "2026-01-01", first.digest)]
     lines = pq.read_table(store.path(on.file("duplicates.parquet"))).to_pylist()
     assert [(row["kind"], row["version"]) for row in lines] == [("exact", "2026-01-01"), ("near", "2026-01-01")]
+    check_what_is_read(store, with_earlier, first, on)
+
+
+def check_what_is_read(store, config, first, on):
+    """The index of the crawl *first* is read, or without one its tables; both give the crawl *on*."""
+    table, manifest = first.file("00000.parquet"), f"{first.location}/manifest.json"
+    (index,) = (f"{first.location}/{entry.path}" for entry in first.attachments)
+    stored = store.read(table)
+    flip_bit(store, table)  # not read
+    assert run_crawl(store, config, "2026-01-05").counters == on.counters
+    flip_bit(store, index)
+    with pytest.raises(CorruptError, match=r"hashes/0000-of-0001.parquet is corrupt.*crawl.duplicates.earlier"):
+        run_crawl(store, config, "2026-01-06")
+    store.put(manifest, replace(first, attachments=()).to_json())  # as of an earlier release
+    with pytest.raises(CorruptError, match=r"00000.parquet is corrupt.*crawl.duplicates.earlier"):
+        run_crawl(store, config, "2026-01-07")
+    store.put(table, stored)
+    assert read_manifest(store, first.location).digest == first.digest
+    assert run_crawl(store, config, "2026-01-08").counters == on.counters
 
 
 def run_crawl(store, config, interval):

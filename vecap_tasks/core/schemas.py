@@ -60,6 +60,16 @@ CRAWL = pa.schema(
     ]
 )
 
+# The index of a crawl: one row per distinct image, sorted by sha256. Later versions find their duplicates with it.
+HASHES = pa.schema(
+    [
+        pa.field("key", pa.string()),  # of the first row with the image
+        pa.field("uid", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("phash", pa.uint64()),  # null: too flat to hash
+    ]
+)
+
 # One row per downloaded duplicate of an image in this version or, if configured, in an earlier one (an image may have
 # a row of each).
 DUPLICATES = pa.schema(

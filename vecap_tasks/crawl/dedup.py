@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 FILE = "duplicates.parquet"
 _BATCH = 100_000
 _THREADS = 2
+_MIN_HASHES = 1 << 12  # to search in memory, whatever the limit
 _COUNTERS = ("duplicates", "near_duplicates", "earlier_duplicates")
 _UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _HASHED = pa.schema(
@@ -226,7 +227,7 @@ class _Search:
     def _max_hashes(self) -> int:
         limit = self._connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
         number, unit = limit.split()
-        return max(1 << 12, int(float(number) * _UNITS[unit]) // BYTES_PER_HASH)
+        return max(_MIN_HASHES, int(float(number) * _UNITS[unit]) // BYTES_PER_HASH)
 
     def _choose_kept(self) -> None:
         """Create the table `copies` (hash, part, uid of the kept image, distance) from `pairs`."""
