@@ -116,7 +116,7 @@ class FileEntry:
 class ShardOutput:
     """The files that a shard, or the end of a stage, wrote to its work folder: name to rows (None if it has no rows).
 
-    `counters` are summed over shards into the manifest. `attachments` are files with timestamps in their bytes. `notes`
+    `counters` are summed over shards into the manifest. `attachments` are files outside the digest. `notes`
     are counters about the execution, such as reused captions; they go to the manifest's provenance.
     """
 
@@ -243,7 +243,8 @@ class Manifest:
     inputs: tuple[Input, ...]
     files: tuple[FileEntry, ...]
     counters: dict[str, int]
-    # Files with timestamps in their bytes, such as report pages: checked by `verify`, not part of the digest.
+    # Files with timestamps in their bytes, such as report pages, or that repeat columns of the files, such as the
+    # crawl's index: checked by `verify`, not part of the digest.
     attachments: tuple[FileEntry, ...] = ()
     # Folder of the store that holds the files; another version's if its stage was reused.
     location: str = ""

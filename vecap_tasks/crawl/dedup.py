@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 FILE = "duplicates.parquet"
 _BATCH = 100_000
+_FORMAT = 1  # of the steps; raise it when a step writes other rows
 _THREADS = 2
 _MIN_HASHES = 1 << 12  # to search in memory, whatever the limit
 _COUNTERS = ("duplicates", "near_duplicates", "earlier_duplicates")
@@ -101,7 +102,12 @@ def write_duplicates(
     Intermediate files are in *folder* of the store. *memory_limit* is that of DuckDB, and that of the search for near
     duplicates.
     """
-    inputs = [[file.sha256 for file in tables.files], [crawl.digest for crawl in earlier], config.near_distance]
+    inputs = [
+        _FORMAT,
+        [file.sha256 for file in tables.files],
+        [crawl.digest for crawl in earlier],
+        config.near_distance,
+    ]
     with connect(store, memory_limit, _THREADS, work) as connection:
         connection.execute("SET preserve_insertion_order = false")
         steps = Steps(store, f"{folder}/{digest(inputs)[:16]}", work / "steps")

@@ -68,7 +68,8 @@ class Field:
             return hashes.copy()
         left, right = _mask(self.used, first), _mask(self.used + first, second)
         kept = hashes & np.uint64(_ONES ^ int(left) ^ int(right))
-        return kept | (hashes & left) >> np.uint64(second) | (hashes & right) << np.uint64(first)
+        moved: np.ndarray = kept | (hashes & left) >> np.uint64(second) | (hashes & right) << np.uint64(first)
+        return moved
 
 
 def fields_of(used: int, distance: int) -> list[Field]:
@@ -162,7 +163,7 @@ def distribute(part: Part, group: Group, count: int, work: Path) -> Iterator[Par
                 order = np.argsort(numbers, kind="stable")
                 bounds = np.searchsorted(numbers[order], np.arange(count + 1))
                 moved = moved[order]
-                for number in np.flatnonzero(np.diff(bounds)):
+                for number in np.flatnonzero(np.diff(bounds)).tolist():
                     moved[bounds[number] : bounds[number + 1]].tofile(files[number])
                 rows += np.diff(bounds)
     for number in range(count):
