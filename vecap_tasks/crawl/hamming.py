@@ -142,7 +142,7 @@ def find_pairs(part: Part, distance: int, max_rows: int, work: Path) -> Iterator
 
 def parts_for(rows: int, max_rows: int) -> int:
     """Return into how many parts, a power of two, to distribute *rows* hashes: half of *max_rows* each, or less."""
-    return 1 << min(10, (max(1, -(-2 * rows // max_rows)) - 1).bit_length())
+    return 1 << min(9, (max(1, -(-2 * rows // max_rows)) - 1).bit_length())
 
 
 def distribute(part: Part, group: Group, count: int, work: Path) -> Iterator[Part]:
