@@ -24,8 +24,7 @@ from PIL import Image
 from benchmarks.photographs import as_jpeg, photograph
 from benchmarks.report import Measure, alternate, machine, median, report
 from vecap_tasks.config import ImageConfig
-from vecap_tasks.crawl.image.decode import decode
-from vecap_tasks.crawl.image.phash import phash
+from vecap_tasks.crawl.image.decode import decode, phash
 from vecap_tasks.crawl.image.resize import decode_scaled
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[1] / "vecap_tasks"
 READERS = (
     "core/json_reader.py", "core/tar.py", "crawl/html/charset.py", "crawl/html/extract.py", "crawl/html/image_urls.py",
-    "crawl/html/nesting.py", "crawl/html/parser.py", "crawl/html/srcset.py", "crawl/http/content_encoding.py",
+    "crawl/html/nesting.py", "crawl/html/parser.py", "crawl/http/content_encoding.py",
     "crawl/http/headers.py", "crawl/http/path_rules.py", "crawl/http/robots.py", "crawl/http/url.py",
     "crawl/image/containers.py", "crawl/image/decode.py", "crawl/image/resize.py", "crawl/sources/columns.py",
     "crawl/sources/json_rows.py", "crawl/sources/list_file.py", "crawl/sources/parquet_rows.py",

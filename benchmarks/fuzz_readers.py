@@ -32,8 +32,8 @@ from vecap_tasks.core.isolation.child import Limits, Task
 from vecap_tasks.core.isolation.messages import Item
 from vecap_tasks.crawl.candidates import Source, extract
 from vecap_tasks.crawl.html.extract import EXTRACT, ExtractArguments
+from vecap_tasks.crawl.html.image_urls import parse_srcset
 from vecap_tasks.crawl.html.parser import HTML
-from vecap_tasks.crawl.html.srcset import parse_srcset
 from vecap_tasks.crawl.http.fetcher import Download, Fetcher
 from vecap_tasks.crawl.http.robots import opted_out, parse_robots
 from vecap_tasks.crawl.http.robots_cache import parse_tdmrep

@@ -24,7 +24,7 @@ from vecap_tasks.core.version import Version, register
 from vecap_tasks.crawl import dedup, hash_index
 from vecap_tasks.crawl.dedup import write_duplicates
 from vecap_tasks.crawl.hash_index import CrawlTables, PublishedCrawl
-from vecap_tasks.crawl.image.phash import phash
+from vecap_tasks.crawl.image.decode import phash
 from vecap_tasks.crawl.stage import Crawl
 from vecap_tasks.errors import CorruptError, VecapError
 

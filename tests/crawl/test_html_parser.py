@@ -4,8 +4,8 @@ import pytest
 from webencodings.labels import LABELS
 
 from vecap_tasks.crawl.html import charset
+from vecap_tasks.crawl.html.image_urls import parse_srcset
 from vecap_tasks.crawl.html.parser import Document, Page
-from vecap_tasks.crawl.html.srcset import parse_srcset
 from vecap_tasks.crawl.http.url import absolute
 
 

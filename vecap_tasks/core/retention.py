@@ -116,7 +116,7 @@ def take_inventory(store: Store, dataset: str) -> Inventory:
         files = tuple(by_folder.get(version.name, ()))
         images = recorded_images(store, version)
         done = finished(store, version) is not None
-        items[version.name] = Item(version, manifests, files, done, images and images["version"])
+        items[version.name] = Item(version, manifests, files, done, None if images is None else images["version"])
     orphans = {
         name: tuple(files)
         for name, files in by_folder.items()

@@ -180,7 +180,8 @@ def verify_version(
 ) -> Verification:
     """Check every file of every finished stage of *version*, and the tars of an earlier version that it refers to.
 
-    An unfinished stage is not a problem. *report* takes the bytes that have been checked, and all bytes. *check* is as in `check_files`.
+    An unfinished stage is not a problem. *report* takes the bytes that have been checked, and all bytes. *check* is as
+    in `check_files`.
     """
     corruptions: list[Corruption] = []
     manifests: dict[str, Manifest] = {}
@@ -200,7 +201,8 @@ def verify_version(
         except VecapError as error:
             corruptions.append(Corruption(f"{folder}/{NAME}", str(error)))
     entries = [entry for manifest in manifests.values() for entry in (*manifest.files, *manifest.attachments)]
-    files, size, done = len(entries) + len(shared), sum(file.bytes for file in (*entries, *shared)), 0
+    size = sum(entry.bytes for entry in entries) + sum(file.bytes for file in shared)
+    files, done = len(entries) + len(shared), 0
 
     def count(file: RecordedFile) -> None:
         nonlocal done

@@ -20,9 +20,9 @@ from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, PermanentError, VecapError, format_error
 from vecap_tasks.train import mixed_precision
 from vecap_tasks.train.checkpoint import Checkpoints, DataStats, Speed, StepRecord, TrainingState, parse_run
+from vecap_tasks.train.data.epoch import Batch, TrainingData
 from vecap_tasks.train.data.images import Normalize
 from vecap_tasks.train.data.loader import open_training_data
-from vecap_tasks.train.data.prefetch import Batch, TrainingData
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.distributed import ProcessGroup
 from vecap_tasks.train.loss import Objective

@@ -19,9 +19,8 @@ from transformers import PreTrainedTokenizerFast
 
 from vecap_tasks.config import ReadingConfig
 from vecap_tasks.errors import CorruptError
-from vecap_tasks.train.data.epoch import RunPlan, pass_slices
+from vecap_tasks.train.data.epoch import Batch, RunPlan, pass_slices, prefetch, rank_range
 from vecap_tasks.train.data.images import Decoder, Pixels
-from vecap_tasks.train.data.prefetch import Batch, prefetch, rank_range
 from vecap_tasks.train.data.samples import Sample, Shard, Source, choose_text, read_samples
 from vecap_tasks.train.data.tokenizer import TokenizedTexts
 

@@ -10,11 +10,19 @@ from transformers import PreTrainedTokenizerFast
 from vecap_tasks.config import Arm, Config
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import CorruptError
-from vecap_tasks.train.data.epoch import EpochOrder, RunPlan, epoch_order, plan_run
+from vecap_tasks.train.data.epoch import (
+    Batch,
+    EpochOrder,
+    RunPlan,
+    TrainingData,
+    epoch_order,
+    plan_run,
+    prefetch,
+    rank_range,
+)
 from vecap_tasks.train.data.images import Decoder, Images, Index, open_images
 from vecap_tasks.train.data.iterable_dataset import IterableTrainingData, usable_count
 from vecap_tasks.train.data.mixture_builder import is_streamed, training_sources
-from vecap_tasks.train.data.prefetch import Batch, TrainingData, prefetch, rank_range
 from vecap_tasks.train.data.samples import Source
 
 log = logging.getLogger(__name__)
