@@ -1,8 +1,8 @@
 """The rules that compare rows, for all rows of a crawl at once, computed by DuckDB.
 
-Memory is bounded for any number of rows. Each query reads few columns, aggregates or sorts, which DuckDB does on disk
-beyond its memory limit, and keeps only the rows that a rule concerns. The rules are joined with the rows once; the
-result, the outcomes, is a file that the measures read.
+To bound memory, each query reads few columns, aggregates or sorts, which DuckDB does on disk beyond its memory limit,
+and keeps only the rows that a rule concerns. The rules are joined with the rows once; the result, the outcomes, is a
+file that the measures read.
 """
 
 # ruff: noqa: S608 - queries contain only this package's rules and quoted literals
