@@ -28,7 +28,7 @@ from tests.quality.factories import (
     give_crawl,
     use_given,
 )
-from vecap_tasks.config import Config, RetentionConfig
+from vecap_tasks.config import Arm, Config, RetentionConfig
 from vecap_tasks.core import stage as core_stage
 from vecap_tasks.core.manifest import Manifest, ShardOutput
 from vecap_tasks.core.open_version import open_version
@@ -44,6 +44,7 @@ from vecap_tasks.errors import CorruptError, PermanentError, VecapError
 from vecap_tasks.export.exporter import Exporter
 from vecap_tasks.lineage.walk import walk
 from vecap_tasks.train.data.mixture_builder import training_files, training_sources
+from vecap_tasks.train.data.samples import read_samples as read_train_samples
 
 
 class GivenVerdicts(Given):
@@ -217,39 +218,65 @@ def test_new_samples_get_tars_and_order_and_repetition_do_not_change_the_bytes(
     assert manifest_of(other, publish(other, backwards=True)).digest == manifest.digest
 
 
-def test_training_reads_the_same_as_from_copies(
-    first: tuple[Config, Version], captions: Captions, tmp_path: Path
+def train_samples(config: Config, version: Version, arm: Arm) -> Iterator[tuple[str, tuple[str, ...], int, bytes]]:
+    """Yield uid, texts, number of AltTexts and image of the samples of *version*, as training reads them."""
+    for source in training_sources(config, version, arm):
+        for shard in source.shards:
+            with shard.open() as stream:
+                for sample in read_train_samples(stream, shard, source):
+                    yield sample.uid, sample.texts, sample.alttexts, shard.read(sample.offset, sample.size)
+
+
+@pytest.fixture
+def copied(first: tuple[Config, Version], captions: Captions, tmp_path: Path) -> tuple[Version, Version]:
+    """A recaption, and the same with copied images."""
+    config, _ = first
+    captions(2, LOST)
+    return publish(config), publish(settings(tmp_path, copy_images=True))
+
+
+def test_training_reads_the_same_samples_as_from_copies(copied: tuple[Version, Version], tmp_path: Path) -> None:
+    referring, copy = copied
+    config = settings(tmp_path)
+    store = Store(config.root)
+    assert (referring.name, copy.name) == (f"{INTERVAL}-r2", f"{INTERVAL}-r3")
+    assert "images" not in manifest_of(config, copy).config
+    assert len(manifest_of(config, copy).files_ending(".tar")) == 13
+    assert open_version(config, store, INTERVAL) == referring
+    assert open_version(settings(tmp_path, copy_images=True), store, INTERVAL) == copy
+    streamed = settings(tmp_path, reading=STREAMED)
+    for arm in ("alttext", "vecap", "mixed"):
+        one, two = (sorted(train_samples(config, version, arm)) for version in copied)
+        assert one == two
+        assert len(one) == 149
+        (source,) = training_sources(streamed, referring, arm)
+        assert sum(shard.usable[arm] for shard in source.shards if shard.usable) == 149
+    files = {file.name for file in training_files(config, referring)}
+    assert {f"given/{INTERVAL}/assemble/00000.tar", f"given/{INTERVAL}-r2/assemble/00000.parquet"} <= files
+    tar = store.path(f"given/{INTERVAL}/assemble/00000.tar")
+    shutil.copy(store.path(f"given/{INTERVAL}/assemble/00001.tar"), tar)
+    with pytest.raises(CorruptError, match=r"2026-01-01/assemble/00000.tar is corrupt"):
+        list(train_samples(config, referring, "vecap"))
+
+
+@pytest.mark.parametrize("reading", [{}, STREAMED], ids=["shuffled", "streamed"])
+def test_batches_of_the_same_rows_are_those_of_copies(
+    first: tuple[Config, Version], captions: Captions, tmp_path: Path, reading: dict[str, int]
 ) -> None:
     from vecap_tasks.train.data.loader import open_training_data
     from vecap_tasks.train.data.tokenizer import load_tokenizer
 
     config, _ = first
     captions(2, LATE)
-    referring = publish(config)
-    copies = settings(tmp_path, copy_images=True)
-    copied = publish(copies)
-    assert copied.name == f"{INTERVAL}-r3"
-    assert len(manifest_of(config, copied).files_ending(".tar")) == 13
-    assert "images" not in manifest_of(config, copied).config
-    assert open_version(config, Store(config.root), INTERVAL) == referring
-    assert open_version(copies, Store(config.root), INTERVAL) == copied
-    for reading in ({}, STREAMED):
-        config = settings(tmp_path, reading=reading)
-        tokenizer = load_tokenizer(config)
-        batches = [
-            list(open_training_data(config, version, "mixed", 0, tokenizer).batches(0))
-            for version in (referring, copied)
-        ]
-        assert len(batches[0]) == len(batches[1]) == 18
-        for one, two in zip(*batches, strict=True):
-            assert one.uids == two.uids
-            assert np.array_equal(one.pixels, two.pixels)
-            assert np.array_equal(one.ids, two.ids)
-        files = {file.name for file in training_files(config, referring)}
-        assert f"given/{INTERVAL}/assemble/00000.tar" in files
-        assert f"given/{INTERVAL}-r2/assemble/00000.parquet" in files
-    (source,) = training_sources(config, referring, "vecap")
-    assert sum(shard.usable["vecap"] for shard in source.shards if shard.usable) == 149
+    versions = publish(config), publish(settings(tmp_path, copy_images=True))
+    config = settings(tmp_path, reading=reading)
+    tokenizer = load_tokenizer(config)
+    one, two = (list(open_training_data(config, version, "mixed", 0, tokenizer).batches(0)) for version in versions)
+    assert len(one) == len(two) == 18
+    for left, right in zip(one, two, strict=True):
+        assert left.uids == right.uids
+        assert np.array_equal(left.pixels, right.pixels)
+        assert np.array_equal(left.ids, right.ids)
 
 
 def test_an_export_has_its_own_images(first: tuple[Config, Version], captions: Captions, tmp_path: Path) -> None:

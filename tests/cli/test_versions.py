@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import pytest
 from tests.cli.test_mistakes import run
 from tests.conftest import DEMO
 from tests.core.factories import create_version
+from vecap_tasks.cli.__main__ import build_parser
 from vecap_tasks.cli.options import named_version
+from vecap_tasks.cli.run import _print_published, _StageOutcome
 from vecap_tasks.core.manifest import read_manifest
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Deletion, Version, register, tombstone
@@ -220,3 +224,24 @@ def test_a_version_that_lacks_a_stage_names_the_revision_to_use(store: Store, ca
     assert run(export, capfd)[2] == f"{says}{finish}\n"
     create_version(store, "2026-01-01", "c")
     assert run(export, capfd)[2] == f"{says}use its newer revision 2026-01-01-r3, which is published\n"
+
+
+def test_a_run_ends_with_the_published_version_and_the_next_commands(store: Store, capfd: Output) -> None:
+    version = create_version(store, "2026-01-01", "a")
+    change(store, version, "assemble", counters={"samples": 1191})
+    manifest = read_manifest(store, f"{version.folder}/assemble")
+    assert manifest is not None
+    outcomes = {"assemble": _StageOutcome(manifest, 1, 1.0)}
+    arguments = Namespace(config="my photos/vecap.yaml")
+    options = "--config 'my photos/vecap.yaml' --version 2026-01-01"
+    _print_published(arguments, version, outcomes)
+    shown, errors = capfd.readouterr()
+    assert shown == ""
+    assert errors == (
+        f"published 2026-01-01: 1,191 samples; next: vecap show {options}, "
+        f"vecap export {options} --format FORMAT --out DIR\n"
+    )
+    build_parser().parse_args(shlex.split(f"show {options}"))
+    build_parser().parse_args(shlex.split(f"export {options} --format hf --out DIR"))
+    _print_published(arguments, version, outcomes | {"train": outcomes["assemble"]})
+    assert capfd.readouterr().err == "published 2026-01-01: 1,191 samples\n"

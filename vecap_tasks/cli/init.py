@@ -214,7 +214,15 @@ def _models(arguments: argparse.Namespace, base: Path) -> dict[str, str]:
     missing = [f"--{role}" for role, value in given.items() if value is None]
     if missing:
         raise ConfigError(f"captions need two models; add {missing[0]} (one server can serve both)")
-    return {role: _model(role, value, base) for role, value in given.items()}
+    found, problems = {}, []
+    for role, value in given.items():
+        try:
+            found[role] = _model(role, str(value), base)
+        except ConfigError as error:
+            problems += error.args
+    if problems:
+        raise ConfigError(*problems)
+    return found
 
 
 def _model(role: str, value: str, base: Path) -> str:

@@ -174,10 +174,10 @@ class _Search:
 
     def _write_hashed(self, path: Path) -> None:
         found = self._connection.sql(f"""
-            SELECT part_rows.hash, part_rows.key, part_rows.uid, part_rows.key = images.key AS is_first,
-                old.sha256 IS NOT NULL AS in_earlier, (part_rows.hash & {self._mask})::INTEGER AS part
+            SELECT images.hash, part_rows.key, part_rows.uid, part_rows.key = images.key AS is_first,
+                old.sha256 IS NOT NULL AS in_earlier, (images.hash & {self._mask})::INTEGER AS part
             FROM part_rows JOIN images USING (sha256) LEFT JOIN old USING (sha256)
-            WHERE part_rows.hash IS NOT NULL ORDER BY part, part_rows.key""").to_arrow_table()
+            WHERE images.hash IS NOT NULL ORDER BY part, part_rows.key""").to_arrow_table()
         write_parts(found.select(_HASHED.names), found["part"].to_numpy(), self._rows.count, path)
 
     # Similar hashes
