@@ -106,6 +106,7 @@ RUNTIME = {
     "RewriteConfig.max_rejected": "failure",
     "RewriteConfig.prompts": "location",
     "CrawlConfig.limits": "failure",
+    "CrawlConfig.memory_limit": "tested",
     "ServerConfig.api_key_env": "location",
     "ServerConfig.deadline": "load",
     "ServerConfig.requests": "load",

@@ -214,7 +214,8 @@ def _models(arguments: argparse.Namespace, base: Path) -> dict[str, str]:
     missing = [f"--{role}" for role, value in given.items() if value is None]
     if missing:
         raise ConfigError(f"captions need two models; add {missing[0]} (one server can serve both)")
-    found, problems = {}, []
+    found: dict[str, str] = {}
+    problems: list[Any] = []
     for role, value in given.items():
         try:
             found[role] = _model(role, str(value), base)
