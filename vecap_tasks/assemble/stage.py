@@ -126,7 +126,9 @@ class Assemble(Stage):
                     {", ".join(_VARIANTS.format(text) for text in ("vec", "vecap", "alttext_rewritten"))}{kept}
                 FROM crawl JOIN verdicts USING (key) JOIN captions USING (key)
                 WHERE verdicts.accepted AND {_HAS_TEXT} ORDER BY md5(crawl.uid), crawl.key""").to_arrow_table()
-        files, copied, counters = {}, samples, {}
+        files: dict[str, int] = {}
+        counters: dict[str, int] = {}
+        copied = samples
         sizes = dict(enumerate(group.sizes, group.first))
         if self._base is not None:
             referenced, copied = split_referenced(samples, _read_keys(self._base.shard_tables(self.store, group), work))
