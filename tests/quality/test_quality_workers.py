@@ -24,12 +24,12 @@ def test_workers_write_the_same_files(tmp_path, monkeypatch):
     clusters, connect = [], executor.connect
     monkeypatch.setattr(executor, "connect", lambda config: clusters.append(config) or connect(config))
     manifests = []
-    for interval, min_parallel, part_rows in (("2026-01-01", 100, 100), ("2026-01-02", 2, 3 * ROWS)):
+    for interval, min_parallel, part_shards in (("2026-01-01", 100, 100), ("2026-01-02", 2, 3)):
         version = sandbox.write_crawl(config, rows, interval, ROWS)
         stage = load_stage("quality", config, version)
         stage.store.remove_folder(stage.folder)
         stage.min_parallel = stage.min_parallel_parts = min_parallel
-        monkeypatch.setattr(quality_stage, "_PART_ROWS", part_rows)
+        monkeypatch.setattr(quality_stage, "_PART_SHARDS", part_shards)
         executor.prepare(stage)
         assert len(executor.run_shards(stage, stage.plan())) == SHARDS
         manifests.append(stage.commit())

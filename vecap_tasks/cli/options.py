@@ -179,7 +179,7 @@ _SOURCES = "vecap_tasks.crawl.sources"  # their modules' loggers; the checks and
 class LogHandler(logging.StreamHandler[TextIO]):
     """Writes log lines to what is standard error at that moment: above a progress bar, if there is one.
 
-    Warnings begin with `warning: `. The same warning about a source is written once.
+    Warnings about a source begin with `warning: `, and each is written once.
     """
 
     def __init__(self) -> None:
@@ -188,14 +188,17 @@ class LogHandler(logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        is_plain = record.levelno == logging.WARNING and not text.startswith("warning: ")
-        return f"warning: {text}" if is_plain else text
+        return f"warning: {text}" if _is_source_warning(record) else text
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING and record.name.startswith(_SOURCES):
+        if _is_source_warning(record):
             text = record.getMessage()
             if text in self._source_warnings:
                 return
             self._source_warnings.add(text)
         self.stream = sys.stderr
         super().emit(record)
+
+
+def _is_source_warning(record: logging.LogRecord) -> bool:
+    return record.levelno == logging.WARNING and record.name.startswith(_SOURCES)

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -156,5 +157,10 @@ def make_folder(folder: Path) -> None:
     """Create *folder* and its parents, flushing each to disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):  # another run created it, and may have removed it again
+                if not stat.S_ISDIR(folder.stat().st_mode):
+                    raise
         sync(folder.parent)

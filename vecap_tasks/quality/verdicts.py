@@ -60,7 +60,7 @@ def write_judged(connection: duckdb.DuckDBPyConnection, config: QualityConfig, p
     """Apply the rules about single rows to the view `crawl`, and write the result of each crawl shard to its path.
 
     *paths* are by shard. If there are several, the view's column `filename` tells the rows of each. The view `scores`
-    has the CLIP scores, if a CLIP model is configured. With one thread, the bytes depend only on the shard's rows.
+    has the CLIP scores, if a CLIP model is configured.
     """
     add_functions(connection)
     rules = config.rows
