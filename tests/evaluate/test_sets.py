@@ -138,6 +138,7 @@ def test_tars_of_captions_and_classes(home):
     for members, message in [
         ([("s0.txt", b"words")], "s0 has no image"),
         ([("s0.jpg", red)], r"s0 has no \.txt"),
+        ([("s0.jpg", red), ("s1.jpg", red), ("s0.txt", b"words")], "has other samples between the members of s0"),
         ([("s0.jpg", red), ("s0.txt", b"\n")], "s0 has no caption"),
     ]:
         tar(home / "0.tar", members)

@@ -178,7 +178,7 @@ def _json_captions(sample: _Sample, key: str) -> list[str]:
 
 def _samples_with_image(tars: Sequence[Path]) -> Iterator[tuple[_Sample, ImageFile]]:
     for tar in tars:
-        for sample in _samples(tar):
+        for sample in list(_samples(tar)):  # an error of the whole tar comes before that of a sample
             if sample.image is None:
                 kinds = ", ".join(_TAR_IMAGE_KINDS)
                 raise PermanentError(f"{tar}: {sample.name} has no image ({kinds}); recreate the tar")
