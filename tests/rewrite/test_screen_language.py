@@ -93,3 +93,8 @@ def test_another_model_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identification, "MODEL", "0" * 64)
     with pytest.raises(RuntimeError, match=r"lid\.176\.ftz: unknown language model 8f3472cfe873; install"):
         identification._model.__wrapped__()
+
+
+def test_lone_surrogates_do_not_stop_the_identification():
+    """JSON can contain them: "\\ud800" is a valid escape."""
+    assert "de" in identification.probabilities("Eine schwarze Katze sitzt \ud800 auf dem Sofa")

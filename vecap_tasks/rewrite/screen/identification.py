@@ -38,7 +38,8 @@ def probabilities(text: str) -> dict[str, float]:
     >>> next(iter(probabilities("Un chat noir est assis sur le canapé")))
     'fr'
     """
-    labels, values = _model().predict(text, k=-1, threshold=MIN_PROBABILITY)
+    unicode = text.encode(errors="replace").decode()  # without lone surrogates, which JSON can contain
+    labels, values = _model().predict(unicode, k=-1, threshold=MIN_PROBABILITY)
     return {label[_PREFIX:]: min(value, 1.0) for label, value in zip(labels, values, strict=True)}
 
 
