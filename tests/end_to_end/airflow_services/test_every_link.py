@@ -285,8 +285,9 @@ def test_every_link_in_mlflow(site: Site, browser: BrowserContext, window: Page)
         expect(window.get_by_text("Dag Version").first).to_be_visible()
 
 
-def test_the_printed_url_opens_the_runs_of_the_models(site: Site, browser: BrowserContext) -> None:
-    page = browser.new_page()
+def test_the_printed_url_opens_the_runs_of_the_models(site: Site, visitor: Page) -> None:
+    """In a new browser: MLflow remembers filters."""
+    page = visitor
     page.goto(control.endpoints(site.place.settings).mlflow)
     expect(page.get_by_role("link", name=f"{INTERVAL} arms").first).to_be_visible()
     assert page.get_by_text("Traces", exact=True).count() <= 1, "the navigation of the view for training has it, too"
