@@ -32,7 +32,6 @@ class VerifyJournal:
         self._lock = Lock()
         self._flushed = time.monotonic()
         self._folders: dict[tuple[str, str], dict[str, WrittenFile]] = {}
-        self.resumed = bool(found)
         self.skipped = 0  # files
 
     def check(self, file: RecordedFile) -> str | None:
