@@ -228,3 +228,10 @@ def test_a_message_shows_the_beginning_of_long_headers(read: Read, header: str) 
     with pytest.raises(VecapError, match="has no URL column") as error:
         read("x.csv", f"{header}\n".encode())
     assert len(str(error.value)) < 1_000
+
+
+def test_malformed_statistics_of_a_column_do_not_end_the_process(read: Read) -> None:
+    """pyarrow aborts when it is asked for the sizes of this column."""
+    data = (Path(__file__).parents[1] / "data" / "lists" / "size_statistics.parquet").read_bytes()
+    with pytest.raises(VecapError, match=r"list\.parquet is corrupt or truncated: .*; download the file again"):
+        read("list.parquet", data)

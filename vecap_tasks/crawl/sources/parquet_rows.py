@@ -35,17 +35,11 @@ def parquet_rows(file: ListFile, stream: BufferedReader) -> Iterator[Row]:
         footer = pq.read_metadata(seekable)
         columns = file.columns(footer.schema.to_arrow_schema().names)
         _check_type(file, footer.schema.to_arrow_schema(), columns.url)
-        selected = [
-            index
-            for index in range(footer.num_columns)
-            if footer.schema.column(index).path.partition(".")[0] in columns.names
-            or footer.schema.column(index).path in columns.names
-        ]
         seekable.seek(0)
         table = pq.ParquetFile(seekable, metadata=footer, buffer_size=BUFFER, pre_buffer=pre_buffer)
         for group in range(table.num_row_groups):
-            rows = footer.row_group(group).num_rows
-            size = sum(footer.row_group(group).column(index).total_uncompressed_size for index in selected)
+            # Not the sizes of single columns: pyarrow aborts the process if their metadata are malformed.
+            rows, size = footer.row_group(group).num_rows, footer.row_group(group).total_byte_size
             batch_rows = max(1, min(_BATCH, _BATCH_BYTES * rows // max(1, size)))
             for batch in table.iter_batches(batch_rows, [group], columns.names, use_threads=False):
                 cells = [cells_of(batch.column(name)) for name in columns.names]
