@@ -10,6 +10,7 @@ import zlib
 import pytest
 from PIL import Image
 
+from tests.data.images.picture import png
 from vecap_tasks.config import CaptionTable, CaptionTars, ClassTars, KarpathySet
 from vecap_tasks.errors import VecapError
 from vecap_tasks.evaluate.sets.captions import read_caption_table, read_karpathy, read_lines
@@ -128,6 +129,13 @@ def test_an_image_that_pillow_rejects_with_any_error_is_one_clear_line(tmp_path)
     )  # a frame outside the canvas
     with pytest.raises(VecapError, match=r"cannot decode .*a\.gif"):
         ImageFile("a.gif", file).load()
+
+
+def test_a_png_without_its_palette_cannot_be_decoded(tmp_path):
+    """Pillow alone reads it as black."""
+    (tmp_path / "a.png").write_bytes(png((4, 4), 8, 3, b"\0\1\1\1\1" * 4))
+    with pytest.raises(VecapError, match=r"cannot decode .*a\.png"):
+        ImageFile("a.png", tmp_path / "a.png").load()
 
 
 def png_header(width, height):

@@ -7,11 +7,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.conftest import REPOSITORY
+from tests.data.images.picture import png
 from tests.train.factories import Texts, configure, publish_version, scene_image
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.errors import ConfigError, CorruptError, VecapError
 from vecap_tasks.train.data.epoch import PassSlice, epoch_order, pass_slices, quota
+from vecap_tasks.train.data.images import Decoder
 from vecap_tasks.train.data.loader import open_training_data
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 
@@ -191,3 +193,10 @@ def test_the_order_depends_only_on_seed_and_epoch():
     assert len(set(orders.values())) == 4
     assert all(sorted(order) == list(range(50)) for order in orders.values())
     assert tuple(epoch_order([50], [50], 0, 1).numbers) == orders[0, 1]
+
+
+def test_a_png_without_its_palette_is_not_black():
+    """As Pillow alone reads it; a mixture then takes the next sample."""
+    rows = b"\0\1\1\1\1" * 4
+    assert Decoder(4, "default")(png((4, 4), 8, 3, rows)) is None
+    assert Decoder(4, "default")(png((4, 4), 8, 0, rows)) is not None

@@ -41,6 +41,8 @@ class ImageFile:
                 width, height = image.size
                 if max(width, height) > _MAX_SIDE or width * height > _MAX_PIXELS:
                     raise PermanentError(f"{where} of the evaluation set has {width}x{height} pixels; reduce its size")
+                if image.mode == "P" and image.palette is None:
+                    raise ValueError("the palette is missing")  # Pillow reads it as black
                 return image.convert("RGB")
         except VecapError:
             raise

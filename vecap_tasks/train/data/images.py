@@ -124,6 +124,8 @@ class Decoder:
     def __call__(self, data: bytes) -> Pixels | None:
         try:
             with Image.open(io.BytesIO(data)) as image:
+                if image.mode == "P" and image.palette is None:  # damaged; Pillow reads it as black
+                    return None
                 return shrink(image, self.size, self._preprocess)
         except Exception:  # Pillow raises errors of many types on corrupt files
             return None
