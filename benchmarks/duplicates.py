@@ -7,14 +7,10 @@ byte by byte, a twentieth has its hash but other bytes, and a tenth differs in o
 
 from __future__ import annotations
 
-import os
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.report import Measure, machine
+from benchmarks.tree import watching
 from vecap_tasks.config import DuplicatesConfig
 from vecap_tasks.core.schemas import CRAWL
 from vecap_tasks.core.store import Store
@@ -34,50 +31,7 @@ from vecap_tasks.crawl.dedup import write_duplicates
 from vecap_tasks.crawl.hash_index import CrawlTables, PublishedCrawl
 
 _SHARD = 10_000  # rows
-_SAMPLE_SECONDS = 0.1
 _POPULAR = np.uint64(0xA5C3 << 48)
-
-
-@dataclass
-class Cost:
-    """What a block cost: wall clock and CPU seconds, peak memory of the process and peak size of a folder, in bytes."""
-
-    seconds: float = 0.0
-    cpu: float = 0.0
-    memory: int = 0
-    disk: int = 0
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def _watch(self, folder: Path, before: int) -> None:
-        process = psutil.Process()
-        while not self._stop.wait(_SAMPLE_SECONDS):
-            self.memory = max(self.memory, process.memory_info().rss)
-            self.disk = max(self.disk, size(folder) - before)
-
-
-@contextmanager
-def watching(folder: Path) -> Iterator[Cost]:
-    """Yield the Cost of the block, which grows *folder*."""
-    cost = Cost()
-    watcher = threading.Thread(target=cost._watch, args=(folder, size(folder)))
-    watcher.start()
-    start, cpu = time.monotonic(), time.process_time()
-    try:
-        yield cost
-    finally:
-        cost.seconds, cost.cpu = time.monotonic() - start, time.process_time() - cpu
-        cost._stop.set()
-        watcher.join()
-
-
-def size(folder: Path) -> int:
-    """Return the bytes on disk of the files under *folder*, which may come and go."""
-    total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += Path(where, name).stat().st_blocks * 512
-    return total
 
 
 def make_hashes(rows: int, rng: np.random.Generator, *, popular: bool = False) -> np.ndarray:

@@ -10,15 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import duckdb
@@ -27,6 +21,7 @@ import pyarrow as pa
 from benchmarks.alttexts import read_texts
 from benchmarks.fakes import CONFIG
 from benchmarks.report import Measure, machine
+from benchmarks.tree import Cost, watching
 from vecap_tasks.config import load_config
 from vecap_tasks.core.manifest import FileEntry, Manifest
 from vecap_tasks.core.version import Version
@@ -35,17 +30,6 @@ from vecap_tasks.quality.stage import Quality
 STEPS = {"prepare": "rules about single rows", "decide": "rules that compare rows", "process": "verdicts of the shards"}
 _SHARD = 10_000  # rows
 _PLACEHOLDERS = 20  # images that many rows show
-_POLL_SECONDS = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Of one step: CPU and wall clock in seconds, peak resident memory of the process and largest spill in bytes."""
-
-    cpu: float
-    seconds: float
-    peak: int
-    spilled: int
 
 
 def judging(rows: int, folder: Path | None = None) -> list[Measure]:
@@ -61,14 +45,14 @@ def judging(rows: int, folder: Path | None = None) -> list[Measure]:
         for step, name in STEPS.items():
             command = [sys.executable, "-m", "benchmarks.judging", step, str(folder)]
             result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            cost = Cost(**json.loads(result.stdout))
+            cost = json.loads(result.stdout)
             conditions = f"{machine()}, DuckDB {duckdb.__version__}, one process, {_SHARD:,} rows per shard"
             what = f"{rows:,} rows: {name}"
             measures += [
-                Measure(f"{what}: CPU per million rows", "s", cost.cpu / rows * 1e6, conditions=conditions),
-                Measure(f"{what}: wall clock", "s", cost.seconds),
-                Measure(f"{what}: peak memory", "MiB", cost.peak / 2**20, conditions="of the whole process"),
-                Measure(f"{what}: spilled", "MiB", cost.spilled / 2**20, conditions="largest sum at any time"),
+                Measure(f"{what}: CPU per million rows", "s", cost["cpu"] / rows * 1e6, conditions=conditions),
+                Measure(f"{what}: wall clock", "s", cost["seconds"]),
+                Measure(f"{what}: peak memory", "MiB", cost["memory"] / 2**20, conditions="of the whole process"),
+                Measure(f"{what}: temporary files", "MiB", cost["disk"] / 2**20, conditions="largest sum at any time"),
             ]
     return measures
 
@@ -166,34 +150,10 @@ def _duplicates(rows: int) -> str:
         ) ORDER BY i"""
 
 
-@contextmanager
-def _watching_spill(folder: Path) -> Iterator[list[int]]:
-    """Yield a list whose item is the largest total size, in bytes, of DuckDB's spill files under *folder*."""
-    stopped, largest = threading.Event(), [0]
-
-    def watch() -> None:
-        while not stopped.wait(_POLL_SECONDS):
-            size = 0
-            with suppress(FileNotFoundError):
-                for path in folder.rglob("duckdb_temp*"):
-                    with suppress(FileNotFoundError):
-                        size += path.stat().st_size
-            largest[0] = max(largest[0], size)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield largest
-    finally:
-        stopped.set()
-        watcher.join()
-
-
 def run_step(step: str, folder: Path) -> Cost:
     """Run the *step* of `STEPS` on the crawl in *folder*, after the earlier ones, and return its cost."""
     stage = load_quality(folder)
-    start, cpu = time.monotonic(), time.process_time()
-    with _watching_spill(stage.store.scratch) as spilled:
+    with watching(stage.store.scratch) as cost:
         if step == "prepare":
             for part in stage.preparations():
                 stage.prepare(part)
@@ -202,10 +162,7 @@ def run_step(step: str, folder: Path) -> Cost:
         else:
             for shard in stage.plan():
                 stage.run(shard)
-    seconds, cpu = time.monotonic() - start, time.process_time() - cpu
-    # Not getrusage, which includes the memory of the parent before exec.
-    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return Cost(cpu, seconds, int(peak) * 1024, spilled[0])
+    return cost
 
 
 def main() -> None:
@@ -214,7 +171,8 @@ def main() -> None:
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    print(json.dumps(asdict(run_step(arguments.step, arguments.folder))))
+    cost = run_step(arguments.step, arguments.folder)
+    print(json.dumps({name: getattr(cost, name) for name in ("seconds", "cpu", "memory", "disk")}))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Time, CPU and memory of a command with all its child processes."""
+"""Time, CPU and memory of a command with all its child processes, or of a block of this process."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -69,3 +71,45 @@ def _tree(pid: int) -> tuple[float, int]:
         except psutil.NoSuchProcess:
             continue
     return cpu, memory
+
+
+@dataclass
+class Cost:
+    """What a block cost: wall clock and CPU seconds, peak memory of the process and peak size of a folder, in bytes."""
+
+    seconds: float = 0.0
+    cpu: float = 0.0
+    memory: int = 0
+    disk: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def _watch(self, folder: Path, before: int) -> None:
+        process = psutil.Process()
+        while not self._stop.wait(_INTERVAL):
+            self.memory = max(self.memory, process.memory_info().rss)
+            self.disk = max(self.disk, size(folder) - before)
+
+
+@contextmanager
+def watching(folder: Path) -> Iterator[Cost]:
+    """Yield the Cost of the block, which grows *folder*."""
+    cost = Cost()
+    watcher = threading.Thread(target=cost._watch, args=(folder, size(folder)))
+    watcher.start()
+    start, cpu = time.monotonic(), time.process_time()
+    try:
+        yield cost
+    finally:
+        cost.seconds, cost.cpu = time.monotonic() - start, time.process_time() - cpu
+        cost._stop.set()
+        watcher.join()
+
+
+def size(folder: Path) -> int:
+    """Return the bytes on disk of the files under *folder*, which may come and go."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(where, name).stat().st_blocks * 512
+    return total
