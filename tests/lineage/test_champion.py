@@ -1,11 +1,15 @@
 """The alias `champion` in a real registry: it moves only to a significantly better model."""
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
 from vecap_tasks import lineage
@@ -88,6 +92,32 @@ def test_the_first_model_is_registered_and_becomes_champion_once(config):
     assert len(client(config).search_model_versions(f"name='{NAME}'")) == 1
     with pytest.raises(ConfigError, match=r"coco\.text_to_image_1 was not measured; give one of image_to_text_1, "):
         lineage.decide_champion(champion_config(config, metric="coco.text_to_image_1"), version)
+
+
+def test_another_process_moves_the_alias_at_the_same_time(config):
+    version = evaluate(config)
+    decision = lineage.decide_champion(config, version)
+    database = tracking_uri(config).removeprefix("sqlite:///")
+    other = []
+
+    def write_first(session, *_):
+        """Write the alias after MLflow read that there is none, and before it writes it."""
+        for alias in (new for new in session.new if isinstance(new, SqlRegisteredModelAlias)):
+            with sqlite3.connect(database) as connection:
+                values = (alias.workspace, alias.name, alias.alias, alias.version)
+                connection.execute(
+                    "INSERT INTO registered_model_aliases (workspace, name, alias, version) VALUES (?, ?, ?, ?)", values
+                )
+            other.append(values)
+
+    event.listen(Session, "before_flush", write_first)
+    try:
+        moved = lineage.move_champion(config, version)
+    finally:
+        event.remove(Session, "before_flush", write_first)
+    assert len(other) == 1
+    assert (moved.moves, moved.reason) == (False, "already the champion")
+    assert client(config).get_model_version_by_alias(NAME, "champion").version == int(decision.version)
 
 
 def test_the_champion_changes_only_for_a_significant_difference_on_the_same_set(config, tmp_path, monkeypatch):

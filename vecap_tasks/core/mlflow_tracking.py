@@ -9,7 +9,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -47,7 +47,7 @@ _PARAM_CHARS = 6000  # MLflow's limit
 _PARAMS_PER_REQUEST = 100
 _METRICS_PER_REQUEST = 1000
 _DATASETS_PER_REQUEST = 100
-_INPUT_ATTEMPTS = 10
+_ATTEMPTS = 10  # if other processes record the same at the same time
 _DELETED = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")  # of a run, of a model
 _DUPLICATE = ("UNIQUE constraint failed", "duplicate key", "Duplicate entry")  # SQLite, PostgreSQL, MySQL
 _DIGEST_CHARS = 32  # MLflow takes at most 36 of a sha256's 64; the dataset's source has the full digest
@@ -60,7 +60,7 @@ class NoDatabase(VecapError):
 
 
 class Overtaken(VecapError):
-    """Another process recorded the same first."""
+    """Another process recorded the same first, or at the same time."""
 
 
 def retry_recording(record: Callable[P, T]) -> Callable[P, T]:
@@ -78,10 +78,10 @@ def retry_recording(record: Callable[P, T]) -> Callable[P, T]:
     @wraps(record)
     def retrying(*arguments: P.args, **named: P.kwargs) -> T:
         call = partial(record, *arguments, **named)
-        try:
-            return retry(call, find_cause)
-        except Overtaken:  # the other's run is found
-            return retry(call, find_cause)
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(Overtaken):  # what the other process recorded is found
+                return retry(call, find_cause)
+        return retry(call, find_cause)
 
     return retrying
 
@@ -227,7 +227,7 @@ class Tracking:
 
     def inputs(self, run_id: str, datasets: Sequence[DatasetInput]) -> None:
         for start in range(0, len(datasets), _DATASETS_PER_REQUEST):
-            self._log_inputs(run_id, datasets[start : start + _DATASETS_PER_REQUEST], _INPUT_ATTEMPTS)
+            self._log_inputs(run_id, datasets[start : start + _DATASETS_PER_REQUEST], _ATTEMPTS)
 
     def _log_inputs(self, run_id: str, datasets: Sequence[DatasetInput], attempts: int) -> None:
         """Call MLflow's `log_inputs`, which fails if another process creates one of the datasets at the same time."""
@@ -236,7 +236,7 @@ class Tracking:
         try:
             self.client.log_inputs(run_id, datasets=datasets)
         except MlflowException as error:
-            if attempts == 1 or not any(message in str(error) for message in _DUPLICATE):
+            if attempts == 1 or not _is_duplicate(error):
                 raise
             self._log_inputs(run_id, datasets, attempts - 1)
 
@@ -252,9 +252,10 @@ def _recorded(run: Run) -> tuple[int, str]:
 
 @contextmanager
 def open_tracking(config: Config, *, create: bool = True) -> Iterator[Tracking]:
-    """Yield a connection to the configured MLflow. Raises Unavailable if it does not answer, VecapError for an error.
+    """Yield a connection to the configured MLflow.
 
-    A missing SQLite database is created. Without *create*, NoDatabase is raised instead.
+    Raises Unavailable if it does not answer, Overtaken if another process wrote the same at the same time, and
+    VecapError for another error. A missing SQLite database is created. Without *create*, NoDatabase is raised instead.
     """
     uri = tracking_uri(config)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -271,8 +272,12 @@ def open_tracking(config: Config, *, create: bool = True) -> Iterator[Tracking]:
         yield Tracking(_open(uri, create), uri)
     except (MlflowException, RequestException) as error:
         reason = " ".join(str(error).split())[:300]
-        kind = Unavailable if _is_temporary(error, uri) else VecapError
+        kind = Overtaken if _is_duplicate(error) else Unavailable if _is_temporary(error, uri) else VecapError
         raise kind(f"MLflow at {uri} reported: {reason}; check its log, or change mlflow.tracking_uri") from error
+
+
+def _is_duplicate(error: Exception) -> bool:
+    return any(message in str(error) for message in _DUPLICATE)
 
 
 def _is_temporary(error: MlflowException | RequestException, uri: str) -> bool:
