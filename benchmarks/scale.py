@@ -1,11 +1,15 @@
 """Scaling of the orchestration: Airflow, Dask and manifests over 300, 3,000 and 30,000 shards of a fake stage.
 
     python -m benchmarks.scale [--duplicates ROWS …] [--judging ROWS …] [--reading N …] [--shards N …] [--json FILE]
+    python -m benchmarks.scale --stages 100 300 1000 3000 [--rounds N] [--folder FOLDER] [--json FILE]
 
 Starts the local services in a temporary folder and runs a DAG with one stage: plan, eight mapped groups, commit, like
 in the product. A shard takes 3 ms and writes one small file. Also measures peak memory of Airflow's scheduler, Dask's
 scheduler and the largest Airflow task (the driver), PostgreSQL transactions, and S3 requests per shard, counted by a
 server. There is no other tool to compare with.
+
+`--stages` measures only the real stages, at these numbers of shards (`benchmarks/stages.py`). With the same `--folder`,
+an interrupted measurement continues.
 
 `--judging` measures only the stage quality, on generated crawls of these sizes (`benchmarks/judging.py`).
 
@@ -42,6 +46,7 @@ from benchmarks.duplicates import duplicates
 from benchmarks.fakes import CONFIG, StandIn
 from benchmarks.judging import judging
 from benchmarks.report import Measure, machine, report
+from benchmarks.stages import measure_stages
 from vecap_tasks.config import load_config
 from vecap_tasks.core.manifest import FileEntry, Manifest
 from vecap_tasks.core.schemas import CRAWL, VERDICTS
@@ -267,9 +272,17 @@ def main() -> None:
     parser.add_argument("--shards", type=int, nargs="+", default=[300, 3_000, 30_000], metavar="N")
     parser.add_argument("--reading", type=int, nargs="+", default=[100, 300, 1_000], metavar="N")
     parser.add_argument("--duplicates", type=int, nargs="+", metavar="ROWS")
+    parser.add_argument("--stages", type=int, nargs="+", metavar="N")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="of --stages (default: 3)")
+    parser.add_argument("--folder", type=Path, help="of --stages, for all its files (default: a temporary folder)")
     parser.add_argument("--judging", type=int, nargs="+", metavar="ROWS")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
+    if arguments.stages:
+        with tempfile.TemporaryDirectory(prefix="vecap-bench-", dir="/var/tmp") as temporary:
+            folder = arguments.folder or Path(temporary)
+            report(measure_stages(arguments.stages, arguments.rounds, folder), arguments.json)
+        return
     if arguments.duplicates or arguments.judging:
         found = duplicates(arguments.duplicates) if arguments.duplicates else []
         report([*found, *(measure for rows in arguments.judging or () for measure in judging(rows))], arguments.json)

@@ -44,7 +44,7 @@ def watch(command: Sequence[str], environment: Mapping[str, str], folder: Path) 
             pid, status, used = os.wait4(child.pid, os.WNOHANG)
             if pid:
                 break
-            cpu, memory = _tree(child.pid)
+            cpu, memory = used_by(child.pid)
             samples.append((time.monotonic(), cpu))
             peak = max(peak, memory)
             time.sleep(_INTERVAL)
@@ -55,7 +55,7 @@ def watch(command: Sequence[str], environment: Mapping[str, str], folder: Path) 
     return Usage(start, end, used.ru_utime + used.ru_stime, peak, tuple(samples))
 
 
-def _tree(pid: int) -> tuple[float, int]:
+def used_by(pid: int) -> tuple[float, int]:
     """Return CPU seconds and resident bytes of a process and its descendants."""
     cpu, memory = 0.0, 0
     try:
@@ -103,6 +103,7 @@ def watching(folder: Path) -> Iterator[Cost]:
         cost.seconds, cost.cpu = time.monotonic() - start, time.process_time() - cpu
         cost._stop.set()
         watcher.join()
+        cost.memory = max(cost.memory, psutil.Process().memory_info().rss)
 
 
 def size(folder: Path) -> int:
