@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vecap_tasks.cli.options import Commands, add_command, configuration, named_version, print_json, print_table
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.version import Version, list_versions, write_note
+from vecap_tasks.core.version import list_versions, write_note
 
 if TYPE_CHECKING:
     from vecap_tasks.core.diff import Listing
@@ -96,15 +96,19 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _versions(arguments: argparse.Namespace) -> int:
     from vecap_tasks.core.diff import list_entry
+    from vecap_tasks.core.manifest import map_concurrently
 
     config = configuration(arguments)
     store = Store(config.resolve(config.root))
-    found: list[Listing] = []
-    previous: Version | None = None
-    for version in list_versions(store, config.dataset):
+    versions = list_versions(store, config.dataset)
+    preceding = [None, *versions]
+
+    def entry(number: int) -> Listing:
+        version, previous = versions[number], preceding[number]
         same_interval = previous is not None and previous.interval == version.interval
-        found.append(list_entry(store, version, previous if same_interval else None))
-        previous = version
+        return list_entry(store, version, previous if same_interval else None)
+
+    found = map_concurrently(entry, range(len(versions)))
     if arguments.json:
         print_json([_as_json(item) for item in found])
         return 0

@@ -6,25 +6,28 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vecap_tasks import __version__
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import CorruptError, PermanentError
 from vecap_tasks.redaction import redact_all
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 FORMAT = 1
 NAME = "manifest.json"
 RECEIPTS = "_shards"  # folder of a stage
 COST_NOTE = "_cost_millionths"  # suffix of notes with a cost, in the currency of the `price` settings
 _DIGEST_CHARS = 64
-_READERS = 16  # receipts to read at once
+_READERS = 16  # files to read at once
 _PARSED = 16  # manifests to keep parsed
 
 
@@ -168,9 +171,14 @@ def read_receipt(store: Store, folder: str, shard: str) -> ShardResult | None:
 
 def read_receipts(store: Store, folder: str) -> list[ShardResult]:
     """Return the receipts of the stage in *folder*, by shard, several at once. Raises CorruptError."""
-    with ThreadPoolExecutor(_READERS, "receipts") as threads:
-        found = threads.map(lambda shard: read_receipt(store, folder, shard), sorted(finished_shards(store, folder)))
-        return [receipt for receipt in found if receipt is not None]
+    found = map_concurrently(partial(read_receipt, store, folder), sorted(finished_shards(store, folder)))
+    return [receipt for receipt in found if receipt is not None]
+
+
+def map_concurrently(read: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return `read(item)` of each of *items*, in order, sixteen at once: object storage answers in milliseconds."""
+    with ThreadPoolExecutor(_READERS, "read") as threads:
+        return list(threads.map(read, items))
 
 
 def check_fingerprints(folder: str, results: Iterable[ShardResult], fingerprint: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vecap_tasks.config import RetentionConfig
-from vecap_tasks.core.manifest import NAME, Manifest, read_manifest
+from vecap_tasks.core.manifest import NAME, Manifest, map_concurrently, read_manifest
 from vecap_tasks.core.store import STAGING, Store, WrittenFile
 from vecap_tasks.core.verify import KEYED_STAGES, stage_folders
 from vecap_tasks.core.version import (
@@ -109,14 +109,16 @@ def take_inventory(store: Store, dataset: str) -> Inventory:
     by_folder: dict[str, list[WrittenFile]] = {}
     for file in store.tree(dataset):
         by_folder.setdefault(file.path.split("/")[1], []).append(file)
-    items = {}
-    for version in list_versions(store, dataset):
+
+    def item(version: Version) -> Item:
         found = {folder: read_manifest(store, folder) for folder in stage_folders(store, version)}
         manifests = {folder: manifest for folder, manifest in found.items() if manifest is not None}
         files = tuple(by_folder.get(version.name, ()))
         images = recorded_images(store, version)
         done = finished(store, version) is not None
-        items[version.name] = Item(version, manifests, files, done, None if images is None else images["version"])
+        return Item(version, manifests, files, done, None if images is None else images["version"])
+
+    items = {found.version.name: found for found in map_concurrently(item, list_versions(store, dataset))}
     orphans = {
         name: tuple(files)
         for name, files in by_folder.items()

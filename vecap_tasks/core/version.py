@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from vecap_tasks.config.recorded import with_current_names
-from vecap_tasks.core.manifest import Manifest, read_manifest, seal, unseal
+from vecap_tasks.core.manifest import Manifest, map_concurrently, read_manifest, seal, unseal
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import ConfigError, CorruptError, PermanentError
 
@@ -234,7 +235,7 @@ def _entries(store: Store, dataset: str, interval: str | None = None) -> list[_E
     names = store.folders(dataset)
     if interval is not None:
         names = [name for name in names if name == interval or name.startswith(f"{interval}-r")]
-    found = [entry for entry in (_entry(store, dataset, name) for name in names) if entry is not None]
+    found = [entry for entry in map_concurrently(partial(_entry, store, dataset), names) if entry is not None]
     return [entry for entry in found if interval in (None, entry.version.interval)]
 
 
