@@ -1,6 +1,6 @@
 """Reading training data from tar shards: ours compared with open_clip's webdataset pipeline, on the same tars.
 
-    python -m benchmarks.loading [--json FILE] [--theirs PYTHON] [--images N] [--rounds N]
+    python -m benchmarks.loading [--json FILE] [--theirs PYTHON] [--images N] [--rounds N] [--recaption]
 
 Samples per CPU second in one process without workers, from JPEGs with a short side of 256 to a batch. Ours measures
 both the iterable dataset (resized and cropped uint8 pixels, and token ids; the device crops and normalizes) and the map
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.photographs import as_jpeg, photograph
-from benchmarks.report import Measure, alternate, machine, median, report
+from benchmarks.report import Measure, alternate, machine, median, paired_ratio, report
 from vecap_tasks.config import Config, ReadingConfig, load_config
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import TarWriter
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--theirs", metavar="PYTHON", help="Python of an environment with open_clip")
     parser.add_argument("--images", type=int, default=4096, help="photographs in the tars (default: 4096)")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds per side (default: 3)")
+    parser.add_argument("--recaption", action="store_true", help="only compare tables with own texts")
     arguments = parser.parse_args()
     config = load_config(
         _REPOSITORY / "configs" / "demo.yaml",
@@ -62,8 +63,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="vecap-loading-") as folder:
         tars = _write(Path(folder), arguments.images)
         ours = _Ours(config, tars, arguments.images)
-        theirs = _Theirs(arguments.theirs, tars, arguments.images, config.resolve(config.train.model.tokenizer))
-        measures = _measure(ours, theirs, arguments.rounds, arguments.images)
+        measures = []
+        if not arguments.recaption:
+            theirs = _Theirs(arguments.theirs, tars, arguments.images, config.resolve(config.train.model.tokenizer))
+            measures = _measure(ours, theirs, arguments.rounds, arguments.images)
         recaption = _Ours(config, tars, arguments.images, tables=True)
         measures += _compare_tables(recaption, ours, arguments.rounds, arguments.images)
     report(measures, arguments.json)
@@ -102,8 +105,9 @@ def _compare_tables(recaption: _Ours, ours: _Ours, rounds: int, images: int) -> 
     )
     for name, tables, tars in sides:
         passes = alternate(rounds, lambda data=tables: _read_epoch(data()), lambda data=tars: _read_epoch(data()))  # type: ignore[misc]
-        rate, their_rate = (median(item.samples / item.cpu for item in side) for side in passes)
-        measures.append(Measure(f"recaption, {name}", "samples/CPU s", rate, their_rate, None, conditions))
+        rates = [[item.samples / item.cpu for item in side] for side in passes]
+        paired = f"{paired_ratio(*rates)}; {conditions}"
+        measures.append(Measure(f"recaption, {name}", "samples/CPU s", *map(median, rates), None, paired))
     return measures
 
 

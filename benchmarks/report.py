@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from scipy.stats import t
 
 T = TypeVar("T")
 
@@ -42,6 +45,20 @@ def alternate(rounds: int, ours: Callable[[], T], theirs: Callable[[], T]) -> tu
 
 def median(values: Iterable[float]) -> float:
     return float(statistics.median(values))
+
+
+def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Return the geometric mean of the ratios of paired rounds, with its 95 % interval (t) if there are three or more.
+
+    >>> paired_ratio([1.0, 1.1, 1.2], [1.0, 1.0, 1.0])
+    'paired ratio 1.097 [0.875, 1.376]'
+    """
+    logs = [math.log(our / their) for our, their in zip(ours, theirs, strict=True)]
+    mean = statistics.fmean(logs)
+    if len(logs) < 3:
+        return f"paired ratio {math.exp(mean):.3f}"
+    half = float(t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return f"paired ratio {math.exp(mean):.3f} [{math.exp(mean - half):.3f}, {math.exp(mean + half):.3f}]"
 
 
 def machine() -> str:

@@ -26,7 +26,7 @@ import psutil
 from PIL import Image
 
 from benchmarks.fakes import CONFIG
-from benchmarks.report import Measure, machine, median
+from benchmarks.report import Measure, machine, median, paired_ratio
 from benchmarks.tree import used_by, watching
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.open_version import open_version
@@ -211,8 +211,8 @@ def summarize(cells: Sequence[Cell]) -> list[Measure]:
         for (_, high), values in slopes.items():
             of_size = [by_key[stage, high, number] for number in rounds if (stage, high, number) in by_key]
             name = f"{stage} {{}}, {high:,} shards"
-            lowest, highest = min(values), max(values)
-            spread = f"{len(values)} rounds, {lowest:.4g} to {highest:.4g}; {conditions}"
+            pairs = [(value, base) for value, base in zip(values, slopes[SMALLEST, REFERENCE], strict=False)]
+            spread = f"{paired_ratio(*zip(*pairs, strict=True))}, {len(values)} rounds; {conditions}"
             measures += [
                 Measure(name.format("CPU per sample"), "ms", median(values), reference, reference * _LIMIT, spread),
                 Measure(name.format("wall clock per sample"), "ms", median(1e3 * c.seconds / c.rows for c in of_size)),
