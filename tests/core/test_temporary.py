@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.installation import REPOSITORY
 from vecap_tasks.core.store import STAGING, Store
-from vecap_tasks.core.temporary import remove_abandoned, temporary_folder
+from vecap_tasks.core.temporary import list_folder, remove_abandoned, temporary_folder
 
 HOLD = """
 import os, sys, time
@@ -103,3 +105,21 @@ def test_a_forked_process_leaves_the_folders_of_its_parent(scratch: Path) -> Non
 def test_an_exit_while_a_thread_removes_its_folder_leaves_nothing(scratch: Path) -> None:
     subprocess.run([sys.executable, "-c", EXIT_DURING_REMOVAL], cwd=REPOSITORY, check=True)
     assert list(scratch.iterdir()) == []
+
+
+def test_a_folder_is_listed_while_others_create_and_delete_it(tmp_path):
+    folder, stopped = tmp_path / "folder", threading.Event()
+
+    def create_and_delete():
+        while not stopped.is_set():
+            (folder / "sub").mkdir(parents=True)
+            shutil.rmtree(folder)
+
+    thread = threading.Thread(target=create_and_delete)
+    thread.start()
+    try:
+        sizes = {len(list_folder(str(folder), recursive=number % 2 == 0)) for number in range(20_000)}
+    finally:
+        stopped.set()
+        thread.join()
+    assert sizes == {0, 1}

@@ -32,7 +32,7 @@ from vecap_tasks.core.object_storage import (
     is_remote,
     open_bucket,
 )
-from vecap_tasks.core.temporary import make_folder, remove_abandoned, sync, temporary_folder
+from vecap_tasks.core.temporary import list_folder, make_folder, remove_abandoned, sync, temporary_folder
 from vecap_tasks.errors import PermanentError, VecapError
 from vecap_tasks.outages import retry_when_full
 
@@ -134,7 +134,7 @@ class Store:
             files = [WrittenFile(PurePosixPath(info.key).name, info.bytes, info.written) for info in objects]
         else:
             base = self.path(name) if name else self._base
-            infos = self._fs.get_file_info(pafs.FileSelector(base, allow_not_found=True))
+            infos = list_folder(base)
             folders = [info.base_name for info in infos if info.type == pafs.FileType.Directory]
             found = [info for info in infos if info.type == pafs.FileType.File]
             files = [WrittenFile(info.base_name, info.size, info.mtime.timestamp()) for info in found]
@@ -235,7 +235,7 @@ class Store:
             start = len(self._object("")[1].rstrip("/") + "/") if self._object("")[1] else 0
             return [WrittenFile(info.key[start:], info.bytes, info.written) for info in bucket.tree(key)]
         base = self.path(name) if name else self._base
-        infos = self._fs.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
+        infos = list_folder(base, recursive=True)
         found = [
             WrittenFile(f"{name}/{info.path[len(base) :].lstrip('/')}".lstrip("/"), info.size, info.mtime.timestamp())
             for info in infos

@@ -1,4 +1,4 @@
-"""Temporary folders, and durable writes. If a process is killed, the next run removes the folders it left.
+"""Temporary folders, durable writes, and listings. If a process is killed, the next run removes the folders it left.
 
 Each folder holds a lock file, which its process keeps locked. The kernel unlocks it when the process dies, on any
 machine that shares the file system and in any container. A process id would not tell that.
@@ -18,6 +18,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pyarrow.fs as pafs
 
 _LOCK = "lock"
 _FILES = "files"
@@ -164,3 +166,12 @@ def make_folder(folder: Path) -> None:
                 if not stat.S_ISDIR(folder.stat().st_mode):
                     raise
         sync(folder.parent)
+
+
+def list_folder(folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
+    """Return what *folder* contains; nothing if it does not exist."""
+    selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # another run created or deleted a folder meanwhile
+            found: list[pafs.FileInfo] = pafs.LocalFileSystem().get_file_info(selector)
+            return found
