@@ -122,4 +122,4 @@ def test_a_folder_is_listed_while_others_create_and_delete_it(tmp_path):
     finally:
         stopped.set()
         thread.join()
-    assert sizes == {0, 1}
+    assert sizes <= {0, 1}
