@@ -1,7 +1,8 @@
-"""Cost of the stage quality on generated crawls: `python -m benchmarks.scale --judging ROWS …`.
+"""Cost of quality, and of what rewrite reads, on generated crawls: `python -m benchmarks.scale --judging ROWS …`.
 
 DuckDB generates crawl tables of 10,000 rows, without images. The steps of the stage run in one process each: the rules
-about single rows (`prepare`), the rules that compare rows, and the verdicts of each shard.
+about single rows (`prepare`), the rules that compare rows, the verdicts of each shard, and the commit. Then a process
+opens the stage rewrite and reads the rows of three shards, as before their first caption.
 """
 
 # ruff: noqa: S608 - queries are built from names in this file
@@ -13,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -26,8 +28,16 @@ from vecap_tasks.config import load_config
 from vecap_tasks.core.manifest import FileEntry, Manifest
 from vecap_tasks.core.version import Version
 from vecap_tasks.quality.stage import Quality
+from vecap_tasks.rewrite.stage import Rewrite
 
-STEPS = {"prepare": "rules about single rows", "decide": "rules that compare rows", "process": "verdicts of the shards"}
+STEPS = {
+    "prepare": "rules about single rows",
+    "decide": "rules that compare rows",
+    "process": "verdicts of the shards",
+    "commit": "commit of quality",
+    "open": "rewrite opens the version",
+}
+_READ = "read"  # the last step; its cost is of one shard
 _SHARD = 10_000  # rows
 _PLACEHOLDERS = 20  # images that many rows show
 
@@ -38,18 +48,19 @@ def judging(rows: int, folder: Path | None = None) -> list[Measure]:
     *folder* has the files, and keeps them; by default a temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="vecap-bench-", dir="/var/tmp") as temporary:
-        folder = folder or Path(temporary)
+        folder = folder / f"{rows}-rows" if folder else Path(temporary)
         if not (folder / "store").exists():
             generate_crawl(rows, folder)
         measures = []
-        for step, name in STEPS.items():
+        for step, name in (STEPS | {_READ: "a shard of rewrite reads its rows"}).items():
             command = [sys.executable, "-m", "benchmarks.judging", step, str(folder)]
             result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             cost = json.loads(result.stdout)
             conditions = f"{machine()}, DuckDB {duckdb.__version__}, one process, {_SHARD:,} rows per shard"
             what = f"{rows:,} rows: {name}"
+            unit = Measure(f"{what}: CPU per million rows", "s", cost["cpu"] / rows * 1e6, conditions=conditions)
             measures += [
-                Measure(f"{what}: CPU per million rows", "s", cost["cpu"] / rows * 1e6, conditions=conditions),
+                Measure(f"{what}: CPU", "s", cost["cpu"], conditions=conditions) if step == _READ else unit,
                 Measure(f"{what}: wall clock", "s", cost["seconds"]),
                 Measure(f"{what}: peak memory", "MiB", cost["memory"] / 2**20, conditions="of the whole process"),
                 Measure(f"{what}: temporary files", "MiB", cost["disk"] / 2**20, conditions="largest sum at any time"),
@@ -59,7 +70,8 @@ def judging(rows: int, folder: Path | None = None) -> list[Measure]:
 
 def load_quality(folder: Path) -> Quality:
     """Return the stage whose store is in *folder*."""
-    config = load_config(CONFIG, [f"root={folder}/store", f"crawl.shard_size={_SHARD}"])
+    sizes = [f"crawl.shard_size={_SHARD}", f"rewrite.shard_size={_SHARD}"]
+    config = load_config(CONFIG, [f"root={folder}/store", *sizes])
     return Quality(config, Version("demo", "2026-01-01", 1, ""))
 
 
@@ -83,6 +95,9 @@ def generate_crawl(rows: int, folder: Path) -> None:
             name = f"{start // _SHARD:05d}.parquet"
             connection.execute(f"COPY ({_rows(start, rows)}) TO '{output / name}' (COMPRESSION zstd)")
             files.append(FileEntry.from_file(output, name, min(_SHARD, rows - start)))
+            tar = name.replace(".parquet", ".tar")  # empty: no step reads images
+            (output / tar).touch()
+            files.append(FileEntry.from_file(output, tar, None))
         connection.execute(f"COPY ({_duplicates(rows)}) TO '{output / 'duplicates.parquet'}' (COMPRESSION zstd)")
     files.append(FileEntry.from_file(output, "duplicates.parquet", None))
     manifest = Manifest(
@@ -151,24 +166,42 @@ def _duplicates(rows: int) -> str:
 
 
 def run_step(step: str, folder: Path) -> Cost:
-    """Run the *step* of `STEPS` on the crawl in *folder*, after the earlier ones, and return its cost."""
+    """Run the *step* on the crawl in *folder*, after the earlier ones, and return its cost."""
     stage = load_quality(folder)
+    rewrite = Rewrite(stage.config, stage.version)
+    if step == _READ:
+        return _read(rewrite)
     with watching(stage.store.scratch) as cost:
         if step == "prepare":
             for part in stage.preparations():
                 stage.prepare(part)
         elif step == "decide":
             stage.shards()
-        else:
+        elif step == "process":
             for shard in stage.plan():
                 stage.run(shard)
+        elif step == "commit":
+            stage.commit()
+        else:
+            rewrite.shards()
     return cost
+
+
+def _read(stage: Rewrite) -> Cost:
+    """Return the mean cost of the rows of three shards."""
+    names = stage.shards()
+    picked = [names[len(names) * third // 3] for third in range(3)]
+    with watching(stage.store.scratch) as cost:
+        for name in picked:
+            with stage.store.workspace() as work:
+                stage.read_rows(name, work)
+    return replace(cost, seconds=cost.seconds / len(picked), cpu=cost.cpu / len(picked))
 
 
 def main() -> None:
     """Run one step, for `judging`, and print its cost as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("step", choices=[*STEPS, _READ])
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     cost = run_step(arguments.step, arguments.folder)
