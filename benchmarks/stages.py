@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ import psutil
 from PIL import Image
 
 from benchmarks.fakes import CONFIG
-from benchmarks.report import Measure, machine, median, paired_ratio
+from benchmarks.report import Measure, machine, median
 from benchmarks.tree import used_by, watching
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.open_version import open_version
@@ -45,6 +45,8 @@ STAGES = ("crawl", "quality", "rewrite", "assemble", "verify")
 ROWS = 100  # per shard
 SMALLEST = 10  # shards; the cost per sample at 100 shards is that of the samples beyond these
 REFERENCE = 100
+_REFERENCE_ROUNDS = 9
+_SAMPLES = 2_000  # of the bootstrap
 _LIMIT = 1.1  # of the cost per sample, over that at 100 shards
 _SIDE = 64  # pixels
 _NOUNS = ("lamp", "harbor", "garden", "bridge", "kettle", "orchard", "violin", "tower", "meadow", "bicycle")
@@ -144,13 +146,17 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def measure_stages(sizes: Sequence[int], rounds: int, folder: Path) -> list[Measure]:
-    """Measure the stages at *sizes* in shards, *rounds* times each; *folder* has the tars and `cells.jsonl`."""
+    """Measure the stages at *sizes* in shards, *rounds* times each; *folder* has the tars and `cells.jsonl`.
+
+    Measures the sizes up to 100 shards at least nine times: their fixed cost varies by as much as 90 shards take.
+    """
     sizes = sorted({SMALLEST, REFERENCE, *sizes})
     commit = _commit()
     log = folder / "cells.jsonl"
     write_tars(folder / "tars", max(sizes))
-    for number in range(rounds):
-        for shards in sizes if number % 2 == 0 else reversed(sizes):
+    for number in range(max(rounds, _REFERENCE_ROUNDS)):
+        measured = [size for size in sizes if number < rounds or size <= REFERENCE]
+        for shards in measured if number % 2 == 0 else reversed(measured):
             known = {cell.key for cell in read_cells(log)}
             if all((commit, stage, shards, number) in known for stage in STAGES):
                 continue
@@ -190,41 +196,52 @@ def read_cells(log: Path) -> list[Cell]:
 def summarize(cells: Sequence[Cell]) -> list[Measure]:
     """Return the measures of all *cells* of one commit.
 
-    The CPU time per sample at N shards is the median slope from 100 to N shards, so that fixed costs do not hide
-    growth. It is compared with the slope from 10 to 100 shards.
+    The CPU time per sample at N shards is the slope from 100 to N shards, between medians, so that fixed costs do not
+    hide growth. It is compared with the slope from 10 to 100 shards. The interval of the ratio is by bootstrap over the
+    rounds of each size.
     """
     measures = []
-    by_key = {(cell.stage, cell.shards, cell.round): cell for cell in cells}
-    sizes = sorted({cell.shards for cell in cells})
-    rounds = sorted({cell.round for cell in cells})
+    conditions = f"{machine()}, {ROWS} rows per shard"
     for stage in (stage for stage in STAGES if any(cell.stage == stage for cell in cells)):
-        slopes = {
-            (low, high): [
-                _slope(by_key[stage, low, number], by_key[stage, high, number])
-                for number in rounds
-                if {(stage, low, number), (stage, high, number)} <= by_key.keys()
+        by_size: dict[int, list[Cell]] = {}
+        for cell in (cell for cell in cells if cell.stage == stage):
+            by_size.setdefault(cell.shards, []).append(cell)
+        cpu = {size: np.array([cell.cpu for cell in found]) for size, found in by_size.items()}
+        for size in sorted(by_size.keys() - {SMALLEST}):
+            ours, theirs = _slopes(cpu, size)
+            random = np.random.default_rng(0)
+            samples = [
+                _slopes({shards: random.choice(values, len(values)) for shards, values in cpu.items()}, size)
+                for _ in range(_SAMPLES)
             ]
-            for low, high in ((SMALLEST, REFERENCE), *((REFERENCE, size) for size in sizes if size > REFERENCE))
-        }
-        reference = median(slopes[SMALLEST, REFERENCE])
-        conditions = f"{machine()}, {ROWS} rows per shard"
-        for (_, high), values in slopes.items():
-            of_size = [by_key[stage, high, number] for number in rounds if (stage, high, number) in by_key]
-            name = f"{stage} {{}}, {high:,} shards"
-            pairs = [(value, base) for value, base in zip(values, slopes[SMALLEST, REFERENCE], strict=False)]
-            spread = f"{paired_ratio(*zip(*pairs, strict=True))}, {len(values)} rounds; {conditions}"
+            low, high = np.quantile([above / below for above, below in samples], (0.025, 0.975))
+            rounds = f"{len(by_size[size])} rounds, {len(by_size[REFERENCE])} of 100 shards"
+            spread = f"ratio [{low:.3f}, {high:.3f}], {rounds}; {conditions}"
+            name = f"{stage} {{}}, {size:,} shards"
+            wall = median(1e3 * cell.seconds / cell.rows for cell in by_size[size])
+            memory, disk = (
+                max(values) / 2**20 for values in zip(*((c.memory, c.disk) for c in by_size[size]), strict=True)
+            )
             measures += [
-                Measure(name.format("CPU per sample"), "ms", median(values), reference, reference * _LIMIT, spread),
-                Measure(name.format("wall clock per sample"), "ms", median(1e3 * c.seconds / c.rows for c in of_size)),
-                Measure(name.format("peak memory of a process"), "MiB", max(c.memory for c in of_size) / 2**20),
-                Measure(name.format("temporary files"), "MiB", max(c.disk for c in of_size) / 2**20),
+                Measure(name.format("CPU per sample"), "ms", ours, theirs, theirs * _LIMIT, spread),
+                Measure(name.format("wall clock per sample"), "ms", wall),
+                Measure(name.format("peak memory of a process"), "MiB", memory),
+                Measure(name.format("temporary files"), "MiB", disk),
             ]
     return measures
 
 
-def _slope(low: Cell, high: Cell) -> float:
-    """Return the CPU milliseconds of each row that *high* has more than *low*."""
-    return 1e3 * (high.cpu - low.cpu) / (high.rows - low.rows)
+def _slopes(cpu: Mapping[int, np.ndarray], size: int) -> tuple[float, float]:
+    """Return the CPU milliseconds per row beyond 100 shards, up to *size*, and of the rows from 10 to 100 shards.
+
+    *cpu* has the CPU seconds of each round, float64 [rounds], by size.
+    """
+
+    def slope(low: int, high: int) -> float:
+        return float(1e3 * (np.median(cpu[high]) - np.median(cpu[low])) / ((high - low) * ROWS))
+
+    reference = slope(SMALLEST, REFERENCE)
+    return (slope(REFERENCE, size) if size > REFERENCE else reference), reference
 
 
 def load_place(place: Path) -> tuple[Config, Version]:

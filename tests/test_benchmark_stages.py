@@ -12,6 +12,7 @@ from benchmarks.stages import ROWS, STAGES, Cell, measure_stages, read_cells, su
 def test_the_stages_run_and_finished_cells_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "SMALLEST", 1)
     monkeypatch.setattr(stages, "REFERENCE", 2)
+    monkeypatch.setattr(stages, "_REFERENCE_ROUNDS", 1)
     monkeypatch.setattr(stages, "ROWS", 20)
     measures = measure_stages([2], 1, tmp_path)
     assert [m.name for m in measures if "CPU" in m.name] == [f"{name} CPU per sample, 2 shards" for name in STAGES]
