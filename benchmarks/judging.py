@@ -2,7 +2,8 @@
 
 DuckDB generates crawl tables of 10,000 rows, without images. The steps of the stage run in one process each: the rules
 about single rows (`prepare`), the rules that compare rows, the verdicts of each shard, and the commit. Then a process
-opens the stage rewrite and reads the rows of three shards, as before their first caption.
+opens the stage rewrite and reads the rows of three shards, as before their first caption. With `--images`, the crawl
+has distinct tiny JPEGs, and rewrite (with a model that answers immediately) and assemble run as a whole.
 """
 
 # ruff: noqa: S608 - queries are built from names in this file
@@ -10,6 +11,8 @@ opens the stage rewrite and reads the rows of three shards, as before their firs
 from __future__ import annotations
 
 import argparse
+import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -19,13 +22,18 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 
 from benchmarks.alttexts import read_texts
 from benchmarks.fakes import CONFIG
 from benchmarks.report import Measure, machine
+from benchmarks.stages import Instant, run_all
 from benchmarks.tree import Cost, watching
+from vecap_tasks.assemble.stage import Assemble
 from vecap_tasks.config import load_config
 from vecap_tasks.core.manifest import FileEntry, Manifest
+from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
 from vecap_tasks.quality.stage import Quality
 from vecap_tasks.rewrite.stage import Rewrite
@@ -37,22 +45,24 @@ STEPS = {
     "commit": "commit of quality",
     "open": "rewrite opens the version",
 }
-_READ = "read"  # the last step; its cost is of one shard
+_READ = "read"  # its cost is of one shard
+_WITH_IMAGES = {"rewrite": "rewrite with a model that answers immediately", "assemble": "assemble"}
 _SHARD = 10_000  # rows
 _PLACEHOLDERS = 20  # images that many rows show
 
 
-def judging(rows: int, folder: Path | None = None) -> list[Measure]:
-    """Measure each step of the stage on a crawl of *rows* rows.
+def judging(rows: int, folder: Path | None = None, *, images: bool = False) -> list[Measure]:
+    """Measure each step of the stage on a crawl of *rows* rows, with *images* also rewrite and assemble.
 
     *folder* has the files, and keeps them; by default a temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="vecap-bench-", dir="/var/tmp") as temporary:
         folder = folder / f"{rows}-rows" if folder else Path(temporary)
         if not (folder / "store").exists():
-            generate_crawl(rows, folder)
+            generate_crawl(rows, folder, images=images)
         measures = []
-        for step, name in (STEPS | {_READ: "a shard of rewrite reads its rows"}).items():
+        steps = STEPS | {_READ: "a shard of rewrite reads its rows"} | (_WITH_IMAGES if images else {})
+        for step, name in steps.items():
             command = [sys.executable, "-m", "benchmarks.judging", step, str(folder)]
             result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             cost = json.loads(result.stdout)
@@ -75,8 +85,8 @@ def load_quality(folder: Path) -> Quality:
     return Quality(config, Version("demo", "2026-01-01", 1, ""))
 
 
-def generate_crawl(rows: int, folder: Path) -> None:
-    """Write the tables and the manifest of a crawl of *rows* rows to the store in *folder*.
+def generate_crawl(rows: int, folder: Path, *, images: bool = False) -> None:
+    """Write the tables and the manifest of a crawl of *rows* rows to the store in *folder*; the tars if *images*.
 
     A fifth of the rows failed to download, a tenth repeats the previous image, and a hundredth shows a placeholder.
     AltTexts are the labeled texts of the project's tests, most of them with a number.
@@ -94,9 +104,12 @@ def generate_crawl(rows: int, folder: Path) -> None:
         for start in range(0, rows, _SHARD):
             name = f"{start // _SHARD:05d}.parquet"
             connection.execute(f"COPY ({_rows(start, rows)}) TO '{output / name}' (COMPRESSION zstd)")
+            tar = name.replace(".parquet", ".tar")
+            if images:
+                _write_images(output / name, output / tar)
+            else:
+                (output / tar).touch()
             files.append(FileEntry.from_file(output, name, min(_SHARD, rows - start)))
-            tar = name.replace(".parquet", ".tar")  # empty: no step reads images
-            (output / tar).touch()
             files.append(FileEntry.from_file(output, tar, None))
         connection.execute(f"COPY ({_duplicates(rows)}) TO '{output / 'duplicates.parquet'}' (COMPRESSION zstd)")
     files.append(FileEntry.from_file(output, "duplicates.parquet", None))
@@ -113,6 +126,25 @@ def generate_crawl(rows: int, folder: Path) -> None:
         provenance={"created": "2026-01-01T00:00:00+00:00"},
     )
     (output / "manifest.json").write_bytes(manifest.to_json())
+
+
+def _write_images(table: Path, tar: Path) -> None:
+    """Write a tiny JPEG for each image of *table* to *tar*, and its hash to the table. Equal images are equal."""
+    stream = io.BytesIO()
+    Image.new("RGB", (32, 32), (90, 140, 200)).save(stream, "JPEG")
+    start, end = stream.getvalue()[:2], stream.getvalue()[2:]
+    rows = pq.read_table(table)
+    hashes: list[str | None] = []
+    with TarWriter(tar) as writer:
+        for key, sha256, status in zip(*map(rows.column, ("key", "sha256", "status")), strict=True):
+            if status.as_py() != "success":
+                hashes.append(None)
+                continue
+            jpeg = start + b"\xff\xfe\x00\x42" + sha256.as_py().encode() + end  # a comment of 64 bytes
+            hashes.append(hashlib.sha256(jpeg).hexdigest())
+            writer.write(key.as_py(), {"jpg": jpeg})
+    number = rows.column_names.index("jpeg_sha256")
+    pq.write_table(rows.set_column(number, "jpeg_sha256", pa.array(hashes, pa.string())), table, compression="zstd")
 
 
 def _key(row: str) -> str:
@@ -182,8 +214,10 @@ def run_step(step: str, folder: Path) -> Cost:
                 stage.run(shard)
         elif step == "commit":
             stage.commit()
-        else:
+        elif step == "open":
             rewrite.shards()
+        else:
+            run_all((Instant if step == "rewrite" else Assemble)(stage.config, stage.version))
     return cost
 
 
@@ -201,7 +235,7 @@ def _read(stage: Rewrite) -> Cost:
 def main() -> None:
     """Run one step, for `judging`, and print its cost as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=[*STEPS, _READ])
+    parser.add_argument("step", choices=[*STEPS, _READ, *_WITH_IMAGES])
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
     cost = run_step(arguments.step, arguments.folder)

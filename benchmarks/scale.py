@@ -1,6 +1,6 @@
 """Scaling of the orchestration: Airflow, Dask and manifests over 300, 3,000 and 30,000 shards of a fake stage.
 
-    python -m benchmarks.scale [--duplicates ROWS …] [--judging ROWS …] [--shards N …] [--json FILE]
+    python -m benchmarks.scale [--duplicates ROWS …] [--judging ROWS … [--images]] [--shards N …] [--json FILE]
     python -m benchmarks.scale --stages 100 300 1000 3000 [--rounds N] [--folder FOLDER] [--json FILE]
 
 Starts the local services in a temporary folder and runs a DAG with one stage: plan, eight mapped groups, commit, like
@@ -92,6 +92,7 @@ def main() -> None:
         "--folder", type=Path, help="of --stages and --judging, for all their files (default: temporary)"
     )
     parser.add_argument("--judging", type=int, nargs="+", metavar="ROWS")
+    parser.add_argument("--images", action="store_true", help="of --judging: with JPEGs, rewrite and assemble")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     if arguments.stages:
@@ -101,8 +102,9 @@ def main() -> None:
         return
     if arguments.duplicates or arguments.judging:
         found = duplicates(arguments.duplicates) if arguments.duplicates else []
-        judged = [measure for rows in arguments.judging or () for measure in judging(rows, arguments.folder)]
-        report([*found, *judged], arguments.json)
+        for rows in arguments.judging or ():
+            found += judging(rows, arguments.folder, images=arguments.images)
+        report(found, arguments.json)
         return
     report([*on_s3(), *through_airflow(arguments.shards)], arguments.json)
 

@@ -30,7 +30,7 @@ from benchmarks.report import Measure, machine, median
 from benchmarks.tree import used_by, watching
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.open_version import open_version
-from vecap_tasks.core.stage import load_stage
+from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import verify_version
 from vecap_tasks.core.version import Version
@@ -271,15 +271,20 @@ def run_stage(name: str, place: Path) -> dict[str, float]:
             if found.corruptions:
                 raise VecapError(f"{found.corruptions[0].path} {found.corruptions[0].problem}")
         else:
-            for part in stage.pending_preparations():
-                stage.prepare(part)
-            for shard in stage.plan():
-                stage.run(shard)
-            stage.commit()
+            run_all(stage)
     cpu, _ = used_by(os.getpid())
     peak = max((child.memory_info().rss for child in psutil.Process().children(recursive=True)), default=0)
     ended = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return {"seconds": cost.seconds, "cpu": cpu - before, "memory": max(cost.memory, peak, ended), "disk": cost.disk}
+
+
+def run_all(stage: Stage) -> None:
+    """Prepare, plan, run all shards in this process, and commit."""
+    for part in stage.pending_preparations():
+        stage.prepare(part)
+    for shard in stage.plan():
+        stage.run(shard)
+    stage.commit()
 
 
 def main() -> None:

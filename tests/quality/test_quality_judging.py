@@ -10,8 +10,8 @@ ROWS = 3_000
 
 
 def test_every_step_of_the_stage_is_measured(tmp_path):
-    generate_crawl(ROWS, tmp_path)
-    assert all(run_step(step, tmp_path).cpu > 0 for step in (*STEPS, "read"))
+    generate_crawl(ROWS, tmp_path, images=True)
+    assert all(run_step(step, tmp_path).cpu > 0 for step in (*STEPS, "read", "rewrite", "assemble"))
     stage = load_quality(tmp_path)
     rows = pq.read_table(stage.store.path(f"{stage.folder}/verdicts")).to_pylist()
     assert len(rows) == ROWS
