@@ -15,7 +15,7 @@ from tests.installation import REPOSITORY, wait_until
 from tests.terminal import Terminal, shown
 from tests.train.factories import Texts, configure, publish_version
 from vecap_tasks import progress
-from vecap_tasks.progress import Bar, format_rate, format_seconds
+from vecap_tasks.progress import Bar, ProgressLines, format_duration, format_rate, format_seconds, recent_pace
 
 WORK = """
 import logging, sys, time
@@ -52,6 +52,65 @@ def test_durations_and_rates_are_short() -> None:
     assert [format_rate(n) for n in rates] == [
         *("1,234/s", "123/s", "12.3/s", "1.0/s", "30.0/min", "1.0/min", "59.0/h", "0.0/h"),
     ]
+
+
+def test_durations_in_words_are_rounded() -> None:
+    durations = [format_duration(n) for n in (0.4, 89, 90, 7199, 7200, 100_000)]
+    assert durations == ["0 s", "89 s", "2 min", "2 h 0 min", "2 h 0 min", "27 h 47 min"]
+
+
+def test_the_recent_pace_is_of_five_minutes_or_twenty_units() -> None:
+    assert recent_pace([], 100, 130) == (0, 30)
+    assert recent_pace([110, 120], 100, 130) == (2, 30)
+    fast = [1000 + second for second in range(1000)]  # one unit a second
+    assert recent_pace(fast, 999, 2000) == (300, 301)
+    slow = [1000 + 60 * minute for minute in range(100)]  # one a minute
+    assert recent_pace(slow, 940, slow[-1] + 30) == (20, 20 * 60 + 30)
+    assert recent_pace([50], 100, 40) == (1, 1e-3), "clocks differ"
+
+
+def test_lines_have_rates_and_the_remaining_time_of_recent_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    emitted: list[str] = []
+    lines = ProgressLines(7_500, "shards", ("rows",), emitted.append, 10)
+    lines.report(at_once=True)
+    now += 60  # workers start
+    lines.report()
+    for _ in range(1_200):
+        now += 1
+        lines.add({"rows": 3, "captioned": 2})
+        lines.report()
+    assert emitted[:3] == [
+        "0 of 7,500 shards",
+        "0 of 7,500 shards",
+        "10 of 7,500 shards, 0.4 rows/s, about 14 h 34 min left",
+    ]
+    assert len(emitted) == 2 + 1_200 // 10
+    assert emitted[-1] == "1,200 of 7,500 shards, 3.0 rows/s, about 105 min left"
+    for _ in range(60):  # ten times slower from here on
+        now += 10
+        lines.add({"rows": 3}, cost=0.5)
+    assert lines.line() == (
+        "1,260 of 7,500 shards, 0.3 rows/s, about 17 h 20 min left, cost 30.0000, estimated total 178.5714"
+    )
+    now += 3_600  # nothing finishes
+    assert "about 329 h" in lines.line()
+
+
+def test_the_last_line_has_the_rates_of_all_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    lines = ProgressLines(100, "parts prepared", (), list, 10)
+    for _ in range(100):
+        now += 100
+        lines.add({})
+    assert lines.line() == "100 of 100 parts prepared"
+    lines = ProgressLines(100, "shards", ("rows",), list, 10)
+    for number in range(100):
+        now += 1 if number < 50 else 100
+        lines.add({"rows": 101})
+    assert lines.line() == "100 of 100 shards, 2.0 rows/s"
 
 
 def test_the_remaining_time_counts_down_between_updates(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from threading import Lock
@@ -21,6 +22,8 @@ _REFRESH_RATE = 4  # redraws per second
 _BAR_WIDTH, _MIN_WIDTH = 24, 5  # columns of a bar: on a terminal of 80 columns or more, and the fewest
 _MINUTE, _HOUR = 60, 3600
 _DUMB = ("dumb", "unknown")  # values of TERM
+_RECENT_SECONDS = 300.0
+_MIN_RECENT = 20  # finished units
 
 
 def shows_bars(stream: TextIO) -> bool:
@@ -42,6 +45,78 @@ def format_rate(per_second: float) -> str:
     if per_second * _MINUTE >= 1:
         return f"{per_second * _MINUTE:.1f}/min"
     return f"{per_second * _HOUR:.1f}/h"
+
+
+def recent_pace(times: Sequence[float], started: float, now: float) -> tuple[int, float]:
+    """Return how many of the sorted *times*, when units of work finished, are recent, and the seconds these took.
+
+    Recent are the last five minutes, or the last 20 units if they took longer, so that an estimate follows a change of
+    speed. Work began at *started*. The seconds are positive and include those since the last unit.
+    """
+    first = max(0, min(bisect_left(times, now - _RECENT_SECONDS), len(times) - _MIN_RECENT))
+    since = times[first - 1] if first else started
+    return len(times) - first, max(now - since, 1e-3)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a rounded duration such as `90 s`, `25 min` or `3 h 10 min`."""
+    minutes = round(seconds / _MINUTE)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class ProgressLines:
+    """Lines for a log: what is done, the rates of the counters *rates*, the remaining time, and the cost.
+
+    *units* names what is counted. *emit* gets a line at most every *interval* seconds.
+    """
+
+    def __init__(
+        self, total: int, units: str, rates: Sequence[str], emit: Callable[[str], None], interval: float
+    ) -> None:
+        self._total = total
+        self._units = units
+        self._rates = rates
+        self._emit = emit
+        self._interval = interval
+        self._times: list[float] = []  # when each unit finished
+        self._counters: list[tuple[int, ...]] = []  # of each unit, in the order of `_rates`
+        self._cost = 0.0
+        self._start = self._last = time.monotonic()
+
+    def add(self, counters: Mapping[str, int], cost: float = 0.0) -> None:
+        """Count a finished unit with its *counters* and *cost*."""
+        self._times.append(time.monotonic())
+        self._counters.append(tuple(counters.get(name, 0) for name in self._rates))
+        self._cost += cost
+
+    def report(self, *, at_once: bool = False) -> None:
+        """Emit a line if the last one is old enough, or *at_once*."""
+        now = time.monotonic()
+        if at_once or now - self._last >= self._interval:
+            self._last = now
+            self._emit(self.line())
+
+    def line(self) -> str:
+        """Return the line. Rates and remaining time follow from the recent units, at the end from all.
+
+        There are none before the first unit.
+        """
+        now, done = time.monotonic(), len(self._times)
+        parts = [f"{done:,} of {self._total:,} {self._units}"]
+        if not done:
+            return parts[0]
+        count, seconds = recent_pace(self._times, self._start, now)
+        if done == self._total:
+            count, seconds = done, max(now - self._start, 1e-3)
+        sums = [sum(values) for values in zip(*self._counters[-count:], strict=True)]
+        parts += [f"{number / seconds:.1f} {name}/s" for number, name in zip(sums, self._rates, strict=True)]
+        if done < self._total:
+            parts.append(f"about {format_duration(seconds * (self._total - done) / count)} left")
+        if self._cost:
+            parts.append(f"cost {self._cost:.4f}, estimated total {self._cost * self._total / done:.4f}")
+        return ", ".join(parts)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import TaskGroup, TriggerRule, XComArg, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
 from vecap_airflow.job import DATASET_VERSION, Job, split
 from vecap_airflow.links import (
@@ -40,6 +40,7 @@ RETRIES: dict[str, Any] = {
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=10),
 }
+_MAX_LABEL = 250  # characters of Airflow's column
 _NOISY_LOGGERS = ("great_expectations", "distributed", "mlflow", "alembic", "botocore", "urllib3")
 
 
@@ -83,9 +84,7 @@ def plan(stage: str, job: dict[str, Any]) -> list[list[str]]:
         pending = []
         for version, work in _stages(stage, Job.from_xcom(job)):
             with _recorded_failure(work):
-                prepare(
-                    work, lambda n, total, name=version.name: log.info("%s: %d of %d parts prepared", name, n, total)
-                )
+                prepare(work)
                 shards = work.plan()
             state = f"{len(shards)} shards pending" if shards else "already complete; nothing to do"
             log.info("%s %s: %s", stage, version.name, state)
@@ -98,8 +97,10 @@ def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
     """Process a group of shards on the Dask workers, except shards that an earlier attempt completed."""
     from vecap_tasks.core.executor import run_shards
 
+    label = shards[0] if len(shards) == 1 else f"{shards[0]} … {shards[-1]}"
     context: dict[str, Any] = get_current_context()  # type: ignore[assignment]
-    context["shards_label"] = shards[0] if len(shards) == 1 else f"{shards[0]} … {shards[-1]}"
+    context["shards_label"] = label  # at the end of the task, Airflow renders the template
+    show_label(label)
     store_version_link(sorted({name.partition("/")[0] for name in shards}))
     with fail_permanently():
         for version, work in _stages(stage, Job.from_xcom(job)):
@@ -110,12 +111,25 @@ def run(stage: str, job: dict[str, Any], shards: list[str]) -> None:
             prefix = f"{version.name}/"
             own = [name.removeprefix(prefix) for name in shards if name.startswith(prefix)]
             pending = [shard for shard in own if shard not in done]
-            label = f"{stage} {version.name}"
             if pending:
                 with _recorded_failure(work):
-                    run_shards(
-                        work, pending, lambda n, total, label=label: log.info("%s: %d of %d shards", label, n, total)
-                    )
+                    run_shards(work, pending, show=lambda line: show_label(f"{label}: {line}"))
+
+
+def show_label(label: str) -> None:
+    """Show *label* as the name of the mapped task while it runs, as Airflow shows its `map_index_template` afterwards.
+
+    Airflow has no public function for it. Releases without this message show the label at the end only.
+    """
+    try:
+        from airflow.sdk.execution_time.comms import SetRenderedMapIndex
+        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+    except ImportError:
+        return
+    try:
+        SUPERVISOR_COMMS.send(SetRenderedMapIndex(rendered_map_index=label[:_MAX_LABEL]))
+    except AirflowRuntimeError as error:  # such as a restart of the API server; the work goes on
+        log.debug("cannot show the progress as the name of the task: %s", error)
 
 
 @version_link_task(trigger_rule=TriggerRule.NONE_FAILED, **RETRIES)

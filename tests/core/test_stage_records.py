@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import replace
 from datetime import datetime
@@ -21,8 +22,10 @@ from vecap_tasks.core.stage_records import (
     StageProgress,
     StageSummary,
     read_failure,
+    read_plan,
     read_progress,
     read_summary,
+    record_plan,
     recorded_failure,
 )
 from vecap_tasks.core.store import Store
@@ -153,6 +156,25 @@ def test_progress_follows_from_one_listing_of_receipts(stage: Letters, monkeypat
     found = read_progress(store, FOLDER, now)
     assert found is not None
     assert found.seconds_left == pytest.approx(now - found.started), "the first run's pace does not count"
+
+
+def test_the_remaining_time_follows_from_recent_receipts(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    shards = [f"{number:05d}" for number in range(1_000)]
+    record_plan(store, FOLDER, shards, shards)
+    plan = read_plan(store, FOLDER)
+    assert plan is not None
+    folder = tmp_path / FOLDER / "_shards"
+    folder.mkdir()
+    for number, shard in enumerate(shards[:500]):  # one a second, the last hundred one in ten seconds
+        file = folder / f"{shard}.json"
+        file.touch()
+        written = plan.started + (number + 1 if number < 400 else 400 + 10 * (number - 399))
+        os.utime(file, (written, written))
+    found = read_progress(store, FOLDER, plan.started + 1_400)
+    assert found is not None
+    assert (found.done, found.shards) == (500, 1_000)
+    assert found.seconds_left == pytest.approx(500 * 10, rel=0.05)
 
 
 def test_a_failure_is_recorded_with_its_log_until_work_goes_on(stage: Letters) -> None:

@@ -3,13 +3,16 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, ErrorType
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import ErrorResponse
 from hypothesis import given
 from hypothesis import strategies as st
 from vecap_airflow.job import DEFAULT_CONFIG, Job, interval_of_run, split
-from vecap_airflow.tasks import fail_permanently
+from vecap_airflow.tasks import fail_permanently, show_label
 
 from vecap_tasks.config import load_config
 from vecap_tasks.errors import ConfigError, GateFailed, VecapError
@@ -74,6 +77,35 @@ def test_a_permanent_error_fails_the_task_with_one_line():
         raise GateFailed("too few\nrows")
     with pytest.raises(VecapError), fail_permanently():  # other errors are retried
         raise VecapError("network unreachable")
+
+
+class Supervisor:
+    """Receives the messages of a task in place of Airflow's supervisor process."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.labels: list[str] = []
+        self._error = error
+
+    def send(self, msg: Any) -> None:
+        if self._error is not None:
+            raise self._error
+        self.labels.append(msg.rendered_map_index)
+
+
+def test_a_running_task_shows_its_progress_as_its_name(monkeypatch):
+    supervisor = Supervisor()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
+    show_label("2026-01-01/00000: 3 of 12 shards, about 9 s left")
+    show_label("x" * 300)  # longer than Airflow's column
+    assert supervisor.labels == ["2026-01-01/00000: 3 of 12 shards, about 9 s left", "x" * 250]
+
+
+def test_a_task_goes_on_if_its_progress_cannot_be_shown(monkeypatch):
+    monkeypatch.delattr(task_runner, "SUPERVISOR_COMMS", raising=False)
+    show_label("3 of 12 shards")  # outside of a task
+    error = AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR))
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", Supervisor(error), raising=False)
+    show_label("3 of 12 shards")
 
 
 def test_the_schedule_starts_at_the_installation(monkeypatch):

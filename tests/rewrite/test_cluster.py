@@ -108,17 +108,20 @@ def test_a_local_cluster_rejects_other_clients(sandbox) -> None:
 def test_the_scheduler_holds_only_running_shards(sandbox, processes, caplog) -> None:
     caplog.set_level(logging.INFO, "vecap_tasks.core.executor")
     stand_in = stage(StandIn, with_cluster(sandbox, processes, shards=300))
-    task_counts = []
+    task_counts, shown = [], []
     with Client(processes, set_as_default=False) as client:
 
         def slots_or_none(done: int, total: int) -> None:
             task_counts.append(client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
 
-        assert len(run_shards(stand_in, stand_in.plan(), slots_or_none)) == 300
+        assert len(run_shards(stand_in, stand_in.plan(), slots_or_none, shown.append)) == 300
     assert len(task_counts) == 301
     assert 1 <= max(task_counts) <= 2 + 1  # two workers with one thread each, and the last finished shard
-    line = caplog.messages[-1]
-    assert line.startswith("crawl: 300 of 300 shards, ")
+    lines = [message for message in caplog.messages if " of 300 shards" in message]
+    assert lines == [f"crawl {stand_in.version.name}: {line}" for line in shown]
+    assert shown[0] == "0 of 300 shards"
+    line = shown[-1]
+    assert line.startswith("300 of 300 shards, ")
     assert line.endswith(" rows/s, cost 75.0000, estimated total 75.0000")
 
 

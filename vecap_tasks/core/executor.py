@@ -8,7 +8,7 @@ import math
 import os
 import time
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from vecap_tasks.core.temporary import remove_abandoned
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import OutageError, PermanentError, VecapError, format_error, missing_extra
 from vecap_tasks.outages import retry_when_full
+from vecap_tasks.progress import ProgressLines
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -45,78 +46,83 @@ _SUFFIX = ".try"  # of the marker of a running shard
 
 
 class JobProgress:
-    """Logs the receipts of a job's shards, and sums them."""
+    """Logs the receipts of a job's shards, or its finished parts, and progress lines; *show* gets each line, too."""
 
-    def __init__(self, stage: Stage, total: int) -> None:
+    def __init__(
+        self, stage: Stage, total: int, units: str = "shards", show: Callable[[str], None] | None = None
+    ) -> None:
         self._stage = stage
-        self._rates = stage.rates
-        self._total = total
+        self._show = show
         self._last_shard_log = -math.inf
-        self._done = 0
-        self._counters: Counter[str] = Counter()
-        self._millionths = 0
-        self._start = time.monotonic()
+        self._lines = ProgressLines(total, units, stage.rates if units == "shards" else (), self._log, _LOG_INTERVAL)
 
-    def add(self, result: ShardResult) -> None:
+    def _log(self, line: str) -> None:
+        log.info("%s %s: %s", self._stage.name, self._stage.version.name, line)
+        if self._show is not None:
+            self._show(line)
+
+    def add(self, result: ShardResult | None) -> None:
+        """Count a finished unit, and log its receipt if it has one."""
+        if result is None:
+            self._lines.add({})
+            return
         now = time.monotonic()
         is_logged = now - self._last_shard_log >= _SHARD_LOG_INTERVAL
         self._last_shard_log = now if is_logged else self._last_shard_log
         log.log(logging.INFO if is_logged else logging.DEBUG, "%s", self._shard_line(result))
-        self._done += 1
-        self._counters.update({name: result.counters.get(name, 0) for name in self._rates})
-        self._millionths += sum(count for name, count in result.notes.items() if name.endswith(COST_NOTE))
+        millionths = sum(count for name, count in result.notes.items() if name.endswith(COST_NOTE))
+        self._lines.add(result.counters, millionths / 1e6)
 
     def _shard_line(self, result: ShardResult) -> str:
         seconds = max(result.seconds, 1e-3)
-        rates = [f"{result.counters.get(name, 0) / seconds:.1f} {name}/s" for name in self._rates]
+        rates = [f"{result.counters.get(name, 0) / seconds:.1f} {name}/s" for name in self._stage.rates]
         notes = [f"{count} {name}" for name, count in result.notes.items()]
         return ", ".join([f"{self._stage.name} {result.shard}: {seconds:.1f} s", *rates, *notes])
 
-    def line(self) -> str:
-        """Return a progress line: totals over all workers, and wall clock since the start of the job."""
-        seconds = max(time.monotonic() - self._start, 1e-3)
-        parts = [f"{self._done} of {self._total} shards"]
-        parts += [f"{self._counters[name] / seconds:.1f} {name}/s" for name in self._rates]
-        if 0 < self._done < self._total:
-            parts.append(f"{_format_duration(seconds * (self._total - self._done) / self._done)} left")
-        if self._millionths:
-            cost = self._millionths / 1e6
-            parts.append(f"cost {cost:.4f}, estimated total {cost * self._total / self._done:.4f}")
-        return ", ".join(parts)
-
-
-def _format_duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 2:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    def report(self, *, at_once: bool = False) -> None:
+        """Log a progress line if the last one is old enough, or *at_once*."""
+        self._lines.report(at_once=at_once)
 
 
 def prepare(stage: Stage, progress: Progress | None = None) -> None:
     """Run the pending preparations of *stage* in parallel. Raises VecapError at the end if any failed.
 
-    First removes the temporary files that killed processes left.
+    Logs progress lines unless *progress* shows it. First removes the temporary files that killed processes left.
     """
     remove_abandoned()
     stage.store.remove_abandoned()
     parts = stage.pending_preparations()
     report = progress or (lambda done, total: None)
+    progress_log = None if progress else JobProgress(stage, len(parts), "parts prepared")
     if len(parts) > 1 and stage.on_workers and len(parts) >= stage.min_parallel_parts:
         with connect(stage.config) as client:
-            TaskPool(client, stage, prepare_part, report).run(parts)
+            TaskPool(client, stage, prepare_part, report, progress_log).run(parts)
         return
     for done, part in enumerate(parts, start=1):
         retry_when_full(partial(stage.prepare, part), stage.store.scratch, is_long=True)
         report(done, len(parts))
+        if progress_log:
+            progress_log.add(None)
+            progress_log.report()
 
 
-def run_shards(stage: Stage, shards: Sequence[str], progress: Progress | None = None) -> list[ShardResult]:
-    """Run *shards* and return their receipts, in order. Raises VecapError at the end if any failed."""
+def run_shards(
+    stage: Stage,
+    shards: Sequence[str],
+    progress: Progress | None = None,
+    show: Callable[[str], None] | None = None,
+) -> list[ShardResult]:
+    """Run *shards* and return their receipts, in order. Raises VecapError at the end if any failed.
+
+    Logs a progress line every few seconds. *progress* gets each finished shard, *show* each line.
+    """
     report = progress or (lambda done, total: None)
     report(0, len(shards))
     if not shards:
         return []
-    progress_log = JobProgress(stage, len(shards))
+    progress_log = JobProgress(stage, len(shards), show=show)
+    if show is not None:
+        progress_log.report(at_once=True)
     if stage.on_workers and len(shards) >= stage.min_parallel:
         task = partial(run_shard, run=uuid.uuid4().hex[:12])
         with connect(stage.config) as client:
@@ -126,8 +132,9 @@ def run_shards(stage: Stage, shards: Sequence[str], progress: Progress | None = 
         for done, shard in enumerate(shards, start=1):
             results.append(stage.run(shard))
             progress_log.add(results[-1])
+            progress_log.report()
             report(done, len(shards))
-    log.info("%s: %s", stage.name, progress_log.line())
+    progress_log.report(at_once=True)
     return results
 
 
@@ -284,7 +291,7 @@ class TaskPool(Generic[T]):
         self._waiting.extend(names)
         self._slots = wait_for_slots(self.client, resources)
         self._submit(job, self._slots, resources)
-        last_log = last_poll = last_worker = time.monotonic()
+        last_poll = last_worker = time.monotonic()
         while self._running or (self._waiting and not self._should_stop()):
             try:
                 self._handle(self._finished.get(timeout=_POLL_SECONDS))
@@ -300,9 +307,8 @@ class TaskPool(Generic[T]):
                         f"{self.stage.name}: the Dask cluster has had no worker for {_NO_WORKER_TIMEOUT:.0f} s; "
                         "start workers, then run the same command again to resume"
                     )
-            if self.progress_log and now - last_log >= _LOG_INTERVAL:
-                last_log = now
-                log.info("%s: %s", self.stage.name, self.progress_log.line())
+            if self.progress_log:
+                self.progress_log.report()
             if not self._should_stop():
                 self._submit(job, self._slots - len(self._running), resources)
         if self._failures:
@@ -353,7 +359,7 @@ class TaskPool(Generic[T]):
         self._results[name] = outcome
         self._outages = 0
         self._failures.pop(name, None)
-        if isinstance(outcome, ShardResult) and self.progress_log:
+        if self.progress_log:
             self.progress_log.add(outcome)
 
     def _failure(self, total: int) -> VecapError:

@@ -23,6 +23,7 @@ from vecap_tasks.core.manifest import NAME, RECEIPTS, Input, Manifest, read_mani
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import CorruptError, VecapError, format_error
 from vecap_tasks.outages import no_waiting
+from vecap_tasks.progress import recent_pace
 
 log = logging.getLogger(__name__)
 
@@ -230,8 +231,8 @@ class StageProgress:
     """The progress of an unfinished stage, at the time `now`. Times are in seconds since the epoch.
 
     `done` counts the shards with a receipt, `shards` all; `done` is at most `shards`. `last_written` is the time of the
-    last receipt, None without one. `seconds_left` is estimated from the shards that the latest run finished, None if it
-    has finished none.
+    last receipt, None without one. `seconds_left` is estimated from the recent shards of the latest run, None if it has
+    finished none.
     """
 
     shards: int
@@ -259,8 +260,8 @@ def read_progress(store: Store, folder: str, now: float) -> StageProgress | None
         return None if failure is None else StageProgress(0, 0, failure.at, None, None, failure, now)
     receipts = [file for file in store.written(f"{folder}/{RECEIPTS}") if file.path.endswith(".json")]
     done = min(len(receipts), plan.shards)
-    finished = done - (plan.shards - plan.pending)  # by the latest run
-    elapsed = now - plan.started
-    left = elapsed * (plan.shards - done) / finished if finished > 0 and elapsed > 0 else None
-    last = max((file.written for file in receipts), default=None)
-    return StageProgress(plan.shards, done, plan.started, last, left, failure, now)
+    finished = max(0, done - (plan.shards - plan.pending))  # by the latest run
+    times = sorted(file.written for file in receipts)
+    recent, seconds = recent_pace(times[len(times) - finished :], plan.started, now)
+    left = seconds * (plan.shards - done) / recent if recent else None
+    return StageProgress(plan.shards, done, plan.started, times[-1] if times else None, left, failure, now)
