@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.quality.factories import INTERVAL, Row, configure, give_captions, give_crawl, picture, run, stage, use_given
+from vecap_tasks.core import samples as core_samples
 from vecap_tasks.core.samples import Filter, Samples, find_member, read_image
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
@@ -66,6 +67,13 @@ def test_reasons_count_the_sources_of_texts(samples):
     hosts = {count.value: count.rows for count in samples.hosts}
     assert hosts == {"host0.example": 10, "host1.example": 11, "host2.example": 10}
     assert [count.value for count in samples.languages] == ["de", "en"]
+
+
+@pytest.mark.parametrize("limit", ["_MAX_COUNTED_ROWS", "_MAX_COUNTED_FILES"])
+def test_a_large_version_has_rows_but_no_counts(samples, monkeypatch, limit):
+    monkeypatch.setattr(core_samples, limit, 0)
+    assert (samples.reasons["vecap_from"], samples.hosts, samples.languages) == ((), (), ())
+    assert len(samples.page(Filter(), 0, 5).rows) == 5
 
 
 def test_a_version_without_captions_is_an_error(tmp_path, monkeypatch):

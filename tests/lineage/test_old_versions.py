@@ -16,7 +16,7 @@ from vecap_tasks.core.verify import verify_version
 from vecap_tasks.core.version import read_version
 from vecap_tasks.crawl.previous_crawl import PreviousCrawl
 from vecap_tasks.lineage.walk import walk
-from vecap_tasks.quality.quarantine import has_verdicts, list_reasons, list_rows
+from vecap_tasks.quality.quarantine import has_verdicts, index_rejected, list_rows
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_quarantine_of_every_version_is_listed(old: Config) -> None:
         found = summarize(store, version)
         assert has_verdicts(store, version)
         assert list_rows(store, version).total == found.crawled - found.accepted > 0
-        assert max(reason.rows for reason in list_reasons(store, version)) > 0
+        assert max(reason.rows for reason in index_rejected(store, version).reasons) > 0
 
 
 def test_the_candidates_of_every_crawl_are_read(old: Config) -> None:

@@ -10,11 +10,13 @@ from vecap_tasks.core import stage as core_stage
 from vecap_tasks.core.open_version import open_version
 from vecap_tasks.core.releases import count_releases, read_releases
 from vecap_tasks.core.stage import load_stage
+from vecap_tasks.core.stage_records import recorded_failure
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import CorruptError, GateFailed, VecapError
 from vecap_tasks.quality.quarantine import (
     REJECTED_SCHEMA,
-    list_reasons,
+    has_verdicts,
+    index_rejected,
     list_rows,
     preview_release,
     rejected_batches,
@@ -61,7 +63,7 @@ def judged(config):
 
 def test_reasons_are_counted_and_rows_have_the_details_for_a_decision(config):
     store, version, manifest = judged(config)
-    counts = {count.reason: count for count in list_reasons(store, version)}
+    counts = {count.reason: count for count in index_rejected(store, version).reasons}
     assert {name: (count.rows, count.only_reason) for name, count in counts.items()} == {
         "flat": (2, 1),
         "too_small": (2, 1),
@@ -82,6 +84,42 @@ def test_reasons_are_counted_and_rows_have_the_details_for_a_decision(config):
     assert (everything.total, [row.uid for row in everything.rows]) == (4, [SMALL, LOST])
     assert everything.rows[1].error_message == "http_404"
     assert not everything.rows[1].releasable
+
+
+def test_a_page_reads_only_the_tables_with_its_rows(tmp_path, monkeypatch):
+    use_given(monkeypatch)
+    monkeypatch.setitem(core_stage.STAGES, "assemble", f"{__name__}:Published")
+    give_crawl(tmp_path, [*ROWS, *ROWS, *ROWS], shard_size=2)
+    store, version, _ = judged(configure(tmp_path))
+    index = index_rejected(store, version)
+    assert len(index.files) == 12
+    everything = list_rows(store, version).rows
+    assert [row.key for row in everything] == sorted(row.key for row in everything)
+    for reason in (None, "flat", "not_downloaded", "unknown"):
+        shown = [row for row in everything if reason is None or reason in row.reasons]
+        for offset, limit in ((0, 3), (1, 1), (2, 5), (len(shown), 2)):
+            page = list_rows(store, version, reason, limit, offset, index)
+            assert (page.total, page.rows) == (len(shown), tuple(shown[offset : offset + limit]))
+    lost = next(row for row in everything if "not_downloaded" in row.reasons)
+    assert index.files_at("not_downloaded", 0, 1) == ([f"{version.folder}/quality/verdicts/{lost.key[:5]}.parquet"], 0)
+
+
+def test_a_quarantine_exists_while_the_stage_runs_only_after_a_failure(config):
+    version = open_version(config, Store(config.resolve(config.root)), INTERVAL)
+    crawl = load_stage("crawl", config, version)
+    for shard in crawl.plan():
+        crawl.run(shard)
+    crawl.commit()
+    quality = load_stage("quality", config, version)
+    for shard in quality.plan():
+        assert not has_verdicts(quality.store, version)
+        quality.run(shard)
+    assert not has_verdicts(quality.store, version), "the gate has not evaluated the verdicts"
+    with pytest.raises(GateFailed), recorded_failure(quality.store, quality.folder):
+        raise GateFailed("too few rows")
+    assert has_verdicts(quality.store, version)
+    quality.commit()
+    assert has_verdicts(quality.store, version)
 
 
 def test_a_release_creates_a_revision_and_withdrawing_it_returns_to_the_first_version(config):
@@ -120,7 +158,7 @@ def test_a_release_adds_the_rows_that_its_preview_reports(config):
         store, version, after = judged(config)
         assert after.counters["accepted"] == manifest.counters["accepted"] + preview.added
         manifest = after
-    assert [count.reason for count in list_reasons(store, version)] == ["not_downloaded"]
+    assert [count.reason for count in index_rejected(store, version).reasons] == ["not_downloaded"]
 
 
 def test_a_preview_considers_earlier_releases(config):

@@ -70,13 +70,14 @@ def _quarantine(arguments: argparse.Namespace) -> int:
 
 
 def _list(store: Store, version: Version, arguments: argparse.Namespace) -> int:
-    from vecap_tasks.quality.quarantine import Page, list_reasons, list_rows
+    from vecap_tasks.quality.quarantine import Page, index_rejected, list_rows
 
     if (arguments.limit is not None and arguments.limit < 0) or arguments.offset < 0:
         raise VecapError("--limit and --offset must be 0 or more")
     limit = (_ROWS if arguments.reason else 0) if arguments.limit is None else arguments.limit
-    reasons = list_reasons(store, version)
-    page = list_rows(store, version, arguments.reason, limit, arguments.offset) if limit else Page(0, ())
+    index = index_rejected(store, version)
+    reasons = index.reasons
+    page = list_rows(store, version, arguments.reason, limit, arguments.offset, index) if limit else Page(0, ())
     if arguments.json:
         rows = [asdict(row) for row in page.rows]
         print_json({"reasons": [asdict(reason) for reason in reasons], "total": page.total, "rows": rows})

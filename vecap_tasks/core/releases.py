@@ -48,6 +48,37 @@ class Released:
         return bool(self.uids or self.reasons)
 
 
+@dataclass(frozen=True, slots=True)
+class ReleasePreview:
+    """What a release changes in the next run of the interval, with the same crawl and rules.
+
+    `rows` counts the rejected rows that it covers, and `added` those that become accepted. `already` counts rows that
+    earlier releases accept without it. `others` counts the remaining rows by the reasons that still reject them.
+    """
+
+    subject: str
+    rows: int
+    added: int
+    already: int
+    others: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        text = f"releasing {self.subject} adds {self.added:,} row{'' if self.added == 1 else 's'}"
+        return f"{text}: {self.explanation}" if self.explanation else text
+
+    @property
+    def explanation(self) -> str:
+        """Why rows are not added, "" if all are."""
+        notes = [f"earlier releases accept {self.already:,} of them"] if self.already else []
+        remaining = self.rows - self.added - self.already
+        if remaining:
+            names = ", ".join(name if count == remaining else f"{name} ({count:,})" for name, count in self.others)
+            every = "all " if remaining == self.rows else ""
+            some = "it is" if self.rows == 1 else "1 is" if remaining == 1 else f"{every}{remaining:,} are"
+            notes.append(f"{some} also rejected for {names}")
+        return "; ".join(notes)
+
+
 def count_releases(store: Store, dataset: str, interval: str) -> int:
     """Return how many entries the interval has."""
     return len(store.files(f"{dataset}/{FOLDER}/{interval}"))

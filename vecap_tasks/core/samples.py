@@ -21,7 +21,7 @@ from vecap_tasks.core.manifest import Manifest, read_manifest
 from vecap_tasks.core.private_data import hide
 from vecap_tasks.core.schemas import CAPTIONS, CRAWL
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.tables import connect, create_view, open_connection, scan
+from vecap_tasks.core.tables import connect, create_view, files_at, open_connection, scan
 from vecap_tasks.core.tar import parse_header
 from vecap_tasks.core.verify import RecordedFile, recorded_files, referenced_tars
 from vecap_tasks.core.version import Version, how_to_finish
@@ -31,7 +31,8 @@ _BLOCK = tarfile.BLOCKSIZE
 _WINDOW = 128 * _BLOCK  # bytes per read during the search for a header
 _HOST = "split_part(split_part(url, '/', 3), ':', 1)"  # of a canonical URL
 _MAX_FACET_VALUES = 25
-_MAX_COUNTED_ROWS = 5_000_000  # no filter lists for larger versions: counting reads all rows
+# No filter lists for larger versions: counting reads all rows, in 2 ms per file.
+_MAX_COUNTED_ROWS, _MAX_COUNTED_FILES = 5_000_000, 1_000
 _MIN_SHARD_DIGITS = 5
 _DOWNLOAD_MEMORY = "256MB"
 
@@ -276,7 +277,7 @@ class Samples:
         """Return *count* rows from index *first*, sorted by key. Without filters, only their shards are read."""
         captions = "captions"
         if filters == Filter():
-            total, (files, skipped) = self.total, self._files_at(first, count)
+            total, (files, skipped) = self.total, files_at(self._files, first, count)
             captions = self._scan(files)
             query = f"SELECT key FROM {captions} ORDER BY key LIMIT {count} OFFSET {skipped}"
             keys = [key for (key,) in self._query(query, {})] if files else []
@@ -318,17 +319,6 @@ class Samples:
                 table = connection.sql(query, params=values or None).to_arrow_table()
                 yield from hide_columns(table, _TEXTS).to_batches()
 
-    def _files_at(self, first: int, count: int) -> tuple[list[str], int]:
-        """Return the caption tables with the rows *first* to *first* + *count*, and the rows to skip in them."""
-        files: list[str] = []
-        start = skipped = 0
-        for name, rows in self._files:
-            if start < first + count and start + rows > first:
-                skipped = skipped if files else first - start
-                files.append(name)
-            start += rows
-        return files, skipped
-
     def _tables_between(self, first: str, last: str) -> list[str]:
         """Return the crawl tables with the keys from *first* to *last* that exist."""
         low, high = (PurePosixPath(crawl_tables(self._store, self._crawl, [key])[0]).stem for key in (first, last))
@@ -359,7 +349,7 @@ class Samples:
         return self._counts("language", "captions JOIN crawl USING (key)")
 
     def _counts(self, value: str, source: str) -> tuple[Count, ...]:
-        if self.total > _MAX_COUNTED_ROWS:
+        if self.total > _MAX_COUNTED_ROWS or len(self._files) > _MAX_COUNTED_FILES:
             return ()
         rows = self._query(
             f"SELECT {value} AS value, count(*) AS n FROM {source} WHERE value IS NOT NULL AND value != '' "

@@ -170,3 +170,16 @@ def scan(paths: Sequence[str], *, union_by_name: bool = False) -> str:
     """
     files = ", ".join("'" + escape(path).replace("'", "''") + "'" for path in paths)
     return f"read_parquet([{files}], filename = true, hive_partitioning = false, union_by_name = {union_by_name})"
+
+
+def files_at(files: Iterable[tuple[str, int]], first: int, count: int) -> tuple[list[str], int]:
+    """Return those of *files* (names and numbers of rows) with the rows *first* to *first* + *count*, and how many rows
+    to skip in them."""
+    found: list[str] = []
+    start = skipped = 0
+    for name, rows in files:
+        if start < first + count and start + rows > first:
+            skipped = skipped if found else first - start
+            found.append(name)
+        start += rows
+    return found, skipped

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,12 +13,12 @@ import duckdb
 import pyarrow as pa
 
 from vecap_tasks.core.manifest import Manifest, read_manifest
-from vecap_tasks.core.releases import Action, Entry, active, add_release, read_releases
+from vecap_tasks.core.releases import Action, Entry, ReleasePreview, active, add_release, read_releases
 from vecap_tasks.core.samples import crawl_tables, hide_columns
 from vecap_tasks.core.schemas import CRAWL, VERDICTS
-from vecap_tasks.core.stage_records import read_summary
+from vecap_tasks.core.stage_records import read_failure, read_plan, read_summary
 from vecap_tasks.core.store import Store
-from vecap_tasks.core.tables import connect, create_view, scan
+from vecap_tasks.core.tables import connect, create_view, files_at, scan
 from vecap_tasks.core.version import Version, how_to_finish
 from vecap_tasks.errors import VecapError
 from vecap_tasks.quality.rules import FINAL, describe_reason
@@ -87,65 +88,83 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class ReleasePreview:
-    """What a release changes in the next run of the interval, with the same crawl and rules.
+class RejectedIndex:
+    """The numbers of rejected rows in each of `files`, the tables of verdicts in key order.
 
-    `rows` counts the rejected rows that it covers, and `added` those that become accepted. `already` counts rows that
-    earlier releases accept without it. `others` counts the remaining rows by the reasons that still reject them.
+    `rows` has them by reason, and under None the rows with any reason. `reasons` begins with the most frequent one.
     """
 
-    subject: str
-    rows: int
-    added: int
-    already: int
-    others: tuple[tuple[str, int], ...]
+    files: tuple[str, ...]
+    rows: Mapping[str | None, tuple[int, ...]]
+    reasons: tuple[ReasonCount, ...]
 
-    def __str__(self) -> str:
-        text = f"releasing {self.subject} adds {self.added:,} row{'' if self.added == 1 else 's'}"
-        return f"{text}: {self.explanation}" if self.explanation else text
+    def total(self, reason: str | None) -> int:
+        return sum(self.rows.get(reason, ()))
 
-    @property
-    def explanation(self) -> str:
-        """Why rows are not added, "" if all are."""
-        notes = [f"earlier releases accept {self.already:,} of them"] if self.already else []
-        remaining = self.rows - self.added - self.already
-        if remaining:
-            names = ", ".join(name if count == remaining else f"{name} ({count:,})" for name, count in self.others)
-            every = "all " if remaining == self.rows else ""
-            some = "it is" if self.rows == 1 else "1 is" if remaining == 1 else f"{every}{remaining:,} are"
-            notes.append(f"{some} also rejected for {names}")
-        return "; ".join(notes)
+    def files_at(self, reason: str | None, offset: int, limit: int) -> tuple[list[str], int]:
+        """Return the files with the rows *offset* to *offset* + *limit* of *reason*, and the rows to skip in them."""
+        return files_at(zip(self.files, self.rows.get(reason, [0] * len(self.files)), strict=True), offset, limit)
 
 
 def has_verdicts(store: Store, version: Version) -> bool:
     """Return whether *version* has a quarantine, whether or not it passed the quality gate."""
+    quality = read_summary(store, f"{version.folder}/quality")
+    if quality is not None and quality.counters.get("rows"):
+        return True
+    folder = f"{version.folder}/quality"
+    if read_plan(store, folder) is not None and read_failure(store, folder) is None:
+        return False  # still running; listing the tables of many shards takes seconds
     return bool(find_verdicts(store, version))
 
 
-def list_reasons(store: Store, version: Version) -> list[ReasonCount]:
-    """Return the reasons of *version*, the most frequent first. Raises VecapError without verdicts."""
-    with _open_verdicts(store, version) as connection:
-        counts = connection.execute("""
-            SELECT reason, count(*), count(*) FILTER (only_reason)
-            FROM (SELECT unnest(reasons) AS reason, len(reasons) = 1 AS only_reason FROM verdicts WHERE NOT accepted)
-            GROUP BY 1 ORDER BY 2 DESC, 1""").fetchall()
-    return [ReasonCount(name, describe_reason(name), rows, only, name not in FINAL) for name, rows, only in counts]
+def index_rejected(store: Store, version: Version) -> RejectedIndex:
+    """Return the index of the rejected rows of *version*. Reads all verdicts. Raises VecapError without verdicts."""
+    files = find_verdicts(store, version)
+    numbers = {store.query_path(name): number for number, name in enumerate(files)}
+    with _open_verdicts(store, version, files=files) as connection:
+        found = connection.execute("""
+            SELECT filename, reason, count(*), count(*) FILTER (only_reason)
+            FROM (
+                SELECT filename, unnest(list_append(reasons, NULL)) AS reason, len(reasons) = 1 AS only_reason
+                FROM verdicts WHERE NOT accepted
+            )
+            GROUP BY ALL""").fetchall()
+    rows: dict[str | None, list[int]] = {}
+    only = Counter[str | None]()
+    for path, reason, count, only_reason in found:
+        rows.setdefault(reason, [0] * len(files))[numbers[path]] = count
+        only[reason] += only_reason
+    counts = sorted(((sum(each), name) for name, each in rows.items() if name is not None), key=lambda c: (-c[0], c[1]))
+    reasons = tuple(
+        ReasonCount(name, describe_reason(name), count, only[name], name not in FINAL) for count, name in counts
+    )
+    return RejectedIndex(tuple(files), {reason: tuple(each) for reason, each in rows.items()}, reasons)
 
 
-def list_rows(store: Store, version: Version, reason: str | None = None, limit: int = 50, offset: int = 0) -> Page:
+def list_rows(
+    store: Store,
+    version: Version,
+    reason: str | None = None,
+    limit: int = 50,
+    offset: int = 0,
+    index: RejectedIndex | None = None,
+) -> Page:
     """Return up to *limit* rejected rows after *offset*; with *reason*, only rows that have it.
 
-    A notice replaces an AltText with private data.
+    A notice replaces an AltText with private data. *index* is that of `index_rejected`, which is read without it.
 
     Raises VecapError without verdicts.
     """
-    with _open_verdicts(store, version) as connection:
+    index = index or index_rejected(store, version)
+    files, skipped = index.files_at(reason, offset, limit)
+    if not files:
+        return Page(index.total(reason), ())
+    with _open_verdicts(store, version, files=files) as connection:
         connection.execute("SET VARIABLE reason = $1::VARCHAR", [reason])
-        total = connection.execute(f"SELECT count(*) FROM verdicts WHERE {_IS_SHOWN}").fetchall()[0][0]
         connection.execute(
             f"""CREATE TEMP TABLE page AS
             SELECT key, alttext_problem, reasons FROM verdicts WHERE {_IS_SHOWN} ORDER BY key LIMIT $1 OFFSET $2""",
-            [limit, offset],
+            [limit, skipped],
         )
         keys = [key for (key,) in connection.execute("SELECT key FROM page ORDER BY key").fetchall()]
         table = _join(connection, store, crawl_tables(store, _crawl(store, version), keys))
@@ -153,7 +172,7 @@ def list_rows(store: Store, version: Version, reason: str | None = None, limit: 
         RejectedRow(**{**row, "reasons": tuple(row["reasons"])}, releasable=not set(FINAL) & set(row["reasons"]))
         for row in table.to_pylist()
     )
-    return Page(total, rows)
+    return Page(index.total(reason), rows)
 
 
 def rejected_batches(store: Store, version: Version, reason: str | None = None) -> Iterator[pa.RecordBatch]:
@@ -342,9 +361,14 @@ def _crawl(store: Store, version: Version) -> str:
 
 
 @contextmanager
-def _open_verdicts(store: Store, version: Version, memory: str = "1GB") -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a connection with the view `verdicts` of *version*, whether or not it passed the gate."""
-    verdicts = find_verdicts(store, version)
+def _open_verdicts(
+    store: Store, version: Version, memory: str = "1GB", files: Sequence[str] | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield a connection with the view `verdicts` of *version*, whether or not it passed the gate.
+
+    The view has only the tables *files*, by default all.
+    """
+    verdicts = find_verdicts(store, version) if files is None else files
     if not verdicts:
         raise VecapError(f"version {version.name} has no verdicts; {how_to_finish(store, version, 'quality')}")
     with connect(store, memory) as connection:

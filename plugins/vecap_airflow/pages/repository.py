@@ -23,7 +23,7 @@ from vecap_airflow.pages.trends import Chart, Value, VersionTrends, charts, vers
 from vecap_tasks.config import Config, load_config
 from vecap_tasks.core.diff import Diff, Summary, diff, summarize, summarize_stages
 from vecap_tasks.core.manifest import NAME
-from vecap_tasks.core.releases import Entry, read_releases
+from vecap_tasks.core.releases import Entry, ReleasePreview, read_releases
 from vecap_tasks.core.samples import Row, Samples, read_image
 from vecap_tasks.core.stage_records import StageSummary, read_summary
 from vecap_tasks.core.store import Store
@@ -34,9 +34,9 @@ from vecap_tasks.lineage.walk import walk
 from vecap_tasks.quality.quarantine import (
     Page,
     ReasonCount,
-    ReleasePreview,
+    RejectedIndex,
     has_verdicts,
-    list_reasons,
+    index_rejected,
     list_rows,
     preview_release,
     rejected_batches,
@@ -44,7 +44,7 @@ from vecap_tasks.quality.quarantine import (
 )
 from vecap_tasks.quality.report import read_findings, report_folder
 
-_CACHED_VERSIONS = 16  # versions whose sample tables stay open
+_CACHED_VERSIONS = 16  # versions whose sample tables stay open, and whose rejected rows are counted
 _CACHED_DETAILS = 256  # drifts and differences of versions
 _MAX_COMPARED = 8  # versions of one sample on the comparison page
 _MAX_SEARCHED = 30  # versions searched for it
@@ -102,6 +102,7 @@ class Repository:
         self._store = Store(config.resolve(config.root))
         self.targets = LinkTargets(config, self._store)
         self._samples = lru_cache(maxsize=_CACHED_VERSIONS)(self._open_samples)
+        self._rejected = lru_cache(maxsize=_CACHED_VERSIONS)(self._index_rejected)
         self._drift = lru_cache(maxsize=_CACHED_DETAILS)(self._read_drift)
         self._cached_diff = lru_cache(maxsize=_CACHED_DETAILS)(self._compute_diff)
 
@@ -184,9 +185,11 @@ class Repository:
     ) -> tuple[list[ReasonCount], Page, list[Entry]]:
         """Return the reasons of a version, a page of its rejected rows, and the releases of its interval."""
         version = read_version(self._store, self.dataset, name)
-        rows = list_rows(self._store, version, reason, count, first)
-        entries = read_releases(self._store, self.dataset, version.interval)
-        return list_reasons(self._store, version), rows, entries
+        quality = read_summary(self._store, f"{version.folder}/quality")
+        # Verdicts can change until the stage is committed.
+        index = self._rejected(version, quality.digest) if quality else index_rejected(self._store, version)
+        rows = list_rows(self._store, version, reason, count, first, index)
+        return list(index.reasons), rows, read_releases(self._store, self.dataset, version.interval)
 
     def preview(self, name: str, reason: str) -> ReleasePreview:
         """Return what a release of *reason* adds. Raises VecapError if there is nothing to release."""
@@ -207,6 +210,9 @@ class Repository:
 
     def _open_samples(self, version: Version, digest: str) -> Samples:  # digest is part of the cache key
         return Samples(self._store, version)
+
+    def _index_rejected(self, version: Version, digest: str) -> RejectedIndex:  # digest is part of the cache key
+        return index_rejected(self._store, version)
 
     def _newest_first(self) -> list[Version]:
         return list_versions(self._store, self.dataset)[::-1]
