@@ -1,4 +1,4 @@
-"""One stage over many shards, orchestrated like the product's DAGs, with a fake workload."""
+"""The stage rewrite of one version, with the tasks of the product's DAGs."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from airflow.sdk import DAG, Param, get_current_context, task
 from vecap_airflow.job import Job, groups_param
 from vecap_airflow.tasks import stage_group
 
-from vecap_tasks.core import stage as core_stage
-
-core_stage.STAGES["crawl"] = "benchmarks.fakes:StandIn"
-
 with DAG(
     "vecap_scale",
-    description="Fake stage that takes milliseconds per shard",
+    description="The stage rewrite over shards of four rows",
     schedule=None,
-    params={"shards": Param(300, type="integer"), "config": Param("", type="string"), "groups": groups_param(8)},
+    params={
+        "interval": Param("2026-01-01", type="string"),
+        "config": Param("", type="string"),
+        "groups": groups_param(8),
+    },
 ):
 
     @task
     def open_version() -> dict[str, Any]:
-        """Register a version with `shards` shards."""
+        """Find the version of `interval`, whose crawl and quality are complete."""
+        from vecap_tasks.core.open_version import open_version
         from vecap_tasks.core.store import Store
-        from vecap_tasks.core.version import register
 
         params = get_current_context()["params"]
-        job = Job.read(params["config"], [f"crawl.shard_size={params['shards']}"])
+        job = Job.read(params["config"], [])
         config = job.load()
-        name = f"of-{params['shards']}"
-        register(Store(config.resolve(config.root)), config.dataset, name, name, {})
-        return job.with_versions(name).to_xcom()
+        version = open_version(config, Store(config.resolve(config.root)), params["interval"])
+        return job.with_versions(version.name).to_xcom()
 
-    stage_group("crawl", open_version())
+    stage_group("rewrite", open_version())
