@@ -75,7 +75,7 @@ def stage_group(
     return group
 
 
-@task(**RETRIES)
+@task(show_return_value_in_logs=False, **RETRIES)  # which has the names of all shards
 def plan(stage: str, job: dict[str, Any]) -> list[list[str]]:
     """Return the pending shards in groups; none if another run or an earlier version already completed the stage."""
     from vecap_tasks.core.executor import prepare
