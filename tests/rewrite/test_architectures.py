@@ -107,7 +107,7 @@ def test_a_row_too_large_for_memory_is_an_error(vlm, image_input) -> None:
 
 
 def test_samples_follow_the_distribution_of_the_scores() -> None:
-    from vecap_tasks.rewrite.backends.gumbel_sampler import GumbelSampler
+    from vecap_tasks.rewrite.backends.transformers import GumbelSampler
 
     probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
     rows = 20_000
@@ -120,7 +120,7 @@ def test_samples_follow_the_distribution_of_the_scores() -> None:
 
 
 def test_samples_depend_only_on_seed_and_step() -> None:
-    from vecap_tasks.rewrite.backends.gumbel_sampler import GumbelSampler
+    from vecap_tasks.rewrite.backends.transformers import GumbelSampler
 
     scores = torch.zeros((3, 1000))
     process = GumbelSampler([Sampling(0, 1.0, 7), Sampling(0, 1.0, 8), Sampling(0, 1.0, 7)], torch.device("cpu"))
