@@ -23,7 +23,7 @@ READERS = (
     "core/private_data.py", "rewrite/backends/openai_errors.py", "rewrite/delimiters.py", "rewrite/prompt.py",
     "rewrite/sanitize.py", "rewrite/screen/content.py", "rewrite/screen/expansions.py", "rewrite/screen/fragment.py",
     "rewrite/screen/grounding.py", "rewrite/screen/language.py", "rewrite/screen/names.py",
-    "rewrite/screen/numbers.py", "rewrite/screen/overlap.py", "rewrite/screen/preamble.py",
+    "rewrite/screen/numbers.py", "rewrite/screen/preamble.py",
     "rewrite/screen/shape.py", "rewrite/screen/talk.py", "rewrite/screen/text.py", "train/data/samples.py",
 )  # fmt: skip
 _MAX_SECONDS = 5.0  # CPU time of one input
