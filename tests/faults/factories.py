@@ -31,7 +31,7 @@ def create_inputs(home: Path, web: Web) -> Config:
         web.answers[f"/{numbers[0]}.jpg"] = Answer(jpeg(numbers[0]), headers={"Content-Type": "image/jpeg"})
     save_vlm(home / "vlm")
     save_llm(home / "llm")
-    _save_clip(home / "clip", home / "llm")
+    save_clip(home / "clip", home / "llm")
     config = parse_config(_values(home, web.port), home)
     write_evaluation_set(config, images=4)
     return config
@@ -52,7 +52,7 @@ def _values(home: Path, port: int) -> dict[str, Any]:
         "root": str(home / "store"),
         "crawl": {"source": {"kind": "warc", "paths": [str(home / "*.warc.gz")]}, "shard_size": IMAGES}
         | {"fetch": connect | {"retries": 0, "deadline": 5}},
-        "quality": {"clip": {"model": str(home / "clip"), "batch_size": 4}},
+        "quality": {"clip": {"model": str(home / "clip"), "batch_size": 4, "duplicate_similarity": 1.0}},
         "rewrite": {"vlm": model("vlm", "describe"), "llm": model("llm", "fuse"), "shard_size": IMAGES},
         "assemble": {"shard_size": IMAGES},
         "train": {"arms": ["vecap"], "model": clip, "epochs": 2, "batch_size": 4, "warmup_steps": 2}
@@ -61,7 +61,7 @@ def _values(home: Path, port: int) -> dict[str, Any]:
     }
 
 
-def _save_clip(folder: Path, tokenizer_folder: Path) -> None:
+def save_clip(folder: Path, tokenizer_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

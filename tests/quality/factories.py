@@ -105,10 +105,17 @@ def run(name: str, config: Config) -> Any:
     return loaded.commit()
 
 
-def give_crawl(folder: Path, rows: Sequence[Row], shard_size: int = 10, *, hashed: bool = False) -> pa.Table:
+def give_crawl(
+    folder: Path,
+    rows: Sequence[Row],
+    shard_size: int = 10,
+    *,
+    hashed: bool = False,
+    images: Sequence[bytes] | None = None,
+) -> pa.Table:
     """Write *rows* as the files of a crawl, with duplicates by bytes, and return all rows as a table.
 
-    *hashed*: with `jpeg_sha256`, which release 0.1.0 did not write.
+    *hashed*: with `jpeg_sha256`, which release 0.1.0 did not write. *images* are JPEGs by number, by default pictures.
     """
     output = folder / "given" / "crawl"
     output.mkdir(parents=True)
@@ -124,7 +131,8 @@ def give_crawl(folder: Path, rows: Sequence[Row], shard_size: int = 10, *, hashe
                 entries.append(entry)
                 if row.status != "success":
                     continue
-                data = picture(index if row.image is None else row.image)
+                image = index if row.image is None else row.image
+                data = picture(image) if images is None else images[image]
                 entry |= {"sha256": sha256(data).hexdigest()}
                 if hashed:
                     entry |= {"jpeg_sha256": entry["sha256"]}

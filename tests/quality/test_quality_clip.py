@@ -51,8 +51,13 @@ def pairs(count):
 
 def test_a_score_is_the_models_cosine_and_independent_of_the_batch(model):
     scorer = Scorer(model, batch_size=8, device="cpu", threads=1)
-    batched = scorer.score(pairs(6))
-    assert batched == [scorer.score([pair])[0] for pair in pairs(6)]
+
+    def score(*given):
+        images, texts = zip(*given, strict=True)
+        return scorer.score(scorer.embed(images), texts)
+
+    batched = score(*pairs(6))
+    assert batched == [score(pair)[0] for pair in pairs(6)]
     assert len(set(batched)) > 1
     clip, tokenizer = CLIPModel.from_pretrained(model).eval(), AutoTokenizer.from_pretrained(model)
     image, text = pairs(2)[1]
@@ -115,7 +120,8 @@ def test_scores_of_other_versions_are_reused(tmp_path, model, monkeypatch, caplo
     store = load_stage("quality", config, Version("given", INTERVAL, 1, "")).store
     bound = asdict(Version("given", INTERVAL, 1, "")) | {"config": {}}
     store.put(f"given/{INTERVAL}/version.json", json.dumps(bound).encode())
-    monkeypatch.setattr(Scorer, "score", lambda *_: pytest.fail("a pair was scored again"))
+    for name in ("embed", "score"):
+        monkeypatch.setattr(Scorer, name, lambda *_: pytest.fail("a pair was scored again"))
     with caplog.at_level("INFO"):
         _, _, second = scored(config, "2026-01-02")
     assert second == first

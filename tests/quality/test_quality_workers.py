@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tests.faults import check
+from tests.faults.factories import save_clip
 from tests.rewrite.conftest import CrawlRow, Sandbox
 from vecap_tasks.config import Config
 from vecap_tasks.core import executor
@@ -15,11 +17,15 @@ SHARDS, ROWS = 9, 4
 
 
 @pytest.mark.slow
-def test_workers_write_the_same_files(tmp_path, monkeypatch):
+@pytest.mark.parametrize("semantic", [False, True])
+def test_workers_write_the_same_files(tmp_path, monkeypatch, semantic):
     monkeypatch.setitem(sys.modules, "vecap_tasks.quality.expectations", check)
     sandbox = Sandbox(tmp_path, tmp_path, tmp_path)
     rows = [CrawlRow(f"A Belvo {n // 7} tulip in the garden", image=n % 30) for n in range(SHARDS * ROWS)]
     values = sandbox.config().model_dump() | {"quality": {"rows": {"max_same_alttext": 5, "max_host_rows": 20}}}
+    if semantic:
+        save_clip(tmp_path / "clip", REPOSITORY / "vecap_tasks/demo/models/llm")
+        values["quality"]["clip"] = {"model": "clip", "batch_size": 4, "duplicate_similarity": 0.5}
     config = Config.model_validate(values | {"dask": {"workers": 2}}).with_base(tmp_path)
     clusters, connect = [], executor.connect
     monkeypatch.setattr(executor, "connect", lambda config: clusters.append(config) or connect(config))
@@ -34,5 +40,6 @@ def test_workers_write_the_same_files(tmp_path, monkeypatch):
         assert len(executor.run_shards(stage, stage.plan())) == SHARDS
         manifests.append(stage.commit())
     assert len(clusters) == 2, "the second version ran on workers"
+    assert manifests[0].counters.get("reason.semantic_duplicate", 0) > 0 or not semantic
     assert manifests[0].files == manifests[1].files
     assert 0 < manifests[0].counters["accepted"] < SHARDS * ROWS

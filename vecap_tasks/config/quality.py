@@ -31,18 +31,30 @@ class ScoreLimits(Section):
 
 
 class ClipScore(Section):
-    """CLIP similarity of image and AltText. Without a limit, rows are scored but not rejected."""
+    """CLIP similarity of image and AltText, and of images. Without a limit, rows are scored but not rejected."""
 
     model: str = Field(description="Folder of a transformers CLIPModel with its tokenizer and image processor.")
     min_similarity: float | None = Field(None, ge=-1, le=1, description="Minimum cosine similarity.")
     top_fraction: Fraction | None = Field(
         None, description="Keep only this fraction of the rows, the most similar ones."
     )
+    duplicate_similarity: Fraction | None = Field(
+        None,
+        description="Reject a row whose image has at least this cosine similarity with the image of a retained row of "
+        "the crawl: a semantic duplicate. Pairs in different clusters of embeddings are not found.",
+    )
     batch_size: int = Field(64, ge=1, description="Rows per forward pass; can affect rounding.")
     device: Device = "cpu"
     threads: int = Field(
         1, ge=1, description="CPU threads per worker; can affect rounding, so part of the fingerprint."
     )
+
+    def identity(self) -> dict[str, Any]:
+        """Leave out `duplicate_similarity` if it is not used, so that earlier versions keep their names."""
+        identity = super().identity()
+        if self.duplicate_similarity is None:
+            del identity["duplicate_similarity"]
+        return identity
 
 
 class RowRules(Section):

@@ -85,15 +85,22 @@ class JobProgress:
 
 
 def prepare(stage: Stage, progress: Progress | None = None) -> None:
-    """Run the pending preparations of *stage* in parallel. Raises VecapError at the end if any failed.
+    """Run the pending preparations of *stage* in parallel, then those that depend on them, if any.
 
-    Logs progress lines unless *progress* shows it. First removes the temporary files that killed processes left.
+    Raises VecapError at the end if any failed. Logs progress lines unless *progress* shows it. First removes the
+    temporary files that killed processes left.
     """
     remove_abandoned()
     stage.store.remove_abandoned()
-    parts = stage.pending_preparations()
     report = progress or (lambda done, total: None)
-    progress_log = None if progress else JobProgress(stage, len(parts), "parts prepared")
+    done: set[str] = set()
+    while parts := [part for part in stage.pending_preparations() if part not in done]:
+        progress_log = None if progress else JobProgress(stage, len(parts), "parts prepared")
+        _prepare_parts(stage, parts, report, progress_log)
+        done.update(parts)
+
+
+def _prepare_parts(stage: Stage, parts: Sequence[str], report: Progress, progress_log: JobProgress | None) -> None:
     if len(parts) > 1 and stage.on_workers and len(parts) >= stage.min_parallel_parts:
         with connect(stage.config) as client:
             TaskPool(client, stage, prepare_part, report, progress_log).run(parts)

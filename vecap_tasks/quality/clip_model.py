@@ -1,4 +1,4 @@
-"""CLIP similarity of an image and its AltText: the cosine of their features."""
+"""The CLIP model: features of images, and the similarity of an image and its AltText, the cosine of their features."""
 
 from __future__ import annotations
 
@@ -46,27 +46,44 @@ class Scorer:
         return self._batch_size
 
     @torch.inference_mode()
-    def score(self, pairs: Sequence[tuple[Image.Image, str]]) -> list[float]:
-        """Return the cosine similarity, -1 to 1, of each (RGB image, text) pair; at most `batch_size` pairs.
+    def embed(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Return the features of RGB *images*, float32 [`batch_size`, width], on the device; at most `batch_size`.
 
-        Batches are padded to a constant size and text length, so that a score does not depend on the other pairs of
-        the batch. Raises VecapError if features are not finite.
+        Batches are padded to a constant size, so that features do not depend on the other images of the batch: rows
+        beyond the images are those of the last one. Raises VecapError if features are not finite.
         """
-        padded = [*pairs, *[pairs[-1]] * (self._batch_size - len(pairs))]
-        pixels = self._processor([image for image, _ in padded], return_tensors="pt")["pixel_values"]
-        captions = [text for _, text in padded]
+        padded = [*images, *[images[-1]] * (self._batch_size - len(images))]
+        pixels = self._processor(padded, return_tensors="pt")["pixel_values"].to(self._device)
+        return _check_finite(self._model.get_image_features(pixel_values=pixels).pooler_output.float())
+
+    @torch.inference_mode()
+    def score(self, images: torch.Tensor, texts: Sequence[str]) -> list[float]:
+        """Return the cosine similarity, -1 to 1, of the first of the features *images* and each of *texts*.
+
+        *images* are from `embed`. Texts are padded in the same way, to a constant length. Raises VecapError if
+        features are not finite.
+        """
+        padded = [*texts, *[texts[-1]] * (self._batch_size - len(texts))]
         with self._lock:
             tokens = self._tokenizer(
-                captions, padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
+                padded, padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
             )
         # No attention mask, as in CLIP's training: attention is causal and pooling uses the end-of-text token.
         ids = tokens["input_ids"].to(self._device)
-        images = self._model.get_image_features(pixel_values=pixels.to(self._device)).pooler_output
-        texts = self._model.get_text_features(input_ids=ids).pooler_output
-        cosines = F.cosine_similarity(images.float(), texts.float(), dim=-1)[: len(pairs)].cpu()
-        if not bool(torch.isfinite(cosines).all()):
-            raise PermanentError("quality.clip.model returns non-finite features; use another model")
+        features = self._model.get_text_features(input_ids=ids).pooler_output.float()
+        cosines = _check_finite(F.cosine_similarity(images, features, dim=-1)[: len(texts)].cpu())
         return [round(value, _DECIMALS) for value in cosines.tolist()]
+
+
+def unit_vectors(features: torch.Tensor) -> list[bytes]:
+    """Return each row of *features*, scaled to unit length, as float16."""
+    return [vector.tobytes() for vector in F.normalize(features, dim=-1).cpu().numpy().astype("float16")]
+
+
+def _check_finite(features: torch.Tensor) -> torch.Tensor:
+    if not bool(torch.isfinite(features).all()):
+        raise PermanentError("quality.clip.model returns non-finite features; use another model")
+    return features
 
 
 @lru_cache(maxsize=1)

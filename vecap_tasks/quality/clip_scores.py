@@ -1,4 +1,4 @@
-"""CLIP similarity of image and AltText by shard; each pair is scored once across versions."""
+"""CLIP similarity of image and AltText by shard, each pair scored once across versions, and embeddings of images."""
 
 # ruff: noqa: S608 - queries contain only this package's rules and quoted literals
 
@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from vecap_tasks.config import ClipScore, Config
@@ -30,6 +32,23 @@ if TYPE_CHECKING:
 FOLDER = "scores"
 _OLD_FILE = "scores.parquet"  # of earlier releases
 _MODEL_FILES = ("*.safetensors", "*.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model")
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Embeddings of images, float16 of unit length, and their rows: a table with the columns key, uid and sha256."""
+
+    rows: pa.Table
+    vectors: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The number of scores, how many of them were reused, and the embeddings, if semantic duplicates are rejected."""
+
+    rows: int
+    reused: int
+    embedded: Embedded | None = None
 
 
 def find_clip(config: Config, settings: ClipScore) -> Checkpoint:
@@ -71,11 +90,12 @@ def write_scores(
     clip: Checkpoint,
     settings: ClipScore,
     path: Path,
-) -> tuple[int, int]:
+) -> Scored:
     """Score a shard of the crawl and write SCORES to *path*. *table* is a local path to its table.
 
-    *stored* yields the wanted images of the shard, given their hashes by key. Returns the number of rows, and how many
-    of them were reused from *earlier* files. Raises CorruptError if an image is missing or corrupt.
+    *stored* yields the wanted images of the shard, given their hashes by key. Scores in *earlier* files are reused. If
+    semantic duplicates are rejected, all downloaded images are embedded. Raises CorruptError if an image is missing or
+    corrupt.
     """
     by = scored_by(clip, settings)
     with connect(store, threads=1, work=path.parent) as connection:
@@ -89,42 +109,61 @@ def write_scores(
                 SELECT sha256, text_md5, max(similarity) AS similarity FROM earlier
                 WHERE scored_by = {literal(by)} AND sha256 IN (SELECT sha256 FROM wanted) GROUP BY ALL
             ) AS found USING (sha256, text_md5) ORDER BY key""").to_arrow_table()
+        downloads: pa.Table = connection.sql(
+            "SELECT key, uid, sha256, jpeg_sha256 FROM crawl WHERE status = 'success' ORDER BY key"
+        ).to_arrow_table()
     known = dict(zip(rows["key"].to_pylist(), rows["similarity"].to_pylist(), strict=True))
     texts = dict(zip(rows["key"].to_pylist(), rows["text"].to_pylist(), strict=True))
     missing = {key: text for key, text in texts.items() if known[key] is None}
-    if missing:
+    hashes = dict(zip(downloads["key"].to_pylist(), downloads["jpeg_sha256"].to_pylist(), strict=True))
+    embeds = settings.duplicate_similarity is not None
+    wanted = {key: value for key, value in hashes.items() if embeds or key in missing}
+    vectors: dict[str, bytes] = {}
+    if wanted:
         from vecap_tasks.quality.clip_model import load_scorer
 
         scorer = load_scorer(clip.folder, clip.digest, settings.batch_size, settings.device, settings.threads)
-        hashes = dict(zip(rows["key"].to_pylist(), rows["jpeg_sha256"].to_pylist(), strict=True))
-        images = stored({key: hashes[key] for key in missing})
-        known |= _score_images(images, missing, scorer)
+        known |= _score_images(stored(wanted), missing, scorer, vectors if embeds else None)
     similarity = pa.array([known[key] for key in texts], pa.float64())
     scored = rows.set_column(rows.schema.get_field_index("similarity"), "similarity", similarity)
     scored = scored.append_column("scored_by", pa.array([by] * len(scored), pa.string()))
-    return write_rows(scored.to_batches(), SCORES, path), len(texts) - len(missing)
+    count, reused = write_rows(scored.to_batches(), SCORES, path), len(texts) - len(missing)
+    if not embeds:
+        return Scored(count, reused)
+    embedded = downloads.filter(pc.is_in(downloads["key"], pa.array(vectors, pa.string())))
+    return Scored(count, reused, Embedded(embedded, [vectors[key] for key in embedded["key"].to_pylist()]))
 
 
 def _score_images(
-    stored: Iterator[tuple[str, bytes]], texts: dict[str, str], scorer: Scorer
+    stored: Iterator[tuple[str, bytes]],
+    texts: Mapping[str, str],
+    scorer: Scorer,
+    vectors: dict[str, bytes] | None,
 ) -> dict[str, float | None]:
-    scores: dict[str, float | None] = {}
-    images = _decode_images(stored, scores)
-    while batch := list(islice(images, scorer.batch_size)):
-        values = scorer.score([(image, texts[key]) for key, image in batch])
-        scores |= dict(zip((key for key, _ in batch), values, strict=True))
+    """Return the scores of the images with *texts*, by key, None for undecodable ones.
+
+    Adds the embeddings of all images to *vectors*, if it is given.
+    """
+    from vecap_tasks.quality.clip_model import unit_vectors
+
+    scores: dict[str, float | None] = dict.fromkeys(texts)
+    images = _decode_images(stored)
+    while batch := dict(islice(images, scorer.batch_size)):
+        features = scorer.embed(list(batch.values()))
+        if vectors is not None:
+            vectors |= zip(batch, unit_vectors(features), strict=False)  # features are padded
+        if any(key in texts for key in batch):
+            values = scorer.score(features, [texts.get(key, "") for key in batch])
+            scores |= {key: value for key, value in zip(batch, values, strict=True) if key in texts}
     return scores
 
 
-def _decode_images(
-    stored: Iterator[tuple[str, bytes]], scores: dict[str, float | None]
-) -> Iterator[tuple[str, Image.Image]]:
-    """Yield the images by key; set the score of undecodable ones to None."""
+def _decode_images(stored: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, Image.Image]]:
+    """Yield the images that can be decoded, by key."""
     for key, jpeg in stored:
         try:
             with Image.open(io.BytesIO(jpeg)) as opened:
                 image = opened.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # PIL's decode errors
-            scores[key] = None
             continue
         yield key, image

@@ -24,12 +24,12 @@ from vecap_tasks.core.schemas import VERDICTS
 from vecap_tasks.core.tables import scan, write_rows
 from vecap_tasks.quality.alttext_rules import all_matches, first_match, literal
 from vecap_tasks.quality.rules import (
-    DUPLICATE_RULES,
     FINAL,
     GROUP_RULES,
     HOST_CAP,
     REPEATED,
     SCORE,
+    duplicate_rules,
     score_limits,
     score_rules,
 )
@@ -56,8 +56,9 @@ def apply_group_rules(
     is a folder that must exist as long as the connection.
 
     One row per set of identical images is kept: rows that no other rule rejects come first, then rows with a usable
-    AltText, then the order of keys. The others are rejected as `duplicate_image`. Near-duplicates are handled the same
-    way if the rules require it. Host caps apply last.
+    AltText, then the order of keys. The others are rejected as `duplicate_image`. Near-duplicates and semantic
+    duplicates (the kind `semantic` of `duplicates`) are handled the same way if the rules require it. Host caps apply
+    last.
     """
     rules = config.rows
     connection.execute("SET preserve_insertion_order = false")  # saves memory; outputs are sorted
@@ -89,7 +90,7 @@ def apply_group_rules(
     _rank_duplicates(connection, rules)
     connection.execute(f"""
         CREATE OR REPLACE TEMP VIEW ranked_rows AS
-        SELECT grouped.* REPLACE (list_concat(reasons, {all_matches(DUPLICATE_RULES, rules)}) AS reasons)
+        SELECT grouped.* REPLACE (list_concat(reasons, {all_matches(duplicate_rules(config), rules)}) AS reasons)
         FROM grouped LEFT JOIN marked USING (key)""")
     _write_outcomes(connection, rules, released, work)
 
@@ -123,10 +124,10 @@ def quantiles(connection: duckdb.DuckDBPyConnection, counts: str, fractions: Seq
 def _rank_duplicates(connection: duckdb.DuckDBPyConnection, rules: RowRules) -> None:
     """Create the table `marked`: what the rules about duplicates need, for the rows that they reject, by key.
 
-    `place` ranks the rows of an image, `near_place` the kept rows of near-duplicates, and `earlier` is true for an
-    image of an earlier version.
+    `place` ranks the rows of an image, `near_place` the kept rows of near-duplicates, `semantic_place` those of
+    semantic duplicates that are left, and `earlier` is true for an image of an earlier version.
     """
-    for kind, is_used in (("exact", True), ("near", rules.reject_near_duplicates)):
+    for kind, is_used in (("exact", True), ("near", rules.reject_near_duplicates), ("semantic", True)):
         connection.execute(f"""
             CREATE OR REPLACE TEMP VIEW {kind} AS
             SELECT uid, duplicate_of AS first_uid FROM duplicates
@@ -140,7 +141,8 @@ def _rank_duplicates(connection: duckdb.DuckDBPyConnection, rules: RowRules) -> 
         CREATE OR REPLACE TEMP TABLE members AS
         SELECT key, uid, len(reasons) > 0 AS is_rejected, alttext_problem IS NOT NULL AS has_no_text
         FROM grouped SEMI JOIN (
-            SELECT uid FROM exact UNION ALL SELECT uid FROM near UNION ALL SELECT uid FROM earlier
+            SELECT uid FROM exact UNION ALL SELECT uid FROM near UNION ALL SELECT uid FROM semantic
+            UNION ALL SELECT uid FROM earlier
         ) USING (uid)""")
     connection.execute("""
         CREATE OR REPLACE TEMP TABLE ranked AS
@@ -148,18 +150,27 @@ def _rank_duplicates(connection: duckdb.DuckDBPyConnection, rules: RowRules) -> 
             row_number() OVER (PARTITION BY first_uid ORDER BY is_rejected, has_no_text, key) AS place
         FROM members JOIN exact USING (uid)""")
     # `duplicates` refers to the first row of each image; the kept row may be another one with the same bytes.
-    connection.execute("""
+    place = "row_number() OVER (PARTITION BY first_uid ORDER BY is_rejected, has_no_text, members.key)"
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE near_ranked AS
+        SELECT members.key, {place} AS near_place
+        FROM members LEFT JOIN ranked USING (key) JOIN near ON near.uid = coalesce(kept, members.uid)
+        WHERE coalesce(place, 1) = 1""")
+    connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE marked AS
-        SELECT key, max(place) AS place, max(near_place) AS near_place, bool_or(earlier) AS earlier FROM (
-            SELECT key, place, NULL::BIGINT AS near_place, NULL::BOOLEAN AS earlier FROM ranked WHERE place > 1
-            UNION ALL
-            SELECT members.key, NULL, row_number() OVER (
-                PARTITION BY first_uid ORDER BY is_rejected, has_no_text, members.key), NULL
-            FROM members LEFT JOIN ranked USING (key) JOIN near ON near.uid = coalesce(kept, members.uid)
-            WHERE coalesce(place, 1) = 1
-            UNION ALL SELECT key, NULL, NULL, true FROM members SEMI JOIN earlier USING (uid)
+        SELECT key, max(place) AS place, max(near_place) AS near_place, max(semantic_place) AS semantic_place,
+            bool_or(earlier) AS earlier
+        FROM (
+            SELECT key, place, NULL::BIGINT AS near_place, NULL::BIGINT AS semantic_place, NULL::BOOLEAN AS earlier
+            FROM ranked WHERE place > 1
+            UNION ALL SELECT key, NULL, near_place, NULL, NULL FROM near_ranked
+            UNION ALL SELECT members.key, NULL, NULL, {place}, NULL
+            FROM members LEFT JOIN ranked USING (key) LEFT JOIN near_ranked USING (key) ANTI JOIN earlier USING (uid)
+            JOIN semantic ON semantic.uid = coalesce(kept, members.uid)
+            WHERE coalesce(place, 1) = 1 AND coalesce(near_place, 1) = 1
+            UNION ALL SELECT key, NULL, NULL, NULL, true FROM members SEMI JOIN earlier USING (uid)
         ) GROUP BY 1""")
-    connection.execute("DROP TABLE members; DROP TABLE ranked")
+    connection.execute("DROP TABLE members; DROP TABLE ranked; DROP TABLE near_ranked")
 
 
 def _write_outcomes(connection: duckdb.DuckDBPyConnection, rules: RowRules, released: Released, work: Path) -> None:

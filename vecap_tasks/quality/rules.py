@@ -97,6 +97,14 @@ DUPLICATE_RULES: tuple[Rule, ...] = (
     ),
 )
 
+# Applies only if `quality.clip.duplicate_similarity` is set. `semantic_place` is as `near_place`.
+SEMANTIC = Rule(
+    "semantic_duplicate",
+    "image similar to that of a retained row of the crawl; only if `quality.clip.duplicate_similarity` is set",
+    "semantic_place > 1",
+    example="a crop, or the next photo of a series",
+)
+
 HOST_CAP = Rule(
     "host_cap",
     "host exceeds `max_host_rows` or `max_host_share`; the rows to keep are chosen by uid",
@@ -104,7 +112,7 @@ HOST_CAP = Rule(
     example="a stock agency that supplies half of the crawl",
 )
 
-ROW_REASONS: tuple[Rule, ...] = (*ROW_RULES, *GROUP_RULES, *DUPLICATE_RULES, HOST_CAP)
+ROW_REASONS: tuple[Rule, ...] = (*ROW_RULES, *GROUP_RULES, *DUPLICATE_RULES, SEMANTIC, HOST_CAP)
 FINAL = tuple(rule.name for rule in ROW_REASONS if rule.final)
 # Reasons, AltText problems and crawl errors are separate namespaces: one name can occur in several.
 _REASONS = {rule.name: rule.description for rule in ROW_REASONS}
@@ -112,6 +120,12 @@ _ALTTEXT_PROBLEMS = {rule.name: rule.description for rule in (*ALTTEXT_RULES, RE
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "quality.md"
 _BEGIN, _END = "<!-- rules -->\n", "<!-- /rules -->\n"
 _MAX_EXAMPLE_CHARS = 40
+
+
+def duplicate_rules(config: QualityConfig) -> tuple[Rule, ...]:
+    """Return the rules about duplicates; that about semantic ones only if it is configured."""
+    is_semantic = config.clip is not None and config.clip.duplicate_similarity is not None
+    return (*DUPLICATE_RULES, SEMANTIC) if is_semantic else DUPLICATE_RULES
 
 
 def score_limits(config: QualityConfig) -> dict[str, ScoreLimits]:
@@ -160,7 +174,13 @@ def describe_alttext_problem(problem: str) -> str:
 
 def rules_sql(config: QualityConfig) -> list[str]:
     """Return the SQL of all rules under *config*, for the stage's fingerprint."""
-    groups = ((*ALTTEXT_RULES, REPEATED), ROW_RULES, GROUP_RULES, score_rules(config), (*DUPLICATE_RULES, HOST_CAP))
+    groups = (
+        (*ALTTEXT_RULES, REPEATED),
+        ROW_RULES,
+        GROUP_RULES,
+        score_rules(config),
+        (*duplicate_rules(config), HOST_CAP),
+    )
     return [all_matches(group, config.rows) for group in groups]
 
 

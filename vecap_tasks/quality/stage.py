@@ -30,7 +30,7 @@ from vecap_tasks.core.version import Version
 from vecap_tasks.errors import GateFailed, VecapError
 from vecap_tasks.quality.alttext_rules import cleaned
 from vecap_tasks.quality.clip_scores import FOLDER as SCORES_FOLDER
-from vecap_tasks.quality.clip_scores import earlier_scores, find_clip, write_scores
+from vecap_tasks.quality.clip_scores import Embedded, earlier_scores, find_clip, write_scores
 from vecap_tasks.quality.gate import (
     MEASURES,
     Failure,
@@ -45,6 +45,8 @@ from vecap_tasks.quality.measures import Measured, measure, write_sample
 from vecap_tasks.quality.quarantine import VERDICTS_FOLDER, shard_tables
 from vecap_tasks.quality.report import FINDINGS, PAGE, Findings
 from vecap_tasks.quality.rules import rules_sql
+from vecap_tasks.quality.semantic import FILE as SEMANTIC_FILE
+from vecap_tasks.quality.semantic import PREFIX, SemanticSearch, add_duplicates, write_embeddings
 from vecap_tasks.quality.verdicts import count_verdicts, create_judged, open_verdicts, write_judged, write_verdicts
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ ACCEPTED = "accepted.json"  # maps the crawl shards to their accepted rows
 SAMPLE = "sample.parquet"
 # Intermediate folders, with one table per crawl shard.
 _SCORES = "_scores"
+_EMBEDDINGS = "_embeddings"  # of images, if semantic duplicates are rejected
+_SEMANTIC = "_semantic"  # of the search for them; not by crawl shard
 _JUDGED = "_judged"  # after the rules about single rows
 _DECIDED = "_decided"  # by rules that compare rows; also the measures and the sample
 _MEASURES = "measures.json"
@@ -71,8 +75,9 @@ class Quality(Stage):
     """Writes `verdicts/{shard}.parquet` (VERDICTS) for each crawl shard, `accepted.json` and the quality gate's report.
 
     `prepare` applies the rules about single rows (`rules.py`) to adjacent crawl shards, or to one, after the CLIP
-    model's scores, if one is configured. The rules that compare rows follow for all shards at once, on their narrow
-    columns. A shard then applies these decisions to its rows.
+    model's scores and embeddings, if one is configured, and then searches for semantic duplicates. The rules that
+    compare rows follow for all shards at once, on their narrow columns. A shard then applies these decisions to its
+    rows.
     """
 
     name: ClassVar[str] = "quality"
@@ -145,10 +150,17 @@ class Quality(Stage):
         return None if settings is None else find_clip(self.config, settings)
 
     def preparations(self) -> list[str]:
-        """Return the parts, named by their first and last crawl shard; a model scores one shard at a time."""
+        """Return the parts, named by their first and last crawl shard; a model scores one shard at a time.
+
+        When they are finished: the parts of the next step of the search for semantic duplicates.
+        """
         judged = self._recorded_in(_JUDGED)
         if self.config.quality.clip is not None:
             judged &= self._recorded_in(_SCORES)
+        if self._semantic is not None:
+            judged &= self._recorded_in(_EMBEDDINGS)
+            if judged.issuperset(self._crawl_tables):
+                return self._semantic.preparations()
         parts: list[list[str]] = []
         rows = 0
         is_adjacent = False
@@ -166,17 +178,27 @@ class Quality(Stage):
         return [part[0] if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts]
 
     def prepare(self, part: str) -> None:
+        if self._semantic is not None and part.startswith(PREFIX):
+            with self.store.workspace() as work:
+                self._semantic.prepare(part, work)
+            return
         shards = self._shards_of(part)
         with self.store.workspace() as work, self._connect(work, threads=1) as connection:
             tables = fetch(self.recorded(self._crawl_tables[shard] for shard in shards), work / "crawl")
             view_files(connection, "crawl", tables, CRAWL)
+            embedded: dict[str, Embedded] = {}
             if self.config.quality.clip is not None:
-                scores = [self._score(shard, table) for shard, table in zip(shards, tables, strict=True)]
+                for shard, table in zip(shards, tables, strict=True):
+                    embedded |= self._score(shard, table)
+                scores = [self._file(_SCORES, shard) for shard in shards]
                 view_files(connection, "scores", fetch_intermediate(self.store, scores, work / "scores"), SCORES)
             (work / "judged").mkdir()
             paths = {shard: work / "judged" / f"{shard}.parquet" for shard in shards}
             write_judged(connection, self.config.quality, paths)
             for shard, path in paths.items():
+                if shard in embedded:
+                    write_embeddings(embedded[shard], str(path), work / f"{shard}.arrow")
+                    put_recorded(self.store, self._file(_EMBEDDINGS, shard), work / f"{shard}.arrow")
                 put_recorded(self.store, self._file(_JUDGED, shard), path)
 
     def _shards_of(self, part: str) -> list[str]:
@@ -184,25 +206,26 @@ class Quality(Stage):
         shards = list(self._crawl_tables)
         return shards[shards.index(first) : shards.index(last or first) + 1]
 
-    def _score(self, shard: str, table: str) -> str:
-        """Return the CLIP scores of *shard*, a file of the store, which is written if it does not exist.
+    def _score(self, shard: str, table: str) -> dict[str, Embedded]:
+        """Write the CLIP scores of *shard* to the store, and return the embeddings of its images, if it lacks them.
 
         *table* is a local path to the crawl's table.
         """
         settings, clip, name = self.config.quality.clip, self._clip, self._file(_SCORES, shard)
         if settings is None or clip is None:
             raise ValueError("no CLIP model is configured")
-        if self.store.exists(f"{name}{RECORD}"):
-            return name
+        needed = [name] if self._semantic is None else [name, self._file(_EMBEDDINGS, shard)]
+        if all(self.store.exists(f"{file}{RECORD}") for file in needed):
+            return {}
         tar = self._crawl_tables[shard].removesuffix(".parquet") + ".tar"
         stored = partial(self.upstream_images, tar)
         with self.store.workspace() as work:
-            rows, reused = write_scores(
+            scored = write_scores(
                 self.store, table, stored, self._earlier_scores, clip, settings, work / "scores.parquet"
             )
             put_recorded(self.store, name, work / "scores.parquet")
-        log.info("quality: shard %s: %d CLIP scores, %d reused from other versions", shard, rows, reused)
-        return name
+        log.info("quality: shard %s: %d CLIP scores, %d reused from other versions", shard, scored.rows, scored.reused)
+        return {} if scored.embedded is None else {shard: scored.embedded}
 
     @cached_property
     def _earlier_scores(self) -> list[str]:
@@ -210,14 +233,23 @@ class Quality(Stage):
         check_recorded(files)
         return [file.name for file in files]
 
+    @cached_property
+    def _semantic(self) -> SemanticSearch | None:
+        clip = self.config.quality.clip
+        if clip is None or clip.duplicate_similarity is None:
+            return None
+        files = {shard: self._file(_EMBEDDINGS, shard) for shard in self._crawl_rows}
+        return SemanticSearch(
+            self.store, f"{self.folder}/{_SEMANTIC}", self._crawl_rows, files, clip.duplicate_similarity
+        )
+
     def _file(self, folder: str, shard: str) -> str:
-        return f"{self.folder}/{folder}/{shard}.parquet"
+        return f"{self.folder}/{folder}/{shard}.{'arrow' if folder == _EMBEDDINGS else 'parquet'}"
 
     def _recorded_in(self, folder: str) -> set[str]:
         """Return the shards that have a recorded file in the intermediate *folder*, with one listing."""
-        suffix = f".parquet{RECORD}"
-        names = self.store.files(f"{self.folder}/{folder}")
-        return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
+        folder, _, suffix = f"{self._file(folder, '')}{RECORD}".rpartition("/")
+        return {name.removesuffix(suffix) for name in self.store.files(folder) if name.endswith(suffix)}
 
     def _connect(self, work: Path, threads: int | None = None) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
         return connect(self.store, self.config.quality.memory_limit, threads, work)
@@ -230,8 +262,9 @@ class Quality(Stage):
 
     def _decide(self) -> None:
         """Apply the rules that compare rows, and measure the crawl, unless that is done. Reads narrow columns."""
-        for part in self.preparations():
-            self.prepare(part)
+        while parts := self.preparations():
+            for part in parts:
+                self.prepare(part)
         if read_index(self.store, f"{self.folder}/{_DECIDED}") is not None:
             return
         judged = [self._file(_JUDGED, shard) for shard in self._crawl_tables]
@@ -243,13 +276,19 @@ class Quality(Stage):
             paths = fetch_intermediate(self.store, judged, work / "judged")
             create_judged(connection, paths or [self._judge_nothing(connection, work)])
             duplicates = fetch(self.recorded(self._duplicates), work / "duplicates")
-            view_files(connection, "duplicates", duplicates, DUPLICATES)
+            results = []
+            if self._semantic is None:
+                view_files(connection, "duplicates", duplicates, DUPLICATES)
+            else:
+                view_files(connection, "crawl_duplicates", duplicates, DUPLICATES)
+                results.append(work / SEMANTIC_FILE)
+                add_duplicates(connection, "crawl_duplicates", self._semantic.fetch(work / "semantic"), results[0])
             apply_group_rules(connection, config, active(self._releases), work)
             measured, sample = work / _MEASURES, work / SAMPLE
             measured.write_text(measure(connection).to_json(), encoding="utf-8")
             write_sample(connection, config.sample_rows, sample)
             with IndexedUploads(self.store, f"{self.folder}/{_DECIDED}") as uploads:
-                for path in (measured, sample, *write_decisions(connection, list(self._crawl_tables), work)):
+                for path in (measured, sample, *results, *write_decisions(connection, list(self._crawl_tables), work)):
                     uploads.add(path)
                 uploads.finish({})
 
@@ -333,6 +372,10 @@ class Quality(Stage):
             log.warning("quality: %s: warning: %s", self.version.name, warning)
         if not stops:
             files: dict[str, int | None] = {ACCEPTED: len(accepted), MEASURES: None, SAMPLE: len(table)}
+            if self._semantic is not None:
+                (found,) = fetch([self._decided[SEMANTIC_FILE]], work / "decided")
+                copyfile(found, work / SEMANTIC_FILE)
+                files[SEMANTIC_FILE] = pq.read_metadata(work / SEMANTIC_FILE).num_rows
             none = dict.fromkeys(("rows", "accepted", "refused"), 0)  # of a crawl without shards
             return ShardOutput(files, none, attachments=tuple(pages), notes={"warnings": len(warnings)})
         for page in pages:
