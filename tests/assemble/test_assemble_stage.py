@@ -11,6 +11,7 @@ import yaml
 
 from tests.core.factories import flip_bit
 from tests.quality.factories import Row, configure, give_captions, give_crawl, run, stage, use_given
+from vecap_tasks.assemble import stage as assemble_stage
 from vecap_tasks.core.schemas import SAMPLES
 from vecap_tasks.core.tar import read_members, read_samples
 from vecap_tasks.errors import CorruptError, VecapError
@@ -131,13 +132,14 @@ def test_samples_are_shuffled_by_the_hash_of_the_uid(config):
     assert [row["uid"] for row in rows] != sorted(row["uid"] for row in rows)
 
 
-def test_shard_order_and_repeated_shards_do_not_change_the_bytes(config, tmp_path):
+def test_shard_order_and_repeated_shards_do_not_change_the_bytes(config, tmp_path, monkeypatch):
     manifest = run("assemble", config)
     same = {"shard_size": 12, "license": "CC0-1.0 (drawn)", "memory_limit": "200MB"}
     other = configure(tmp_path, root=str(tmp_path / "other"), assemble=same)
     for name in ("crawl", "quality", "rewrite"):
         run(name, other)
     again = stage("assemble", other)
+    monkeypatch.setattr(assemble_stage, "_TABLES_AT_ONCE", 1)
     for shard in reversed(again.plan()):
         again.run(shard)
         stage("assemble", other).run(shard)

@@ -9,7 +9,7 @@ version, and copies only images that those lack. Which version that is, is part 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -65,6 +65,7 @@ _VARIANTS = """
     ELSE [captions.{0}] END AS {0}_variants"""
 
 _SHEET = "samples.png"
+_TABLES_AT_ONCE = 500
 _TEXTS = ("alttext", "vec", "vecap", "alttext_rewritten")
 _COUNT_QUERY = f"""
     SELECT count(*), count(DISTINCT sha256),
@@ -293,21 +294,30 @@ class Assemble(Stage):
                 view_files(connection, view, paths[view], schema)
             yield connection, paths["crawl"]
 
+    def _provenance(self, connection: duckdb.DuckDBPyConnection, tables: Sequence[str]) -> set[tuple[str, ...]]:
+        """Return kind, model, revision and prompt of the texts in *tables*.
+
+        DuckDB holds the metadata of all files of a query, 0.2 MB for each.
+        """
+        found: set[tuple[str, ...]] = set()
+        for start in range(0, len(tables), _TABLES_AT_ONCE):
+            create_view(connection, self.store, "captions", tables[start : start + _TABLES_AT_ONCE], CAPTIONS)
+            for kind, text in (("VeC", "vec"), ("VeCap", "vecap"), ("AltText rewritten", "alttext_rewritten")):
+                rows = connection.execute(f"""
+                    SELECT DISTINCT {text}_model, {text}_revision, {text}_prompt FROM captions
+                    WHERE {text}_model IS NOT NULL""").fetchall()
+                found.update((kind, *row) for row in rows)
+        return found
+
     def _card_data(self, tables: list[str], left_out: int, copied: int, work: Path) -> CardData:
         manifests = {name: self.upstream_manifest(name) for name in self.upstream}
         with connect(self.store, self.config.assemble.memory_limit, work=work) as connection:
             create_view(connection, self.store, "samples", tables, SAMPLES)
-            create_view(connection, self.store, "captions", manifests["rewrite"].files_ending(".parquet"), CAPTIONS)
             samples, images, variants, *texts = connection.execute(_COUNT_QUERY).fetchall()[0]
             origins = connection.execute(
                 "SELECT vecap_from, count(*) FROM samples GROUP BY 1 ORDER BY 2 DESC, 1"
             ).fetchall()
-            provenance = connection.execute("""
-                SELECT DISTINCT 'VeC', vec_model, vec_revision, vec_prompt FROM captions
-                UNION SELECT DISTINCT 'VeCap', vecap_model, vecap_revision, vecap_prompt FROM captions
-                UNION SELECT DISTINCT 'AltText rewritten', alttext_rewritten_model, alttext_rewritten_revision,
-                    alttext_rewritten_prompt FROM captions WHERE alttext_rewritten_model IS NOT NULL
-                ORDER BY ALL""").fetchall()
+            provenance = self._provenance(connection, manifests["rewrite"].files_ending(".parquet"))
         return CardData(
             dataset=self.config.dataset,
             interval=self.version.interval,
@@ -320,7 +330,7 @@ class Assemble(Stage):
             words=dict(zip(_TEXTS, texts[len(_TEXTS) :], strict=True)),
             variants=variants,
             origins=dict(origins),
-            provenance=tuple(TextProvenance(*row) for row in provenance),
+            provenance=tuple(TextProvenance(*row) for row in sorted(provenance)),
             counters={name: manifest.counters for name, manifest in manifests.items()},
             digests={name: manifest.digest for name, manifest in manifests.items()},
             kept=self.config.crawl.source.kept_columns,

@@ -143,7 +143,7 @@ def open_connection(
 def create_view(
     connection: duckdb.DuckDBPyConnection, store: Store, view: str, names: Sequence[str], schema: pa.Schema
 ) -> None:
-    """Create *view* over the store's Parquet files *names*, with the column `filename`; empty without files.
+    """Create or replace *view* over the store's Parquet files *names*, with `filename`; empty without files.
 
     Text columns of *schema* that earlier releases did not write are null.
     """
@@ -159,7 +159,7 @@ def view_files(connection: duckdb.DuckDBPyConnection, view: str, paths: Sequence
     written = {name for name, *_ in connection.execute(f"DESCRIBE SELECT * FROM {files}").fetchall()}  # noqa: S608
     texts = [field.name for field in schema if pa.types.is_string(field.type)]
     missing = "".join(f", CAST(NULL AS VARCHAR) AS {name}" for name in texts if name not in written)
-    connection.execute(f"CREATE VIEW {view} AS SELECT *{missing} FROM {files}")  # noqa: S608
+    connection.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT *{missing} FROM {files}")  # noqa: S608
 
 
 def scan(paths: Sequence[str], *, union_by_name: bool = False) -> str:
