@@ -175,11 +175,15 @@ def noise_image(number: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class CrawlRow:
-    """A row of a crawl; `image` is the number of its image, or None for an invalid file."""
+    """A row of a crawl; `image` is the number of its image, or None for an invalid file.
+
+    `download` is what the downloaded bytes have besides the stored image.
+    """
 
     alttext: str | None = "A Belvo tulip in the garden"
     accepted: bool = True
     image: int | None = 0
+    download: bytes = b""
 
 
 def jpeg(number: int | None) -> bytes:
@@ -214,9 +218,18 @@ class Sandbox:
         return parse_config(values, self.folder)
 
     def write_crawl(
-        self, config: Config, rows: Sequence[CrawlRow], name: str = "2026-01-01", shard_size: int = 10
+        self,
+        config: Config,
+        rows: Sequence[CrawlRow],
+        name: str = "2026-01-01",
+        shard_size: int = 10,
+        *,
+        hashed: bool = True,
     ) -> Version:
-        """Write crawl and verdicts of *rows* with their manifests, and return the version."""
+        """Write crawl and verdicts of *rows* with their manifests, and return the version.
+
+        *hashed*: with `jpeg_sha256`, which release 0.1.0 did not write.
+        """
         version = Version(config.dataset, name, 1, "")
         crawl, quality = load_stage("crawl", config, version), load_stage("quality", config, version)
         store = crawl.store
@@ -231,15 +244,19 @@ class Sandbox:
                         line = {
                             "key": f"{shard}{index:04d}",
                             "uid": f"{start + index:032x}",
-                            "sha256": hashlib.sha256(data).hexdigest(),
+                            "sha256": hashlib.sha256(data + row.download).hexdigest(),
                         }
                         tar.write(line["key"], {"jpg": data, "txt": b"", "json": b"{}"})
                         crawled = {"url": "https://a.example/", "source": "none", "status": "success"}
                         sizes = dict.fromkeys(("width", "height", "original_width", "original_height"), 64)
-                        lines.append(line | crawled | sizes | {"caption": row.alttext, "phash": line["sha256"][:16]})
+                        stored = {"caption": row.alttext, "phash": line["sha256"][:16]}
+                        stored |= {"jpeg_sha256": hashlib.sha256(data).hexdigest()} if hashed else {}
+                        lines.append(line | crawled | sizes | stored)
                         reasons = [] if row.accepted else ["too_small"]
                         verdicts.append(line | {"accepted": row.accepted, "alttext": row.alttext, "reasons": reasons})
-                pq.write_table(pa.Table.from_pylist(lines, CRAWL), work / f"{shard}.parquet")
+                crawl_table = pa.Table.from_pylist(lines, CRAWL)
+                crawl_table = crawl_table if hashed else crawl_table.drop_columns(["jpeg_sha256"])
+                pq.write_table(crawl_table, work / f"{shard}.parquet")
                 pq.write_table(pa.Table.from_pylist(verdicts, VERDICTS), work / "verdicts" / f"{shard}.parquet")
                 files += [f"{shard}.parquet", f"{shard}.tar"]
                 judged.append(f"verdicts/{shard}.parquet")

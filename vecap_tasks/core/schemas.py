@@ -7,8 +7,6 @@ height, original_width, original_height, exif, sha256, uid`), so that their tool
 import pyarrow as pa
 
 # The links that a crawl's sources yield, before any download: one row per (image, AltText) pair, one per `uid`.
-# Raised when the crawl stores other bytes for the same valid image: captions are reused only for the same value.
-IMAGE_REVISION = 3
 CANDIDATES = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),  # shard (5+ digits) followed by 4+ digits within it; no dots
@@ -132,7 +130,7 @@ def _provenance(side: str) -> list[pa.Field]:
         pa.field(f"{side}_model", pa.string(), nullable=False),
         pa.field(f"{side}_revision", pa.string(), nullable=False),  # sha256 over the model's files, 16 hex digits
         pa.field(f"{side}_prompt", pa.string(), nullable=False),  # id@digest
-        pa.field(f"{side}_parameters", pa.string(), nullable=False),  # JSON
+        pa.field(f"{side}_parameters", pa.string(), nullable=False),  # JSON: sampling and screening
         pa.field(f"{side}_tokens", pa.int32(), nullable=False),  # sum over all attempts
     ]
 
@@ -150,6 +148,7 @@ CAPTIONS = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("uid", pa.string(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
+        pa.field("jpeg_sha256", pa.string(), nullable=False),  # of the image that the VLM saw; missing before 0.2.0
         pa.field("alttext", pa.string()),
         pa.field("vec", pa.string()),  # null if the VLM produced no valid text
         *_provenance("vec"),

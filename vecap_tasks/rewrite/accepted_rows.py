@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, starmap
 from pathlib import Path
 from typing import TypeVar
@@ -32,7 +33,7 @@ _DECODE_QUEUE = 64  # images
 class Row:
     """An accepted row. `tar` is the store name of the crawl shard with its image, `sha256` the hash of the download.
 
-    `jpeg_sha256` is the hash of the stored image, None in crawls of release 0.1.0; `kept` is as in the crawl's tables.
+    `jpeg_sha256` is the hash of the stored image, "" if unknown; `kept` is as in the crawl's tables.
     """
 
     key: str
@@ -40,7 +41,7 @@ class Row:
     sha256: str
     alttext: str | None
     tar: str
-    jpeg_sha256: str | None = None
+    jpeg_sha256: str = ""
     kept: str | None = None
 
 
@@ -83,6 +84,7 @@ def plan_spans(accepted: Mapping[str, int], size: int) -> list[Span]:
 
 def read_rows(
     store: Store,
+    stored: StoredImages,
     verdicts: Sequence[RecordedFile],
     tables: Mapping[str, RecordedFile],
     offset: int,
@@ -94,7 +96,8 @@ def read_rows(
     """Return *size* accepted rows after the first *offset*, in key order; fewer at the end. *kept* reads `kept`.
 
     *verdicts* and *tables* (the tables by tar) are files of the same crawl shards. *work* is a folder for copies and
-    spilled data. Raises CorruptError if a file differs from its record, or an accepted row is in no crawl table.
+    spilled data. *stored* reads the images of crawls of release 0.1.0, whose tables lack their hashes. Raises
+    CorruptError if a file differs from its record, or an accepted row is in no crawl table.
     """
     crawled = fetch(list(tables.values()), work / "crawl")
     tars = dict(zip(crawled, tables, strict=True))
@@ -110,7 +113,24 @@ def read_rows(
     for key, _, _, _, file, *_ in records:
         if file is None:
             raise CorruptError(f"{verdicts[0].name} accepts row {key}, but no crawl shard has it; run `vecap verify`")
-    return [Row(key, uid, sha256, text, tars[file], *rest) for key, uid, sha256, text, file, *rest in records]
+    rows = [
+        Row(key, uid, sha256, text, tars[file], jpeg_sha256 or "", others)
+        for key, uid, sha256, text, file, jpeg_sha256, others in records
+    ]
+    hashes = hash_images(stored, ((row.tar, row.key) for row in rows if not row.jpeg_sha256))
+    return [row if row.jpeg_sha256 else replace(row, jpeg_sha256=hashes[row.tar, row.key]) for row in rows]
+
+
+def hash_images(stored: StoredImages, images: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return the sha256 of each of *images*, pairs of a crawl's tar and a key in it. Reads each tar once."""
+    keys: dict[str, list[str]] = {}
+    for tar, key in images:
+        keys.setdefault(tar, []).append(key)
+    return {
+        (tar, key): hashlib.sha256(jpeg).hexdigest()
+        for tar, wanted in keys.items()
+        for key, jpeg in stored(tar, dict.fromkeys(wanted))
+    }
 
 
 def read_inputs(
@@ -147,7 +167,7 @@ def read_images(stored: StoredImages, rows: Iterable[Row], decode_threads: int) 
 def _read_jpegs(stored: StoredImages, rows: Iterable[Row]) -> Iterator[tuple[Row, bytes]]:
     for tar, group in groupby(rows, key=lambda row: row.tar):
         wanted = {row.key: row for row in group}
-        for key, jpeg in stored(tar, {key: row.jpeg_sha256 for key, row in wanted.items()}):
+        for key, jpeg in stored(tar, {key: row.jpeg_sha256 or None for key, row in wanted.items()}):
             yield wanted[key], jpeg
 
 

@@ -32,7 +32,7 @@ def caption_table(
 
     *screen_alttext* screens an AltText that becomes the caption because the models have no text.
     """
-    vecs = [captions.vec[row.sha256] for row in rows]
+    vecs = [captions.vec[row.jpeg_sha256] for row in rows]
     vecaps = [
         captions.vecap[row.alttext, vec.text] if row.alttext and vec.text else NOT_GENERATED
         for row, vec in zip(rows, vecs, strict=True)
@@ -41,7 +41,8 @@ def caption_table(
         choose(vecap.text, vec.text, None if vec.text or not row.alttext else screen_alttext(row.alttext).text)
         for row, vec, vecap in zip(rows, vecs, vecaps, strict=True)
     ]
-    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in ("key", "uid", "sha256")}
+    names = ("key", "uid", "sha256", "jpeg_sha256")
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in names}
     columns["alttext"] = [row.alttext for row in rows]
     columns[KEPT.name] = [row.kept for row in rows]
     schema = with_kept(CAPTIONS, bool(rows) and rows[0].kept is not None)
@@ -64,8 +65,7 @@ def _columns(prefix: str, captions: Sequence[Caption], provenance: CaptionProven
         f"{prefix}_variants": [caption.variants for caption in captions],
         f"{prefix}_attempts": [[flat(attempt) for attempt in caption.attempts] for caption in captions],
     }
-    names = CaptionProvenance.__slots__
-    return columns | {f"{prefix}_{name}": [getattr(provenance, name)] * len(captions) for name in names}
+    return columns | {f"{prefix}_{name}": [value] * len(captions) for name, value in provenance.columns().items()}
 
 
 def choose(vecap: str | None, vec: str | None, alttext: str | None) -> tuple[str | None, str]:

@@ -180,7 +180,8 @@ class Captioner(Generic[S]):
 def _attempt(sampling: Sampling, result: GeneratedText, problem: str | None) -> Attempt:
     is_stored = result.problem is None and len(result.text) <= _MAX_STORED_CHARS and not has_private_data(result.text)
     text, ended = (result.text, result.ended) if is_stored else (None, None)
-    return Attempt(sampling.variant, sampling.temperature, sampling.seed, result.tokens, problem, text, ended)
+    seed = sampling.seed if result.seed is None else result.seed
+    return Attempt(sampling.variant, sampling.temperature, seed, result.tokens, problem, text, ended)
 
 
 def _caption(texts: Sequence[str | None], attempts: Sequence[Attempt]) -> Caption:

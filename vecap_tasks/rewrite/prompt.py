@@ -25,12 +25,20 @@ FOLDER = Path(__file__).parent / "prompts"
 # The placeholders of each role's prompt.
 PLACEHOLDERS = {"vlm": (), "llm": ("alttext", "vec"), "alttext": ("alttext",)}
 
+# How the code turns a prompt into a request, for a VLM (an image and the prompt) and an LLM (the prompt with cleaned
+# data between its delimiters). Increase one when a change of the code changes what the model receives for the same
+# input. It is a part of the prompt, so that only the texts of these requests are generated again.
+VLM_REQUEST = 1
+LLM_REQUEST = 1
+
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
+# Data that release 0.1.0 inserted as it is.
+_PLAIN = re.compile(r"(?:(?![A-Za-z0-9]{81}|[-()]{4}|'{3})[\w .,;!?%'()/+-])*")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt's text and optional chat template. `digest` covers both, 64 hex digits."""
+    """A prompt's text and optional chat template. `digest` covers both and the form of requests, 64 hex digits."""
 
     id: str
     text: str
@@ -49,6 +57,12 @@ class Prompt:
         """
         values = {"alttext": close_delimiters(self.text, alttext), "vec": close_delimiters(self.text, vec)}
         return PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
+
+    def is_unchanged(self, alttext: str = "", vec: str = "") -> bool:
+        """Return whether a request has the same text in release 0.1.0, which cleaned data in another way."""
+        values = {"alttext": alttext, "vec": vec}
+        plain = PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
+        return all(map(_PLAIN.fullmatch, values.values())) and self.fill(alttext, vec) == plain
 
 
 def load_prompt(name: str, folder: Path | None = None, placeholders: tuple[str, ...] | None = None) -> Prompt:
@@ -75,4 +89,7 @@ def load_prompt(name: str, folder: Path | None = None, placeholders: tuple[str, 
         required = " and ".join(f"{{{field}}}" for field in placeholders or ()) or "no placeholders"
         has = ", ".join(f"{{{field}}}" for field in sorted(found)) or ("none" if text else "no text")
         raise ConfigError(f"prompt {file} must contain {required} but has {has}; correct it or choose another")
-    return Prompt(name, text, template, digest({"text": text, "template": template}))
+    identity: dict[str, str | int | None] = {"text": text, "template": template}
+    if (request := LLM_REQUEST if found else VLM_REQUEST) > 1:  # the first requests had no number
+        identity["request"] = request
+    return Prompt(name, text, template, digest(identity))

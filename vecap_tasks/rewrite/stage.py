@@ -19,13 +19,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from vecap_tasks.config import ModelConfig
-from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, canonical_json
+from vecap_tasks.core.intermediate import Index, read_index
+from vecap_tasks.core.manifest import Input, ShardOutput, ShardResult, canonical_json, digest
 from vecap_tasks.core.models import Checkpoint, ServedModel, check_checkpoint, find_model
-from vecap_tasks.core.schemas import IMAGE_REVISION
 from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.tables import connect, write_rows
 from vecap_tasks.core.verify import RecordedFile, read_file
-from vecap_tasks.errors import ConfigError
+from vecap_tasks.errors import ConfigError, VecapError
+from vecap_tasks.outages import retry_when_full
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.accepted_rows import ImageInput, Row, Span, plan_spans, read_inputs, read_rows
 from vecap_tasks.rewrite.backends.sampling_params import GeneratedText, OnFinished, Sampling
@@ -34,13 +35,13 @@ from vecap_tasks.rewrite.caption_table import caption_table, count, count_sample
 from vecap_tasks.rewrite.captioner import Captioner, Generate, TokenMeter
 from vecap_tasks.rewrite.prompt import PLACEHOLDERS, Prompt, Texts, load_prompt
 from vecap_tasks.rewrite.reuse import (
-    CaptionCache,
     CaptionProvenance,
     Captions,
     ProvenanceByText,
-    find_answers,
-    find_captions,
+    find_texts,
     finished_captions,
+    locate_captions,
+    located_files,
 )
 from vecap_tasks.rewrite.screen import Screened
 from vecap_tasks.rewrite.screen.talk import languages_without_lists
@@ -49,7 +50,7 @@ log = logging.getLogger(__name__)
 
 SAMPLES_FILE = "samples.json"
 _ACCEPTED = "accepted.json"  # of the stage quality
-_CAPTION_REVISION = 3  # part of a caption's parameters: captions with another one are not reused
+_LOCATED = "_captions"  # for each crawl shard, the files of other versions with captions of its images
 
 
 class VlmBackend(Protocol):
@@ -78,7 +79,7 @@ class Rewrite(Stage):
     """
 
     name = "rewrite"
-    revision = 4  # 4: samples.json
+    revision = 5  # 5: jpeg_sha256, parameters without settings of the crawl
     runs_models = True
     upstream = ("crawl", "quality")
     rates = ("rows", "vec_tokens", "vecap_tokens")
@@ -115,7 +116,7 @@ class Rewrite(Stage):
         return self.recorded([accepted, *self._tables, *map(self._verdicts, self._accepted)])
 
     def shard_reads(self, shard: str) -> list[RecordedFile]:
-        return []  # `read_rows` compares what it reads
+        return []  # `process` compares what it reads
 
     @cached_property
     def _accepted(self) -> dict[str, int]:
@@ -141,25 +142,30 @@ class Rewrite(Stage):
                 self.name,
                 ", ".join(missing),
             )
+        if shards:
+            retry_when_full(self._locate_captions, self.store.scratch, is_long=True)
         return shards
 
     def process(self, shard: str, work: Path) -> ShardOutput:
         section = self.config.captioning
         rows = self.read_rows(shard, work)
-        files = self._cache.files_with(rows)
-        found = find_captions(self.store, files, rows, self._provenances, work)
-        batches = Batches(self, shard, find_answers(self.store, files, rows, self._provenances, work))
+        files = located_files(self._located, self._spans[shard].shards)
+        self._read_check.check(files)
+        stored = find_texts(self.store, [file.name for file in files], rows, self._provenances, work)
+        found = stored.captions
+        batches = Batches(self, shard, stored.answers)
         meters = {"vlm": TokenMeter(section.vlm.price), "llm": TokenMeter(section.llm.price)}
         images: dict[str, Row] = {}
         for row in rows:
-            images.setdefault(row.sha256, row)
+            images.setdefault(row.jpeg_sha256, row)
         vec = self._vlm_captioner(batches, meters["vlm"]).write(images, found.vec)
-        pairs = [(row.alttext, text) for row in rows if row.alttext and (text := vec[row.sha256].text)]
+        pairs = [(row.alttext, text) for row in rows if row.alttext and (text := vec[row.jpeg_sha256].text)]
         vecap = self._llm_captioner("llm", batches, meters["llm"]).write({pair: pair for pair in pairs}, found.vecap)
-        rewritten, notes = found.alttext_rewritten, {"reused_vec": len(found.vec), "reused_vecap": len(found.vecap)}
+        rewritten = found.alttext_rewritten
+        notes = {"reused_vec": len(found.vec), "reused_vecap": len(found.vecap.keys() & {*pairs})}
         if "alttext" in self._prompts:
-            notes["reused_alttext_rewritten"] = len(rewritten)
             alttexts = {row.alttext: (row.alttext, "") for row in rows if row.alttext}
+            notes["reused_alttext_rewritten"] = len(rewritten.keys() & alttexts.keys())
             rewritten = self._llm_captioner("alttext", batches, meters["llm"]).write(alttexts, rewritten)
         screen_alttext = partial(screen.screen_alttext, settings=section.screen)
         table = caption_table(rows, Captions(vec, vecap, rewritten), self._provenances, screen_alttext)
@@ -219,11 +225,9 @@ class Rewrite(Stage):
 
     @cached_property
     def _provenances(self) -> ProvenanceByText:
-        # The VLM sees the stored image, so the parameters include how the crawl stored it.
-        stored = self.config.crawl.image.identity() | {"revision": IMAGE_REVISION}
         limit = {"max_alttext_chars": self.config.captioning.max_alttext_chars}
         return ProvenanceByText(
-            vec=self._model_provenance("vlm", self._prompts["vlm"], {"image": stored}),
+            vec=self._model_provenance("vlm", self._prompts["vlm"], {}),
             vecap=self._model_provenance("llm", self._prompts["llm"], limit),
             alttext_rewritten=self._model_provenance("llm", self._prompts["alttext"], limit)
             if "alttext" in self._prompts
@@ -233,8 +237,8 @@ class Rewrite(Stage):
     def _model_provenance(self, role: str, prompt: Prompt, more: dict[str, Any]) -> CaptionProvenance:
         model = self._models[role]
         screening = screen.identity(self.config.captioning.screen)
-        parameters = self._settings[role].parameters() | more | {"screening": screening, "stage": _CAPTION_REVISION}
-        return CaptionProvenance(model.name, model.revision, prompt.name, canonical_json(parameters).decode())
+        parameters = self._settings[role].parameters() | more | {"screening": screening}
+        return CaptionProvenance(model.name, model.revision, prompt, canonical_json(parameters).decode())
 
     def _vlm(self) -> VlmBackend:
         model, settings, prompt = self._models["vlm"], self._settings["vlm"], self._prompts["vlm"]
@@ -277,12 +281,35 @@ class Rewrite(Stage):
         names = [table for table in map(self._table, span.shards) if table in self._tables]
         tables = {self._tables[file.name]: file for file in self.recorded(names)}
         verdicts = self.recorded(map(self._verdicts, span.shards))
-        return read_rows(self.store, verdicts, tables, span.offset, size, work, kept=kept)
+        return read_rows(self.store, self.upstream_images, verdicts, tables, span.offset, size, work, kept=kept)
+
+    def _locate_captions(self) -> None:
+        """Find the files of other versions with captions of this crawl's images, unless this is done for these files.
+
+        Once for all shards: a worker reads only the lists of its own crawl shards.
+        """
+        files = finished_captions(self.store, self.version)
+        name = f"{len(files):08d}-{digest([[file.name, file.sha256] for file in files])[:12]}"
+        folder = f"{self.folder}/{_LOCATED}/{name}"
+        if read_index(self.store, folder) is not None:
+            return
+        shards = [shard for shard, count in self._accepted.items() if count]
+        verdicts = dict(zip(shards, self.recorded(map(self._verdicts, shards)), strict=True))
+        stored = [shard for shard in shards if self._table(shard) in self._tables]
+        tables = dict(zip(stored, self.recorded(map(self._table, stored)), strict=True))
+        with self.store.workspace() as work:
+            locate_captions(self.store, folder, files, verdicts, tables, work)
 
     @cached_property
-    def _cache(self) -> CaptionCache:
-        files = finished_captions(self.store, self.version)
-        return CaptionCache(self.store, files, self.recorded(map(self._verdicts, self._accepted)))
+    def _located(self) -> Index:
+        """The newest index of `_locate_captions`: the one of most files."""
+        for _ in range(2):
+            folders = [f"{self.folder}/{_LOCATED}/{name}" for name in self.store.folders(f"{self.folder}/{_LOCATED}")]
+            indexes = (read_index(self.store, folder) for folder in sorted(folders, reverse=True))
+            if (found := next((index for index in indexes if index is not None), None)) is not None:
+                return found
+            self._locate_captions()
+        raise VecapError(f"{self.folder}/{_LOCATED} was removed during the run; run the same command again")
 
     def _vlm_captioner(self, batches: Batches, meter: TokenMeter) -> Captioner[Row]:
         settings, prompt = self._settings["vlm"], self._prompts["vlm"]
@@ -296,7 +323,7 @@ class Rewrite(Stage):
         def screen_text(row: Row, generated: GeneratedText) -> Screened:
             return screen.screen_vec(generated.text, generated.ended, prompt.text, self.config.captioning.screen)
 
-        return Captioner("vlm", settings, prompt, batches, meter, load, lambda row: row.sha256, screen_text)
+        return Captioner("vlm", settings, prompt, batches, meter, load, lambda row: row.jpeg_sha256, screen_text)
 
     def _llm_captioner(self, role: str, batches: Batches, meter: TokenMeter) -> Captioner[Texts]:
         """Return a captioner of (AltText, VeC) pairs; *role* names the prompt."""

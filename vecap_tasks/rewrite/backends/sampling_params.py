@@ -25,7 +25,8 @@ class GeneratedText:
     """A generated text. `tokens` includes the end token; `ended` is False at the token limit.
 
     `problem` states why there is no text: the prompt is too long, the image is unreadable, or the server failed.
-    `message` is the server's error, for logs only.
+    `message` is the server's error, for logs only. `seed` is the seed that gave the text if it is not the requested
+    one: release 0.1.0 derived the seeds of a VeC from the downloaded image.
     """
 
     text: str
@@ -34,6 +35,7 @@ class GeneratedText:
     prompt_tokens: int = 0
     problem: str | None = None
     message: str = ""
+    seed: int | None = None
 
 
 def flat(record: Any) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def failed(problem: str, message: str = "") -> GeneratedText:
 
 
 def sampling_of(subject: str, prompt: str, variant: int, attempt: int, temperature: float) -> Sampling:
-    """Return the sampling parameters of *subject* (an image's sha256, or texts).
+    """Return the sampling parameters of *subject* (the sha256 of a stored image, or texts).
 
     The seed depends only on the arguments, so a text is the same in every batch, worker and retry.
     """
