@@ -49,6 +49,7 @@ _VALUES = {
     "source": "'made'",
     "status": "'success'",
     "sha256": "md5(i::VARCHAR) || md5((i + 1)::VARCHAR)",
+    "jpeg_sha256": "md5((i + 2)::VARCHAR) || md5((i + 3)::VARCHAR)",
     "alttext": _ALTTEXT,
     "vec": "'two brown apples to the left of a green clock, number ' || hash(i)",
     "vecap": f"{_ALTTEXT} || ' with two brown apples to the left of a green clock'",

@@ -12,6 +12,7 @@ from tests.core.factories import recorded
 from tests.quality.factories import Row, configure, give_captions, give_crawl, run, stage, use_given
 from vecap_tasks.config import UrlSource, load_config
 from vecap_tasks.core.diff import diff
+from vecap_tasks.core.intermediate import read_index
 from vecap_tasks.core.retention import take_inventory
 from vecap_tasks.core.samples import Filter, Samples
 from vecap_tasks.core.verify import verify_version
@@ -19,7 +20,7 @@ from vecap_tasks.core.version import list_versions, register
 from vecap_tasks.crawl.sources.link import Stats
 from vecap_tasks.crawl.sources.url_list import UrlFiles
 from vecap_tasks.quality.quarantine import list_rows
-from vecap_tasks.rewrite.reuse import CaptionCache
+from vecap_tasks.rewrite.reuse import locate_captions, located_files
 from vecap_tasks.rewrite.stage import Rewrite
 
 ROWS = [*(Row(caption=f"Beagle no. {n} at the fair") for n in range(14)), Row(caption="IMG_2041.jpg", flat=True)]
@@ -54,10 +55,14 @@ def test_stages_read_only_their_own_root(tmp_path: Path, monkeypatch: pytest.Mon
     manifest = rewrite.manifest()
     assert manifest is not None
     captions = manifest.files_ending(".parquet")
-    verdicts = [recorded(store, stage("quality", config).folder + "/verdicts/00000.parquet")]
-    assert (
-        CaptionCache(store, [recorded(store, name) for name in captions], verdicts).files_with(rows[:1]) == captions[:1]
-    )
+    verdicts = {"00000": recorded(store, stage("quality", config).folder + "/verdicts/00000.parquet")}
+    tables = {"00000": recorded(store, stage("crawl", config).folder + "/00000.parquet")}
+    files = [recorded(store, name) for name in captions]
+    locate_captions(store, f"{config.dataset}/index", files, verdicts, tables, tmp_path)
+    index = read_index(store, f"{config.dataset}/index")
+    assert index is not None
+    assert located_files(index, ["00000"]) == files
+    store.remove_folder(f"{config.dataset}/index")
     assert Samples(store, version).page(Filter(), 0, 1).total == 14
     assert list_rows(store, version).total == 1
     assert diff(store, version, version).kept == 14

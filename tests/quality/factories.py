@@ -216,7 +216,7 @@ def give_captions(
         vec = None if row["uid"] in (*without, *only_alttext) else f"a picture numbered {int(row['uid'], 16)}"
         vecap = None if row["uid"] in without else row["alttext"] if vec is None else f"{row['alttext'] or ''} {vec}"
         origin = "none" if vecap is None else "alttext" if vec is None else "llm" if row["alttext"] else "vec"
-        caption = {name: row[name] for name in ("key", "uid", "sha256", "alttext")}
+        caption = {name: row[name] for name in ("key", "uid", "sha256", "alttext")} | {"jpeg_sha256": row["sha256"]}
         caption |= {"vec": vec, "vecap": vecap and vecap.strip(), "vecap_from": origin}
         caption |= {"vec_tokens": 3, "vecap_tokens": 4}
         for text in ("vec", "vecap"):

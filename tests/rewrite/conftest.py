@@ -39,6 +39,7 @@ from vecap_tasks.core.schemas import CRAWL, VERDICTS
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.version import Version
+from vecap_tasks.crawl.image.decode import decode
 from vecap_tasks.rewrite.accepted_rows import ImageInput, Row
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.vlm import Vlm
@@ -177,13 +178,13 @@ def noise_image(number: int) -> Image.Image:
 class CrawlRow:
     """A row of a crawl; `image` is the number of its image, or None for an invalid file.
 
-    `download` is what the downloaded bytes have besides the stored image.
+    `download` is an image file that the crawl decodes and stores, instead of this image.
     """
 
     alttext: str | None = "A Belvo tulip in the garden"
     accepted: bool = True
     image: int | None = 0
-    download: bytes = b""
+    download: bytes | None = None
 
 
 def jpeg(number: int | None) -> bytes:
@@ -201,7 +202,9 @@ class Sandbox:
         self.folder, self.vlm, self.llm = folder, vlm, llm
         self.root: str | None = None  # of the store, by default in the folder
 
-    def config(self, **rewrite: Any) -> Config:
+    def config(self, *, image: dict[str, Any] | None = None, **rewrite: Any) -> Config:
+        """Return a configuration with settings of `crawl.image` and `rewrite`."""
+
         def model(folder: Path, prompt: str) -> dict[str, Any]:
             return {"model": str(folder), "prompt": prompt, "max_new_tokens": 12, "batch_size": 16}
 
@@ -209,7 +212,7 @@ class Sandbox:
         values = {
             "dataset": "tiny",
             "root": self.root or str(self.folder / "store"),
-            "crawl": {"source": {"kind": "warc", "paths": ["none"]}},
+            "crawl": {"source": {"kind": "warc", "paths": ["none"]}, "image": image or {}},
             "rewrite": section,
             "train": {"model": {"tokenizer": "none"}},
             "evaluate": {"dataset": "none"},
@@ -240,11 +243,11 @@ class Sandbox:
                 shard, lines, verdicts = f"{start // shard_size:05d}", [], []
                 with TarWriter(work / f"{shard}.tar") as tar:
                     for index, row in enumerate(rows[start : start + shard_size]):
-                        data = jpeg(row.image)
+                        data = jpeg(row.image) if row.download is None else decode(row.download, config.crawl.image)[1]
                         line = {
                             "key": f"{shard}{index:04d}",
                             "uid": f"{start + index:032x}",
-                            "sha256": hashlib.sha256(data + row.download).hexdigest(),
+                            "sha256": hashlib.sha256(data if row.download is None else row.download).hexdigest(),
                         }
                         tar.write(line["key"], {"jpg": data, "txt": b"", "json": b"{}"})
                         crawled = {"url": "https://a.example/", "source": "none", "status": "success"}

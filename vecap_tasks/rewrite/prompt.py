@@ -18,6 +18,7 @@ from pathlib import Path
 from vecap_tasks.core.manifest import digest
 from vecap_tasks.errors import ConfigError
 from vecap_tasks.rewrite.delimiters import PLACEHOLDER, close_delimiters
+from vecap_tasks.rewrite.sanitize import clean, fold
 
 Texts = tuple[str, str]  # AltText and VeC; either may be ""
 
@@ -32,8 +33,7 @@ VLM_REQUEST = 1
 LLM_REQUEST = 1
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
-# Data that release 0.1.0 inserted as it is.
-_PLAIN = re.compile(r"(?:(?![A-Za-z0-9]{81}|[-()]{4}|'{3})[\w .,;!?%'()/+-])*")
+_OLD_MARKS = frozenset("<>[]")  # of markup that release 0.1.0 removed from data, and this one may leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,15 @@ class Prompt:
         values = {"alttext": close_delimiters(self.text, alttext), "vec": close_delimiters(self.text, vec)}
         return PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
 
-    def is_unchanged(self, alttext: str = "", vec: str = "") -> bool:
-        """Return whether a request has the same text in release 0.1.0, which cleaned data in another way."""
+    def has_old_request(self, alttext: str, vec: str = "") -> bool:
+        """Return whether release 0.1.0, which cleaned data in another way, made the same request from these texts.
+
+        True only if neither that release nor this one changes the texts.
+        """
         values = {"alttext": alttext, "vec": vec}
-        plain = PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
-        return all(map(_PLAIN.fullmatch, values.values())) and self.fill(alttext, vec) == plain
+        if any(clean(text, (), len(text)) != text or not _OLD_MARKS.isdisjoint(fold(text)) for text in values.values()):
+            return False
+        return self.fill(alttext, vec) == PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
 
 
 def load_prompt(name: str, folder: Path | None = None, placeholders: tuple[str, ...] | None = None) -> Prompt:

@@ -250,7 +250,7 @@ def find_texts(
                 if prefix == "vec":
                     is_wanted = inputs[0] in images
                 else:
-                    is_wanted = None not in inputs and (not is_old or maker.prompt.is_unchanged(*inputs))
+                    is_wanted = None not in inputs and (not is_old or maker.prompt.has_old_request(*inputs))
                 if is_wanted and parameters not in same:
                     found.answers.update(_answers(prefix, inputs, maker.prompt, *caption[-2:]))
                 elif is_wanted and is_finished:
