@@ -116,14 +116,14 @@ def test_a_shard_reads_only_files_with_its_images(tmp_path) -> None:
         pq.write_table(pa.table({"jpeg_sha256": stored.cast(pa.string())}), tmp_path / f"crawl-{shard}.parquet")
         verdicts[shard] = recorded(store, f"verdicts-{shard}.parquet")
         tables[shard] = recorded(store, f"crawl-{shard}.parquet")
-    locate_captions(store, "index", files, verdicts, tables, tmp_path)
+    locate_captions(store, "index", files, verdicts, tables, tmp_path, {})
     index = read_index(store, "index")
     assert index is not None
     assert located_files(index, "a") == files[:1]  # the row of 1.parquet is rejected
     assert located_files(index, "b") == files[2:]
     assert located_files(index, "c") == []
     assert located_files(index, "ba") == [files[0], *files[2:]]
-    locate_captions(store, "none", (), verdicts, tables, tmp_path)
+    locate_captions(store, "none", (), verdicts, tables, tmp_path, {})
     none = read_index(store, "none")
     assert none is not None
     assert located_files(none, "abc") == []
@@ -132,7 +132,7 @@ def test_a_shard_reads_only_files_with_its_images(tmp_path) -> None:
         located_files(index, "b")
     flip_bit(store, "crawl-a.parquet")
     with pytest.raises(CorruptError, match=r"^crawl-a\.parquet is corrupt"):
-        locate_captions(store, "again", files, verdicts, tables, tmp_path)
+        locate_captions(store, "again", files, verdicts, tables, tmp_path, {})
 
 
 def test_a_caption_file_that_is_not_readable_is_named(tmp_path) -> None:
@@ -142,7 +142,7 @@ def test_a_caption_file_that_is_not_readable_is_named(tmp_path) -> None:
     verdicts, captions = recorded(store, "verdicts.parquet"), recorded(store, "captions.parquet")
     (tmp_path / "captions.parquet").write_bytes(b"PAR1, but no table")
     with pytest.raises(CorruptError, match=r"^captions\.parquet has 18 bytes"):
-        locate_captions(store, "index", [captions], {"a": verdicts}, {}, tmp_path)
+        locate_captions(store, "index", [captions], {"a": verdicts}, {}, tmp_path, {})
     assert read_index(store, "index") is None
 
 
@@ -154,7 +154,7 @@ def test_a_million_captions_are_searched_in_bounded_memory(tmp_path) -> None:
             f"TO '{tmp_path}/captions.parquet'"
         )
     file = recorded(store, "captions.parquet")
-    locate_captions(store, "index", [file], {"00000": file}, {}, tmp_path, memory_limit="250MB")
+    locate_captions(store, "index", [file], {"00000": file}, {}, tmp_path, {}, memory_limit="250MB")
     index = read_index(store, "index")
     assert index is not None
     assert located_files(index, ["00000"]) == [file]
@@ -170,6 +170,21 @@ def test_captions_of_versions_that_came_later_are_found_by_the_next_plan(sandbox
     again = Rewrite(config, first.version)
     assert finish(again)["reused_vec"] == 4
     assert "vlm_captions" not in notes(again)
+
+
+def test_captions_of_a_version_that_was_deleted_meanwhile_are_not_needed(sandbox, crawl_row) -> None:
+    config = sandbox.config()
+    rows = [crawl_row(f"A Belvo {n} tulip", image=n) for n in range(4)]
+    first, second, third = (Rewrite(config, sandbox.write_crawl(config, rows, f"2026-01-0{day}")) for day in (1, 2, 3))
+    for stage in (first, second):
+        finish(stage)
+    assert third.plan() == ["00000"]
+    for stage in (first, second):
+        third.store.remove_folder(stage.version.folder)
+        again = Rewrite(config, third.version)
+        assert again.plan() == ["00000"]
+        assert len(located_files(again._located, ["00000"])) == (1 if stage is first else 0)
+    assert finish(again)["vlm_captions"] >= 4
 
 
 # What decides whether a caption is reused

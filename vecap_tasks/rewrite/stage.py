@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -284,32 +285,39 @@ class Rewrite(Stage):
         return read_rows(self.store, self.upstream_images, verdicts, tables, span.offset, size, work, kept=kept)
 
     def _locate_captions(self) -> None:
-        """Find the files of other versions with captions of this crawl's images, unless this is done for these files.
+        """Find the files of other versions with captions of this crawl's images, if these files have changed.
 
-        Once for all shards: a worker reads only the lists of its own crawl shards.
+        Once for all shards: a worker reads only the lists of its own crawl shards. Older indexes stay, because another
+        run of this version may be reading them.
         """
         files = finished_captions(self.store, self.version)
-        name = f"{len(files):08d}-{digest([[file.name, file.sha256] for file in files])[:12]}"
-        folder = f"{self.folder}/{_LOCATED}/{name}"
-        if read_index(self.store, folder) is not None:
+        name = digest([[file.name, file.sha256] for file in files])[:16]
+        newest = self._newest_index()
+        if newest is not None and newest.body["files"] == name:
             return
         shards = [shard for shard, count in self._accepted.items() if count]
         verdicts = dict(zip(shards, self.recorded(map(self._verdicts, shards)), strict=True))
         stored = [shard for shard in shards if self._table(shard) in self._tables]
         tables = dict(zip(stored, self.recorded(map(self._table, stored)), strict=True))
+        folder = f"{self.folder}/{_LOCATED}/{time.time_ns():020d}-{name}"
         with self.store.workspace() as work:
-            locate_captions(self.store, folder, files, verdicts, tables, work)
+            locate_captions(self.store, folder, files, verdicts, tables, work, {"files": name})
+
+    def _newest_index(self) -> Index | None:
+        folders = sorted(self.store.folders(f"{self.folder}/{_LOCATED}"), reverse=True)
+        indexes = (read_index(self.store, f"{self.folder}/{_LOCATED}/{name}") for name in folders)
+        return next((index for index in indexes if index is not None), None)
 
     @cached_property
     def _located(self) -> Index:
-        """The newest index of `_locate_captions`: the one of most files."""
-        for _ in range(2):
-            folders = [f"{self.folder}/{_LOCATED}/{name}" for name in self.store.folders(f"{self.folder}/{_LOCATED}")]
-            indexes = (read_index(self.store, folder) for folder in sorted(folders, reverse=True))
-            if (found := next((index for index in indexes if index is not None), None)) is not None:
-                return found
+        """The newest index of `_locate_captions`."""
+        found = self._newest_index()
+        if found is None:
             self._locate_captions()
-        raise VecapError(f"{self.folder}/{_LOCATED} was removed during the run; run the same command again")
+            found = self._newest_index()
+        if found is None:
+            raise VecapError(f"{self.folder}/{_LOCATED} was removed during the run; run the same command again")
+        return found
 
     def _vlm_captioner(self, batches: Batches, meter: TokenMeter) -> Captioner[Row]:
         settings, prompt = self._settings["vlm"], self._prompts["vlm"]
