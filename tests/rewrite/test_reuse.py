@@ -26,7 +26,7 @@ from vecap_tasks.core.version import Version
 from vecap_tasks.crawl.stage import Crawl
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.quality.stage import Quality
-from vecap_tasks.rewrite import prompt
+from vecap_tasks.rewrite import prompt, reuse
 from vecap_tasks.rewrite.accepted_rows import Row
 from vecap_tasks.rewrite.backends.sampling_params import Sampling, sampling_of
 from vecap_tasks.rewrite.batches import text_key
@@ -99,7 +99,7 @@ def test_unfinished_versions_reuse_captions_of_each_other(days) -> None:
     assert [stage.manifest() for stage in days] == [None] * 3
 
 
-def test_a_shard_reads_only_files_with_its_images(tmp_path) -> None:
+def test_a_shard_reads_only_files_with_its_images(tmp_path, monkeypatch) -> None:
     """By the hash of the download or of the stored image; files of earlier releases have only the first."""
     store = Store(str(tmp_path))
     columns = [("sha256",), ("sha256",), ("sha256", "jpeg_sha256"), ("sha256", "jpeg_sha256")]
@@ -116,6 +116,7 @@ def test_a_shard_reads_only_files_with_its_images(tmp_path) -> None:
         pq.write_table(pa.table({"jpeg_sha256": stored.cast(pa.string())}), tmp_path / f"crawl-{shard}.parquet")
         verdicts[shard] = recorded(store, f"verdicts-{shard}.parquet")
         tables[shard] = recorded(store, f"crawl-{shard}.parquet")
+    monkeypatch.setattr(reuse, "_FILES_AT_ONCE", 3)
     locate_captions(store, "index", files, verdicts, tables, tmp_path, {})
     index = read_index(store, "index")
     assert index is not None

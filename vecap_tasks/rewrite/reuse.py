@@ -42,6 +42,7 @@ from vecap_tasks.rewrite.screen import STRIPPED
 log = logging.getLogger(__name__)
 
 _MAX_THREADS = 4  # of the search for files; each needs a part of the memory limit
+_FILES_AT_ONCE = 500  # DuckDB holds 0.1 MB for each file of a query
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,8 @@ def locate_captions(
     """Publish for each crawl shard the list of those *files* with captions that have its images, and an index of them.
 
     `{shard}.json` in *folder* has the records of the files, and the index has *body*. *verdicts* and *tables* are by
-    crawl shard; an image is found by the sha256 of the stored image or of the download. One query over all files spills
-    to *work* above *memory_limit*. A hash collision can add a file. Raises CorruptError if a file differs from its
-    record.
+    crawl shard; an image is found by the sha256 of the stored image or of the download. Data above *memory_limit*
+    spills to *work*. A hash collision can add a file. Raises CorruptError if a file differs from its record.
     """
     with IndexedUploads(store, folder) as uploads:
         if files and verdicts:
@@ -168,14 +168,21 @@ def _locations(
             SELECT sha256, filename FROM verdicts WHERE accepted
             UNION ALL SELECT jpeg_sha256, filename FROM crawl WHERE jpeg_sha256 IS NOT NULL
         ) JOIN owner USING (filename)""")
-    found = connection.execute(f"""
-        SELECT DISTINCT shard, number FROM image JOIN (
-            SELECT unnest([hash(sha256), hash(jpeg_sha256)]) AS image, number
-            FROM (SELECT * FROM {scan([*numbers], union_by_name=True)} UNION ALL BY NAME SELECT * FROM columns)
-            JOIN file USING (filename)
-        ) USING (image) ORDER BY shard, number""")
+    connection.execute("CREATE TEMP TABLE caption (image UBIGINT, number INTEGER)")
+    for start in range(0, len(files), _FILES_AT_ONCE):
+        connection.execute(f"""
+            INSERT INTO caption SELECT DISTINCT unnest([hash(sha256), hash(jpeg_sha256)]), number
+            FROM ({_all_columns([*numbers][start : start + _FILES_AT_ONCE])}) JOIN file USING (filename)""")
+    found = connection.execute(
+        "SELECT DISTINCT shard, number FROM image JOIN caption USING (image) ORDER BY shard, number"
+    )
     for shard, pairs in groupby(iter(found.fetchone, None), key=lambda pair: pair[0]):
         yield shard, [number for _, number in pairs]
+
+
+def _all_columns(paths: Sequence[str]) -> str:
+    """Return SQL for the rows of the caption files *paths*; files of earlier releases lack some of `columns`."""
+    return f"SELECT * FROM {scan(paths, union_by_name=True)} UNION ALL BY NAME SELECT * FROM columns"
 
 
 def _record(file: RecordedFile) -> dict[str, Any]:
@@ -203,7 +210,7 @@ _IGNORED = ("image", "stage")
 
 _LOAD = """
     CREATE TEMP TABLE captions AS SELECT *, jpeg_sha256 IS NULL AS is_old
-    FROM (SELECT * FROM {files} UNION ALL BY NAME SELECT * FROM columns) -- files of earlier releases lack some columns
+    FROM ({files})
     WHERE sha256 IN (SELECT sha256 FROM wanted) OR jpeg_sha256 IN (SELECT jpeg_sha256 FROM wanted)"""
 # Failed server requests and texts that were never requested (0 tokens) are not finished: both are requested again.
 _QUERY = """
@@ -236,7 +243,7 @@ def find_texts(
         wanted = {"sha256": [row.sha256 for row in rows], "jpeg_sha256": [row.jpeg_sha256 for row in rows]}
         connection.register("wanted", pa.table(wanted))
         connection.register("columns", CAPTIONS.empty_table())
-        connection.execute(_LOAD.format(files=scan([*names], union_by_name=True)))
+        connection.execute(_LOAD.format(files=_all_columns([*names])))
         for prefix in _ROLES:
             maker: CaptionProvenance | None = getattr(provenance, prefix)
             if maker is None:
