@@ -1,12 +1,12 @@
-"""Scaling of the orchestration: Airflow, Dask and manifests over 300, 3,000 and 30,000 shards of a fake stage.
+"""Scaling of the orchestration and of the stages.
 
-    python -m benchmarks.scale [--duplicates ROWS …] [--judging ROWS … [--images]] [--shards N …] [--json FILE]
+    python -m benchmarks.scale [--shards N …] [--json FILE]
     python -m benchmarks.scale --stages 100 300 1000 3000 [--rounds N] [--folder FOLDER] [--json FILE]
+    python -m benchmarks.scale --judging ROWS … [--images] [--folder FOLDER] [--json FILE]
+    python -m benchmarks.scale --duplicates ROWS … [--json FILE]
 
-Starts the local services in a temporary folder and runs a DAG with one stage: plan, eight mapped groups, commit, like
-in the product. A shard takes 3 ms and writes one small file. Also measures peak memory of Airflow's scheduler, Dask's
-scheduler and the largest Airflow task (the driver), PostgreSQL transactions, and S3 requests per shard, counted by a
-server. There is no other tool to compare with.
+By default, runs a stage through Airflow and Dask at each number of shards (`benchmarks/orchestration.py`), and counts
+the S3 requests per shard of a stage that only writes. There is no other tool to compare with.
 
 `--stages` measures only the real stages, at these numbers of shards (`benchmarks/stages.py`). With the same `--folder`,
 an interrupted measurement continues.
