@@ -58,7 +58,7 @@ def test_stages_read_only_their_own_root(tmp_path: Path, monkeypatch: pytest.Mon
     verdicts = {"00000": recorded(store, stage("quality", config).folder + "/verdicts/00000.parquet")}
     tables = {"00000": recorded(store, stage("crawl", config).folder + "/00000.parquet")}
     files = [recorded(store, name) for name in captions]
-    locate_captions(store, f"{config.dataset}/index", files, verdicts, tables, tmp_path, {})
+    locate_captions(store, f"{config.dataset}/index", files, verdicts, tables, tmp_path)
     index = read_index(store, f"{config.dataset}/index")
     assert index is not None
     assert located_files(index, ["00000"]) == files

@@ -117,14 +117,14 @@ def test_a_shard_reads_only_files_with_its_images(tmp_path, monkeypatch) -> None
         verdicts[shard] = recorded(store, f"verdicts-{shard}.parquet")
         tables[shard] = recorded(store, f"crawl-{shard}.parquet")
     monkeypatch.setattr(reuse, "_FILES_AT_ONCE", 3)
-    locate_captions(store, "index", files, verdicts, tables, tmp_path, {})
+    locate_captions(store, "index", files, verdicts, tables, tmp_path)
     index = read_index(store, "index")
     assert index is not None
     assert located_files(index, "a") == files[:1]  # the row of 1.parquet is rejected
     assert located_files(index, "b") == files[2:]
     assert located_files(index, "c") == []
     assert located_files(index, "ba") == [files[0], *files[2:]]
-    locate_captions(store, "none", (), verdicts, tables, tmp_path, {})
+    locate_captions(store, "none", (), verdicts, tables, tmp_path)
     none = read_index(store, "none")
     assert none is not None
     assert located_files(none, "abc") == []
@@ -133,7 +133,7 @@ def test_a_shard_reads_only_files_with_its_images(tmp_path, monkeypatch) -> None
         located_files(index, "b")
     flip_bit(store, "crawl-a.parquet")
     with pytest.raises(CorruptError, match=r"^crawl-a\.parquet is corrupt"):
-        locate_captions(store, "again", files, verdicts, tables, tmp_path, {})
+        locate_captions(store, "again", files, verdicts, tables, tmp_path)
 
 
 def test_a_caption_file_that_is_not_readable_is_named(tmp_path) -> None:
@@ -143,7 +143,7 @@ def test_a_caption_file_that_is_not_readable_is_named(tmp_path) -> None:
     verdicts, captions = recorded(store, "verdicts.parquet"), recorded(store, "captions.parquet")
     (tmp_path / "captions.parquet").write_bytes(b"PAR1, but no table")
     with pytest.raises(CorruptError, match=r"^captions\.parquet has 18 bytes"):
-        locate_captions(store, "index", [captions], {"a": verdicts}, {}, tmp_path, {})
+        locate_captions(store, "index", [captions], {"a": verdicts}, {}, tmp_path)
     assert read_index(store, "index") is None
 
 
@@ -155,7 +155,7 @@ def test_a_million_captions_are_searched_in_bounded_memory(tmp_path) -> None:
             f"TO '{tmp_path}/captions.parquet'"
         )
     file = recorded(store, "captions.parquet")
-    locate_captions(store, "index", [file], {"00000": file}, {}, tmp_path, {}, memory_limit="250MB")
+    locate_captions(store, "index", [file], {"00000": file}, {}, tmp_path, memory_limit="250MB")
     index = read_index(store, "index")
     assert index is not None
     assert located_files(index, ["00000"]) == [file]

@@ -123,14 +123,13 @@ def locate_captions(
     verdicts: Mapping[str, RecordedFile],
     tables: Mapping[str, RecordedFile],
     work: Path,
-    body: Mapping[str, Any],
     memory_limit: str = "1GB",
 ) -> None:
     """Publish for each crawl shard the list of those *files* with captions that have its images, and an index of them.
 
-    `{shard}.json` in *folder* has the records of the files, and the index has *body*. *verdicts* and *tables* are by
-    crawl shard; an image is found by the sha256 of the stored image or of the download. Data above *memory_limit*
-    spills to *work*. A hash collision can add a file. Raises CorruptError if a file differs from its record.
+    `{shard}.json` in *folder* has the records of the files. *verdicts* and *tables* are by crawl shard; an image is
+    found by the sha256 of the stored image or of the download. Data above *memory_limit* spills to *work*. A hash
+    collision can add a file. Raises CorruptError if a file differs from its record.
     """
     with IndexedUploads(store, folder) as uploads:
         if files and verdicts:
@@ -145,7 +144,7 @@ def locate_captions(
                 except duckdb.Error:
                     check_recorded(files)
                     raise
-        uploads.finish(body)
+        uploads.finish({})
 
 
 def _locations(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -52,6 +51,7 @@ log = logging.getLogger(__name__)
 SAMPLES_FILE = "samples.json"
 _ACCEPTED = "accepted.json"  # of the stage quality
 _LOCATED = "_captions"  # for each crawl shard, the files of other versions with captions of its images
+_CURRENT = "current"  # has the name of the newest index
 
 
 class VlmBackend(Protocol):
@@ -292,32 +292,35 @@ class Rewrite(Stage):
         """
         files = finished_captions(self.store, self.version)
         name = digest([[file.name, file.sha256] for file in files])[:16]
-        newest = self._newest_index()
-        if newest is not None and newest.body["files"] == name:
-            return
-        shards = [shard for shard, count in self._accepted.items() if count]
-        verdicts = dict(zip(shards, self.recorded(map(self._verdicts, shards)), strict=True))
-        stored = [shard for shard in shards if self._table(shard) in self._tables]
-        tables = dict(zip(stored, self.recorded(map(self._table, stored)), strict=True))
-        folder = f"{self.folder}/{_LOCATED}/{time.time_ns():020d}-{name}"
-        with self.store.workspace() as work:
-            locate_captions(self.store, folder, files, verdicts, tables, work, {"files": name})
+        folder = f"{self.folder}/{_LOCATED}"
+        if read_index(self.store, f"{folder}/{name}") is None:
+            shards = [shard for shard, count in self._accepted.items() if count]
+            verdicts = dict(zip(shards, self.recorded(map(self._verdicts, shards)), strict=True))
+            stored = [shard for shard in shards if self._table(shard) in self._tables]
+            tables = dict(zip(stored, self.recorded(map(self._table, stored)), strict=True))
+            with self.store.workspace() as work:
+                locate_captions(self.store, f"{folder}/{name}", files, verdicts, tables, work)
+        if self._current_index() != name:
+            self.store.put(f"{folder}/{_CURRENT}", name.encode())
 
-    def _newest_index(self) -> Index | None:
-        folders = sorted(self.store.folders(f"{self.folder}/{_LOCATED}"), reverse=True)
-        indexes = (read_index(self.store, f"{self.folder}/{_LOCATED}/{name}") for name in folders)
-        return next((index for index in indexes if index is not None), None)
+    def _current_index(self) -> str:
+        """Return the name of the newest index; "" if there is none."""
+        try:
+            return self.store.read(f"{self.folder}/{_LOCATED}/{_CURRENT}").decode(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     @cached_property
     def _located(self) -> Index:
         """The newest index of `_locate_captions`."""
-        found = self._newest_index()
-        if found is None:
+        for _ in range(2):
+            name = self._current_index()
+            known = name in self.store.folders(f"{self.folder}/{_LOCATED}")
+            index = read_index(self.store, f"{self.folder}/{_LOCATED}/{name}") if known else None
+            if index is not None:
+                return index
             self._locate_captions()
-            found = self._newest_index()
-        if found is None:
-            raise VecapError(f"{self.folder}/{_LOCATED} was removed during the run; run the same command again")
-        return found
+        raise VecapError(f"{self.folder}/{_LOCATED} was removed during the run; run the same command again")
 
     def _vlm_captioner(self, batches: Batches, meter: TokenMeter) -> Captioner[Row]:
         settings, prompt = self._settings["vlm"], self._prompts["vlm"]
