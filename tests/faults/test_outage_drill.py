@@ -94,7 +94,7 @@ def test_outages_of_every_service_do_not_change_a_run(tmp_path: Path, create_buc
             process = start(config, f"s3://{bucket}/disturbed", disk, log, web)
             wait_for("crawl: 1 of ")
             take_away(s3, "S3")
-            wait_for("crawl: 2 of 2 shards, ")
+            wait_for(f"crawl {INTERVAL}: 2 of 2 shards, ")
             ballast = fill(disk)
             wait_for(KINDS["disk"])
             time.sleep(AWAY)
@@ -104,7 +104,7 @@ def test_outages_of_every_service_do_not_change_a_run(tmp_path: Path, create_buc
             mlflow.start()
             wait_until(lambda: len(model.log.read_text().split()) >= answered + ANSWERS, 600, "captions", 0.02)
             take_away(model, "model")
-            wait_for("rewrite: 2 of 2 shards, ")
+            wait_for(f"rewrite {INTERVAL}: 2 of 2 shards, ")
             take_away(mlflow, "MLflow")
             assert digests(process, log) == expected
         finally:
