@@ -113,6 +113,19 @@ def test_the_last_line_has_the_rates_of_all_units(monkeypatch: pytest.MonkeyPatc
     assert lines.line() == "100 of 100 shards, 2.0 rows/s"
 
 
+def test_a_line_that_says_all_is_not_repeated_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    emitted: list[str] = []
+    lines = ProgressLines(2, "shards", (), emitted.append, 10)
+    for seconds in (3, 8):  # the second one ends when a line is due
+        now += seconds
+        lines.add({})
+        lines.report()
+    lines.report(at_once=True)
+    assert emitted == ["2 of 2 shards"]
+
+
 def test_the_remaining_time_counts_down_between_updates(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)

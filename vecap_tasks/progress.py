@@ -83,6 +83,7 @@ class ProgressLines:
         self._times: list[float] = []  # when each unit finished
         self._counters: list[tuple[int, ...]] = []  # of each unit, in the order of `_rates`
         self._cost = 0.0
+        self._emitted = -1  # finished units in the last line
         self._start = self._last = time.monotonic()
 
     def add(self, counters: Mapping[str, int], cost: float = 0.0) -> None:
@@ -92,10 +93,10 @@ class ProgressLines:
         self._cost += cost
 
     def report(self, *, at_once: bool = False) -> None:
-        """Emit a line if the last one is old enough, or *at_once*."""
-        now = time.monotonic()
-        if at_once or now - self._last >= self._interval:
-            self._last = now
+        """Emit a line if the last one is old enough, or *at_once* if more is done than it says."""
+        now, done = time.monotonic(), len(self._times)
+        if now - self._last >= self._interval or (at_once and done > self._emitted):
+            self._last, self._emitted = now, done
             self._emit(self.line())
 
     def line(self) -> str:

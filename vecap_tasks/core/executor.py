@@ -80,7 +80,7 @@ class JobProgress:
         return ", ".join([f"{self._stage.name} {result.shard}: {seconds:.1f} s", *rates, *notes])
 
     def report(self, *, at_once: bool = False) -> None:
-        """Log a progress line if the last one is old enough, or *at_once*."""
+        """Log a progress line if the last one is old enough, or *at_once* if more is done than it says."""
         self._lines.report(at_once=at_once)
 
 
