@@ -28,7 +28,7 @@ from vecap_tasks.local.state import Phase, State, lock, read_state, remove_state
 from vecap_tasks.local.supervisor import STOP_TIMEOUT, last_log_line
 from vecap_tasks.progress import Meter, meter
 
-START_TIMEOUT = 240.0
+START_TIMEOUT = 600.0  # of the first start on a slow machine; a service that fails ends the wait
 _POLL_SECONDS = 0.25
 _STOP_SECONDS = 2 * STOP_TIMEOUT + 2
 Report = Callable[[str], None]
