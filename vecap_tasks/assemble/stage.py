@@ -68,7 +68,7 @@ _SHEET = "samples.png"
 _TABLES_AT_ONCE = 500
 _TEXTS = ("alttext", "vec", "vecap", "alttext_rewritten")
 _COUNT_QUERY = f"""
-    SELECT count(*), count(DISTINCT sha256),
+    SELECT count(*),
         coalesce(max(greatest(len(vec_variants), len(vecap_variants), len(alttext_rewritten_variants))), 0),
         {", ".join(f"count(*) FILTER ({text} != '')" for text in _TEXTS)},
         {", ".join(f"coalesce(avg(len(string_split({text}, ' '))) FILTER ({text} != ''), 0)" for text in _TEXTS)}
@@ -313,7 +313,9 @@ class Assemble(Stage):
         manifests = {name: self.upstream_manifest(name) for name in self.upstream}
         with connect(self.store, self.config.assemble.memory_limit, work=work) as connection:
             create_view(connection, self.store, "samples", tables, SAMPLES)
-            samples, images, variants, *texts = connection.execute(_COUNT_QUERY).fetchall()[0]
+            samples, variants, *texts = connection.execute(_COUNT_QUERY).fetchall()[0]
+            # In one query with the texts, DuckDB would hold them all.
+            images = connection.execute("SELECT count(DISTINCT sha256) FROM samples").fetchall()[0][0]
             origins = connection.execute(
                 "SELECT vecap_from, count(*) FROM samples GROUP BY 1 ORDER BY 2 DESC, 1"
             ).fetchall()
