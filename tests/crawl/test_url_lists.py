@@ -4,6 +4,8 @@ import csv
 import gzip
 import io
 import json
+import subprocess
+import sys
 import tracemalloc
 from hashlib import sha256
 
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.crawl.conftest import crawl, stage_of
+from tests.installation import DEMO
 from vecap_tasks.config import UrlSource
 from vecap_tasks.core.files import SourceFile
 from vecap_tasks.crawl.sources.link import Stats
@@ -177,6 +180,35 @@ def test_an_invalid_json_value_fails_only_its_row(read, bad):
 def test_numbers_above_64_bits_are_read(read):
     data = b'[{"url": "http://a.example/1", "id": 123456789012345678901234567890, "text": 12345678901234567890123}]'
     assert pairs(read("x.json", data, 1)[0]) == [("http://a.example/1", "12345678901234567890123")]
+
+
+READ_A_LIST = """
+import sys
+import pyarrow as pa
+from vecap_tasks.config import UrlSource, load_config
+from vecap_tasks.crawl.sources.link import Stats
+from vecap_tasks.crawl.sources.url_list import UrlFiles
+from vecap_tasks.errors import VecapError
+path, config = sys.argv[1:]
+source = UrlFiles(load_config(config), UrlSource(kind="urls", paths=[path]), "2026-01-01")
+try:
+    print(len([link for part in source.parts() for link in source.read(part, Stats())]))
+except VecapError as error:
+    print(error)
+print(pa.default_memory_pool().max_memory())
+"""
+
+
+def test_a_page_that_claims_a_gigabyte_takes_no_memory(tmp_path):
+    data = parquet({"url": ["http://a.example/1.jpg"] * 3}, use_dictionary=False, compression="none")
+    sizes = bytes.fromhex("15a801 15a801")  # of the first page, 84 bytes decompressed and compressed
+    assert data.count(sizes) == 1
+    gigabyte = bytes.fromhex("15 80a8d6b907")  # 10**9 as a zigzag number
+    (tmp_path / "x.parquet").write_bytes(data.replace(sizes, 2 * gigabyte))
+    command = [sys.executable, "-c", READ_A_LIST, str(tmp_path / "x.parquet"), str(DEMO)]
+    message, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert "corrupt or truncated" in message
+    assert int(peak) < 10**8
 
 
 def test_cells_without_a_python_type_are_empty(read):

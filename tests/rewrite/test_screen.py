@@ -18,6 +18,7 @@ from vecap_tasks.errors import ConfigError
 from vecap_tasks.rewrite import screen
 from vecap_tasks.rewrite.prompt import load_prompt
 from vecap_tasks.rewrite.screen import RULES, Answer, Screened, screen_alttext, screen_vec, screen_vecap
+from vecap_tasks.rewrite.screen.concepts import meaning_of
 from vecap_tasks.rewrite.screen.identification import MODEL
 
 PROMPT = load_prompt("fuse-vicuna").text
@@ -210,3 +211,11 @@ def test_a_very_long_text_is_too_long_in_bounded_time(piece: str) -> None:
             assert result.text is None or len(text) == 4_000
     assert time.process_time() - started < 3
     assert screen_vec("x" * 4_001, True, PROMPT, disabled) == Screened(None, "too_long")
+
+
+def test_a_long_word_of_an_alttext_takes_little_time_and_memory() -> None:
+    alttext = "A sign " + "2017harbor" * 30_000  # without max_alttext_chars
+    started = time.process_time()
+    assert screen_vecap("A sign", True, PROMPT, alttext, "a sign").text == "A sign"
+    assert time.process_time() - started < 3
+    assert meaning_of("harbor" * 20) == meaning_of("zzzz")

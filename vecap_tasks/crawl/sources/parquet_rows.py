@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from vecap_tasks.errors import PermanentError, SettingError
 
 _BATCH = 64  # rows; a dictionary of 250 KB can stand for the values of 10,000 rows
 _BATCH_BYTES = 64 << 20
+# With a buffer, pyarrow allocates the size that a page claims, up to 2 GB. Without one, it reads whole columns of row
+# groups.
+_MAX_UNBUFFERED = 64 << 20  # bytes of a file
 _NO_TEXT = object()  # a value that Python cannot represent, such as a date in the year 300,000
 
 
@@ -35,8 +39,9 @@ def parquet_rows(file: ListFile, stream: BufferedReader) -> Iterator[Row]:
         footer = pq.read_metadata(seekable)
         columns = file.columns(footer.schema.to_arrow_schema().names)
         _check_type(file, footer.schema.to_arrow_schema(), columns.url)
+        buffer = BUFFER if seekable.seek(0, os.SEEK_END) > _MAX_UNBUFFERED else 0
         seekable.seek(0)
-        table = pq.ParquetFile(seekable, metadata=footer, buffer_size=BUFFER, pre_buffer=pre_buffer)
+        table = pq.ParquetFile(seekable, metadata=footer, buffer_size=buffer, pre_buffer=pre_buffer)
         for group in range(table.num_row_groups):
             # Not the sizes of single columns: pyarrow aborts the process if their metadata are malformed.
             rows, size = footer.row_group(group).num_rows, footer.row_group(group).total_byte_size

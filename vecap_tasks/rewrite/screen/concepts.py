@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from vecap_tasks.core.word_lists import read_lines, read_words
-from vecap_tasks.rewrite.screen.text import DATA, NUMBER_WORDS, stem
+from vecap_tasks.rewrite.screen.text import DATA, MAX_WORD, NUMBER_WORDS, stem
 
 _COUNTS = {
     **{word: number for word, number in NUMBER_WORDS.items() if len(word) > 2},
@@ -53,13 +53,17 @@ def meaning(stems: Iterable[str]) -> Meaning:
     return Meaning(frozenset(near), frozenset(far))
 
 
-@lru_cache(maxsize=16384)
 def meaning_of(word: str) -> Meaning:
     """Return what a stem can mean, including the parts of a compound without synonyms; empty for an unknown stem.
 
     >>> [meaning_of("lakesid").matches(meaning_of(stem(word))) for word in ("lake", "truck")]
     [True, False]
     """
+    return _meaning_of(word) if len(word) <= MAX_WORD else _UNKNOWN
+
+
+@lru_cache(maxsize=16384)
+def _meaning_of(word: str) -> Meaning:
     table = _table()
     known = table.get(word, _UNKNOWN)
     for end in range(len(word) - _MIN_PART, _MIN_PART, -1):

@@ -27,6 +27,7 @@ NAMEABLE = read_words(DATA, "nameable")
 NUMBER_WORDS = {word: int(number) for word, number in read_table(DATA, "numbers").items()}
 _IRREGULAR = read_table(DATA, "irregular")
 _DEFAULTS = ScreenConfig()
+MAX_WORD = 100  # characters
 
 
 @lru_cache(maxsize=1024)  # all rules share a few texts
@@ -50,13 +51,19 @@ def content_words(text: str) -> frozenset[str]:
     return frozenset(stem(word) for word in words(text) if word not in FUNCTION)
 
 
-@lru_cache(maxsize=65536)
 def stem(word: str) -> str:
     """Return *word* (lower case) without plural, possessive or verb endings; the stem need not be a word.
+
+    More than `MAX_WORD` characters are no word, and returned as they are.
 
     >>> [stem(word) for word in ("cities", "wearing", "sitting", "parked", "rides", "men's", "glass", "ring")]
     ['city', 'wear', 'sit', 'park', 'rid', 'man', 'glass', 'ring']
     """
+    return _stem(word) if len(word) <= MAX_WORD else word
+
+
+@lru_cache(maxsize=65536)
+def _stem(word: str) -> str:
     word = _CLITIC.sub("", word)
     if word in _IRREGULAR:
         return _IRREGULAR[word]
