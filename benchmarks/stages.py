@@ -214,7 +214,7 @@ def summarize(cells: Sequence[Cell]) -> list[Measure]:
                 _slopes({shards: random.choice(values, len(values)) for shards, values in cpu.items()}, size)
                 for _ in range(_SAMPLES)
             ]
-            low, high = np.quantile([above / below for above, below in samples], (0.025, 0.975))
+            low, high = np.quantile([above / below for above, below in samples if below] or [np.nan], (0.025, 0.975))
             rounds = f"{len(by_size[size])} rounds, {len(by_size[REFERENCE])} of 100 shards"
             spread = f"ratio [{low:.3f}, {high:.3f}], {rounds}; {conditions}"
             name = f"{stage} {{}}, {size:,} shards"

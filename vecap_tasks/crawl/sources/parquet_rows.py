@@ -20,7 +20,7 @@ _BATCH = 64  # rows; a dictionary of 250 KB can stand for the values of 10,000 r
 _BATCH_BYTES = 64 << 20
 # With a buffer, pyarrow allocates the size that a page claims, up to 2 GB. Without one, it reads whole columns of row
 # groups.
-_MAX_UNBUFFERED = 64 << 20  # bytes of a file
+_MAX_UNBUFFERED = 1 << 20  # bytes of a file
 _NO_TEXT = object()  # a value that Python cannot represent, such as a date in the year 300,000
 
 
