@@ -120,6 +120,26 @@ def test_another_process_moves_the_alias_at_the_same_time(config):
     assert client(config).get_model_version_by_alias(NAME, "champion").version == int(decision.version)
 
 
+def test_another_process_deletes_its_duplicate_while_the_versions_are_read(config, monkeypatch):
+    version = evaluate(config)
+    decision = lineage.move_champion(config, version)
+    search = MlflowClient.search_model_versions
+    deleted = []
+
+    def delete_after_search(self, *arguments, **named):
+        first = self.get_model_version(NAME, decision.version)
+        duplicate = self.create_model_version(NAME, first.source, first.run_id)
+        found = search(self, *arguments, **named)
+        self.delete_model_version(NAME, duplicate.version)
+        deleted.append(duplicate.version)
+        return found
+
+    monkeypatch.setattr(MlflowClient, "search_model_versions", delete_after_search)
+    again = lineage.move_champion(config, version)
+    assert deleted
+    assert (again.moves, again.reason, again.version) == (False, "already the champion", decision.version)
+
+
 def test_the_champion_changes_only_for_a_significant_difference_on_the_same_set(config, tmp_path, monkeypatch):
     config = champion_config(config, metric="text_to_image_1")
     first = evaluate(config)

@@ -231,8 +231,16 @@ def _registered(tracking: Tracking, name: str, run: Run) -> ModelVersion | None:
 
 def _versions(tracking: Tracking, name: str) -> list[ModelVersion]:
     """Return the versions of the registered model with their aliases."""
-    versions = tracking.client.search_model_versions(f"name='{name}'")
-    return [tracking.client.get_model_version(name, version.version) for version in versions]
+    from mlflow.exceptions import MlflowException
+
+    found = []
+    for version in tracking.client.search_model_versions(f"name='{name}'"):
+        try:
+            found.append(tracking.client.get_model_version(name, version.version))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # it was a duplicate that its process has deleted
+                raise
+    return found
 
 
 def _stored_answers(store: Store, manifest: Manifest, path: str) -> tuple[Answers, ...]:
