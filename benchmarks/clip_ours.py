@@ -23,6 +23,7 @@ from vecap_tasks.train.data.epoch import Batch, TrainingData, plan_run
 from vecap_tasks.train.data.images import Decoder, Index, open_images
 from vecap_tasks.train.data.loader import MapTrainingData
 from vecap_tasks.train.data.samples import Shard, Source
+from vecap_tasks.train.data.texts import TextDraws
 from vecap_tasks.train.distributed import ProcessGroup, training_device
 from vecap_tasks.train.model import build_model
 from vecap_tasks.train.throughput import Progress
@@ -43,7 +44,7 @@ class _OneBatch:
     def batches(self, first: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         for step in range(first, self.steps):
             epoch, position = divmod(step, self.per_epoch)
-            yield Batch(step, epoch, position, self.batch.uids, self.batch.pixels, self.batch.ids)
+            yield Batch(step, epoch, position, self.batch.uids, self.batch.images, self.batch.ids)
 
 
 class _Timed:
@@ -79,7 +80,8 @@ def main() -> None:
     model = build_model(config.model, tokenizer, 0)
     last: list[Progress] = []
     with tempfile.TemporaryDirectory(prefix="vecap-") as folder:
-        fit("bench-0", model, data, config, 0, process_group, Checkpoints(Store(folder), "checkpoints", 1), last.append)
+        checkpoints = Checkpoints(Store(folder), "checkpoints", "features", 1)
+        fit("bench-0", model, data, config, 0, process_group, checkpoints, last.append)
     seconds = time.perf_counter() - data.begin
     samples = (data.steps - data.steps_per_epoch) * data.batch_size
     rate, cpu = samples / seconds, samples / (time.process_time() - data.cpu)
@@ -93,8 +95,8 @@ def _memory(task: dict[str, Any], config: TrainConfig, tokenizer: Any) -> Traini
     rng = np.random.default_rng(0)
     size, count = config.model.image_size, task["batch"]
     pixels = rng.integers(0, 256, (count, size, size, 3), np.uint8)
-    ids = rng.integers(10, task["vocabulary"] - 10, (count, config.model.context), np.int32)
-    ids[:, -1] = tokenizer.eos_token_id
+    ids = rng.integers(10, task["vocabulary"] - 10, (count, 1, config.model.context), np.int32)
+    ids[..., -1] = tokenizer.eos_token_id
     batch = Batch(0, 0, 0, tuple(f"{number:032x}" for number in range(count)), pixels, ids)
     return _OneBatch(batch, count, task["steps"], task["steps"] * task["epochs"], task["steps"] * count)
 
@@ -103,9 +105,9 @@ def _tars(task: dict[str, Any], config: TrainConfig, tokenizer: Any) -> Training
     """Return data that is shuffled globally and decoded in every epoch, like datasets larger than memory."""
     images = task["steps"] * task["batch"]
     local = pafs.LocalFileSystem()
-    shards = tuple(Shard(Path(tar).name, local, tar, {"vecap": images // len(task["tars"])}) for tar in task["tars"])
-    sources = [Source("photographs", shards, images, 1.0, "vecap", 0.5)]
-    index = Index(sources, tokenizer)
+    shards = tuple(Shard(Path(tar).name, local, tar, images // len(task["tars"])) for tar in task["tars"])
+    sources = [Source("photographs", shards, images, 1.0, {"vecap": 1.0})]
+    index = Index(sources, [TextDraws(0, sources[0].texts)], tokenizer)
     decoder = Decoder(config.model.image_size, config.model.preprocess)
     cache = open_images(index, decoder, cache_bytes=0, threads=config.loader_threads)
     return MapTrainingData(index, cache, plan_run("vecap-0", sources, [images], config), 0)

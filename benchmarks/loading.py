@@ -39,6 +39,7 @@ from vecap_tasks.train.data.images import Decoder, Index, open_images
 from vecap_tasks.train.data.iterable_dataset import IterableTrainingData
 from vecap_tasks.train.data.loader import MapTrainingData
 from vecap_tasks.train.data.samples import Shard, Source
+from vecap_tasks.train.data.texts import TextDraws
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -115,30 +116,33 @@ def _read_epoch(data: TrainingData) -> _Pass:
     """Read one epoch."""
     count, wall, cpu = 0, time.monotonic(), time.process_time()
     for batch in data.batches(0):
-        count += len(batch.pixels)
+        count += len(batch.images)
     return _Pass(count, time.process_time() - cpu, time.monotonic() - wall, "ours")
 
 
 class _Ours:
     def __init__(self, config: Config, tars: list[Path], images: int, *, tables: bool = False) -> None:
         local = pafs.LocalFileSystem()
-        usable = {"vecap": images // _SHARDS}
+        usable = images // _SHARDS
         shards = tuple(
             Shard(tar.name, local, str(tar), usable, None, _table(tar) if tables else None)  # type: ignore[arg-type]
             for tar in tars
         )
         self._config = config.train
-        self._sources = [Source("photographs", shards, images, 1.0, "vecap", 0.5)]
+        self._sources = [Source("photographs", shards, images, 1.0, {"vecap": 1.0})]
+        self._draws = [TextDraws(0, self._sources[0].texts)]
         self._tokenizer: PreTrainedTokenizerFast = load_tokenizer(config)
         self._decoder = Decoder(config.train.model.image_size, "default")
         self._plan = plan_run("vecap-0", self._sources, [images], config.train)
 
     def streamed(self) -> TrainingData:
         reading = ReadingConfig()
-        return IterableTrainingData(self._sources, self._plan, self._decoder, self._tokenizer, reading, 0, 1)
+        return IterableTrainingData(
+            self._sources, self._draws, self._plan, self._decoder, self._tokenizer, reading, 0, 1
+        )
 
     def shuffled(self) -> TrainingData:
-        index = Index(self._sources, self._tokenizer)
+        index = Index(self._sources, self._draws, self._tokenizer)
         return MapTrainingData(index, open_images(index, self._decoder, cache_bytes=0, threads=1), self._plan, 0)
 
 

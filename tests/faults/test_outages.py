@@ -182,7 +182,7 @@ def test_no_waiting_applies_within_the_block() -> None:
 
 def test_a_checkpoint_replaces_an_unreadable_one_of_its_step(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    checkpoints = Checkpoints(store, "run", 2)
+    checkpoints = Checkpoints(store, "run", "features", 2)
     checkpoints.save(TrainingState({}, {}, {}, [], [], DataStats(1, 0, 1, 0)))
     (name,) = store.files("run")
     store.remove(f"run/{name}")
@@ -198,7 +198,7 @@ def test_a_checkpoint_waits_for_space(tmp_path: Path, caplog: pytest.LogCaptureF
     weights = {"weight": torch.arange(100_000.0)}
     state = TrainingState(weights, {}, {}, [], [], DataStats(1, 0, 1, 0))
     with small_disk(tmp_path / "disk", 2 << 20) as disk:
-        checkpoints = Checkpoints(Store(str(disk / "store")), "run", 1)
+        checkpoints = Checkpoints(Store(str(disk / "store")), "run", "features", 1)
         outages.set_timeout(60)
         with full_for(disk, 0.5):
             checkpoints.save(state)

@@ -88,9 +88,8 @@ def test_weights_set_the_samples_per_source_and_epoch(home, reading):
 
 def test_a_source_has_its_own_arm_and_probability_of_alttext(home):
     version = publish_version(configure(home), [Texts(alttext="old", vecap=f"new {n}") for n in range(12)])
-    config = with_mixture(
-        home, OWN_VERSION | {"arm": "mixed", "mixed_p": 1.0}, external_source(home), epochs=1, batch_size=32
-    )
+    texts = {"texts__old": "{alttext: 1, vecap: 0}"}
+    config = with_mixture(home, OWN_VERSION | {"arm": "old"}, external_source(home), epochs=1, batch_size=32, **texts)
     [(_, rows)] = read_batches(open_data(config, version, "vecap"))
     texts = Counter(text for uid, _, text in rows if int(uid, 16) < 12)
     assert texts.most_common(1)[0][1] == 12, "only AltText"
@@ -273,11 +272,13 @@ def test_texts_are_read_from_the_configured_fields(home):
     source = {"kind": "tars", "paths": [f"{home}/theirs/*.tar"], "texts": texts}
     config = with_mixture(home, OWN_VERSION, source, epochs=6, batch_size=10)
     [tar] = load_mixture(config, version.name).sources[1].tars
-    assert dict(tar.usable) == {"alttext": 6, "vec": 6, "vecap": 6, "mixed": 6, "alttext_rewritten": 0}
+    assert len(tar.usable) == 15, "every set of texts"
+    assert {count for texts, count in tar.usable.items() if texts != "alttext_rewritten"} == {6}
+    assert tar.usable["alttext_rewritten"] == 0
     rows = [row for _, batch in read_batches(open_data(config, version, "vec")) for row in batch]
     assert len({text for uid, _, text in rows if int(uid, 16) > 1000}) == 2
     missing = with_mixture(home, OWN_VERSION, source | {"arm": "alttext_rewritten"}, name="lacking")
-    with pytest.raises(VecapError, match=r"none of the 6 samples of .*tar has a text for the arm alttext_rewritten"):
+    with pytest.raises(VecapError, match=r"none of the 6 samples of .*tar has alttext_rewritten; set"):
         open_data(missing, version, "vec")
 
 
@@ -338,7 +339,7 @@ def test_mixture_commands(home, capsys):
     output = capsys.readouterr().out
     assert "day-2026-01-01" in output
     [line] = [line for line in output.splitlines() if line.startswith("version")]
-    assert line.split()[:9] == ["version", "demo/2026-01-01", "10", "0.5", "5", "from", "run,", "p", "0.5"]
+    assert line.split()[:7] == ["version", "demo/2026-01-01", "10", "0.5", "5", "from", "run"]
     assert main(["mixture", "show", *options, "--json", "day-2026-01-01"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert Mixture.from_json(Store(config.resolve(config.root)).read("demo/mixtures/day-2026-01-01.json"), "x")

@@ -60,7 +60,7 @@ def test_the_exported_folder_is_self_contained(config):
     data = open_training_data(config, version, "vecap", 0, tokenizer)
     batch = next(data.batches(0))
     assert len(batch.uids) == 8
-    pixels = Normalize(0, 1.0, torch.device("cpu"))(torch.from_numpy(batch.pixels), batch.uids, 0)
+    pixels = Normalize(0, 1.0, torch.device("cpu"))(torch.from_numpy(batch.images), batch.uids, 0)
     [source] = training_sources(config, version, "vecap")
     samples = {}
     for shard in source.shards:
@@ -70,7 +70,7 @@ def test_the_exported_folder_is_self_contained(config):
     torch.testing.assert_close(processor(images, return_tensors="pt")["pixel_values"], pixels, rtol=0, atol=1e-5)
     texts = [samples[uid].members["txt"].decode() for uid in batch.uids]
     padded = tokenizer([text.upper() for text in texts], padding=True, truncation=True, return_tensors="pt")
-    assert padded["input_ids"].tolist() == batch.ids.tolist(), "the tokenizer lowercases"
+    assert padded["input_ids"].tolist() == batch.ids[:, 0].tolist(), "the tokenizer lowercases"
     with torch.inference_mode():
         exported = model(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"], pixel_values=pixels)
         single = model.get_text_features(**tokenizer([texts[3]], padding="max_length", return_tensors="pt"))
@@ -99,7 +99,7 @@ def test_training_and_evaluation_use_veclip_preprocessing(home, tmp_path):
     features = torch.nn.functional.normalize(outputs, dim=-1)
     assert torch.equal(Encoder(folder, "cpu", 8).images([ImageFile(file.name, file) for file in files]), features)
     batch = next(open_training_data(config, version, "vecap", 0, tokenizer).batches(0))
-    trained = dict(zip(batch.uids, batch.pixels, strict=True))
+    trained = dict(zip(batch.uids, batch.images, strict=True))
     for uid, pixels in trained.items():
         expected = veclip_values([Image.open(io.BytesIO(scene_image(int(uid, 16))))], 32)[0]
         result = Normalize(0, 1.0, torch.device("cpu"))(torch.from_numpy(pixels[None]), [uid], 0)[0].numpy()
@@ -326,7 +326,13 @@ def test_settings_that_change_the_model_change_the_fingerprint(home):
         fingerprint(checkpoint_steps=7, image_cache_bytes=0, launch="{processes: 8}", activation_checkpointing=True)
         == base
     )
-    changes = [{"epochs": 3}, {"mixed_p": 0.4}, {"model__context": 16}, {"threads": 2}, {"seeds": "[1]"}]
+    changes = [
+        {"epochs": 3},
+        {"texts__mixed": "{alttext: 0.4, vecap: 0.6}", "arms": "[mixed]"},
+        {"model__context": 16},
+        {"threads": 2},
+        {"seeds": "[1]"},
+    ]
     changes += [{"device": "cuda"}, {"precision": "bfloat16"}, {"micro_batch": 4}, {"compile": True}]
     changes += [{"deterministic": False}]
     assert len({base, *(fingerprint(**change) for change in changes)}) == 1 + len(changes)

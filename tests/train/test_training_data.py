@@ -39,8 +39,8 @@ def open_data(config, version, arm="mixed", seed=0):
 
 def rows(batch):
     """Return (uid, image bytes, token ids without padding) of the samples of a batch."""
-    texts = [tuple(token for token in ids if token != PAD) for ids in batch.ids.tolist()]
-    return list(zip(batch.uids, (pixels.tobytes() for pixels in batch.pixels), texts, strict=True))
+    texts = [tuple(token for token in ids if token != PAD) for [ids] in batch.ids.tolist()]
+    return list(zip(batch.uids, (pixels.tobytes() for pixels in batch.images), texts, strict=True))
 
 
 def read_batches(data, first=0, world_size=1):
@@ -148,8 +148,8 @@ def test_each_rank_gets_its_share_of_a_batch(home, reading):
     config = configure(home, **reading)
     data = open_data(config, publish_version(config, SAMPLES), "vecap")
     batch = next(data.batches(0, 1, 2))
-    assert batch.pixels.shape == (4, 32, 32, 3)
-    assert batch.pixels.dtype == np.uint8
+    assert batch.images.shape == (4, 32, 32, 3)
+    assert batch.images.dtype == np.uint8
     assert batch.ids.dtype == np.int32
     assert len(batch.uids) == len(batch.ids) == 4
 

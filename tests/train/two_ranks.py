@@ -48,8 +48,8 @@ def main() -> None:
             config = configure(Path(sys.argv[1]), loss=loss)
             tokenizer = load_tokenizer(config)
             torch.manual_seed(1)
-            pixels, ids = torch.randn(12, 3, 32, 32), torch.randint(5, 300, (12, 24))
-            ids[:, -1] = tokenizer.eos_token_id
+            pixels, ids = torch.randn(12, 3, 32, 32), torch.randint(5, 300, (12, 2, 24))
+            ids[..., -1] = tokenizer.eos_token_id
             expected_loss, expected = gradients(config.train, tokenizer, single_process, pixels, ids, 12)
             cases = [(size, process_group) for size in (6, 2, 4)]  # 4 of 6 samples leave a micro-batch of 2
             for size, group in (*cases, (5, single_process)):

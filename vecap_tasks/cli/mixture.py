@@ -12,7 +12,7 @@ from vecap_tasks.cli.options import Commands, add_command, configuration, print_
 from vecap_tasks.config import Config, read_yaml
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import ConfigError
-from vecap_tasks.train.data.mixture import Mixture, RecordedTars, mixture_names, read_mixture
+from vecap_tasks.train.data.mixture import Mixture, RecordedTars, mixture_names, read_mixture, source_weights
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -123,12 +123,12 @@ def _print(config: Config, mixture: Mixture, *, machine: bool) -> None:
     print(f"{mixture.name}  {mixture.digest}")
     rows: list[tuple[str, ...]] = []
     for source in mixture.sources:
-        mixed_p = config.training.mixed_p if source.mixed_p is None else source.mixed_p
-        arm = source.arm or "from run"
-        shown = f"{arm}, p {mixed_p:g}" if arm in ("mixed", "from run") else arm
+        weights = source_weights(source)
+        texts = ", ".join(f"{text} {weight:g}" for text, weight in weights.items())
+        shown = texts or source.arm or "from run"
         counts = (f"{source.samples:,}", f"{source.weight:g}", f"{quota(source.samples, source.weight):,}")
         rows.append((source.kind, source.name, *counts, shown, source.digest[:12]))
-    print_table(("kind", "source", "samples", "weight", "per epoch", "arm", "digest"), rows)
+    print_table(("kind", "source", "samples", "weight", "per epoch", "texts", "digest"), rows)
     for source in mixture.sources:
         if isinstance(source, RecordedTars) and source.skipped:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(source.skipped.items()))

@@ -58,22 +58,24 @@ from vecap_tasks.config.quality import Bound, ClipScore, Drift, Gate, Level, Qua
 from vecap_tasks.config.rewrite import ModelConfig, PriceConfig, RewriteConfig, ScreenConfig, ScreenRule, ServerConfig
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.train import (
-    Arm,
+    TEXTS,
     AssembleConfig,
     ClipConfig,
     LaunchConfig,
     MixtureConfig,
     PreprocessWay,
     ReadingConfig,
+    SubCaptionConfig,
     TarSource,
     Text,
     TrainConfig,
     VersionSource,
+    Weights,
 )
 
 __all__ = [
     "REMOTE_SCHEMES",
-    "Arm",
+    "TEXTS",
     "AssembleConfig",
     "BootstrapConfig",
     "Bound",
@@ -121,6 +123,7 @@ __all__ = [
     "ServerConfig",
     "SiteSource",
     "Source",
+    "SubCaptionConfig",
     "TarSource",
     "Text",
     "Ties",
@@ -132,6 +135,7 @@ __all__ = [
     "WarcSource",
     "WatSource",
     "WebdatasetSource",
+    "Weights",
     "ZeroShotSource",
     "all_settings",
     "describe_errors",

@@ -37,7 +37,8 @@ def with_current_names(section: dict[str, Any], path: str = "") -> dict[str, Any
     """Return a recorded configuration, or its part at *path*, with current setting names and values.
 
     `device: auto` and `precision: auto` of 0.1.0 are dropped, because the stages no longer accept `auto`; so is
-    `private_data` in the disabled screening rules, because that rule always applies.
+    `private_data` in the disabled screening rules, because that rule always applies. The probability of AltText in the
+    arm `mixed` becomes its texts; in sources of a mixture it is dropped, because the mixture's record has it.
     """
     result: dict[str, Any] = {}
     for name, value in section.items():
@@ -48,6 +49,10 @@ def with_current_names(section: dict[str, Any], path: str = "") -> dict[str, Any
             value = with_current_names(value, full)
         elif isinstance(value, str):
             value = _VALUES.get((full, value), value)
+        elif full == "train.mixed_p":
+            name, value = "texts", {"mixed": {"alttext": value, "vecap": 1 - value}}
+        elif full == "train.mixture.sources":
+            value = [{key: item for key, item in source.items() if key != "mixed_p"} for source in value]
         elif full in _DISABLED_RULES and isinstance(value, list | tuple):
             value = [rule for rule in value if rule != "private_data"]
         result[_NAMES.get(full, name)] = value

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -23,8 +24,11 @@ _SIZES: dict[Size, tuple[int, ...]] = {
     "L/14": (14, 1024, 24, 16, 768, 12, 12, 768),
     "H/14": (14, 1280, 32, 16, 1024, 24, 16, 1024),
 }
-Arm = Literal["alttext", "vec", "vecap", "mixed", "alttext_rewritten"]
 Text = Literal["alttext", "vec", "vecap", "alttext_rewritten"]
+TEXTS: tuple[Text, ...] = get_args(Text)
+Weights = Mapping[Text, float]  # of the texts of a sample, in the order in which they replace a missing one
+_MIXED: Weights = {"alttext": 0.5, "vecap": 0.5}
+_ARM = re.compile(r"[a-z][a-z0-9_]*")
 _TEXT_FIELD = re.compile(r"^(txt|json\.[^.]+(\.[^.]+)*)$")
 
 
@@ -61,6 +65,23 @@ class ClipConfig(Section):
         description="Folder of a pretrained CLIPModel, e.g. a released VeCLIP (default: random weights); the digest of "
         "its files enters the fingerprint.",
     )
+    vision_init_from: Annotated[str | None, Runtime] = Field(
+        None,
+        description="Folder of a pretrained image tower: a model with a pooled output (CLIP, SigLIP, ViT, DINOv2), or "
+        "a model with such a tower (LLaVA). Its sizes replace those above; the digest of its files enters the "
+        "fingerprint.",
+    )
+    text_init_from: Annotated[str | None, Runtime] = Field(
+        None,
+        description="Folder of a pretrained text tower: a model with a pooled output, such as CLIP or BERT. "
+        "`tokenizer` must be its tokenizer.",
+    )
+    vision_locked: bool = Field(
+        False,
+        description="Do not train the image tower, only its projection (LiT). Without crops, the outputs of the tower "
+        "are computed once if they fit into image_cache_bytes.",
+    )
+    text_locked: bool = Field(False, description="Do not train the text tower, only its projection.")
 
     @model_validator(mode="before")
     @classmethod
@@ -68,6 +89,15 @@ class ClipConfig(Section):
         if isinstance(values, dict) and values.get("size") in _SIZES:
             return values | dict(zip(_SIZE_FIELDS, _SIZES[values["size"]], strict=True))
         return values
+
+    @model_validator(mode="after")
+    def _check_towers(self) -> Self:
+        for side in ("vision", "text"):
+            if self.init_from and getattr(self, f"{side}_init_from"):
+                raise ValueError(f"init_from already has both towers; remove it or {side}_init_from")
+            if getattr(self, f"{side}_locked") and not (self.init_from or getattr(self, f"{side}_init_from")):
+                raise ValueError(f"{side}_locked needs a pretrained tower; set {side}_init_from or init_from")
+        return self
 
 
 class LaunchConfig(Section):
@@ -95,9 +125,8 @@ class LaunchConfig(Section):
 
 class _MixtureSource(Section):
     weight: float = Field(1.0, gt=0, description="Passes over the source per epoch, e.g. 0.5 for half of it.")
-    arm: Arm | None = Field(None, description="Text to use from the source (default: the run's arm).")
-    mixed_p: float | None = Field(
-        None, ge=0, le=1, description="Probability of AltText for `arm: mixed` (default: train.mixed_p)."
+    arm: str | None = Field(
+        None, description="Texts to use from the source: a text, or an arm of train.texts (default: the run's arm)."
     )
 
 
@@ -159,6 +188,17 @@ class ReadingConfig(Section):
     )
 
 
+class SubCaptionConfig(Section):
+    """Training on a part of a caption, as in CLIPS (Liu et al., 2024)."""
+
+    kind: Literal["sentence", "tokens"] = Field(
+        "sentence", description="sentence: one sentence, drawn per epoch; tokens: the first `tokens` tokens."
+    )
+    tokens: int = Field(16, ge=1, description="For `kind: tokens`: tokens that are kept, without BOS and EOS.")
+    probability: float = Field(1.0, gt=0, le=1, description="Share of the captions that are shortened.")
+    texts: list[Text] = Field(["vec", "vecap"], min_length=1, description="Texts that are shortened.")
+
+
 class AssembleConfig(Section):
     shard_size: int = Field(10_000, ge=1, description="Samples per training shard.")
     license: str = Field("unknown", description="License in the dataset card.")
@@ -175,13 +215,25 @@ class AssembleConfig(Section):
 class TrainConfig(Section):
     """CLIP training, the same for all arms."""
 
-    arms: list[Arm] = Field(
+    arms: list[str] = Field(
         ["alttext", "vec", "vecap", "mixed"],
         min_length=1,
-        description="Rules for choosing the text; one model is trained per arm and seed.",
+        description="Rules for choosing the text: a text, or a name in `texts`; one model is trained per arm and seed.",
     )
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="Random seeds.")
-    mixed_p: float = Field(0.5, ge=0, le=1, description="Probability of AltText in the arm `mixed` (our choice).")
+    texts: dict[str, dict[Text, Annotated[float, Field(ge=0, allow_inf_nan=False)]]] = Field(
+        {},
+        description="Arms with several texts and the weight of each, e.g. `mixed: {alttext: 0.4, vecap: 0.6}`. Each "
+        "epoch draws one text of a sample; if it has no such text, the first one listed that it has. Default: "
+        "`mixed: {alttext: 0.5, vecap: 0.5}` (our choice).",
+    )
+    captions_per_image: int = Field(
+        1,
+        ge=1,
+        description="Captions of each image in a step. The loss is the mean over them, as in MobileCLIP-DR; they are "
+        "of different texts as long as there are some.",
+    )
+    sub_captions: SubCaptionConfig | None = Field(None, description="Train on parts of captions (default: whole ones).")
     mixture: Annotated[MixtureConfig | str | None, Runtime] = Field(
         None,
         description="Sources to train on, or the name of a recorded mixture (default: only the version). Its digest "
@@ -202,6 +254,13 @@ class TrainConfig(Section):
     beta2: float = Field(0.98, ge=0, lt=1, description="Beta 2 of AdamW.")
     warmup_steps: int = Field(2000, ge=0, description="Steps of linear warm-up, followed by cosine decay.")
     gradient_clip: float = Field(1.0, gt=0, description="Maximum gradient norm.")
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Publish an exponential moving average of the weights with this decay per step, e.g. 0.999 "
+        "(default: the last weights).",
+    )
     crop_scale: float = Field(
         1.0, gt=0, le=1, description="Minimum area fraction of random crops; 1 disables cropping."
     )
@@ -247,3 +306,42 @@ class TrainConfig(Section):
         if len(set(values)) != len(values):
             raise ValueError("duplicate value; list each value once")
         return values
+
+    @field_validator("texts")
+    @classmethod
+    def _check_texts(cls, texts: dict[str, dict[Text, float]]) -> dict[str, dict[Text, float]]:
+        for arm, weights in texts.items():
+            if not _ARM.fullmatch(arm) or arm in TEXTS:
+                raise ValueError(f"{arm} is not a valid name of an arm; use lower-case letters, digits and _")
+            if not any(weights.values()):
+                raise ValueError(f"{arm} has no text with a weight above 0")
+        return texts
+
+    @model_validator(mode="after")
+    def _check_arms(self) -> Self:
+        sources = self.mixture.sources if isinstance(self.mixture, MixtureConfig) else []
+        for arm in (*self.arms, *(source.arm for source in sources if source.arm)):
+            if not self.weights(arm):
+                known = ", ".join([*TEXTS, *({"mixed": None} | dict.fromkeys(self.texts))])
+                raise ValueError(f"arm {arm} has no texts; use one of {known}, or add it to train.texts")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _explain_mixed_p(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "mixed_p" in values:
+            raise ValueError("mixed_p was replaced by texts; set e.g. `texts: {mixed: {alttext: 0.5, vecap: 0.5}}`")
+        return values
+
+    def weights(self, arm: str) -> Weights:
+        """Return the texts of *arm* and their weights, in the order of fallbacks; empty for an unknown arm."""
+        if arm in self.texts:
+            return self.texts[arm]
+        if arm == "mixed":
+            return _MIXED
+        return {text: 1.0 for text in TEXTS if text == arm}
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that decide the models, with the texts of the arms in order and without unused ones."""
+        texts = {arm: [[text, weight] for text, weight in self.weights(arm).items()] for arm in self.arms}
+        return super().identity() | {"texts": texts}

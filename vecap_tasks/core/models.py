@@ -28,6 +28,7 @@ _FILES = re.compile(
     r"|special_tokens_map|added_tokens|vocab|model\.safetensors\.index|pytorch_model\.bin\.index)\.json"
     r"|chat_template\.jinja|tokenizer\.model|vocab\.txt|merges\.txt"
 )
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -192,28 +193,36 @@ def tokenizer_digest(config: Config) -> str:
     return digest(hash_files(files))
 
 
-def init_folder(config: Config) -> Path | None:
-    """Return the folder in `train.model.init_from`, None if unset. Raises ConfigError."""
-    name = config.resolve_optional(config.training.model.init_from)
+INIT_SETTINGS = ("init_from", "vision_init_from", "text_init_from")
+
+
+def init_folder(config: Config, setting: str = "init_from") -> Path | None:
+    """Return the folder in `train.model.<setting>`, one of `INIT_SETTINGS`; None if unset. Raises ConfigError."""
+    name = config.resolve_optional(getattr(config.training.model, setting))
     if name is None:
         return None
     folder = Path(name)
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"train.model.init_from: {folder} has no config.json; use the folder of a CLIPModel")
+        kind = "CLIPModel" if setting == "init_from" else "model"
+        raise ConfigError(f"train.model.{setting}: {folder} has no config.json; use the folder of a {kind}")
     return folder
 
 
-def init_digest(config: Config) -> str | None:
-    """Return the sha256 over config and weights of `train.model.init_from`, None if unset. Raises ConfigError."""
-    folder = init_folder(config)
+def init_digest(config: Config, setting: str = "init_from") -> str | None:
+    """Return the sha256 over config and weights of `train.model.<setting>`, None if unset. Raises ConfigError.
+
+    It also covers the settings of the image processor, whose mean and deviation an image tower uses.
+    """
+    folder = init_folder(config, setting)
     if folder is None:
         return None
     weights = _weights(folder)
     if not weights:
         raise ConfigError(
-            f"train.model.init_from: {folder} has no weights (*.safetensors); copy or download them again"
+            f"train.model.{setting}: {folder} has no weights (*.safetensors); copy or download them again"
         )
-    return digest(hash_files([folder / "config.json", *weights]))
+    others = PROCESSOR_FILES if setting == "vision_init_from" else ()
+    return digest(hash_files([folder / "config.json", *(f for n in others if (f := folder / n).is_file()), *weights]))
 
 
 def open_device(setting: str, name: str) -> torch.device:

@@ -4,19 +4,23 @@
 `veclip`   VeCLIP's released models': resize the shorter side with bilinear interpolation without antialiasing (four
            source pixels per output pixel), center crop.
 
-Both normalize with OpenAI's mean and standard deviation.
+Both normalize with OpenAI's mean and standard deviation, or with those of a pretrained image tower.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from vecap_tasks.config import PreprocessWay
+from vecap_tasks.core.models import PROCESSOR_FILES
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil
@@ -25,14 +29,47 @@ if TYPE_CHECKING:
 _KEY = "vecap_preprocess"
 
 
-def image_processor(size: int, way: PreprocessWay = "default") -> CLIPImageProcessorPil:
+Rgb = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Mean and standard deviation per channel with which images are normalized; pixels are 0 to 1."""
+
+    # OpenAI's, from CLIP (Radford et al., 2021)
+    mean: Rgb = (0.48145466, 0.4578275, 0.40821073)
+    deviation: Rgb = (0.26862954, 0.26130258, 0.27577711)
+
+
+CLIP_STATISTICS = Statistics()
+
+
+def read_statistics(folder: Path | None) -> Statistics:
+    """Return the statistics of the image processor in a model's *folder*; OpenAI's without one."""
+    for name in PROCESSOR_FILES if folder else ():
+        file = Path(folder or "", name)
+        try:
+            body = json.loads(file.read_bytes())
+        except FileNotFoundError:
+            continue
+        body = body.get("image_processor", body)
+        if "image_mean" in body and "image_std" in body:
+            return Statistics(tuple(body["image_mean"]), tuple(body["image_std"]))
+    return CLIP_STATISTICS
+
+
+def image_processor(
+    size: int, way: PreprocessWay = "default", statistics: Statistics = CLIP_STATISTICS
+) -> CLIPImageProcessorPil:
     """Return the transformers image processor of *way*, as exported with a model.
 
     For `veclip` its settings only say bilinear, and transformers antialiases; `preprocess_way` detects it on loading.
     """
     from transformers import CLIPImageProcessorPil
 
-    settings = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    settings: dict[str, Any] = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    if statistics != CLIP_STATISTICS:
+        settings |= {"image_mean": list(statistics.mean), "image_std": list(statistics.deviation)}
     if way == "default":
         return CLIPImageProcessorPil(**settings)
     return CLIPImageProcessorPil(**settings, resample=Image.Resampling.BILINEAR, **{_KEY: way})

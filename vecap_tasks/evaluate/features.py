@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+from transformers import AutoModel, AutoTokenizer, CLIPImageProcessorPil, CLIPTextConfig
 from transformers.utils.logging import disable_progress_bar
 
 from vecap_tasks.config import Ties
@@ -27,12 +27,17 @@ _NUM_READERS = 8  # threads that read and decode images
 
 
 class Encoder:
-    """The CLIP model in *folder*, a `from_pretrained` checkpoint. Raises ConfigError for an unavailable device."""
+    """The model in *folder*, a `from_pretrained` checkpoint of a `CLIPModel` or another model with both features.
+
+    Raises ConfigError for an unavailable device.
+    """
 
     def __init__(self, folder: Path, device: str, batch_size: int) -> None:
         self._device = open_device("evaluate.device", device)
         disable_progress_bar()  # progress bars clutter logs
-        self._model = CLIPModel.from_pretrained(folder, trust_remote_code=False).to(self._device).eval()
+        self._model = AutoModel.from_pretrained(folder, trust_remote_code=False).to(self._device).eval()
+        # CLIP's text tower is causal and pools at the first EOS, so it needs no mask, and was trained without one.
+        self._masked = not isinstance(self._model.config.text_config, CLIPTextConfig)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self._processor = CLIPImageProcessorPil.from_pretrained(folder, trust_remote_code=False)
         self._batch_size = batch_size
@@ -62,8 +67,10 @@ class Encoder:
         for start in range(0, len(texts), self._batch_size):
             batch = list(texts[start : start + self._batch_size])
             # Pad to a constant length, so that a feature does not depend on the other texts of the batch.
-            ids = self._tokenizer(batch, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
-            batches.append(self._model.get_text_features(input_ids=ids.to(self._device)).pooler_output)
+            inputs = self._tokenizer(batch, padding="max_length", truncation=True, return_tensors="pt")
+            names = ("input_ids", "attention_mask") if self._masked else ("input_ids",)
+            tensors = {name: inputs[name].to(self._device) for name in names}
+            batches.append(self._model.get_text_features(**tensors).pooler_output)
         return _normalize(batches)
 
 

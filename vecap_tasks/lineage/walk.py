@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import get_args
 
-from vecap_tasks.config import Arm, Config
+from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import NAME, Input, Manifest, read_manifest
 from vecap_tasks.core.mlflow_tracking import Tracking, open_tracking
 from vecap_tasks.core.open_version import registered_fingerprints
@@ -31,8 +30,8 @@ from vecap_tasks.train.data.mixture_builder import FoundTar, find_tars
 
 __all__ = ["format_tree", "walk"]
 
+_RUN = re.compile(r"[a-z][a-z0-9_]*--?[0-9]+")
 _MIXTURE_KINDS = ("mixture", "version", "tars")  # input kinds that the node of a mixture covers
-_SHARD = re.compile(rf"(?:{'|'.join(get_args(Arm))})--?\d+")
 
 
 def mixture_nodes(walker: Walker, version: Version, train: Manifest) -> list[Node]:
@@ -283,7 +282,7 @@ def walk(config: Config, name: str, *, check: bool = True, check_file: Check | N
 
 def is_model(name: str) -> bool:
     """Return whether *name* is that of a trained model, ARM-SEED, such as `mixed-0`."""
-    return _SHARD.fullmatch(name) is not None
+    return _RUN.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

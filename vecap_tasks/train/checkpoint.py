@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-from dataclasses import asdict, astuple, dataclass
-from typing import Any, get_args
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Any
 
-from vecap_tasks.config import Arm, TrainConfig
+from vecap_tasks.config import TrainConfig
 from vecap_tasks.core.manifest import FileEntry
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import VecapError, format_error
@@ -19,12 +19,13 @@ def run_names(config: TrainConfig) -> list[str]:
     return [f"{arm}-{seed}" for arm in config.arms for seed in config.seeds]
 
 
-def parse_run(name: str) -> tuple[Arm, int]:
+_RUN = re.compile(r"([a-z][a-z0-9_]*)-([0-9]+)")
+
+
+def parse_run(name: str) -> tuple[str, int]:
     """Return the arm and seed of the run *name*. Raises VecapError for an invalid name."""
-    arm, _, seed = name.partition("-")
-    for known_arm in get_args(Arm):
-        if arm == known_arm and seed.isdigit():
-            return known_arm, int(seed)
+    if match := _RUN.fullmatch(name):
+        return match[1], int(match[2])
     raise VecapError(f"{name!r} is not a valid run name; use ARM-SEED, e.g. mixed-0")
 
 
@@ -80,7 +81,8 @@ class DataStats:
 class TrainingState:
     """The state from which a run resumes exactly; sample order, texts, crops and learning rate follow from the step.
 
-    `objective` has the loss's own parameters. All ranks share one state, so any number of ranks can resume it.
+    `objective` has the loss's own parameters, `average` the moving average of the trained weights, if there is one. All
+    ranks share one state, so any number of ranks can resume it.
     """
 
     model: dict[str, Any]
@@ -89,6 +91,7 @@ class TrainingState:
     records: list[StepRecord]
     speeds: list[Speed]
     data: DataStats
+    average: dict[str, Any] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -96,10 +99,14 @@ class TrainingState:
 
 
 class Checkpoints:
-    """The checkpoints of one run: files in *folder* of the store, named by the number of completed steps."""
+    """The checkpoints of one run: files in *folder* of the store, named by the number of completed steps.
 
-    def __init__(self, store: Store, folder: str, kept: int) -> None:
-        self._store = store
+    `features` is the folder of the features that all runs of the stage share.
+    """
+
+    def __init__(self, store: Store, folder: str, features: str, kept: int) -> None:
+        self.store = store
+        self.features = features
         self._folder = folder
         self._kept = kept
 
@@ -118,10 +125,11 @@ class Checkpoints:
             "records": torch.tensor([astuple(record) for record in state.records], dtype=torch.float64),
             "speeds": [asdict(speed) for speed in state.speeds],
             "figures": asdict(state.data),
+            "average": state.average,
         }
 
         def write() -> str:
-            with self._store.workspace() as work:
+            with self.store.workspace() as work:
                 try:
                     with (work / "checkpoint.pt").open("wb") as stream:  # so that a full disk is an OSError
                         torch.save(body, stream)
@@ -132,20 +140,20 @@ class Checkpoints:
                     ) from error
                 sha256 = FileEntry.from_file(work, "checkpoint.pt", None).sha256
                 name = f"{len(state.records):09d}-{sha256[:_DIGITS]}.pt"
-                self._store.upload(f"{self._folder}/{name}", work / "checkpoint.pt")
+                self.store.upload(f"{self._folder}/{name}", work / "checkpoint.pt")
                 return name
 
         unreadable = self._files().get(len(state.records), [])  # otherwise the run had resumed from it
-        written = retry_when_full(write, self._store.scratch)
+        written = retry_when_full(write, self.store.scratch)
         files = self._files()
         earlier = [name for step in sorted(files)[: -self._kept] for name in files[step]]
         for name in {*earlier, *unreadable} - {written}:
-            self._store.remove(f"{self._folder}/{name}")
+            self.store.remove(f"{self._folder}/{name}")
 
     def _files(self) -> dict[int, list[str]]:
         """Return the file names by step: the step, and digits of the content's sha256 that earlier releases omitted."""
         files: dict[int, list[str]] = {}
-        for match in filter(None, map(_FILE.fullmatch, self._store.files(self._folder))):
+        for match in filter(None, map(_FILE.fullmatch, self.store.files(self._folder))):
             files.setdefault(int(match[1]), []).append(match[0])
         return files
 
@@ -171,7 +179,7 @@ class Checkpoints:
 
         name, match = f"{self._folder}/{file}", _FILE.fullmatch(file)
         try:
-            with self._store.local(name) as path:
+            with self.store.local(name) as path:
                 sha256 = FileEntry.from_file(path.parent, path.name, None).sha256
                 if match and match[2] and not sha256.startswith(match[2]):
                     raise ValueError("its sha256 differs from the one in its name")
@@ -180,10 +188,11 @@ class Checkpoints:
             records = [StepRecord(int(step), int(epoch), *numbers) for step, epoch, *numbers in rows]
             speeds = [Speed(**speed) for speed in body["speeds"]]
             data = DataStats(**body["figures"])
-            return TrainingState(body["model"], body["objective"], body["optimizer"], records, speeds, data)
+            parts = (body["model"], body["objective"], body["optimizer"])
+            return TrainingState(*parts, records, speeds, data, body.get("average", {}))
         except _READ_ERRORS as error:
             log.warning("cannot read checkpoint %s (%s); resuming from an earlier one", name, error)
             return None
 
     def remove(self) -> None:
-        self._store.remove_folder(self._folder)
+        self.store.remove_folder(self._folder)

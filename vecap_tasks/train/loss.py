@@ -31,7 +31,14 @@ class Objective(nn.Module):
         self._process_group = process_group
 
     def forward(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """Return this rank's loss (scalar) of features [n, d]; row i of *images* matches row i of *texts*."""
+        """Return this rank's loss (scalar) of features [n, d] and [n, captions, d], the mean over the captions.
+
+        Row i of *images* matches row i of *texts*.
+        """
+        losses = [self._loss(images, captions) for captions in texts.unbind(dim=1)]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+    def _loss(self, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         if self.bias is None:
             return contrastive_loss(images, texts, self.log_scale, self._process_group)
         return sigmoid_loss(images, texts, self.log_scale, self.bias, self._process_group)

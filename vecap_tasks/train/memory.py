@@ -37,7 +37,7 @@ def estimate(config: TrainConfig) -> tuple[int, int]:
     """Return the bytes of one step on one device (of all processes of a machine on the CPU), and samples at once."""
     launch = config.launch
     samples = min(config.micro_batch or config.batch_size, config.batch_size // (launch.processes * launch.nodes))
-    units = _activation_units(config.model)
+    units = _activation_units(config.model, config.captions_per_image)
     per_unit = _CHECKPOINT_BYTES if config.activation_checkpointing else _ACTIVATION_BYTES[config.precision]
     if config.compile:
         per_unit //= _COMPILED_SHARE
@@ -45,16 +45,19 @@ def estimate(config: TrainConfig) -> tuple[int, int]:
     return process * (launch.processes if config.device == "cpu" else 1), samples
 
 
-def _activation_units(model: ClipConfig) -> int:
-    """Return tokens x width x layers of both towers for one sample."""
+def _activation_units(model: ClipConfig, captions: int) -> int:
+    """Return tokens x width x layers of both towers for one sample. The sizes of pretrained towers are not known."""
     patches = (model.image_size // model.patch_size) ** 2 + 1
-    return patches * model.vision_width * model.vision_layers + model.context * model.text_width * model.text_layers
+    vision = 0 if model.vision_init_from else patches * model.vision_width * model.vision_layers
+    text = 0 if model.text_init_from else model.context * model.text_width * model.text_layers
+    return vision * (not model.vision_locked) + captions * text * (not model.text_locked)
 
 
 def _parameters(model: ClipConfig) -> int:
     """Return the number of weights in the layers of both towers; embeddings are left out."""
-    towers = ((model.vision_width, model.vision_layers), (model.text_width, model.text_layers))
-    return sum(_LAYER_WEIGHTS * width**2 * layers for width, layers in towers)
+    vision = 0 if model.vision_init_from else model.vision_width**2 * model.vision_layers
+    text = 0 if model.text_init_from else model.text_width**2 * model.text_layers
+    return _LAYER_WEIGHTS * (vision + text)
 
 
 def _capacity(config: TrainConfig) -> tuple[float, str]:

@@ -9,30 +9,37 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import CLIPModel
 
 from vecap_tasks.config import TrainConfig
 from vecap_tasks.train.distributed import ProcessGroup
 from vecap_tasks.train.loss import Objective
+from vecap_tasks.train.towers import ClipModel, padding_id
 
 
 class Towers(nn.Module):
     """The image and text tower of *model*, sharing its modules. The logit scale belongs to the loss."""
 
-    def __init__(self, model: CLIPModel) -> None:
+    def __init__(self, model: ClipModel) -> None:
         super().__init__()
         self.vision_model, self.visual_projection = model.vision_model, model.visual_projection
         self.text_model, self.text_projection = model.text_model, model.text_projection
+        self._pad = padding_id(model)
 
-    def forward(self, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return image and text features, float32 [n, d], of float32 [n, 3, size, size] and int64 [n, tokens]."""
-        images = self.visual_projection(self.vision_model(pixel_values=pixels).pooler_output)
-        texts = self.text_projection(self.text_model(input_ids=ids).pooler_output)
-        return images.float(), texts.float()
+    def forward(self, images: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return image and text features, float32 [n, d] and [n, captions, d].
+
+        *images* are float32 [n, 3, size, size], or the outputs [n, width] of the image tower; *ids* are int64
+        [n, captions, tokens].
+        """
+        flat = ids.flatten(0, 1)
+        mask = {} if self._pad is None else {"attention_mask": (flat != self._pad).long()}
+        pooled = images if images.ndim == 2 else self.vision_model(pixel_values=images).pooler_output
+        texts = self.text_projection(self.text_model(input_ids=flat, **mask).pooler_output)
+        return self.visual_projection(pooled).float(), texts.float().unflatten(0, ids.shape[:2])
 
 
 def build_towers(
-    model: CLIPModel, config: TrainConfig, process_group: ProcessGroup
+    model: ClipModel, config: TrainConfig, process_group: ProcessGroup
 ) -> Towers | DistributedDataParallel:
     """Return the towers of *model*, ready for training. *model* must be on the device of the process group."""
     if config.activation_checkpointing:
@@ -52,9 +59,9 @@ def build_towers(
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """A slice of a rank's batch. `pixels` returns the normalized images; `ids` are token ids, int64 [n, tokens]."""
+    """A slice of a rank's batch. `images` returns the first input of `Towers`; `ids` is the second."""
 
-    pixels: Callable[[], torch.Tensor]
+    images: Callable[[], torch.Tensor]
     ids: torch.Tensor
 
 
@@ -72,12 +79,12 @@ def forward_backward(
     """
     if len(micro_batches) == 1:
         with autocast():
-            images, texts = towers(micro_batches[0].pixels(), micro_batches[0].ids)
+            images, texts = towers(micro_batches[0].images(), micro_batches[0].ids)
         loss: torch.Tensor = objective(images, texts)
         loss.backward()
     else:
         with torch.no_grad(), autocast():
-            features = [towers(micro_batch.pixels(), micro_batch.ids) for micro_batch in micro_batches]
+            features = [towers(micro_batch.images(), micro_batch.ids) for micro_batch in micro_batches]
         images, texts = (torch.cat(parts).requires_grad_() for parts in zip(*features, strict=True))
         loss = objective(images, texts)
         parameters = list(objective.parameters())
@@ -89,7 +96,7 @@ def forward_backward(
             stop = start + len(micro_batch.ids)
             with nullcontext() if stop == len(images) else _no_sync(towers):
                 with autocast():
-                    outputs = towers(micro_batch.pixels(), micro_batch.ids)
+                    outputs = towers(micro_batch.images(), micro_batch.ids)
                 torch.autograd.backward(outputs, [image_gradients[start:stop], text_gradients[start:stop]])
             start = stop
     objective.average_gradients()

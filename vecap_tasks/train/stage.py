@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vecap_tasks.config import Arm, MixtureConfig, TarSource
+from vecap_tasks.config import MixtureConfig, TarSource
 from vecap_tasks.core.manifest import RECEIPTS, Input, Manifest, ShardOutput, ShardResult
 from vecap_tasks.core.stage import Check, Stage
 from vecap_tasks.core.verify import RecordedFile
@@ -29,7 +29,7 @@ THROUGHPUT_FILE = "throughput.jsonl"
 class Summary:
     """The contents of a run's `training.json`. `samples` and `left_out` (no text for the arm) are per epoch."""
 
-    arm: Arm
+    arm: str
     seed: int
     samples: int
     left_out: int
@@ -55,11 +55,11 @@ class Train(Stage):
     def identity(self) -> dict[str, Any]:
         section = self.config.training.identity()
         mixture = {"mixture": self._mixture.digest} if self._mixture else {}
-        model = section["model"] | {"tokenizer": self._tokenizer_digest, "init_from": self._init_digest}
+        model = section["model"] | {"tokenizer": self._tokenizer_digest} | self._init_digests
         return section | {"model": model} | mixture
 
     def checks(self) -> list[Check]:
-        from vecap_tasks.core.models import init_digest, tokenizer_digest
+        from vecap_tasks.core.models import INIT_SETTINGS, init_digest, tokenizer_digest
         from vecap_tasks.train.data.mixture_builder import find_tars
         from vecap_tasks.train.memory import check_memory
 
@@ -68,7 +68,7 @@ class Train(Stage):
         tars = [source.paths for source in sources if isinstance(source, TarSource)]
         return [
             ("train.model.tokenizer", partial(tokenizer_digest, self.config)),
-            ("train.model.init_from", partial(init_digest, self.config)),
+            *((f"train.model.{setting}", partial(init_digest, self.config, setting)) for setting in INIT_SETTINGS),
             *(("train.mixture.sources", partial(find_tars, self.config, paths)) for paths in tars),
             ("train", partial(check_memory, config)),
         ]
@@ -81,8 +81,9 @@ class Train(Stage):
 
     def loaded(self) -> list[Input]:
         model = self.config.training.model
-        init = [Input("model", model.init_from, self._init_digest)] if model.init_from and self._init_digest else []
-        return [Input("model", model.tokenizer, self._tokenizer_digest), *init]
+        digests = {getattr(model, setting): digest for setting, digest in self._init_digests.items() if digest}
+        inits = [Input("model", name, digest) for name, digest in digests.items()]
+        return [Input("model", model.tokenizer, self._tokenizer_digest), *inits]
 
     @cached_property
     def _mixture(self) -> Mixture | None:
@@ -97,10 +98,10 @@ class Train(Stage):
         return tokenizer_digest(self.config)
 
     @cached_property
-    def _init_digest(self) -> str | None:
-        from vecap_tasks.core.models import init_digest
+    def _init_digests(self) -> dict[str, str | None]:
+        from vecap_tasks.core.models import INIT_SETTINGS, init_digest
 
-        return init_digest(self.config)
+        return {setting: init_digest(self.config, setting) for setting in INIT_SETTINGS}
 
     def reads(self) -> list[RecordedFile]:
         from vecap_tasks.train.data.mixture_builder import training_files
@@ -122,6 +123,7 @@ class Train(Stage):
         manifest = super().commit()
         for shard in self.shards():  # left if the process was killed after the receipt was written
             self.checkpoints(shard).remove()
+        self.store.remove_folder(self._features)
         return manifest
 
     def process(self, shard: str, work: Path) -> ShardOutput:
@@ -133,7 +135,7 @@ class Train(Stage):
         from vecap_tasks.core.preprocess import image_processor
         from vecap_tasks.train.data.tokenizer import load_tokenizer
         from vecap_tasks.train.memory import check_memory
-        from vecap_tasks.train.model import create_model, export
+        from vecap_tasks.train.model import create_model, export, image_statistics
 
         config = self.config.training
         check_memory(config)  # again: the run may have been checked on another machine
@@ -143,10 +145,11 @@ class Train(Stage):
             state = self._train(shard)
         except CorruptError:
             self.checkpoints(shard).remove()  # they may depend on the corrupt file
+            self.store.remove_folder(self._features)
             raise
         tokenizer = load_tokenizer(self.config)
         model = create_model(self.config, tokenizer, seed)
-        model.load_state_dict(state.model)
+        model.load_state_dict(state.model | state.average)
         bias = state.objective.get("bias")
         summary = Summary(
             arm=arm,
@@ -160,7 +163,7 @@ class Train(Stage):
             logit_bias=None if bias is None else float(bias),
         )
         folder = work / shard
-        processor = image_processor(config.model.image_size, config.model.preprocess)
+        processor = image_processor(config.model.image_size, config.model.preprocess, image_statistics(self.config))
         export(model, tokenizer, processor, folder)
         write_lines(state.records, folder / "log.jsonl")
         (folder / "training.json").write_text(json.dumps(asdict(summary), indent=1, sort_keys=True) + "\n")
@@ -215,7 +218,13 @@ class Train(Stage):
         """Return the checkpoints of the run *shard*."""
         from vecap_tasks.train.checkpoint import Checkpoints
 
-        return Checkpoints(self.store, f"{self.folder}/_checkpoints/{shard}", self.config.training.checkpoints_kept)
+        kept = self.config.training.checkpoints_kept
+        return Checkpoints(self.store, f"{self.folder}/_checkpoints/{shard}", self._features, kept)
+
+    @property
+    def _features(self) -> str:
+        """The folder of the outputs of a locked image tower, which all runs of the stage share."""
+        return f"{self.folder}/_features"
 
 
 def write_lines(records: Sequence[StepRecord | Speed], path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from vecap_tasks.train.checkpoint import Speed, StepRecord
 from vecap_tasks.train.distributed import ProcessGroup
+from vecap_tasks.train.towers import ClipModel
 
 _WINDOW_STEPS = 50  # steps that rates are averaged over
 # Dense bfloat16 FLOP/s from NVIDIA's data sheets, by part of the device name.
@@ -58,10 +59,14 @@ class _StepTiming:
 
 
 class ThroughputMeter:
-    """Measures the time of each step. *batch_size* is global."""
+    """Measures the time of each step. *batch_size* is global.
 
-    def __init__(self, model: CLIPModel, batch_size: int, process_group: ProcessGroup) -> None:
-        self._model_config = model.config
+    The MFU is known for a `CLIPModel` without locked towers.
+    """
+
+    def __init__(self, model: ClipModel, batch_size: int, process_group: ProcessGroup) -> None:
+        counted = isinstance(model, CLIPModel) and all(parameter.requires_grad for parameter in model.parameters())
+        self._model_config = model.config if counted else None
         self._batch_size = batch_size
         self._process_group = process_group
         self._process = psutil.Process()
@@ -69,9 +74,13 @@ class ThroughputMeter:
         start = _StepTiming(time.monotonic(), time.process_time(), 0.0, 0.0)
         self._timings: deque[_StepTiming] = deque([start], maxlen=_WINDOW_STEPS + 1)
 
-    def add(self, waited: float, tokens: int) -> None:
-        """Record a step that ends now and waited *waited* seconds for its batch, with texts of *tokens* tokens."""
-        flops = self._batch_size * training_flops(self._model_config, tokens)
+    def add(self, waited: float, captions: int, tokens: int) -> None:
+        """Record a step that ends now and waited *waited* seconds for its batch.
+
+        Each image had *captions* texts of *tokens* tokens.
+        """
+        sizes = self._model_config
+        flops = 0.0 if sizes is None else self._batch_size * training_flops(sizes, tokens, captions)
         self._timings.append(_StepTiming(time.monotonic(), time.process_time(), waited, flops))
 
     def speed(self, step: int) -> Speed:
@@ -80,7 +89,8 @@ class ThroughputMeter:
         seconds = max(timings[-1].end - first.end, 1e-9)
         device = self._process_group.device
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        max_flops = None if self._peak_flops is None else seconds * self._peak_flops * self._process_group.world_size
+        known = self._peak_flops is not None and self._model_config is not None
+        max_flops = seconds * (self._peak_flops or 0.0) * self._process_group.world_size if known else None
         return Speed(
             step=step,
             time=time.time() - (time.monotonic() - timings[-1].end),
@@ -93,8 +103,8 @@ class ThroughputMeter:
         )
 
 
-def training_flops(sizes: CLIPConfig, tokens: int) -> float:
-    """Return the floating-point operations of training on one sample with a text of *tokens* tokens.
+def training_flops(sizes: CLIPConfig, tokens: int, captions: int = 1) -> float:
+    """Return the floating-point operations of training on one sample with *captions* texts of *tokens* tokens.
 
     Counts the matrix products of both towers three times: forward, and backward for inputs and weights. Activations
     recomputed to save memory do not count.
@@ -103,8 +113,8 @@ def training_flops(sizes: CLIPConfig, tokens: int) -> float:
     patches = (vision.image_size // vision.patch_size) ** 2
     pixels = 3 * vision.patch_size**2
     forward = 2 * patches * pixels * vision.hidden_size
-    forward += _tower(vision, patches + 1) + _tower(text, tokens)
-    forward += 2 * sizes.projection_dim * (vision.hidden_size + text.hidden_size)
+    forward += _tower(vision, patches + 1) + captions * _tower(text, tokens)
+    forward += 2 * sizes.projection_dim * (vision.hidden_size + captions * text.hidden_size)
     return 3.0 * int(forward)
 
 

@@ -13,23 +13,26 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from vecap_tasks.config import Config, TrainConfig, expand_optional
+from vecap_tasks.core.preprocess import CLIP_STATISTICS, Statistics
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import ConfigError, PermanentError, VecapError, format_error
 from vecap_tasks.train import mixed_precision
 from vecap_tasks.train.checkpoint import Checkpoints, DataStats, Speed, StepRecord, TrainingState, parse_run
 from vecap_tasks.train.data.epoch import Batch, TrainingData
-from vecap_tasks.train.data.images import Normalize
+from vecap_tasks.train.data.features import FeatureCache
+from vecap_tasks.train.data.images import Normalize, Pixels
 from vecap_tasks.train.data.loader import open_training_data
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.distributed import ProcessGroup
 from vecap_tasks.train.loss import Objective
-from vecap_tasks.train.model import create_model
+from vecap_tasks.train.model import create_model, image_statistics
 from vecap_tasks.train.model_forward import MicroBatch, build_towers, forward_backward
 from vecap_tasks.train.signals import Interrupted, StopRequest, catch_sigterm
 from vecap_tasks.train.throughput import Progress, ThroughputMeter
+from vecap_tasks.train.towers import ClipModel
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +64,14 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 
 def fit(
     run: str,
-    model: CLIPModel,
+    model: ClipModel,
     data: TrainingData,
     config: TrainConfig,
     seed: int,
     process_group: ProcessGroup,
     checkpoints: Checkpoints,
     report: Callable[[Progress], None],
+    statistics: Statistics = CLIP_STATISTICS,
 ) -> TrainingState:
     """Train *model* in place, resuming from the last checkpoint if there is one; return the final state.
 
@@ -75,7 +79,7 @@ def fit(
     the GPU runs out of memory, and Interrupted on SIGTERM, after a checkpoint.
     """
     try:
-        trainer = _Trainer(run, model, data, config, seed, process_group, checkpoints)
+        trainer = _Trainer(run, model, data, config, seed, process_group, checkpoints, statistics)
         with _deterministic(config), catch_sigterm() as stop_request:
             return trainer.train(stop_request, report)
     except torch.OutOfMemoryError as error:
@@ -108,12 +112,13 @@ class _Trainer:
     def __init__(
         self,
         run: str,
-        model: CLIPModel,
+        model: ClipModel,
         data: TrainingData,
         config: TrainConfig,
         seed: int,
         process_group: ProcessGroup,
         checkpoints: Checkpoints,
+        statistics: Statistics,
     ) -> None:
         self._run, self._data, self._config, self._process_group, self._checkpoints = (
             run,
@@ -127,15 +132,16 @@ class _Trainer:
         if expand_optional(config.model.init_from) is None:
             self._objective.reset_parameters()
         trainable = nn.ModuleList([model, self._objective])
-        self._parameters = list(trainable.parameters())
+        self._parameters = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
         self._optimizer = build_optimizer(trainable, config)
+        self._average = {} if config.ema_decay is None else _trained(model)
         self._data_stats = DataStats(data.samples, data.left_out, data.batch_size, data.steps)
         self._records: list[StepRecord] = []
         self._speeds: list[Speed] = []
         self._resume()
         self._autocast = mixed_precision.configure_precision(model, config.precision, process_group.device)
         self._towers = build_towers(model, config, process_group)
-        self._normalize = Normalize(seed, config.crop_scale, process_group.device)
+        self._normalize = Normalize(seed, config.crop_scale, process_group.device, statistics)
         self._meter = ThroughputMeter(model, data.batch_size, process_group)
 
     def _resume(self) -> None:
@@ -153,6 +159,8 @@ class _Trainer:
             self._model.load_state_dict(state.model)
             self._objective.load_state_dict(state.objective)
             self._optimizer.load_state_dict(state.optimizer)
+            for name, value in state.average.items():
+                self._average[name].copy_(value)
             self._records, self._speeds = list(state.records), list(state.speeds)
 
     def train(self, stop_request: StopRequest, report: Callable[[Progress], None]) -> TrainingState:
@@ -164,7 +172,7 @@ class _Trainer:
             current = self._step(batch, stop_request)
             stop = pending is not None and self._record(pending, report)
             pending = current
-            self._meter.add(waited, batch.ids.shape[1])
+            self._meter.add(waited, *batch.ids.shape[1:])
             done = batch.step + 1
             if stop or (done % self._config.checkpoint_steps == 0 and done < steps):
                 stop = self._record(current, report) or stop
@@ -189,6 +197,7 @@ class _Trainer:
         norm = nn.utils.clip_grad_norm_(self._parameters, self._config.gradient_clip)
         self._optimizer.step()
         self._objective.clamp()
+        self._update_average()
         scale = self._objective.log_scale.detach().exp()
         stop = torch.full_like(loss, stop_request.requested)
         metrics = self._process_group.all_reduce_mean(torch.stack([loss, norm, scale, stop]))
@@ -199,15 +208,24 @@ class _Trainer:
             copied.record()
         return _PendingStep(batch, rate, metrics, copied)
 
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self._average:
+            new = 1 - (self._config.ema_decay or 0)
+            torch._foreach_lerp_([*self._average.values()], [*_trained(self._model, copy=False).values()], new)
+
     def _micro_batches(self, batch: Batch) -> list[MicroBatch]:
-        pixels, ids = torch.from_numpy(batch.pixels), torch.from_numpy(batch.ids)
-        if self._process_group.device.type == "cuda":
-            pixels, ids = pixels.pin_memory(), ids.pin_memory()
-        ids = ids.to(self._process_group.device, torch.int64, non_blocking=True)
+        images, ids = torch.from_numpy(batch.images), torch.from_numpy(batch.ids)
+        device = self._process_group.device
+        if device.type == "cuda":
+            images, ids = images.pin_memory(), ids.pin_memory()
+        ids = ids.to(device, torch.int64, non_blocking=True)
         count = self._config.micro_batch or len(ids)
         slices = [slice(first, first + count) for first in range(0, len(ids), count)]
+        if images.ndim == 2:  # outputs of a locked tower
+            return [MicroBatch(partial(images[rows].to, device, non_blocking=True), ids[rows]) for rows in slices]
         return [
-            MicroBatch(partial(self._normalize, pixels[rows], batch.uids[rows], batch.epoch), ids[rows])
+            MicroBatch(partial(self._normalize, images[rows], batch.uids[rows], batch.epoch), ids[rows])
             for rows in slices
         ]
 
@@ -233,12 +251,18 @@ class _Trainer:
 
     def _state(self) -> TrainingState:
         model, objective, optimizer = (part.state_dict() for part in (self._model, self._objective, self._optimizer))
-        return TrainingState(model, objective, optimizer, self._records, self._speeds, self._data_stats)
+        return TrainingState(model, objective, optimizer, self._records, self._speeds, self._data_stats, self._average)
 
     def _save(self) -> None:
         if self._process_group.rank == 0:
             self._checkpoints.save(self._state())
         self._process_group.barrier()
+
+
+def _trained(model: nn.Module, *, copy: bool = True) -> dict[str, torch.Tensor]:
+    """Return the weights of *model* that are trained, by name."""
+    trained = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    return {name: value.clone() for name, value in trained.items()} if copy else trained
 
 
 @contextmanager
@@ -279,9 +303,35 @@ def train(
     arm, seed = parse_run(run)
     tokenizer: PreTrainedTokenizerFast = load_tokenizer(config)
     model = create_model(config, tokenizer, seed)
-    data = open_training_data(config, version, arm, seed, tokenizer)
+    statistics = image_statistics(config)
+    settings = config.training
+    with _deterministic(settings):
+        features = _feature_cache(model, settings, statistics, process_group, checkpoints)
+        data = open_training_data(config, version, arm, seed, tokenizer, features)
     log.info("%s: %d samples per epoch, %d skipped without a text", run, data.samples, data.left_out)
-    return fit(run, model, data, config.training, seed, process_group, checkpoints, _reporter(reports))
+    return fit(run, model, data, settings, seed, process_group, checkpoints, _reporter(reports), statistics)
+
+
+def _feature_cache(
+    model: ClipModel,
+    config: TrainConfig,
+    statistics: Statistics,
+    process_group: ProcessGroup,
+    checkpoints: Checkpoints,
+) -> FeatureCache | None:
+    """Return the cache of the image tower's outputs; None if it is trained, or if crops change its input."""
+    if not config.model.vision_locked or config.crop_scale < 1:
+        return None
+    tower = model.vision_model.to(process_group.device)
+    normalize = Normalize(0, config.crop_scale, process_group.device, statistics)
+
+    @torch.no_grad()
+    def encode(pixels: Pixels) -> torch.Tensor:
+        output: torch.Tensor = tower(pixel_values=normalize(torch.from_numpy(pixels), (), 0)).pooler_output
+        return output.float()
+
+    width = model.config.vision_config.hidden_size
+    return FeatureCache(checkpoints.store, checkpoints.features, encode, width, process_group)
 
 
 def _reporter(callbacks: Sequence[Callable[[Progress], None]]) -> Callable[[Progress], None]:

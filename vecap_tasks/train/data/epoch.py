@@ -89,8 +89,8 @@ def plan_run(run: str, sources: Sequence[Source], usable: Sequence[int], config:
     for source, count in zip(sources, usable, strict=True):
         if count == 0 and len(sources) > 1:
             raise PermanentError(
-                f"train {run}: none of the {source.samples} samples of {source.name} has a text for the arm "
-                f"{source.arm}; set the source's `arm` or `texts` in train.mixture"
+                f"train {run}: none of the {source.samples} samples of {source.name} has {' or '.join(source.texts)}; "
+                "set the source's `arm` or `texts` in train.mixture"
             )
     quotas = tuple(quota(count, source.weight) for source, count in zip(sources, usable, strict=True))
     total = sum(quota(source.samples, source.weight) for source in sources)
@@ -110,14 +110,14 @@ _PREFETCH_BATCHES = 2
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One rank's slice of a global batch: `uids[i]`, `pixels[i]` and `ids[i]` are one sample."""
+    """One rank's slice of a global batch: `uids[i]`, `images[i]` and `ids[i]` are one sample."""
 
     step: int  # from 0
     epoch: int  # from 0
     index: int  # of the batch within the epoch, from 0
     uids: tuple[str, ...]
-    pixels: NDArray[np.uint8]  # [n, size, size, 3]
-    ids: NDArray[np.int32]  # [n, tokens], padded to the longest text of the slice
+    images: NDArray[np.uint8] | NDArray[np.float32]  # [n, size, size, 3], or outputs [n, width] of a locked tower
+    ids: NDArray[np.int32]  # [n, captions, tokens], padded to the longest text of the slice
 
 
 class TrainingData(Protocol):

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from vecap_tasks.config import PreprocessWay
-from vecap_tasks.core.preprocess import shrink
+from vecap_tasks.core.preprocess import CLIP_STATISTICS, Statistics, shrink
 from vecap_tasks.errors import CorruptError
-from vecap_tasks.train.data.samples import ReadStats, Sample, Shard, Source, choose_text, read_samples
+from vecap_tasks.train.data.samples import ReadStats, Sample, Shard, Source, read_samples
+from vecap_tasks.train.data.texts import TextDraws
 from vecap_tasks.train.data.tokenizer import TokenizedTexts, Tokens
 
 log = logging.getLogger(__name__)
@@ -31,39 +31,45 @@ log = logging.getLogger(__name__)
 _INDEX_CHUNK = 4096  # samples held as objects before they are added to the arrays
 _DECODE_CHUNK = 256  # images
 Pixels = NDArray[np.uint8]  # [n, size, size, 3]
+ModelInput = Pixels | NDArray[np.float32]  # pixels, or outputs [n, width] of a locked tower
 Decode = Callable[[bytes], Pixels | None]
 
 
 class Index:
-    """The samples of *sources* with a text for their arm, numbered in source, shard and tar order.
+    """The samples of *sources* with a text to draw, numbered in source, shard and tar order.
 
-    `shard` (int32, index into `shards`), `offset` and `size` (int64, bytes) locate the image of each sample; `crc`
-    (int64) is its CRC-32, which later reads compare. `bounds` has the number of each source's first sample, and the
-    total; `stats` has the counts of each source.
+    *draws* draws the texts of the samples of each source. `shard` (int32, index into `shards`), `offset` and `size`
+    (int64, bytes) locate the image of each sample; `crc` (int64) is its CRC-32, which later reads compare. `bounds` has
+    the number of each source's first sample, and the total; `stats` has the counts of each source.
     """
 
-    def __init__(self, sources: Sequence[Source], tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self, sources: Sequence[Source], draws: Sequence[TextDraws], tokenizer: PreTrainedTokenizerFast
+    ) -> None:
         self.sources = tuple(sources)
         self.shards = tuple(shard for source in sources for shard in source.shards)
         self.stats = tuple(ReadStats() for _ in sources)
+        self._draws = tuple(draws)
         self._texts = TokenizedTexts(tokenizer)
         uids: list[pa.Array] = []
-        columns: list[NDArray[np.int64]] = []  # shard, offset, size, texts, alttexts, CRC
+        columns: list[NDArray[np.int64]] = []  # shard, offset, size, CRC, then the variants of each text
+        parts: list[NDArray[np.int64]] = []  # of each variant: itself and its sentences that may be drawn
+        self._widest = max(len(source.texts) for source in sources)
         bounds = [0]
         number = 0
-        for source, stats in zip(sources, self.stats, strict=True):
+        for source, draw, stats in zip(sources, draws, self.stats, strict=True):
             for shard in source.shards:
-                for chunk_uids, chunk in _index_shard(shard, source, stats, self._texts):
+                for chunk_uids, chunk in self._read(shard, source, draw, stats, parts):
                     uids.append(chunk_uids)
                     columns.append(np.vstack([np.full(len(chunk_uids), number), chunk]))
                 number += 1
             bounds.append(bounds[-1] + stats.usable)
         self._uids: pa.Array = pa.chunked_array(uids, pa.string()).combine_chunks()
-        table = np.concatenate(columns, axis=1) if columns else np.zeros((6, 0), np.int64)
-        self.shard, self.offset, self.size = table[0].astype(np.int32), table[1], table[2]
-        self._first_text = np.concatenate([[0], np.cumsum(table[3])])
-        self._alttexts = table[4].astype(np.uint8)
-        self.crc = table[5]
+        table = np.concatenate(columns, axis=1) if columns else np.zeros((4 + self._widest, 0), np.int64)
+        self.shard, self.offset, self.size, self.crc = table[0].astype(np.int32), table[1], table[2], table[3]
+        self._counts = table[4:].T.astype(np.int32)
+        self._first_text = _starts(self._counts.sum(axis=1))
+        self._first_part = _starts(np.concatenate(parts) if parts else np.zeros(0, np.int64))
         self.bounds = np.array(bounds)
 
     def __len__(self) -> int:
@@ -73,38 +79,51 @@ class Index:
         """Return the uids of the samples *numbers*."""
         return tuple(self._uids.take(pa.array(numbers)).to_pylist())
 
-    def tokens(self, numbers: NDArray[np.int64], passes: NDArray[np.int64], seed: int) -> Tokens:
-        """Return the token ids of the texts of the samples *numbers* in the given *passes*: int32 [n, longest]."""
-        first = self._first_text[numbers]
-        count = self._first_text[numbers + 1] - first
-        alttexts = self._alttexts[numbers]
-        choices = np.zeros(len(numbers), np.int64)
-        multiple = np.flatnonzero(count > 1)
-        for row, uid in zip(multiple, self.uids(numbers[multiple]), strict=True):
-            source = self.sources[int(np.searchsorted(self.bounds, numbers[row], side="right")) - 1]
-            choices[row] = choose_text(seed, uid, int(passes[row]), int(alttexts[row]), int(count[row]), source.mixed_p)
-        return self._texts.take(first + choices)
+    def tokens(self, numbers: NDArray[np.int64], passes: NDArray[np.int64]) -> Tokens:
+        """Return the texts of the samples *numbers* in the given *passes*: token ids, int32 [n, captions, longest]."""
+        captions = self._draws[0].number
+        first_text = self._first_text[numbers]
+        texts = np.repeat(self._first_part[first_text][:, None], captions, axis=1)
+        limits = np.zeros_like(texts)
+        several = self._first_text[numbers + 1] - first_text > 1
+        drawn = np.flatnonzero(several) if self._draws[0].sub_captions is None else np.arange(len(numbers))
+        for row, uid in zip(drawn.tolist(), self.uids(numbers[drawn]), strict=True):
+            number = int(numbers[row])
+            draws = self._draws[int(np.searchsorted(self.bounds, number, side="right")) - 1]
+            counts = self._counts[number, : len(draws.weights)].tolist()
+            for column, draw in enumerate(draws.draw(uid, int(passes[row]), counts)):
+                variant = int(first_text[row]) + draw.variant
+                first, stop = self._first_part[variant : variant + 2].tolist()
+                texts[row, column] = first + draws.sentence(draw, stop - first)
+                limits[row, column] = draws.limit(draw)
+        return self._texts.take(texts.ravel(), limits.ravel()).reshape(len(numbers), captions, -1)
+
+    def _read(
+        self, shard: Shard, source: Source, draws: TextDraws, stats: ReadStats, parts: list[NDArray[np.int64]]
+    ) -> Iterator[tuple[pa.Array, NDArray[np.int64]]]:
+        """Yield uids, and offset, size, CRC and variants of each text, of the samples of *shard* in chunks.
+
+        Appends the number of parts of each variant to *parts*. Raises CorruptError if the shard differs from its
+        record.
+        """
+        with shard.open() as stream:
+            samples = _with_crc(read_samples(stream, shard, source, stats), stream)
+            while chunk := list(islice(samples, _INDEX_CHUNK)):
+                found = [
+                    draws.parts(text, variant)
+                    for sample, _ in chunk
+                    for text, variants in zip(source.texts, sample.texts, strict=True)
+                    for variant in variants
+                ]
+                self._texts.add([part for variant in found for part in variant])
+                parts.append(np.array([len(variant) for variant in found], np.int64))
+                unused = [0] * (self._widest - len(source.texts))
+                rows = [(sample.offset, sample.size, crc, *sample.counts, *unused) for sample, crc in chunk]
+                yield pa.array([sample.uid for sample, _ in chunk], pa.string()), np.array(rows, np.int64).T
 
 
-def _index_shard(
-    shard: Shard, source: Source, stats: ReadStats, texts: TokenizedTexts
-) -> list[tuple[pa.Array, NDArray[np.int64]]]:
-    """Return uids, and offset, size, texts, alttexts and CRC, of the samples of *shard* in chunks; append to *texts*.
-
-    Raises CorruptError if the shard differs from its record.
-    """
-    chunks = []
-    with shard.open() as stream:
-        samples = _with_crc(read_samples(stream, shard, source, stats), stream)
-        while chunk := list(islice(samples, _INDEX_CHUNK)):
-            texts.add([text for sample, _ in chunk for text in sample.texts])
-            chunks.append((pa.array([sample.uid for sample, _ in chunk], pa.string()), _columns(chunk)))
-    return chunks
-
-
-def _columns(samples: Sequence[tuple[Sample, int]]) -> NDArray[np.int64]:
-    rows = [(sample.offset, sample.size, len(sample.texts), sample.alttexts, crc) for sample, crc in samples]
-    return np.array(rows, np.int64).T
+def _starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
 def _with_crc(samples: Iterator[Sample], stream: IO[bytes]) -> Iterator[tuple[Sample, int]]:
@@ -132,10 +151,10 @@ class Decoder:
 
 
 class Images(Protocol):
-    """Images by sample number."""
+    """Images, or outputs of a locked tower for them, by sample number."""
 
-    def take(self, numbers: NDArray[np.int64]) -> tuple[Pixels, NDArray[np.int64]]:
-        """Return the images of *numbers*, uint8 [n, size, size, 3], and the samples actually used.
+    def take(self, numbers: NDArray[np.int64]) -> tuple[ModelInput, NDArray[np.int64]]:
+        """Return the images of *numbers*, uint8 [n, size, size, 3] or float32 [n, width], and the samples used.
 
         An undecodable image of an external source is replaced by the next sample.
         """
@@ -211,14 +230,16 @@ class Normalize:
     The crop of a sample depends only on seed, uid and epoch, not on batch or process.
     """
 
-    def __init__(self, seed: int, crop_scale: float, device: torch.device) -> None:
+    def __init__(
+        self, seed: int, crop_scale: float, device: torch.device, statistics: Statistics = CLIP_STATISTICS
+    ) -> None:
         self._seed = seed
         self._scale = crop_scale
         self._device = device
         # (x / 255 - mean) / std as one multiplication and one addition
-        std = torch.tensor(OPENAI_CLIP_STD, device=device).view(1, 3, 1, 1)
+        mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (statistics.mean, statistics.deviation))
         self._factor = 1 / (255 * std)
-        self._shift = -torch.tensor(OPENAI_CLIP_MEAN, device=device).view(1, 3, 1, 1) / std
+        self._shift = -mean / std
 
     def __call__(self, pixels: torch.Tensor, uids: Sequence[str], epoch: int) -> torch.Tensor:
         values = pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)

@@ -21,7 +21,8 @@ from vecap_tasks.config import ReadingConfig
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.train.data.epoch import Batch, RunPlan, pass_slices, prefetch, rank_range
 from vecap_tasks.train.data.images import Decoder, Pixels
-from vecap_tasks.train.data.samples import Sample, Shard, Source, choose_text, read_samples
+from vecap_tasks.train.data.samples import Sample, Shard, Source, read_samples
+from vecap_tasks.train.data.texts import TextDraws
 from vecap_tasks.train.data.tokenizer import TokenizedTexts
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class _ShardSlice:
     """The usable samples `start` to `stop` (exclusive) of a shard, in one pass over its source."""
 
     source: Source
+    draws: TextDraws
     shard: Shard
     pass_number: int
     start: int
@@ -49,10 +51,11 @@ class _EncodedSample:
 
 @dataclass(frozen=True, slots=True)
 class _DecodedSample:
-    """A sample with its decoded image and chosen text."""
+    """A sample with its decoded image and drawn texts; `limits` are their numbers of tokens, 0: all."""
 
     uid: str
-    text: str
+    texts: list[str]
+    limits: list[int]
     pixels: Pixels
 
 
@@ -62,6 +65,7 @@ class IterableTrainingData:
     def __init__(
         self,
         sources: Sequence[Source],
+        draws: Sequence[TextDraws],
         plan: RunPlan,
         decoder: Decoder,
         tokenizer: PreTrainedTokenizerFast,
@@ -72,6 +76,7 @@ class IterableTrainingData:
         self.samples, self.left_out, self.batch_size = plan.samples, plan.left_out, plan.batch_size
         self.steps_per_epoch, self.steps = plan.steps_per_epoch, plan.steps
         self._sources = sources
+        self._draws = draws
         self._plan = plan
         self._decoder = decoder
         self._tokenizer = tokenizer
@@ -97,11 +102,12 @@ class IterableTrainingData:
                 parts = pool.map(lambda reader: list(islice(reader, count)), readers)
                 samples = [sample for part in parts for sample in part]
                 texts = TokenizedTexts(self._tokenizer)
-                texts.add([sample.text for sample in samples])
+                texts.add([text for sample in samples for text in sample.texts])
+                limits = np.array([limit for sample in samples for limit in sample.limits])
+                ids = texts.take(np.arange(len(limits)), limits).reshape(len(samples), self._draws[0].number, -1)
                 epoch, index = divmod(step, self.steps_per_epoch)
                 uids = tuple(sample.uid for sample in samples)
-                pixels = np.stack([sample.pixels for sample in samples])
-                return Batch(step, epoch, index, uids, pixels, texts.take(np.arange(len(samples))))
+                return Batch(step, epoch, index, uids, np.stack([sample.pixels for sample in samples]), ids)
 
             yield from prefetch(load, first, self.steps)
 
@@ -151,17 +157,17 @@ class IterableTrainingData:
     def _shard_slices(self, epoch: int) -> list[_ShardSlice]:
         """Return the shuffled shard slices of *epoch*; a partial pass over a source contains partial shards."""
         slices = []
-        for number, (source, usable, quota) in enumerate(
-            zip(self._sources, self._plan.usable, self._plan.quotas, strict=True)
+        for number, (source, draws, usable, quota) in enumerate(
+            zip(self._sources, self._draws, self._plan.usable, self._plan.quotas, strict=True)
         ):
             for part in pass_slices(usable, quota, epoch):
                 order = np.random.default_rng([self._seed, part.pass_number, number, 2]).permutation(len(source.shards))
                 offset = 0
                 for shard in (source.shards[position] for position in order):
-                    count = usable_count(shard, source)
+                    count = usable_count(shard)
                     start, stop = max(part.start - offset, 0), min(part.stop - offset, count)
                     if start < stop:
-                        slices.append(_ShardSlice(source, shard, part.pass_number, start, stop))
+                        slices.append(_ShardSlice(source, draws, shard, part.pass_number, start, stop))
                     offset += count
         shuffled = np.random.default_rng([self._seed, epoch, 3]).permutation(len(slices))
         return [slices[position] for position in shuffled]
@@ -177,11 +183,9 @@ class IterableTrainingData:
             source, name = shard_slice.source, shard_slice.shard.name
             pixels = self._decoder(encoded.image)
             if pixels is not None:
-                texts = sample.texts
-                choice = choose_text(
-                    self._seed, sample.uid, shard_slice.pass_number, sample.alttexts, len(texts), source.mixed_p
-                )
-                return _DecodedSample(sample.uid, texts[choice], pixels)
+                draws = shard_slice.draws.draw(sample.uid, shard_slice.pass_number, sample.counts)
+                texts = [shard_slice.draws.text(draw, sample.texts) for draw in draws]
+                return _DecodedSample(sample.uid, texts, [shard_slice.draws.limit(draw) for draw in draws], pixels)
             if source.own:
                 raise CorruptError(f"{name} has an image that cannot be decoded; run `vecap verify`")
             log.warning("%s: cannot decode the image at byte %d", name, sample.offset)
@@ -189,11 +193,11 @@ class IterableTrainingData:
         raise CorruptError(f"{name} has no image that can be decoded; remove it from the mixture")
 
 
-def usable_count(shard: Shard, source: Source) -> int:
-    """Return how many samples of *shard*, which must be counted, have a text for the arm of *source*."""
+def usable_count(shard: Shard) -> int:
+    """Return how many samples of *shard*, which must be counted, have a text of its source."""
     if shard.usable is None:
         raise ValueError(f"{shard.name} is not counted")
-    return shard.usable[source.arm]
+    return shard.usable
 
 
 def _read_shard(shard_slice: _ShardSlice, first: int, count: int) -> Iterator[_EncodedSample]:

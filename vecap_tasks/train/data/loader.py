@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from transformers import PreTrainedTokenizerFast
 
-from vecap_tasks.config import Arm, Config
+from vecap_tasks.config import Config
 from vecap_tasks.core.version import Version
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.train.data.epoch import (
@@ -20,35 +20,46 @@ from vecap_tasks.train.data.epoch import (
     prefetch,
     rank_range,
 )
+from vecap_tasks.train.data.features import FeatureCache
 from vecap_tasks.train.data.images import Decoder, Images, Index, open_images
 from vecap_tasks.train.data.iterable_dataset import IterableTrainingData, usable_count
 from vecap_tasks.train.data.mixture_builder import is_streamed, training_sources
 from vecap_tasks.train.data.samples import Source
+from vecap_tasks.train.data.texts import TextDraws
 
 log = logging.getLogger(__name__)
 
 
 def open_training_data(
-    config: Config, version: Version, arm: Arm, seed: int, tokenizer: PreTrainedTokenizerFast
+    config: Config,
+    version: Version,
+    arm: str,
+    seed: int,
+    tokenizer: PreTrainedTokenizerFast,
+    features: FeatureCache | None = None,
 ) -> TrainingData:
     """Return the training data of the run *arm*-*seed* on *version*, or on the configured mixture.
 
-    Up to `train.reading.stream_above` samples are shuffled globally, and their decoded images are cached in memory if
-    they fit into `train.image_cache_bytes`. Larger data is streamed shard by shard. Raises VecapError if there are too
-    few samples or a source is missing, and CorruptError if a source changed.
+    Up to `train.reading.stream_above` samples are shuffled globally, and their decoded images, or *features* if there
+    are any, are cached in memory if they fit into `train.image_cache_bytes`. Larger data is streamed shard by shard.
+    Raises VecapError if there are too few samples or a source is missing, and CorruptError if a source changed.
     """
     settings = config.training
     run = f"{arm}-{seed}"
     sources = training_sources(config, version, arm)
+    draws = [TextDraws.of(settings, source.texts, seed) for source in sources]
     decoder = Decoder(settings.model.image_size, settings.model.preprocess)
     if is_streamed(config, sources):
-        usable = [sum(usable_count(shard, source) for shard in source.shards) for source in sources]
+        usable = [sum(map(usable_count, source.shards)) for source in sources]
         plan = plan_run(run, sources, usable, settings)
-        return IterableTrainingData(sources, plan, decoder, tokenizer, settings.reading, seed, settings.loader_threads)
-    index = Index(sources, tokenizer)
+        threads = settings.loader_threads
+        return IterableTrainingData(sources, draws, plan, decoder, tokenizer, settings.reading, seed, threads)
+    index = Index(sources, draws, tokenizer)
     plan = plan_run(run, sources, [stats.usable for stats in index.stats], settings)
     for source, stats in zip(sources, index.stats, strict=True):
         _check(source, stats.samples - sum(stats.skipped.values()))
+    if features is not None and len(index) * features.width * 4 <= settings.image_cache_bytes:
+        return MapTrainingData(index, features.read(index, decoder), plan, seed)
     images = open_images(index, decoder, cache_bytes=settings.image_cache_bytes, threads=settings.loader_threads)
     return MapTrainingData(index, images, plan, seed)
 
@@ -83,6 +94,6 @@ class MapTrainingData:
         order = self._order[1]
         selected = slice(index * self.batch_size + rows.start, index * self.batch_size + rows.stop)
         passes = order.passes[selected]
-        pixels, numbers = self._images.take(order.numbers[selected])
-        ids = self._index.tokens(numbers, passes, self._seed)
-        return Batch(step, epoch, index, self._index.uids(numbers), pixels, ids)
+        images, numbers = self._images.take(order.numbers[selected])
+        ids = self._index.tokens(numbers, passes)
+        return Batch(step, epoch, index, self._index.uids(numbers), images, ids)

@@ -1,7 +1,7 @@
 """Mixtures: named, immutable lists of the sources that a model is trained on.
 
 A mixture is recorded in `{dataset}/mixtures/<name>.json`. Its digest covers everything that determines the batches
-(digests, weights, arms and probabilities of the sources), but not names and paths. A seal covers the whole file.
+(digests, weights and texts of the sources), but not names and paths. A seal covers the whole file.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from vecap_tasks.config import Arm, Text
+from vecap_tasks.config import Text, Weights
 from vecap_tasks.core.manifest import digest
 from vecap_tasks.core.store import Store
 from vecap_tasks.errors import CorruptError, PermanentError
@@ -21,9 +21,16 @@ FORMAT = 1
 _FOLDER = "mixtures"
 
 
+Drawn: TypeAlias = tuple[tuple[Text, float], ...]  # texts with weights, in the order of fallbacks
+
+
 @dataclass(frozen=True, slots=True)
 class RecordedVersion:
-    """A published version. `digest` is that of its `assemble` manifest; `root` is as written in the configuration."""
+    """A published version. `digest` is that of its `assemble` manifest; `root` is as written in the configuration.
+
+    `drawn` are the texts of `arm` when it was recorded. Records of earlier releases have `mixed_p` instead, the
+    probability of AltText for `arm: mixed`.
+    """
 
     root: str
     dataset: str
@@ -31,8 +38,9 @@ class RecordedVersion:
     digest: str
     samples: int
     weight: float
-    arm: Arm | None
-    mixed_p: float | None
+    arm: str | None
+    mixed_p: float | None = None
+    drawn: Drawn | None = None
     kind: Literal["version"] = "version"
 
     @property
@@ -42,22 +50,23 @@ class RecordedVersion:
     @property
     def identity(self) -> dict[str, Any]:
         """The fields that determine the batches."""
-        return {name: value for name, value in asdict(self).items() if name != "root"}
+        return _without_drawn({name: value for name, value in asdict(self).items() if name != "root"})
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedTar:
     """One tar of a source. `check` is `sha256:…` of its bytes, or S3's `etag:…`.
 
-    `usable` counts the samples with a text by arm, `skipped` the samples that no arm can use by reason. `rules` is the
-    digest of the rules that found private data in the texts, None in a record of a release that did not search them.
+    `usable` counts the samples with at least one of a set of texts, by `text_key`; a record of 0.1 has them by arm.
+    `skipped` counts the samples that no arm can use by reason. `rules` is the digest of the rules that found private
+    data in the texts, None in a record of a release that did not search them.
     """
 
     path: str
     bytes: int
     check: str
     samples: int
-    usable: Mapping[Arm, int]
+    usable: Mapping[str, int]
     skipped: Mapping[str, int]
     rules: str | None = None
 
@@ -70,8 +79,9 @@ class RecordedTars:
     texts: Mapping[Text, str]
     tars: tuple[RecordedTar, ...]
     weight: float
-    arm: Arm | None
-    mixed_p: float | None
+    arm: str | None
+    mixed_p: float | None = None
+    drawn: Drawn | None = None
     kind: Literal["tars"] = "tars"
 
     @property
@@ -100,17 +110,25 @@ class RecordedTars:
     @property
     def identity(self) -> dict[str, Any]:
         """The fields that determine the batches."""
-        return {
-            "kind": self.kind,
-            "digest": self.digest,
-            "texts": dict(self.texts),
-            "weight": self.weight,
-            "arm": self.arm,
-            "mixed_p": self.mixed_p,
-        }
+        fields = ("kind", "digest", "weight", "arm", "mixed_p", "drawn")
+        return _without_drawn({name: getattr(self, name) for name in fields} | {"texts": dict(self.texts)})
 
 
 Part = RecordedVersion | RecordedTars
+
+
+def source_weights(part: Part) -> Weights:
+    """Return the texts that every run draws from *part*, with their weights; empty if those of the run's arm."""
+    if part.drawn is not None:
+        return dict(part.drawn)
+    if part.arm == "mixed" and part.mixed_p is not None:
+        return {"alttext": part.mixed_p, "vecap": 1 - part.mixed_p}
+    return {}
+
+
+def _without_drawn(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return *identity* without `drawn` if it is not set, as earlier releases recorded it."""
+    return {name: value for name, value in identity.items() if name != "drawn" or value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +170,8 @@ class Mixture:
 
 
 def _part(body: dict[str, Any]) -> Part:
+    drawn = body.get("drawn")
+    body = body | {"drawn": None if drawn is None else tuple((text, weight) for text, weight in drawn)}
     if body["kind"] == "version":
         return RecordedVersion(**body)
     fields = {name: value for name, value in body.items() if name not in ("digest", "samples", "skipped")}

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import get_args
 
-from vecap_tasks.config import REMOTE_SCHEMES, Arm, Config, MixtureConfig, TarSource, Text, VersionSource
+from vecap_tasks.config import REMOTE_SCHEMES, TEXTS, Config, MixtureConfig, TarSource, Text, VersionSource, Weights
 from vecap_tasks.core.files import DigestReader, SourceFile, find_files
 from vecap_tasks.core.manifest import Input, Manifest
 from vecap_tasks.core.object_storage import open_bucket
@@ -22,6 +22,7 @@ from vecap_tasks.core.verify import Corruption, RecordedFile, check_recorded, re
 from vecap_tasks.core.version import Version, published, read_version
 from vecap_tasks.errors import ConfigError, CorruptError, PermanentError, VecapError
 from vecap_tasks.train.data.mixture import (
+    Drawn,
     Mixture,
     Part,
     RecordedTar,
@@ -30,20 +31,17 @@ from vecap_tasks.train.data.mixture import (
     mixture_names,
     read_mixture,
     record_mixture,
+    source_weights,
 )
-from vecap_tasks.train.data.samples import ReadStats, Shard, Source, has_text, parse_samples
+from vecap_tasks.train.data.samples import ReadStats, Shard, Source, parse_samples
+from vecap_tasks.train.data.texts import text_key
 
 log = logging.getLogger(__name__)
 
 _VERSION_FIELD = "{version}"
 _SETTING = "the paths in train.mixture"
-_HAS_TEXT_SQL: Mapping[Arm, str] = {  # conditions on the table of a shard
-    "alttext": "alttext != ''",
-    "vec": "vec != ''",
-    "vecap": "vecap != ''",
-    "mixed": "alttext != '' OR vecap != ''",
-    "alttext_rewritten": "alttext_rewritten != ''",
-}
+_TEXT_SETS = tuple(chosen for size in range(1, len(TEXTS) + 1) for chosen in combinations(TEXTS, size))
+_MIXED = text_key(("alttext", "vecap"))  # `mixed` in the counts of earlier releases
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class FoundTar:
         with self.file.open() as stream:
             return f"sha256:{DigestReader(stream).input(self.file.name).digest}"
 
-    def shard(self, counted: Mapping[Arm, int] | None = None, check: str = "") -> Shard:
+    def shard(self, counted: int | None = None, check: str = "") -> Shard:
         filesystem, path = open_filesystem(self.file.location)
         kind, _, recorded = check.partition(":")
         return Shard(self.file.name, filesystem, path, counted, recorded if kind == "sha256" else None)
@@ -113,14 +111,14 @@ def count_tars(
 
 
 def _count_tar(tar: FoundTar, texts: Mapping[Text, str]) -> RecordedTar:
-    usable: dict[Arm, int] = dict.fromkeys(get_args(Arm), 0)
+    usable = dict.fromkeys(map(text_key, _TEXT_SETS), 0)
     stats = ReadStats()
     shard = tar.shard()
     fields = {text: (field,) for text, field in texts.items()}
     with shard.open() as stream:
         for sample in parse_samples(stream, shard.name, fields, stats, own=False):
-            for arm in usable:
-                usable[arm] += has_text(sample, arm)
+            for chosen in _TEXT_SETS:
+                usable[text_key(chosen)] += any(sample.texts.get(text) for text in chosen)
     skipped = dict(sorted(stats.skipped.items()))
     return RecordedTar(tar.file.name, tar.file.size, tar.check, stats.samples, usable, skipped, rules_digest())
 
@@ -183,7 +181,13 @@ def _record_version(config: Config, source: VersionSource, version: str | None) 
     if manifest is None:
         raise PermanentError(f"train.mixture: version {name} of {dataset} is not published; run `vecap run` first")
     samples = manifest.counters["samples"]
-    return RecordedVersion(root, dataset, name, manifest.digest, samples, source.weight, source.arm, source.mixed_p)
+    drawn = _drawn(config, source.arm)
+    return RecordedVersion(root, dataset, name, manifest.digest, samples, source.weight, source.arm, drawn=drawn)
+
+
+def _drawn(config: Config, arm: str | None) -> Drawn | None:
+    """Return the texts of *arm* to record; None without an arm, and for an arm that is a text."""
+    return None if arm is None or arm in TEXTS else tuple(config.training.weights(arm).items())
 
 
 def _record_tars(config: Config, source: TarSource, known: Sequence[Part]) -> RecordedTars:
@@ -191,7 +195,8 @@ def _record_tars(config: Config, source: TarSource, known: Sequence[Part]) -> Re
         tar for part in known if isinstance(part, RecordedTars) and part.texts == source.texts for tar in part.tars
     ]
     tars = count_tars(find_tars(config, source.paths).values(), source.texts, counted, config.training.loader_threads)
-    return RecordedTars(tuple(source.paths), source.texts, tars, source.weight, source.arm, source.mixed_p)
+    drawn = _drawn(config, source.arm)
+    return RecordedTars(tuple(source.paths), source.texts, tars, source.weight, source.arm, drawn=drawn)
 
 
 def mixture_inputs(mixture: Mixture) -> list[Input]:
@@ -223,7 +228,7 @@ def check_mixture(config: Config, mixture: Mixture) -> list[Corruption]:
     return corruptions
 
 
-def training_sources(config: Config, version: Version, arm: Arm) -> list[Source]:
+def training_sources(config: Config, version: Version, arm: str) -> list[Source]:
     """Return the sources of a run of *arm* on *version*: the version, or the sources of the mixture.
 
     Shards are counted if the run streams them. Raises VecapError if the mixture does not contain the version, and
@@ -234,7 +239,7 @@ def training_sources(config: Config, version: Version, arm: Arm) -> list[Source]
     return [
         _version_source(config, part, arm, counted=counted)
         if isinstance(part, RecordedVersion)
-        else _tar_source(config, part, arm)
+        else _tar_source(config, part, arm, counted=counted)
         for part in parts
     ]
 
@@ -276,9 +281,15 @@ def is_streamed(config: Config, sources: Sequence[Part] | Sequence[Source]) -> b
     return sum(source.samples for source in sources) > config.training.reading.stream_above
 
 
-def _version_source(config: Config, part: RecordedVersion, arm: Arm, *, counted: bool) -> Source:
+def _weights(config: Config, part: Part, arm: str) -> Weights:
+    """Return the texts that a run of *arm* draws from *part*."""
+    return source_weights(part) or config.training.weights(part.arm or arm)
+
+
+def _version_source(config: Config, part: RecordedVersion, arm: str, *, counted: bool) -> Source:
     store, manifest = _manifest(config, part)
-    usable = _count(store, manifest) if counted else {}
+    texts = _weights(config, part, arm)
+    usable = _count(store, manifest, texts) if counted else {}
     shards = tuple(
         Shard(
             shard.tar.name,
@@ -290,12 +301,12 @@ def _version_source(config: Config, part: RecordedVersion, arm: Arm, *, counted:
         )
         for shard in training_shards(store, manifest)
     )
-    mixed_p = config.training.mixed_p if part.mixed_p is None else part.mixed_p
-    return Source(part.name, shards, part.samples, part.weight, part.arm or arm, mixed_p)
+    return Source(part.name, shards, part.samples, part.weight, texts)
 
 
-def _tar_source(config: Config, part: RecordedTars, arm: Arm) -> Source:
+def _tar_source(config: Config, part: RecordedTars, arm: str, *, counted: bool) -> Source:
     found = find_tars(config, part.paths)
+    texts = _weights(config, part, arm)
     shards = []
     for tar in part.tars:
         current = found.get(tar.path)
@@ -310,10 +321,21 @@ def _tar_source(config: Config, part: RecordedTars, arm: Arm) -> Source:
                 f"the texts of {tar.path} were recorded without this release's rules for private data; record the "
                 "mixture under another name"
             )
-        shards.append(current.shard(tar.usable, tar.check))
-    texts = {text: (field,) for text, field in part.texts.items()}
-    mixed_p = config.training.mixed_p if part.mixed_p is None else part.mixed_p
-    return Source(part.name, tuple(shards), part.samples, part.weight, part.arm or arm, mixed_p, texts, own=False)
+        shards.append(current.shard(_usable(tar, texts) if counted else None, tar.check))
+    fields = {text: (field,) for text, field in part.texts.items()}
+    return Source(part.name, tuple(shards), part.samples, part.weight, texts, fields, own=False)
+
+
+def _usable(tar: RecordedTar, texts: Weights) -> int:
+    """Return how many samples of *tar* have one of *texts*. Raises PermanentError if its record does not count them."""
+    key = text_key(texts)
+    found = tar.usable.get(key, tar.usable.get("mixed") if key == _MIXED else None)
+    if found is None:
+        raise PermanentError(
+            f"{tar.path} was recorded without counts of its samples with {' or '.join(texts)}; record the mixture "
+            "under another name"
+        )
+    return found
 
 
 def _manifest(config: Config, part: RecordedVersion) -> tuple[Store, Manifest]:
@@ -327,17 +349,14 @@ def _manifest(config: Config, part: RecordedVersion) -> tuple[Store, Manifest]:
     return store, manifest
 
 
-def _count(store: Store, manifest: Manifest) -> dict[str, dict[Arm, int]]:
-    """Return the number of samples with a text by table of a shard and arm."""
+def _count(store: Store, manifest: Manifest, texts: Weights) -> dict[str, int]:
+    """Return the number of samples with one of *texts* by table of a shard."""
     tables = manifest.files_ending(".parquet")
     check_recorded(recorded_files(store, manifest, tables, "restore it"))
     with connect(store) as connection:
         create_view(connection, store, "samples", tables, SAMPLES)
         columns = {name for name, *_ in connection.execute("DESCRIBE samples").fetchall()}
-        counts = [
-            f"count(*) FILTER ({condition})" if arm in columns or arm == "mixed" else "0"
-            for arm, condition in _HAS_TEXT_SQL.items()
-        ]
-        rows = connection.execute(f"SELECT filename, {', '.join(counts)} FROM samples GROUP BY 1").fetchall()  # noqa: S608
-    counted = {filename: dict(zip(_HAS_TEXT_SQL, found, strict=True)) for filename, *found in rows}
+        condition = " OR ".join(f"{text} != ''" for text in texts if text in columns) or "false"
+        query = f"SELECT filename, count(*) FILTER ({condition}) FROM samples GROUP BY 1"  # noqa: S608 - names of texts
+        counted = dict(connection.execute(query).fetchall())
     return {table: counted[store.query_path(table)] for table in tables}

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from vecap_tasks.config import Arm, Text
+from vecap_tasks.config import Text, Weights
 from vecap_tasks.core.files import BlockStream
 from vecap_tasks.core.json_reader import parse_json
 from vecap_tasks.core.private_data import has_private_data
@@ -22,7 +22,7 @@ from vecap_tasks.core.tar import MAX_TEXT, Member, read_groups
 from vecap_tasks.core.verify import CHANGED, RecordedFile
 from vecap_tasks.errors import CorruptError
 
-_IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
+IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
 _MAX_IMAGE = 1 << 28  # bytes
 _SKIPPED = 1 << 22  # bytes of a read whose data is only hashed
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # lone: JSON can escape it, tokenizers reject it
@@ -38,7 +38,7 @@ OWN_TEXTS: Mapping[Text, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A tar. `name` is for messages; `usable` counts the samples with a text by arm, None if not counted.
+    """A tar. `name` is for messages; `usable` counts the samples with a text of the source, None if not counted.
 
     `sha256` is recorded of the whole file, None if there is no record. `table` has the samples and texts of a version
     that refers to the images of an earlier one, in the order of the tar; None: the tar has the texts.
@@ -47,7 +47,7 @@ class Shard:
     name: str
     filesystem: pafs.FileSystem
     path: str
-    usable: Mapping[Arm, int] | None = None
+    usable: int | None = None
     sha256: str | None = None
     table: RecordedFile | None = None
 
@@ -128,51 +128,35 @@ class _HashedBlocks:
 class Source:
     """The shards of a version (`own`) or of external tars, and the texts used from them.
 
-    `samples` counts all samples, with a text for the arm or not. A malformed sample raises CorruptError in an `own`
-    source and is skipped in others.
+    `texts` has the weights of the texts to draw from, `fields` where each text is in a sample. `samples` counts all
+    samples, with one of the texts or not. A malformed sample raises CorruptError in an `own` source and is skipped in
+    others.
     """
 
     name: str
     shards: tuple[Shard, ...]
     samples: int
     weight: float
-    arm: Arm
-    mixed_p: float
-    texts: Mapping[Text, tuple[str, ...]] = field(default_factory=lambda: OWN_TEXTS)
+    texts: Weights
+    fields: Mapping[Text, tuple[str, ...]] = field(default_factory=lambda: OWN_TEXTS)
     own: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample with a text for the arm.
+    """A sample with at least one text of its source: `texts` has the variants of each, in the order of the weights.
 
-    The first `alttexts` (0 or 1) of `texts` are the AltText of the arm `mixed`; the rest are variants of one text.
     `offset` and `size` locate the image in the tar, in bytes.
     """
 
     uid: str
-    texts: tuple[str, ...]
-    alttexts: int
+    texts: tuple[tuple[str, ...], ...]
     offset: int
     size: int
 
-
-def choose_text(seed: int, uid: str, epoch: int, alttexts: int, texts: int, probability: float) -> int:
-    """Return the index of the text to use for the sample *uid*; it depends only on seed, uid and epoch.
-
-    *texts* is the number of texts, the first *alttexts* (0 or 1) of which are AltText, used with *probability*.
-    """
-    variants = texts - alttexts
-    if alttexts and (not variants or _hash64(f"{seed}/{uid}/{epoch}") < probability * 2.0**64):
-        return 0
-    if variants == 1:
-        return alttexts
-    return alttexts + (_hash64(f"{seed}/{uid}/{epoch}/variant") * variants >> 64)
-
-
-def _hash64(key: str) -> int:
-    """Return a uniform 64-bit hash of *key*."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
+    @property
+    def counts(self) -> list[int]:
+        return [len(variants) for variants in self.texts]
 
 
 @dataclass(slots=True)
@@ -186,34 +170,20 @@ class ReadStats:
 
 
 def read_samples(stream: IO[bytes], shard: Shard, source: Source, stats: ReadStats | None = None) -> Iterator[Sample]:
-    """Yield the samples of *shard*, open as *stream*, that have a text for the source's arm, in tar order.
+    """Yield the samples of *shard*, open as *stream*, that have one of the source's texts, in tar order.
 
     The caller may seek in *stream* between samples. Raises CorruptError for a corrupt tar, and for a malformed sample
     of an `own` source.
     """
     stats = ReadStats() if stats is None else stats
-    rows = shard.read_rows(source.texts)
-    for parsed in parse_samples(stream, shard.name, source.texts, stats, own=source.own, rows=rows):
-        texts, alttexts = _arm_texts(parsed, source.arm)
-        if not texts:
+    rows = shard.read_rows(source.fields)
+    for parsed in parse_samples(stream, shard.name, source.fields, stats, own=source.own, rows=rows):
+        texts = tuple(parsed.texts.get(text, ()) for text in source.texts)
+        if not any(texts):
             stats.textless += 1
             continue
         stats.usable += 1
-        yield Sample(parsed.uid, texts, alttexts, parsed.offset, parsed.size)
-
-
-def has_text(sample: ParsedSample, arm: Arm) -> bool:
-    """Return whether *sample* has a text for *arm*."""
-    return bool(_arm_texts(sample, arm)[0])
-
-
-def _arm_texts(sample: ParsedSample, arm: Arm) -> tuple[tuple[str, ...], int]:
-    """Return the texts of *sample* for *arm*, and the number of leading AltTexts of the arm `mixed`."""
-    if arm != "mixed":
-        return sample.texts.get(arm, ()), 0
-    # `mixed` uses only the first of several AltTexts.
-    alttext = sample.texts.get("alttext", ())[:1]
-    return (*alttext, *sample.texts.get("vecap", ())), len(alttext)
+        yield Sample(parsed.uid, texts, parsed.offset, parsed.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +240,7 @@ def _parse_sample(
     members: Mapping[str, Member],
     row: Mapping[str, Any] | None,
 ) -> ParsedSample:
-    image = next((members[kind] for kind in _IMAGE_EXTENSIONS if kind in members), None)
+    image = next((members[kind] for kind in IMAGE_EXTENSIONS if kind in members), None)
     if image is None:
         raise _SkippedError("no_image")
     if not own and not image.read(stream, 12).startswith(_IMAGE_SIGNATURES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,10 @@ Tokens = NDArray[np.int32]  # [n, tokens]
 
 
 def load_tokenizer(config: Config) -> PreTrainedTokenizerFast:
-    """Return the configured tokenizer as a CLIP tokenizer. Raises ConfigError if it cannot be loaded."""
+    """Return the configured tokenizer as a CLIP tokenizer; that of a pretrained text tower keeps its special tokens.
+
+    Raises ConfigError if it cannot be loaded.
+    """
     location = tokenizer_path(config)
     try:
         source = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
@@ -28,7 +32,38 @@ def load_tokenizer(config: Config) -> PreTrainedTokenizerFast:
         raise ConfigError(f"train.model.tokenizer: cannot load {location}: {load_problem(error)}") from error
     if not isinstance(source, PreTrainedTokenizerFast):
         raise ConfigError(f"train.model.tokenizer: {location} is not a fast tokenizer; convert it to tokenizer.json")
+    if config.training.model.text_init_from is not None:
+        return pretrained_tokenizer(source, config.training.model)
     return clip_tokenizer(source, config.training.model)
+
+
+def pretrained_tokenizer(source: PreTrainedTokenizerFast, model: ClipConfig) -> PreTrainedTokenizerFast:
+    """Return *source* with its own special tokens, `context` tokens at most, and padding on the right.
+
+    Raises ConfigError if it has no padding token.
+    """
+    if source.pad_token_id is None:
+        raise ConfigError("train.model.tokenizer has no padding token; use the tokenizer of text_init_from")
+    backend = source.backend_tokenizer
+    _prepare(backend, model)
+    names = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **{name: token for name in names if (token := getattr(source, name)) is not None},
+        model_max_length=model.context,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _prepare(backend: Any, model: ClipConfig) -> None:
+    backend.no_padding()
+    backend.no_truncation()
+    if model.lowercase:
+        steps = [normalizers.Lowercase()]
+        if backend.normalizer is not None:
+            steps.append(backend.normalizer)
+        backend.normalizer = normalizers.Sequence(steps)
 
 
 def clip_tokenizer(source: PreTrainedTokenizerFast, model: ClipConfig) -> PreTrainedTokenizerFast:
@@ -46,13 +81,7 @@ def clip_tokenizer(source: PreTrainedTokenizerFast, model: ClipConfig) -> PreTra
         special_tokens["bos_token"] = begin
     source.add_special_tokens(special_tokens)
     backend = source.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
-    if model.lowercase:
-        steps = [normalizers.Lowercase()]
-        if backend.normalizer is not None:
-            steps.append(backend.normalizer)
-        backend.normalizer = normalizers.Sequence(steps)
+    _prepare(backend, model)
     template = [begin, end] if model.begin_token else [end]
     backend.post_processor = TemplateProcessing(
         single=f"{begin}:0 $A:0 {end}:0" if model.begin_token else f"$A:0 {end}:0",
@@ -76,6 +105,7 @@ class TokenizedTexts:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._tokenizer = tokenizer
         self._pad = int(tokenizer.pad_token_id)
+        self._special = tokenizer.num_special_tokens_to_add()  # BOS and EOS
         self._flat: list[NDArray[np.int32]] = []
         self._sizes: list[NDArray[np.int32]] = []
         self._ids: NDArray[np.int32] | None = None
@@ -90,13 +120,21 @@ class TokenizedTexts:
         self._sizes.append(np.fromiter((len(ids) for ids in token_ids), np.int32, len(token_ids)))
         self._ids = None
 
-    def take(self, numbers: NDArray[np.int64]) -> Tokens:
-        """Return the token ids of the texts *numbers*: int32 [n, longest], padded on the right."""
+    def take(self, numbers: NDArray[np.int64], limits: NDArray[np.int64] | None = None) -> Tokens:
+        """Return the token ids of the texts *numbers*: int32 [n, longest], padded on the right.
+
+        Of a text with a limit above 0, only so many tokens are left, without BOS and EOS.
+        """
         if self._ids is None:
             self._ids = np.concatenate(self._flat)
             self._starts = np.concatenate([[0], np.cumsum(np.concatenate(self._sizes), dtype=np.int64)])
             self._flat, self._sizes = [self._ids], [np.diff(self._starts).astype(np.int32)]
         starts, stops = self._starts[numbers], self._starts[numbers + 1]
-        positions = starts[:, None] + np.arange((stops - starts).max())
-        mask = positions < stops[:, None]
-        return np.where(mask, self._ids[np.where(mask, positions, 0)], np.int32(self._pad))
+        sizes = stops - starts
+        if limits is not None:
+            sizes = np.where(limits > 0, np.minimum(sizes, limits + self._special), sizes)
+        positions = starts[:, None] + np.arange(sizes.max())
+        mask = positions < (starts + sizes)[:, None]
+        tokens = np.where(mask, self._ids[np.where(mask, positions, 0)], np.int32(self._pad))
+        tokens[np.arange(len(numbers)), sizes - 1] = self._ids[stops - 1]  # the last one is EOS
+        return tokens
