@@ -19,11 +19,10 @@ from transformers import AutoTokenizer
 from vecap_tasks.config import TrainConfig
 from vecap_tasks.core.store import Store
 from vecap_tasks.train.checkpoint import Checkpoints
-from vecap_tasks.train.data.epoch import Batch, TrainingData, plan_run
+from vecap_tasks.train.data.epoch import Batch, TextDraws, TrainingData, plan_run
 from vecap_tasks.train.data.images import Decoder, Index, open_images
 from vecap_tasks.train.data.loader import MapTrainingData
 from vecap_tasks.train.data.samples import Shard, Source
-from vecap_tasks.train.data.texts import TextDraws
 from vecap_tasks.train.distributed import ProcessGroup, training_device
 from vecap_tasks.train.model import build_model
 from vecap_tasks.train.throughput import Progress

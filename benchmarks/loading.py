@@ -34,12 +34,11 @@ from vecap_tasks.config import Config, ReadingConfig, load_config
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.core.verify import RecordedFile
-from vecap_tasks.train.data.epoch import TrainingData, plan_run
+from vecap_tasks.train.data.epoch import TextDraws, TrainingData, plan_run
 from vecap_tasks.train.data.images import Decoder, Index, open_images
 from vecap_tasks.train.data.iterable_dataset import IterableTrainingData
 from vecap_tasks.train.data.loader import MapTrainingData
 from vecap_tasks.train.data.samples import Shard, Source
-from vecap_tasks.train.data.texts import TextDraws
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 
 _REPOSITORY = Path(__file__).resolve().parent.parent

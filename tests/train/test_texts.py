@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from tests.train.factories import configure
 from vecap_tasks.config import SubCaptionConfig
 from vecap_tasks.errors import ConfigError
-from vecap_tasks.train.data.texts import TextDraws, split_sentences
+from vecap_tasks.train.data.epoch import TextDraws, split_sentences
 from vecap_tasks.train.data.tokenizer import TokenizedTexts, clip_tokenizer, load_tokenizer
 
 UIDS = [f"{number:032x}" for number in range(20_000)]

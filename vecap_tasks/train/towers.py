@@ -142,7 +142,7 @@ def lock(model: ClipModel, config: ClipConfig) -> None:
 
 
 def padding_id(model: ClipModel) -> int | None:
-    """Return the token id that *model* must be told to ignore; None for CLIP's text tower, which is causal."""
+    """Return the padding id for which *model* needs an attention mask; None for CLIP's text tower, which is causal."""
     text = model.config.text_config
     return None if isinstance(text, CLIPTextConfig) else int(text.pad_token_id)
 

@@ -10,6 +10,7 @@ import io
 import logging
 from collections.abc import Callable
 from hashlib import sha256
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from vecap_tasks.errors import CorruptError
 from vecap_tasks.outages import retry_when_full
 from vecap_tasks.train.data.images import Decoder, Index, Pixels
 from vecap_tasks.train.data.samples import IMAGE_EXTENSIONS, Shard
-from vecap_tasks.train.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
 
@@ -31,22 +31,35 @@ Features = NDArray[np.float32]  # [n, width]
 Encode = Callable[[Pixels], torch.Tensor]
 
 
+class Group(Protocol):
+    """The processes that train one model."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world_size(self) -> int: ...
+
+    def barrier(self) -> None: ...
+
+
 class FeatureCache:
     """The outputs of a locked tower for the shards of a stage, in *folder* of the store.
 
-    *encode* returns the outputs float32 [n, width] of pixels uint8 [n, size, size, 3].
+    *encode* returns the outputs float32 [n, width] of pixels uint8 [n, size, size, 3]. The processes of a *group* share
+    the computation.
     """
 
-    def __init__(self, store: Store, folder: str, encode: Encode, width: int, process_group: ProcessGroup) -> None:
+    def __init__(self, store: Store, folder: str, encode: Encode, width: int, group: Group) -> None:
         self._store = store
         self._folder = folder
         self._encode = encode
         self.width = width
-        self._process_group = process_group
+        self._group = group
 
     def read(self, index: Index, decoder: Decoder) -> FeatureImages:
-        """Return the outputs of the samples of *index*; the processes of a group share the computation."""
-        group = self._process_group
+        """Return the outputs of the samples of *index*."""
+        group = self._group
         for number, shard in enumerate(index.shards):
             if number % group.world_size == group.rank and self._load(number) is None:
                 self._save(number, self._compute(shard, decoder))

@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerFast
 from vecap_tasks.config import PreprocessWay
 from vecap_tasks.core.preprocess import CLIP_STATISTICS, Statistics, shrink
 from vecap_tasks.errors import CorruptError
+from vecap_tasks.train.data.epoch import TextDraws
 from vecap_tasks.train.data.samples import ReadStats, Sample, Shard, Source, read_samples
-from vecap_tasks.train.data.texts import TextDraws
 from vecap_tasks.train.data.tokenizer import TokenizedTexts, Tokens
 
 log = logging.getLogger(__name__)

@@ -19,10 +19,9 @@ from transformers import PreTrainedTokenizerFast
 
 from vecap_tasks.config import ReadingConfig
 from vecap_tasks.errors import CorruptError
-from vecap_tasks.train.data.epoch import Batch, RunPlan, pass_slices, prefetch, rank_range
+from vecap_tasks.train.data.epoch import Batch, RunPlan, TextDraws, pass_slices, prefetch, rank_range
 from vecap_tasks.train.data.images import Decoder, Pixels
 from vecap_tasks.train.data.samples import Sample, Shard, Source, read_samples
-from vecap_tasks.train.data.texts import TextDraws
 from vecap_tasks.train.data.tokenizer import TokenizedTexts
 
 log = logging.getLogger(__name__)

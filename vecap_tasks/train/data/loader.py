@@ -14,6 +14,7 @@ from vecap_tasks.train.data.epoch import (
     Batch,
     EpochOrder,
     RunPlan,
+    TextDraws,
     TrainingData,
     epoch_order,
     plan_run,
@@ -25,7 +26,6 @@ from vecap_tasks.train.data.images import Decoder, Images, Index, open_images
 from vecap_tasks.train.data.iterable_dataset import IterableTrainingData, usable_count
 from vecap_tasks.train.data.mixture_builder import is_streamed, training_sources
 from vecap_tasks.train.data.samples import Source
-from vecap_tasks.train.data.texts import TextDraws
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ A mixture is recorded in `{dataset}/mixtures/<name>.json`. Its digest covers eve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeAlias
@@ -124,6 +124,11 @@ def source_weights(part: Part) -> Weights:
     if part.arm == "mixed" and part.mixed_p is not None:
         return {"alttext": part.mixed_p, "vecap": 1 - part.mixed_p}
     return {}
+
+
+def text_key(texts: Iterable[Text]) -> str:
+    """Return the name of a set of texts in the counts of a mixture's record: `alttext+vecap`."""
+    return "+".join(sorted(texts))
 
 
 def _without_drawn(identity: dict[str, Any]) -> dict[str, Any]:

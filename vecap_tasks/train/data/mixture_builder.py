@@ -32,9 +32,9 @@ from vecap_tasks.train.data.mixture import (
     read_mixture,
     record_mixture,
     source_weights,
+    text_key,
 )
 from vecap_tasks.train.data.samples import ReadStats, Shard, Source, parse_samples
-from vecap_tasks.train.data.texts import text_key
 
 log = logging.getLogger(__name__)
 
