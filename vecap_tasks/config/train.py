@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from vecap_tasks.config.section import Device, Runtime, Section
+from vecap_tasks.errors import did_you_mean
 
 PreprocessWay = Literal["default", "veclip"]
 Size = Literal["B/32", "B/16", "L/14", "H/14"]
@@ -212,21 +213,34 @@ class AssembleConfig(Section):
     )
 
 
+def _weights(arm: str, texts: Mapping[str, Weights]) -> Weights:
+    if arm in texts:
+        return texts[arm]
+    return _MIXED if arm == "mixed" else {text: 1.0 for text in TEXTS if text == arm}
+
+
+def _check_arm(arm: str, texts: Mapping[str, Weights]) -> None:
+    if not _weights(arm, texts):
+        known = [*TEXTS, *({"mixed": None} | dict.fromkeys(texts))]
+        hint = did_you_mean(arm, known) or f"; use one of {', '.join(known)}"
+        raise ValueError(f"arm {arm} has no texts{hint}, or add it to train.texts")
+
+
 class TrainConfig(Section):
     """CLIP training, the same for all arms."""
 
-    arms: list[str] = Field(
-        ["alttext", "vec", "vecap", "mixed"],
-        min_length=1,
-        description="Rules for choosing the text: a text, or a name in `texts`; one model is trained per arm and seed.",
-    )
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="Random seeds.")
     texts: dict[str, dict[Text, Annotated[float, Field(ge=0, allow_inf_nan=False)]]] = Field(
         {},
         description="Arms with several texts and the weight of each, e.g. `mixed: {alttext: 0.4, vecap: 0.6}`. Each "
         "epoch draws one text of a sample; if it has no such text, the first one listed that it has. Default: "
         "`mixed: {alttext: 0.5, vecap: 0.5}` (our choice).",
     )
+    arms: list[str] = Field(
+        ["alttext", "vec", "vecap", "mixed"],
+        min_length=1,
+        description="Rules for choosing the text: a text, or a name in `texts`; one model is trained per arm and seed.",
+    )
+    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="Random seeds.")
     captions_per_image: int = Field(
         1,
         ge=1,
@@ -317,13 +331,18 @@ class TrainConfig(Section):
                 raise ValueError(f"{arm} has no text with a weight above 0")
         return texts
 
+    @field_validator("arms")
+    @classmethod
+    def _check_arms(cls, arms: list[str], info: ValidationInfo) -> list[str]:
+        for arm in arms:
+            _check_arm(arm, info.data.get("texts", {}))
+        return arms
+
     @model_validator(mode="after")
-    def _check_arms(self) -> Self:
-        sources = self.mixture.sources if isinstance(self.mixture, MixtureConfig) else []
-        for arm in (*self.arms, *(source.arm for source in sources if source.arm)):
-            if not self.weights(arm):
-                known = ", ".join([*TEXTS, *({"mixed": None} | dict.fromkeys(self.texts))])
-                raise ValueError(f"arm {arm} has no texts; use one of {known}, or add it to train.texts")
+    def _check_sources(self) -> Self:
+        for source in self.mixture.sources if isinstance(self.mixture, MixtureConfig) else []:
+            if source.arm is not None:
+                _check_arm(source.arm, self.texts)
         return self
 
     @model_validator(mode="before")
@@ -335,11 +354,7 @@ class TrainConfig(Section):
 
     def weights(self, arm: str) -> Weights:
         """Return the texts of *arm* and their weights, in the order of fallbacks; empty for an unknown arm."""
-        if arm in self.texts:
-            return self.texts[arm]
-        if arm == "mixed":
-            return _MIXED
-        return {text: 1.0 for text in TEXTS if text == arm}
+        return _weights(arm, self.texts)
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide the models, with the texts of the arms in order and without unused ones."""
