@@ -116,9 +116,8 @@ def results():
     runs = {(arm, seed): [answered(drawn([index, seed], 300, 0.2 + 0.3 * index))]
             for index, arm in enumerate(("alttext", "vecap")) for seed in (0, 1)}  # fmt: skip
     sizes = [SetSize("", "retrieval", 300, 300, 0, "d")]
-    return summarize(
-        runs, sizes, dict.fromkeys(("text_to_image_1", "text_to_image_5", "text_to_image_10"), 0.01), SETTINGS
-    )
+    chance = dict.fromkeys(("text_to_image_1", "text_to_image_5", "text_to_image_10"), 0.01)
+    return summarize(runs, sizes, chance, {}, SETTINGS)
 
 
 def test_the_table_is_aligned_and_has_the_chance_level(results):

@@ -194,7 +194,7 @@ def results_of(sets, **hits):
             Answers(*key.split("."), np.arange(20, dtype=np.int32), np.zeros(20, np.int32), answered(share))
             for key, share in shares.items()
         ]
-    return summarize(runs, sets, {}, BootstrapConfig(rounds=100))
+    return summarize(runs, sets, {}, {}, BootstrapConfig(rounds=100))
 
 
 def answered(share):

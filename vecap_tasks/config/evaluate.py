@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -67,10 +68,37 @@ class CaptionTars(_Captioned):
     caption_key: str | None = Field(None, description="Key of the captions in the sample's `.json`; null uses `.txt`.")
 
 
-class _Classified(Section):
-    """Images with one class each, for zero-shot classification."""
+class CaptionLines(_Captioned):
+    """A JSON Lines file with one image per line, such as DOCCI, IIW-400 or Crossmodal-3600 (XM3600)."""
+
+    kind: Literal["jsonl"]
+    path: _Path = Field(description="The JSON Lines file.")
+    images: _Path = Field(description="Folder that the image names are relative to.")
+    image_key: str = Field("image", description="Key of the image name, such as `image_file` or `image/key`.")
+    caption_key: str = Field(
+        "caption", description="Key of the caption or list of captions; `.` leads into an object: `en.caption`."
+    )
+    image_suffix: str = Field("", description="Appended to each image name, such as `.jpg`.")
+    where: dict[str, str] = Field({}, description="Use only lines with these values, such as `{split: test}`.")
+
+
+class CaptionFiles(_Captioned):
+    """Images, and a text file with the caption of each image under the same name, such as Urban1k."""
+
+    kind: Literal["files"]
+    images: _Path = Field(description="Folder of the images.")
+    captions: _Path = Field(description="Folder of the `.txt` files.")
+
+
+class _Labeled(Section):
+    """Images with one class each."""
 
     name: _Name
+
+
+class _Classified(_Labeled):
+    """Images with one class each, for zero-shot classification."""
+
     classes: _Path = Field(
         description="Class names in the order of their indices: one per line, a JSON list, or a JSON object of "
         "lists as in CLIP_benchmark (`en_classnames.json`)."
@@ -86,6 +114,11 @@ class ClassFolders(_Classified):
 
     kind: Literal["folders"]
     images: _Path = Field(description="Folder with one subfolder per class.")
+    folders: _Path | None = Field(
+        None,
+        description="File with the folder names in the order of `classes`, such as the 1,000 WordNet IDs of ImageNet. "
+        "Images may then have folders of only some classes, which the others are not compared with: ImageNet-A and -R.",
+    )
 
 
 class ClassTable(_Classified):
@@ -106,7 +139,67 @@ class ClassTars(_Classified):
     paths: Annotated[list[str], Runtime] = Field(min_length=1, description="Local files or globs.")
 
 
-RetrievalSource = Annotated[KarpathySet | TokenSet | CaptionTable | CaptionTars, Field(discriminator="kind")]
+class _Choices(Section):
+    """Images with several captions each, one of which is right."""
+
+    name: _Name
+    images: _Path = Field(description="Folder that the image names are relative to.")
+
+
+class SugarCrepe(_Choices):
+    """SugarCrepe (Hsieh et al., 2023): a caption of an image in COCO's `val2017` and a hard negative."""
+
+    kind: Literal["sugarcrepe"]
+    path: _Path = Field(description="Folder with `add_att.json`, …, or one of these files. Groups are the files.")
+
+
+class Aro(_Choices):
+    """ARO (Yuksekgonul et al., 2023), VG-Relation and VG-Attribution: regions of Visual Genome's images."""
+
+    kind: Literal["aro"]
+    path: _Path = Field(description="`visual_genome_relation.json` or `visual_genome_attribution.json`.")
+
+
+class ChoiceLines(_Choices):
+    """A JSON Lines file with one image per line and its captions, the right one first."""
+
+    kind: Literal["jsonl"]
+    path: _Path = Field(description="The JSON Lines file.")
+    image_key: str = Field("image", description="Key of the image name.")
+    captions_key: str = Field("captions", description="Key of the list of captions.")
+    group_key: str | None = Field(None, description="Key of the group; the mean over groups is a metric.")
+    image_suffix: str = Field("", description="Appended to each image name, such as `.png`.")
+
+
+class Winoground(_Choices):
+    """Winoground (Thrush et al., 2022): pairs of images and captions with the same words."""
+
+    kind: Literal["winoground"]
+    path: _Path = Field(description="`examples.jsonl`, with `image_0`, `image_1`, `caption_0` and `caption_1`.")
+    image_suffix: str = Field(".png", description="Appended to each image name.")
+
+
+class ProbeFolders(_Labeled):
+    """One folder per class for training and one for testing, with the same folder names."""
+
+    kind: Literal["folders"]
+    train: _Path = Field(description="Folder with one subfolder of training images per class.")
+    test: _Path = Field(description="Folder with one subfolder of test images per class.")
+
+
+class ProbeTars(_Labeled):
+    """webdataset tars: each sample has an image and a `.cls` with the index of its class, from 0."""
+
+    kind: Literal["webdataset"]
+    train: Annotated[list[str], Runtime] = Field(min_length=1, description="Local files or globs with training images.")
+    test: Annotated[list[str], Runtime] = Field(min_length=1, description="Local files or globs with test images.")
+
+
+RetrievalSource = Annotated[
+    KarpathySet | TokenSet | CaptionTable | CaptionTars | CaptionLines | CaptionFiles, Field(discriminator="kind")
+]
+ChoiceSource = Annotated[SugarCrepe | Aro | ChoiceLines | Winoground, Field(discriminator="kind")]
+ProbeSource = Annotated[ProbeFolders | ProbeTars, Field(discriminator="kind")]
 ZeroShotSource = Annotated[ClassFolders | ClassTable | ClassTars, Field(discriminator="kind")]
 
 
@@ -139,6 +232,12 @@ class EvaluateConfig(Section):
     )
     retrieval: list[RetrievalSource] = Field(default_factory=list)
     zero_shot: list[ZeroShotSource] = Field(default_factory=list)
+    choices: list[ChoiceSource] = Field(
+        default_factory=list, description="Compositional tests: the right caption of an image among similar ones."
+    )
+    linear_probe: list[ProbeSource] = Field(
+        default_factory=list, description="Logistic regression on image features without projection of text."
+    )
     ties: Ties = Field(
         "pessimistic",
         description="Handling of ties with the correct answer: `pessimistic` ranks it last; the others follow the "
@@ -153,9 +252,11 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _check_sets(self) -> EvaluateConfig:
-        if self.dataset is None and not self.retrieval and not self.zero_shot:
-            raise ValueError("no evaluation set; set `dataset`, `retrieval` or `zero_shot`")
-        for task in (self.retrieval, self.zero_shot):
+        tasks: tuple[Sequence[_Captioned | _Labeled | _Choices], ...]
+        tasks = self.retrieval, self.zero_shot, self.choices, self.linear_probe
+        if self.dataset is None and not any(tasks):
+            raise ValueError("no evaluation set; set `dataset`, `retrieval`, `zero_shot`, `choices` or `linear_probe`")
+        for task in tasks:
             names = [source.name for source in task]
             if len(set(names)) != len(names):
                 raise ValueError("two sets of one task have the same name; use unique names")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecap_tasks.config import BootstrapConfig
-from vecap_tasks.evaluate.metrics import Answers, figures_of, metrics_of
+from vecap_tasks.evaluate.metrics import Answers, figures_of, is_grouped, metrics_of
 
 _MAX_WEIGHTS = 4_000_000  # resampling weights in memory at a time
 Rounds = NDArray[np.float64]
@@ -84,7 +84,7 @@ def _means(weights: NDArray[np.float64], runs: Sequence[Answers]) -> Iterator[ND
     queries = weights @ np.bincount(first.image, minlength=images)
     for column in range(3):
         hits = np.stack([answers.hits[:, column] for answers in runs], axis=1)
-        if first.task == "zero_shot" and column == 2:
+        if is_grouped(first.task, column):
             yield _per_class(weights, first.label, hits)
             continue
         sums = np.stack(

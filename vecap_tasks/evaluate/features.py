@@ -19,9 +19,11 @@ from vecap_tasks.config import Ties
 from vecap_tasks.core.models import open_device
 from vecap_tasks.core.preprocess import preprocess_way, veclip_values
 from vecap_tasks.errors import PermanentError
+from vecap_tasks.evaluate.choices import choice_hits, pair_hits
 from vecap_tasks.evaluate.metrics import Answers
+from vecap_tasks.evaluate.probe import probe_hits
 from vecap_tasks.evaluate.retrieval import BLOCK, image_to_text_hits, is_hit, text_to_image_hits
-from vecap_tasks.evaluate.sets import EvaluationSets, ImageFile, RetrievalSet
+from vecap_tasks.evaluate.sets import ChoiceSet, EvaluationSets, ImageFile, RetrievalSet
 
 _NUM_READERS = 8  # threads that read and decode images
 
@@ -94,7 +96,7 @@ def measure(
 ) -> tuple[tuple[Answers, ...], list[Features]]:
     """Return the model's answers on all *sets*, and its features of the retrieval sets.
 
-    *digests* are the digests of the sets, retrieval first.
+    *digests* are the digests of the sets, in the order of `EvaluationSets`.
     """
     remaining = iter(digests)
     answers: list[Answers] = []
@@ -109,7 +111,26 @@ def measure(
         image = np.arange(len(hits), dtype=np.int32)
         label = np.asarray(classified.labels, np.int32)
         answers.append(Answers(classified.name, next(remaining), "zero_shot", image, label, hits))
+    for choices in sets.choices:
+        found = Features(encoder.images(choices.images), encoder.texts(choices.captions))
+        answers.append(_choice_answers(found, choices, next(remaining), ties))
+    for probe in sets.linear_probe:
+        hits = probe_hits(encoder.images(probe.images), probe)
+        image, label = np.arange(len(hits), dtype=np.int32), np.asarray(probe.labels[probe.train :], np.int32)
+        answers.append(Answers(probe.name, next(remaining), "linear_probe", image, label, hits))
     return tuple(answers), features
+
+
+def _choice_answers(features: Features, choices: ChoiceSet, digest: str, ties: Ties) -> Answers:
+    """Return the answers; questions about one image, or about one pair, are resampled together."""
+    if choices.paired:
+        pairs = np.arange(len(choices.questions), dtype=np.int32)
+        hits = pair_hits(features.images, features.captions, choices)
+        return Answers(choices.name, digest, "pair", pairs, np.empty(0, np.int32), hits)
+    right = choice_hits(features.images, features.captions, choices, ties)
+    image = np.array([question.images[0] for question in choices.questions], np.int32)
+    group = np.array([question.group for question in choices.questions], np.int32)
+    return Answers(choices.name, digest, "choice", image, group, np.stack([right] * 3, axis=1))
 
 
 def _retrieval_answers(features: Features, dataset: RetrievalSet, digest: str, ties: Ties) -> list[Answers]:

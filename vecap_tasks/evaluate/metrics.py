@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from vecap_tasks.core.tables import write_rows
 from vecap_tasks.errors import CorruptError
-from vecap_tasks.evaluate.sets import EvaluationSets
+from vecap_tasks.evaluate.sets import ChoiceSet, EvaluationSets
 
 FILE = "answers.parquet"
 
@@ -26,13 +27,16 @@ SCHEMA = pa.schema(
         pa.field("task", pa.string(), nullable=False),
         pa.field("query", pa.int32(), nullable=False),  # index of the image or caption in the set
         pa.field("image", pa.int32(), nullable=False),  # the bootstrap resamples images with their queries
-        pa.field("class", pa.int32()),  # only zero_shot
-        pa.field("first_1", pa.bool_(), nullable=False),  # a correct answer is in the top 1, 5 or 10
+        pa.field("class", pa.int32()),  # only in `_GROUPED`: the class, or the group of a choice
+        # Whether a correct answer is in the top 1, 5 or 10. Choices: whether the answer is right, in all columns.
+        # Pairs: whether the captions, the images, and both are matched.
+        pa.field("first_1", pa.bool_(), nullable=False),
         pa.field("first_5", pa.bool_(), nullable=False),
-        pa.field("first_10", pa.bool_()),  # only retrieval
-        pa.field("chosen", pa.bool_()),  # only zero_shot: the prediction for mean per-class recall
+        pa.field("first_10", pa.bool_()),  # only retrieval and pairs
+        pa.field("chosen", pa.bool_()),  # only in `_GROUPED`: the prediction for the mean over classes or groups
     ]
 )
+_GROUPED = ("zero_shot", "choice", "linear_probe")
 # Metrics (key, title) of the three columns of hits, by task.
 _TASK_METRICS: dict[str, tuple[tuple[str, str], ...]] = {
     "image_to_text": (
@@ -50,17 +54,27 @@ _TASK_METRICS: dict[str, tuple[tuple[str, str], ...]] = {
         ("zero_shot_top5", "top-5"),
         ("zero_shot_mean_per_class", "per class"),
     ),
+    "choice": (("choice_accuracy", "choice"), ("", ""), ("choice_mean_per_group", "per group")),
+    "pair": (("pair_text", "text score"), ("pair_image", "image score"), ("pair_group", "group score")),
+    "linear_probe": (
+        ("probe_top1", "probe"),
+        ("probe_top5", "probe top-5"),
+        ("probe_mean_per_class", "probe per class"),
+    ),
 }
-_MEAN_PER_CLASS = "zero_shot_mean_per_class"
+
+
+_PAIR_CHANCES = (1 / 4, 1 / 4, 1 / 6)  # of random similarities
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
     """The answers of one model on one task of one set.
 
-    `task` is image_to_text, text_to_image or zero_shot. `hits` is bool [n, 3]: in the top 1, 5 and 10 for retrieval;
-    top 1, top 5 and predicted for zero_shot. `image` int32 [n] and `label` int32 [n] (empty except for zero_shot)
-    belong to its rows.
+    `task` is image_to_text, text_to_image, zero_shot, choice, pair or linear_probe. `hits` is bool [n, 3]: in the top
+    1, 5 and 10 for retrieval; top 1, top 5 and predicted for zero_shot and linear_probe; right, three times, for
+    choice; text, image and group score for pair (Winoground). `image` int32 [n] and `label` int32 [n] (the class or
+    group; empty for retrieval and pair) belong to its rows.
     """
 
     set: str
@@ -79,7 +93,7 @@ def write_answers(answers: tuple[Answers, ...], path: Path) -> int:
 def _to_batch(answers: Answers) -> pa.RecordBatch:
     count = len(answers.hits)
     nulls = pa.nulls(count)
-    classified = answers.task == "zero_shot"
+    classified = answers.task in _GROUPED
     columns = [
         pa.array([answers.set] * count, pa.string()),
         pa.array([answers.digest] * count, pa.string()),
@@ -106,7 +120,7 @@ def read_answers(data: bytes, where: str) -> tuple[Answers, ...]:
     keys = list(zip(columns["set"], columns["digest"], columns["task"], strict=True))
     for name, digest, task in dict.fromkeys(keys):
         rows = (columns["set"] == name) & (columns["task"] == task)
-        classified = task == "zero_shot"
+        classified = task in _GROUPED
         last = columns["chosen" if classified else "first_10"][rows]
         hits = np.stack([columns["first_1"][rows], columns["first_5"][rows], last], axis=1).astype(np.bool_)
         label = columns["class"][rows].astype(np.int32) if classified else np.empty(0, np.int32)
@@ -126,8 +140,13 @@ class Metric:
 
     @property
     def per_class(self) -> bool:
-        """Whether the metric averages over classes instead of queries."""
-        return self.key.endswith(_MEAN_PER_CLASS)
+        """Whether the metric averages over classes or groups instead of queries."""
+        return is_grouped(self.task, self.column)
+
+
+def is_grouped(task: str, column: int) -> bool:
+    """Return whether a metric averages over classes or groups: that of the last column of some tasks."""
+    return task in _GROUPED and column == 2
 
 
 def metrics_of(tasks: Iterable[tuple[str, str]]) -> list[Metric]:
@@ -136,6 +155,7 @@ def metrics_of(tasks: Iterable[tuple[str, str]]) -> list[Metric]:
         Metric(f"{name}.{key}" if name else key, title, name, task, column)
         for name, task in tasks
         for column, (key, title) in enumerate(_TASK_METRICS[task])
+        if key
     ]
 
 
@@ -168,7 +188,24 @@ def chances_of(sets: EvaluationSets) -> dict[str, float]:
         count = len(classified.classes)
         keys = [metric.key for metric in metrics_of([(classified.name, "zero_shot")])]
         chances |= dict(zip(keys, (1 / count, min(1.0, 5 / count), 1 / count), strict=True))
+    for choices in sets.choices:
+        task = "pair" if choices.paired else "choice"
+        keys = [metric.key for metric in metrics_of([(choices.name, task)])]
+        chances |= dict(zip(keys, _PAIR_CHANCES if choices.paired else _chance_choices(choices), strict=True))
+    for probe in sets.linear_probe:
+        count = len(probe.classes)
+        keys = [metric.key for metric in metrics_of([(probe.name, "linear_probe")])]
+        chances |= dict(zip(keys, (1 / count, min(1.0, 5 / count), 1 / count), strict=True))
     return chances
+
+
+def _chance_choices(choices: ChoiceSet) -> tuple[float, float]:
+    """Return the expected accuracy of random answers, and its mean over the groups."""
+    groups: dict[int, list[float]] = {}
+    for question in choices.questions:
+        groups.setdefault(question.group, []).append(1 / len(question.captions))
+    every = [chance for chances in groups.values() for chance in chances]
+    return fmean(every), fmean(map(fmean, groups.values()))
 
 
 def chance_image_to_text(caption_of: Sequence[int], k: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vecap_tasks.evaluate.results import Comparison, Results, SetSize, read_results
+from vecap_tasks.evaluate.results import Comparison, LengthRecall, Results, SetSize, read_results
 
 __all__ = ["format_markdown", "format_table", "read_results"]
 
@@ -37,6 +37,9 @@ def format_markdown(results: Results) -> str:
     parts.append(
         _markdown(head, [[arm.arm, *(_interval(*arm.intervals[key]) for key in main)] for arm in results.arms])
     )
+    for name in dict.fromkeys(found.set for found in results.lengths):
+        parts.append(f"## T2I R@1 by caption length{f': {name}' if name else ''}\n\n{share} intervals.")
+        parts.append(_lengths([found for found in results.lengths if found.set == name]))
     if results.comparisons:
         parts.append(
             "## Differences\n\nPercentage points, paired: both arms on the same drawn images and seeds. "
@@ -47,6 +50,23 @@ def format_markdown(results: Results) -> str:
         lines = [[f"{a} − {b}", *(_difference(by_pair[a, b, key]) for key in main)] for a, b in pairs]
         parts.append(_markdown(["", *head[1:]], lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _lengths(found: list[LengthRecall]) -> str:
+    """Return a table of one set: a row per range of words, a column per arm."""
+    arms = list(dict.fromkeys(one.arm for one in found))
+    by_range: dict[tuple[int, int | None], list[LengthRecall]] = {}
+    for one in found:
+        by_range.setdefault((one.low, one.high), []).append(one)
+    rows = [
+        [
+            f"{low} to {high}" if high else f"from {low}",
+            f"{cells[0].captions:,}",
+            *(f"{100 * cell.mean:.1f} ({_interval(*cell.interval)})" for cell in cells),
+        ]
+        for (low, high), cells in by_range.items()
+    ]
+    return _markdown(["words", "captions", *arms], rows)
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -89,4 +109,8 @@ def _caption(results: Results, name: str) -> str:
 def _size(size: SetSize) -> str:
     if size.task == "retrieval":
         return f"retrieval over {size.images:,} images and {size.captions:,} captions"
+    if size.task == "choices":
+        return f"choices over {size.images:,} images and {size.captions:,} captions in {size.classes:,} groups"
+    if size.task == "linear_probe":
+        return f"linear probe tested on {size.images:,} images of {size.classes:,} classes"
     return f"zero-shot over {size.images:,} images of {size.classes:,} classes"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vecap_tasks.config import BootstrapConfig
 from vecap_tasks.core.manifest import Manifest
@@ -18,12 +21,19 @@ from vecap_tasks.evaluate.bootstrap import Rounds, arm_rounds, difference, inter
 from vecap_tasks.evaluate.metrics import Answers, figures_of, metrics_of
 
 FILE = "results.json"
-MAIN = ("image_to_text_1", "text_to_image_1", "zero_shot_top1")  # metrics in charts and comparisons
+# Metrics in charts and comparisons.
+MAIN = ("image_to_text_1", "text_to_image_1", "zero_shot_top1", "choice_accuracy", "pair_group", "probe_top1")
+
+
+_LENGTHS = ((0, 8), (9, 16), (17, 32), (33, 64), (65, None))  # words of a caption
 
 
 @dataclass(frozen=True, slots=True)
 class SetSize:
-    """The size of an evaluation set: `task` is retrieval or zero_shot; unused counts are 0."""
+    """The size of an evaluation set: `task` is a field of `EvaluationSets`; unused counts are 0.
+
+    Of choices, `classes` is the number of groups; of linear_probe, `images` are the tested ones.
+    """
 
     name: str
     task: str
@@ -69,8 +79,24 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class LengthRecall:
+    """T2I R@1 of an arm over the captions of a set with *low* to *high* words (None: no limit), over its seeds."""
+
+    set: str
+    arm: str
+    low: int
+    high: int | None
+    captions: int
+    mean: float
+    interval: list[float]
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
-    """All arms in the configuration's order, all models, comparisons of all pairs, and chance levels by key."""
+    """All arms in the configuration's order, all models, comparisons of all pairs, and chance levels by key.
+
+    `lengths` has the recall by caption length of sets whose captions differ in length.
+    """
 
     sets: tuple[SetSize, ...]
     titles: dict[str, str]
@@ -80,6 +106,7 @@ class Results:
     chance: dict[str, float]
     confidence: float
     rounds: int
+    lengths: tuple[LengthRecall, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -93,6 +120,7 @@ class Results:
             body["arms"] = tuple(ArmFigures(**arm) for arm in body["arms"])
             body["runs"] = tuple(RunFigures(**run) for run in body["runs"])
             body["comparisons"] = tuple(Comparison(**one) for one in body["comparisons"])
+            body["lengths"] = tuple(LengthRecall(**one) for one in body.get("lengths", ()))
             return cls(**body)
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptError(f"{where} is corrupt: {error}; run `vecap verify`") from error
@@ -121,9 +149,10 @@ def summarize(
     runs: Mapping[tuple[str, int], Sequence[Answers]],
     sets: Sequence[SetSize],
     chance: dict[str, float],
+    captions: Mapping[str, Sequence[str]],
     settings: BootstrapConfig,
 ) -> Results:
-    """Return the results of the models *runs*, by (arm, seed) in order."""
+    """Return the results of the models *runs*, by (arm, seed) in order; *captions* are those of each retrieval set."""
     rounds = resample(list(runs.values()), settings)
     figures = [figures_of(answers) for answers in runs.values()]
     titles = {metric.key: metric.title for metric in metrics_of((a.set, a.task) for a in next(iter(runs.values())))}
@@ -150,7 +179,43 @@ def summarize(
         chance=chance,
         confidence=settings.confidence,
         rounds=settings.rounds,
+        lengths=tuple(_by_length(runs, by_arm, captions, settings)),
     )
+
+
+def _by_length(
+    runs: Mapping[tuple[str, int], Sequence[Answers]],
+    by_arm: Mapping[str, Sequence[int]],
+    captions: Mapping[str, Sequence[str]],
+    settings: BootstrapConfig,
+) -> Iterator[LengthRecall]:
+    """Yield T2I R@1 by caption length, for sets with captions in at least two ranges of `_LENGTHS`."""
+    for name, texts in captions.items():
+        words = np.array([len(text.split()) for text in texts])
+        ranges = [(low, high, words >= low) for low, high in _LENGTHS]
+        ranges = [(low, high, long & (words <= high) if high else long) for low, high, long in ranges]
+        ranges = [(low, high, rows) for low, high, rows in ranges if rows.any()]
+        if len(ranges) < 2:
+            continue
+        for low, high, rows in ranges:
+            kept = [
+                [replace(task, image=_renumbered(task.image[rows]), hits=task.hits[rows])]
+                for answers in runs.values()
+                for task in answers
+                if (task.set, task.task) == (name, "text_to_image")
+            ]
+            metric = metrics_of([(name, "text_to_image")])[0].key
+            rounds = arm_rounds(resample(kept, settings)[metric], list(by_arm.values()), settings)
+            recalls = [float(answers.hits[:, 0].mean()) for [answers] in kept]
+            for index, (arm, columns) in enumerate(by_arm.items()):
+                mean = statistics.fmean(recalls[column] for column in columns)
+                bounds = interval(rounds[:, index], settings.confidence)
+                yield LengthRecall(name, arm, low, high, int(rows.sum()), mean, [bounds.low, bounds.high])
+
+
+def _renumbered(images: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return *images* numbered from 0 without gaps, so that each resample has queries."""
+    return np.unique(images, return_inverse=True)[1].astype(np.int32)
 
 
 def _intervals(rounds: Mapping[str, Rounds], column: int, settings: BootstrapConfig) -> dict[str, list[float]]:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Evaluate(Stage):
-    """Evaluates retrieval and zero-shot classification of all trained models."""
+    """Evaluates all trained models: retrieval, zero-shot classification, choices of captions, and linear probes."""
 
     name = "evaluate"
     upstream = ("train",)
@@ -95,7 +95,8 @@ class Evaluate(Stage):
             path = f"{self.folder}/{shard}/{FILE}"
             runs[arm, int(seed)] = read_answers(self.store.read(path), path)
         settings = self.config.evaluation.bootstrap
-        summary = summarize(runs, self._sizes(), chances_of(self._sets), settings)
+        captions = {dataset.name: dataset.captions for dataset in self._sets.retrieval}
+        summary = summarize(runs, self._sizes(), chances_of(self._sets), captions, settings)
         (work / RESULTS).write_text(summary.to_json())
         (work / "results.md").write_text(format_markdown(summary))
         plot_arms(summary, work / "arms.png")
@@ -120,13 +121,16 @@ class Evaluate(Stage):
 
     def _sizes(self) -> list[SetSize]:
         digests = iter(self._digests.values())
-        sizes = [
-            SetSize(dataset.name, "retrieval", len(dataset.images), len(dataset.captions), 0, next(digests))
-            for dataset in self._sets.retrieval
+        sets = self._sets
+        sizes = [SetSize(s.name, "retrieval", len(s.images), len(s.captions), 0, next(digests)) for s in sets.retrieval]
+        sizes += [SetSize(s.name, "zero_shot", len(s.images), 0, len(s.classes), next(digests)) for s in sets.zero_shot]
+        sizes += [
+            SetSize(s.name, "choices", len(s.images), len(s.captions), len(s.groups), next(digests))
+            for s in sets.choices
         ]
         return sizes + [
-            SetSize(dataset.name, "zero_shot", len(dataset.images), 0, len(dataset.classes), next(digests))
-            for dataset in self._sets.zero_shot
+            SetSize(s.name, "linear_probe", len(s.images) - s.train, 0, len(s.classes), next(digests))
+            for s in sets.linear_probe
         ]
 
 

@@ -1,6 +1,6 @@
 """Evaluation sets in all supported formats, and their digests."""
 
 from vecap_tasks.evaluate.sets.loader import EvaluationSets, read_sets
-from vecap_tasks.evaluate.sets.types import ImageFile, RetrievalSet, ZeroShotSet
+from vecap_tasks.evaluate.sets.types import ChoiceSet, ImageFile, ProbeSet, RetrievalSet, ZeroShotSet
 
-__all__ = ["EvaluationSets", "ImageFile", "RetrievalSet", "ZeroShotSet", "read_sets"]
+__all__ = ["ChoiceSet", "EvaluationSets", "ImageFile", "ProbeSet", "RetrievalSet", "ZeroShotSet", "read_sets"]

@@ -1,4 +1,4 @@
-"""Captioned evaluation sets: token files, tables, and COCO and Flickr with the Karpathy splits."""
+"""Captioned evaluation sets: token files, tables, JSON Lines, text files, COCO and Flickr with Karpathy's splits."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vecap_tasks.config import CaptionTable, KarpathySet, TokenSet
+from vecap_tasks.config import CaptionFiles, CaptionLines, CaptionTable, KarpathySet, TokenSet
 from vecap_tasks.core.files import wide_encoding
-from vecap_tasks.core.json_reader import UNREADABLE, JsonError, JsonReader
+from vecap_tasks.core.json_reader import UNREADABLE, JsonError, JsonReader, parse_json
 from vecap_tasks.errors import PermanentError
-from vecap_tasks.evaluate.sets.types import RetrievalSet, find_images, group_captions
+from vecap_tasks.evaluate.sets.types import IMAGE_SUFFIXES, RetrievalSet, find_images, group_captions
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _MAX_FIELD = 1 << 24  # characters; Python's default is 131,072
@@ -132,6 +132,75 @@ def read_caption_table(source: CaptionTable, path: Path, images: Path) -> Retrie
     columns = source.image_column, source.caption_column
     rows = read_columns(path, *columns, separator=source.separator, quotes=source.quotes)
     return _retrieval(source.name, rows, source.captions_per_image, images, path)
+
+
+def read_caption_lines(source: CaptionLines, path: Path, images: Path) -> RetrievalSet:
+    """Read a JSON Lines file. Raises VecapError for an invalid line, a line without a caption, and missing images."""
+    rows = []
+    for number, line in json_lines(path):
+        if any(str(line.get(key)) != value for key, value in source.where.items()):
+            continue
+        name = line_text(path, number, line, source.image_key) + source.image_suffix
+        found = line_value(line, source.caption_key)
+        captions = found if isinstance(found, list) else [found]
+        if not captions or not all(isinstance(c, str) and c.strip() and is_unicode(c) for c in captions):
+            raise PermanentError(f"{path}: line {number} has no text {source.caption_key}; correct `caption_key`")
+        rows += [(name, caption.strip()) for caption in captions]
+    if not rows:
+        raise PermanentError(f"{path} has no line with {source.where}; correct `where`")
+    return _retrieval(source.name, rows, source.captions_per_image, images, path)
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number (from 1) and object of each line of a JSON Lines file. Raises VecapError if there is none."""
+    lines = [(number, line) for number, line in enumerate(split_lines(read_text(path)), start=1) if line.strip()]
+    if not lines:
+        raise PermanentError(f"{path} is empty; add one JSON object per line")
+    for number, line in lines:
+        try:
+            value = parse_json(line)
+        except ValueError as error:
+            raise PermanentError(f"{path}: line {number} is not valid JSON: {error}; correct it") from error
+        if not isinstance(value, dict):
+            raise PermanentError(f"{path}: line {number} is not a JSON object; write one object per line")
+        yield number, value
+
+
+def line_value(line: dict[str, Any], key: str) -> Any:
+    """Return the value at *key*, where `.` leads into an object; None if there is none."""
+    if key in line:
+        return line[key]
+    value: Any = line
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def line_text(path: Path, number: int, line: dict[str, Any], key: str) -> str:
+    """Return the text or number at *key* of line *number*. Raises VecapError if there is none."""
+    value = line_value(line, key)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip() or not is_unicode(value):
+        known = ", ".join(list(line)[:20])
+        raise PermanentError(f"{path}: line {number} has no text {key}; its keys are {known}")
+    return value
+
+
+def read_caption_files(source: CaptionFiles, captions: Path, images: Path) -> RetrievalSet:
+    """Read a text file for each image. Raises VecapError for an image without one, and for a folder without images."""
+    if not images.is_dir():
+        raise PermanentError(f"{source.name}: image folder {images} does not exist; correct `images`")
+    names = sorted(file.name for file in images.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not names:
+        raise PermanentError(f"{source.name}: {images} has no images; correct `images`")
+    rows = []
+    for name in names:
+        caption = read_text(captions / f"{Path(name).stem}.txt").strip()
+        if not caption:
+            raise PermanentError(f"{source.name}: {captions / Path(name).stem}.txt is empty; add the caption of {name}")
+        rows.append((name, caption))
+    return _retrieval(source.name, rows, source.captions_per_image, images, captions)
 
 
 def _retrieval(name: str, rows: list[tuple[str, str]], limit: int | None, images: Path, path: Path) -> RetrievalSet:

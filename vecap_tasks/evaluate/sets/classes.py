@@ -1,20 +1,26 @@
-"""Classification sets (class folders, tables), and CLIP_benchmark webdataset tars for both tasks."""
+"""Classification sets (class folders, tables), sets of linear probes, and CLIP_benchmark's webdataset tars."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vecap_tasks.config import CaptionTars, ClassFolders, ClassTable, ClassTars
+from vecap_tasks.config import CaptionTars, ClassFolders, ClassTable, ClassTars, ProbeFolders, ProbeTars
 from vecap_tasks.core.json_reader import parse_json
 from vecap_tasks.core.tar import MAX_TEXT, read_groups
 from vecap_tasks.errors import PermanentError
 from vecap_tasks.evaluate.sets.captions import is_unicode, read_columns, read_lines, read_text, split_lines
-from vecap_tasks.evaluate.sets.types import ImageFile, RetrievalSet, ZeroShotSet, find_images
+from vecap_tasks.evaluate.sets.types import (
+    IMAGE_SUFFIXES,
+    ImageFile,
+    ProbeSet,
+    RetrievalSet,
+    ZeroShotSet,
+    find_images,
+)
 
-_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 _TAR_IMAGE_KINDS = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
 _TAR_TEXT_KINDS = ("txt", "json", "cls")
 _INDEX = re.compile(r"[0-9]{1,9}")
@@ -50,35 +56,93 @@ def read_templates(file: Path, key: str | None) -> tuple[str, ...]:
 
 
 def read_class_folders(
-    source: ClassFolders, images: Path, classes: Sequence[str], templates: Sequence[str]
+    source: ClassFolders,
+    images: Path,
+    classes: Sequence[str],
+    templates: Sequence[str],
+    folder_names: Sequence[str] | None = None,
 ) -> ZeroShotSet:
     """Read one folder per class. If all folder names are class names, they are the labels; otherwise the sorted folders
     map to the classes in order, as in torchvision's ImageFolder.
 
-    Raises VecapError if the numbers of folders and classes differ, or a folder has no images.
+    With *folder_names*, the names of the folders in the order of *classes*, only the classes that have a folder are
+    used. Raises VecapError if the numbers of folders and classes differ, or a folder has no images.
     """
-    if not images.is_dir():
-        raise PermanentError(f"{source.name}: image folder {images} does not exist; correct `images`")
-    folders = sorted(path for path in images.iterdir() if path.is_dir())
+    folders = _class_folders(source.name, images)
     numbers = {name: number for number, name in enumerate(classes)}
-    if not {folder.name for folder in folders} <= numbers.keys():
+    if folder_names is not None:
+        if len(folder_names) != len(classes):
+            raise PermanentError(
+                f"{source.name}: `folders` has {len(folder_names):,} names for {len(classes):,} classes; list one for "
+                "each class, in the same order"
+            )
+        class_of = dict(zip(folder_names, classes, strict=True))
+        if unknown := [folder.name for folder in folders if folder.name not in class_of]:
+            raise PermanentError(f"{source.name}: {images}/{unknown[0]} is not in `folders`; correct one of them")
+        present = {folder.name for folder in folders}
+        classes = [class_of[name] for name in folder_names if name in present]
+        numbers = {name: number for number, name in enumerate(name for name in folder_names if name in present)}
+    elif not {folder.name for folder in folders} <= numbers.keys():
         if len(folders) != len(classes):
             raise PermanentError(
                 f"{source.name}: {images} has {len(folders):,} folders for {len(classes):,} class names; "
                 "list the names in the order of the folders, or name the folders as the classes"
             )
         numbers = {folder.name: number for number, folder in enumerate(folders)}
+    image_files, labels = _images_of(source.name, images, folders, numbers)
+    return ZeroShotSet(source.name, image_files, labels, tuple(classes), tuple(templates))
+
+
+def _class_folders(name: str, images: Path) -> list[Path]:
+    if not images.is_dir():
+        raise PermanentError(f"{name}: image folder {images} does not exist; correct `images`")
+    folders = sorted(path for path in images.iterdir() if path.is_dir())
+    if not folders:
+        raise PermanentError(f"{name}: {images} has no class folders; correct `images`")
+    return folders
+
+
+def _images_of(
+    name: str, images: Path, folders: Sequence[Path], numbers: Mapping[str, int]
+) -> tuple[tuple[ImageFile, ...], tuple[int, ...]]:
+    """Return the images in *folders* of *images*, and the *numbers* of their folders."""
     image_files: list[ImageFile] = []
     labels: list[int] = []
     for folder in folders:
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
-            raise PermanentError(f"{source.name}: {folder} has no images; restore them or delete the folder")
+            raise PermanentError(f"{name}: {folder} has no images; restore them or delete the folder")
         image_files += [ImageFile(file.relative_to(images).as_posix(), file) for file in files]
         labels += [numbers[folder.name]] * len(files)
-    if not image_files:
-        raise PermanentError(f"{source.name}: {images} has no class folders; correct `images`")
-    return ZeroShotSet(source.name, tuple(image_files), tuple(labels), tuple(classes), tuple(templates))
+    return tuple(image_files), tuple(labels)
+
+
+def read_probe_folders(source: ProbeFolders, train: Path, test: Path) -> ProbeSet:
+    """Read the class folders of both parts. Raises VecapError if a test folder has no training folder."""
+    trained, tested = _class_folders(source.name, train), _class_folders(source.name, test)
+    numbers = {folder.name: number for number, folder in enumerate(trained)}
+    if unknown := [folder for folder in tested if folder.name not in numbers]:
+        raise PermanentError(f"{source.name}: {unknown[0]} has no training images in {train}; correct `train`")
+    parts = [_images_of(source.name, *part, numbers) for part in ((train, trained), (test, tested))]
+    (first, labels), (second, more) = parts
+    return ProbeSet(source.name, first + second, labels + more, len(first), tuple(numbers))
+
+
+def read_probe_tars(source: ProbeTars, train: Sequence[Path], test: Sequence[Path]) -> ProbeSet:
+    """Read labels and image locations of both parts. Raises VecapError for a sample without an image or index."""
+    images: list[ImageFile] = []
+    labels: list[int] = []
+    count = 0
+    for part in (train, test):
+        count = len(images)
+        for sample, image in _samples_with_image(part):
+            label = sample.text("cls").strip()
+            if not _INDEX.fullmatch(label):
+                raise PermanentError(f"{sample.tar}: {sample.name} has the class {label[:100]!r}, which is no index")
+            images.append(image)
+            labels.append(int(label))
+    classes = tuple(str(number) for number in range(max(labels) + 1))
+    return ProbeSet(source.name, tuple(images), tuple(labels), count, classes)
 
 
 def read_class_table(

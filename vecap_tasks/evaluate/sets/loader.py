@@ -8,49 +8,71 @@ import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import assert_never
 
 from vecap_tasks.config import (
+    Aro,
+    CaptionFiles,
+    CaptionLines,
     CaptionTable,
     CaptionTars,
+    ChoiceLines,
+    ChoiceSource,
     ClassFolders,
     ClassTable,
     ClassTars,
     Config,
     KarpathySet,
+    ProbeFolders,
+    ProbeSource,
+    ProbeTars,
     RetrievalSource,
+    SugarCrepe,
     TokenSet,
+    Winoground,
     ZeroShotSource,
 )
 from vecap_tasks.core.files import find_files
 from vecap_tasks.core.manifest import digest
 from vecap_tasks.core.stage import Check
 from vecap_tasks.errors import PermanentError, VecapError, similar_file
-from vecap_tasks.evaluate.sets.captions import read_caption_table, read_karpathy, read_tokens
+from vecap_tasks.evaluate.sets.captions import (
+    read_caption_files,
+    read_caption_lines,
+    read_caption_table,
+    read_karpathy,
+    read_tokens,
+)
+from vecap_tasks.evaluate.sets.choices import read_aro, read_choice_lines, read_sugarcrepe, read_winoground
 from vecap_tasks.evaluate.sets.classes import (
     read_caption_tars,
     read_class_folders,
     read_class_table,
     read_class_tars,
     read_names,
+    read_probe_folders,
+    read_probe_tars,
     read_templates,
 )
-from vecap_tasks.evaluate.sets.types import ImageFile, RetrievalSet, ZeroShotSet
+from vecap_tasks.evaluate.sets.types import ChoiceSet, ImageFile, ProbeSet, RetrievalSet, ZeroShotSet
 
 log = logging.getLogger(__name__)
 
+_Set = RetrievalSet | ZeroShotSet | ChoiceSet | ProbeSet
 _FILES = ("captions.csv", "labels.csv", "classes.txt", "templates.txt")
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSets:
-    """The sets of both tasks in the configuration's order; `evaluate.dataset` comes first, with the name ""."""
+    """The sets of all tasks in the configuration's order; `evaluate.dataset` comes first, with the name ""."""
 
     retrieval: tuple[RetrievalSet, ...]
     zero_shot: tuple[ZeroShotSet, ...]
+    choices: tuple[ChoiceSet, ...] = ()
+    linear_probe: tuple[ProbeSet, ...] = ()
 
 
 def read_sets(config: Config) -> EvaluationSets:
@@ -61,7 +83,9 @@ def read_sets(config: Config) -> EvaluationSets:
     if settings.dataset is not None and (found := _read_dataset(config, settings.dataset)) is not None:
         captioned, classified = found
         retrieval, zero_shot = [captioned, *retrieval], [classified, *zero_shot]
-    return EvaluationSets(tuple(retrieval), tuple(zero_shot))
+    choices = tuple(_choices(config, source) for source in settings.choices)
+    probes = tuple(_probe(config, source) for source in settings.linear_probe)
+    return EvaluationSets(tuple(retrieval), tuple(zero_shot), choices, probes)
 
 
 def set_checks(config: Config) -> list[Check]:
@@ -76,6 +100,10 @@ def set_checks(config: Config) -> list[Check]:
         checks.append((f"evaluate.retrieval.{number}", partial(_retrieval, config, captioned)))
     for number, classified in enumerate(settings.zero_shot):
         checks.append((f"evaluate.zero_shot.{number}", partial(_zero_shot, config, classified)))
+    for number, choices in enumerate(settings.choices):
+        checks.append((f"evaluate.choices.{number}", partial(_choices, config, choices)))
+    for number, probe in enumerate(settings.linear_probe):
+        checks.append((f"evaluate.linear_probe.{number}", partial(_probe, config, probe)))
     return checks
 
 
@@ -89,7 +117,37 @@ def _retrieval(config: Config, source: RetrievalSource) -> RetrievalSet:
         case CaptionTable():
             return read_caption_table(source, _path(config, source.path), _path(config, source.images))
         case CaptionTars():
-            return read_caption_tars(source, _tars(config, source))
+            return read_caption_tars(source, _tars(config, source.paths, source.name))
+        case CaptionLines():
+            return read_caption_lines(source, _path(config, source.path), _path(config, source.images))
+        case CaptionFiles():
+            return read_caption_files(source, _path(config, source.captions), _path(config, source.images))
+        case _:
+            assert_never(source)
+
+
+def _choices(config: Config, source: ChoiceSource) -> ChoiceSet:
+    path, images = _path(config, source.path), _path(config, source.images)
+    match source:
+        case SugarCrepe():
+            return read_sugarcrepe(source, path, images)
+        case Aro():
+            return read_aro(source, path, images)
+        case ChoiceLines():
+            return read_choice_lines(source, path, images)
+        case Winoground():
+            return read_winoground(source, path, images)
+        case _:
+            assert_never(source)
+
+
+def _probe(config: Config, source: ProbeSource) -> ProbeSet:
+    match source:
+        case ProbeFolders():
+            return read_probe_folders(source, _path(config, source.train), _path(config, source.test))
+        case ProbeTars():
+            train, test = (_tars(config, paths, source.name) for paths in (source.train, source.test))
+            return read_probe_tars(source, train, test)
         case _:
             assert_never(source)
 
@@ -99,13 +157,14 @@ def _zero_shot(config: Config, source: ZeroShotSource) -> ZeroShotSet:
     templates = read_templates(_path(config, source.templates), source.key)
     match source:
         case ClassFolders():
-            return read_class_folders(source, _path(config, source.images), classes, templates)
+            folders = None if source.folders is None else read_names(_path(config, source.folders), source.key)
+            return read_class_folders(source, _path(config, source.images), classes, templates, folders)
         case ClassTable():
             return read_class_table(
                 source, _path(config, source.path), _path(config, source.images), classes, templates
             )
         case ClassTars():
-            return read_class_tars(source, _tars(config, source), classes, templates)
+            return read_class_tars(source, _tars(config, source.paths, source.name), classes, templates)
         case _:
             assert_never(source)
 
@@ -142,9 +201,9 @@ def _read_folder(folder: Path) -> tuple[RetrievalSet, ZeroShotSet]:
     )
 
 
-def _tars(config: Config, source: CaptionTars | ClassTars) -> list[Path]:
-    patterns = [str(_path(config, path)) for path in source.paths]
-    files = find_files(config, patterns, kind="tar", setting=f"the paths of {source.name} in evaluate")
+def _tars(config: Config, paths: Sequence[str], name: str) -> list[Path]:
+    patterns = [str(_path(config, path)) for path in paths]
+    files = find_files(config, patterns, kind="tar", setting=f"the paths of {name} in evaluate")
     return [Path(file.location) for file in files.values()]
 
 
@@ -156,20 +215,24 @@ def _path(config: Config, text: str) -> Path:
 
 
 def sets_digests(sets: EvaluationSets, *, cached: bool) -> dict[str, str]:
-    """Return the digest of each set by its task (`retrieval` or `zero_shot`), followed by `:name` for named sets.
+    """Return the digest of each set by its task (a field of `EvaluationSets`), followed by `:name` for named sets.
 
     *cached* allows digests from the cache, which is keyed by file names, sizes and times. Raises VecapError for an
     unreadable image.
     """
     digests: dict[str, str] = {}
-    for task, datasets in (("retrieval", sets.retrieval), ("zero_shot", sets.zero_shot)):
+    tasks: dict[str, Sequence[_Set]] = {field.name: getattr(sets, field.name) for field in fields(sets)}
+    for task, datasets in tasks.items():
         for dataset in datasets:
             digests[f"{task}:{dataset.name}" if dataset.name else task] = _set_digest(dataset, cached=cached)
     return digests
 
 
-def _set_digest(dataset: RetrievalSet | ZeroShotSet, *, cached: bool) -> str:
+def _set_digest(dataset: _Set, *, cached: bool) -> str:
     body = {name: value for name, value in asdict(dataset).items() if name not in ("name", "images")}
+    boxes = [image.box for image in dataset.images]
+    if any(boxes):
+        body["boxes"] = boxes
     return digest(body | {"pictures": _images_digest(dataset.images, cached=cached)})
 
 

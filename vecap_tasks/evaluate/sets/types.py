@@ -1,4 +1,4 @@
-"""Evaluation set types (images with captions, images with classes) and image files."""
+"""Evaluation set types (images with captions, with classes, with choices of captions) and image files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from PIL import Image
 
 from vecap_tasks.errors import PermanentError, VecapError
 
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 # Of an image. Memory grows with pixels and, because Pillow has a pointer for each row, with the height.
 _MAX_SIDE, _MAX_PIXELS = 65_500, 89_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image named `name` in its set: all of `file`, or `size` bytes of it at `offset`."""
+    """An image named `name` in its set: all of `file`, or `size` bytes of it at `offset`.
+
+    `box` is the region that is used, in pixels: left, upper, right and lower; None: all.
+    """
 
     name: str
     file: Path
     offset: int = 0
     size: int | None = None
+    box: tuple[int, int, int, int] | None = None
 
     def read(self) -> bytes:
         """Return the encoded bytes. Raises VecapError if the file cannot be read."""
@@ -43,7 +48,8 @@ class ImageFile:
                     raise PermanentError(f"{where} of the evaluation set has {width}x{height} pixels; reduce its size")
                 if image.mode == "P" and image.palette is None:
                     raise ValueError("the palette is missing")  # Pillow reads it as black
-                return image.convert("RGB")
+                found = image.convert("RGB")
+                return found if self.box is None else found.crop(self.box)
         except VecapError:
             raise
         except Exception as error:  # Pillow raises errors of many types on corrupt files
@@ -92,6 +98,45 @@ class ZeroShotSet:
     labels: tuple[int, ...]
     classes: tuple[str, ...]
     templates: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A question: `images` and `captions` are indices in the set, `group` is that of the question.
+
+    Of one image, the first caption is the right one. Of two images (Winoground), each has the caption in its position.
+    """
+
+    images: tuple[int, ...]
+    captions: tuple[int, ...]
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceSet:
+    """Questions about the right caption of an image among similar ones. `groups` has the names of the groups."""
+
+    name: str
+    images: tuple[ImageFile, ...]
+    captions: tuple[str, ...]
+    questions: tuple[Choice, ...]
+    groups: tuple[str, ...]
+
+    @property
+    def paired(self) -> bool:
+        """Whether each question has two images."""
+        return len(self.questions[0].images) == 2
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSet:
+    """Images with classes for a linear probe: the first `train` of `images` and `labels` train it, the others test."""
+
+    name: str
+    images: tuple[ImageFile, ...]
+    labels: tuple[int, ...]
+    train: int
+    classes: tuple[str, ...]
 
 
 def group_captions(rows: Iterable[tuple[str, str]], limit: int | None) -> tuple[list[str], list[str], list[int]]:
