@@ -59,9 +59,7 @@ def test_aro_uses_a_region_of_the_image(home: Path) -> None:
     (home / "vg").mkdir()
     Image.fromarray(pixels).save(home / "vg" / "7.png")
     box = {"bbox_x": 10, "bbox_y": 5, "bbox_w": 6, "bbox_h": 4}
-    relation = {"image_path": "7.png", "true_caption": "a on b", "false_caption": "b on a", **box} | {
-        "relation_name": "on"
-    }
+    relation = {"image_path": "7.png", "true_caption": "a on b", "false_caption": "b on a", "relation_name": "on"} | box
     attribution = relation | {"attributes": ["red", "small"]}
     source = {"kind": "aro", "images": str(home / "vg")}
     for name, item, group in (("relation", relation, "on"), ("attribution", attribution, "red_small")):

@@ -81,8 +81,9 @@ class Train(Stage):
 
     def loaded(self) -> list[Input]:
         model = self.config.training.model
-        digests = {getattr(model, setting): digest for setting, digest in self._init_digests.items() if digest}
-        inits = [Input("model", name, digest) for name, digest in digests.items()]
+        inits = [
+            Input("model", getattr(model, setting), digest) for setting, digest in self._init_digests.items() if digest
+        ]
         return [Input("model", model.tokenizer, self._tokenizer_digest), *inits]
 
     @cached_property

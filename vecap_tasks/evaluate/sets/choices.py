@@ -130,8 +130,10 @@ def _json(path: Path) -> Any:
 
 def _texts(path: Path, number: int, item: Any, keys: tuple[str, ...]) -> list[str]:
     """Return the texts at *keys* of an item. Raises VecapError if one is missing."""
-    values = [item.get(key) if isinstance(item, dict) else None for key in keys]
-    for key, value in zip(keys, values, strict=True):
+    texts = []
+    for key in keys:
+        value = item.get(key) if isinstance(item, dict) else None
         if not isinstance(value, str) or not value.strip() or not is_unicode(value):
             raise PermanentError(f"{path}: item {number} has no text {key}; use the file as published")
-    return values
+        texts.append(value)
+    return texts
