@@ -12,17 +12,21 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from tests.evaluate.test_sets import read, write
-from vecap_tasks.config import BootstrapConfig
+from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
+from vecap_tasks.config import BootstrapConfig, EvaluateConfig
+from vecap_tasks.core.mlflow_tracking import open_tracking
+from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import VecapError
 from vecap_tasks.evaluate.bootstrap import resample
 from vecap_tasks.evaluate.choices import choice_hits, pair_hits
 from vecap_tasks.evaluate.features import Features, _choice_answers
 from vecap_tasks.evaluate.metrics import Answers, chances_of, figures_of, read_answers, write_answers
 from vecap_tasks.evaluate.probe import probe_hits
-from vecap_tasks.evaluate.results import summarize
+from vecap_tasks.evaluate.results import read_results, summarize
 from vecap_tasks.evaluate.sets import ChoiceSet, ImageFile, ProbeSet
 from vecap_tasks.evaluate.sets.loader import sets_digests
 from vecap_tasks.evaluate.sets.types import Choice
+from vecap_tasks.lineage import record_clip
 
 
 def sugarcrepe(folder: Path) -> dict[str, object]:
@@ -233,3 +237,38 @@ def test_an_invalid_file_is_one_clear_line(home: Path, kind: str, content: str, 
         read(choices=[{"name": "s", "kind": kind, "path": str(file), "images": str(home / "images")}])
     assert "\n" not in str(raised.value)
     assert str(file) in str(raised.value)
+
+
+def test_all_tasks_run_in_one_stage_and_are_recorded(home: Path) -> None:
+    config = configure(home, arms="[vec]", seeds="[0, 1]", epochs=1)
+    folder = write_evaluation_set(config)
+    classes = [(folder / "images" / f"{n:03d}.png", "ab"[n % 2]) for n in range(8)]
+    for number, (image, name) in enumerate(classes):
+        part = home / ("train" if number < 6 else "test") / name
+        part.mkdir(parents=True, exist_ok=True)
+        (part / image.name).write_bytes(image.read_bytes())
+    evaluate = config.evaluation.model_dump(mode="json") | {
+        "choices": [sugarcrepe(home / "sugarcrepe")],
+        "linear_probe": [{"name": "ab", "kind": "folders", "train": str(home / "train"), "test": str(home / "test")}],
+    }
+    config = config.model_copy(update={"evaluate": EvaluateConfig.model_validate(evaluate)}).with_base(config.base)
+    version = publish_version(config, [Texts() for _ in range(16)])
+    run("train", config, version)
+    manifest = run("evaluate", config, version)
+    results = read_results(load_stage("evaluate", config, version).store, manifest)
+    sizes = [(size.name, size.task, size.images, size.captions, size.classes) for size in results.sets[2:]]
+    assert sizes == [("sugarcrepe", "choices", 2, 6, 2), ("ab", "linear_probe", 2, 0, 2)]
+    keys = ["sugarcrepe.choice_accuracy", "sugarcrepe.choice_mean_per_group", "ab.probe_top1"]
+    assert set(keys) <= results.titles.keys() == results.chance.keys() == results.arms[0].mean.keys()
+    assert results.main[-2:] == ["sugarcrepe.choice_accuracy", "ab.probe_top1"]
+    inputs = [item.name for item in manifest.inputs if item.kind == "dataset"]
+    assert inputs[2:] == ["choices:sugarcrepe", "linear_probe:ab"]
+    record_clip(config, version)
+    with open_tracking(config) as tracking:
+        runs = tracking.client.search_runs([tracking.experiment("demo", "clip")])
+        recorded = [run for run in runs if "sugarcrepe.choice_accuracy" in run.data.metrics]
+        assert len(recorded) == 2, "both models"
+        models = [tracking.client.get_logged_model(run.outputs.model_outputs[0].model_id) for run in recorded]
+        by_set = {metric.key: metric.dataset_name for metric in models[0].metrics}
+    assert by_set["sugarcrepe.choice_accuracy"] == "demo/evaluation/choices:sugarcrepe"
+    assert by_set["ab.probe_top1"] == "demo/evaluation/linear_probe:ab"

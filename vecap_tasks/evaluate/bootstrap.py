@@ -85,7 +85,7 @@ def _means(weights: NDArray[np.float64], runs: Sequence[Answers]) -> Iterator[ND
     for column in range(3):
         hits = np.stack([answers.hits[:, column] for answers in runs], axis=1)
         if is_grouped(first.task, column):
-            yield _per_class(weights, first.label, hits)
+            yield _per_class(weights[:, first.image], first.label, hits)
             continue
         sums = np.stack(
             [np.bincount(first.image, weights=hits[:, run], minlength=images) for run in range(len(runs))], axis=1
@@ -94,7 +94,10 @@ def _means(weights: NDArray[np.float64], runs: Sequence[Answers]) -> Iterator[ND
 
 
 def _per_class(weights: NDArray[np.float64], labels: NDArray[np.int32], hits: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the mean per-class recall, [rounds, runs], over the classes in each resample."""
+    """Return the mean per-class recall, [rounds, runs], over the classes in each resample.
+
+    *weights* [rounds, queries] says how often each query is drawn.
+    """
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     sorted_weights = weights[:, order]

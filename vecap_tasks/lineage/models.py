@@ -40,11 +40,12 @@ if TYPE_CHECKING:
 FOLDER = "evaluation"  # artifact folder for the evaluation files of a model's run
 _METRICS_FILE = "metrics.json"  # not copied: recorded as metrics of the run
 _MIXTURE_KINDS = ("mixture", "version", "tars")  # input kinds of a mixture and its sources
+_TASKS = {"zero_shot": "zero_shot", "choice": "choices", "pair": "choices", "probe": "linear_probe"}  # by metric
 _INVALID_NAME_CHARS = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def evaluation_inputs(dataset: str, evaluate: Manifest) -> dict[str, DatasetInput]:
-    """Return the evaluation sets as MLflow datasets, by task (`retrieval` or `zero_shot`) or `task:name`."""
+    """Return the evaluation sets as MLflow datasets, by task (a field of `EvaluationSets`) or `task:name`."""
     return {
         item.name: dataset_input(f"{dataset}/evaluation/{item.name}", item.digest, "evaluation", {})
         for item in evaluate.inputs
@@ -55,7 +56,7 @@ def evaluation_inputs(dataset: str, evaluate: Manifest) -> dict[str, DatasetInpu
 def set_of(metric: str) -> str:
     """Return the key in `evaluation_inputs` of the set that *metric* (or its interval bound) was measured on."""
     name, _, key = metric.removesuffix(".low").removesuffix(".high").rpartition(".")
-    task = "zero_shot" if key.startswith("zero_shot") else "retrieval"
+    task = next((task for prefix, task in _TASKS.items() if key.startswith(prefix)), "retrieval")
     return f"{task}:{name}" if name else task
 
 
