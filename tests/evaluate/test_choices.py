@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
+from tests.conftest import REPOSITORY
 from tests.evaluate.test_sets import read, write
 from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
-from vecap_tasks.config import BootstrapConfig, EvaluateConfig
+from vecap_tasks.config import BootstrapConfig, EvaluateConfig, read_yaml
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.core.stage import load_stage
+from vecap_tasks.core.tar import TarWriter
 from vecap_tasks.errors import VecapError
 from vecap_tasks.evaluate.bootstrap import resample
 from vecap_tasks.evaluate.choices import choice_hits, pair_hits
@@ -65,7 +68,7 @@ def test_aro_uses_a_region_of_the_image(home: Path) -> None:
     box = {"bbox_x": 10, "bbox_y": 5, "bbox_w": 6, "bbox_h": 4}
     relation = {"image_path": "7.png", "true_caption": "a on b", "false_caption": "b on a", "relation_name": "on"} | box
     attribution = relation | {"attributes": ["red", "small"]}
-    source = {"kind": "aro", "images": str(home / "vg")}
+    source = {"kind": "aro", "images": str(home / "vg"), "all_groups": True}
     for name, item, group in (("relation", relation, "on"), ("attribution", attribution, "red_small")):
         (home / f"{name}.json").write_text(json.dumps([item, item | {"bbox_x": 0}]))
         sets = read(choices=[source | {"name": name, "path": str(home / f"{name}.json")}])
@@ -79,6 +82,22 @@ def test_aro_uses_a_region_of_the_image(home: Path) -> None:
         moved = (ImageFile(image.name, image.file, box=(1, 1, 2, 2)), *choices.images[1:])
         other = ChoiceSet(choices.name, moved, choices.captions, choices.questions, choices.groups)
         assert sets_digests(sets, cached=False) != sets_digests(type(sets)((), (), (other,)), cached=False)
+
+
+def test_aro_leaves_out_symmetric_relations_and_rare_pairs_of_attributes(home: Path) -> None:
+    write(home / "vg", "7.jpg")
+    box = {"bbox_x": 0, "bbox_y": 0, "bbox_w": 4, "bbox_h": 4}
+    item = {"image_path": "7.jpg", "true_caption": "a b", "false_caption": "b a", **box}
+    relations = [item | {"relation_name": name} for name in ("near", "on", "next to")]
+    pairs = [["red", "big"]] * 25 + [["x", "y"]] * 24
+    attributes = [item | {"attributes": pair} for pair in pairs]
+    for name, items in (("relation", relations), ("attribution", attributes)):
+        (home / f"{name}.json").write_text(json.dumps(items))
+    source = {"name": "aro", "kind": "aro", "images": str(home / "vg")}
+    (relation,) = read(choices=[source | {"path": str(home / "relation.json")}]).choices
+    (attribution,) = read(choices=[source | {"path": str(home / "attribution.json")}]).choices
+    assert (relation.groups, len(relation.questions)) == (("on",), 1)
+    assert (attribution.groups, len(attribution.questions)) == (("red_big",), 25)
 
 
 def test_winoground_scores_are_those_of_the_paper(home: Path) -> None:
@@ -107,6 +126,13 @@ def test_ties_count_against_the_model_or_as_the_tools_do() -> None:
     choices = ChoiceSet("c", (), (), questions, ("",))
     assert choice_hits(images, texts, choices, "pessimistic").tolist() == [False, True, False]
     assert choice_hits(images, texts, choices, "clip_benchmark").tolist() == [True, True, False]
+    pair = ChoiceSet("w", (), (), (Choice((0, 1), (0, 1)), Choice((0, 1), (0, 2))), ("",))
+    assert pair_hits(images, texts, pair).tolist() == [[False] * 3, [True] * 3]
+    assert pair_hits(images, texts, pair, "clip_benchmark").tolist() == [[False] * 3, [True] * 3]
+    images = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    texts = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    first = ChoiceSet("w", (), (), (Choice((0, 1), (0, 1)),), ("",))
+    assert pair_hits(images, texts, first, "clip_benchmark").tolist() == [[False] * 3], "the second image is tied, too"
 
 
 def test_the_answers_of_all_tasks_are_stored_and_give_the_same_metrics(tmp_path: Path) -> None:
@@ -169,9 +195,33 @@ def test_a_variant_of_imagenet_has_a_part_of_the_classes(home: Path) -> None:
     (found,) = read(zero_shot=[source]).zero_shot
     assert found.classes == ("car", "dog")
     assert found.labels == (0, 1, 1)
+    write(home / "imagenet-v2", "10/a.jpg", "9/b.jpg", "11/c.jpg")
+    v2 = {name: value for name, value in source.items() if name != "folders"} | {"images": str(home / "imagenet-v2")}
+    (numbered,) = read(zero_shot=[v2]).zero_shot
+    assert [(image.name, label) for image, label in zip(numbered.images, numbered.labels, strict=True)] == [
+        ("9/b.jpg", 0), ("10/a.jpg", 1), ("11/c.jpg", 2),
+    ]  # fmt: skip
     (home / "wnids.txt").write_text("n01\nn02\n")
     with pytest.raises(VecapError, match="`folders` has 2 names for 3 classes"):
         read(zero_shot=[source])
+
+
+def test_datacomp_s_tasks_are_a_configuration(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the sets as DataComp stores it; the others have the same files."""
+    monkeypatch.setenv("DATACOMP", str(home))
+    evaluate = read_yaml((REPOSITORY / "configs" / "datacomp.yaml").read_text())["evaluate"]
+    names = [source["name"] for source in EvaluateConfig.model_validate(evaluate).model_dump()["zero_shot"]]
+    assert len(set(names)) == 31
+    folder = home / "wds_vtab-dtd_test"
+    (folder / "test").mkdir(parents=True)
+    (folder / "classnames.txt").write_text("banded\nwoven\n")
+    (folder / "zeroshot_classification_templates.txt").write_text("a photo of a {c} texture.\n")
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "WEBP", lossless=True)
+    with TarWriter(folder / "test" / "0.tar") as tar:
+        tar.write("s0000000", {"webp": image.getvalue(), "cls": b"1"})
+    (found,) = read(zero_shot=[source for source in evaluate["zero_shot"] if source["name"] == "vtab-dtd"]).zero_shot
+    assert (found.labels, found.classes, found.templates) == ((1,), ("banded", "woven"), ("a photo of a {} texture.",))
 
 
 def test_a_linear_probe_learns_classes_from_features(home: Path) -> None:

@@ -78,7 +78,7 @@ class CaptionLines(_Captioned):
     caption_key: str = Field(
         "caption", description="Key of the caption or list of captions; `.` leads into an object: `en.caption`."
     )
-    image_suffix: str = Field("", description="Appended to each image name, such as `.jpg`.")
+    image_suffix: str = Field("", description="Appended to each image name that has none, such as `.jpg`.")
     where: dict[str, str] = Field({}, description="Use only lines with these values, such as `{split: test}`.")
 
 
@@ -87,7 +87,7 @@ class CaptionFiles(_Captioned):
 
     kind: Literal["files"]
     images: _Path = Field(description="Folder of the images.")
-    captions: _Path = Field(description="Folder of the `.txt` files.")
+    captions: _Path = Field(description="Folder of the `.txt` files; the first line of each is the caption.")
 
 
 class _Labeled(Section):
@@ -158,6 +158,11 @@ class Aro(_Choices):
 
     kind: Literal["aro"]
     path: _Path = Field(description="`visual_genome_relation.json` or `visual_genome_attribution.json`.")
+    all_groups: bool = Field(
+        False,
+        description="Keep symmetric relations, and pairs of attributes with fewer than 25 questions. Default: leave "
+        "them out, as the authors do.",
+    )
 
 
 class ChoiceLines(_Choices):
@@ -168,7 +173,7 @@ class ChoiceLines(_Choices):
     image_key: str = Field("image", description="Key of the image name.")
     captions_key: str = Field("captions", description="Key of the list of captions.")
     group_key: str | None = Field(None, description="Key of the group; the mean over groups is a metric.")
-    image_suffix: str = Field("", description="Appended to each image name, such as `.png`.")
+    image_suffix: str = Field("", description="Appended to each image name that has none, such as `.png`.")
 
 
 class Winoground(_Choices):
@@ -176,7 +181,7 @@ class Winoground(_Choices):
 
     kind: Literal["winoground"]
     path: _Path = Field(description="`examples.jsonl`, with `image_0`, `image_1`, `caption_0` and `caption_1`.")
-    image_suffix: str = Field(".png", description="Appended to each image name.")
+    image_suffix: str = Field(".png", description="Appended to each image name that has none.")
 
 
 class ProbeFolders(_Labeled):

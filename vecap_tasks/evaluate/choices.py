@@ -27,10 +27,13 @@ def choice_hits(images: torch.Tensor, texts: torch.Tensor, choices: ChoiceSet, t
     return np.array(hits)
 
 
-def pair_hits(images: torch.Tensor, texts: torch.Tensor, choices: ChoiceSet) -> NDArray[np.bool_]:
-    """Return bool [questions, 3]: Winoground's text, image and group score (Thrush et al., 2022); ties do not count.
+def pair_hits(
+    images: torch.Tensor, texts: torch.Tensor, choices: ChoiceSet, ties: Ties = "pessimistic"
+) -> NDArray[np.bool_]:
+    """Return bool [questions, 3]: Winoground's text, image and group score (Thrush et al., 2022).
 
-    The arguments are those of `choice_hits`; each question has two images and two captions.
+    The arguments are those of `choice_hits`; each question has two images and two captions. Ties do not count, as the
+    authors define it; CLIP_benchmark takes the first of equal ones, which is right for the first image and caption.
     """
     first, second = (torch.tensor([question.images[k] for question in choices.questions]) for k in (0, 1))
     one, two = (torch.tensor([question.captions[k] for question in choices.questions]) for k in (0, 1))
@@ -39,6 +42,7 @@ def pair_hits(images: torch.Tensor, texts: torch.Tensor, choices: ChoiceSet) -> 
         return (images[image] * texts[caption]).sum(dim=1)
 
     right, other = (similar(first, one), similar(second, two)), (similar(first, two), similar(second, one))
-    text = (right[0] > other[0]) & (right[1] > other[1])
-    image = (right[0] > other[1]) & (right[1] > other[0])
+    above = torch.gt if ties == "pessimistic" else torch.ge
+    text = above(right[0], other[0]) & (right[1] > other[1])
+    image = above(right[0], other[1]) & (right[1] > other[0])
     return torch.stack([text, image, text & image], dim=1).numpy()

@@ -125,7 +125,7 @@ def _choice_answers(features: Features, choices: ChoiceSet, digest: str, ties: T
     """Return the answers; questions about one image, or about one pair, are resampled together."""
     if choices.paired:
         pairs = np.arange(len(choices.questions), dtype=np.int32)
-        hits = pair_hits(features.images, features.captions, choices)
+        hits = pair_hits(features.images, features.captions, choices, ties)
         return Answers(choices.name, digest, "pair", pairs, np.empty(0, np.int32), hits)
     right = choice_hits(features.images, features.captions, choices, ties)
     image = np.array([question.images[0] for question in choices.questions], np.int32)

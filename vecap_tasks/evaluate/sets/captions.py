@@ -140,7 +140,7 @@ def read_caption_lines(source: CaptionLines, path: Path, images: Path) -> Retrie
     for number, line in json_lines(path):
         if any(str(line.get(key)) != value for key, value in source.where.items()):
             continue
-        name = line_text(path, number, line, source.image_key) + source.image_suffix
+        name = line_image(path, number, line, source.image_key, source.image_suffix)
         found = line_value(line, source.caption_key)
         captions = found if isinstance(found, list) else [found]
         if not captions or not all(isinstance(c, str) and c.strip() and is_unicode(c) for c in captions):
@@ -187,8 +187,17 @@ def line_text(path: Path, number: int, line: dict[str, Any], key: str) -> str:
     return value
 
 
+def line_image(path: Path, number: int, line: dict[str, Any], key: str, suffix: str) -> str:
+    """Return the image name at *key* of line *number*, with *suffix* if it has none."""
+    name = line_text(path, number, line, key)
+    return name if Path(name).suffix.lower() in IMAGE_SUFFIXES else name + suffix
+
+
 def read_caption_files(source: CaptionFiles, captions: Path, images: Path) -> RetrievalSet:
-    """Read a text file for each image. Raises VecapError for an image without one, and for a folder without images."""
+    """Read the first line of a text file for each image.
+
+    Raises VecapError for an image without a text, and for a folder without images.
+    """
     if not images.is_dir():
         raise PermanentError(f"{source.name}: image folder {images} does not exist; correct `images`")
     names = sorted(file.name for file in images.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
@@ -196,10 +205,7 @@ def read_caption_files(source: CaptionFiles, captions: Path, images: Path) -> Re
         raise PermanentError(f"{source.name}: {images} has no images; correct `images`")
     rows = []
     for name in names:
-        caption = read_text(captions / f"{Path(name).stem}.txt").strip()
-        if not caption:
-            raise PermanentError(f"{source.name}: {captions / Path(name).stem}.txt is empty; add the caption of {name}")
-        rows.append((name, caption))
+        rows.append((name, read_lines(captions / f"{Path(name).stem}.txt")[0]))
     return _retrieval(source.name, rows, source.captions_per_image, images, captions)
 
 

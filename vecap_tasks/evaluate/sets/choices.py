@@ -9,9 +9,20 @@ from typing import Any
 from vecap_tasks.config import Aro, ChoiceLines, SugarCrepe, Winoground
 from vecap_tasks.core.json_reader import parse_json
 from vecap_tasks.errors import PermanentError
-from vecap_tasks.evaluate.sets.captions import is_unicode, json_lines, line_text, line_value, read_text
+from vecap_tasks.evaluate.sets.captions import (
+    is_unicode,
+    json_lines,
+    line_image,
+    line_text,
+    line_value,
+    read_lines,
+    read_text,
+)
 from vecap_tasks.evaluate.sets.types import Choice, ChoiceSet, ImageFile, find_images
 
+# Relations that ARO's evaluation leaves out, because both orders are true (its notebook for VG-Relation).
+_SYMMETRIC = Path(__file__).with_name("aro_symmetric_relations.txt")
+_MIN_ATTRIBUTES = 25  # questions of a pair of attributes (ARO's evaluation)
 _BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 
 
@@ -71,21 +82,29 @@ def read_sugarcrepe(source: SugarCrepe, path: Path, images: Path) -> ChoiceSet:
 def read_aro(source: Aro, path: Path, images: Path) -> ChoiceSet:
     """Read VG-Relation (groups are relations) or VG-Attribution (groups are pairs of attributes).
 
+    Like the authors' evaluation, it leaves out symmetric relations and rare pairs of attributes, unless `all_groups`.
     Raises VecapError for another format and for missing images.
     """
     body = _json(path)
-    if not isinstance(body, list):
+    if not isinstance(body, list) or not body:
         raise PermanentError(f"{path} is not a file of ARO; use e.g. visual_genome_relation.json")
-    builder = _Builder()
+    symmetric = frozenset() if source.all_groups else frozenset(read_lines(_SYMMETRIC))
+    regions: dict[str, list[tuple[str, list[str], tuple[int, int, int, int]]]] = {}
     for number, item in enumerate(body, start=1):
-        image, right, wrong = _texts(path, number, item, ("image_path", "true_caption", "false_caption"))
+        image, *captions = _texts(path, number, item, ("image_path", "true_caption", "false_caption"))
         sizes = [item.get(key) for key in _BOX]
         if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
             raise PermanentError(f"{path}: item {number} has no {', '.join(_BOX)} in pixels; use a file of ARO")
         left, top, width, height = sizes
         attributes = item.get("attributes")
         group = "_".join(map(str, attributes)) if isinstance(attributes, list) else str(item.get("relation_name", ""))
-        builder.add([image], [right, wrong], group, (left, top, left + width, top + height))
+        if group not in symmetric:
+            regions.setdefault(group, []).append((image, captions, (left, top, left + width, top + height)))
+    builder = _Builder()
+    fewest = _MIN_ATTRIBUTES if "attributes" in body[0] and not source.all_groups else 1
+    for group, found in regions.items():
+        for image, captions, box in found if len(found) >= fewest else ():
+            builder.add([image], captions, group, box)
     return builder.build(source.name, images, path)
 
 
@@ -104,7 +123,7 @@ def read_choice_lines(source: ChoiceLines, path: Path, images: Path) -> ChoiceSe
                 "`captions_key` or the line"
             )
         group = "" if source.group_key is None else line_text(path, number, line, source.group_key)
-        builder.add([line_text(path, number, line, source.image_key) + source.image_suffix], captions, group)
+        builder.add([line_image(path, number, line, source.image_key, source.image_suffix)], captions, group)
     return builder.build(source.name, images, path)
 
 
@@ -115,7 +134,7 @@ def read_winoground(source: Winoground, path: Path, images: Path) -> ChoiceSet:
     """
     builder = _Builder()
     for number, line in json_lines(path):
-        names = [line_text(path, number, line, key) + source.image_suffix for key in ("image_0", "image_1")]
+        names = [line_image(path, number, line, key, source.image_suffix) for key in ("image_0", "image_1")]
         captions = [line_text(path, number, line, key) for key in ("caption_0", "caption_1")]
         builder.add(names, captions, str(line.get("collapsed_tag", "")))
     return builder.build(source.name, images, path)

@@ -63,7 +63,7 @@ def read_class_folders(
     folder_names: Sequence[str] | None = None,
 ) -> ZeroShotSet:
     """Read one folder per class. If all folder names are class names, they are the labels; otherwise the sorted folders
-    map to the classes in order, as in torchvision's ImageFolder.
+    map to the classes in order, as in torchvision's ImageFolder; numbers are sorted by value (ImageNet-V2).
 
     With *folder_names*, the names of the folders in the order of *classes*, only the classes that have a folder are
     used. Raises VecapError if the numbers of folders and classes differ, or a folder has no images.
@@ -97,6 +97,8 @@ def _class_folders(name: str, images: Path) -> list[Path]:
     if not images.is_dir():
         raise PermanentError(f"{name}: image folder {images} does not exist; correct `images`")
     folders = sorted(path for path in images.iterdir() if path.is_dir())
+    if all(_INDEX.fullmatch(folder.name) for folder in folders):
+        folders.sort(key=lambda folder: int(folder.name))  # class indices, as in ImageNet-V2
     if not folders:
         raise PermanentError(f"{name}: {images} has no class folders; correct `images`")
     return folders
