@@ -10,14 +10,14 @@ HEAVY = ("torch", "transformers", "great_expectations", "mlflow", "distributed",
 
 def test_all_dags_load_without_errors(parsed):
     assert parsed.errors == {}
-    assert sorted(parsed.dags) == ["vecap_clip", "vecap_dataset", "vecap_recaption"]
+    assert sorted(parsed.dags) == ["vecap_clip", "vecap_dataset", "vecap_recaption", "vecap_tune"]
 
 
 def test_parsing_imports_no_heavy_modules(parsed):
     assert [name for name in HEAVY if name in parsed.modules] == []
 
 
-@pytest.mark.parametrize("dag", ["vecap_clip", "vecap_dataset", "vecap_recaption"])
+@pytest.mark.parametrize("dag", ["vecap_clip", "vecap_dataset", "vecap_recaption", "vecap_tune"])
 def test_dags_and_parameters_are_documented(parsed, dag):
     assert len(parsed.dags[dag]["doc"]) > 200
     for name, param in parsed.dags[dag]["params"].items():
@@ -25,7 +25,7 @@ def test_dags_and_parameters_are_documented(parsed, dag):
         assert param["schema"]["title"], name
 
 
-@pytest.mark.parametrize("dag", ["vecap_clip", "vecap_dataset", "vecap_recaption"])
+@pytest.mark.parametrize("dag", ["vecap_clip", "vecap_dataset", "vecap_recaption", "vecap_tune"])
 def test_every_task_has_retries_with_exponential_backoff(parsed, dag):
     for name, task in parsed.dags[dag]["tasks"].items():
         assert 2 <= task["retries"] <= 3, name
@@ -39,6 +39,7 @@ def test_every_task_has_retries_with_exponential_backoff(parsed, dag):
         ("vecap_dataset", ["crawl", "quality", "rewrite", "assemble"]),
         ("vecap_recaption", ["rewrite", "assemble"]),
         ("vecap_clip", ["train", "evaluate"]),
+        ("vecap_tune", ["train", "evaluate"]),
     ],
 )
 def test_stages_run_in_order(parsed, dag, stages):
@@ -66,6 +67,7 @@ def test_the_trigger_form_validates_intervals(parsed, dag, param):
     [
         ("vecap_dataset", ["interval", "config", "overrides"]),
         ("vecap_clip", ["version", "config", "overrides"]),
+        ("vecap_tune", ["version", "budget", "config", "overrides"]),
         ("vecap_recaption", ["from", "to", "vlm_model", "vlm_prompt", "llm_model", "llm_prompt", "overrides"]),
     ],
 )
@@ -107,6 +109,9 @@ def test_captioning_and_gpu_tasks_use_pools(parsed):
         ("vecap_recaption", "rewrite.run"): "captioning",
         ("vecap_clip", "train.run"): "gpu",
         ("vecap_clip", "evaluate.run"): "gpu",
+        ("vecap_tune", "plan_trainings"): "gpu",
+        ("vecap_tune", "train.run"): "gpu",
+        ("vecap_tune", "evaluate.run"): "gpu",
     }
     assert {pool.name for pool in POOLS} == {"captioning", "gpu"}
 
@@ -114,7 +119,7 @@ def test_captioning_and_gpu_tasks_use_pools(parsed):
 def test_dags_have_the_expected_timetables(parsed):
     assert parsed.dags["vecap_dataset"]["timetable"] == "CronPartitionTimetable"
     assert parsed.dags["vecap_clip"]["timetable"] == "PartitionedAssetTimetable"
-    assert parsed.dags["vecap_recaption"]["timetable"] == "NullTimetable"
+    assert parsed.dags["vecap_recaption"]["timetable"] == parsed.dags["vecap_tune"]["timetable"] == "NullTimetable"
 
 
 def test_promotion_follows_the_comparison_and_an_optional_approval(parsed):

@@ -24,11 +24,12 @@ from transformers import (
     ViTModel,
 )
 
-from tests.train.factories import Texts, configure, publish_version, run
+from tests.train.factories import Texts, configure, publish_version, run, scene_image
+from tests.train.test_mixture import OWN_VERSION, external_sample, with_mixture, write_tar
 from tests.train.test_train_stage import stop_after
 from vecap_tasks.config import Config
 from vecap_tasks.core.manifest import Manifest
-from vecap_tasks.core.preprocess import read_statistics
+from vecap_tasks.core.preprocess import CLIP_STATISTICS, read_statistics
 from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.errors import ConfigError
 from vecap_tasks.evaluate.features import Encoder
@@ -36,7 +37,8 @@ from vecap_tasks.train.data.loader import open_training_data
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.distributed import ProcessGroup
 from vecap_tasks.train.loss import Objective
-from vecap_tasks.train.model import build_model
+from vecap_tasks.train.model import build_model, create_model
+from vecap_tasks.train.trainer import feature_cache
 
 SAMPLES = [Texts(variants=n % 2, alttext="" if n % 5 == 0 else None) for n in range(20)]
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
@@ -136,6 +138,31 @@ def test_interrupted_runs_with_cached_features_resume_to_the_same_bytes(
     resumed = run("train", config, version)
     monkeypatch.setenv("VECAP_HOME", str(tmp_path / "undisturbed"))
     assert train(configure(home, **settings))[1].digest == resumed.digest
+
+
+def test_images_that_cannot_be_decoded_are_replaced_in_other_sources(home: Path, clip: Path) -> None:
+    """A shard with one such image, and one with nothing else; the same samples as without cached features."""
+    images = {n: scene_image(n)[: 400 if n in (2, 10, 11, 12) else None] for n in (*range(6), 10, 11, 12)}
+    samples = [external_sample(f"{n:09d}", f"picture {n}", image) for n, image in images.items()]
+    write_tar(home / "theirs" / "0.tar", samples[:6])
+    write_tar(home / "theirs" / "1.tar", samples[6:])
+    source = {"kind": "tars", "paths": [f"{home}/theirs/*.tar"], "arm": "alttext"}
+    locked = {"model__vision_init_from": str(clip), "model__vision_locked": True, "crop_scale": 1, "arms": "[alttext]"}
+    plain = configure(home)
+    version = publish_version(plain, [Texts() for _ in range(8)])
+    used = []
+    for name, cache in (("cached", 1 << 20), ("decoded", 0)):
+        config = with_mixture(home, OWN_VERSION, source, name=name, image_cache_bytes=cache, **locked)
+        tokenizer = load_tokenizer(config)
+        model = create_model(config, tokenizer, 0)
+        checkpoints = load_stage("train", config, version).checkpoints("alttext-0")
+        group = ProcessGroup(torch.device("cpu"))
+        features = feature_cache(model, config.training, CLIP_STATISTICS, group, checkpoints)
+        data = open_training_data(config, version, "alttext", 0, tokenizer, features)
+        batches = list(data.batches(0))
+        assert batches[0].images.ndim == (2 if name == "cached" else 4)
+        used.append([batch.uids for batch in batches])
+    assert used[0] == used[1]
 
 
 def test_towers_of_other_models_become_a_dual_encoder(home: Path, vit: Path, bert: Path, tmp_path: Path) -> None:

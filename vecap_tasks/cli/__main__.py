@@ -97,7 +97,7 @@ def _run(argv: Sequence[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of `vecap` with all its subcommands."""
     from vecap_tasks import __version__
-    from vecap_tasks.cli import config, demo, doctor, export, init, mixture, quarantine, run, show, versions
+    from vecap_tasks.cli import config, demo, doctor, export, init, mixture, quarantine, run, show, tune, versions
     from vecap_tasks.cli.options import Parser, add_command
 
     parser: argparse.ArgumentParser = Parser(
@@ -108,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"vecap {__version__}")
     parser.set_defaults(verbose=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="subcommand", required=True)
-    for module in (init, run, config, doctor, versions, show, quarantine, mixture, export, demo):
+    for module in (init, run, config, doctor, versions, show, quarantine, mixture, tune, export, demo):
         module.add_commands(commands)
     shell = add_command(
         commands,

@@ -126,7 +126,7 @@ def _run(arguments: argparse.Namespace) -> int:
     outcomes = {}
     for stage in stages:
         try:
-            outcomes[stage] = _run_stage(stage, config, version)
+            outcomes[stage] = run_stage(stage, config, version)
         except GateFailed as error:
             _record_rejection(config, version, error)
             raise
@@ -144,7 +144,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _run_stage(name: str, config: Config, version: Version) -> _StageOutcome:
+def run_stage(name: str, config: Config, version: Version) -> _StageOutcome:
     from vecap_tasks.core.executor import prepare, run_shards
     from vecap_tasks.core.stage_records import recorded_failure
     from vecap_tasks.progress import meter

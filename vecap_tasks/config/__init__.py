@@ -82,6 +82,7 @@ from vecap_tasks.config.train import (
     VersionSource,
     Weights,
 )
+from vecap_tasks.config.tune import TuneConfig
 
 __all__ = [
     "REMOTE_SCHEMES",
@@ -149,6 +150,7 @@ __all__ = [
     "TlsConfig",
     "TokenSet",
     "TrainConfig",
+    "TuneConfig",
     "UrlSource",
     "VersionSource",
     "WarcSource",

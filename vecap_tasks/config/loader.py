@@ -24,6 +24,7 @@ from vecap_tasks.config.quality import QualityConfig
 from vecap_tasks.config.rewrite import RewriteConfig
 from vecap_tasks.config.section import Runtime, Section
 from vecap_tasks.config.train import AssembleConfig, TrainConfig
+from vecap_tasks.config.tune import TuneConfig
 from vecap_tasks.errors import ConfigError, similar_file
 from vecap_tasks.outages import DEFAULT_TIMEOUT, set_timeout
 from vecap_tasks.redaction import install, learn, learn_value
@@ -131,6 +132,7 @@ class Config(Section):
     assemble: AssembleConfig = AssembleConfig()
     train: TrainConfig | None = Field(None, description="Required to train models.")
     evaluate: EvaluateConfig | None = Field(None, description="Required to evaluate models.")
+    tune: Annotated[TuneConfig, Runtime] = TuneConfig()
     dask: Annotated[DaskConfig, Runtime] = DaskConfig()
     mlflow: Annotated[MlflowConfig, Runtime] = MlflowConfig()
     retention: Annotated[RetentionConfig, Runtime] = RetentionConfig()

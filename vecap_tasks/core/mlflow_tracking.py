@@ -36,6 +36,7 @@ EXPERIMENTS = {
     "versions": "Published dataset versions and their inputs: one run per version.",
     "clip": "Models trained on published versions: one run per evaluation of the arms, with a child run per model. A "
     "model's page links to its training versions, and those to their crawl files.",
+    "tune": "Comparisons of captions and shares of AltText by small trainings: one run per comparison.",
 }
 _NOTE = "mlflow.note.content"
 _RECORDED = "vecap.recorded"  # tag: when the run was recorded, in milliseconds since the epoch

@@ -306,13 +306,13 @@ def train(
     statistics = image_statistics(config)
     settings = config.training
     with _deterministic(settings):
-        features = _feature_cache(model, settings, statistics, process_group, checkpoints)
+        features = feature_cache(model, settings, statistics, process_group, checkpoints)
         data = open_training_data(config, version, arm, seed, tokenizer, features)
     log.info("%s: %d samples per epoch, %d skipped without a text", run, data.samples, data.left_out)
     return fit(run, model, data, settings, seed, process_group, checkpoints, _reporter(reports), statistics)
 
 
-def _feature_cache(
+def feature_cache(
     model: ClipModel,
     config: TrainConfig,
     statistics: Statistics,

@@ -21,7 +21,7 @@ from vecap_tasks.core.tar import read_groups
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.outages import retry_when_full
 from vecap_tasks.train.data.images import Decoder, Index, Pixels
-from vecap_tasks.train.data.samples import IMAGE_EXTENSIONS, Shard
+from vecap_tasks.train.data.samples import IMAGE_EXTENSIONS, MAX_IMAGE, Shard
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ class FeatureCache:
         for number, shard in enumerate(index.shards):
             offsets, found = self._load(number) or self._compute(shard, decoder)
             rows = np.flatnonzero(index.shard == number)
+            if not len(offsets):  # no image can be decoded
+                continue
             position = np.searchsorted(offsets, index.offset[rows])
             position = np.minimum(position, len(offsets) - 1)
             decoded = offsets[position] == index.offset[rows]
@@ -114,7 +116,7 @@ class FeatureCache:
             for _, members in read_groups(stream, shard.name):
                 kinds = {member.kind: member for member in members}
                 image = next((kinds[kind] for kind in IMAGE_EXTENSIONS if kind in kinds), None)
-                pixels = None if image is None else decoder(image.read(stream))
+                pixels = None if image is None or image.size > MAX_IMAGE else decoder(image.read(stream))
                 if image is None or pixels is None:
                     continue
                 offsets.append(image.offset)

@@ -23,7 +23,7 @@ from vecap_tasks.core.verify import CHANGED, RecordedFile
 from vecap_tasks.errors import CorruptError
 
 IMAGE_EXTENSIONS = ("jpg", "png", "jpeg", "webp")  # in open_clip's order
-_MAX_IMAGE = 1 << 28  # bytes
+MAX_IMAGE = 1 << 28  # bytes
 _SKIPPED = 1 << 22  # bytes of a read whose data is only hashed
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # lone: JSON can escape it, tokenizers reject it
 _IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF")
@@ -245,7 +245,7 @@ def _parse_sample(
         raise _SkippedError("no_image")
     if not own and not image.read(stream, 12).startswith(_IMAGE_SIGNATURES):
         raise _SkippedError("not_an_image")
-    if not own and image.size > _MAX_IMAGE:
+    if not own and image.size > MAX_IMAGE:
         raise _SkippedError("large_image")
     values: Any = {} if row is None else row
     if row is None and "json" in members:
