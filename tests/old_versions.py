@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import tarfile
 from pathlib import Path
@@ -32,5 +33,6 @@ def unpack(home: Path) -> Path:
             database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (_ORIGINAL_HOME, str(home)))
     database.close()
     config = home / "config.yaml"
-    config.write_text(config.read_text(encoding="utf-8").replace("licence:", "license:"), encoding="utf-8")
+    text = config.read_text(encoding="utf-8").replace("licence:", "license:")
+    config.write_text(re.sub(r"mixed_p: (0\.5)\b", r"texts: {mixed: {alttext: \1, vecap: \1}}", text), encoding="utf-8")
     return config

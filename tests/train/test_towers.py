@@ -33,12 +33,12 @@ from vecap_tasks.core.preprocess import CLIP_STATISTICS, read_statistics
 from vecap_tasks.core.stage import Stage, load_stage
 from vecap_tasks.errors import ConfigError
 from vecap_tasks.evaluate.features import Encoder
+from vecap_tasks.train import trainer
 from vecap_tasks.train.data.loader import open_training_data
 from vecap_tasks.train.data.tokenizer import load_tokenizer
 from vecap_tasks.train.distributed import ProcessGroup
 from vecap_tasks.train.loss import Objective
 from vecap_tasks.train.model import build_model, create_model
-from vecap_tasks.train.trainer import feature_cache
 
 SAMPLES = [Texts(variants=n % 2, alttext="" if n % 5 == 0 else None) for n in range(20)]
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
@@ -108,11 +108,12 @@ def test_a_locked_tower_keeps_its_weights_and_the_rest_is_trained(home: Path, cl
 
 def test_cached_features_train_like_the_tower_itself(home: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
-    for cache in (1 << 20, 0):
-        monkeypatch.setenv("VECAP_HOME", str(home / str(cache)))
-        locked = {"model__vision_init_from": str(clip), "model__vision_locked": True, "image_cache_bytes": cache}
-        config = configure(home, arms="[vecap]", crop_scale=1, **locked)
-        found.append(losses(train(config)[0], "vecap-0"))
+    for name in ("cached", "computed"):
+        monkeypatch.setenv("VECAP_HOME", str(home / name))
+        locked = {"model__vision_init_from": str(clip), "model__vision_locked": True}
+        if name == "computed":
+            monkeypatch.setattr(trainer, "feature_cache", lambda *arguments: None)
+        found.append(losses(train(configure(home, arms="[vecap]", crop_scale=1, **locked))[0], "vecap-0"))
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 
 
@@ -151,14 +152,14 @@ def test_images_that_cannot_be_decoded_are_replaced_in_other_sources(home: Path,
     plain = configure(home)
     version = publish_version(plain, [Texts() for _ in range(8)])
     used = []
-    for name, cache in (("cached", 1 << 20), ("decoded", 0)):
-        config = with_mixture(home, OWN_VERSION, source, name=name, image_cache_bytes=cache, **locked)
+    config = with_mixture(home, OWN_VERSION, source, **locked)
+    for name in ("cached", "decoded"):
         tokenizer = load_tokenizer(config)
         model = create_model(config, tokenizer, 0)
         checkpoints = load_stage("train", config, version).checkpoints("alttext-0")
         group = ProcessGroup(torch.device("cpu"))
-        features = feature_cache(model, config.training, CLIP_STATISTICS, group, checkpoints)
-        data = open_training_data(config, version, "alttext", 0, tokenizer, features)
+        features = trainer.feature_cache(model, config.training, CLIP_STATISTICS, group, checkpoints)
+        data = open_training_data(config, version, "alttext", 0, tokenizer, features if name == "cached" else None)
         batches = list(data.batches(0))
         assert batches[0].images.ndim == (2 if name == "cached" else 4)
         used.append([batch.uids for batch in batches])

@@ -114,7 +114,7 @@ class ClassFolders(_Classified):
 
     kind: Literal["folders"]
     images: _Path = Field(description="Folder with one subfolder per class.")
-    folders: _Path | None = Field(
+    folders: Annotated[str | None, Runtime] = Field(
         None,
         description="File with the folder names in the order of `classes`, such as the 1,000 WordNet IDs of ImageNet. "
         "Images may then have folders of only some classes, which the others are not compared with: ImageNet-A and -R.",

@@ -80,7 +80,7 @@ class ClipConfig(Section):
     vision_locked: bool = Field(
         False,
         description="Do not train the image tower, only its projection (LiT). Without crops, the outputs of the tower "
-        "are computed once if they fit into image_cache_bytes.",
+        "are computed once and kept in memory, except for data above reading.stream_above.",
     )
     text_locked: bool = Field(False, description="Do not train the text tower, only its projection.")
 

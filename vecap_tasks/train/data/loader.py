@@ -40,8 +40,9 @@ def open_training_data(
 ) -> TrainingData:
     """Return the training data of the run *arm*-*seed* on *version*, or on the configured mixture.
 
-    Up to `train.reading.stream_above` samples are shuffled globally, and their decoded images, or *features* if there
-    are any, are cached in memory if they fit into `train.image_cache_bytes`. Larger data is streamed shard by shard.
+    Up to `train.reading.stream_above` samples are shuffled globally; *features*, if given, replace their images.
+    Otherwise decoded images are cached in memory if they fit into `train.image_cache_bytes`. Larger data is streamed
+    shard by shard.
     Raises VecapError if there are too few samples or a source is missing, and CorruptError if a source changed.
     """
     settings = config.training
@@ -58,7 +59,7 @@ def open_training_data(
     plan = plan_run(run, sources, [stats.usable for stats in index.stats], settings)
     for source, stats in zip(sources, index.stats, strict=True):
         _check(source, stats.samples - sum(stats.skipped.values()))
-    if features is not None and len(index) * features.width * 4 <= settings.image_cache_bytes:
+    if features is not None:
         return MapTrainingData(index, features.read(index, decoder), plan, seed)
     images = open_images(index, decoder, cache_bytes=settings.image_cache_bytes, threads=settings.loader_threads)
     return MapTrainingData(index, images, plan, seed)
