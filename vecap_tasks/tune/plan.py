@@ -1,7 +1,7 @@
 """The trainings of `vecap tune`: one arm per caption and share of AltText, as overrides of the configuration.
 
 The stages train and evaluate run with these overrides, like any other training. The number of epochs follows from the
-budget and the measured speed; it is recorded, so that an interrupted call goes on with the same trainings.
+budget and the measured speed; it is recorded, so that an interrupted call resumes the same trainings.
 """
 
 from __future__ import annotations
