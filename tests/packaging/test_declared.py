@@ -31,6 +31,7 @@ EXTRA_OF = {
     "quality/clip_model.py": "train",
     "rewrite": "captioning",
     "train": "train",
+    "tune": "train",
 }
 # Any function may import these, because MLflow and object storage are optional.
 WITHIN_FUNCTIONS = ("mlflow", "s3", "gcs", "azure")
