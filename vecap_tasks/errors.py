@@ -124,6 +124,7 @@ _PACKAGES = {"cv2": "opencv-python-headless", "psycopg2": "psycopg2-binary"}  # 
 _EXTRAS = {
     "rewrite": "captioning",
     "evaluate": "train",
+    "tune": "train",
     "compare": "train",
     "show": "assemble",
     "demo": "crawl",
