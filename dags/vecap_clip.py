@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import DAG, Param, PartitionedAssetTimetable, TriggerRule, chain, get_current_context, task
-from vecap_airflow.job import DATASET_VERSION, PAGES, VERSION_PATTERN, Job, config_param, groups_param, overrides_param
+from airflow.sdk import DAG, PartitionedAssetTimetable, TriggerRule, chain, get_current_context, task
+from vecap_airflow.job import DATASET_VERSION, PAGES, Job, config_param, groups_param, overrides_param, version_param
 from vecap_airflow.links import (
     model_link_task,
     run_link_task,
@@ -43,13 +43,9 @@ with DAG(
     max_active_runs=3,
     tags=["vecap"],
     params={
-        "version": Param(
-            None,
-            type=["null", "string"],
-            pattern=VERSION_PATTERN,
-            title="Version",
-            description="Published version to train on, such as 2026-01-01 or 2026-01-01-r2. Ignored in runs that a "
-            "new version triggers.",
+        "version": version_param(
+            "Published version to train on, such as 2026-01-01 or 2026-01-01-r2. Ignored in runs that a "
+            "new version triggers."
         ),
         "config": config_param(),
         "overrides": overrides_param(),

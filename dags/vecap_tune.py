@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from airflow.sdk import DAG, Param, chain, get_current_context, task
-from vecap_airflow.job import VERSION_PATTERN, Job, config_param, groups_param, overrides_param
+from vecap_airflow.job import Job, config_param, groups_param, overrides_param, version_param
 from vecap_airflow.links import run_link_task, store_run_link, store_version_link
 from vecap_airflow.tasks import RETRIES, fail_permanently, run_tags, stage_group, versions_of
 
@@ -30,13 +30,7 @@ with DAG(
     max_active_runs=1,
     tags=["vecap"],
     params={
-        "version": Param(
-            None,
-            type=["null", "string"],
-            pattern=VERSION_PATTERN,
-            title="Version",
-            description="Published version to train on, such as 2026-01-01 or 2026-01-01-r2.",
-        ),
+        "version": version_param("Published version to train on, such as 2026-01-01 or 2026-01-01-r2."),
         "budget": Param(
             None,
             type=["null", "number"],

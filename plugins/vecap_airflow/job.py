@@ -125,6 +125,11 @@ def groups_param(default: int) -> Param:
     )
 
 
+def version_param(description: str) -> Param:
+    """Return the parameter for a published version; its *description* says what happens to it."""
+    return Param(None, type=["null", "string"], pattern=VERSION_PATTERN, title="Version", description=description)
+
+
 def interval_of_run(partition_key: str | None, param: str | None) -> str:
     """Return the interval of a run: its partition key or the parameter. Raises ConfigError for none or a conflict."""
     if partition_key and param and partition_key != param:

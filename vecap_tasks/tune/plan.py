@@ -145,4 +145,5 @@ def measure_speed(stage: Train) -> float:
         pass
     finally:
         checkpoints.remove()
+        stage.store.remove_folder(checkpoints.features)  # the trainings have another folder, with their epochs
     return measured[-1]
