@@ -14,6 +14,7 @@ from vecap_tasks.config import Config, TuneConfig
 from vecap_tasks.core.mlflow_tracking import open_tracking
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import verify_version
+from vecap_tasks.core.version import list_versions
 from vecap_tasks.errors import ConfigError
 from vecap_tasks.tune import plan
 from vecap_tasks.tune.plan import Mix, mixes, overrides, planned_epochs
@@ -91,6 +92,17 @@ def test_the_command_trains_all_mixes_and_recommends_one(
         assert files == {"tune.json", "tune.md", "tune.png"}
     store = Store(config.resolve(config.root))
     assert verify_version(store, version).corruptions == ()
+
+
+def test_a_version_that_does_not_exist_is_an_error_and_is_not_created(
+    config: Config, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_version(config, [Texts() for _ in range(4)])
+    options = configuration_file(config, home)
+    assert main(["tune", *options, "--version", "2026-01-07"]) == 1
+    assert "2026-01-07" in capsys.readouterr().err
+    store = Store(config.resolve(config.root))
+    assert [version.name for version in list_versions(store, config.dataset)] == ["2026-01-01"]
 
 
 def test_the_budget_limits_the_epochs_and_the_first_plan_counts(

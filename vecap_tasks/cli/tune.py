@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from vecap_tasks.cli.options import Commands, add_command, configuration, print_json, print_table
+from vecap_tasks.cli.options import Commands, add_command, configuration, named_version, print_json, print_table
 from vecap_tasks.cli.run import run_stage
 from vecap_tasks.config import Config, TuneConfig, load_config
 
@@ -33,7 +33,7 @@ def tuning_config(file: str, given: list[str], settings: TuneConfig, epochs: int
 
 
 def _tune(arguments: argparse.Namespace) -> int:
-    from vecap_tasks.core.open_version import check_stages, open_store, open_version
+    from vecap_tasks.core.open_version import check_stages, open_store
     from vecap_tasks.lineage.tuning import record_tuning
     from vecap_tasks.tune.plan import planned_epochs
     from vecap_tasks.tune.report import read_tuning, recommendation, rows
@@ -43,8 +43,8 @@ def _tune(arguments: argparse.Namespace) -> int:
     settings = configuration(arguments).tune
     config = tuning_config(arguments.config, arguments.overrides, settings)
     store = open_store(config)
-    check_stages(config, store, arguments.version, ("train", "evaluate"))
-    version = open_version(config, store, arguments.version)
+    version = named_version(store, config.dataset, arguments.version)
+    check_stages(config, store, version.name, ("train", "evaluate"))
     epochs = planned_epochs(config, settings, version)
     config = tuning_config(arguments.config, arguments.overrides, settings, epochs)
     for stage in ("train", "evaluate"):
