@@ -126,7 +126,7 @@ def groups_param(default: int) -> Param:
 
 
 def version_param(description: str) -> Param:
-    """Return the parameter for a published version; its *description* says what happens to it."""
+    """Return the parameter for a published version; *description* is the help text of the field."""
     return Param(None, type=["null", "string"], pattern=VERSION_PATTERN, title="Version", description=description)
 
 
