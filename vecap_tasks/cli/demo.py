@@ -14,7 +14,6 @@ from vecap_tasks.config import expand
 _HOME = "${VECAP_HOME:-.vecap}/web"
 _DAYS = 1
 _IMAGES = 2400
-_EVALUATION_IMAGES = 600
 _SEED = 0
 
 
@@ -93,7 +92,7 @@ def _out(arguments: argparse.Namespace) -> Path:
 
 
 def _web(arguments: argparse.Namespace) -> int:
-    from vecap_tasks.demo.evalset import write_evalset
+    from vecap_tasks.demo.evalset import EVALUATION_IMAGES, write_evalset
     from vecap_tasks.demo.web import generate_day
     from vecap_tasks.progress import meter
 
@@ -109,7 +108,7 @@ def _web(arguments: argparse.Namespace) -> int:
         print(f"{day}: {ledger.references:,} images on {ledger.pages:,} pages, {ledger.warc}", file=sys.stderr)
     with meter("evaluation") as shown:
         report = partial(shown.update, unit="images")
-        evaluation = write_evalset(out / "evaluation", arguments.seed, _EVALUATION_IMAGES, report)
+        evaluation = write_evalset(out / "evaluation", arguments.seed, EVALUATION_IMAGES, report)
     print(f"evaluation: {evaluation.images:,} images", file=sys.stderr)
     return 0
 
