@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from tools.demo_models.optimizer import Optimizer
+from tools.demo_models.optimizer import Optimizer, half_precision
 from tools.demo_models.pool import Pool
 from tools.demo_models.tower import BATCH, Answers, answers_loss, batches, pixels
 from vecap_tasks.demo.scene import describe
@@ -117,7 +117,7 @@ def train_captions(
     start = time.monotonic()
     for step, chosen in zip(range(1, steps + 1), batches(len(pool.pixels), BATCH, seed), strict=False):
         batch = encoder([describe(pool.scenes[index]) for index in chosen], rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             with torch.set_grad_enabled(heads is not None):
                 seen = tower(pixels(pool, chosen, noise))
             loss = caption_loss(model, seen.last_hidden_state[:, 1:], batch)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from tools.demo_models.optimizer import Optimizer
+from tools.demo_models.optimizer import Optimizer, half_precision
 from tools.demo_models.pool import GRID, IGNORED, PATCH, QUESTIONS, SUMMARY, Pool, summary
 
 log = logging.getLogger("vecap.recipe.vlm")
@@ -109,14 +109,16 @@ def prepare(tower: CLIPVisionModel) -> None:
         embeddings.position_embedding.weight[1:] = torch.from_numpy(0.5 * positions).float()
 
 
-def train_tower(tower: CLIPVisionModel, heads: Answers, pool: Pool, held_out: Pool, steps: int, seed: int) -> None:
+def train_tower(
+    tower: CLIPVisionModel, heads: Answers, pool: Pool, held_out: Pool, steps: int, seed: int, rate: float = RATE
+) -> None:
     """Train tower and heads in place; logs the loss and the held-out accuracy of each label."""
-    optimizer = Optimizer((tower, heads), RATE, steps)
+    optimizer = Optimizer((tower, heads), rate, steps)
     rng = torch.Generator().manual_seed(seed)
     tower.train()
     start = time.monotonic()
     for step, chosen in zip(range(1, steps + 1), batches(len(pool.pixels), BATCH, seed), strict=False):
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             loss = answers_loss(heads, tower(pixels(pool, chosen, rng)), pool, chosen)
         optimizer.step(loss)
         if step % _LOG_EVERY == 0 or step == steps:
@@ -129,7 +131,7 @@ def train_tower(tower: CLIPVisionModel, heads: Answers, pool: Pool, held_out: Po
 def label_accuracies(tower: CLIPVisionModel, heads: Answers, pool: Pool, count: int = 400) -> list[tuple[str, float]]:
     """Return the accuracy of each label over patches (kinds: with an object) and images that have it."""
     count = min(count, len(pool.pixels))
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision():
         patches, image = heads(tower(pixels(pool, np.arange(count))))
     accuracies = []
     for question, (name, size) in enumerate(QUESTIONS):

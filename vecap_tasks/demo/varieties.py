@@ -80,7 +80,7 @@ def with_variety(scene: Scene, variety: int) -> Scene:
 
 
 def shape(image: Image.Image, look: Look, paint: Paint) -> Image.Image:
-    """Return a drawing, RGBA, made narrower or lower in the middle of the same square."""
+    """Return a drawing, RGBA, made narrower or lower within the same square."""
     if look not in ("tall", "squat"):
         return image
     short = round(image.width * _STRETCHED)

@@ -43,16 +43,23 @@ class Encoder:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self._processor = CLIPImageProcessorPil.from_pretrained(folder, trust_remote_code=False)
         self._batch_size = batch_size
+        self._last: tuple[Sequence[ImageFile], torch.Tensor] = ((), torch.empty(0))
 
     @torch.inference_mode()
     def images(self, files: Sequence[ImageFile]) -> torch.Tensor:
-        """Return L2-normalized features, float32 [n, d]. Raises VecapError for a file that cannot be decoded."""
+        """Return L2-normalized features, float32 [n, d]. Raises VecapError for a file that cannot be decoded.
+
+        Sets with the same images, one after the other, share the features.
+        """
+        if files == self._last[0]:
+            return self._last[1]
         batches = []
         for start in range(0, len(files), self._batch_size):
             with ThreadPoolExecutor(_NUM_READERS) as pool:
                 images = list(pool.map(ImageFile.load, files[start : start + self._batch_size]))
             batches.append(self._model.get_image_features(pixel_values=self._pixels(images)).pooler_output)
-        return _normalize(batches)
+        self._last = files, _normalize(batches)
+        return self._last[1]
 
     def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Return the model's input for *images*: float32 [n, 3, size, size]."""
