@@ -47,3 +47,25 @@ def test_a_released_model_has_the_results_of_the_version_that_trained_it(home):
     assert released.runs[0].figures == trained.runs[0].figures
     assert released.arms[0].intervals == trained.arms[0].intervals
     assert (released.sets, released.comparisons) == (trained.sets, ())
+
+
+def test_models_with_the_same_locked_tower_encode_images_once(home, monkeypatch):
+    config = configure(home, arms="[vecap]", epochs=1)
+    write_evaluation_set(config)
+    version = publish_version(config, [Texts() for _ in range(8)])
+    fetch_model(load_stage("train", config, version).store, run("train", config, version), "vecap-0", home / "model")
+    locked = configure(
+        home, arms="[alttext, vecap]", epochs=1, model__vision_init_from=home / "model", model__vision_locked="true"
+    )
+    run("train", locked, version)
+    encoded = []
+    pixels = Encoder._pixels
+    monkeypatch.setattr(Encoder, "_pixels", lambda self, images: encoded.extend(images) or pixels(self, images))
+    stage = load_stage("evaluate", locked, version)
+    with stage.store.workspace() as first, stage.store.workspace() as second, stage.store.workspace() as alone:
+        stage.process("alttext-0", first)
+        once = len(encoded)
+        stage.process("vecap-0", second)
+        assert len(encoded) == once > 0
+        load_stage("evaluate", locked, version).process("vecap-0", alone)
+        assert (second / "vecap-0/answers.parquet").read_bytes() == (alone / "vecap-0/answers.parquet").read_bytes()

@@ -16,6 +16,7 @@ from vecap_tasks.errors import CorruptError
 from vecap_tasks.evaluate.results import FILE as RESULTS
 
 if TYPE_CHECKING:
+    from vecap_tasks.evaluate.features import TowerOutputs
     from vecap_tasks.evaluate.sets import EvaluationSets
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Evaluate(Stage):
         settings = self.config.evaluation
         folder = work / "model"
         fetch_model(self.store, self.upstream_manifest("train"), shard, folder)
-        encoder = Encoder(folder, settings.device, settings.batch_size)
+        encoder = Encoder(folder, settings.device, settings.batch_size, self._tower_outputs)
         answers, features = measure(encoder, self._sets, list(self._digests.values()), settings.ties)
         figures = figures_of(answers)
         arm, _, seed = shard.rpartition("-")
@@ -110,6 +111,13 @@ class Evaluate(Stage):
         from vecap_tasks.evaluate.sets import read_sets
 
         return read_sets(self.config)
+
+    @cached_property
+    def _tower_outputs(self) -> TowerOutputs | None:
+        """Outputs that all models of this process share, if their image tower is locked."""
+        from vecap_tasks.evaluate.features import TowerOutputs
+
+        return TowerOutputs() if self.config.training.model.vision_locked else None
 
     @cached_property
     def _digests(self) -> dict[str, str]:
