@@ -1,6 +1,6 @@
 """The paper's tables in miniature: CLIP trained on each text, on each share of AltText, and on curated data.
 
-    python -m benchmarks.arms [--part NAME …] [--sizes N …] [--seeds N] [--steps N] [--json FILE] [--tables FILE]
+    python -m benchmarks.arms [--part NAME …] [--sizes N …] [--seeds N] [--json FILE] [--tables FILE]
 
 Parts, each a table and a plot with 95 % intervals over images and seeds:
 
@@ -160,23 +160,24 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, action="append", help="run only this part; repeatable")
     parser.add_argument("--sizes", type=int, nargs="+", default=[300, 1000, 3000], help="images (default %(default)s)")
     parser.add_argument("--seeds", type=int, default=5, help="seeds per arm (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=600, help="training steps (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="training steps (default %(default)s)")
+    parser.add_argument("--scratch-steps", type=int, default=600, help="those from scratch (default %(default)s)")
     parser.add_argument("--plots", type=Path, default=REPOSITORY / "docs" / "images", help="folder of the plots")
     parser.add_argument("--tables", type=Path, help="write the tables to this file as well")
     parser.add_argument("--json", type=Path, help="write the measures to this file")
     arguments = parser.parse_args()
     folder = Path(os.environ.get("VECAP_HOME") or REPOSITORY / ".vecap").resolve() / "benchmarks" / "arms"
     sizes = sorted(arguments.sizes)
-    conditions = f"{arguments.seeds} seeds, {arguments.steps} steps, {machine()}"
     texts, found = [], []
     for part in arguments.part or PARTS:
         begin = time.monotonic()
+        steps = arguments.scratch_steps if part == "scratch" else arguments.steps
+        conditions = f"{arguments.seeds} seeds, {steps} steps, {machine()}"
         outcomes = []
         for images in sizes if part in ("locked", "scratch") else sizes[-1:]:
             prepare(folder / str(images), images)
             outcomes += [
-                run(folder / str(images), images, training, arguments.seeds, arguments.steps)
-                for training in trainings(part)
+                run(folder / str(images), images, training, arguments.seeds, steps) for training in trainings(part)
             ]
         text = f"## {PARTS[part]}\n\n{table(outcomes)}"
         if part in ("locked", "scratch"):

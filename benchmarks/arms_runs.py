@@ -34,7 +34,8 @@ _CURATED_SHARE = 0.25
 _SCRATCH = (
     "train.model.vision_init_from=null", "train.model.vision_locked=false", "train.model.image_size=64",
     "train.model.patch_size=16", "train.model.vision_width=96", "train.model.vision_layers=3",
-    "train.model.vision_heads=4", "train.crop_scale=0.6",
+    "train.model.vision_heads=4", "train.model.text_width=96", "train.model.text_layers=2", "train.crop_scale=0.6",
+    "train.learning_rate=0.0015", "train.warmup_steps=50",
 )  # fmt: skip
 
 
