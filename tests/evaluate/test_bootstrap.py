@@ -1,12 +1,14 @@
 """Bootstrap intervals and comparisons on answers with known distributions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vecap_tasks.config import BootstrapConfig
 from vecap_tasks.evaluate.bootstrap import arm_rounds, difference, interval, resample
 from vecap_tasks.evaluate.metrics import Answers, figures_of, read_answers, write_answers
-from vecap_tasks.evaluate.report import format_markdown, format_table
+from vecap_tasks.evaluate.report import format_main, format_markdown, format_table
 from vecap_tasks.evaluate.results import Results, SetSize, summarize
 
 SETTINGS = BootstrapConfig(rounds=2000)
@@ -127,6 +129,19 @@ def test_the_table_is_aligned_and_has_the_chance_level(results):
     assert {len(arm) for arm in arms} == {len(head)}
     assert chance.split() == ["chance", "1.0", "1.0", "1.0"]
     assert caption == "Percent, mean ± standard deviation over 2 seeds. Retrieval over 300 images and 300 captions."
+
+
+def test_the_table_of_the_main_metrics_says_where_the_last_arm_differs(results):
+    head, _, *arms, chance, _, seen = format_main(results).splitlines()
+    assert head.split() == ["arm", "T2I", "R@1"]
+    assert [arm.split()[0] for arm in arms] == ["alttext", "vecap"]
+    low, high = (100 * value for value in results.arms[1].intervals["text_to_image_1"])
+    assert f"({low:.1f} to {high:.1f})" in arms[1]
+    assert chance.split() == ["chance", "1.0"]
+    assert seen.endswith("vecap against alttext: above in T2I R@1.")
+    swapped = replace(results, arms=results.arms[::-1], comparisons=())
+    assert format_main(swapped).endswith("alttext against vecap: no difference.")
+    assert not format_main(replace(results, arms=results.arms[:1])).endswith("difference.")
 
 
 def test_the_report_compares_arms(results):

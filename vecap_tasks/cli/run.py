@@ -68,13 +68,20 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         help="last stage to run (default: the last one that the configuration has settings for)",
     )
     _add_retry(run)
-    run.set_defaults(command=_run)
+    run.set_defaults(command=_run, released=False)
     for name, summary in _SUMMARIES.items():
         example = f"vecap {name} --config configs/demo.yaml --version 2026-01-01"
         stage = add_command(commands, name, summary, example)
-        stage.add_argument("--version", required=True, metavar="V", help="version to process, e.g. 2026-01-01")
+        which = stage.add_mutually_exclusive_group(required=True) if name == "evaluate" else stage
+        which.add_argument(
+            "--version", required=name != "evaluate", metavar="V", help="version to process, e.g. 2026-01-01"
+        )
+        if name == "evaluate":
+            which.add_argument(
+                "--released", action="store_true", help="evaluate the model of train.model.init_from; stores nothing"
+            )
         _add_retry(stage)
-        stage.set_defaults(command=_run, first=name, last=name)
+        stage.set_defaults(command=_run, first=name, last=name, released=False)
 
 
 def _add_retry(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +113,8 @@ def _check_imports(stages: tuple[str, ...]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.released:
+        return _evaluate_released(arguments)
     name = arguments.version
     if arguments.retry_failed is not None:
         retry = {"version": name, "reasons": [reason for reason in arguments.retry_failed.split(",") if reason]}
@@ -241,3 +250,12 @@ def _print_results(store: Store, manifest: Manifest) -> None:
 
     print()
     print(format_table(read_results(store, manifest)))
+
+
+def _evaluate_released(arguments: argparse.Namespace) -> int:
+    from vecap_tasks.evaluate.released import evaluate_released
+    from vecap_tasks.evaluate.report import format_table
+
+    results = evaluate_released(configuration(arguments))
+    print(results.to_json() if arguments.json else format_table(results), end="" if arguments.json else "\n")
+    return 0

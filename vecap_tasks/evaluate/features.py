@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,13 +29,28 @@ from vecap_tasks.evaluate.sets import ChoiceSet, EvaluationSets, ImageFile, Retr
 _NUM_READERS = 8  # threads that read and decode images
 
 
+class TowerOutputs:
+    """Outputs of an image tower, float32 [n, width], by images. They are kept until another tower is used."""
+
+    def __init__(self) -> None:
+        self._tower = ""
+        self._outputs: dict[tuple[ImageFile, ...], torch.Tensor] = {}
+
+    def of(self, tower: str) -> dict[tuple[ImageFile, ...], torch.Tensor]:
+        """Return the outputs of the tower with the digest *tower*."""
+        if tower != self._tower:
+            self._tower, self._outputs = tower, {}
+        return self._outputs
+
+
 class Encoder:
     """The model in *folder*, a `from_pretrained` checkpoint of a `CLIPModel` or another model with both features.
 
-    Raises ConfigError for an unavailable device.
+    Models that are given the same *outputs*, and have the same image tower, encode images once; this is for locked
+    towers. Raises ConfigError for an unavailable device.
     """
 
-    def __init__(self, folder: Path, device: str, batch_size: int) -> None:
+    def __init__(self, folder: Path, device: str, batch_size: int, outputs: TowerOutputs | None = None) -> None:
         self._device = open_device("evaluate.device", device)
         disable_progress_bar()  # progress bars clutter logs
         self._model = AutoModel.from_pretrained(folder, trust_remote_code=False).to(self._device).eval()
@@ -43,16 +59,27 @@ class Encoder:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self._processor = CLIPImageProcessorPil.from_pretrained(folder, trust_remote_code=False)
         self._batch_size = batch_size
+        self._outputs = (outputs or TowerOutputs()).of(self._tower_digest())
+
+    def _tower_digest(self) -> str:
+        """Return the SHA-256 of what determines the tower's output: weights, processor and batches."""
+        total = hashlib.sha256(f"{self._processor.to_json_string()} {self._batch_size}".encode())
+        for name, weight in sorted(self._model.vision_model.state_dict().items()):
+            total.update(name.encode() + weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return total.hexdigest()
 
     @torch.inference_mode()
     def images(self, files: Sequence[ImageFile]) -> torch.Tensor:
         """Return L2-normalized features, float32 [n, d]. Raises VecapError for a file that cannot be decoded."""
-        batches = []
-        for start in range(0, len(files), self._batch_size):
-            with ThreadPoolExecutor(_NUM_READERS) as pool:
-                images = list(pool.map(ImageFile.load, files[start : start + self._batch_size]))
-            batches.append(self._model.get_image_features(pixel_values=self._pixels(images)).pooler_output)
-        return _normalize(batches)
+        key = tuple(files)
+        if key not in self._outputs:
+            batches = []
+            for start in range(0, len(files), self._batch_size):
+                with ThreadPoolExecutor(_NUM_READERS) as pool:
+                    images = list(pool.map(ImageFile.load, files[start : start + self._batch_size]))
+                batches.append(self._model.vision_model(pixel_values=self._pixels(images)).pooler_output)
+            self._outputs[key] = torch.cat(batches)
+        return _normalize([self._model.visual_projection(b) for b in self._outputs[key].split(self._batch_size)])
 
     def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Return the model's input for *images*: float32 [n, 3, size, size]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vecap_tasks.evaluate.results import Comparison, LengthRecall, Results, SetSize, read_results
 
-__all__ = ["format_markdown", "format_table", "read_results"]
+__all__ = ["format_main", "format_markdown", "format_table", "read_results"]
 
 
 def format_table(results: Results) -> str:
@@ -12,15 +12,47 @@ def format_table(results: Results) -> str:
     return "\n\n".join(_table(results, name) for name in _names(results))
 
 
+def format_main(results: Results) -> str:
+    """Return a plain-text table of the main metrics of all sets, in percent with intervals, and what it shows."""
+    main = results.main
+    rows = [
+        ["arm", *(results.title(key) for key in main)],
+        *(
+            [arm.arm, *(f"{100 * arm.mean[key]:.1f} ({_interval(*arm.intervals[key])})" for key in main)]
+            for arm in results.arms
+        ),
+        ["chance", *(f"{100 * results.chance[key]:.1f}" for key in main)],
+    ]
+    share = f"{100 * results.confidence:g} % intervals over images and seeds"
+    return "\n".join([*_plain(rows), "", f"Percent, {share}. {_seen(results)}".rstrip()])
+
+
+def _seen(results: Results) -> str:
+    """Return a sentence on where the last arm differs from each other arm; empty if there is only one."""
+    arm = results.arms[-1].arm
+    parts = []
+    for other in results.arms[:-1]:
+        # A comparison has the earlier arm first.
+        found = [one for one in results.comparisons if (one.arm, one.other) == (other.arm, arm)]
+        above = [results.title(one.metric) for one in found if one.metric in results.main and one.high < 0]
+        below = [results.title(one.metric) for one in found if one.metric in results.main and one.low > 0]
+        words = [f"{verb} {', '.join(titles)}" for verb, titles in (("above in", above), ("below in", below)) if titles]
+        parts.append(f"{other.arm}: {' and '.join(words) or 'no difference'}")
+    return f"{arm} against {'; '.join(parts)}." if parts else ""
+
+
 def _table(results: Results, name: str) -> str:
-    rows = _rows(results, name)
+    return "\n".join([*_plain(_rows(results, name)), "", _caption(results, name)])
+
+
+def _plain(rows: list[list[str]]) -> list[str]:
+    """Return the lines of a plain-text table with a head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in pairs).rstrip()
         for pairs in ([*enumerate(zip(row, widths, strict=True))] for row in rows)
     ]
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join([*lines, "", _caption(results, name)])
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def format_markdown(results: Results) -> str:

@@ -14,9 +14,9 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import RecordedFile, read_file
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.evaluate.results import FILE as RESULTS
-from vecap_tasks.evaluate.results import SetSize
 
 if TYPE_CHECKING:
+    from vecap_tasks.evaluate.features import TowerOutputs
     from vecap_tasks.evaluate.sets import EvaluationSets
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Evaluate(Stage):
         settings = self.config.evaluation
         folder = work / "model"
         fetch_model(self.store, self.upstream_manifest("train"), shard, folder)
-        encoder = Encoder(folder, settings.device, settings.batch_size)
+        encoder = Encoder(folder, settings.device, settings.batch_size, self._tower_outputs)
         answers, features = measure(encoder, self._sets, list(self._digests.values()), settings.ties)
         figures = figures_of(answers)
         arm, _, seed = shard.rpartition("-")
@@ -85,9 +85,9 @@ class Evaluate(Stage):
 
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         from vecap_tasks.evaluate.charts import plot_arms
-        from vecap_tasks.evaluate.metrics import FILE, chances_of, read_answers
+        from vecap_tasks.evaluate.metrics import FILE, read_answers
+        from vecap_tasks.evaluate.released import summarize_sets
         from vecap_tasks.evaluate.report import format_markdown
-        from vecap_tasks.evaluate.results import summarize
 
         runs = {}
         for shard in self.shards():
@@ -95,8 +95,7 @@ class Evaluate(Stage):
             path = f"{self.folder}/{shard}/{FILE}"
             runs[arm, int(seed)] = read_answers(self.store.read(path), path)
         settings = self.config.evaluation.bootstrap
-        captions = {dataset.name: dataset.captions for dataset in self._sets.retrieval}
-        summary = summarize(runs, self._sizes(), chances_of(self._sets), captions, settings)
+        summary = summarize_sets(runs, self._sets, list(self._digests.values()), settings)
         (work / RESULTS).write_text(summary.to_json())
         (work / "results.md").write_text(format_markdown(summary))
         plot_arms(summary, work / "arms.png")
@@ -114,24 +113,17 @@ class Evaluate(Stage):
         return read_sets(self.config)
 
     @cached_property
+    def _tower_outputs(self) -> TowerOutputs | None:
+        """Outputs that all models of this process share, if their image tower is locked."""
+        from vecap_tasks.evaluate.features import TowerOutputs
+
+        return TowerOutputs() if self.config.training.model.vision_locked else None
+
+    @cached_property
     def _digests(self) -> dict[str, str]:
         from vecap_tasks.evaluate.sets.loader import sets_digests
 
         return sets_digests(self._sets, cached=True)
-
-    def _sizes(self) -> list[SetSize]:
-        digests = iter(self._digests.values())
-        sets = self._sets
-        sizes = [SetSize(s.name, "retrieval", len(s.images), len(s.captions), 0, next(digests)) for s in sets.retrieval]
-        sizes += [SetSize(s.name, "zero_shot", len(s.images), 0, len(s.classes), next(digests)) for s in sets.zero_shot]
-        sizes += [
-            SetSize(s.name, "choices", len(s.images), len(s.captions), len(s.groups), next(digests))
-            for s in sets.choices
-        ]
-        return sizes + [
-            SetSize(s.name, "linear_probe", len(s.images) - s.train, 0, len(s.classes), next(digests))
-            for s in sets.linear_probe
-        ]
 
 
 def fetch_model(store: Store, manifest: Manifest, shard: str, folder: Path) -> None:

@@ -105,10 +105,10 @@ def _print_samples(samples: list[Sample]) -> None:
 
 
 def _print_arms(store: Store, evaluated: Manifest) -> None:
-    from vecap_tasks.evaluate.report import format_table, read_results
+    from vecap_tasks.evaluate.report import format_main, read_results
 
     print()
-    print(format_table(read_results(store, evaluated)))
+    print(format_main(read_results(store, evaluated)))
 
 
 @dataclass(frozen=True, slots=True)
