@@ -1,11 +1,14 @@
 """Exported models work with plain transformers, which produces the features used for evaluation."""
 
+import json
+
 import pytest
 import torch
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
 from tests.train.factories import Texts, configure, publish_version, run, write_evaluation_set
+from vecap_tasks.core.models import init_digest
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.errors import ConfigError
 from vecap_tasks.evaluate.features import Encoder
@@ -43,10 +46,20 @@ def test_a_released_model_has_the_results_of_the_version_that_trained_it(home):
     trained = read_results(load_stage("evaluate", config, version).store, manifest)
     with pytest.raises(ConfigError, match="init_from names no model"):
         evaluate_released(config)
-    released = evaluate_released(configure(home, model__init_from=home / "model"))
+    pretrained = configure(home, model__init_from=home / "model")
+    released = evaluate_released(pretrained)
     assert released.runs[0].figures == trained.runs[0].figures
     assert released.arms[0].intervals == trained.arms[0].intervals
     assert (released.sets, released.comparisons) == (trained.sets, ())
+    before = init_digest(pretrained)
+    processor = home / "model" / "preprocessor_config.json"
+    processor.write_text(
+        json.dumps(json.loads(processor.read_text()) | {"image_mean": [0.5] * 3, "image_std": [1] * 3})
+    )
+    assert evaluate_released(pretrained).runs[0].figures != trained.runs[0].figures, (
+        "the model's statistics are ignored"
+    )
+    assert init_digest(pretrained) != before
 
 
 def test_models_with_the_same_locked_tower_encode_images_once(home, monkeypatch):

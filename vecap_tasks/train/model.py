@@ -164,8 +164,8 @@ def _check_heads(tower: str, width: int, heads: int) -> None:
 
 
 def image_statistics(config: Config) -> Statistics:
-    """Return the statistics that images are normalized with: those of a pretrained image tower, otherwise CLIP's."""
-    return read_statistics(init_folder(config, "vision_init_from"))
+    """Return the statistics that images are normalized with: those of a pretrained model or tower, otherwise CLIP's."""
+    return read_statistics(init_folder(config) or init_folder(config, "vision_init_from"))
 
 
 def export(
