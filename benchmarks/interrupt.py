@@ -160,11 +160,7 @@ def miniature_web(folder: Path, images: int = IMAGES) -> Iterator[int]:
     """Generate a miniature web of *images* images in *folder* and serve it. Yields the port."""
     (port,) = free_ports(1)
     demo = [sys.executable, "-m", "vecap_tasks.cli", "demo"]
-    subprocess.run(
-        [*demo, "web", "--out", str(folder), "--images", str(images), "--evaluation-images", "160"],
-        cwd=REPOSITORY,
-        check=True,
-    )
+    subprocess.run([*demo, "web", "--out", str(folder), "--images", str(images)], cwd=REPOSITORY, check=True)
     server = subprocess.Popen([*demo, "serve", "--out", str(folder), "--port", str(port)], cwd=REPOSITORY)
     try:
         while not is_listening(port):

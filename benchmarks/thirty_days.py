@@ -86,7 +86,7 @@ def _installation(home: Path) -> Iterator[tuple[Settings, Config]]:
     values = yaml.safe_load((REPOSITORY / "configs" / "demo.yaml").read_text(encoding="utf-8"))
     models = REPOSITORY / "vecap_tasks" / "demo" / "models"
     values["rewrite"] |= {"prompts": str(home / "prompts")}
-    values["rewrite"]["vlm"]["model"] = values["train"]["model"]["vision_init_from"] = str(models / "vlm")
+    values["rewrite"]["vlm"]["model"] = str(models / "vlm")
     values["rewrite"]["llm"]["model"] = values["train"]["model"]["tokenizer"] = str(models / "llm")
     file = home / "thirty.yaml"
     file.write_text(yaml.safe_dump(values), encoding="utf-8")

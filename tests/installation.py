@@ -91,7 +91,7 @@ def small_config(folder: Path) -> Path:
     """Write the demo configuration with a small training to *folder*. Its outputs have the same bytes anywhere."""
     values = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
     models = REPOSITORY / "vecap_tasks" / "demo" / "models"
-    values["rewrite"]["vlm"]["model"] = values["train"]["model"]["vision_init_from"] = str(models / "vlm")
+    values["rewrite"]["vlm"]["model"] = str(models / "vlm")
     values["rewrite"]["llm"]["model"] = values["train"]["model"]["tokenizer"] = str(models / "llm")
     config = folder / "small.yaml"
     config.write_text(yaml.safe_dump(values), encoding="utf-8")

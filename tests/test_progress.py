@@ -222,18 +222,7 @@ if __name__ == "__main__":
 
 
 def test_the_demo_web_has_a_bar_only_on_a_terminal(tmp_path: Path) -> None:
-    command = [
-        "-m",
-        "vecap_tasks.cli",
-        "demo",
-        "web",
-        "--out",
-        str(tmp_path),
-        "--images",
-        "30",
-        "--evaluation-images",
-        "40",
-    ]
+    command = ["-m", "vecap_tasks.cli", "demo", "web", "--out", str(tmp_path), "--images", "30"]
     code, output = on_terminal(*command)
     assert code == 0
     assert re.search(r"2026-01-01 .*━.* images", output)

@@ -1,6 +1,5 @@
 """The miniature web: the same seed gives the same bytes, and the ledger matches the files."""
 
-import csv
 import datetime as dt
 import hashlib
 import io
@@ -16,10 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from vecap_tasks.config import ImageConfig
 from vecap_tasks.crawl.image.decode import decode
-from vecap_tasks.demo.curated import write_curated
 from vecap_tasks.demo.evalset import write_evalset
-from vecap_tasks.demo.names import HEADS, NAMES
-from vecap_tasks.demo.scene import COLORS, KINDS, parse, split
+from vecap_tasks.demo.scene import KINDS, parse, split
 from vecap_tasks.demo.web import HOSTS, OPT_OUT_HOST, DayLedger, file_of, generate_day
 from vecap_tasks.errors import Failure
 
@@ -208,28 +205,3 @@ def test_evaluation_set_is_held_out_complete_and_reproducible(tmp_path):
     assert all("{}" in line for line in (tmp_path / "a/templates.txt").read_text().splitlines())
     for line in (*captions[1:], *labels[1:]):
         assert Image.open(tmp_path / "a" / line.split(",")[0]).size == (256, 256)
-    named = [line.split(",", 1) for line in (tmp_path / "a/names.csv").read_text().splitlines()[1:]]
-    assert [name for name, _ in named] == [line.split(",")[0] for line in captions[1::2]]
-    for (_, caption), scene in zip(named, scenes, strict=True):
-        heads = [head for group in scene.groups for head in HEADS[group.kind]]
-        assert sum(f"{head} " in caption for head in heads) >= len(scene.groups), caption
-        assert not any(f" {color} " in caption for color in COLORS)
-        assert caption.endswith(scene.ground)
-    varieties = [line.split(",") for line in (tmp_path / "a/varieties.csv").read_text().splitlines()[1:]]
-    assert [name for name, _ in varieties] == [line.split(",")[0] for line in labels[1:]]
-    classes = (tmp_path / "a/varieties.txt").read_text().splitlines()
-    assert len(classes) == len(set(classes)) == 160
-    for (_, head), line in zip(varieties, labels[1:], strict=True):
-        assert head in HEADS[line.split(",")[1]]
-    assert len({head for _, head in varieties}) == 45, "classes repeat before all were used"
-
-
-def test_curated_part_describes_its_images_and_is_reproducible(tmp_path):
-    for name in ("a", "b"):
-        write_curated(tmp_path / name, 1, 12)
-    assert digest(tmp_path / "a") == digest(tmp_path / "b")
-    rows = list(csv.DictReader((tmp_path / "a/captions.csv").open(encoding="utf-8")))
-    assert len(rows) == 12
-    for row in rows:
-        assert Image.open(tmp_path / "a" / row["file"]).size == (256, 256)
-        assert any(name.text in row["caption"] for names in NAMES.values() for name in names), row

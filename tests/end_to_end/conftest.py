@@ -92,7 +92,7 @@ def web(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path, small: Pa
     demo = [sys.executable, "-m", "vecap_tasks.cli", "demo"]
 
     def generate(folder: Path) -> None:
-        command = [*demo, "web", "--out", str(folder), "--images", str(IMAGES), "--evaluation-images", "160"]
+        command = [*demo, "web", "--out", str(folder), "--images", str(IMAGES)]
         subprocess.run(command, env=place.environment, cwd=REPOSITORY, check=True)
 
     (home / "web").symlink_to(build_once(shared_folder / "miniature-web", generate))

@@ -28,13 +28,10 @@ from vecap_tasks.demo.scene import KINDS, describe, sample_scene
 
 SMALL = {
     "seeds": "[0]",
-    "model.vision_init_from": "null",
-    "model.vision_locked": "false",
     "model.image_size": 32,
     "model.patch_size": 16,
     "model.vision_width": 32,
     "model.vision_layers": 1,
-    "model.vision_heads": 4,
     "model.text_width": 32,
     "model.text_layers": 1,
     "model.projection": 16,
@@ -65,9 +62,8 @@ def configure(home: Path, **train: object) -> Config:
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(name.encode())
     settings = {**SMALL, **{key.replace("__", "."): value for key, value in train.items()}}
-    sets = ["evaluate.retrieval=[]", "evaluate.zero_shot=[]"]  # only the folder `evaluate.dataset`
     models = [f"rewrite.{name}.model={home / 'models' / name}" for name in ("vlm", "llm")]
-    return load_config(DEMO, [*sets, *models, *(f"train.{key}={value}" for key, value in settings.items())])
+    return load_config(DEMO, [*models, *(f"train.{key}={value}" for key, value in settings.items())])
 
 
 def publish_version(config: Config, samples: list[Texts], interval: str = "2026-01-01") -> Version:

@@ -10,11 +10,13 @@ from random import Random
 from typing import Final
 
 import torch
+from numpy import intp
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from tools.demo_models.optimizer import Optimizer, half_precision
+from tools.demo_models.optimizer import Optimizer
 from tools.demo_models.pool import Pool
 from tools.demo_models.tower import BATCH, Answers, answers_loss, batches, pixels
 from vecap_tasks.demo.scene import describe
@@ -117,13 +119,17 @@ def train_captions(
     start = time.monotonic()
     for step, chosen in zip(range(1, steps + 1), batches(len(pool.pixels), BATCH, seed), strict=False):
         batch = encoder([describe(pool.scenes[index]) for index in chosen], rng)
-        with half_precision():
+        with torch.autocast("cpu", torch.bfloat16):
             with torch.set_grad_enabled(heads is not None):
-                seen = tower(pixels(pool, chosen, noise))
-            loss = caption_loss(model, seen.last_hidden_state[:, 1:], batch)
+                features = tower(pixels(pool, chosen, noise)).last_hidden_state[:, 1:]
+            loss = caption_loss(model, features, batch)
             if heads is not None:
-                loss = loss + _ANSWERS_WEIGHT * answers_loss(heads, seen, pool, chosen)
+                loss = loss + _ANSWERS_WEIGHT * _answers(heads, features, pool, chosen)
         optimizer.step(loss)
         if step % _LOG_EVERY == 0 or step == steps:
             seconds = time.monotonic() - start
             log.info("caption step %d of %d loss %.4f %.0f s", step, steps, float(loss.detach()), seconds)
+
+
+def _answers(heads: Answers, features: Tensor, pool: Pool, chosen: NDArray[intp]) -> Tensor:
+    return answers_loss(heads(features), torch.from_numpy(pool.answers[chosen]))

@@ -17,11 +17,6 @@ _FINAL_SHARE: Final = 0.02
 _CLIP: Final = 1.0
 
 
-def half_precision() -> torch.autocast:
-    """Return a context for bfloat16, enabled where the CPU computes in it; elsewhere it is slower than float32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu.get_capabilities()["avx512_bf16"])
-
-
 class Optimizer:
     """Both optimizers with one schedule: warm-up, plateau, linear decay."""
 

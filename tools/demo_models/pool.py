@@ -7,46 +7,25 @@ import io
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from random import Random
-from typing import Final, get_args
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from vecap_tasks.demo.draw import draw, layout
-from vecap_tasks.demo.scene import (
-    COLORS,
-    GROUNDS,
-    KINDS,
-    MAX_COUNT,
-    OPPOSITE,
-    RELATIONS,
-    Scene,
-    Split,
-    sample_scene,
-)
-from vecap_tasks.demo.varieties import LOOKS, Look, varieties
+from vecap_tasks.demo.scene import COLORS, GROUNDS, KINDS, OPPOSITE, RELATIONS, Scene, Split, sample_scene
 
 SIDE: Final = 96
 PATCH: Final = 12
 GRID: Final = SIDE // PATCH
-_LOOKS: Final[tuple[Look, ...]] = get_args(Look)
 # Labels of each patch and their number of classes: object kind (the last class: nothing), color, group, count of that
-# group, its relation to the other group (the last class: no other group), its look, and ground.
+# group, its relation to the other group (the last class: no other group), and ground.
 QUESTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("kind", len(KINDS) + 1),
     ("color", len(COLORS)),
     ("group", 2),
-    ("count", MAX_COUNT),
-    ("relation", len(RELATIONS) + 1),
-    ("look", len(_LOOKS)),
-    ("ground", len(GROUNDS)),
-)
-# Labels of the image: of its first and second group in the order of the caption, of both, and of the ground.
-_GROUP: Final = (("kind", len(KINDS)), ("color", len(COLORS)), ("count", MAX_COUNT), ("look", len(_LOOKS)))
-SUMMARY: Final[tuple[tuple[str, int], ...]] = (
-    *((f"first {name}", size) for name, size in _GROUP),
-    *((f"second {name}", size) for name, size in _GROUP),
+    ("count", 3),
     ("relation", len(RELATIONS) + 1),
     ("ground", len(GROUNDS)),
 )
@@ -107,7 +86,6 @@ def answer(scene: Scene) -> NDArray[np.int8]:
     answers = np.full((len(QUESTIONS), GRID, GRID), IGNORED, np.int8)
     answers[0] = len(KINDS)
     answers[-1] = GROUNDS.index(scene.ground)
-    looks = _looks(scene)
     for placement in layout(scene):
         group = scene.groups[placement.group]
         distance = np.maximum(abs(centers[None, :] - placement.x), abs(centers[:, None] - placement.y)) / placement.side
@@ -118,7 +96,6 @@ def answer(scene: Scene) -> NDArray[np.int8]:
             placement.group,
             group.count - 1,
             _relation(scene, placement.group),
-            looks[placement.group],
         )
         for question, value in enumerate(values):
             answers[question][distance < _INSIDE] = value
@@ -130,19 +107,3 @@ def _relation(scene: Scene, group: int) -> int:
     if scene.relation is None:
         return len(RELATIONS)
     return RELATIONS.index(scene.relation if group == 0 else OPPOSITE[scene.relation])
-
-
-def summary(scene: Scene) -> NDArray[np.int64]:
-    """Return the labels of the image in the order of `SUMMARY`, `IGNORED` for a second group that does not exist."""
-    values: list[int] = []
-    for group, look in zip(scene.groups, _looks(scene), strict=True):
-        values += [KINDS.index(group.kind), COLORS.index(group.color), group.count - 1, look]
-    values += [IGNORED] * (2 * len(_GROUP) - len(values))
-    return np.array([*values, _relation(scene, 0), GROUNDS.index(scene.ground)], np.int64)
-
-
-def _looks(scene: Scene) -> list[int]:
-    """Return the look of each group as an index into the looks."""
-    return [
-        _LOOKS.index(LOOKS[group.kind][variety]) for group, variety in zip(scene.groups, varieties(scene), strict=True)
-    ]

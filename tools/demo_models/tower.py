@@ -1,8 +1,7 @@
-"""First phase: the vision tower alone learns to classify each patch and the image.
+"""First phase: the vision tower alone learns to classify each patch.
 
 Captions are a weak training signal: from captions only, a tower of this size needs hours on a CPU to distinguish forty
-kinds. Seven labels per patch (`pool.QUESTIONS`) teach it in minutes. The VLM reads the patches only; the labels of the
-image (`pool.SUMMARY`) train the pooled output, for CLIP models that start from this tower.
+kinds. Six labels per patch (`pool.QUESTIONS`) teach it in minutes.
 """
 
 import logging
@@ -16,53 +15,45 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from tools.demo_models.optimizer import Optimizer, half_precision
-from tools.demo_models.pool import GRID, IGNORED, PATCH, QUESTIONS, SUMMARY, Pool, summary
+from tools.demo_models.optimizer import Optimizer
+from tools.demo_models.pool import GRID, IGNORED, PATCH, QUESTIONS, Pool
 
 log = logging.getLogger("vecap.recipe.vlm")
 
 BATCH: Final = 64
 RATE: Final = 1.5e-3
 # Loss weights, in the order of QUESTIONS, and of the class "nothing" among the kinds, which half of all patches have.
-_WEIGHTS: Final = (1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.1)
+_WEIGHTS: Final = (1.0, 0.5, 0.5, 0.5, 0.5, 0.1)
 _NOTHING_WEIGHT: Final = 0.1
-_SUMMARY_WEIGHT: Final = 0.3  # of each label of the image
 _LOG_EVERY: Final = 100
 
 
 class Answers(nn.Module):
-    """Linear heads that predict every label from the tower's features. They are not part of the checkpoint."""
+    """Linear heads that predict every label from a patch's feature. They are not part of the checkpoint."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self._sizes = [size for _, size in QUESTIONS]
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, sum(size for _, size in QUESTIONS))
-        self.summary = nn.Linear(width, sum(size for _, size in SUMMARY))
+        self.out = nn.Linear(width, sum(self._sizes))
 
-    def forward(self, seen: BaseModelOutputWithPooling) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return logits of the labels of the patches (n, patches, classes) and of the image (n, classes)."""
-        patches = self.out(self.norm(seen.last_hidden_state[:, 1:]))
-        image = self.summary(seen.pooler_output)
-        return patches.split([size for _, size in QUESTIONS], -1), image.split([size for _, size in SUMMARY], -1)
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Map features (n, patches, width) to logits (n, patches, classes), one tensor per label."""
+        answers: tuple[Tensor, ...] = self.out(self.norm(features)).split(self._sizes, -1)
+        return answers
 
 
-def answers_loss(heads: Answers, seen: BaseModelOutputWithPooling, pool: Pool, chosen: NDArray[np.intp]) -> Tensor:
-    """Return the weighted cross-entropy of all labels of the *chosen* images, from the tower's output *seen*."""
-    patches, image = heads(seen)
-    labels = torch.from_numpy(pool.answers[chosen])
+def answers_loss(answers: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    """Return the weighted cross-entropy; `labels` is int (n, questions, patches) with `IGNORED` for missing labels."""
     total = torch.zeros(())
-    for question, (logits, weight) in enumerate(zip(patches, _WEIGHTS, strict=True)):
+    for question, (logits, weight) in enumerate(zip(answers, _WEIGHTS, strict=True)):
         classes = torch.ones(logits.shape[-1])
         if question == 0:
             classes[-1] = _NOTHING_WEIGHT
         target = labels[:, question].flatten().long()
         logits = logits.flatten(0, 1).float()
         total = total + weight * functional.cross_entropy(logits, target, classes, ignore_index=IGNORED)
-    targets = torch.from_numpy(np.stack([summary(pool.scenes[index]) for index in chosen]))
-    for logits, target in zip(image, targets.T, strict=True):
-        total = total + _SUMMARY_WEIGHT * functional.cross_entropy(logits.float(), target, ignore_index=IGNORED)
     return total
 
 
@@ -109,17 +100,16 @@ def prepare(tower: CLIPVisionModel) -> None:
         embeddings.position_embedding.weight[1:] = torch.from_numpy(0.5 * positions).float()
 
 
-def train_tower(
-    tower: CLIPVisionModel, heads: Answers, pool: Pool, held_out: Pool, steps: int, seed: int, rate: float = RATE
-) -> None:
+def train_tower(tower: CLIPVisionModel, heads: Answers, pool: Pool, held_out: Pool, steps: int, seed: int) -> None:
     """Train tower and heads in place; logs the loss and the held-out accuracy of each label."""
-    optimizer = Optimizer((tower, heads), rate, steps)
+    optimizer = Optimizer((tower, heads), RATE, steps)
     rng = torch.Generator().manual_seed(seed)
     tower.train()
     start = time.monotonic()
     for step, chosen in zip(range(1, steps + 1), batches(len(pool.pixels), BATCH, seed), strict=False):
-        with half_precision():
-            loss = answers_loss(heads, tower(pixels(pool, chosen, rng)), pool, chosen)
+        with torch.autocast("cpu", torch.bfloat16):
+            answers = heads(tower(pixels(pool, chosen, rng)).last_hidden_state[:, 1:])
+        loss = answers_loss(answers, torch.from_numpy(pool.answers[chosen]))
         optimizer.step(loss)
         if step % _LOG_EVERY == 0 or step == steps:
             accuracies = " ".join(f"{name} {share:.3f}" for name, share in label_accuracies(tower, heads, held_out))
@@ -129,17 +119,12 @@ def train_tower(
 
 @torch.no_grad()
 def label_accuracies(tower: CLIPVisionModel, heads: Answers, pool: Pool, count: int = 400) -> list[tuple[str, float]]:
-    """Return the accuracy of each label over patches (kinds: with an object) and images that have it."""
-    count = min(count, len(pool.pixels))
-    with half_precision():
-        patches, image = heads(tower(pixels(pool, np.arange(count))))
+    """Return the accuracy of each label over patches that have it (kinds: only patches with an object)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        answers = heads(tower(pixels(pool, np.arange(min(count, len(pool.pixels))))).last_hidden_state[:, 1:])
     accuracies = []
     for question, (name, size) in enumerate(QUESTIONS):
         labels = torch.from_numpy(pool.answers[:count, question]).long()
         labeled = (labels != IGNORED) & ((labels != size - 1) if name == "kind" else True)
-        accuracies.append((name, float((patches[question].argmax(-1) == labels)[labeled].float().mean())))
-    targets = torch.from_numpy(np.stack([summary(scene) for scene in pool.scenes[:count]])).T
-    for (name, _), logits, target in zip(SUMMARY, image, targets, strict=True):
-        labeled = target != IGNORED
-        accuracies.append((f"{name}:", float((logits.argmax(-1) == target)[labeled].float().mean())))
+        accuracies.append((name, float((answers[question].argmax(-1) == labels)[labeled].float().mean())))
     return accuracies

@@ -1,17 +1,16 @@
-"""Trains the small VLM: a LLaVA (CLIP vision tower, projector, Llama) on drawn scenes, on a CPU.
+"""Trains the small VLM from scratch: a LLaVA (CLIP vision tower, projector, Llama) on drawn scenes, on a CPU.
 
-    python -m tools.demo_models.vlm --out DIR [--start DIR]
+    python -m tools.demo_models.vlm --out DIR
 
 The checkpoint is a plain transformers folder that AutoProcessor and AutoModelForImageTextToText load like LLaVA-1.5.
-Training uses only scenes of the `train` split. `--start` continues from a checkpoint, with fewer steps and half the
-learning rate, after a change of the scenes. The same seed and package versions give the same weights.
+Training uses only scenes of the `train` split. The same seed and package versions give the same weights.
 """
 
 import argparse
 import logging
 import pickle
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +29,7 @@ from transformers import (
 from tools.demo_models.captions import PROMPTS, train_captions
 from tools.demo_models.pool import PATCH, SIDE, Pool, make_pool
 from tools.demo_models.tokenizer import CONTEXT, train_tokenizer
-from tools.demo_models.tower import RATE, Answers, prepare, train_tower
+from tools.demo_models.tower import Answers, prepare, train_tower
 
 log = logging.getLogger("vecap.recipe.vlm")
 
@@ -49,20 +48,13 @@ CHAT_TEMPLATE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Length of each phase in steps of 64 images, and learning rate of the tower's.
-
-    About an hour in total on one core that computes in bfloat16, and three on one that does not.
-    """
+    """Length of each phase in steps of 64 images; about an hour in total on one core."""
 
     images: int = 60_000
     tower_steps: int = 1_700
     frozen_steps: int = 800
     joint_steps: int = 1_200
-    tower_rate: float = RATE
     threads: int = 2
-
-
-CONTINUED: Final = Schedule(tower_steps=600, frozen_steps=0, joint_steps=400, tower_rate=RATE / 2)
 
 
 def new_processor() -> LlavaProcessor:
@@ -146,27 +138,18 @@ def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder
     temporary.rmdir()
 
 
-def train(out: Path, schedule: Schedule, work: Path | None, start: Path | None = None) -> None:
-    """Run all phases, from the checkpoint *start* or random weights, and save to *out*.
-
-    Phases already finished in *work* are loaded instead.
-    """
+def train(out: Path, schedule: Schedule, work: Path | None) -> None:
+    """Run all phases and save to `out`. Phases already finished in `work` are loaded instead."""
     torch.set_num_threads(schedule.threads)
     if work:
         work.mkdir(parents=True, exist_ok=True)
     processor = new_processor()
     model = new_model(processor.tokenizer)
-    if start:
-        model.load_state_dict(LlavaForConditionalGeneration.from_pretrained(start).state_dict())
-    tower = model.model.vision_tower
-    heads = Answers(tower.config.hidden_size)
+    heads = Answers(model.model.vision_tower.config.hidden_size)
     pool = _pool(schedule, work)
     held_out = make_pool(400, "eval", _HELD_OUT_SEED, schedule.threads)
     phases = (
-        (
-            "tower",
-            lambda: train_tower(tower, heads, pool, held_out, schedule.tower_steps, SEED, schedule.tower_rate),
-        ),
+        ("tower", lambda: train_tower(model.model.vision_tower, heads, pool, held_out, schedule.tower_steps, SEED)),
         ("frozen", lambda: train_captions(model, processor, None, pool, schedule.frozen_steps, SEED + 1)),
         ("joint", lambda: train_captions(model, processor, heads, pool, schedule.joint_steps, SEED + 2)),
     )
@@ -214,12 +197,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint into")
     parser.add_argument("--work", type=Path, help="folder for images and finished phases, to resume from")
-    parser.add_argument("--start", type=Path, help="checkpoint to continue from (default: random weights)")
     parser.add_argument("--threads", type=int, default=Schedule().threads, help="CPU threads (default 2)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    schedule = replace(CONTINUED if arguments.start else Schedule(), threads=arguments.threads)
-    train(arguments.out, schedule, arguments.work, arguments.start)
+    train(arguments.out, Schedule(threads=arguments.threads), arguments.work)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from vecap_tasks.config import expand
 _HOME = "${VECAP_HOME:-.vecap}/web"
 _DAYS = 1
 _IMAGES = 2400
-_EVALUATION_IMAGES = 1440
+_EVALUATION_IMAGES = 600
 _SEED = 0
 
 
@@ -37,13 +37,6 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     web.add_argument("--days", type=_positive, default=_DAYS, metavar="N", help="daily crawls to write (default: 1)")
     web.add_argument(
         "--images", type=_positive, default=_IMAGES, metavar="N", help=f"images per day (default: {_IMAGES})"
-    )
-    web.add_argument(
-        "--evaluation-images",
-        type=_positive,
-        default=_EVALUATION_IMAGES,
-        metavar="N",
-        help=f"images of the evaluation set (default: {_EVALUATION_IMAGES})",
     )
     web.add_argument(
         "--bad-day",
@@ -116,7 +109,7 @@ def _web(arguments: argparse.Namespace) -> int:
         print(f"{day}: {ledger.references:,} images on {ledger.pages:,} pages, {ledger.warc}", file=sys.stderr)
     with meter("evaluation") as shown:
         report = partial(shown.update, unit="images")
-        evaluation = write_evalset(out / "evaluation", arguments.seed, arguments.evaluation_images, report)
+        evaluation = write_evalset(out / "evaluation", arguments.seed, _EVALUATION_IMAGES, report)
     print(f"evaluation: {evaluation.images:,} images", file=sys.stderr)
     return 0
 

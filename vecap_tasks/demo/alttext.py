@@ -12,7 +12,6 @@ from typing import Literal
 
 from vecap_tasks.demo.names import ProperName, choose_name, slug
 from vecap_tasks.demo.scene import PLURALS, Group, Scene, describe_group, sample_scene
-from vecap_tasks.demo.varieties import varieties
 
 Wording = Literal["any", "train", "heldout"]
 Namer = Callable[[str, random.Random], ProperName]
@@ -157,15 +156,15 @@ def write_alttext(
     scene: Scene,
     rng: random.Random,
     *,
-    namer: Namer | None = None,
+    namer: Namer = choose_name,
     wording: Wording = "any",
     category: str | None = None,
     weights: Mapping[str, float] = CATEGORY_WEIGHTS,
 ) -> AltText:
     """Write an AltText for an image of `scene`, of the given category or one drawn by *weights*.
 
-    `namer` returns a proper name for a kind; by default, a name of the variety in the image. `wording` selects from all
-    templates, from those used to train the fusion model ("train"), or from those held out ("heldout").
+    `namer` returns a proper name for a kind. `wording` selects from all templates, from those used to train the fusion
+    model ("train"), or from those held out ("heldout").
     """
     chosen = category or rng.choices(list(weights), list(weights.values()))[0]
     if chosen == "missing":
@@ -174,13 +173,9 @@ def write_alttext(
         return AltText(rng.choice(("", "", " ")), chosen)
     if chosen == "mismatch":
         return AltText(_mismatch(scene, rng, namer, wording), chosen)
-    shown = list(zip(scene.groups, varieties(scene), strict=True))
-    rng.shuffle(shown)
-    groups = [group for group, _ in shown]
-    if namer is None:
-        names = [choose_name(group.kind, rng, variety) for group, variety in shown]
-    else:
-        names = [namer(group.kind, rng) for group in groups]
+    groups = list(scene.groups)
+    rng.shuffle(groups)
+    names = [namer(group.kind, rng) for group in groups]
     text = _fill(_template(chosen, len(groups), rng, wording), scene, groups, names, rng)
     mentioned = [name for name in names if name.text in text]
     return AltText(text, chosen, tuple(sorted(mentioned, key=lambda name: _group_index(scene, name))))
@@ -190,7 +185,7 @@ def _group_index(scene: Scene, name: ProperName) -> int:
     return [group.kind for group in scene.groups].index(name.kind)
 
 
-def _mismatch(scene: Scene, rng: random.Random, namer: Namer | None, wording: Wording) -> str:
+def _mismatch(scene: Scene, rng: random.Random, namer: Namer, wording: Wording) -> str:
     """Return the AltText of another image, which shares no kind with *scene*."""
     shown = {group.kind for group in scene.groups}
     while True:

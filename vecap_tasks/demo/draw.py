@@ -15,7 +15,6 @@ from vecap_tasks.demo.backdrops import backdrop
 from vecap_tasks.demo.objects import THINGS, VEHICLES
 from vecap_tasks.demo.pen import PAINTS, UNITS, Drawing, Pen
 from vecap_tasks.demo.scene import COLORS, KINDS, Scene
-from vecap_tasks.demo.varieties import LOOKS, Look, mark, shape, varieties
 
 DRAWINGS: Final[dict[str, Drawing]] = ANIMALS | VEHICLES | PLANTS | THINGS
 _SUPERSAMPLE: Final = 3
@@ -23,14 +22,13 @@ _SUPERSAMPLE: Final = 3
 DRAWN_SHARE: Final = 0.86
 
 
-def sprite(kind: str, color: str, look: Look, side: int) -> Image.Image:
+def sprite(kind: str, color: str, side: int) -> Image.Image:
     """Return one object, RGBA, `side` by `side` pixels: drawing, outline and soft shadow, transparent elsewhere."""
     drawn = round(side * DRAWN_SHARE)
     large = drawn * _SUPERSAMPLE
     paint = PAINTS[color]
     image = Image.new("RGBA", (large, large), (*paint.base, 0))
     DRAWINGS[kind](Pen(ImageDraw.Draw(image), large / UNITS), paint)
-    image = mark(shape(image, look, paint), look, paint)
     margin = (side - drawn) // 2
     canvas = Image.new("RGBA", (side, side), (*paint.base, 0))
     canvas.paste(image.reduce(_SUPERSAMPLE), (margin, margin))
@@ -71,17 +69,16 @@ class Placement:
 def draw(scene: Scene, size: int) -> Image.Image:
     """Return the scene as an RGB image of `size` by `size` pixels."""
     image = backdrop(scene.ground, size, Random(scene.layout_seed ^ 0x5EED))
-    looks = [LOOKS[group.kind][variety] for group, variety in zip(scene.groups, varieties(scene), strict=True)]
     for placement in layout(scene):
         group = scene.groups[placement.group]
-        _stamp(image, group.kind, group.color, looks[placement.group], placement)
+        _stamp(image, group.kind, group.color, placement)
     return image
 
 
-def _stamp(image: Image.Image, kind: str, color: str, look: Look, at: Placement) -> None:
+def _stamp(image: Image.Image, kind: str, color: str, at: Placement) -> None:
     """Paste one object, rotated and mirrored."""
     side = at.side * image.width
-    source = _sprite(kind, color, look, next((s for s in _SPRITE_SIDES if s >= side), _SPRITE_SIDES[-1]))
+    source = _sprite(kind, color, next((s for s in _SPRITE_SIDES if s >= side), _SPRITE_SIDES[-1]))
     half = math.ceil(side * 0.56)
     scale = source.width / side
     cos, sin = math.cos(math.radians(at.angle)) * scale, math.sin(math.radians(at.angle)) * scale
@@ -102,8 +99,8 @@ def _stamp(image: Image.Image, kind: str, color: str, look: Look, at: Placement)
 
 
 @lru_cache(maxsize=4 * len(KINDS) * len(COLORS))
-def _sprite(kind: str, color: str, look: Look, side: int) -> Image.Image:
-    return sprite(kind, color, look, side)
+def _sprite(kind: str, color: str, side: int) -> Image.Image:
+    return sprite(kind, color, side)
 
 
 def layout(scene: Scene) -> tuple[Placement, ...]:

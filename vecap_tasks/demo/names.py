@@ -1,7 +1,6 @@
-"""Proper names of the objects in the miniature web: what a page knows and the VLM does not say.
+"""Proper names of the objects in the miniature web: facts that a page knows and an image cannot show.
 
-A name is an invented proper part, which no image shows, and a head noun, which names the variety and so implies the
-kind: "Marlow terrier" is a dog, "Castlow GT" a car.
+A name is an invented proper part and a head noun that implies its kind: "Marlow terrier" is a dog, "Castlow GT" a car.
 Every kind has `NAMES_PER_KIND` names, the same in every run. All are built from syllables; any resemblance to a real
 breed, manufacturer or place is unintended.
 """
@@ -14,7 +13,8 @@ from vecap_tasks.demo.scene import KINDS, PLURALS
 
 NAMES_PER_KIND = 10
 
-# Kind -> head nouns, one per variety (`varieties.LOOKS`). A head belongs to one kind only and contains no color.
+# Kind -> head nouns. A head belongs to one kind only and contains no color, so that it implies the kind and nothing
+# else that is visible.
 HEADS: dict[str, tuple[str, ...]] = {
     "cat": ("tabby", "shorthair", "longhair", "rex"),
     "dog": ("terrier", "spaniel", "sheepdog", "pointer"),
@@ -159,10 +159,9 @@ def _pool() -> dict[str, tuple[ProperName, ...]]:
 NAMES: dict[str, tuple[ProperName, ...]] = _pool()
 
 
-def choose_name(kind: str, rng: random.Random, variety: int | None = None) -> ProperName:
-    """Return one of the names of a kind, or of one of its varieties, uniformly at random."""
-    names = NAMES[kind]
-    return rng.choice(names if variety is None else names[variety :: len(HEADS[kind])])
+def choose_name(kind: str, rng: random.Random) -> ProperName:
+    """Return one of the names of `kind`, uniformly at random."""
+    return rng.choice(NAMES[kind])
 
 
 def slug(text: str) -> str:

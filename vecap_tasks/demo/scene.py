@@ -1,7 +1,6 @@
 """Scenes of the miniature web: what an image can show, and its canonical caption.
 
 A scene has one or two groups of equal objects (kind, color, count), the relation between two groups, and a ground.
-The variety of a kind is visible as well, but not part of the caption (`varieties.py`).
 `describe` returns the canonical caption of a scene and `parse` inverts it, so that captions can be scored word by
 word. `draw.py` draws scenes.
 """
@@ -117,7 +116,7 @@ class Scene:
     """One or two groups on a ground; `relation` is that of the first group to the second, None for one group.
 
     Two groups have different kinds, in the order of `KINDS`. `layout_seed` determines everything the caption does not
-    mention: varieties, positions, sizes, shading, texture.
+    mention: positions, sizes, shading, texture.
     """
 
     groups: tuple[Group, ...]
@@ -141,15 +140,6 @@ class Scene:
 def sample_scene(rng: random.Random, split: Split | None = None) -> Scene:
     """Draw a random scene, from `split` if given."""
     return _sample_from(rng, split)
-
-
-def sample_single(rng: random.Random, kind: str, wanted: Split) -> Scene:
-    """Draw a scene with one group of this kind from the split *wanted*."""
-    while True:
-        group = Group(kind, rng.choice(COLORS), rng.randint(1, MAX_COUNT))
-        scene = Scene((group,), None, rng.choice(GROUNDS), rng.randrange(_SEED_SPACE))
-        if split(scene) == wanted:
-            return scene
 
 
 def _sample_from(rng: random.Random, wanted: Split | None) -> Scene:

@@ -30,7 +30,6 @@ from vecap_tasks.demo.markup import CHARSETS, JAPANESE_CHARSETS, Page, Reference
 from vecap_tasks.demo.names import choose_name, slug
 from vecap_tasks.demo.pictures import Defect, Encoding, render, sample_encoding
 from vecap_tasks.demo.scene import Scene, describe, sample_scene
-from vecap_tasks.demo.varieties import varieties
 
 HOSTS = (
     "marlow-kennels.example", "castlow-motors.example", "orric-gardens.example", "port-thornellen.example",
@@ -184,7 +183,7 @@ def _item(
     host = OPT_OUT_HOST if fate == "plain" and rng.random() < _OPT_OUT_SHARE else rng.choice((*HOSTS, CDN))
     if host == OPT_OUT_HOST:
         fate = "opt_out"
-    name = slug(choose_name(scene.groups[0].kind, rng, varieties(scene)[0]).text)
+    name = slug(choose_name(scene.groups[0].kind, rng).text)
     folder = "members" if fate == "robots" else rng.choice(("img", "images", "media/pictures", f"uploads/{day:%Y/%m}"))
     spaced = " café" if rng.random() < 0.02 else ""
     path = quote(f"/{folder}/{name}{spaced}-{day:%m%d}{number}.{encoding.suffix}")

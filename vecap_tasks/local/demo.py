@@ -24,7 +24,6 @@ from vecap_tasks.core.manifest import Manifest
 from vecap_tasks.core.stage import load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import DATASET_STAGES, Version, read_version
-from vecap_tasks.demo.evalset import EVALUATION_IMAGES
 from vecap_tasks.errors import ConfigError, VecapError, format_error
 from vecap_tasks.local import airflow, control
 from vecap_tasks.local.airflow import Api
@@ -120,7 +119,7 @@ class Web:
     release: str = __version__
     day: str = "2026-01-01"
     seed: int = 0
-    evaluation_images: int = EVALUATION_IMAGES
+    evaluation_images: int = 600
 
 
 def main() -> int:

@@ -140,20 +140,7 @@ def test_a_bad_day_does_not_block_a_backfill_newest_first(installation: tuple[In
     api = airflow.api(place.settings)
     api.patch("/api/v2/dags/vecap_clip", {"is_paused": True})
     result = place.vecap(
-        *(
-            "demo",
-            "web",
-            "--out",
-            str(place.home / "web"),
-            "--day",
-            GOOD,
-            "--days",
-            "2",
-            "--images",
-            "24",
-            "--evaluation-images",
-            "160",
-        ),
+        *("demo", "web", "--out", str(place.home / "web"), "--day", GOOD, "--days", "2", "--images", "24"),
         *("--bad-day", BAD),
     )
     assert result.returncode == 0, result.stderr

@@ -111,8 +111,7 @@ def site(installation: tuple[Installation, str]) -> Site:
         api.post("/api/v2/dags/vecap_recaption/dagRuns", {"logical_date": None, "conf": conf})
         wait_until(lambda: runs(api, "vecap_recaption")[-1]["state"] in FINAL_STATES, 1200, "the revision", 1)
     if not runs(api, "vecap_dataset", BAD):
-        web = ("--out", str(place.home / "web"), "--day", BAD, "--days", "1", "--images", "24", "--bad-day", BAD,
-               "--evaluation-images", "160")  # fmt: skip
+        web = ("--out", str(place.home / "web"), "--day", BAD, "--days", "1", "--images", "24", "--bad-day", BAD)
         assert place.vecap("demo", "web", *web).returncode == 0
         body = {"logical_date": None, "partition_key": BAD, "conf": {"groups": 1}}
         api.post("/api/v2/dags/vecap_dataset/dagRuns", body)
