@@ -51,7 +51,7 @@ def test_a_released_model_has_the_results_of_the_version_that_trained_it(home):
     assert released.runs[0].figures == trained.runs[0].figures
     assert released.arms[0].intervals == trained.arms[0].intervals
     assert (released.sets, released.comparisons) == (trained.sets, ())
-    before = init_digest(pretrained)
+    before, model = load_stage("train", pretrained, version).fingerprint, init_digest(pretrained)
     processor = home / "model" / "preprocessor_config.json"
     processor.write_text(
         json.dumps(json.loads(processor.read_text()) | {"image_mean": [0.5] * 3, "image_std": [1] * 3})
@@ -59,7 +59,8 @@ def test_a_released_model_has_the_results_of_the_version_that_trained_it(home):
     assert evaluate_released(pretrained).runs[0].figures != trained.runs[0].figures, (
         "the model's statistics are ignored"
     )
-    assert init_digest(pretrained) != before
+    assert load_stage("train", pretrained, version).fingerprint != before
+    assert init_digest(pretrained) == model, "lineages of earlier releases would report a changed model"
 
 
 def test_models_with_the_same_locked_tower_encode_images_once(home, monkeypatch):

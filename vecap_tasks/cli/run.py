@@ -21,7 +21,7 @@ from vecap_tasks.core.open_version import check_stages, open_store, open_version
 from vecap_tasks.core.stage import STAGES, Stage, load_stage
 from vecap_tasks.core.store import Store
 from vecap_tasks.core.version import Version, interval_of, version_status
-from vecap_tasks.errors import GateFailed, format_error
+from vecap_tasks.errors import ConfigError, GateFailed, format_error
 
 if TYPE_CHECKING:
     from vecap_tasks.progress import Meter
@@ -256,6 +256,8 @@ def _evaluate_released(arguments: argparse.Namespace) -> int:
     from vecap_tasks.evaluate.released import evaluate_released
     from vecap_tasks.evaluate.report import format_table
 
+    if arguments.retry_failed is not None:
+        raise ConfigError("--retry-failed needs a version, which --released does not have; remove one of them")
     results = evaluate_released(configuration(arguments))
     print(results.to_json() if arguments.json else format_table(results), end="" if arguments.json else "\n")
     return 0

@@ -211,7 +211,8 @@ def init_folder(config: Config, setting: str = "init_from") -> Path | None:
 def init_digest(config: Config, setting: str = "init_from") -> str | None:
     """Return the sha256 over config and weights of `train.model.<setting>`, None if unset. Raises ConfigError.
 
-    It also covers the settings of the image processor, whose mean and deviation are used.
+    It also covers the settings of a tower's image processor. Those of `init_from` are not covered, so that lineages of
+    earlier releases stay unchanged; the fingerprint of `train` has its mean and deviation.
     """
     folder = init_folder(config, setting)
     if folder is None:
@@ -221,7 +222,7 @@ def init_digest(config: Config, setting: str = "init_from") -> str | None:
         raise ConfigError(
             f"train.model.{setting}: {folder} has no weights (*.safetensors); copy or download them again"
         )
-    others = () if setting == "text_init_from" else PROCESSOR_FILES
+    others = PROCESSOR_FILES if setting == "vision_init_from" else ()
     return digest(hash_files([folder / "config.json", *(f for n in others if (f := folder / n).is_file()), *weights]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,27 +59,37 @@ class Encoder:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self._processor = CLIPImageProcessorPil.from_pretrained(folder, trust_remote_code=False)
         self._batch_size = batch_size
-        self._outputs = (outputs or TowerOutputs()).of(self._tower_digest())
+        self._outputs = None if outputs is None else outputs.of(self._tower_digest())
 
     def _tower_digest(self) -> str:
         """Return the SHA-256 of what determines the tower's output: weights, processor and batches."""
         total = hashlib.sha256(f"{self._processor.to_json_string()} {self._batch_size}".encode())
         for name, weight in sorted(self._model.vision_model.state_dict().items()):
-            total.update(name.encode() + weight.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            total.update(name.encode() + weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return total.hexdigest()
 
     @torch.inference_mode()
     def images(self, files: Sequence[ImageFile]) -> torch.Tensor:
         """Return L2-normalized features, float32 [n, d]. Raises VecapError for a file that cannot be decoded."""
+        batches = self._tower_batches(files)
+        return _normalize([self._model.visual_projection(batch.to(self._device)) for batch in batches])
+
+    def _tower_batches(self, files: Sequence[ImageFile]) -> Iterator[torch.Tensor]:
+        """Yield the tower's outputs, [batch, width]; from memory if a model with the same tower has computed them."""
         key = tuple(files)
-        if key not in self._outputs:
-            batches = []
-            for start in range(0, len(files), self._batch_size):
-                with ThreadPoolExecutor(_NUM_READERS) as pool:
-                    images = list(pool.map(ImageFile.load, files[start : start + self._batch_size]))
-                batches.append(self._model.vision_model(pixel_values=self._pixels(images)).pooler_output)
+        if self._outputs is not None and key in self._outputs:
+            yield from self._outputs[key].split(self._batch_size)
+            return
+        batches = []
+        for start in range(0, len(files), self._batch_size):
+            with ThreadPoolExecutor(_NUM_READERS) as pool:
+                images = list(pool.map(ImageFile.load, files[start : start + self._batch_size]))
+            batch = self._model.vision_model(pixel_values=self._pixels(images)).pooler_output
+            if self._outputs is not None:
+                batches.append(batch.cpu())
+            yield batch
+        if self._outputs is not None:
             self._outputs[key] = torch.cat(batches)
-        return _normalize([self._model.visual_projection(b) for b in self._outputs[key].split(self._batch_size)])
 
     def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Return the model's input for *images*: float32 [n, 3, size, size]."""

@@ -37,7 +37,7 @@ def _seen(results: Results) -> str:
         above = [results.title(one.metric) for one in found if one.metric in results.main and one.high < 0]
         below = [results.title(one.metric) for one in found if one.metric in results.main and one.low > 0]
         words = [f"{verb} {', '.join(titles)}" for verb, titles in (("above in", above), ("below in", below)) if titles]
-        parts.append(f"{other.arm}: {' and '.join(words) or 'no difference'}")
+        parts.append(f"{other.arm}: {' and '.join(words) or 'no difference beyond the intervals'}")
     return f"{arm} against {'; '.join(parts)}." if parts else ""
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,10 @@ from vecap_tasks.core.store import Store
 from vecap_tasks.core.verify import read_file
 from vecap_tasks.errors import CorruptError
 from vecap_tasks.evaluate.bootstrap import Rounds, arm_rounds, difference, interval, resample
-from vecap_tasks.evaluate.metrics import Answers, figures_of, metrics_of
+from vecap_tasks.evaluate.metrics import Answers, chances_of, figures_of, metrics_of
+
+if TYPE_CHECKING:
+    from vecap_tasks.evaluate.sets import EvaluationSets
 
 FILE = "results.json"
 # Metrics in charts and comparisons.
@@ -143,6 +146,30 @@ def read_results(store: Store, manifest: Manifest) -> Results:
     """Return the results of the stage `evaluate`. Raises CorruptError."""
     name = manifest.file(FILE)
     return Results.from_json(read_file(store, manifest, FILE), name)
+
+
+def summarize_sets(
+    runs: Mapping[tuple[str, int], Sequence[Answers]],
+    sets: EvaluationSets,
+    digests: Sequence[str],
+    settings: BootstrapConfig,
+) -> Results:
+    """Return the results of the models *runs* (by arm and seed) on all *sets*, whose *digests* are in their order."""
+    captions = {dataset.name: dataset.captions for dataset in sets.retrieval}
+    return summarize(runs, _sizes(sets, digests), chances_of(sets), captions, settings)
+
+
+def _sizes(sets: EvaluationSets, digests: Sequence[str]) -> list[SetSize]:
+    remaining = iter(digests)
+    sizes = [SetSize(s.name, "retrieval", len(s.images), len(s.captions), 0, next(remaining)) for s in sets.retrieval]
+    sizes += [SetSize(s.name, "zero_shot", len(s.images), 0, len(s.classes), next(remaining)) for s in sets.zero_shot]
+    sizes += [
+        SetSize(s.name, "choices", len(s.images), len(s.captions), len(s.groups), next(remaining)) for s in sets.choices
+    ]
+    return sizes + [
+        SetSize(s.name, "linear_probe", len(s.images) - s.train, 0, len(s.classes), next(remaining))
+        for s in sets.linear_probe
+    ]
 
 
 def summarize(

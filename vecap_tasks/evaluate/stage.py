@@ -86,8 +86,8 @@ class Evaluate(Stage):
     def finish(self, results: list[ShardResult], work: Path) -> ShardOutput:
         from vecap_tasks.evaluate.charts import plot_arms
         from vecap_tasks.evaluate.metrics import FILE, read_answers
-        from vecap_tasks.evaluate.released import summarize_sets
         from vecap_tasks.evaluate.report import format_markdown
+        from vecap_tasks.evaluate.results import summarize_sets
 
         runs = {}
         for shard in self.shards():

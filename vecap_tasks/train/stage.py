@@ -53,9 +53,15 @@ class Train(Stage):
     report: Callable[[Progress], None] | None = None  # called after each step, for a progress bar
 
     def identity(self) -> dict[str, Any]:
+        from vecap_tasks.core.models import init_folder
+        from vecap_tasks.core.preprocess import CLIP_STATISTICS, read_statistics
+
         section = self.config.training.identity()
         mixture = {"mixture": self._mixture.digest} if self._mixture else {}
         model = section["model"] | {"tokenizer": self._tokenizer_digest} | self._init_digests
+        statistics = read_statistics(init_folder(self.config))
+        if statistics != CLIP_STATISTICS:
+            model |= {"statistics": asdict(statistics)}
         return section | {"model": model} | mixture
 
     def checks(self) -> list[Check]:
